@@ -1,0 +1,1 @@
+"""Self-configuring medical image segmentation, driven by configuration."""

@@ -1,0 +1,42 @@
+"""One subject: its files, and what was read from them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from segflow.core.geometry import Geometry
+
+
+@dataclass(frozen=True, slots=True)
+class CaseFiles:
+    """Where a case lies on disk.
+
+    Attributes:
+        case_id: Name of the case, without channel suffix and file ending.
+        images: One file per channel, in channel order; a file may itself hold several channels (RGB, 4D).
+        label: The reference label map, or None for a case that is only to be predicted.
+    """
+
+    case_id: str
+    images: tuple[Path, ...]
+    label: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A case as read, in image space.
+
+    Attributes:
+        case_id: Name of the case.
+        image: float32 (C, Z, Y, X); a 2D image has Z = 1.
+        label: int16 (Z, Y, X), or None.
+        geometry: Spacing in mm along z, y, x, and what the writer needs.
+    """
+
+    case_id: str
+    image: np.ndarray
+    label: np.ndarray | None
+    geometry: Geometry

@@ -1,0 +1,93 @@
+"""The content of dataset.json (recipe 1.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from segflow.core.errors import SegflowError
+from segflow.core.labels import Labels
+
+REQUIRED_KEYS = ("channel_names", "labels", "numTraining", "file_ending")
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetDescription:
+    """What a dataset says of itself.
+
+    Attributes:
+        name: Name of its folder, such as ``Dataset004_Hippocampus``.
+        channels: Channel names in channel order; the names choose the normalisation (recipe 5).
+        labels: What the label values mean.
+        num_training: Number of training cases that it claims.
+        file_ending: Ending of image and label files, with its dot.
+        reader: Name of the reader that it asks for, or None for the file's own.
+        raw: The whole of dataset.json, in its own order.
+    """
+
+    name: str
+    channels: tuple[str, ...]
+    labels: Labels
+    num_training: int
+    file_ending: str
+    reader: str | None = None
+    raw: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_json(cls, name: str, value: Mapping[str, Any]) -> DatasetDescription:
+        """Check and build from dataset.json.
+
+        Raises:
+            SegflowError: A key is missing or its value cannot be used.
+        """
+        keys = dict(value)
+        if "channel_names" not in keys and "modality" in keys:  # written by early converters; nnU-Net reads it too
+            keys["channel_names"] = keys["modality"]
+        missing = [key for key in REQUIRED_KEYS if key not in keys]
+        if missing:
+            raise SegflowError(
+                f"dataset.json of {name} lacks {', '.join(repr(k) for k in missing)}",
+                found=sorted(value),
+                expected=list(REQUIRED_KEYS),
+                fix="A decathlon folder is converted by: segflow convert source=TASK_FOLDER",
+            )
+        names = keys["channel_names"]
+        if isinstance(names, Mapping):
+            numbered = {str(k): v for k, v in names.items()}
+            wanted = [str(i) for i in range(len(numbered))]
+            if not numbered or sorted(numbered, key=str) != sorted(wanted):
+                raise SegflowError(
+                    "dataset.json: 'channel_names' must be numbered from 0 without gaps",
+                    found=list(numbered),
+                    expected=wanted or ["0"],
+                )
+            channels = tuple(str(numbered[key]) for key in wanted)
+        elif isinstance(names, (list, tuple)) and names:
+            channels = tuple(str(v) for v in names)
+        else:
+            raise SegflowError(
+                "dataset.json: 'channel_names' must map channel numbers to names",
+                found=repr(names)[:80],
+                expected='{"0": "CT"}',
+            )
+        ending = keys["file_ending"]
+        if not isinstance(ending, str) or not ending.startswith("."):
+            raise SegflowError("dataset.json: 'file_ending' must start with a dot", found=repr(ending))
+        count = keys["numTraining"]
+        if isinstance(count, bool) or not isinstance(count, int) or count < 0:
+            raise SegflowError("dataset.json: 'numTraining' must be a whole number", found=repr(count))
+        reader = keys.get("overwrite_image_reader_writer")
+        return cls(
+            name=name,
+            channels=channels,
+            labels=Labels.from_json(keys["labels"], keys.get("regions_class_order")),
+            num_training=count,
+            file_ending=ending,
+            reader=None if reader in (None, "None", "") else str(reader),
+            raw=dict(value),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """The whole of dataset.json, as it was read."""
+        return dict(self.raw)

@@ -1,0 +1,79 @@
+"""The one error that a user is meant to read.
+
+A message names the case, what was found, what was expected and what to do. Commands print it on one line and exit
+with a non-zero code; a traceback appears only with ``HYDRA_FULL_ERROR=1``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class SegflowError(ValueError):
+    """A problem that the user can mend.
+
+    Args:
+        problem: What is wrong, in one clause.
+        case: Id of the case that it concerns, if it is one.
+        found: What came.
+        expected: What was expected instead.
+        fix: What to do about it.
+    """
+
+    def __init__(
+        self,
+        problem: str,
+        *,
+        case: str | None = None,
+        found: object = None,
+        expected: object = None,
+        fix: str | None = None,
+    ) -> None:
+        self.problem = problem
+        self.case = case
+        self.found = found
+        self.expected = expected
+        self.fix = fix
+        super().__init__(self._render())
+
+    def _render(self) -> str:
+        text = f"case '{self.case}': {self.problem}" if self.case is not None else self.problem
+        if self.found is not None:
+            text += f"; found {self.found}"
+        if self.expected is not None:
+            text += f"; expected {self.expected}"
+        if self.fix is not None:
+            text += f". {self.fix}"
+        return text
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Errors travel from worker processes; keyword-only arguments are lost by the default reduction.
+        return (_rebuild, (self.problem, self.case, self.found, self.expected, self.fix))
+
+
+def _rebuild(problem: str, case: str | None, found: object, expected: object, fix: str | None) -> SegflowError:
+    return SegflowError(problem, case=case, found=found, expected=expected, fix=fix)
+
+
+class CaseErrors(SegflowError):
+    """Several problems found in one pass, listed together.
+
+    Args:
+        summary: What was being done, in one clause.
+        problems: One complete message for each problem.
+        fix: What to do about all of them.
+    """
+
+    def __init__(self, summary: str, problems: Sequence[str], fix: str | None = None) -> None:
+        self.problems = tuple(problems)
+        self.summary = summary
+        listing = "".join(f"\n  - {problem}" for problem in self.problems)
+        tail = f"\n{fix}" if fix else ""
+        super().__init__(f"{summary} ({len(self.problems)} problems):{listing}{tail}")
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_rebuild_many, (self.summary, self.problems))
+
+
+def _rebuild_many(summary: str, problems: tuple[str, ...]) -> CaseErrors:
+    return CaseErrors(summary, problems)

@@ -1,0 +1,107 @@
+"""What is measured of a dataset, with nnU-Net v2's keys (recipe 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from segflow.core.errors import SegflowError
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelIntensities:
+    """Statistics of one channel's foreground intensities over all cases, in the image's own unit."""
+
+    max: float
+    mean: float
+    median: float
+    min: float
+    percentile_00_5: float
+    percentile_99_5: float
+    std: float
+
+
+@dataclass(frozen=True, slots=True)
+class CaseMeasurement:
+    """What is measured of one case.
+
+    Attributes:
+        case_id: Name of the case.
+        shape_cropped: Voxels along z, y, x after cropping to non-zero, original axis order.
+        spacing: mm along z, y, x, original axis order.
+        relative_size: Voxels after cropping divided by voxels before.
+        intensities: float32 (C, n) foreground intensities drawn with replacement; n may be 0.
+    """
+
+    case_id: str
+    shape_cropped: tuple[int, int, int]
+    spacing: tuple[float, float, float]
+    relative_size: float
+    intensities: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class Fingerprint:
+    """The measured dataset.
+
+    Attributes:
+        shapes_cropped: Voxels after cropping, one (z, y, x) per case, original axis order.
+        spacings: mm, one (z, y, x) per case, original axis order.
+        intensities: One entry per channel.
+        median_relative_size: Median over cases of the share of voxels that cropping leaves.
+    """
+
+    shapes_cropped: tuple[tuple[int, ...], ...]
+    spacings: tuple[tuple[float, ...], ...]
+    intensities: tuple[ChannelIntensities, ...]
+    median_relative_size: float
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of ``dataset_fingerprint.json``."""
+        return {
+            "foreground_intensity_properties_per_channel": intensities_to_json(self.intensities),
+            "median_relative_size_after_cropping": self.median_relative_size,
+            "shapes_after_crop": [list(shape) for shape in self.shapes_cropped],
+            "spacings": [list(spacing) for spacing in self.spacings],
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Fingerprint:
+        """Inverse of `to_json`.
+
+        Raises:
+            SegflowError: A key is missing.
+        """
+        try:
+            shapes, spacings = value["shapes_after_crop"], value["spacings"]
+            relative = value["median_relative_size_after_cropping"]
+            channels = value.get("foreground_intensity_properties_per_channel")
+            if channels is None:  # the name that early 2.x releases gave it
+                channels = value["foreground_intensity_properties_by_modality"]
+        except KeyError as missing:
+            raise SegflowError(
+                f"the fingerprint has no key {missing}",
+                found=sorted(value),
+                fix="Measure the dataset again: segflow plan dataset=… clean=true",
+            ) from None
+        return cls(
+            shapes_cropped=tuple(tuple(int(n) for n in shape) for shape in shapes),
+            spacings=tuple(tuple(float(s) for s in spacing) for spacing in spacings),
+            intensities=intensities_from_json(channels),
+            median_relative_size=float(relative),
+        )
+
+
+def intensities_to_json(intensities: Sequence[ChannelIntensities]) -> dict[str, dict[str, float]]:
+    """One object per channel, keyed by the channel's number as text."""
+    return {str(channel): asdict(statistics) for channel, statistics in enumerate(intensities)}
+
+
+def intensities_from_json(value: Mapping[str, Mapping[str, float]]) -> tuple[ChannelIntensities, ...]:
+    """Inverse of `intensities_to_json`."""
+    names = ChannelIntensities.__slots__
+    channels = sorted(value, key=int)
+    return tuple(ChannelIntensities(**{name: float(value[c][name]) for name in names}) for c in channels)

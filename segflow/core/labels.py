@@ -1,0 +1,158 @@
+"""What the numbers in a label map mean: labels, regions and the ignore label (recipe 1.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from segflow.core.errors import SegflowError
+
+LabelKey = int | tuple[int, ...]
+"""What the network has a foreground output for: a label, or a region as a tuple of labels."""
+
+OUTSIDE = -1
+"""Value of voxels outside the non-zero mask in a preprocessed label map (recipe 2)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """The label definition of a dataset.
+
+    Attributes:
+        entries: Name → label or tuple of labels, in the order of dataset.json, background and ignore included.
+        regions_class_order: Label that each region is painted with, in the order of the regions; None without regions.
+    """
+
+    entries: Mapping[str, LabelKey]
+    regions_class_order: tuple[int, ...] | None = None
+
+    @classmethod
+    def from_json(cls, labels: Mapping[str, Any], regions_class_order: Any = None) -> Labels:
+        """Check and build from the two keys of dataset.json.
+
+        Raises:
+            SegflowError: background is not 0, ignore is not the highest, a value is not a whole number, or the order
+                of regions does not fit them.
+        """
+        if not isinstance(labels, Mapping) or not labels:
+            raise SegflowError(
+                "dataset.json: 'labels' must map names to values",
+                found=repr(labels)[:80],
+                expected='{"background": 0, "tumour": 1}',
+            )
+        entries: dict[str, LabelKey] = {}
+        for name, value in labels.items():
+            entries[str(name)] = _label_key(str(name), value)
+        if entries.get("background") != 0:
+            raise SegflowError(
+                "dataset.json: label 'background' must be 0",
+                found=entries.get("background", "no 'background'"),
+                expected=0,
+                fix='Names are keys and values are numbers: {"background": 0, "tumour": 1}.',
+            )
+        order = None if regions_class_order is None else tuple(int(v) for v in regions_class_order)
+        result = cls(entries, order)
+        result._check()
+        return result
+
+    def _check(self) -> None:
+        ignore = self.entries.get("ignore")
+        if ignore is not None and (not isinstance(ignore, int) or ignore != max(self.all_labels) + 1):
+            raise SegflowError(
+                "dataset.json: the ignore label must be one above the highest other label",
+                found=ignore,
+                expected=max(self.all_labels) + 1,
+            )
+        if self.has_regions:
+            order = self.regions_class_order
+            if order is None or len(order) != len(self.regions):
+                raise SegflowError(
+                    "dataset.json: 'regions_class_order' must give one label for each region",
+                    found=None if order is None else list(order),
+                    expected=f"{len(self.regions)} labels",
+                )
+
+    @property
+    def ignore_label(self) -> int | None:
+        """Value of voxels without supervision, if the dataset has one."""
+        value = self.entries.get("ignore")
+        return value if isinstance(value, int) else None
+
+    @property
+    def has_regions(self) -> bool:
+        """Whether any entry unites several labels; the network is then trained with sigmoids."""
+        return any(isinstance(value, tuple) and len(value) > 1 for value in self.entries.values())
+
+    @property
+    def all_labels(self) -> tuple[int, ...]:
+        """All label values but ignore, ascending, background included."""
+        found: set[int] = set()
+        for name, value in self.entries.items():
+            if name != "ignore":
+                found.update((value,) if isinstance(value, int) else value)
+        return tuple(sorted(found))
+
+    @property
+    def foreground_labels(self) -> tuple[int, ...]:
+        """All label values but background and ignore, ascending."""
+        return tuple(value for value in self.all_labels if value != 0)
+
+    @property
+    def regions(self) -> tuple[tuple[int, ...], ...]:
+        """The foreground regions in declaration order; empty in a dataset without regions."""
+        if not self.has_regions:
+            return ()
+        return tuple(
+            (value,) if isinstance(value, int) else value
+            for name, value in self.entries.items()
+            if name != "ignore" and value not in (0, (0,))
+        )
+
+    @property
+    def foreground_keys(self) -> tuple[LabelKey, ...]:
+        """What is scored and sampled for: the regions where there are any, else the foreground labels."""
+        return self.regions if self.has_regions else self.foreground_labels
+
+    @property
+    def num_outputs(self) -> int:
+        """Output channels of the network: regions, or labels with background."""
+        return len(self.regions) if self.has_regions else len(self.all_labels)
+
+    def name_of(self, key: LabelKey) -> str:
+        """The name that dataset.json gives a label or region; its number where it has none."""
+        wanted = {key} if isinstance(key, int) else {key, key[0]} if len(key) == 1 else {key}
+        for name, value in self.entries.items():
+            if value in wanted or (isinstance(value, tuple) and len(value) == 1 and value[0] in wanted):
+                return name
+        return str(key)
+
+    def to_json(self) -> dict[str, Any]:
+        """The value of dataset.json's ``labels``."""
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in self.entries.items()}
+
+
+def _label_key(name: str, value: Any) -> LabelKey:
+    if isinstance(value, bool) or not isinstance(value, (int, list, tuple)):
+        raise SegflowError(
+            f"dataset.json: label '{name}' must be a whole number or a list of them",
+            found=repr(value),
+            fix="Decathlon's inverted form is converted by: segflow convert source=TASK_FOLDER",
+        )
+    if isinstance(value, int):
+        return value
+    if not value or not all(isinstance(v, int) and not isinstance(v, bool) for v in value):
+        raise SegflowError(f"dataset.json: region '{name}' must list whole numbers", found=list(value))
+    return tuple(value)
+
+
+def key_text(key: LabelKey) -> str:
+    """A label key as text, the way nnU-Net writes it into ``summary.json``: ``1`` or ``(1, 2, 3)``."""
+    return str(key)
+
+
+def key_from_text(text: str) -> LabelKey:
+    """Inverse of `key_text`."""
+    if text.startswith("("):
+        return tuple(int(part) for part in text.strip("()").split(",") if part.strip())
+    return int(text)

@@ -1,0 +1,75 @@
+"""What a trained fold says of itself: all that prediction needs beside the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from segflow.core.dataset import DatasetDescription
+from segflow.core.plans import ConfigurationPlan, Plans
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """The content of ``run.json``, plain JSON.
+
+    Attributes:
+        dataset: The dataset's description.
+        plans: The plans that it was trained with, overrides applied.
+        configuration: Name of the configuration within the plans.
+        fold: Index of the fold, or ``all``.
+        train_cases, val_cases: Case ids of the fold.
+        mirror_axes: Spatial axes (0 = first plan axis of the patch) that were mirrored in training and may be at
+            prediction.
+        settings: The composed configuration of the run, for people and for comparison on resume.
+    """
+
+    dataset: DatasetDescription
+    plans: Plans
+    configuration: str
+    fold: int | str
+    train_cases: tuple[str, ...]
+    val_cases: tuple[str, ...]
+    mirror_axes: tuple[int, ...]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def plan(self) -> ConfigurationPlan:
+        """The configuration that was trained."""
+        return self.plans.configuration(self.configuration)
+
+    @property
+    def in_channels(self) -> int:
+        """Input channels of the network: the image's, and one per foreground label of a previous stage."""
+        extra = len(self.dataset.labels.foreground_labels) if self.plan.previous_stage else 0
+        return len(self.dataset.channels) + extra
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON."""
+        return {
+            "format": 1,
+            "dataset_name": self.dataset.name,
+            "dataset": self.dataset.to_json(),
+            "plans": self.plans.to_json(),
+            "configuration": self.configuration,
+            "fold": self.fold,
+            "train_cases": list(self.train_cases),
+            "val_cases": list(self.val_cases),
+            "mirror_axes": list(self.mirror_axes),
+            "settings": dict(self.settings),
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> RunRecord:
+        """Inverse of `to_json`."""
+        return cls(
+            dataset=DatasetDescription.from_json(str(value["dataset_name"]), value["dataset"]),
+            plans=Plans.from_json(value["plans"]),
+            configuration=str(value["configuration"]),
+            fold=value["fold"],
+            train_cases=tuple(value["train_cases"]),
+            val_cases=tuple(value["val_cases"]),
+            mirror_axes=tuple(int(axis) for axis in value["mirror_axes"]),
+            settings=dict(value.get("settings", {})),
+        )

@@ -1,0 +1,68 @@
+"""JSON and every other file written whole or not at all: under a temporary name, then renamed."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from segflow.core.errors import SegflowError
+
+TEMPORARY_PREFIX = ".writing-"
+"""Files of this name were being written when something ended; no reader takes them for a result."""
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Give a temporary path in the same folder, and rename it to ``path`` when the block succeeds.
+
+    The temporary name keeps the ending of ``path``, which writers choose their format by. On any failure, a full
+    disk included, the temporary file is removed and an earlier ``path`` stays as it was.
+
+    Args:
+        path: Where the file shall be. Its folder is made where it is missing.
+
+    Raises:
+        SegflowError: The folder or the file cannot be written; names it and says why.
+    """
+    temporary = path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        raise SegflowError(
+            f"cannot write {path}: {error.strerror or error}", fix="Check space and permissions."
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any, *, sort_keys: bool = False) -> None:
+    """Write ``value`` as indented JSON, atomically. NaN is written bare, as nnU-Net does."""
+    text = json.dumps(value, indent=4, sort_keys=sort_keys, ensure_ascii=False)
+    with written_whole(path) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def read_json(path: Path, fix: str | None = None) -> Any:
+    """Read a JSON file.
+
+    Args:
+        path: The file.
+        fix: What a user should do where it is missing, such as the command that makes it.
+
+    Raises:
+        SegflowError: The file is missing, unreadable or not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SegflowError(f"there is no {path}", fix=fix) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SegflowError(f"cannot read {path}: {error}") from error
+    except json.JSONDecodeError as error:
+        raise SegflowError(f"{path} is not valid JSON: {error}", fix=fix) from error
