@@ -1,0 +1,19 @@
+"""Fixtures that several rooms share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def test_data() -> Path:
+    """The folder of real datasets; the test is skipped where it is absent."""
+    folder = Path(os.environ.get("SEGFLOW_TEST_DATA", ROOT.parent / "shared" / "data"))
+    if not (folder / "Dataset004_Hippocampus").is_dir():
+        pytest.skip(f"no real datasets in {folder}; set SEGFLOW_TEST_DATA to the folder that holds them")
+    return folder
