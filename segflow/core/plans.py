@@ -225,7 +225,8 @@ class ConfigurationPlan:
         if self.topology.spatial_dims != len(self.patch_size) or len(self.spacing) != len(self.patch_size):
             raise SegflowError(
                 f"configuration '{self.name}': patch size, spacing and topology differ in dimensions",
-                found=f"patch {list(self.patch_size)}, spacing {list(self.spacing)}, {self.topology.spatial_dims}D network",
+                found=f"patch {list(self.patch_size)}, spacing {list(self.spacing)}",
+                expected=f"{self.topology.spatial_dims} entries each",
             )
         if any(p < 1 or p % d for p, d in zip(self.patch_size, divisor, strict=True)):
             below = [max(p // d, 1) * d for p, d in zip(self.patch_size, divisor, strict=True)]
