@@ -79,8 +79,8 @@ def _any_channel(image: np.ndarray) -> np.ndarray:
 
 
 def _tight_box(mask: np.ndarray) -> Box:
-    along_x = mask.any(axis=2)
-    present = (along_x.any(axis=1), along_x.any(axis=0), mask.any(axis=0).any(axis=0))
+    along_x, along_z = np.any(mask, axis=2), np.any(mask, axis=0)
+    present = (np.any(along_x, axis=1), np.any(along_x, axis=0), np.any(along_z, axis=0))
     if not present[0].any():
         return Box.whole(mask.shape)
     ends = [np.flatnonzero(axis)[[0, -1]] for axis in present]
