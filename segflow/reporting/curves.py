@@ -1,0 +1,80 @@
+"""The learning-curve picture of a fold, ``progress.png`` (recipe 9.6)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from segflow.storage.json_files import written_whole
+
+CURVES = ("train_loss", "val_loss", "dice", "dice_ema", "epoch_seconds", "lr")
+"""What may be drawn, one value per epoch each. ``dice`` is the pseudo-Dice of patches, not of whole cases."""
+
+BLUE, RED, GREEN, GREY = "#1f5fbf", "#c8322b", "#2e8b3d", "#444444"
+POINTS_WITH_MARKERS = 30
+"""Up to this many epochs every value gets a marker, so that a single epoch is seen too."""
+
+
+def write_progress_picture(metrics: Mapping[str, Sequence[float]], file: Path) -> None:
+    """Draw the curves of a training as three stacked panels over the epochs, and write them whole as PNG.
+
+    The panels are nnU-Net's: losses with pseudo-Dice and its moving average on the right axis; seconds per epoch;
+    learning rate. It draws without matplotlib's global state, so that it may run in any thread.
+
+    Args:
+        metrics: One value per epoch under the names of `CURVES`; a name may be missing and lists may differ in length
+            by the epoch that is under way; NaN leaves a gap.
+        file: The PNG. An earlier one is replaced.
+
+    Raises:
+        SegflowError: The file cannot be written.
+    """
+    figure = Figure(figsize=(10, 12), dpi=80, layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    losses, seconds, rate = figure.subplots(3, 1, sharex=True, height_ratios=(2.2, 1, 1))
+    _draw_losses(losses, metrics)
+    _draw_line(seconds, metrics.get("epoch_seconds", ()), GREY, "-", "seconds per epoch")
+    seconds.set_ylabel("seconds per epoch")
+    seconds.set_ylim(bottom=0)
+    _draw_line(rate, metrics.get("lr", ()), GREY, "-", "learning rate")
+    rate.set_ylabel("learning rate")
+    rate.set_xlabel("epoch")
+    rate.xaxis.set_major_locator(MaxNLocator(integer=True))
+    for axes in (losses, seconds, rate):
+        axes.grid(True, color="#dddddd", linewidth=0.6)
+        axes.margins(x=0.01)
+    with written_whole(file) as temporary:
+        canvas.print_png(temporary)
+
+
+def _draw_losses(axes: Axes, metrics: Mapping[str, Sequence[float]]) -> None:
+    dice_axes = axes.twinx()
+    lines = [
+        _draw_line(axes, metrics.get("train_loss", ()), BLUE, "-", "training loss"),
+        _draw_line(axes, metrics.get("val_loss", ()), RED, "-", "validation loss"),
+        _draw_line(dice_axes, metrics.get("dice", ()), GREEN, ":", "pseudo-Dice"),
+        _draw_line(dice_axes, metrics.get("dice_ema", ()), GREEN, "-", "pseudo-Dice, moving average"),
+    ]
+    axes.set_ylabel("loss")
+    dice_axes.set_ylabel("pseudo-Dice", color=GREEN)
+    dice_axes.tick_params(axis="y", colors=GREEN)
+    dice_axes.set_ylim(0, 1)
+    # Above the panel: a legend within it hides curves, and "best" placement costs more than the drawing.
+    axes.legend(handles=lines, loc="lower left", bbox_to_anchor=(0, 1.01), ncols=4, frameon=False, borderaxespad=0)
+
+
+def _draw_line(axes: Axes, values: Sequence[float], color: str, style: str, label: str) -> Line2D:
+    heights = np.asarray(values, dtype=np.float64)
+    marker = "o" if len(heights) <= POINTS_WITH_MARKERS else ""
+    (line,) = axes.plot(
+        np.arange(len(heights)), heights, color=color, linestyle=style, linewidth=1.6, marker=marker, markersize=3,
+        label=label,
+    )  # fmt: skip
+    return line
