@@ -1,0 +1,158 @@
+"""The folder of one trained fold, and where everything in it lies (design, section 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from segflow.core.errors import SegflowError
+from segflow.core.run import RunRecord
+from segflow.storage.json_files import read_json, write_json
+
+CHECKPOINT_NAMES = ("final", "best", "last")
+FOLD_PREFIX = "fold_"
+TRAIN_FIRST = "Train first: segflow train"
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """One fold's folder, ``outputs/<dataset>/<plans>/<configuration>/<run_name>/fold_<k>``.
+
+    Nothing is made or read before a method says so; a path is where a file belongs, not a promise that it is there.
+
+    Attributes:
+        path: The folder.
+    """
+
+    path: Path
+
+    @property
+    def fold(self) -> str:
+        """What stands behind ``fold_``: ``0`` … or ``all``."""
+        return self.path.name.removeprefix(FOLD_PREFIX)
+
+    @property
+    def record_file(self) -> Path:
+        """All that prediction needs beside the weights."""
+        return self.path / "run.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def validation(self) -> Path:
+        """Folder of the label maps predicted for the fold's validation cases, and their ``summary.json``."""
+        return self.path / "validation"
+
+    @property
+    def progress_png(self) -> Path:
+        """The learning curves as a picture."""
+        return self.path / "progress.png"
+
+    @property
+    def metrics_csv(self) -> Path:
+        """The learning curves as a table."""
+        return self.path / "metrics.csv"
+
+    @property
+    def log_file(self) -> Path:
+        """What the training said."""
+        return self.path / "train.log"
+
+    @property
+    def stop_file(self) -> Path:
+        """A file that a person makes to end the training after the present epoch."""
+        return self.path / "STOP"
+
+    @property
+    def finished_file(self) -> Path:
+        """Written last: it says that the training reached its end."""
+        return self.path / "finished.json"
+
+    def checkpoint(self, name: str = "final") -> Path:
+        """Where the checkpoint of this name belongs.
+
+        Raises:
+            SegflowError: There is no such kind of checkpoint.
+        """
+        if name not in CHECKPOINT_NAMES:
+            raise SegflowError(f"unknown checkpoint '{name}'", expected=" | ".join(CHECKPOINT_NAMES))
+        return self.checkpoints / f"{name}.ckpt"
+
+    def existing_checkpoint(self, name: str = "final") -> Path:
+        """The checkpoint of this name.
+
+        Raises:
+            SegflowError: It has not been written; names those that have.
+        """
+        file = self.checkpoint(name)
+        if not file.is_file():
+            present = [other for other in CHECKPOINT_NAMES if self.checkpoint(other).is_file()]
+            raise SegflowError(
+                f"{self.path} has no checkpoint '{name}'",
+                found=", ".join(present) or "no checkpoint",
+                fix=f"Finish the training, or give checkpoint={present[0]}." if present else TRAIN_FIRST,
+            )
+        return file
+
+    def write_record(self, record: RunRecord) -> None:
+        """Write ``run.json``, whole or not at all."""
+        write_json(self.record_file, record.to_json())
+
+    def read_record(self) -> RunRecord:
+        """Read ``run.json``.
+
+        Raises:
+            SegflowError: The fold was never trained, or its record cannot be used.
+        """
+        value = read_json(self.record_file, fix=TRAIN_FIRST)
+        try:
+            return RunRecord.from_json(value)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise SegflowError(f"{self.record_file} is not the record of a run: {error!r}", fix=TRAIN_FIRST) from error
+
+    def is_finished(self) -> bool:
+        """Whether the training reached its end and its weights are there."""
+        return self.finished_file.is_file() and self.checkpoint("final").is_file()
+
+    def mark_finished(self, facts: Mapping[str, Any] | None = None) -> None:
+        """Say that the training reached its end; call after everything else has been written.
+
+        Args:
+            facts: What is worth noting, such as epochs and seconds; plain JSON.
+        """
+        write_json(self.finished_file, dict(facts or {}))
+
+
+def find_folds(path: Path) -> list[RunFolder]:
+    """The trained folds at a path: the fold itself, or the folds below its run's folder.
+
+    Args:
+        path: A ``fold_<k>`` folder, or the folder that holds some.
+
+    Returns:
+        Folds 0, 1, … in order, then ``all``.
+
+    Raises:
+        SegflowError: There is none.
+    """
+    if (path / "run.json").is_file():
+        return [RunFolder(path)]
+    if not path.is_dir():
+        raise SegflowError(f"there is no folder {path}", expected="the folder of a trained run", fix=TRAIN_FIRST)
+    found = [
+        RunFolder(child)
+        for child in path.iterdir()
+        if child.name.startswith(FOLD_PREFIX) and (child / "run.json").is_file()
+    ]
+    if not found:
+        raise SegflowError(
+            f"{path} holds no trained fold",
+            expected="run.json in it, or folders fold_0, fold_1, … with one each",
+            fix=TRAIN_FIRST,
+        )
+    return sorted(found, key=lambda run: (not run.fold.isdigit(), int(run.fold) if run.fold.isdigit() else 0, run.fold))

@@ -1,0 +1,85 @@
+"""Where a trained fold's files lie, and what is said when there is no trained fold."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from segflow.core.dataset import DatasetDescription
+from segflow.core.errors import SegflowError
+from segflow.core.plans import Plans
+from segflow.core.run import RunRecord
+from segflow.storage.run_folder import RunFolder, find_folds
+
+
+def record(fold: int | str = 0) -> RunRecord:
+    dataset = DatasetDescription.from_json(
+        "Dataset001_Toy",
+        {"channel_names": {"0": "CT"}, "labels": {"background": 0, "a": 1}, "numTraining": 2, "file_ending": ".nii.gz"},
+    )
+    plans = Plans(
+        dataset_name="Dataset001_Toy",
+        plans_name="nnUNetPlans",
+        median_spacing=(1.0, 1.0, 1.0),
+        median_shape=(8, 8, 8),
+        reader="SimpleITKIO",
+        axis_order=(0, 1, 2),
+        intensities=(),
+        configurations={},
+    )
+    return RunRecord(dataset, plans, "3d_fullres", fold, ("a",), ("b",), (0, 1, 2), {"seed": 1})
+
+
+def test_a_record_comes_back_as_it_was_written(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "fold_0")
+    run.write_record(record())
+    assert run.read_record() == record()
+
+
+def test_folds_are_found_from_the_run_and_from_the_fold(tmp_path: Path) -> None:
+    for fold in ("10", "all", "2"):
+        RunFolder(tmp_path / f"fold_{fold}").write_record(record(fold))
+    (tmp_path / "fold_3").mkdir()  # begun, but nothing written
+    (tmp_path / "crossval").mkdir()
+    assert [run.fold for run in find_folds(tmp_path)] == ["2", "10", "all"]
+    assert find_folds(tmp_path / "fold_2") == [RunFolder(tmp_path / "fold_2")]
+
+
+@pytest.mark.parametrize("name", ["missing", "."])
+def test_predict_before_train_says_train_first(tmp_path: Path, name: str) -> None:
+    with pytest.raises(SegflowError, match="Train first: segflow train"):
+        find_folds(tmp_path / name)
+
+
+def test_a_run_without_record_says_train_first(tmp_path: Path) -> None:
+    with pytest.raises(SegflowError, match="Train first"):
+        RunFolder(tmp_path).read_record()
+
+
+def test_a_foreign_run_json_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text("{}")
+    with pytest.raises(SegflowError, match="not the record of a run"):
+        RunFolder(tmp_path).read_record()
+
+
+def test_a_missing_checkpoint_names_the_present_ones(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    with pytest.raises(SegflowError, match="Train first"):
+        run.existing_checkpoint("final")
+    run.checkpoints.mkdir()
+    run.checkpoint("last").touch()
+    with pytest.raises(SegflowError, match="found last"):
+        run.existing_checkpoint("final")
+    assert run.existing_checkpoint("last") == tmp_path / "checkpoints" / "last.ckpt"
+    with pytest.raises(SegflowError, match=r"final \| best \| last"):
+        run.checkpoint("newest")
+
+
+def test_finished_needs_both_the_mark_and_the_weights(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    run.mark_finished({"epochs": 3})
+    assert not run.is_finished()
+    run.checkpoints.mkdir()
+    run.checkpoint("final").touch()
+    assert run.is_finished()
