@@ -1,0 +1,127 @@
+"""What a person types → what Hydra accepts. Idempotent, since Lightning starts the ranks of a run with the result.
+
+- Flags may stand anywhere (argparse wants them together).
+- ``fold=0``: Hydra refuses a number for a group's option but takes a quoted one.
+- ``fold=glob(*)``: expanded here, since Hydra globs before it knows quoted options.
+- ``input=/data/a b=(1).nii.gz``: plain paths with signs of Hydra's grammar are quoted.
+- ``dataset=Dataset004_Hippocampus`` or ``dataset=4``: a folder of ``paths.raw`` without a YAML of its own.
+- ``-m optimizer.lr=0.1,0.01``: runs that differ in anything but dataset, configuration and fold get a name of their own.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from fnmatch import fnmatch
+from pathlib import Path
+
+FLAGS_WITH_VALUE = {
+    "--cfg": "-c", "--package": "-p", "--config-path": "-cp", "--config-name": "-cn", "--config-dir": "-cd",
+    "--info": "-i", "--experimental-rerun": "",
+}  # fmt: skip
+PATH_KEYS = (
+    "model", "input", "output", "prediction", "reference", "source", "from_fingerprint", "dataset.path", "fold.file",
+    "fold.group_by", "paths.*",
+)  # fmt: skip
+NAMED_BY_FOLDER = ("dataset", "configuration", "fold", "planner", "run_name", "plans", "paths", "hydra", "logger")
+_OVERRIDE = re.compile(r"^(?P<mark>~|\+\+?)?(?P<key>[\w./@:-]+?)=(?P<value>.*)$", re.DOTALL)
+_SPECIAL = re.compile(r"[\s=,(){}\[\]:'\"\\%#!&^*?~`|;<>]")
+_DATASET = re.compile(r"^(\d+|Dataset\d{3}_\w+)$")
+
+
+def rewrite(command: str, arguments: Sequence[str], folders: Sequence[Path]) -> list[str]:
+    """The arguments for Hydra: flags first, then overrides.
+
+    Args:
+        command: Name of the command.
+        arguments: As typed.
+        folders: Folders of configuration, the user's included.
+    """
+    flags, overrides = _split(arguments)
+    multirun = any(flag in ("-m", "--multirun") for flag in flags)
+    result: list[str] = []
+    for argument in overrides:
+        result.extend(_rewrite_one(argument, multirun, folders))
+    if command == "train" and multirun and not any(_key(argument) == "run_name" for argument in result):
+        name = _sweep_name(result, folders)
+        result.extend([f"run_name={name}"] if name else [])
+    return flags + result
+
+
+def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    takes_value = {form for pair in FLAGS_WITH_VALUE.items() for form in pair if form}
+    flags: list[str] = []
+    overrides: list[str] = []
+    rest = list(arguments)
+    while rest:
+        argument = rest.pop(0)
+        if not argument.startswith("-"):
+            overrides.append(argument)
+            continue
+        flags.append(argument)
+        if argument in takes_value and rest and not rest[0].startswith("-") and "=" not in rest[0]:
+            flags.append(rest.pop(0))
+    return flags, overrides
+
+
+def options(group: str, folders: Sequence[Path]) -> list[str]:
+    """Names of a group's options in all folders of configuration."""
+    return sorted({file.stem for folder in folders for file in (folder / group).glob("*.yaml")})
+
+
+def _key(argument: str) -> str:
+    match = _OVERRIDE.match(argument)
+    return match["key"].split("@")[0] if match else ""
+
+
+def _rewrite_one(argument: str, multirun: bool, folders: Sequence[Path]) -> list[str]:
+    match = _OVERRIDE.match(argument)
+    if not match:
+        return [argument]
+    key, value = _key(argument), match["value"]
+    head = argument[: len(argument) - len(value)]
+    if any((folder / key).is_dir() for folder in folders):
+        names = options(key, folders)
+        if multirun and (glob := re.fullmatch(r"glob\((.+)\)", value)):
+            patterns = [p.strip("[]' \"") for p in glob[1].split(",")]
+            value = ",".join(name for name in names if any(fnmatch(name, p) for p in patterns))
+        if key == "dataset" and value not in names and _DATASET.match(value):
+            return [f"{head}raw", f"dataset.name={quote(value)}"]
+        return [head + ",".join(quote(v) if v.strip().isdigit() else v for v in value.split(","))]
+    if any(fnmatch(key, pattern) for pattern in PATH_KEYS) and _needs_quotes(value, multirun):
+        return [head + quote(value)]
+    return [argument]
+
+
+def _needs_quotes(value: str, multirun: bool) -> bool:
+    if not value or value[0] in "'\"[" or "${" in value or (multirun and "," in value):
+        return False
+    return bool(_SPECIAL.search(value))
+
+
+def quote(value: str) -> str:
+    """A value in single quotes, as Hydra's grammar wants it; digits stay text."""
+    escaped = value.strip().replace("\\'", "\\\\'").replace("'", "\\'")
+    return f"'{escaped}'"
+
+
+def _sweep_name(overrides: Sequence[str], folders: Sequence[Path]) -> str:
+    """A run name that tells the swept values apart; empty where only parts of the folder's path are swept."""
+    parts = []
+    for argument in overrides:
+        match = _OVERRIDE.match(argument)
+        if not match or not _is_sweep(match["value"]):
+            continue
+        key = _key(argument)
+        if key.split(".")[0].split("/")[0] in NAMED_BY_FOLDER:
+            continue
+        is_group = any((folder / key).is_dir() for folder in folders)
+        parts.append(f"{key.replace('/', '.')}-${{{'hydra:runtime.choices.' if is_group else ''}{key}}}")
+    return "_".join(parts)
+
+
+def _is_sweep(value: str) -> bool:
+    if re.match(r"(range|choice|glob|interval|shuffle|sort|tag)\(", value):
+        return True
+    outside = re.sub(r"\[[^\]]*\]|\{[^}]*\}|'[^']*'|\"[^\"]*\"|\([^)]*\)", "", value)
+    return "," in outside

@@ -1,0 +1,128 @@
+"""From ``dataset=…`` to a folder in raw layout: found, made, converted or downloaded."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tarfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from segflow.core.errors import SegflowError
+from segflow.core.progress import Progress, silent
+
+HIPPOCAMPUS_URL = "https://msd-for-monai.s3-us-west-2.amazonaws.com/Task04_Hippocampus.tar"
+HIPPOCAMPUS_HASH = "md5:9d24dba78a72977dbd1d2e110310f31b"
+SOURCES = ("raw", "phantom", "hippocampus")
+TEST_DATA = "SEGFLOW_TEST_DATA"
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(kw_only=True, slots=True)
+class DatasetSettings:
+    """Which dataset, and where it comes from.
+
+    Attributes:
+        name: Name of its folder in ``paths.raw``, or its number.
+        path: Folder of a raw dataset; wins over the others.
+        source: ``raw``, ``phantom`` or ``hippocampus``.
+    """
+
+    name: str
+    path: str | None = None
+    source: str = "raw"
+
+    def __post_init__(self) -> None:
+        if self.source not in SOURCES:
+            raise SegflowError("unknown dataset.source", found=self.source, expected=list(SOURCES))
+
+
+@dataclass(kw_only=True, slots=True)
+class PathSettings:
+    """Where raw datasets, preprocessed arrays and runs lie."""
+
+    raw: str
+    preprocessed: str
+    outputs: str
+
+
+def raw_folder(dataset: DatasetSettings, paths: PathSettings, *, progress: Progress = silent) -> Path:
+    """The dataset's folder, made or fetched first where its source says so.
+
+    Raises:
+        SegflowError: The folder does not exist, or it could not be fetched.
+    """
+    from segflow.storage.raw_dataset import resolve_dataset
+
+    root = Path(paths.raw).expanduser()
+    if dataset.path:
+        folder = Path(dataset.path).expanduser()
+        if not folder.is_dir():
+            raise SegflowError(f"dataset.path: there is no folder {folder}")
+        if _is_decathlon(folder):
+            return _converted(folder, root, progress)
+        return folder
+    if dataset.source == "phantom":
+        from segflow.storage.phantom import make_phantom
+
+        return make_phantom(root / dataset.name)
+    if dataset.source == "hippocampus":
+        return _hippocampus(dataset.name, root, progress)
+    return resolve_dataset(dataset.name, root)
+
+
+def _is_decathlon(folder: Path) -> bool:
+    from segflow.storage.json_files import read_json
+
+    file = folder / "dataset.json"
+    if not file.is_file():
+        return False
+    content = read_json(file)
+    return isinstance(content, dict) and "training" in content and "file_ending" not in content
+
+
+def _converted(task: Path, root: Path, progress: Progress) -> Path:
+    from segflow.exchange.decathlon import convert_decathlon, dataset_name
+
+    target = root / dataset_name(task)
+    if (target / "dataset.json").is_file():
+        return target
+    logger.info("converting the decathlon task %s", task)
+    return convert_decathlon(task, root, None, progress=progress)
+
+
+def _hippocampus(name: str, root: Path, progress: Progress) -> Path:
+    if (root / name / "dataset.json").is_file():
+        return root / name
+    given = os.environ.get(TEST_DATA)
+    if given and (Path(given) / name / "dataset.json").is_file():
+        return Path(given) / name
+    return _converted(_downloaded(root), root, progress)
+
+
+def _downloaded(root: Path) -> Path:
+    """The decathlon's Task04, fetched with its checksum into ``root/.downloads``."""
+    import pooch
+
+    cache = root / ".downloads"
+    task = cache / "Task04_Hippocampus"
+    if (task / "dataset.json").is_file():
+        return task
+    try:
+        archive = pooch.retrieve(HIPPOCAMPUS_URL, HIPPOCAMPUS_HASH, path=cache, progressbar=True)
+    except Exception as error:  # pooch passes on whatever the transport raises
+        raise SegflowError(
+            f"cannot download {HIPPOCAMPUS_URL}: {type(error).__name__}: {error}",
+            fix=f"Without a network, give a copy: dataset.path=FOLDER, or set {TEST_DATA} to the folder that holds {task.name}.",
+        ) from error
+    partial = cache / ".unpacking"
+    with tarfile.open(archive) as tar:
+        tar.extractall(partial, filter="data")
+    (partial / task.name).rename(task)
+    return task
+
+
+def preprocessed_folder(raw: Path, paths: PathSettings) -> Path:
+    """Where the plans and arrays of a raw dataset lie."""
+    return Path(paths.preprocessed).expanduser() / raw.name

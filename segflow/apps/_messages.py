@@ -1,0 +1,111 @@
+"""One line for each way in which a command line or a configuration can be wrong, with the nearest valid choice.
+
+Hydra's and OmegaConf's own texts are matched here and only here; they are no interface, so tests hold every sentence.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from segflow.apps import _command_line
+from segflow.core.errors import SegflowError
+
+SEE_MORE = "HYDRA_FULL_ERROR=1 shows where it comes from."
+
+
+def explain(error: BaseException, folders: Sequence[Path]) -> tuple[str, int]:
+    """The message for a user, and the exit code: 2 for a command line or configuration, 1 for a job that failed."""
+    if isinstance(error, SegflowError):
+        return str(error), 1
+    if isinstance(error, MissingConfigException):
+        return _missing(str(error), folders), 2
+    if isinstance(error, OverrideParseException):
+        return (
+            f"cannot read the argument '{error.override}'; write KEY=VALUE, and quote special signs: \"KEY='a b'\"",
+            2,
+        )
+    if isinstance(error, InstantiationException):
+        cause = error.__cause__
+        if isinstance(cause, SegflowError):
+            return str(cause), 1
+        return f"{str(error).splitlines()[0]}{f': {cause}' if cause else ''}", 1
+    if isinstance(error, yaml.YAMLError):
+        return f"a configuration file is not valid YAML: {' '.join(str(error).split())}", 2
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        return _composition(error, folders), 2
+    return f"{type(error).__name__}: {error}. {SEE_MORE}", 1
+
+
+def nearest(wanted: str, known: Sequence[str]) -> str:
+    """`` Did you mean 'x'?``, or nothing."""
+    near = get_close_matches(wanted, known, n=1, cutoff=0.5)
+    return f" Did you mean '{near[0]}'?" if near else ""
+
+
+def _missing(text: str, folders: Sequence[Path]) -> str:
+    match = re.search(r"Could not find '([\w/.-]+)'", text) or re.search(r"Could not load '([\w/.-]+)'", text)
+    if not match:
+        return " ".join(text.split())
+    group, _, option = match[1].rpartition("/")
+    known = _command_line.options(group, folders)
+    there = f"; there are: {', '.join(known)}." if known else "."
+    return f"there is no '{option}' for '{group}'{there}{nearest(option, known)}"
+
+
+def _composition(error: BaseException, folders: Sequence[Path]) -> str:
+    chain = list(_chain(error))
+    text = "\n".join(str(e) for e in chain)
+    key = next((e.full_key for e in chain if isinstance(e, OmegaConfBaseException) and e.full_key), None)
+    override = re.search(r"Could not (?:override|append|delete) (?:to config\. )?'?([\w./@-]+)'?", text)
+    unknown = re.search(r"Key '([^']+)' (?:is not in struct|not in '(\w+)')", text)
+    if unknown:
+        name = override[1] if override else (key or unknown[1])
+        return f"there is no setting '{name}'.{nearest(name, known_keys(folders))}"
+    if override and "Multiple values" not in text:
+        return f"cannot set '{override[1]}': {' '.join(text.split())}"
+    group = re.search(r"Could not override '([\w/]+)'\.\s*No match in the defaults list", text)
+    if group:
+        return f"there is no group '{group[1]}'.{nearest(group[1], known_keys(folders))}"
+    where = f"setting '{key}': " if key else ""
+    first = next((str(e).splitlines()[0] for e in reversed(chain) if str(e)), type(error).__name__)
+    return f"{where}{first}"
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def known_keys(folders: Sequence[Path]) -> list[str]:
+    """Every group and every dotted key of the shipped configurations; empty where they do not compose."""
+    keys: set[str] = set()
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(folders[0]), version_base="1.3"):
+        for file in sorted(folders[0].glob("*.yaml")):
+            try:
+                keys.update(_dotted(compose(file.stem)))
+            except (HydraException, OmegaConfBaseException):
+                continue
+    return sorted(keys)
+
+
+def _dotted(node: Any, prefix: str = "") -> Iterator[str]:
+    if not isinstance(node, DictConfig):
+        return
+    for name in node:
+        key = f"{prefix}{name}"
+        yield key
+        if not OmegaConf.is_missing(node, name) and not OmegaConf.is_interpolation(node, name):
+            yield from _dotted(node[name], f"{key}.")

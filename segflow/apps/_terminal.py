@@ -1,0 +1,103 @@
+"""What a person sees: a bar on a terminal, plain lines elsewhere, and tables on stdout."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from segflow.core.progress import Progress as Reporter
+from segflow.core.progress import ProgressEvent
+
+LINE_EVERY_SECONDS = 15.0
+"""Elsewhere than on a terminal a stage says how far it is this often, and when it ends."""
+
+logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def progress() -> Iterator[Reporter]:
+    """A function to report to while the block runs: it draws a bar on a terminal and logs lines elsewhere."""
+    if sys.stderr.isatty():
+        with _bars() as bars:
+            yield _BarReporter(bars)
+    else:
+        yield _LineReporter()
+
+
+def _bars() -> Progress:
+    return Progress(
+        TextColumn("{task.description:<12}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[name]}"),
+        console=Console(stderr=True),
+    )
+
+
+class _BarReporter:
+    def __init__(self, bars: Progress) -> None:
+        self._bars = bars
+        self._tasks: dict[str, tuple[TaskID, float]] = {}
+
+    def __call__(self, event: ProgressEvent) -> None:
+        if event.stage not in self._tasks:
+            task = self._bars.add_task(event.stage, total=event.total, name="", rate="")
+            self._tasks[event.stage] = (task, time.monotonic())
+        task, started = self._tasks[event.stage]
+        self._bars.update(
+            task, completed=event.done, total=event.total, name=event.name, rate=_rate(event.done, started)
+        )
+
+
+class _LineReporter:
+    def __init__(self) -> None:
+        self._stages: dict[str, tuple[float, float]] = {}
+
+    def __call__(self, event: ProgressEvent) -> None:
+        now = time.monotonic()
+        started, last = self._stages.get(event.stage, (now, now))
+        finished = event.done >= event.total > 0
+        if finished or now - last >= LINE_EVERY_SECONDS:
+            rate = _rate(event.done, started)
+            logger.info("%s %d/%d %s %s", event.stage, event.done, event.total, rate, event.name)
+            last = now
+        self._stages[event.stage] = (started, last)
+
+
+def _rate(done: int, started: float) -> str:
+    seconds = time.monotonic() - started
+    if not done or seconds <= 0:
+        return ""
+    return f"{done / seconds:.1f}/s" if done >= seconds else f"{seconds / done:.1f} s each"
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print a table to stdout, never narrower than its content where stdout is no terminal."""
+    drawn = Table(title=title, title_justify="left", title_style="bold")
+    for index, column in enumerate(columns):
+        drawn.add_column(column, justify="left" if index == 0 else "right", no_wrap=not sys.stdout.isatty())
+    for row in rows:
+        drawn.add_row(*(_text(value) for value in row))
+    console = Console()
+    if not sys.stdout.isatty():
+        widest = Console(width=10_000).measure(drawn).maximum
+        console = Console(width=max(80, widest))
+    console.print(drawn)
+
+
+def _text(value: object) -> str:
+    return f"{value:.4f}" if isinstance(value, float) else "" if value is None else str(value)
+
+
+def say(text: str) -> None:
+    """A command's result on stdout."""
+    sys.stdout.write(f"{text}\n")

@@ -1,0 +1,62 @@
+"""``segflow COMMAND [KEY=VALUE …]``: finds the command and hands it to the edge. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from difflib import get_close_matches
+
+COMMANDS = {
+    "demo": "the whole job on a phantom that segflow makes itself, or on dataset=hippocampus",
+    "convert": "decathlon task → raw dataset",
+    "plan": "raw dataset → fingerprint, plans and splits",
+    "preprocess": "raw dataset and plans → arrays for training",
+    "train": "one fold; -m fold=0,1,2,3,4 trains them one after another",
+    "predict": "images and a trained run → label maps",
+    "evaluate": "label maps and references → scores",
+}
+
+RANK_COMMAND = "SEGFLOW_COMMAND"
+"""Lightning starts the other ranks of a run with the same arguments but without the command; it is kept here."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point of the console script."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if int(os.environ.get("LOCAL_RANK", "0")) > 0 and RANK_COMMAND in os.environ:
+        arguments.insert(0, os.environ[RANK_COMMAND])
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        sys.stdout.write(overview())
+        return
+    if arguments[0] in ("-V", "--version", "version"):
+        from importlib.metadata import version
+
+        sys.stdout.write(f"segflow {version('segflow')}\n")
+        return
+    command, *rest = arguments
+    if command not in COMMANDS:
+        near = get_close_matches(command, COMMANDS, n=1)
+        hint = f"; did you mean 'segflow {near[0]}'?" if near else f"; there are: {', '.join(COMMANDS)}"
+        sys.stderr.write(f"segflow: there is no command '{command}'{hint}\n")
+        raise SystemExit(2)
+    from segflow.apps import _edge
+
+    os.environ[RANK_COMMAND] = command
+    _edge.start(command, importlib.import_module(f"segflow.apps.{command}").run, rest)
+
+
+def overview() -> str:
+    """The text of ``segflow --help``."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {purpose}" for name, purpose in COMMANDS.items()]
+    return (
+        "segflow: medical image segmentation that configures itself\n\n"
+        "Use: segflow COMMAND [KEY=VALUE …]\n\n" + "\n".join(lines) + "\n\n"
+        "segflow COMMAND --help shows its settings and their values.\n"
+        "segflow COMMAND --cfg job prints the configuration that a command line composes.\n"
+    )
+
+
+if __name__ == "__main__":
+    main()
