@@ -1,0 +1,76 @@
+"""What the machine offers to this process: processors and memory, container limits included."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def processor_count() -> int:
+    """Processors that this process may use: a batch system or container often grants fewer than there are."""
+    if hasattr(os, "sched_getaffinity"):
+        usable = len(os.sched_getaffinity(0))
+    else:
+        usable = os.cpu_count() or 1
+    quota = _cgroup_processors()
+    return max(1, usable if quota is None else min(usable, quota))
+
+
+def memory_bytes() -> int:
+    """Memory that this process may use in bytes: the machine's, or the container's where that is less."""
+    limits = [_physical_memory()]
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):  # cgroup v2, v1
+        for folder in _cgroup_folders():
+            limit = _read_number(folder / name)
+            if limit is not None:
+                limits.append(limit)
+    return min(limits)
+
+
+def out_of_memory_kills() -> int:
+    """How many processes the kernel has killed for want of memory since the machine started; 0 where it won't say."""
+    try:
+        text = Path("/proc/vmstat").read_text(encoding="ascii")
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in text.splitlines() if line.startswith("oom_kill ")), 0)
+
+
+def _physical_memory() -> int:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return 8 * 2**30  # a system that does not tell: assume a small machine
+
+
+def _cgroup_folders() -> list[Path]:
+    """The group's own folder and those above it, each of which may set a limit."""
+    try:
+        lines = Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
+    own = next((line[3:].strip("/") for line in lines if line.startswith("0::")), "")
+    path = _CGROUP / own
+    return [path, *(parent for parent in path.parents if _CGROUP in (parent, *parent.parents))]
+
+
+def _cgroup_processors() -> int | None:
+    counts = []
+    for folder in _cgroup_folders():
+        try:
+            quota, period = (folder / "cpu.max").read_text(encoding="ascii").split()
+        except (OSError, ValueError):
+            continue
+        if quota != "max":
+            counts.append(-(-int(quota) // int(period)))
+    return min(counts, default=None)
+
+
+def _read_number(path: Path) -> int | None:
+    try:
+        text = path.read_text(encoding="ascii").strip()
+    except OSError:
+        return None
+    return int(text) if text.isdigit() else None

@@ -1,0 +1,330 @@
+"""Jobs on worker processes, without hangs and without riddles.
+
+A worker is a fresh Python that talks to its parent through its own standard streams: it does not import the caller's
+main script (which then needs no ``__main__`` guard), its death is seen at once as the end of its stream, and it ends
+itself when its parent is gone. Jobs are admitted under a memory limit, largest first. A job whose worker dies is
+named with the likely cause and tried once more, alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import pickle
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from logging.handlers import QueueHandler
+from typing import IO, Any
+
+from segflow.core.errors import SegflowError
+from segflow.core.machine import out_of_memory_kills, processor_count
+
+_log = logging.getLogger(__name__)
+
+_THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "BLOSC_NTHREADS",
+    "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS",
+)
+
+_LESS_AT_ONCE = "Use fewer processes or a lower memory limit."
+
+_CAUSES = {
+    "SIGKILL": f"most likely the system ran out of memory and killed it. {_LESS_AT_ONCE}",
+    "SIGBUS": "most likely shared memory (/dev/shm) or a disk is full. In Docker, start with a larger --shm-size.",
+    "SIGSEGV": "a C library crashed; the file that it was reading may be damaged.",
+    "SIGABRT": "a C library gave up; the file that it was reading may be damaged.",
+    "SIGTERM": "something outside ended it, such as the batch system's time limit.",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One call to make.
+
+    Attributes:
+        name: What a message calls it, such as the case's id.
+        arguments: Positional arguments; they travel to another process, so keep them small.
+        memory_bytes: What it needs at its peak, for admission under a memory limit.
+    """
+
+    name: str
+    arguments: tuple[Any, ...]
+    memory_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a job ended.
+
+    Attributes:
+        name: The job's name.
+        value: What the function returned; None after an error.
+        error: What a user needs to know, in one line; None after success.
+    """
+
+    name: str
+    value: Any
+    error: str | None = None
+
+
+def run_jobs(
+    function: Callable[..., Any],
+    jobs: Sequence[Job],
+    *,
+    processes: int,
+    memory_limit_bytes: int | None = None,
+) -> Iterator[Outcome]:
+    """Call ``function`` once for each job and yield the outcomes as they come.
+
+    Args:
+        function: Must live in a module that can be imported (not in the main script), as must its arguments' classes.
+        jobs: What to do. An exception ends one job only; its message becomes the outcome's error.
+        processes: Workers at most; 0 runs the jobs one by one in this process.
+        memory_limit_bytes: Jobs run together only while the sum of their ``memory_bytes`` stays below it; a job that
+            exceeds it by itself runs alone. None sets no limit.
+
+    Yields:
+        One outcome for each job, in the order of completion. Leaving the loop early ends the workers.
+    """
+    if processes < 0:
+        raise SegflowError("the number of processes cannot be negative", found=processes, expected="0 or more")
+    if processes == 0:
+        for job in jobs:
+            try:
+                yield _run(job.name, function, job.arguments)
+            except MemoryError:
+                yield Outcome(job.name, None, f"'{job.name}' asked for more memory than there is")
+        return
+    pool = _Pool(function, min(processes, len(jobs)), memory_limit_bytes)
+    try:
+        yield from pool.run(jobs)
+    finally:
+        pool.stop()
+
+
+class _Worker:
+    """One worker process, and the thread that listens to it."""
+
+    def __init__(self, threads: int, events: queue.SimpleQueue[tuple[_Worker, Any]]) -> None:
+        paths = [str(path) for path in sys.path]
+        level = logging.getLogger().getEffectiveLevel()
+        code = f"import sys; sys.path[:] = {paths!r}; from segflow.core.parallel import serve; serve({level})"
+        environment = os.environ | {name: _at_most(threads, os.environ.get(name)) for name in _THREAD_VARIABLES}
+        # In a session of its own Ctrl-C does not reach it: the parent hears it and ends the worker.
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", code],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=environment,
+            start_new_session=True,
+        )
+        self.job: Job | None = None
+        self.kills_before = 0
+        self._events = events
+        self._listener = threading.Thread(target=self._listen, daemon=True)
+        self._listener.start()
+
+    def send(self, job: Job, payload: bytes) -> None:
+        self.job = job
+        self.kills_before = out_of_memory_kills()
+        stream = self.process.stdin
+        with contextlib.suppress(OSError):  # it is dead already, which its listener reports
+            stream.write(payload)  # type: ignore[union-attr]
+            stream.flush()  # type: ignore[union-attr]
+
+    def stop(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        self._listener.join()
+        for stream in (self.process.stdin, self.process.stdout):
+            with contextlib.suppress(OSError):  # closing flushes what a dead worker did not take
+                stream.close()  # type: ignore[union-attr]
+
+    def cause_of_death(self) -> str:
+        code = self.process.wait()
+        if code >= 0:
+            return f"its process ended with exit code {code}"
+        try:
+            name = signal.Signals(-code).name
+        except ValueError:
+            name = f"signal {-code}"
+        if name == "SIGKILL" and out_of_memory_kills() > self.kills_before:
+            return f"its process was killed because memory ran out. {_LESS_AT_ONCE}"
+        return f"its process died of {name}: {_CAUSES.get(name, 'the cause is unknown.')}"
+
+    def _listen(self) -> None:
+        while True:
+            try:
+                message = pickle.load(self.process.stdout)  # type: ignore[arg-type]
+            except Exception:  # the stream ended, perhaps in the middle of a message
+                message = None
+            self._events.put((self, message))
+            if message is None:
+                return
+
+
+def _at_most(threads: int, wish: str | None) -> str:
+    """A smaller number in the environment is a wish of the user's."""
+    return str(min(threads, int(wish))) if wish and wish.isdigit() and int(wish) > 0 else str(threads)
+
+
+class _Pool:
+    def __init__(self, function: Callable[..., Any], processes: int, memory_limit: int | None) -> None:
+        self._function = function
+        self._processes = processes
+        self._memory_limit = memory_limit
+        self._threads = max(1, processor_count() // max(1, processes))
+        self._events: queue.SimpleQueue[tuple[_Worker, Any]] = queue.SimpleQueue()
+        self._workers: list[_Worker] = []
+
+    def run(self, jobs: Sequence[Job]) -> Iterator[Outcome]:
+        waiting = sorted(jobs, key=lambda job: -job.memory_bytes)
+        again: list[Job] = []
+        for outcome in self._run_all(waiting, self._processes):
+            if isinstance(outcome, Outcome):
+                yield outcome
+            else:
+                job, cause = outcome
+                _log.warning("'%s' is tried again alone when the others are done: %s", job.name, cause)
+                again.append(job)
+        for outcome in self._run_all(again, 1):
+            if isinstance(outcome, Outcome):
+                yield outcome
+            else:
+                job, cause = outcome
+                yield Outcome(job.name, None, f"'{job.name}' failed twice, the second time alone: {cause}")
+
+    def stop(self) -> None:
+        for worker in self._workers:
+            worker.stop()
+        self._workers.clear()
+
+    def _run_all(self, waiting: list[Job], processes: int) -> Iterator[Outcome | tuple[Job, str]]:
+        """Outcomes, or a job with the cause of its worker's death."""
+        while waiting or any(worker.job for worker in self._workers):
+            self._admit(waiting, processes)
+            worker, message = self._events.get()
+            if isinstance(message, logging.LogRecord):
+                logging.getLogger(message.name).handle(message)
+                continue
+            job, worker.job = worker.job, None
+            if message is None:
+                cause = worker.cause_of_death()
+                self._workers.remove(worker)
+                worker.stop()
+                if job is not None:
+                    yield job, cause
+            elif isinstance(message, MemoryError):
+                if job is not None:
+                    yield job, f"it asked for more memory than there is. {_LESS_AT_ONCE}"
+            else:
+                yield message
+
+    def _admit(self, waiting: list[Job], processes: int) -> None:
+        """Start the largest jobs that fit; one always runs, however large."""
+        while waiting:
+            busy = [worker.job for worker in self._workers if worker.job is not None]
+            if len(busy) >= processes:
+                return
+            used = sum(job.memory_bytes for job in busy)
+            limit = self._memory_limit
+            fitting = (
+                index
+                for index, job in enumerate(waiting)
+                if limit is None or not busy or used + job.memory_bytes <= limit
+            )
+            index = next(fitting, None)
+            if index is None:
+                return
+            job = waiting.pop(index)
+            # Wrapped twice, so that a worker which cannot find the function can still say which job that was.
+            self._idle_worker().send(job, pickle.dumps((job.name, pickle.dumps((self._function, job.arguments)))))
+
+    def _idle_worker(self) -> _Worker:
+        for worker in self._workers:
+            if worker.job is None:
+                return worker
+        worker = _Worker(self._threads, self._events)
+        self._workers.append(worker)
+        return worker
+
+
+def serve(log_level: int) -> None:
+    """Life of a worker: jobs come in on standard input, outcomes leave on what was standard output."""
+    incoming, outgoing = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    with open(os.devnull, "rb") as nothing:
+        os.dup2(nothing.fileno(), 0)
+    os.dup2(2, 1)  # what a library prints must not get between the messages
+    sender = _Sender(outgoing)
+    logging.getLogger().addHandler(QueueHandler(sender))  # type: ignore[arg-type]
+    logging.getLogger().setLevel(log_level)
+    logging.captureWarnings(True)
+    jobs: queue.SimpleQueue[tuple[str, bytes]] = queue.SimpleQueue()
+    threading.Thread(target=_receive, args=(incoming, jobs), daemon=True).start()
+    while True:
+        name, payload = jobs.get()
+        try:
+            function, arguments = pickle.loads(payload)
+        except Exception as error:
+            sender.put_nowait(Outcome(name, None, f"'{name}' did not reach its worker: {_describe(error)}"))
+            continue
+        try:
+            sender.put_nowait(_run(name, function, arguments))
+        except MemoryError:
+            sender.put_nowait(MemoryError())
+
+
+def _receive(incoming: IO[bytes], jobs: queue.SimpleQueue[tuple[str, bytes]]) -> None:
+    """Listen to the parent, also while a job runs: when the parent is gone its work is not wanted."""
+    while True:
+        try:
+            jobs.put(pickle.load(incoming))
+        except Exception:
+            os._exit(0)
+
+
+class _Sender:
+    """Puts whole messages on the stream to the parent; has the method that logging's `QueueHandler` calls."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        self._lock = threading.Lock()
+
+    def put_nowait(self, message: Any) -> None:
+        try:
+            data = pickle.dumps(message, protocol=5)
+        except (pickle.PicklingError, TypeError, AttributeError) as error:
+            name = getattr(message, "name", "")
+            data = pickle.dumps(Outcome(name, None, f"'{name}': its result cannot travel: {_describe(error)}"))
+        with self._lock:
+            self._stream.write(data)
+            self._stream.flush()
+
+
+def _run(name: str, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Outcome:
+    try:
+        return Outcome(name, function(*arguments))
+    except SegflowError as error:
+        return Outcome(name, None, str(error))
+    except MemoryError:
+        raise
+    except Exception as error:
+        _log.debug("'%s' failed", name, exc_info=True)
+        return Outcome(name, None, f"'{name}': {_describe(error)}")
+
+
+def _describe(error: Exception) -> str:
+    """Type, message and place of an exception that nobody foresaw."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" ({frames[-1].filename}:{frames[-1].lineno} in {frames[-1].name})" if frames else ""
+    return f"{type(error).__name__}: {error}{place}"
