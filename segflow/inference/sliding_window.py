@@ -1,0 +1,280 @@
+"""Networks over an image larger than their patch: the weighted mean over tiles and mirrored views (recipe 11.4)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from segflow.core.errors import SegflowError
+from segflow.core.progress import Progress, ProgressEvent, silent
+from segflow.inference.tiles import Window, gaussian_importance, group_identical_tiles, mirrored_views
+
+logger = logging.getLogger(__name__)
+
+CPU_VOXELS_PER_BATCH = 2**17
+"""A CPU gains nothing from larger batches than this; smaller ones pay each layer's fixed cost too often."""
+
+GPU_BYTES_PER_VOXEL = 2048
+"""Room for the activations of 32 features at the finest level in float16, concatenation and logits included."""
+
+GPU_SHARE_OF_FREE_MEMORY = 0.4
+"""For the activations; the sums need the rest."""
+
+LARGEST_BATCH = 64
+
+
+@dataclass(kw_only=True, slots=True)
+class SlidingWindowSettings:
+    """How an image is covered with patches.
+
+    Attributes:
+        overlap: Share of a patch that it has in common with its neighbour along an axis, ``0 <= overlap < 1``.
+        gaussian: Weight voxels by their distance from the patch's centre; otherwise all alike.
+        mirroring: Average over the mirrored views that the network was trained with.
+        batch_size: Tiles and mirrored views in one forward pass, or ``auto``: what memory allows.
+    """
+
+    overlap: float = 0.5
+    gaussian: bool = True
+    mirroring: bool = True
+    batch_size: int | str = "auto"
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.overlap < 1.0:
+            raise SegflowError("overlap of the sliding window", found=self.overlap, expected="0 <= overlap < 1")
+        if self.batch_size != "auto" and (not str(self.batch_size).isdigit() or int(self.batch_size) < 1):
+            raise SegflowError(
+                "batch_size of the sliding window", found=self.batch_size, expected="auto, or a number from 1"
+            )
+
+
+def predict_logits(
+    networks: Sequence[nn.Module],
+    image: Tensor,
+    patch_size: Sequence[int],
+    mirror_axes: Sequence[int],
+    settings: SlidingWindowSettings | None = None,
+    *,
+    progress: Progress = silent,
+) -> Tensor:
+    """The mean logits of one or several networks over a whole image.
+
+    Logits, not probabilities, are averaged over views, tiles and networks, as nnU-Net does. The sums are float32 and
+    lie on the networks' device, or in main memory where that is too small. Where memory runs out, the batch is halved
+    and the next tile goes on from there.
+
+    Args:
+        networks: One per fold, in evaluation mode and on one device. Each maps (B, C, *patch) to (B, K, *patch), or
+            to a list of logits with the finest first.
+        image: float32 (C, Z, Y, X) in plan space.
+        patch_size: Voxels of the patch, (z, y, x), or (y, x) for networks that see one slice at a time.
+        mirror_axes: Axes of the patch (0 is its first) along which views may be mirrored.
+        settings: See `SlidingWindowSettings`.
+        progress: Told after each batch how many tiles are done.
+
+    Returns:
+        float32 (K, Z, Y, X).
+
+    Raises:
+        SegflowError: The image is empty, memory does not suffice for one tile, or the logits are not finite.
+    """
+    settings = SlidingWindowSettings() if settings is None else settings
+    if not networks or image.ndim != 4 or not image.numel():
+        raise SegflowError(
+            "there is nothing to predict", found=f"{len(networks)} networks and an image of {list(image.shape)}"
+        )
+    window = Window.over(image.shape[1:], patch_size, settings.overlap)
+    padded = functional.pad(image, window.padding) if any(window.padding) else image
+    logits = _Pass(networks, padded, window, mirror_axes, settings).run(progress)
+    return logits[(slice(None), *window.inside)]
+
+
+class _Pass:
+    """One pass over one image. A job is one tile in one view; jobs of a tile follow each other."""
+
+    def __init__(
+        self,
+        networks: Sequence[nn.Module],
+        image: Tensor,
+        window: Window,
+        mirror_axes: Sequence[int],
+        settings: SlidingWindowSettings,
+    ) -> None:
+        self.networks = networks
+        self.window = window
+        self.gaussian = settings.gaussian
+        self.views = mirrored_views(mirror_axes if settings.mirroring else ())
+        self.groups = group_identical_tiles(image, window)
+        self.device = next((p.device for network in networks for p in network.parameters()), image.device)
+        self.batch_size = _automatic(window, self.device) if settings.batch_size == "auto" else int(settings.batch_size)
+        self.image = _where_it_fits(image, self.device)
+        self.sums: _Sums | None = None
+
+    def run(self, progress: Progress) -> Tensor:
+        """All jobs, batch by batch. Returns float32 (K, Z, Y, X) of the padded image."""
+        jobs = [(group, view) for group in range(len(self.groups)) for view in self.views]
+        done = 0
+        progress(ProgressEvent("tiles", "", 0, len(self.groups)))
+        while done < len(jobs):
+            batch = jobs[done : done + self.batch_size]
+            try:
+                self._add(batch, self._forward(batch))
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                self._need_less(error)
+                continue
+            done += len(batch)
+            progress(ProgressEvent("tiles", "", done // len(self.views), len(self.groups)))
+        if self.sums is None:
+            raise SegflowError("the image has no tiles", found=list(self.window.shape))
+        return self.sums.mean()
+
+    @torch.inference_mode()
+    def _forward(self, batch: Sequence[tuple[int, tuple[int, ...]]]) -> list[Tensor]:
+        """Logits summed over the networks, float32 (K, *patch) for each job, mirrored back."""
+        tiles = []
+        for group, view in batch:
+            tile = self.window.tile(self.image, self.groups[group][0])
+            tile = tile[:, 0] if self.window.flat else tile
+            tiles.append(tile.flip(_channel_first(view)) if view else tile)
+        layout = torch.channels_last if self.window.flat else torch.channels_last_3d
+        inputs = torch.stack(tiles).to(self.device).contiguous(memory_format=layout)
+        total: Tensor | None = None
+        with torch.autocast(self.device.type, dtype=torch.float16, enabled=self.device.type == "cuda"):
+            for network in self.networks:
+                output = network(inputs)
+                logits = (output[0] if isinstance(output, (list, tuple)) else output).float()
+                total = logits if total is None else total + logits
+        return [
+            logits.flip(_channel_first(view)) if view else logits
+            for logits, (_, view) in zip(total, batch, strict=True)
+        ]
+
+    def _add(self, batch: Sequence[tuple[int, tuple[int, ...]]], logits: Sequence[Tensor]) -> None:
+        # On the device nothing below allocates once the sums exist, so a batch is added as a whole or not at all.
+        if self.sums is None:
+            self.sums = _Sums(self.window, logits[0].shape[0], self.gaussian, self.device)
+            self.sums.share = 1.0 / (len(self.views) * len(self.networks))
+        for (group, _), tile in zip(batch, logits, strict=True):
+            self.sums.add(self.groups[group], tile)
+
+    def _need_less(self, error: BaseException) -> None:
+        """Make room after an allocation failed: a smaller batch, then sums in main memory; else give up."""
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        if self.batch_size > 1:
+            self.batch_size //= 2
+            logger.warning("out of memory; going on with %d tiles at a time", self.batch_size)
+        elif self.sums is not None and self.sums.logits.device.type != "cpu":
+            self.sums.move_to_main_memory()
+            logger.warning("out of memory; going on with the sums in main memory")
+        else:
+            raise SegflowError(
+                "memory does not suffice for one tile",
+                found=f"patch {list(self.window.patch)} on {self.device}",
+                fix="Close other programs, or predict with device=cpu.",
+            ) from error
+
+
+class _Sums:
+    """Weighted sums over the padded image: logits (K, Z, Y, X), and weights (Z, Y, X) where tiles overlap."""
+
+    def __init__(self, window: Window, outputs: int, gaussian: bool, device: torch.device) -> None:
+        self.window = window
+        self.share = 1.0
+        self.starts: Sequence[tuple[int, ...]] = ()
+        self.tile = torch.empty((outputs, *window.patch), device=device)
+        weights = torch.ones(window.patch)
+        if gaussian:
+            importance = gaussian_importance(window.patch[1:] if window.flat else window.patch)
+            weights = torch.from_numpy(importance).reshape(window.patch)
+        self.importance = weights.to(device) if window.overlapping else None
+        shape = (outputs, *window.shape)
+        try:
+            self.logits = torch.zeros(shape, device=device)
+        except RuntimeError as error:
+            if device.type == "cpu" or not is_out_of_memory(error):
+                raise
+            logger.warning("the logits of the whole image do not fit on %s; they are summed in main memory", device)
+            self.logits = torch.zeros(shape)
+        self.weights = torch.zeros(window.shape, device=self.logits.device) if window.overlapping else None
+
+    def add(self, starts: Sequence[tuple[int, ...]], logits: Tensor) -> None:
+        """Add one view (K, *patch) of the tile that lies at ``starts``; the views of a tile follow each other."""
+        view = logits[:, None] if self.window.flat else logits
+        if starts is self.starts:
+            self.tile.add_(view)
+        else:
+            self._finish_tile()
+            self.tile.copy_(view)
+            self.starts = starts
+
+    def _finish_tile(self) -> None:
+        if not self.starts:
+            return
+        if self.importance is not None:
+            self.tile.mul_(self.importance)
+        tile = self.tile.to(self.logits.device)
+        for start in self.starts:
+            self.window.tile(self.logits, start).add_(tile)
+            if self.weights is not None and self.importance is not None:
+                self.window.tile(self.weights, start).add_(self.importance.to(self.weights.device))
+        self.starts = ()
+
+    def move_to_main_memory(self) -> None:
+        """Give the device's memory to the network."""
+        self.logits = self.logits.cpu()
+        self.weights = None if self.weights is None else self.weights.cpu()
+
+    def mean(self) -> Tensor:
+        """The sums divided by weights, views and networks, in place.
+
+        Raises:
+            SegflowError: The network gave NaN or infinity.
+        """
+        self._finish_tile()
+        if self.weights is None:
+            self.logits.mul_(self.share)
+        else:
+            self.logits.mul_(self.weights.reciprocal_().mul_(self.share))
+        if not bool(torch.isfinite(self.logits.flatten(1).sum(1)).all()):
+            raise SegflowError(
+                "the network's output is not finite",
+                fix="Look for NaN or extreme intensities in the image, or a training that diverged.",
+            )
+        return self.logits
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether torch failed for want of memory; main memory has no exception class of its own."""
+    text = str(error)
+    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in text or "can't allocate memory" in text
+
+
+def _channel_first(view: Sequence[int]) -> list[int]:
+    return [axis + 1 for axis in view]
+
+
+def _automatic(window: Window, device: torch.device) -> int:
+    """Tiles in one forward pass."""
+    voxels = window.patch[0] * window.patch[1] * window.patch[2]
+    if device.type != "cuda":
+        return min(max(CPU_VOXELS_PER_BATCH // voxels, 1), LARGEST_BATCH)
+    free, _ = torch.cuda.mem_get_info(device)
+    return min(max(int(free * GPU_SHARE_OF_FREE_MEMORY) // (voxels * GPU_BYTES_PER_VOXEL), 1), LARGEST_BATCH)
+
+
+def _where_it_fits(image: Tensor, device: torch.device) -> Tensor:
+    """The image on the device, or where it is if the device is too small for it."""
+    try:
+        return image.to(device)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        return image

@@ -1,0 +1,138 @@
+"""How an image is covered with tiles, and how much each voxel of a tile counts (recipe 11.4)."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.ndimage import gaussian_filter1d
+from torch import Tensor
+
+PEAK_WEIGHT = 10.0
+"""Weight at a tile's centre. Above 1, so that few weights vanish in float16 (recipe 11.4)."""
+
+
+def tile_starts(size: int, patch: int, overlap: float = 0.5) -> tuple[int, ...]:
+    """First voxel of every tile along one axis: evenly spread, rounded half to even.
+
+    Args:
+        size: Voxels of the image, at least ``patch``.
+        patch: Voxels of the tile.
+        overlap: Least share of a tile that it has in common with the next.
+    """
+    count = math.ceil((size - patch) / (patch * (1.0 - overlap))) + 1
+    step = (size - patch) / (count - 1) if count > 1 else 0.0
+    return tuple(round(step * index) for index in range(count))
+
+
+def gaussian_importance(patch_size: Sequence[int]) -> np.ndarray:
+    """Weight of each voxel of a patch: a Gaussian with sigma = an eighth of the patch, 10 at ``patch // 2``.
+
+    Rounded to float16, with what vanishes there replaced by the smallest weight that does not, as nnU-Net has it:
+    every voxel keeps some weight, so that the mean is defined in the corners of the image too.
+
+    Returns:
+        float32, of shape ``patch_size``.
+    """
+    weights = np.ones((1,) * len(patch_size))
+    for axis, size in enumerate(patch_size):
+        line = np.zeros(size)
+        line[size // 2] = 1.0
+        line = gaussian_filter1d(line, sigma=size / 8, mode="constant", cval=0.0)
+        weights = weights * np.expand_dims(line, tuple(other for other in range(len(patch_size)) if other != axis))
+    rounded = (weights / weights.max() * PEAK_WEIGHT).astype(np.float16)
+    rounded[rounded == 0] = rounded[rounded > 0].min()
+    return rounded.astype(np.float32)
+
+
+def mirrored_views(mirror_axes: Sequence[int]) -> list[tuple[int, ...]]:
+    """All subsets of the axes, the unmirrored view first."""
+    axes = sorted(set(mirror_axes))
+    return [subset for size in range(len(axes) + 1) for subset in itertools.combinations(axes, size)]
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """The tiles of one image. Spatial tuples have three entries; a 2D patch is a slice of extent 1 along z.
+
+    Attributes:
+        shape: Voxels of the image after padding to at least one patch.
+        patch: Voxels of a tile.
+        flat: Whether the network sees slices, (B, C, Y, X).
+        starts: First voxel of each tile, in lexicographic order.
+        overlapping: Whether any voxel lies in more than one tile.
+        inside: Where the image lies within the padded one.
+        padding: Zeros around the image, in the order of ``torch.nn.functional.pad``: last axis first.
+    """
+
+    shape: tuple[int, ...]
+    patch: tuple[int, ...]
+    flat: bool
+    starts: tuple[tuple[int, ...], ...]
+    overlapping: bool
+    inside: tuple[slice, ...]
+    padding: tuple[int, ...]
+
+    @classmethod
+    def over(cls, shape: Sequence[int], patch_size: Sequence[int], overlap: float) -> Window:
+        """Cover an image (Z, Y, X) with patches of (z, y, x) or, slice by slice, of (y, x).
+
+        An image smaller than the patch is padded symmetrically, the odd voxel at the end.
+        """
+        flat = len(patch_size) == 2
+        patch = (1, *patch_size) if flat else tuple(patch_size)
+        padded = tuple(max(n, p) for n, p in zip(shape, patch, strict=True))
+        before = tuple((m - n) // 2 for m, n in zip(padded, shape, strict=True))
+        along = [tile_starts(m, p, overlap) for m, p in zip(padded, patch, strict=True)]
+        if flat:
+            along[0] = tuple(range(padded[0]))
+        pairs = [(b, m - n - b) for b, m, n in zip(before, padded, shape, strict=True)]
+        return cls(
+            shape=padded,
+            patch=patch,
+            flat=flat,
+            starts=tuple(itertools.product(*along)),
+            overlapping=any(len(starts) > 1 for starts in (along[1:] if flat else along)),
+            inside=tuple(slice(b, b + n) for b, n in zip(before, shape, strict=True)),
+            padding=tuple(value for pair in reversed(pairs) for value in pair),
+        )
+
+    def tile(self, array: Tensor, start: Sequence[int]) -> Tensor:
+        """The tile of (…, Z, Y, X) that begins at ``start``, as a view."""
+        return array[(..., *(slice(s, s + p) for s, p in zip(start, self.patch, strict=True)))]
+
+
+def group_identical_tiles(image: Tensor, window: Window) -> list[list[tuple[int, ...]]]:
+    """Starts of all tiles, those of one constant content together.
+
+    Air and padding make many tiles constant. A network gives the same logits for the same input wherever it lies, so
+    one pass stands for all of them without any effect on the result.
+
+    Args:
+        image: (C, Z, Y, X), padded.
+        window: Its tiles.
+
+    Returns:
+        At least one start in each group; the groups in the order of their first tile.
+    """
+    groups: list[list[tuple[int, ...]]] = []
+    constant: dict[tuple[float, ...], list[tuple[int, ...]]] = {}
+    for start in window.starts:
+        tile = window.tile(image, start)
+        first, last = tile[:, 0, 0, 0], tile[:, -1, -1, -1]
+        key: tuple[float, ...] | None = None
+        # Opposite corners settle nearly every tile without a look at all of its voxels.
+        if torch.equal(first, last) and bool((tile == first[:, None, None, None]).all()):
+            key = tuple(first.tolist())
+        if key is not None and key in constant:
+            constant[key].append(start)
+            continue
+        group = [start]
+        groups.append(group)
+        if key is not None:
+            constant[key] = group
+    return groups
