@@ -1,0 +1,233 @@
+"""Batches of patches, each a pure function of (seed, epoch, index).
+
+A worker process is handed whole batches and keeps no random state, so that neither the number of workers nor a resume
+changes what a batch holds. Samples of a batch draw from streams of their own, so that neither does the number of
+devices that share it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset, Sampler
+
+from segflow.core.errors import SegflowError
+from segflow.core.geometry import Box
+from segflow.sampling.batch import PatchBatch, PatchSource, read_patch
+from segflow.sampling.patch_sampler import PatchSampler, forced_foreground_flags
+
+Transform = Callable[[torch.Tensor, torch.Tensor, torch.Generator], tuple[torch.Tensor, torch.Tensor]]
+Draws = Mapping[str, torch.Tensor]
+
+
+class Store(Protocol):
+    """Preprocessed cases; `segflow.storage.preprocessed.PreprocessedStore` is one."""
+
+    def open(self, case_id: str) -> Any:
+        """The stored case."""
+        ...
+
+
+class PlannedTransform(Protocol):
+    """A transform whose random choices can be made before the patch is read; `augmentation.Augmentation` is one."""
+
+    def draw(self, samples: int, channels: int, generator: torch.Generator) -> Draws:
+        """All random choices for a batch; every tensor has the samples along axis 0."""
+        ...
+
+    def regions(self, draws: Draws) -> list[Box]:
+        """The part of each sample's loader patch that the transform will look at."""
+        ...
+
+    def apply(self, image: torch.Tensor, label: torch.Tensor, draws: Draws) -> tuple[torch.Tensor, torch.Tensor]:
+        """The transform itself."""
+        ...
+
+
+class PatchDataset(Dataset[PatchBatch]):
+    """A map from (epoch, index) to a whole batch.
+
+    Use it with `EpochSampler` and ``DataLoader(dataset, sampler=…, batch_size=None)``.
+
+    Args:
+        store: Where the cases are.
+        case_ids: Cases to draw from, uniformly and with replacement.
+        batch_size: Samples of the global batch.
+        sampler: Chooses the boxes.
+        seed: Of the run.
+        batches_per_epoch: Length of the dataset.
+        previous_stage: Store of the previous stage's labels on the same grid; they become label channel 1.
+        transform: Applied to the batch within the worker. One that plans (`PlannedTransform`) lets the dataset read
+            only what it will look at.
+        stream: Tells apart datasets with the same seed, such as training (0) and validation (1).
+        rank: This process among those that share the batch.
+        world_size: How many share it.
+
+    Raises:
+        SegflowError: There is no case, or the batch has fewer samples than processes.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        case_ids: Sequence[str],
+        *,
+        batch_size: int,
+        sampler: PatchSampler,
+        seed: int,
+        batches_per_epoch: int,
+        previous_stage: Store | None = None,
+        transform: Transform | None = None,
+        stream: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        if not case_ids:
+            raise SegflowError(
+                "there is no case to draw patches from",
+                fix="Check the fold's split, and that `segflow preprocess` finished.",
+            )
+        self.store = store
+        self.case_ids = tuple(sorted(case_ids))
+        self.batch_size = batch_size
+        self.sampler = sampler
+        self.seed = seed
+        self.batches_per_epoch = batches_per_epoch
+        self.previous_stage = previous_stage
+        self.transform = transform
+        self.stream = stream
+        self.samples = samples_of_rank(batch_size, rank, world_size)
+        self._opened: dict[tuple[int, bool, str], Any] = {}
+
+    def __len__(self) -> int:
+        return self.batches_per_epoch
+
+    def __getitem__(self, key: tuple[int, int]) -> PatchBatch:
+        """The batch of an (epoch, index); samples of this rank only."""
+        epoch, index = key
+        root = (self.seed, self.stream, epoch, index)
+        shared = np.random.default_rng(np.random.SeedSequence(root))
+        chosen = shared.integers(len(self.case_ids), size=self.batch_size)
+        forced = self._forced(shared)
+        torch_generator = torch.Generator().manual_seed(int(shared.integers(2**63)))
+
+        case_ids = [self.case_ids[chosen[sample]] for sample in self.samples]
+        cases = [self._open(self.store, case_id) for case_id in case_ids]
+        boxes = [
+            self.sampler(case, np.random.default_rng(np.random.SeedSequence((*root, sample))), forced[sample])
+            for case, sample in zip(cases, self.samples, strict=True)
+        ]
+        channels = cases[0].channels
+        if not hasattr(self.transform, "draw"):
+            image, label = self._read(cases, boxes, case_ids, channels)
+            if self.transform is not None:
+                image, label = self.transform(image, label, torch_generator)
+            return PatchBatch(image, label, case_ids)
+        transform: PlannedTransform = self.transform  # type: ignore[assignment]
+        everyone = transform.draw(self.batch_size, channels, torch_generator)
+        draws = {name: values[self.samples.start : self.samples.stop] for name, values in everyone.items()}
+        image, label = self._read(cases, boxes, case_ids, channels, transform.regions(draws))
+        image, label = transform.apply(image, label, draws)
+        return PatchBatch(image, label, case_ids)
+
+    def _forced(self, generator: np.random.Generator) -> Sequence[bool]:
+        settings = self.sampler.settings
+        if settings.probabilistic:
+            return [bool(v) for v in generator.random(self.batch_size) < settings.foreground_fraction]
+        return forced_foreground_flags(self.batch_size, settings.foreground_fraction)
+
+    def _read(
+        self,
+        cases: Sequence[PatchSource],
+        boxes: Sequence[Box],
+        case_ids: Sequence[str],
+        channels: int,
+        regions: Sequence[Box] | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Read the patches, or only a region of each.
+
+        The rest stays uninitialised: untouched memory costs nothing, and nobody looks at it.
+        """
+        shape = self.sampler.patch_size
+        label_channels = 1 if self.previous_stage is None else 2
+        image = np.empty((len(cases), channels, *shape), np.float32)
+        label = np.empty((len(cases), label_channels, *shape), np.int16)
+        for sample, (case, box, case_id) in enumerate(zip(cases, boxes, case_ids, strict=True)):
+            if case.channels != channels:
+                raise SegflowError(
+                    "a case has other channels than the rest", case=case_id, found=case.channels, expected=channels
+                )
+            where = Box.whole(shape)
+            if regions is not None:
+                where = _with_slice_axis(regions[sample]) if self.sampler.is_2d else regions[sample]
+            read_patch(
+                case,
+                Box(
+                    tuple(a + o for a, o in zip(box.start, where.start, strict=True)),
+                    tuple(a + o for a, o in zip(box.start, where.stop, strict=True)),
+                ),
+                image=image[(sample, slice(None), *where.slices)],
+                label=label[(sample, slice(None), *where.slices)],
+                previous_stage=None if self.previous_stage is None else self._open(self.previous_stage, case_id),
+            )
+        if self.sampler.is_2d:
+            image, label = image[:, :, 0], label[:, :, 0]
+        return torch.from_numpy(image), torch.from_numpy(label)
+
+    def _open(self, store: Store, case_id: str) -> Any:
+        # By process: a forked worker must not share file positions with its parent.
+        key = (os.getpid(), store is self.store, case_id)
+        if key not in self._opened:
+            self._opened[key] = store.open(case_id)
+        return self._opened[key]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_opened": {}}
+
+
+class EpochSampler(Sampler[tuple[int, int]]):
+    """Yields (epoch, 0), (epoch, 1), …; the data loader hands them to the dataset as keys.
+
+    Args:
+        batches_per_epoch: How many.
+        epoch: The first epoch. `set_epoch` moves on; Lightning calls it by itself.
+    """
+
+    def __init__(self, batches_per_epoch: int, epoch: int = 0) -> None:
+        self.batches_per_epoch = batches_per_epoch
+        self.epoch = epoch
+
+    def set_epoch(self, epoch: int) -> None:
+        """Say which epoch the next iteration is."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.batches_per_epoch
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        return iter([(self.epoch, index) for index in range(self.batches_per_epoch)])
+
+
+def samples_of_rank(batch_size: int, rank: int, world_size: int) -> range:
+    """The samples of the global batch that one process computes: equal shares, the first ranks take one more.
+
+    Raises:
+        SegflowError: There are more processes than samples.
+    """
+    if batch_size < world_size:
+        raise SegflowError(
+            "the batch has fewer samples than there are processes to share it",
+            found=f"batch size {batch_size}, {world_size} processes",
+            fix="Set configuration.batch_size, or train on fewer devices.",
+        )
+    share, rest = divmod(batch_size, world_size)
+    start = rank * share + min(rank, rest)
+    return range(start, start + share + (rank < rest))
+
+
+def _with_slice_axis(box: Box) -> Box:
+    return Box((0, *box.start), (1, *box.stop))

@@ -1,0 +1,154 @@
+"""Where in a case the next patch lies (recipe 6.1, 6.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from segflow.core.errors import SegflowError
+from segflow.core.geometry import Box
+from segflow.core.labels import OUTSIDE, LabelKey, Labels, key_text
+from segflow.sampling.batch import Locations, PatchSource
+
+
+@dataclass(kw_only=True, slots=True)
+class PatchSamplerSettings:
+    """How patches are chosen.
+
+    Attributes:
+        foreground_fraction: Share of the patches that must contain foreground, 0 to 1.
+        probabilistic: Decide for each patch by itself with this probability, instead of the last ones of each batch.
+        class_weights: Label or region → how often it is chosen when foreground is forced, relative to the others, by
+            its name in dataset.json or its number. What is not listed has weight 1. Empty: all alike.
+        foreground_jitter: How far a forced foreground voxel may lie from the centre of the patch, as a share of the
+            way to its border, 0 to 1. At 0 it is the centre voxel, so that a small lesion is always seen centred.
+    """
+
+    foreground_fraction: float = 0.33
+    probabilistic: bool = False
+    class_weights: dict[str, float] = field(default_factory=dict)
+    foreground_jitter: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("foreground_fraction", "foreground_jitter"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise SegflowError(f"sampling.{name} must lie between 0 and 1", found=getattr(self, name))
+        wrong = {name: weight for name, weight in self.class_weights.items() if weight < 0}
+        if wrong:
+            raise SegflowError("sampling.class_weights must not be negative", found=wrong)
+
+
+def forced_foreground_flags(batch_size: int, fraction: float) -> tuple[bool, ...]:
+    """Which samples of a batch must contain foreground: the last ones (recipe 6.1).
+
+    Args:
+        batch_size: Samples of the global batch.
+        fraction: Share that must, 0 to 1.
+    """
+    free = round(batch_size * (1 - fraction))
+    return tuple(index >= free for index in range(batch_size))
+
+
+class PatchSampler:
+    """Chooses the box of a patch; all randomness comes from the generator that it is called with.
+
+    Args:
+        patch_size_loader: Voxels to read, (z, y, x) or (y, x). Larger than the final patch where the augmentation
+            needs room to rotate.
+        patch_size_final: Voxels that the network sees.
+        settings: How to choose.
+        labels: Needed where `PatchSamplerSettings.class_weights` names labels.
+
+    Raises:
+        SegflowError: The sizes do not fit together, or a weight is given for an unknown label.
+    """
+
+    def __init__(
+        self,
+        patch_size_loader: Sequence[int],
+        patch_size_final: Sequence[int],
+        settings: PatchSamplerSettings,
+        *,
+        labels: Labels | None = None,
+    ) -> None:
+        if len(patch_size_loader) != len(patch_size_final) or len(patch_size_final) not in (2, 3):
+            raise SegflowError(
+                "a patch must have 2 or 3 axes, before and after augmentation",
+                found=[list(patch_size_loader), list(patch_size_final)],
+            )
+        self.is_2d = len(patch_size_final) == 2
+        slice_axis = (1,) if self.is_2d else ()
+        self.patch_size = slice_axis + tuple(int(n) for n in patch_size_loader)
+        self.patch_size_final = slice_axis + tuple(int(n) for n in patch_size_final)
+        self.settings = settings
+        self._weights = _weights_by_key(settings.class_weights, labels)
+
+    def __call__(self, case: PatchSource, generator: np.random.Generator, force_foreground: bool) -> Box:
+        """Choose a box of the loader's patch size, in plan axes (z, y, x); it may stick out of the case.
+
+        Args:
+            case: The stored case.
+            generator: Source of randomness.
+            force_foreground: Centre the patch on a foreground voxel, if the case has any.
+        """
+        lowest, highest = self._start_bounds(case.shape)
+        voxel = self._choose_voxel(case.foreground, generator, force_foreground)
+        if voxel is None:
+            start = [int(generator.integers(a, b + 1)) for a, b in zip(lowest, highest, strict=True)]
+        else:
+            # No upper clamp: a patch on the far border reaches beyond the case and is padded there.
+            start = [max(a, v - n // 2) for a, v, n in zip(lowest, voxel, self.patch_size, strict=True)]
+        return Box(tuple(start), tuple(a + n for a, n in zip(start, self.patch_size, strict=True)))
+
+    def _start_bounds(self, shape: Sequence[int]) -> tuple[list[int], list[int]]:
+        lowest, highest = [], []
+        for size, final, extent in zip(self.patch_size, self.patch_size_final, shape, strict=True):
+            pad = max(size - final, size - extent)
+            lowest.append(-pad // 2)
+            highest.append(extent + pad // 2 + pad % 2 - size)
+        return lowest, highest
+
+    def _choose_voxel(
+        self, foreground: Locations, generator: np.random.Generator, force_foreground: bool
+    ) -> list[int] | None:
+        annotated = [key for key in foreground.keys if _is_annotated_key(key)]
+        classes = [key for key in foreground.keys if not _is_annotated_key(key)]
+        eligible = (classes or annotated) if force_foreground else annotated
+        if not eligible:
+            return None
+        key = self._choose_key(eligible, generator)
+        voxel = foreground.location(key, int(generator.integers(foreground.count(key))))
+        if not force_foreground or not self.settings.foreground_jitter:
+            return [int(v) for v in voxel]
+        jitter = self.settings.foreground_jitter
+        return [
+            int(v) + int(generator.integers(-int(jitter * ((n - 1) // 2)), int(jitter * (n // 2)) + 1))
+            for v, n in zip(voxel, self.patch_size_final, strict=True)
+        ]
+
+    def _choose_key(self, eligible: Sequence[LabelKey], generator: np.random.Generator) -> LabelKey:
+        if not self._weights:
+            return eligible[int(generator.integers(len(eligible)))]
+        weights = np.array([self._weights.get(key_text(key), 1.0) for key in eligible])
+        if not weights.any():
+            weights[:] = 1
+        return eligible[int(generator.choice(len(eligible), p=weights / weights.sum()))]
+
+
+def _is_annotated_key(key: LabelKey) -> bool:
+    """Whether a key stands for all voxels that an ignore label leaves (recipe 4.4), which begins with "outside"."""
+    return isinstance(key, tuple) and key[0] == OUTSIDE
+
+
+def _weights_by_key(weights: dict[str, float], labels: Labels | None) -> dict[str, float]:
+    if not weights or labels is None:
+        return dict(weights)
+    texts = {labels.name_of(key): key_text(key) for key in labels.foreground_keys}
+    unknown = [name for name in weights if name not in texts and name not in texts.values()]
+    if unknown:
+        raise SegflowError(
+            "sampling.class_weights names what is no foreground of this dataset", found=unknown, expected=list(texts)
+        )
+    return {texts.get(name, name): weight for name, weight in weights.items()}
