@@ -1,0 +1,191 @@
+"""One configuration: patch size, topology and batch size for a spacing (recipe 3.5, 3.9 and 3.10)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from segflow.core.dataset import DatasetDescription
+from segflow.core.errors import SegflowError
+from segflow.core.plans import NetworkTopology
+from segflow.planning.memory import network_size
+from segflow.planning.settings import PlannerSettings
+from segflow.planning.topology import Pooling, plan_pooling
+
+NORMALIZATION_SCHEMES = {
+    "ct": "CTNormalization",
+    "nonorm": "NoNormalization",
+    "zscore": "ZScoreNormalization",
+    "rescale_to_0_1": "RescaleTo01Normalization",
+    "rgb_to_0_1": "RGBTo01Normalization",
+}
+"""Channel name, in lower case, → nnU-Net's name of its normalisation; any other name means z-score."""
+
+MASKED_SCHEMES = ("ZScoreNormalization",)
+"""Schemes that may keep to the non-zero mask."""
+
+INITIAL_PATCH_VOXELS = {2: 2048**2, 3: 256**3}
+"""Volume of the patch that the search starts from, before it is clipped to the median shape."""
+
+
+def plan_configuration(
+    spacing: Sequence[float],
+    median_shape: Sequence[float],
+    data_identifier: str,
+    dataset_voxels: float,
+    description: DatasetDescription,
+    median_relative_size: float,
+    settings: PlannerSettings,
+) -> dict[str, Any]:
+    """Plan one configuration.
+
+    Args:
+        spacing: mm, 2 or 3 entries in plan axes.
+        median_shape: Voxels of the median case at that spacing, same axes; may have halves.
+        data_identifier: Folder of its preprocessed arrays.
+        dataset_voxels: Voxels of the whole dataset, which limits the batch size.
+        description: Channels and labels.
+        median_relative_size: Share of voxels that cropping leaves.
+        settings: The planner's constants.
+
+    Returns:
+        The JSON object of the plans' ``configurations``, without ``batch_dice`` and the stages of a cascade.
+
+    Raises:
+        SegflowError: No patch fits the memory target, or the network would need more levels than the settings describe.
+    """
+    dims = len(spacing)
+    entries = len(description.labels.entries)
+    pooling, topology, size = _search_patch(spacing, median_shape, entries, settings)
+    reference_batch = settings.reference_batch_size_2d if dims == 2 else settings.reference_batch_size_3d
+    batch_size = round(_budget(dims, settings) / size * reference_batch)
+    limit = round(dataset_voxels * settings.max_dataset_fraction / float(math.prod(pooling.patch_size)))
+    schemes = [NORMALIZATION_SCHEMES.get(name.casefold(), "ZScoreNormalization") for name in description.channels]
+    cropping_matters = median_relative_size < settings.mask_threshold
+    return {
+        "data_identifier": data_identifier,
+        "preprocessor_name": "DefaultPreprocessor",
+        "batch_size": max(min(batch_size, limit), settings.min_batch_size),
+        "patch_size": list(pooling.patch_size),
+        "median_image_size_in_voxels": list(median_shape),
+        "spacing": [float(s) for s in spacing],
+        "normalization_schemes": schemes,
+        "use_mask_for_norm": [cropping_matters and scheme in MASKED_SCHEMES for scheme in schemes],
+        **resampling_entries(settings.resampling),
+        "architecture": topology.to_architecture(),
+    }
+
+
+def resampling_entries(choice: str) -> dict[str, Any]:
+    """The resampling keys of a configuration, for one of `RESAMPLING_CHOICES` (recipe 3.10 and 3.12)."""
+    method = {"spline": "resample_data_or_seg_to_shape", "none": "no_resampling_hack"}.get(
+        choice, "resample_torch_fornnunet"
+    )
+
+    def options(is_seg: bool, order: int) -> dict[str, Any]:
+        if choice == "none":
+            return {}
+        if choice == "spline":
+            return {"is_seg": is_seg, "order": order, "order_z": 0, "force_separate_z": None}
+        common = {"is_seg": is_seg, "force_separate_z": False, "memefficient_seg_resampling": False}
+        return (
+            common if choice == "torch" else {**common, "force_separate_z": None, "separate_z_anisotropy_threshold": 3}
+        )
+
+    return {
+        "resampling_fn_data": method,
+        "resampling_fn_seg": method,
+        "resampling_fn_data_kwargs": options(False, 3),
+        "resampling_fn_seg_kwargs": options(True, 1),
+        "resampling_fn_probabilities": method,
+        "resampling_fn_probabilities_kwargs": options(False, 1),
+    }
+
+
+def build_topology(pooling: Pooling, settings: PlannerSettings) -> NetworkTopology:
+    """The network for these strides and kernels.
+
+    Raises:
+        SegflowError: The settings do not say how many blocks so many levels have.
+    """
+    levels, dims = pooling.levels, len(pooling.patch_size)
+    if levels > len(settings.encoder_blocks):
+        raise SegflowError(
+            f"a patch of {list(pooling.patch_size)} voxels would need a network of {levels} levels",
+            expected=f"at most {len(settings.encoder_blocks)} (planner.encoder_blocks)",
+            fix="Check the spacings in the fingerprint: one axis is extremely finer than the others.",
+        )
+    most = settings.max_features_2d if dims == 2 else settings.max_features_3d
+    return NetworkTopology(
+        network=settings.network,
+        features=tuple(min(most, settings.base_features * 2**level) for level in range(levels)),
+        kernel_sizes=pooling.kernel_sizes,
+        strides=pooling.strides,
+        encoder_blocks=tuple(settings.encoder_blocks[:levels]),
+        decoder_convs=tuple(settings.decoder_convs[: levels - 1]),
+    )
+
+
+def _budget(dims: int, settings: PlannerSettings) -> float:
+    return (settings.reference_size_2d if dims == 2 else settings.reference_size_3d) * settings.budget_factor
+
+
+def _search_patch(
+    spacing: Sequence[float], median_shape: Sequence[float], entries: int, settings: PlannerSettings
+) -> tuple[Pooling, NetworkTopology, int]:
+    """Start with a large patch of the voxels' proportions and shrink it until it fits."""
+    dims = len(spacing)
+    budget = _budget(dims, settings)
+    reference_batch = settings.reference_batch_size_2d if dims == 2 else settings.reference_batch_size_3d
+
+    def measured(patch: Sequence[float]) -> tuple[Pooling, NetworkTopology, int]:
+        pooling = plan_pooling(spacing, patch, settings.min_edge_length)
+        topology = build_topology(pooling, settings)
+        return pooling, topology, network_size(topology, pooling.patch_size, entries)
+
+    def too_large(size: int) -> bool:
+        return (size if settings.fit_reference_batch else size / reference_batch * 2) > budget
+
+    patch: Sequence[float] = _initial_patch(spacing, median_shape)
+    pooling, topology, size = measured(patch)
+    tried = set()
+    while too_large(size):
+        if (pooling.patch_size, pooling.divisor) in tried:  # enlarged to what it was before: no smaller one is valid
+            raise _no_patch(spacing, pooling.patch_size, settings)
+        tried.add((pooling.patch_size, pooling.divisor))
+        pooling, topology, size = measured(_shrunk(pooling, spacing, median_shape, settings))
+    if min(pooling.patch_size) < 1:
+        raise _no_patch(spacing, pooling.patch_size, settings)
+    return pooling, topology, size
+
+
+def _initial_patch(spacing: Sequence[float], median_shape: Sequence[float]) -> list[float]:
+    dims = len(spacing)
+    proportions = 1 / np.asarray(spacing, dtype=np.float64)
+    scale = (INITIAL_PATCH_VOXELS[dims] / np.prod(proportions)) ** (1 / dims)
+    return [min(round(float(n)), m) for n, m in zip(proportions * scale, median_shape, strict=True)]
+
+
+def _shrunk(
+    pooling: Pooling, spacing: Sequence[float], median_shape: Sequence[float], settings: PlannerSettings
+) -> list[int]:
+    """The next smaller valid size of the axis that is largest in relation to the median shape; the last on ties."""
+    patch = list(pooling.patch_size)
+    shares = [n / m for n, m in zip(patch, median_shape, strict=True)]
+    axis = max(range(len(patch)), key=lambda a: (shares[a], a))
+    # A smaller patch may pool less, so that sizes between multiples of the present divisor become valid.
+    smaller = list(patch)
+    smaller[axis] -= pooling.divisor[axis]
+    patch[axis] -= plan_pooling(spacing, smaller, settings.min_edge_length).divisor[axis]
+    return patch
+
+
+def _no_patch(spacing: Sequence[float], patch: Sequence[int], settings: PlannerSettings) -> SegflowError:
+    return SegflowError(
+        f"no patch at a spacing of {[round(float(s), 4) for s in spacing]} mm fits the memory target",
+        found=f"planner.memory_target_gb={settings.memory_target_gb}, smallest patch tried {list(patch)}",
+        fix="Raise planner.memory_target_gb, or check the spacings and shapes in the fingerprint.",
+    )

@@ -1,0 +1,49 @@
+"""Replacing values of a planned configuration, checked."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from segflow.core.errors import SegflowError
+from segflow.core.plans import Plans
+
+
+def override_configuration(
+    plans: Plans,
+    name: str,
+    *,
+    patch_size: Sequence[int] | None = None,
+    batch_size: int | None = None,
+) -> Plans:
+    """Plans in which one configuration has another patch or batch size; the topology stays.
+
+    A configuration that others inherit from changes for them too, as in nnU-Net.
+
+    Args:
+        plans: The plans; they are not changed.
+        name: The configuration.
+        patch_size: Voxels in plan axes (2 or 3 entries); None keeps the plan's.
+        batch_size: Samples of one step; None keeps the plan's.
+
+    Raises:
+        SegflowError: There is no such configuration, or the topology cannot divide the patch; names the nearest valid
+            sizes.
+    """
+    plan = plans.configuration(name)
+    own: dict[str, Any] = copy.deepcopy(dict(plans.configurations[name]))
+    if patch_size is not None:
+        if len(patch_size) != plan.spatial_dims:
+            raise SegflowError(
+                f"configuration '{name}': the patch size must have {plan.spatial_dims} entries",
+                found=list(patch_size),
+                expected=f"such as {list(plan.patch_size)}",
+            )
+        own["patch_size"] = [int(n) for n in patch_size]
+    if batch_size is not None:
+        own["batch_size"] = int(batch_size)
+    result = replace(plans, configurations={**plans.configurations, name: own})
+    result.configuration(name).check()
+    return result

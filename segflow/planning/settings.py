@@ -1,0 +1,150 @@
+"""Every number that the planner goes by, under names of our own (recipe 3.1 and 3.12)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from segflow.core.errors import SegflowError
+from segflow.core.plans import NETWORKS
+
+RESAMPLING_CHOICES = ("spline", "torch", "torch_separate_z", "none")
+"""nnU-Net's planner variants by how arrays are resampled; `resampling_entries` spells each out."""
+
+
+@dataclass(kw_only=True, slots=True)
+class ConfigurationOverride:
+    """Values that replace what the planner found for one configuration; None keeps it.
+
+    Attributes:
+        patch_size: Voxels of a training patch, plan axes; must be divisible by the planned topology's strides.
+        batch_size: Samples of one training step.
+    """
+
+    patch_size: list[int] | None = None
+    batch_size: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.patch_size is not None:
+            self.patch_size = [int(n) for n in self.patch_size]
+
+
+@dataclass(kw_only=True, slots=True)
+class PlannerSettings:
+    """The planner's constants. The defaults are nnU-Net's default planner.
+
+    Sizes of networks are counted in outputs of convolutions of one sample (recipe 3.6): a cheap measure that needs no
+    network. ``reference_size_*`` is what fits ``reference_memory_gb`` at ``reference_batch_size_*``.
+
+    Attributes:
+        plans_name: Name of the plans file, and first part of ``data_identifier``.
+        planner_name: nnU-Net's name of a planner of these constants.
+        shared_data_name: Plans name whose arrays serve ``2d`` and ``3d_fullres`` too. Not used once the target spacing
+            or the axis order is overridden, since the arrays would differ.
+        network: ``plain_unet`` or ``residual_unet``.
+        memory_target_gb: GPU memory to plan for.
+        reference_memory_gb: GPU memory that the reference sizes correspond to.
+        reference_size_3d, reference_size_2d: Network size that fits the reference memory.
+        reference_batch_size_3d, reference_batch_size_2d: Batch size that the reference sizes correspond to.
+        min_batch_size: No batch is smaller.
+        fit_reference_batch: Shrink a patch until the reference batch fits, rather than a batch of two; the same in 3D.
+        max_dataset_fraction: Share of the dataset's voxels that one batch may cover.
+        min_edge_length: No axis of a feature map gets shorter by pooling.
+        base_features: Feature maps of level 0; each further level has twice as many.
+        max_features_3d, max_features_2d: Upper limit of feature maps.
+        encoder_blocks: Convolutions (plain) or residual blocks (residual) of each encoder level, finest first.
+        decoder_convs: Convolutions of each decoder level, coarsest first.
+        anisotropy_threshold: Ratio of spacings, and of voxel counts, beyond which an axis counts as coarse.
+        coarse_axis_percentile: Percentile over cases that gives the target spacing of a coarse axis.
+        mask_threshold: Normalisation keeps to the non-zero mask if cropping leaves less than this share of voxels.
+        lowres_threshold: A low-resolution configuration is tried if a full-resolution patch covers a smaller share of
+            the median case.
+        lowres_step: Factor by which its spacing grows until a patch covers enough.
+        lowres_min_reduction: It is dropped if it has not at least this factor fewer voxels.
+        force_lowres: Make it for every 3D dataset.
+        resampling: ``spline``, ``torch``, ``torch_separate_z`` or ``none``.
+        target_spacing: Full-resolution spacing in mm along z, y, x of the images, instead of the planner's.
+        suppress_transpose: Keep the images' axis order.
+        overrides: Configuration → values that replace the planner's.
+    """
+
+    plans_name: str = "nnUNetPlans"
+    planner_name: str = "ExperimentPlanner"
+    shared_data_name: str | None = None
+    network: str = "plain_unet"
+    memory_target_gb: float = 8.0
+    reference_memory_gb: float = 8.0
+    reference_size_3d: int = 560_000_000
+    reference_size_2d: int = 85_000_000
+    reference_batch_size_3d: int = 2
+    reference_batch_size_2d: int = 12
+    min_batch_size: int = 2
+    fit_reference_batch: bool = False
+    max_dataset_fraction: float = 0.05
+    min_edge_length: int = 4
+    base_features: int = 32
+    max_features_3d: int = 320
+    max_features_2d: int = 512
+    encoder_blocks: list[int] = field(default_factory=lambda: [2] * 14)
+    decoder_convs: list[int] = field(default_factory=lambda: [2] * 13)
+    anisotropy_threshold: float = 3.0
+    coarse_axis_percentile: float = 10.0
+    mask_threshold: float = 0.75
+    lowres_threshold: float = 0.25
+    lowres_step: float = 1.03
+    lowres_min_reduction: float = 2.0
+    force_lowres: bool = False
+    resampling: str = "spline"
+    target_spacing: list[float] | None = None
+    suppress_transpose: bool = False
+    overrides: dict[str, ConfigurationOverride] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.network not in NETWORKS:
+            raise SegflowError("unknown planner.network", found=repr(self.network), expected=" or ".join(NETWORKS))
+        if self.resampling not in RESAMPLING_CHOICES:
+            raise SegflowError(
+                "unknown planner.resampling", found=repr(self.resampling), expected=", ".join(RESAMPLING_CHOICES)
+            )
+        if not self.plans_name or "/" in self.plans_name or "\\" in self.plans_name:
+            raise SegflowError("planner.plans_name must be usable as a file name", found=repr(self.plans_name))
+        if not self.encoder_blocks or len(self.decoder_convs) < len(self.encoder_blocks) - 1:
+            raise SegflowError(
+                "planner.decoder_convs must have at most one entry fewer than planner.encoder_blocks",
+                found=f"{len(self.decoder_convs)} and {len(self.encoder_blocks)}",
+            )
+        for name in ("min_batch_size", "min_edge_length", "base_features", "max_features_3d", "max_features_2d"):
+            _at_least(name, getattr(self, name), 1)
+        for name in (
+            "memory_target_gb",
+            "reference_memory_gb",
+            "reference_size_3d",
+            "reference_size_2d",
+            "reference_batch_size_3d",
+            "reference_batch_size_2d",
+            "max_dataset_fraction",
+        ):
+            _above(name, getattr(self, name), 0)
+        _above("lowres_step", self.lowres_step, 1)
+        if self.target_spacing is not None:
+            self.target_spacing = [float(s) for s in self.target_spacing]
+            if len(self.target_spacing) != 3 or not all(s > 0 for s in self.target_spacing):
+                raise SegflowError(
+                    "planner.target_spacing must be three positive numbers in mm",
+                    found=self.target_spacing,
+                    expected="[z, y, x]",
+                )
+
+    @property
+    def budget_factor(self) -> float:
+        """By how much the memory target exceeds the reference."""
+        return self.memory_target_gb / self.reference_memory_gb
+
+
+def _at_least(name: str, value: float, limit: float) -> None:
+    if not value >= limit:
+        raise SegflowError(f"planner.{name} must be at least {limit}", found=value)
+
+
+def _above(name: str, value: float, limit: float) -> None:
+    if not value > limit:
+        raise SegflowError(f"planner.{name} must be greater than {limit}", found=value)
