@@ -1,0 +1,212 @@
+"""What every image format can do, and the checks that are the same for all of them (recipe 1.5)."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from segflow.core.errors import SegflowError
+from segflow.core.geometry import Geometry
+
+RESAVE = "Is the file whole? Copy or export it again."
+
+
+@dataclass(frozen=True, slots=True)
+class ImageHeader:
+    """What a file says of itself before its voxels are read.
+
+    Attributes:
+        shape: Voxels along z, y, x; a 2D image has z = 1.
+        channels: Channels that this one file holds.
+        geometry: Spacing, and what the writer needs.
+        dtype: numpy's name of the stored voxel type.
+    """
+
+    shape: tuple[int, int, int]
+    channels: int
+    geometry: Geometry
+    dtype: str
+
+
+class ImageIO(Protocol):
+    """One kind of image file. Implement these members to bring a format of your own."""
+
+    @property
+    def name(self) -> str:
+        """Name in plans and dataset.json; nnU-Net's class name where it has one."""
+
+    @property
+    def endings(self) -> tuple[str, ...]:
+        """Lower-case file endings, with the dot, that the format is tried for."""
+
+    def read_image(self, files: Sequence[Path]) -> tuple[np.ndarray, Geometry]:
+        """Read one case's image: float32 (C, Z, Y, X), channels in the order of the files."""
+
+    def read_label(self, file: Path) -> tuple[np.ndarray, Geometry]:
+        """Read a label map: int16 (Z, Y, X), or int32 where a value needs it."""
+
+    def read_header(self, file: Path) -> ImageHeader:
+        """Read what the file says of itself, without its voxels."""
+
+    def write_label(self, label: np.ndarray, geometry: Geometry, file: Path) -> None:
+        """Write a label map (Z, Y, X) with the geometry of the image that it belongs to, whole or not at all."""
+
+    def write_map(self, values: np.ndarray, geometry: Geometry, file: Path) -> None:
+        """Write a float32 map (Z, Y, X), such as a probability, with the geometry of its image."""
+
+
+class ImageFormat(ABC):
+    """An `ImageIO` made of three methods that know one file: `_read`, `read_header` and `_write`."""
+
+    name: str
+    endings: tuple[str, ...]
+
+    @abstractmethod
+    def _read(self, file: Path) -> tuple[np.ndarray, Geometry]:
+        """Voxels as stored, (C, Z, Y, X), any type; raises `SegflowError` where the file cannot be read."""
+
+    @abstractmethod
+    def read_header(self, file: Path) -> ImageHeader:
+        """Read what the file says of itself, without its voxels.
+
+        Raises:
+            SegflowError: The file is missing, unreadable or of another kind.
+        """
+
+    @abstractmethod
+    def _write(self, values: np.ndarray, geometry: Geometry, file: Path) -> None:
+        """Write (Z, Y, X) voxels of the type that they have, whole or not at all."""
+
+    def read_image(self, files: Sequence[Path]) -> tuple[np.ndarray, Geometry]:
+        """Read one case's image.
+
+        Args:
+            files: One file per channel, or files that hold several, in channel order.
+
+        Returns:
+            float32 (C, Z, Y, X), and the geometry of the first file.
+
+        Raises:
+            SegflowError: A file cannot be read, or the files differ in shape or spacing.
+        """
+        if not files:
+            raise SegflowError("an image needs at least one file")
+        parts = [self._read(file) for file in files]
+        first, geometry = parts[0]
+        for file, (voxels, own) in zip(files[1:], parts[1:], strict=True):
+            if voxels.shape[1:] != first.shape[1:]:
+                raise SegflowError(
+                    "the channels differ in shape (z, y, x)",
+                    found=f"{file.name} {voxels.shape[1:]}, {files[0].name} {first.shape[1:]}",
+                    fix="Resample all channels to one grid.",
+                )
+            if not np.allclose(own.spacing, geometry.spacing):
+                raise SegflowError(
+                    "the channels differ in spacing (z, y, x)",
+                    found=f"{file.name} {mm(own)}, {files[0].name} {mm(geometry)}",
+                    fix="Resample all channels to one grid.",
+                )
+        image = np.empty((sum(voxels.shape[0] for voxels, _ in parts), *first.shape[1:]), dtype=np.float32)
+        done = 0
+        for voxels, _ in parts:
+            image[done : done + voxels.shape[0]] = voxels
+            done += voxels.shape[0]
+        return image, geometry
+
+    def read_label(self, file: Path) -> tuple[np.ndarray, Geometry]:
+        """Read a label map.
+
+        Returns:
+            int16 (Z, Y, X), int32 where a value needs it; and its geometry.
+
+        Raises:
+            SegflowError: The file cannot be read, has several channels, or values that are not whole numbers.
+        """
+        voxels, geometry = self._read(file)
+        if voxels.shape[0] != 1:
+            raise SegflowError(
+                f"the label map {file.name} has several channels",
+                found=f"{voxels.shape[0]} channels",
+                expected="one number per voxel",
+                fix="A colour picture must be turned into label values first.",
+            )
+        return as_label(voxels[0], file), geometry
+
+    def write_label(self, label: np.ndarray, geometry: Geometry, file: Path) -> None:
+        """Write a label map (Z, Y, X): uint8 where all values lie below 255, else uint16 (recipe 1.5).
+
+        Raises:
+            SegflowError: A value is negative or above 65535, or the file cannot be written.
+        """
+        lowest, highest = (int(label.min()), int(label.max())) if label.size else (0, 0)
+        if lowest < 0 or highest > np.iinfo(np.uint16).max:
+            raise SegflowError(f"cannot write {file}", found=f"labels {lowest}…{highest}", expected="0…65535")
+        self._write(label.astype(np.uint8 if highest < 255 else np.uint16, copy=False), geometry, file)
+
+    def write_map(self, values: np.ndarray, geometry: Geometry, file: Path) -> None:
+        """Write a float32 map (Z, Y, X).
+
+        Raises:
+            SegflowError: The format holds no floats, or the file cannot be written.
+        """
+        self._write(values.astype(np.float32, copy=False), geometry, file)
+
+
+def as_label(voxels: np.ndarray, file: Path) -> np.ndarray:
+    """Voxels of any type as labels: int16, or int32 where a value needs it; floats must be whole numbers.
+
+    Raises:
+        SegflowError: A value is NaN, infinite or fractional.
+    """
+    if voxels.dtype.kind == "f":
+        whole = np.rint(voxels)
+        wrong = ~(voxels == whole) | np.isinf(voxels)  # NaN differs from itself
+        if wrong.any():
+            raise SegflowError(
+                f"the label map {file.name} holds values that are not whole numbers",
+                found=f"{float(voxels[wrong][0]):g} and {int(wrong.sum()) - 1} more",
+                expected="whole numbers, stored as integer or float",
+                fix="Was it resampled with interpolation? Use nearest neighbour for labels.",
+            )
+        voxels = whole
+    if voxels.dtype in (np.uint8, np.int8, np.int16, np.bool_):
+        return voxels.astype(np.int16)
+    small = np.iinfo(np.int16)
+    fits = not voxels.size or (voxels.min() >= small.min and voxels.max() <= small.max)
+    return voxels.astype(np.int16 if fits else np.int32)
+
+
+def check_spacing(spacing: Sequence[float], file: Path) -> None:
+    """Refuse spacing that is not a distance.
+
+    Args:
+        spacing: mm along any axes, in the file's own order.
+        file: Named in the error.
+
+    Raises:
+        SegflowError: An entry is zero, negative or not finite.
+    """
+    if not all(np.isfinite(s) and s > 0 for s in spacing):
+        raise SegflowError(
+            f"{file.name} has a spacing that is zero, negative or not a number",
+            found=tuple(float(s) for s in spacing),
+            expected="millimetres above 0",
+            fix="Correct the file's header.",
+        )
+
+
+def unreadable(file: Path, reason: object) -> SegflowError:
+    """The error for a file that cannot be read, and why."""
+    if not file.exists():
+        return SegflowError(f"there is no file {file}", fix="Check the name and the folder.")
+    return SegflowError(f"cannot read {file}: {reason}", fix=RESAVE)
+
+
+def mm(geometry: Geometry) -> str:
+    """Spacing for messages."""
+    return "(" + ", ".join(f"{s:.6g}" for s in geometry.spacing) + ") mm"

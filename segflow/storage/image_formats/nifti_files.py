@@ -1,0 +1,174 @@
+"""NIfTI voxels to and from disk.
+
+ITK fills a truncated NIfTI with zeros and says nothing, so voxels are decoded here, gzip through ISA-L; ITK and
+nibabel only interpret headers.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import nibabel
+import numpy as np
+from isal import igzip, isal_zlib
+from nibabel.spatialimages import HeaderDataError
+
+from segflow.core.errors import SegflowError
+from segflow.storage.image_formats.contract import RESAVE, check_spacing, unreadable
+from segflow.storage.json_files import written_whole
+
+NIFTI_ENDINGS = (".nii", ".nii.gz")
+GZIP_MAGIC = b"\x1f\x8b"
+HEADER_BYTES = 540
+"""Enough for NIfTI-1 (348) and NIfTI-2 (540)."""
+DATA_START = 352
+FAST_LEVEL = 2
+
+DAMAGE = (OSError, EOFError, zlib.error, cast(type[Exception], isal_zlib.IsalError))  # its stub calls it an object
+
+
+@dataclass(frozen=True, slots=True)
+class NiftiHeader:
+    """The parts of a NIfTI header that arrays need.
+
+    Attributes:
+        size: Voxels along x, y, z, then further axes.
+        zooms: mm along x, y, z (fewer in a 2D file).
+        affine: float64 (4, 4), index (x, y, z) → RAS+ mm, sform before qform.
+        dtype: Stored type, byte order included.
+        offset: Byte at which the voxels begin.
+        slope, intercept: Scaling of stored values, or None.
+    """
+
+    size: tuple[int, ...]
+    zooms: tuple[float, ...]
+    affine: np.ndarray
+    dtype: np.dtype
+    offset: int
+    slope: float | None
+    intercept: float | None
+
+
+def is_nifti(file: Path) -> bool:
+    """Whether a file's name says NIfTI."""
+    return file.name.lower().endswith(NIFTI_ENDINGS)
+
+
+def read_nifti_header(file: Path) -> NiftiHeader:
+    """Read a NIfTI-1 or NIfTI-2 header.
+
+    Raises:
+        SegflowError: The file is missing, damaged, not NIfTI, or has a spacing that is no distance.
+    """
+    try:
+        with file.open("rb") as stream:
+            zipped = stream.read(2) == GZIP_MAGIC
+            stream.seek(0)
+            if zipped:
+                with igzip.IGzipFile(fileobj=stream) as unzipped:
+                    start = unzipped.read(HEADER_BYTES)
+            else:
+                start = stream.read(HEADER_BYTES)
+    except DAMAGE as error:
+        raise unreadable(file, error) from error
+    return _parse(start, file)
+
+
+def read_nifti(file: Path) -> tuple[NiftiHeader, np.ndarray]:
+    """Read a whole NIfTI file.
+
+    Returns:
+        The header, and the voxels with all axes reversed, (…, Z, Y, X): a read-only view of the stored type, or
+        float32 where the header scales them.
+
+    Raises:
+        SegflowError: The file is missing, truncated, damaged, or of a type that is no image.
+    """
+    try:
+        content = file.read_bytes()
+        if content[:2] == GZIP_MAGIC:
+            content = igzip.decompress(content)
+    except DAMAGE as error:
+        raise unreadable(file, error) from error
+    header = _parse(content, file)
+    count = int(np.prod(header.size))
+    missing = header.offset + count * header.dtype.itemsize - len(content)
+    if missing > 0:
+        raise SegflowError(
+            f"cannot read {file}: it is truncated",
+            found=f"{len(content)} bytes",
+            expected=f"{len(content) + missing} bytes",
+            fix=RESAVE,
+        )
+    voxels = np.frombuffer(content, header.dtype, count, header.offset).reshape(header.size[::-1])
+    if header.slope is not None and header.intercept is not None and (header.slope, header.intercept) != (1.0, 0.0):
+        voxels = (voxels * np.float64(header.slope) + header.intercept).astype(np.float32)
+    return header, voxels
+
+
+def write_nifti(voxels: np.ndarray, affine: np.ndarray, spacing: Sequence[float], file: Path) -> None:
+    """Write a NIfTI-1 file, whole or not at all; gzip where its name says so.
+
+    Args:
+        voxels: (…, Z, Y, X) or (Y, X).
+        affine: (4, 4), index (x, y, z) → RAS+ mm; stored as sform, and as qform where it has no shear.
+        spacing: mm along x, y (, z).
+        file: Ends in .nii or .nii.gz.
+
+    Raises:
+        SegflowError: The file cannot be written.
+    """
+    header = nibabel.Nifti1Header()
+    try:
+        header.set_data_dtype(voxels.dtype)
+        header.set_data_shape(voxels.shape[::-1])
+    except HeaderDataError as error:
+        raise SegflowError(f"cannot write {file}: {error}", found=f"{voxels.dtype} {voxels.shape}") from error
+    directions = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    if np.allclose(directions.T @ directions, np.eye(3), atol=1e-5):
+        header.set_qform(affine, code="scanner")
+    header.set_sform(affine, code="scanner")
+    header["pixdim"][1 : 1 + len(spacing)] = spacing
+    header.set_xyzt_units("mm")
+    header["vox_offset"] = DATA_START
+    start = header.binaryblock.ljust(DATA_START, b"\0")
+    data = np.ascontiguousarray(voxels).data.cast("B")
+    with written_whole(file) as temporary, temporary.open("wb") as stream:
+        if file.name.lower().endswith(".gz"):
+            with igzip.IGzipFile(fileobj=stream, mode="wb", compresslevel=FAST_LEVEL, mtime=0) as zipped:
+                zipped.write(start)
+                zipped.write(data)
+        else:
+            stream.write(start)
+            stream.write(data)
+
+
+def _parse(start: bytes, file: Path) -> NiftiHeader:
+    kind: type[nibabel.Nifti1Header] = nibabel.Nifti1Header
+    if start[:4] in ((540).to_bytes(4, "little"), (540).to_bytes(4, "big")):
+        kind = nibabel.Nifti2Header
+    length = kind.template_dtype.itemsize
+    if len(start) < length or start[:4] not in (length.to_bytes(4, "little"), length.to_bytes(4, "big")):
+        raise SegflowError(f"cannot read {file}: it is not a NIfTI file", found=f"{len(start)} bytes", fix=RESAVE)
+    header = kind(start[:length], check=False)
+    size = tuple(int(n) for n in header.get_data_shape())
+    if len(size) < 2 or min(size) < 1:
+        raise SegflowError(f"{file.name} is not an image", found=f"size {size}", expected="2, 3 or 4 axes", fix=RESAVE)
+    spatial = min(len(size), 3)
+    zooms = tuple(float(z) for z in header["pixdim"][1 : 1 + spatial])
+    check_spacing(zooms, file)
+    try:
+        dtype = header.get_data_dtype()
+        slope, intercept = header.get_slope_inter()
+        affine = header.get_best_affine()
+    except (HeaderDataError, ValueError, KeyError) as error:
+        raise unreadable(file, error) from error
+    if dtype.kind not in "iufb":
+        raise SegflowError(
+            f"{file.name} holds colours or complex numbers", found=str(dtype), expected="one real number per voxel"
+        )
+    return NiftiHeader(size, zooms, affine, dtype, int(header["vox_offset"]), slope, intercept)

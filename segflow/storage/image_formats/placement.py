@@ -1,0 +1,132 @@
+"""Where a grid lies in the patient: between ITK's way of saying it, NIfTI's affine and array axes.
+
+Header orders (x, y, z) are confined to this package. ITK's world is LPS+, NIfTI's is RAS+; both are in mm. A
+geometry's ``header`` holds either ITK's ``spacing, origin, direction`` or an ``affine``, or nothing at all for an
+array that came without a file.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import nibabel
+import numpy as np
+
+from segflow.core.geometry import Geometry
+
+FLAT_SPACING_FACTOR = 999
+"""A 2D image's first spacing: this many times its largest (recipe 1.5)."""
+
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
+@dataclass(frozen=True, slots=True)
+class ItkPlacement:
+    """ITK's header of an image of 2 or 3 dimensions: xyz order, direction row by row."""
+
+    spacing: tuple[float, ...]
+    origin: tuple[float, ...]
+    direction: tuple[float, ...]
+
+    @property
+    def ndim(self) -> int:
+        """2 or 3."""
+        return len(self.spacing)
+
+    def to_geometry(self) -> Geometry:
+        """The geometry of arrays read with this header."""
+        zyx = [abs(s) for s in reversed(self.spacing)]
+        if self.ndim == 2:
+            zyx = [max(self.spacing) * FLAT_SPACING_FACTOR, *zyx]
+        header: dict[str, Any] = {
+            "ndim": self.ndim,
+            "spacing": list(self.spacing),
+            "origin": list(self.origin),
+            "direction": list(self.direction),
+        }
+        return Geometry((zyx[0], zyx[1], zyx[2]), header)
+
+    def to_affine(self) -> np.ndarray:
+        """float64 (4, 4): voxel index (x, y, z) → RAS+ mm."""
+        affine = np.eye(4)
+        n = self.ndim
+        affine[:n, :n] = np.reshape(self.direction, (n, n)) * np.asarray(self.spacing)
+        affine[:n, 3] = self.origin
+        return LPS_TO_RAS @ affine
+
+
+def itk_placement(geometry: Geometry) -> ItkPlacement:
+    """ITK's header for arrays of this geometry, wherever it came from; the shear of an affine is lost."""
+    header = geometry.header
+    if "direction" in header:
+        return ItkPlacement(tuple(header["spacing"]), tuple(header["origin"]), tuple(header["direction"]))
+    spacing = tuple(reversed(geometry.spacing))
+    if "affine" not in header:
+        if header.get("ndim") == 2:
+            return ItkPlacement(spacing[:2], (0.0, 0.0), (1.0, 0.0, 0.0, 1.0))
+        return ItkPlacement(spacing, (0.0, 0.0, 0.0), tuple(np.eye(3).ravel().tolist()))
+    affine = LPS_TO_RAS @ np.asarray(header["affine"], dtype=np.float64)
+    u, _, vh = np.linalg.svd(affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0))
+    norms = np.linalg.norm(affine[:3, :3], axis=0)
+    return ItkPlacement(tuple(norms.tolist()), tuple(affine[:3, 3].tolist()), tuple((u @ vh).ravel().tolist()))
+
+
+def affine_of(geometry: Geometry) -> np.ndarray:
+    """float64 (4, 4): voxel index (x, y, z) of the file → RAS+ mm."""
+    if "affine" in geometry.header:
+        return np.asarray(geometry.header["affine"], dtype=np.float64)
+    return itk_placement(geometry).to_affine()
+
+
+def file_ndim(geometry: Geometry) -> int:
+    """Dimensions of the file that an array of this geometry belongs into: 2 or 3."""
+    return int(geometry.header.get("ndim", 3))
+
+
+def same_placement(one: Geometry, other: Geometry) -> bool:
+    """Whether two grids start at the same place and run in the same directions, within rounding (recipe 1.4)."""
+    a, b = (np.asarray(g.header.get("reoriented_affine", affine_of(g)), dtype=np.float64) for g in (one, other))
+    scale_a, scale_b = (np.linalg.norm(m[:3, :3], axis=0) for m in (a, b))
+    return bool(
+        np.allclose(a[:3, :3] / scale_a, b[:3, :3] / scale_b, atol=1e-4)
+        and np.allclose(a[:3, 3], b[:3, 3], rtol=1e-5, atol=1e-3 * min(scale_a.min(), scale_b.min()))
+    )
+
+
+def reorient(voxels: np.ndarray, geometry: Geometry) -> tuple[np.ndarray, Geometry]:
+    """Turn an array to RAS: x grows to the right, y to the front, z upwards.
+
+    Args:
+        voxels: (C, Z, Y, X) as read.
+        geometry: Its own.
+
+    Returns:
+        The turned array, a view; and its geometry, whose header still describes the file, for `restore_orientation`.
+    """
+    if file_ndim(geometry) == 2:  # a plane has no three axes to turn
+        return voxels, geometry
+    affine = affine_of(geometry)
+    steps = nibabel.io_orientation(affine)
+    turned = nibabel.apply_orientation(voxels.transpose(3, 2, 1, 0), steps).transpose(3, 2, 1, 0)
+    shape_xyz = voxels.shape[:0:-1]
+    new_affine = affine @ nibabel.orientations.inv_ornt_aff(steps, shape_xyz)
+    xyz = geometry.spacing[::-1]
+    turned_xyz = [0.0, 0.0, 0.0]
+    for axis, target in enumerate(steps[:, 0].astype(int)):
+        turned_xyz[target] = xyz[axis]
+    header = {**geometry.header, "reoriented_affine": new_affine.tolist()}
+    return turned, Geometry((turned_xyz[2], turned_xyz[1], turned_xyz[0]), header)
+
+
+def restore_orientation(values: np.ndarray, geometry: Geometry) -> tuple[np.ndarray, Geometry]:
+    """Undo `reorient` for an array (Z, Y, X); arrays that were never turned pass through."""
+    if "reoriented_affine" not in geometry.header:
+        return values, geometry
+    header = {key: value for key, value in geometry.header.items() if key != "reoriented_affine"}
+    steps = nibabel.io_orientation(affine_of(Geometry(geometry.spacing, header)))
+    back = nibabel.orientations.ornt_transform(np.array([[0, 1], [1, 1], [2, 1]]), steps)
+    turned = nibabel.apply_orientation(values.transpose(2, 1, 0), back).transpose(2, 1, 0)
+    xyz = geometry.spacing[::-1]
+    own = [xyz[target] for target in steps[:, 0].astype(int)]
+    return turned, Geometry((own[2], own[1], own[0]), header)
