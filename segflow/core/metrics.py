@@ -1,0 +1,123 @@
+"""Scores of cases and of a whole comparison: the content of ``summary.json`` (recipe 12)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from segflow.core.labels import LabelKey, key_from_text, key_text
+
+OVERLAP_METRICS = ("Dice", "FN", "FP", "IoU", "TN", "TP", "n_pred", "n_ref")
+"""nnU-Net's metrics, under its names. Counts are voxels."""
+
+
+@dataclass(frozen=True, slots=True)
+class CaseMetrics:
+    """The scores of one case.
+
+    Attributes:
+        case_id: Name of the case.
+        metrics: Label or region → metric → value; NaN where a metric is undefined.
+        prediction_file: The label map that was scored.
+        reference_file: The label map that it was held against.
+    """
+
+    case_id: str
+    metrics: Mapping[LabelKey, Mapping[str, float]]
+    prediction_file: str
+    reference_file: str
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """The scores of a folder of label maps.
+
+    Attributes:
+        cases: One entry per scored case, sorted by case id.
+        mean: Label or region → metric → mean over the cases in which it is defined; NaN if it is so in none.
+        foreground_mean: Metric → plain mean over the labels or regions, NaN if any of them is.
+        failed: Case → message, for the cases that could not be scored.
+    """
+
+    cases: tuple[CaseMetrics, ...]
+    mean: Mapping[LabelKey, Mapping[str, float]]
+    foreground_mean: Mapping[str, float]
+    failed: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of_cases(cls, cases: Sequence[CaseMetrics], failed: Mapping[str, str] | None = None) -> Summary:
+        """Take the means of recipe 12 over cases that were scored for the same labels and metrics."""
+        ordered = tuple(sorted(cases, key=lambda case: case.case_id))
+        first = ordered[0].metrics if ordered else {}
+        mean = {
+            key: {name: mean_of_defined([case.metrics[key][name] for case in ordered]) for name in metrics}
+            for key, metrics in first.items()
+        }
+        names = next(iter(first.values()), {})
+        foreground = {name: float(np.mean([mean[key][name] for key in mean if key != 0])) for name in names}
+        return cls(ordered, mean, foreground, dict(failed or {}))
+
+    @property
+    def keys(self) -> tuple[LabelKey, ...]:
+        """The labels or regions that were scored, in the order of the dataset."""
+        return tuple(self.mean)
+
+    @property
+    def score(self) -> float:
+        """Mean foreground Dice over the labels that occur in any case.
+
+        Equal to ``foreground_mean["Dice"]`` unless that is NaN, as it is where one label is never seen.
+        """
+        return mean_of_defined([metrics["Dice"] for key, metrics in self.mean.items() if key != 0])
+
+    def values(self, metric: str) -> np.ndarray:
+        """float64 (cases, labels) of one metric, NaN where it is undefined."""
+        rows = [[case.metrics[key][metric] for key in self.keys] for case in self.cases]
+        return np.asarray(rows, dtype=np.float64).reshape(len(self.cases), len(self.keys))
+
+    def to_json(self) -> dict[str, Any]:
+        """nnU-Net's ``summary.json``; ``failed`` is ours and appears only where something failed."""
+        content: dict[str, Any] = {
+            "foreground_mean": dict(self.foreground_mean),
+            "mean": {key_text(key): dict(metrics) for key, metrics in self.mean.items()},
+            "metric_per_case": [
+                {
+                    "metrics": {key_text(key): dict(metrics) for key, metrics in case.metrics.items()},
+                    "prediction_file": case.prediction_file,
+                    "reference_file": case.reference_file,
+                }
+                for case in self.cases
+            ],
+        }
+        if self.failed:
+            content["failed"] = dict(self.failed)
+        return content
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any], file_ending: str = "") -> Summary:
+        """Inverse of `to_json`; reads nnU-Net's files as well.
+
+        Args:
+            value: The content of ``summary.json``.
+            file_ending: Ending of the label maps, taken off their names to give the case ids. Where it is empty,
+                everything from the first dot on is.
+        """
+        cases = []
+        for entry in value["metric_per_case"]:
+            name = Path(entry["prediction_file"]).name
+            case_id = name.removesuffix(file_ending) if file_ending else name.split(".")[0]
+            metrics = {key_from_text(key): dict(scores) for key, scores in entry["metrics"].items()}
+            cases.append(CaseMetrics(case_id, metrics, entry["prediction_file"], entry["reference_file"]))
+        mean = {key_from_text(key): dict(scores) for key, scores in value["mean"].items()}
+        return cls(tuple(cases), mean, dict(value["foreground_mean"]), dict(value.get("failed", {})))
+
+
+def mean_of_defined(values: Sequence[float]) -> float:
+    """Mean of the values that are not NaN; NaN if there are none."""
+    numbers = np.asarray(values, dtype=np.float64)
+    defined = numbers[~np.isnan(numbers)]
+    return float(defined.mean()) if defined.size else float("nan")

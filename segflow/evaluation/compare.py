@@ -1,0 +1,86 @@
+"""How sure a mean score is, and whether two sets of scores really differ: the bootstrap over cases."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+RESAMPLES = 2000
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A mean with its confidence interval.
+
+    Attributes:
+        mean: Over the cases in which it is defined; NaN where there are none.
+        low, high: Ends of the percentile bootstrap interval; NaN with fewer than two cases.
+        cases: How many cases it rests on.
+    """
+
+    mean: float
+    low: float
+    high: float
+    cases: int
+
+
+def estimate_mean(
+    values: np.ndarray, *, resamples: int = RESAMPLES, confidence: float = CONFIDENCE, seed: int = 0
+) -> Estimate:
+    """Mean of a score and how far it would move with other cases.
+
+    Args:
+        values: float (cases,) or (cases, labels), NaN where undefined. With labels, each is averaged over its cases
+            first and then the labels over each other, as ``foreground_mean`` is.
+        resamples: Bootstrap samples.
+        confidence: Share of them within the interval.
+        seed: Of the resampling.
+    """
+    table = values.reshape(len(values), -1).astype(np.float64)
+    cases = int((~np.isnan(table)).any(axis=1).sum())
+    mean = float(_weighted_means(table, np.ones((1, len(table))))[0])
+    if cases < 2 or not np.isfinite(mean):
+        return Estimate(mean, float("nan"), float("nan"), cases)
+    means = _weighted_means(table, _resampling_weights(len(table), resamples, seed))
+    tail = 100 * (1 - confidence) / 2
+    low, high = np.nanpercentile(means, [tail, 100 - tail])
+    return Estimate(mean, float(low), float(high), cases)
+
+
+def estimate_difference(
+    first: np.ndarray, second: np.ndarray, *, resamples: int = RESAMPLES, confidence: float = CONFIDENCE, seed: int = 0
+) -> Estimate:
+    """Mean of ``first`` minus mean of ``second`` on the same cases; within noise where the interval holds 0.
+
+    Args:
+        first, second: float (cases, labels), the same cases and labels in the same order, NaN where undefined.
+        resamples, confidence, seed: As in `estimate_mean`.
+    """
+    weights = _resampling_weights(len(first), resamples, seed)
+    whole = np.ones((1, len(first)))
+    mean = float((_weighted_means(first, whole) - _weighted_means(second, whole))[0])
+    if len(first) < 2 or not np.isfinite(mean):
+        return Estimate(mean, float("nan"), float("nan"), len(first))
+    differences = _weighted_means(first, weights) - _weighted_means(second, weights)
+    tail = 100 * (1 - confidence) / 2
+    low, high = np.nanpercentile(differences, [tail, 100 - tail])
+    return Estimate(mean, float(low), float(high), len(first))
+
+
+def _resampling_weights(cases: int, resamples: int, seed: int) -> np.ndarray:
+    """float64 (resamples, cases): how often each case is drawn in each bootstrap sample."""
+    generator = np.random.default_rng(seed)
+    return generator.multinomial(cases, np.full(cases, 1 / cases), size=resamples).astype(np.float64)
+
+
+def _weighted_means(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """float64 (resamples,): labels averaged over the defined cases, then over the labels defined in the sample."""
+    defined = ~np.isnan(values)
+    totals = weights @ np.where(defined, values, 0.0)
+    counts = weights @ defined.astype(np.float64)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        per_label = np.where(counts > 0, totals / counts, np.nan)
+        seen = ~np.isnan(per_label)
+        return np.where(seen.any(axis=1), np.nansum(per_label, axis=1) / seen.sum(axis=1), np.nan)

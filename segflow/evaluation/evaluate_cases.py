@@ -1,0 +1,103 @@
+"""The door of this room: two folders of label maps in, their scores out (recipe 12)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from segflow.core.errors import CaseErrors, SegflowError
+from segflow.core.labels import LabelKey, Labels
+from segflow.core.machine import memory_bytes
+from segflow.core.metrics import CaseMetrics, Summary
+from segflow.core.parallel import Job, run_jobs
+from segflow.core.progress import Progress, ProgressEvent, silent
+from segflow.evaluation.label_pairs import LabelPair, find_pairs, pair_voxels, read_pair, worker_count
+from segflow.evaluation.score_case import ScoreSettings, score_case
+from segflow.evaluation.summary import write_summary
+from segflow.storage.images import ImageIO, choose_reader
+
+BYTES_PER_VOXEL = 12
+"""Two label maps as read and as decoded, and the masks and cell codes of one label."""
+
+
+@dataclass(kw_only=True, slots=True)
+class EvaluateSettings:
+    """How folders are evaluated.
+
+    Attributes:
+        scores: Which scores, and what empty labels count.
+        partial: Whether references without a prediction are passed over instead of reported as missing.
+        processes: Worker processes; null for as many as there are processors, or none for little work.
+    """
+
+    scores: ScoreSettings = field(default_factory=ScoreSettings)
+    partial: bool = False
+    processes: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.processes is not None and self.processes < 0:
+            raise SegflowError("evaluation: 'processes' cannot be negative", found=self.processes)
+
+
+def evaluate_cases(
+    prediction: Path,
+    reference: Path,
+    labels: Labels,
+    settings: EvaluateSettings | None = None,
+    *,
+    file_ending: str,
+    reader: str | None = None,
+    output: Path | None = None,
+    progress: Progress = silent,
+) -> Summary:
+    """Score every case of a folder of predictions.
+
+    A case that cannot be scored does not stop the others: it is named, with the reason, in ``failed`` of the result.
+
+    Args:
+        prediction: Folder of predicted label maps.
+        reference: Folder of reference label maps, one of the same name for each prediction.
+        labels: What the numbers mean; its foreground labels, or regions, are scored.
+        settings: Which scores, and how.
+        file_ending: Ending of the label maps, with its dot.
+        reader: Name of the reader; None chooses by ending.
+        output: Folder to write ``summary.json`` and ``metrics.csv`` to; None writes nothing.
+        progress: Told of each case.
+
+    Raises:
+        SegflowError: A folder is missing or empty, or not one case could be scored.
+    """
+    settings = settings or EvaluateSettings()
+    pairs, failed = find_pairs(prediction, reference, file_ending, partial=settings.partial)
+    images = choose_reader(file_ending, pairs[0].reference, reader)
+    voxels = [pair_voxels(pair, images) for pair in pairs]
+    jobs = [
+        Job(pair.case_id, (pair, images, labels, settings.scores), BYTES_PER_VOXEL * count)
+        for pair, count in zip(pairs, voxels, strict=True)
+    ]
+    cases: list[CaseMetrics] = []
+    progress(ProgressEvent("evaluate", "", 0, len(jobs)))
+    outcomes = run_jobs(
+        _evaluate_case,
+        jobs,
+        processes=worker_count(settings.processes, voxels),
+        memory_limit_bytes=memory_bytes() // 2,
+    )
+    for done, outcome in enumerate(outcomes, start=1):
+        if outcome.error is None:
+            cases.append(outcome.value)
+        else:
+            failed[outcome.name] = outcome.error
+        progress(ProgressEvent("evaluate", outcome.name, done, len(jobs)))
+    if not cases:
+        raise CaseErrors("no case could be evaluated", [failed[case_id] for case_id in sorted(failed)])
+    summary = Summary.of_cases(cases, {case_id: failed[case_id] for case_id in sorted(failed)})
+    if output is not None:
+        write_summary(summary, labels, output)
+    return summary
+
+
+def _evaluate_case(pair: LabelPair, reader: ImageIO, labels: Labels, settings: ScoreSettings) -> CaseMetrics:
+    reference, prediction, geometry = read_pair(pair, reader)
+    scores: dict[LabelKey, dict[str, float]] = score_case(reference, prediction, geometry.spacing, labels, settings)
+    return CaseMetrics(pair.case_id, scores, str(pair.prediction), str(pair.reference))

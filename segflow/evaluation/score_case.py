@@ -1,0 +1,185 @@
+"""All scores of one case from its two label maps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+
+from segflow.core.errors import SegflowError
+from segflow.core.geometry import Box
+from segflow.core.labels import LabelKey, Labels
+from segflow.evaluation.lesions import count_lesions
+from segflow.evaluation.overlap import Overlap, count_pairs
+from segflow.evaluation.surface import SurfaceDistances, surface_distances
+
+BOTH_EMPTY = ("nan", "one", "zero")
+ONE_EMPTY = ("inf", "diagonal", "nan")
+
+
+@dataclass(kw_only=True, slots=True)
+class ScoreSettings:
+    """Which scores are computed, and what an empty label counts.
+
+    Attributes:
+        surface: Whether to compute HD95, mean surface distance and surface Dice.
+        lesions: Whether to count connected components.
+        tolerance_mm: Distance up to which the surface Dice takes surfaces for equal.
+        lesion_overlap: Share of a lesion that must be covered for it to count as found; 0: any voxel.
+        both_empty: What Dice, IoU, surface Dice and lesion F1 are where neither map holds the label. ``nan``: left out
+            of the means (nnU-Net's rule); ``one``: a right answer, distances are 0; ``zero``: 0, distances left out.
+        one_empty: What the distances are where one map holds the label and the other does not: ``inf``;
+            ``diagonal``: the diagonal of the volume in mm; ``nan``: left out of the means. The scores are 0.
+    """
+
+    surface: bool = True
+    lesions: bool = True
+    tolerance_mm: float = 2.0
+    lesion_overlap: float = 0.0
+    both_empty: str = "nan"
+    one_empty: str = "inf"
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("both_empty", BOTH_EMPTY), ("one_empty", ONE_EMPTY)):
+            if getattr(self, name) not in allowed:
+                raise SegflowError(
+                    f"evaluation: unknown '{name}'", found=getattr(self, name), expected=" | ".join(allowed)
+                )
+        if not self.tolerance_mm >= 0:
+            raise SegflowError("evaluation: 'tolerance_mm' cannot be negative", found=self.tolerance_mm)
+        if not 0 <= self.lesion_overlap < 1:
+            raise SegflowError("evaluation: 'lesion_overlap' is a share", found=self.lesion_overlap, expected="0 … <1")
+
+    @property
+    def empty_score(self) -> float:
+        """Value of a score for a label that neither map holds."""
+        return {"nan": float("nan"), "one": 1.0, "zero": 0.0}[self.both_empty]
+
+
+def score_case(
+    reference: np.ndarray, prediction: np.ndarray, spacing: Sequence[float], labels: Labels, settings: ScoreSettings
+) -> dict[LabelKey, dict[str, float]]:
+    """Score a prediction for every foreground label, or region where there are regions.
+
+    Voxels whose reference is the ignore label count nowhere; for surfaces and lesions they are background.
+
+    Args:
+        reference: Whole numbers (Z, Y, X).
+        prediction: Whole numbers, same shape.
+        spacing: mm along z, y, x.
+        labels: What the numbers mean.
+        settings: What to compute.
+
+    Returns:
+        Label or region → metric → value: nnU-Net's metrics (recipe 12), ``volume_difference`` (relative, signed) and
+        ``volume_difference_mm3``, and what ``settings`` asks for.
+
+    Raises:
+        SegflowError: The shapes differ.
+    """
+    counts = count_pairs(reference, prediction)
+    overlaps = {key: counts.overlap(key, labels.ignore_label) for key in labels.foreground_keys}
+    voxel_mm3 = float(np.prod(_true_spacing(spacing, reference.shape)))
+    scores = {key: _overlap_scores(overlap, voxel_mm3, settings) for key, overlap in overlaps.items()}
+    if not settings.surface and not settings.lesions:
+        return scores
+    ignored = None if labels.ignore_label is None else reference == labels.ignore_label
+    boxes = [_boxes_of_labels(label_map) for label_map in (reference, prediction)]
+    for key, overlap in overlaps.items():
+        box = _box_of_key(key, boxes) if overlap.n_pred or overlap.n_ref else Box((0, 0, 0), (0, 0, 0))
+        masks = [_mask_of(label_map[box.slices], key) for label_map in (reference, prediction)]
+        if ignored is not None:
+            masks = [mask & ~ignored[box.slices] for mask in masks]
+        if settings.surface:
+            scores[key].update(_surface_scores(masks[0], masks[1], spacing, reference.shape, overlap, settings))
+        if settings.lesions:
+            scores[key].update(_lesion_scores(masks[0], masks[1], settings))
+    return scores
+
+
+def _overlap_scores(overlap: Overlap, voxel_mm3: float, settings: ScoreSettings) -> dict[str, float]:
+    empty = not overlap.n_pred and not overlap.n_ref
+    difference = overlap.n_pred - overlap.n_ref
+    return {
+        "Dice": settings.empty_score if empty else overlap.dice,
+        "IoU": settings.empty_score if empty else overlap.iou,
+        "TP": overlap.tp,
+        "FP": overlap.fp,
+        "FN": overlap.fn,
+        "TN": overlap.tn,
+        "n_pred": overlap.n_pred,
+        "n_ref": overlap.n_ref,
+        "volume_difference": difference / overlap.n_ref if overlap.n_ref else float("nan"),
+        "volume_difference_mm3": difference * voxel_mm3,
+    }
+
+
+def _surface_scores(
+    reference: np.ndarray,
+    prediction: np.ndarray,
+    spacing: Sequence[float],
+    shape: Sequence[int],
+    overlap: Overlap,
+    settings: ScoreSettings,
+) -> dict[str, float]:
+    if not overlap.n_pred and not overlap.n_ref:
+        distance = 0.0 if settings.both_empty == "one" else float("nan")
+        return _named_surface_scores(distance, distance, settings.empty_score)
+    if not overlap.n_pred or not overlap.n_ref:
+        diagonal = float(np.linalg.norm(np.asarray(shape) * _true_spacing(spacing, shape)))
+        distance = {"inf": float("inf"), "diagonal": diagonal, "nan": float("nan")}[settings.one_empty]
+        return _named_surface_scores(distance, distance, 0.0)
+    found = _measure_surfaces(reference, prediction, spacing, shape)
+    return _named_surface_scores(found.percentile_mm(95), found.mean_mm(), found.dice(settings.tolerance_mm))
+
+
+def _named_surface_scores(hd95: float, mean: float, dice: float) -> dict[str, float]:
+    return {"hd95_mm": hd95, "mean_surface_distance_mm": mean, "surface_dice": dice}
+
+
+def _measure_surfaces(
+    reference: np.ndarray, prediction: np.ndarray, spacing: Sequence[float], shape: Sequence[int]
+) -> SurfaceDistances:
+    if shape[0] == 1:  # a plane has contours, not surfaces
+        return surface_distances(reference[0], prediction[0], spacing[1:])
+    return surface_distances(reference, prediction, spacing)
+
+
+def _lesion_scores(reference: np.ndarray, prediction: np.ndarray, settings: ScoreSettings) -> dict[str, float]:
+    counts = count_lesions(reference, prediction, settings.lesion_overlap)
+    empty = not counts.found and not counts.missed and not counts.false
+    return {
+        "lesion_f1": settings.empty_score if empty else counts.f1,
+        "lesions_found": counts.found,
+        "lesions_missed": counts.missed,
+        "lesions_false": counts.false,
+    }
+
+
+def _true_spacing(spacing: Sequence[float], shape: Sequence[int]) -> tuple[float, ...]:
+    """The spacing, with 1 mm for the made-up thickness of a 2D image (recipe 1.5), so that its mm³ are mm²."""
+    z, y, x = spacing
+    return (1.0, y, x) if shape[0] == 1 and z > 100 * max(y, x) else (z, y, x)
+
+
+def _boxes_of_labels(label_map: np.ndarray) -> list[tuple[slice, ...] | None]:
+    """Bounding box of each label value from 1 on, in one pass."""
+    return ndimage.find_objects(label_map)
+
+
+def _box_of_key(key: LabelKey, boxes: Sequence[Sequence[tuple[slice, ...] | None]]) -> Box:
+    """What all labels of a key fill together in all maps; at least one of them must be there."""
+    members = (key,) if isinstance(key, int) else key
+    found = [maps[value - 1] for maps in boxes for value in members if 0 < value <= len(maps)]
+    present = [box for box in found if box is not None]
+    start = [min(box[axis].start for box in present) for axis in range(3)]
+    stop = [max(box[axis].stop for box in present) for axis in range(3)]
+    return Box(tuple(start), tuple(stop))
+
+
+def _mask_of(label_map: np.ndarray, key: LabelKey) -> np.ndarray:
+    if isinstance(key, int):
+        return label_map == key
+    return np.isin(label_map, key)

@@ -1,0 +1,96 @@
+"""Scores on disk and as a table: ``summary.json``, ``metrics.csv``, and rows for a terminal or a page."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from segflow.core.errors import SegflowError
+from segflow.core.labels import Labels, key_text
+from segflow.core.metrics import OVERLAP_METRICS, Summary
+from segflow.evaluation.compare import Estimate, estimate_mean
+from segflow.storage.json_files import read_json, write_json, written_whole
+
+SUMMARY_FILE = "summary.json"
+TABLE_FILE = "metrics.csv"
+
+TABLE_COLUMNS = {
+    "Dice": "Dice",
+    "IoU": "IoU",
+    "hd95_mm": "HD95 [mm]",
+    "mean_surface_distance_mm": "mean distance [mm]",
+    "surface_dice": "surface Dice",
+    "volume_difference": "volume difference",
+    "lesion_f1": "lesion F1",
+}
+"""Metrics that the table shows where they were computed, and what it calls them."""
+
+
+def write_summary(summary: Summary, labels: Labels, folder: Path) -> None:
+    """Write ``summary.json`` with nnU-Net's keys, sorted, and ``metrics.csv`` with a row per case and label."""
+    write_json(folder / SUMMARY_FILE, summary.to_json(), sort_keys=True)
+    metrics = _metrics_of(summary)
+    with (
+        written_whole(folder / TABLE_FILE) as temporary,
+        temporary.open("w", encoding="utf-8", newline="") as stream,
+    ):
+        writer = csv.writer(stream)
+        writer.writerow(["case", "label", "name", *metrics])
+        for case in summary.cases:
+            for key, scores in case.metrics.items():
+                row = [case.case_id, key_text(key), labels.name_of(key)]
+                writer.writerow([*row, *(scores[metric] for metric in metrics)])
+
+
+def read_summary(file: Path, file_ending: str = "") -> Summary:
+    """Read a ``summary.json``, ours or nnU-Net's.
+
+    Raises:
+        SegflowError: It is missing or is no such file.
+    """
+    value = read_json(file, fix="Make it: segflow evaluate prediction=… reference=…")
+    try:
+        return Summary.from_json(value, file_ending)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise SegflowError(f"{file} is not the summary of an evaluation: {error!r}") from error
+
+
+def table_rows(summary: Summary, labels: Labels, *, intervals: bool = True) -> list[list[str]]:
+    """The summary as a table: a heading, one row per label or region, and the foreground mean.
+
+    A cell reads ``0.912 [0.897, 0.925]``: the mean over the cases in which the label occurs, and the interval that
+    holds it with 95 % confidence by bootstrap over the cases. The last column counts those cases.
+
+    Args:
+        summary: What to show.
+        labels: For the names.
+        intervals: Whether to show the intervals.
+    """
+    shown = [metric for metric in TABLE_COLUMNS if metric in _metrics_of(summary)]
+    rows = [["label", *(TABLE_COLUMNS[metric] for metric in shown), "cases"]]
+    tables = {metric: summary.values(metric) for metric in shown}
+    for index, key in enumerate(summary.keys):
+        estimates = [estimate_mean(tables[metric][:, index]) for metric in shown]
+        name = labels.name_of(key)
+        rows.append([name, *(format_estimate(e, intervals) for e in estimates), str(estimates[0].cases)])
+    if len(summary.keys) > 1:
+        estimates = [estimate_mean(tables[metric]) for metric in shown]
+        rows.append(["mean", *(format_estimate(e, intervals) for e in estimates), str(estimates[0].cases)])
+    return rows
+
+
+def format_estimate(estimate: Estimate, interval: bool = True) -> str:
+    """``0.912 [0.897, 0.925]``, or a dash where nothing is defined."""
+    if math.isnan(estimate.mean):
+        return "–"
+    if not interval or math.isnan(estimate.low):
+        return f"{estimate.mean:.3f}"
+    return f"{estimate.mean:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]"
+
+
+def _metrics_of(summary: Summary) -> Sequence[str]:
+    """Names of the metrics that were computed: nnU-Net's in its order, then ours."""
+    first = next((scores for case in summary.cases for scores in case.metrics.values()), {})
+    return [*OVERLAP_METRICS, *(name for name in first if name not in OVERLAP_METRICS)]

@@ -1,0 +1,176 @@
+"""Folders in, summary out: nnU-Net's keys, its NaN rules, and everything that may be wrong with folders."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from segflow.core.errors import SegflowError
+from segflow.core.labels import Labels
+from segflow.core.metrics import Summary
+from segflow.core.progress import ProgressEvent
+from segflow.evaluation.evaluate_cases import EvaluateSettings, evaluate_cases
+from segflow.evaluation.score_case import ScoreSettings
+from segflow.evaluation.summary import read_summary, table_rows
+
+LABELS = Labels({"background": 0, "anterior": 1, "posterior": 2})
+REGIONS = Labels.from_json({"background": 0, "whole": [1, 2], "core": [2]}, [1, 2])
+QUICK = EvaluateSettings(scores=ScoreSettings(surface=False, lesions=False), processes=0)
+
+
+def _write(file: Path, label: np.ndarray, spacing: tuple[float, ...] = (1.0, 1.0, 1.0), origin: float = 0.0) -> None:
+    image = sitk.GetImageFromArray(label.astype(np.uint8))
+    image.SetSpacing(spacing)
+    image.SetOrigin((origin, 0.0, 0.0))
+    file.parent.mkdir(parents=True, exist_ok=True)
+    sitk.WriteImage(image, str(file))
+
+
+def _label(seed: int, highest: int = 2) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, highest + 1, (4, 5, 6))
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> tuple[Path, Path]:
+    for k, highest in ((1, 2), (2, 1), (3, 2)):  # the second case lacks label 2 in both maps
+        _write(tmp_path / "ref" / f"case_{k}.nii.gz", _label(k, highest))
+        _write(tmp_path / "pred" / f"case_{k}.nii.gz", _label(k + 10, highest))
+    return tmp_path / "pred", tmp_path / "ref"
+
+
+def test_the_summary_has_nnunets_keys_and_means(folders: tuple[Path, Path]) -> None:
+    pred, ref = folders
+    summary = evaluate_cases(pred, ref, LABELS, QUICK, file_ending=".nii.gz", output=pred)
+    text = (pred / "summary.json").read_text()
+    content = json.loads(text)
+    assert list(content) == ["foreground_mean", "mean", "metric_per_case"]
+    names = {"Dice", "FN", "FP", "IoU", "TN", "TP", "n_pred", "n_ref"}
+    assert set(content["foreground_mean"]) >= names
+    assert list(content["foreground_mean"]) == sorted(content["foreground_mean"])
+    assert set(content["mean"]) == {"1", "2"}
+    first = content["metric_per_case"][0]
+    assert first["prediction_file"] == str(pred / "case_1.nii.gz")
+    assert first["reference_file"] == str(ref / "case_1.nii.gz")
+    assert isinstance(first["metrics"]["1"]["TP"], int)
+    assert math.isnan(content["metric_per_case"][1]["metrics"]["2"]["Dice"])
+    assert "NaN" in text
+    by_case = [case["metrics"]["2"]["Dice"] for case in content["metric_per_case"]]
+    assert content["mean"]["2"]["Dice"] == pytest.approx((by_case[0] + by_case[2]) / 2)
+    assert content["foreground_mean"]["Dice"] == pytest.approx(
+        (content["mean"]["1"]["Dice"] + content["mean"]["2"]["Dice"]) / 2
+    )
+    assert summary.score == pytest.approx(content["foreground_mean"]["Dice"])
+
+
+def test_a_label_that_no_case_holds_makes_the_foreground_mean_nan_but_not_the_score(tmp_path: Path) -> None:
+    _write(tmp_path / "ref" / "a.nii.gz", _label(1, 1))
+    _write(tmp_path / "pred" / "a.nii.gz", _label(2, 1))
+    summary = evaluate_cases(tmp_path / "pred", tmp_path / "ref", LABELS, QUICK, file_ending=".nii.gz")
+    assert math.isnan(summary.foreground_mean["Dice"])
+    assert summary.score == summary.mean[1]["Dice"]
+
+
+def test_what_is_written_is_read_back(folders: tuple[Path, Path]) -> None:
+    pred, ref = folders
+    summary = evaluate_cases(pred, ref, REGIONS, EvaluateSettings(processes=0), file_ending=".nii.gz", output=pred)
+    assert set(json.loads((pred / "summary.json").read_text())["mean"]) == {"(1, 2)", "(2,)"}
+    again = read_summary(pred / "summary.json", ".nii.gz")
+    assert [case.case_id for case in again.cases] == ["case_1", "case_2", "case_3"]
+    np.testing.assert_equal(_plain(again), _plain(summary))
+
+
+def _plain(summary: Summary) -> object:
+    return json.loads(json.dumps(summary.to_json(), sort_keys=True))
+
+
+def test_the_csv_has_a_row_for_each_case_and_label(folders: tuple[Path, Path]) -> None:
+    pred, ref = folders
+    summary = evaluate_cases(pred, ref, LABELS, EvaluateSettings(processes=0), file_ending=".nii.gz", output=pred)
+    with (pred / "metrics.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert [(row["case"], row["label"], row["name"]) for row in rows[:2]] == [
+        ("case_1", "1", "anterior"),
+        ("case_1", "2", "posterior"),
+    ]
+    assert len(rows) == 6
+    assert float(rows[0]["hd95_mm"]) == summary.cases[0].metrics[1]["hd95_mm"]
+
+
+def test_the_table_names_labels_and_gives_intervals(folders: tuple[Path, Path]) -> None:
+    summary = evaluate_cases(*folders, LABELS, EvaluateSettings(processes=0), file_ending=".nii.gz")
+    rows = table_rows(summary, LABELS)
+    assert rows[0][:2] == ["label", "Dice"]
+    assert [row[0] for row in rows[1:]] == ["anterior", "posterior", "mean"]
+    assert rows[1][1].startswith(f"{summary.mean[1]['Dice']:.3f} [")
+    assert [row[-1] for row in rows[1:]] == ["3", "2", "3"]
+    assert len({len(row) for row in rows}) == 1
+    assert table_rows(summary, LABELS, intervals=False)[1][1] == f"{summary.mean[1]['Dice']:.3f}"
+
+
+@pytest.mark.parametrize("processes", [0, 2])
+def test_one_bad_case_is_named_and_the_others_are_done(folders: tuple[Path, Path], processes: int) -> None:
+    pred, ref = folders
+    _write(pred / "case_1.nii.gz", np.zeros((4, 5, 7)))
+    (pred / "case_2.nii.gz").write_bytes(b"no image")
+    _write(pred / "case_4.nii.gz", _label(4))
+    _write(ref / "case_5.nii.gz", _label(5))
+    events: list[ProgressEvent] = []
+    settings = EvaluateSettings(scores=ScoreSettings(surface=False, lesions=False), processes=processes)
+    summary = evaluate_cases(pred, ref, LABELS, settings, file_ending=".nii.gz", output=pred, progress=events.append)
+    assert [case.case_id for case in summary.cases] == ["case_3"]
+    assert list(summary.failed) == ["case_1", "case_2", "case_4", "case_5"]
+    assert "shape" in summary.failed["case_1"]
+    assert str(pred / "case_1.nii.gz") in summary.failed["case_1"]
+    assert "case_2.nii.gz" in summary.failed["case_2"]
+    assert f"no reference {ref / 'case_4.nii.gz'}" in summary.failed["case_4"]
+    assert f"no prediction {pred / 'case_5.nii.gz'}" in summary.failed["case_5"]
+    assert all(f"case '{case_id}'" in text for case_id, text in summary.failed.items())
+    assert set(json.loads((pred / "summary.json").read_text())["failed"]) == set(summary.failed)
+    assert (events[0].done, events[-1].done, events[-1].total) == (0, 3, 3)
+
+
+def test_references_without_prediction_are_passed_over_where_that_is_meant(folders: tuple[Path, Path]) -> None:
+    pred, ref = folders
+    _write(ref / "case_5.nii.gz", _label(5))
+    settings = EvaluateSettings(scores=QUICK.scores, partial=True, processes=0)
+    assert evaluate_cases(pred, ref, LABELS, settings, file_ending=".nii.gz").failed == {}
+
+
+@pytest.mark.parametrize(("change", "word"), [({"spacing": (1.0, 1.0, 2.0)}, "spacing"), ({"origin": 20.0}, "origin")])
+def test_maps_on_different_grids_are_refused(folders: tuple[Path, Path], change: dict, word: str) -> None:
+    pred, ref = folders
+    _write(pred / "case_3.nii.gz", _label(3), **change)
+    summary = evaluate_cases(pred, ref, LABELS, QUICK, file_ending=".nii.gz")
+    assert word in summary.failed["case_3"]
+    assert len(summary.cases) == 2
+
+
+def test_folders_that_cannot_be_evaluated_say_why(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    pred, ref = folders
+    (tmp_path / "empty").mkdir()
+    _write(tmp_path / "other" / "unrelated.nii.gz", _label(1))
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "case_1.nii.gz").write_bytes(b"x")
+    for folder, words in (
+        ("nowhere", "there is no folder"),
+        ("empty", "no file in"),
+        ("other", "unrelated"),
+        ("damaged", "case_1"),
+    ):
+        with pytest.raises(SegflowError, match=words):
+            evaluate_cases(tmp_path / folder, ref, LABELS, QUICK, file_ending=".nii.gz")
+    with pytest.raises(SegflowError, match=r"\.nii\.gz"):
+        evaluate_cases(pred, ref, LABELS, QUICK, file_ending=".mha")
+
+
+def test_evaluation_needs_no_torch() -> None:
+    code = "import sys, segflow.evaluation.evaluate_cases; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
