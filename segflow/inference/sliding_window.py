@@ -143,8 +143,7 @@ class _Pass:
             tile = self.window.tile(self.image, self.groups[group][0])
             tile = tile[:, 0] if self.window.flat else tile
             tiles.append(tile.flip(_channel_first(view)) if view else tile)
-        layout = torch.channels_last if self.window.flat else torch.channels_last_3d
-        inputs = torch.stack(tiles).to(self.device).contiguous(memory_format=layout)
+        inputs = torch.stack(tiles).to(self.device)
         total: Tensor | None = None
         with torch.autocast(self.device.type, dtype=torch.float16, enabled=self.device.type == "cuda"):
             for network in self.networks:

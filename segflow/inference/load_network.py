@@ -1,0 +1,154 @@
+"""Trained networks ready to predict, from every kind of model that segflow reads."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from segflow.core.errors import SegflowError
+from segflow.core.run import RunRecord
+from segflow.network.build import build_network
+from segflow.network.nnunet_model import is_nnunet_model, previous_model, read_nnunet_model
+from segflow.network.weights import TrainedFold, choose_folds, load_weights, read_fold
+from segflow.storage.run_folder import FOLD_PREFIX, RunFolder, find_folds
+
+logger = logging.getLogger(__name__)
+
+Build = Callable[..., nn.Module]
+"""(topology, in_channels, out_channels, deep_supervision) → network; see `segflow.network.build.build_network`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """The networks of one configuration, one per fold.
+
+    Attributes:
+        record: Of the first fold; dataset, plans and configuration are the same for all.
+        networks: In evaluation mode, without deep supervision, on the CPU.
+        folds: Names of the folds, in the networks' order.
+        source: Where the model lies.
+    """
+
+    record: RunRecord
+    networks: tuple[nn.Module, ...]
+    folds: tuple[str, ...]
+    source: Path
+
+
+def load_network(folder: RunFolder, checkpoint: str = "final", *, build: Build = build_network) -> nn.Module:
+    """The network of one of our own folds, with its trained weights.
+
+    Args:
+        folder: The fold's folder.
+        checkpoint: ``final``, ``best`` or ``last``.
+        build: What makes the network; a registry of ours, unless the caller trusts another.
+
+    Returns:
+        In evaluation mode and without deep supervision, on the CPU.
+
+    Raises:
+        SegflowError: The fold was not trained, or its weights cannot be read or do not fit.
+    """
+    return _build(read_fold(folder, checkpoint), build)
+
+
+def load_model(
+    path: Path,
+    *,
+    folds: str | int | Sequence[int | str] = "all",
+    checkpoint: str = "final",
+    configuration: str | None = None,
+    build: Build = build_network,
+) -> Model:
+    """Load the networks of a model.
+
+    Args:
+        path: One of our folds, the run's folder above it, or a model of nnU-Net v2 as a folder or zip.
+        folds: ``all``, or names of folds.
+        checkpoint: ``final``, ``best`` or ``last``.
+        configuration: Which model, where the path holds several.
+        build: See `load_network`.
+
+    Raises:
+        SegflowError: There is no model, folds disagree, or weights cannot be read or do not fit.
+    """
+    if not path.exists():
+        raise SegflowError(f"there is no model {path}", fix="Train first: segflow train")
+    if is_nnunet_model(path):
+        trained = read_nnunet_model(path, folds, checkpoint, configuration)
+    else:
+        by_name = {folder.fold: folder for folder in find_folds(path)}
+        trained = [read_fold(by_name[name], checkpoint) for name in choose_folds(list(by_name), folds, str(path))]
+    first = trained[0]
+    for other in trained[1:]:
+        if other.record.configuration != first.record.configuration or other.record.plan != first.record.plan:
+            raise SegflowError(
+                "folds of one model were trained with different plans",
+                found=f"{first.source} and {other.source}",
+                fix="Choose folds that belong together, as folds=0.",
+            )
+    networks = tuple(_build(fold, build) for fold in trained)
+    names = tuple(str(fold.record.fold) for fold in trained)
+    logger.info("loaded %s of %s, fold %s", first.record.configuration, path, ", ".join(names))
+    return Model(first.record, networks, names, path)
+
+
+def find_previous_stage(path: Path, record: RunRecord) -> tuple[Path, str]:
+    """Where the model lies whose predictions a cascade takes as input.
+
+    Args:
+        path: Where the cascade's own model lies.
+        record: Of the cascade.
+
+    Returns:
+        Path and configuration for `load_model`.
+
+    Raises:
+        SegflowError: It cannot be found; says how to name it.
+    """
+    previous = str(record.plan.previous_stage)
+    if is_nnunet_model(path):
+        return previous_model(path, previous), previous
+    path = path.resolve()
+    run = path.parent if path.name.startswith(FOLD_PREFIX) else path
+    home = run.parent.parent / previous
+    if (home / run.name).is_dir():
+        return home / run.name, previous
+    others = sorted(child for child in home.iterdir() if child.is_dir()) if home.is_dir() else []
+    if len(others) == 1:
+        return others[0], previous
+    raise SegflowError(
+        f"configuration '{record.configuration}' needs the model of '{previous}'",
+        found=", ".join(str(other) for other in others) or f"no run in {home}",
+        fix=f"Train it, or say where it is: previous_stage={home}/RUN_NAME",
+    )
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """The device of this name; ``auto`` is a CUDA device where there is one, else the CPU.
+
+    Raises:
+        SegflowError: torch knows no such device, or it is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise SegflowError(
+            f"cannot compute on device '{name}': {reason}", expected="auto, cpu, cuda, cuda:1"
+        ) from error
+    return device
+
+
+def _build(fold: TrainedFold, build: Build) -> nn.Module:
+    record = fold.record
+    network = build(record.plan.topology, record.in_channels, record.dataset.labels.num_outputs, False)
+    return load_weights(network, fold).eval().requires_grad_(False)

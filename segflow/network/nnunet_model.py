@@ -1,0 +1,203 @@
+"""Models trained by nnU-Net v2, read without it and without running anything from them (recipe 9.4, 11.1, 14.1)."""
+
+from __future__ import annotations
+
+import _codecs
+import json
+import zipfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from segflow.core.dataset import DatasetDescription
+from segflow.core.errors import SegflowError
+from segflow.core.plans import Plans
+from segflow.core.run import RunRecord
+from segflow.network.state import from_nnunet
+from segflow.network.weights import TrainedFold, choose_folds, read_tensors
+
+CHECKPOINTS = {"final": "checkpoint_final.pth", "best": "checkpoint_best.pth", "last": "checkpoint_latest.pth"}
+"""Our name of a checkpoint → nnU-Net's."""
+
+DEPTH = 3
+"""Folders below which a model may lie: results / dataset / model."""
+
+_SCALAR = np.float64(0).__reduce__()[0]
+_ARRAY = np.zeros(0).__reduce__()[0]
+
+HARMLESS_GLOBALS: tuple[Any, ...] = (
+    np.dtype,
+    np.ndarray,
+    *{type(np.dtype(code)) for code in "?bBhHiIlLqQefd"},
+    _codecs.encode,
+    # Both names, as the file says which numpy wrote it and not which one reads it.
+    *((_SCALAR, f"{module}.multiarray.scalar") for module in ("numpy.core", "numpy._core")),
+    *((_ARRAY, f"{module}.multiarray._reconstruct") for module in ("numpy.core", "numpy._core")),
+)
+"""What an honest checkpoint names beside tensors: the logged numbers are numpy scalars. None of it runs anything."""
+
+Place = Path | zipfile.Path
+
+
+def is_nnunet_model(path: Path) -> bool:
+    """Whether a folder or zip holds a model of nnU-Net v2, as far as its file names tell."""
+    if path.is_dir():
+        return any(True for _ in _models(path))
+    if path.is_file() and zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            return any(PurePosixPath(name).name == "plans.json" for name in archive.namelist())
+    return False
+
+
+def read_nnunet_model(
+    path: Path, folds: str | Sequence[int | str] = "all", checkpoint: str = "final", configuration: str | None = None
+) -> list[TrainedFold]:
+    """Read the folds of a model.
+
+    Args:
+        path: The model's folder (``Trainer__Plans__Configuration``), a folder above it, or nnU-Net's export as a zip,
+            which is read in place: nothing is unpacked to the disk.
+        folds: ``all`` that have the checkpoint, or a list.
+        checkpoint: ``final``, ``best`` or ``last``.
+        configuration: Which model, where there are several. A cascade goes before the stage that it builds on.
+
+    Returns:
+        One entry per fold, in their order.
+
+    Raises:
+        SegflowError: There is no such model or fold, several models to choose from, a file cannot be read, would run
+            code, or names layers that segflow does not build.
+    """
+    place = _open(path)
+    found = list(_models(place))
+    if not found:
+        raise SegflowError(
+            f"{path} holds no model of nnU-Net v2", expected="plans.json, dataset.json and fold_0/checkpoint_final.pth"
+        )
+    model = _choose(found, configuration, path)
+    plans = Plans.from_json(_json(model / "plans.json"))
+    dataset = DatasetDescription.from_json(plans.dataset_name, _dataset_json(model, plans))
+    chosen = _folds(model, folds, CHECKPOINTS[checkpoint])
+    return [_read_fold(model / f"fold_{fold}" / CHECKPOINTS[checkpoint], plans, dataset) for fold in chosen]
+
+
+def previous_model(path: Path, configuration: str) -> Path:
+    """Where the model of another configuration lies that shares trainer and plans with this one.
+
+    Args:
+        path: As given to `read_nnunet_model`; within a zip, or a folder of several models, it is the same path.
+        configuration: Name of the previous stage.
+    """
+    model = path.parent if path.name.startswith("fold_") else path
+    if path.is_file() or not (model / "plans.json").is_file():
+        return path
+    return model.with_name("__".join([*model.name.split("__")[:-1], configuration]))
+
+
+def _open(path: Path) -> Place:
+    if path.is_dir():
+        if path.name.startswith("fold_") and (path.parent / "plans.json").is_file():
+            return path.parent
+        return path
+    if not path.exists():
+        raise SegflowError(f"there is no {path}", expected="a model folder or zip of nnU-Net v2")
+    try:
+        archive = zipfile.ZipFile(path)
+    except (zipfile.BadZipFile, OSError) as error:
+        raise SegflowError(f"{path} is neither a folder nor a readable zip: {error}") from error
+    for name in archive.namelist():
+        # Nothing is unpacked; a name that points outside can only be there to do harm.
+        parts = PurePosixPath(name.replace("\\", "/"))
+        if parts.is_absolute() or ".." in parts.parts or ":" in name:
+            raise SegflowError(f"{path} is refused: a file in it would lie outside its folder", found=repr(name))
+    return zipfile.Path(archive)
+
+
+def _models(place: Place, depth: int = DEPTH) -> Iterator[Place]:
+    if (place / "plans.json").is_file() and (place / "dataset.json").is_file():
+        if any(_pth_files(child) for child in place.iterdir() if child.name.startswith("fold_")):
+            yield place
+        return
+    if depth:
+        for child in sorted(place.iterdir(), key=lambda child: child.name):
+            if child.is_dir():
+                yield from _models(child, depth - 1)
+
+
+def _pth_files(fold: Place) -> list[str]:
+    return [child.name for child in fold.iterdir() if child.name in CHECKPOINTS.values()] if fold.is_dir() else []
+
+
+def _choose(models: Sequence[Place], configuration: str | None, path: Path) -> Place:
+    named = [(model.name.split("__")[-1], model) for model in models]
+    if configuration is not None:
+        named = [(name, model) for name, model in named if name == configuration]
+        if not named:
+            raise SegflowError(
+                f"{path} holds no model of configuration '{configuration}'",
+                found=", ".join(model.name for model in models),
+            )
+    else:  # what another model builds on is not what is asked for
+        needed = {_previous_stage(name, model) for name, model in named}
+        named = [(name, model) for name, model in named if name not in needed]
+    if len(named) != 1:
+        raise SegflowError(
+            f"{path} holds several models",
+            found=", ".join(model.name for model in models),
+            fix="Give the folder of one of them, or name its configuration.",
+        )
+    return named[0][1]
+
+
+def _previous_stage(configuration: str, model: Place) -> str | None:
+    options = _json(model / "plans.json").get("configurations", {}).get(configuration, {})
+    return options.get("previous_stage")
+
+
+def _json(file: Place) -> dict[str, Any]:
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, KeyError) as error:
+        raise SegflowError(f"cannot read {file}: {error}") from error
+    if not isinstance(value, dict):
+        raise SegflowError(f"{file} does not hold a JSON object", found=type(value).__name__)
+    return value
+
+
+def _dataset_json(model: Place, plans: Plans) -> dict[str, Any]:
+    """Old models lack a key that prediction does not need."""
+    return {"numTraining": 0, "file_ending": ".nii.gz", **_json(model / "dataset.json")}
+
+
+def _folds(model: Place, folds: str | Sequence[int | str], file: str) -> list[str]:
+    named = {child.name.removeprefix("fold_"): child for child in model.iterdir() if child.name.startswith("fold_")}
+    return choose_folds([name for name, child in named.items() if (child / file).is_file()], folds, f"{model} ({file})")
+
+
+def _read_fold(file: Place, plans: Plans, dataset: DatasetDescription) -> TrainedFold:
+    name = str(file)
+    if isinstance(file, zipfile.Path):
+        with file.open("rb") as stream:
+            content = read_tensors(stream, name, HARMLESS_GLOBALS)
+    else:
+        content = read_tensors(file, name, HARMLESS_GLOBALS)
+    try:
+        arguments, state = content["init_args"], content["network_weights"]
+        configuration = str(arguments["configuration"])
+    except (KeyError, TypeError) as error:
+        raise SegflowError(
+            f"{name} is not a checkpoint of nnU-Net v2", found=sorted(map(str, content)), expected="network_weights"
+        ) from error
+    record = RunRecord(
+        dataset=dataset,
+        plans=plans,
+        configuration=configuration,
+        fold=arguments.get("fold", 0),
+        train_cases=(),
+        val_cases=(),
+        mirror_axes=tuple(int(axis) for axis in content.get("inference_allowed_mirroring_axes") or ()),
+        settings={"trainer": str(content.get("trainer_name", "nnUNetTrainer"))},
+    )
+    return TrainedFold(record, from_nnunet(state, record.plan.topology), name)

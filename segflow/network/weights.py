@@ -1,0 +1,165 @@
+"""Trained weights read from files that may come from anywhere: tensors and plain data, never code."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from torch import Tensor, nn
+
+from segflow.core.errors import SegflowError
+from segflow.core.run import RunRecord
+from segflow.storage.run_folder import RunFolder
+
+NETWORK_PREFIX = "network."
+"""Lightning stores the module's attributes by name; ours is called so."""
+
+WRAPPER_PREFIXES = ("_orig_mod.", "module.")
+"""What torch.compile and DistributedDataParallel put before the name of every tensor."""
+
+SHOWN = 8
+"""Tensors that a message lists before it says how many more there are."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedFold:
+    """One fold's weights with all that prediction needs beside them.
+
+    Attributes:
+        record: What the weights were trained for.
+        weights: Tensors by the names that `segflow.network.build.build_network` gives them.
+        source: Where they came from, for messages.
+    """
+
+    record: RunRecord
+    weights: Mapping[str, Tensor]
+    source: str
+
+
+def read_fold(folder: RunFolder, checkpoint: str = "final") -> TrainedFold:
+    """Read the weights of one of our own folds.
+
+    Args:
+        folder: The fold's folder.
+        checkpoint: ``final``, ``best`` or ``last``.
+
+    Raises:
+        SegflowError: The fold was not trained, or its checkpoint cannot be read.
+    """
+    record = folder.read_record()
+    file = folder.existing_checkpoint(checkpoint)
+    content = read_tensors(file)
+    state = content.get("state_dict", content)
+    named = {key: value for key, value in state.items() if isinstance(value, Tensor)}
+    own = {key.removeprefix(NETWORK_PREFIX): value for key, value in named.items() if key.startswith(NETWORK_PREFIX)}
+    return TrainedFold(record, without_wrappers(own or named), str(file))
+
+
+def read_tensors(file: Path | IO[bytes], name: str | None = None, allowed: Sequence[Any] = ()) -> dict[str, Any]:
+    """Read a file of ``torch.save`` into main memory, refusing everything but tensors and plain data.
+
+    Args:
+        file: A path, which is mapped rather than read, or an open binary file.
+        name: What to call it in messages; the path where it is one.
+        allowed: Harmless globals that the file may name beyond torch's own; see ``torch.serialization.safe_globals``.
+
+    Raises:
+        SegflowError: The file is missing, cut off, no file of ``torch.save``, or would run code.
+    """
+    name = str(file) if name is None else name
+    try:
+        with torch.serialization.safe_globals(list(allowed)):
+            mapped = isinstance(file, Path) and zipfile.is_zipfile(file)
+            source = file if isinstance(file, Path) else io.BytesIO(file.read())
+            content = torch.load(source, map_location="cpu", weights_only=True, mmap=mapped or None)
+    except FileNotFoundError:
+        raise SegflowError(f"there is no checkpoint {name}", fix="Train first: segflow train") from None
+    except pickle.UnpicklingError as error:
+        raise SegflowError(
+            f"{name} holds more than tensors and plain data, and is refused",
+            found=_reason(error),
+            fix="Code in a checkpoint runs when it is loaded; ask for the weights in another form.",
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise SegflowError(
+            f"cannot read the checkpoint {name}: {_reason(error)}",
+            fix="It may be cut off, as after a full disk or an interrupted copy; copy it again.",
+        ) from error
+    if not isinstance(content, dict):
+        raise SegflowError(f"{name} is not a checkpoint", found=type(content).__name__, expected="a dictionary")
+    return content
+
+
+def without_wrappers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same tensors without the prefixes of torch.compile and DistributedDataParallel."""
+    result = {}
+    for key, value in state.items():
+        for prefix in WRAPPER_PREFIXES:
+            key = key.removeprefix(prefix)
+        result[key] = value
+    return result
+
+
+def choose_folds(present: Sequence[str], folds: str | int | Sequence[int | str], source: str) -> list[str]:
+    """The folds to predict with.
+
+    Args:
+        present: Names of the folds that have weights: ``0``, ``1``, …, ``all``.
+        folds: ``all``: every numbered fold, or the one trained on all cases if it is the only one; or names.
+        source: Where they are, for messages.
+
+    Raises:
+        SegflowError: One that is asked for is not there.
+    """
+    numbered = sorted((name for name in present if name.isdigit()), key=int)
+    if folds == "all":
+        chosen = numbered or list(present)
+    else:
+        chosen = [str(fold) for fold in ([folds] if isinstance(folds, (int, str)) else folds)]
+    missing = [fold for fold in chosen if fold not in present]
+    if missing or not chosen:
+        raise SegflowError(
+            f"{source} has no weights of fold {', '.join(missing) or 'any'}",
+            found=", ".join(sorted(present)) or "none",
+            fix=None if present else "Train first: segflow train",
+        )
+    return chosen
+
+
+def load_weights(network: nn.Module, fold: TrainedFold) -> nn.Module:
+    """Put a fold's weights into a network.
+
+    Raises:
+        SegflowError: They were made for another network; names the tensors that differ.
+    """
+    own = network.state_dict()
+    problems = [f"lacks {key}" for key in own if key not in fold.weights]
+    problems += [f"has {key} too many" for key in fold.weights if key not in own]
+    problems += [
+        f"{key} is {list(value.shape)} instead of {list(own[key].shape)}"
+        for key, value in fold.weights.items()
+        if key in own and value.shape != own[key].shape
+    ]
+    if problems:
+        more = f" and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
+        raise SegflowError(
+            f"the weights in {fold.source} do not fit the network of configuration '{fold.record.configuration}'",
+            found="; ".join(problems[:SHOWN]) + more,
+            fix="The plans beside the weights were changed after the training, or the trainer built another network.",
+        )
+    network.load_state_dict(dict(fold.weights))
+    return network
+
+
+def _reason(error: BaseException) -> str:
+    """The first sentence of an error; torch explains at length how to load the file nevertheless."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    for noise in ("Weights only load failed. ", "WeightsUnpickler error: "):
+        text = text.split(noise, 1)[-1]
+    return text.split(" Please ", 1)[0].split(" Check the documentation", 1)[0][:300]
