@@ -5,7 +5,7 @@
 - ``fold=glob(*)``: expanded here, since Hydra globs before it knows quoted options.
 - ``input=/data/a b=(1).nii.gz``: plain paths with signs of Hydra's grammar are quoted.
 - ``dataset=Dataset004_Hippocampus`` or ``dataset=4``: a folder of ``paths.raw`` without a YAML of its own.
-- ``-m optimizer.lr=0.1,0.01``: runs that differ in anything but dataset, configuration and fold get a name of their own.
+- ``-m optimizer.lr=0.1,0.01``: runs that differ in more than dataset, configuration and fold get names.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import re
 from collections.abc import Sequence
 from fnmatch import fnmatch
 from pathlib import Path
+
+from segflow.core.errors import SegflowError
 
 FLAGS_WITH_VALUE = {
     "--cfg": "-c", "--package": "-p", "--config-path": "-cp", "--config-name": "-cn", "--config-dir": "-cd",
@@ -85,6 +87,10 @@ def _rewrite_one(argument: str, multirun: bool, folders: Sequence[Path]) -> list
         if multirun and (glob := re.fullmatch(r"glob\((.+)\)", value)):
             patterns = [p.strip("[]' \"") for p in glob[1].split(",")]
             value = ",".join(name for name in names if any(fnmatch(name, p) for p in patterns))
+        if value in ("null", ""):
+            if "none" not in names:
+                raise SegflowError(f"'{key}' needs one of its options", found=argument, expected=", ".join(names))
+            return [f"{head}none"]
         if key == "dataset" and value not in names and _DATASET.match(value):
             return [f"{head}raw", f"dataset.name={quote(value)}"]
         return [head + ",".join(quote(v) if v.strip().isdigit() else v for v in value.split(","))]

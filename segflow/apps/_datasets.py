@@ -114,7 +114,7 @@ def _downloaded(root: Path) -> Path:
     except Exception as error:  # pooch passes on whatever the transport raises
         raise SegflowError(
             f"cannot download {HIPPOCAMPUS_URL}: {type(error).__name__}: {error}",
-            fix=f"Without a network, give a copy: dataset.path=FOLDER, or set {TEST_DATA} to the folder that holds {task.name}.",
+            fix=f"Without a network, give a copy: dataset.path=FOLDER, or {TEST_DATA}=the folder above {task.name}.",
         ) from error
     partial = cache / ".unpacking"
     with tarfile.open(archive) as tar:

@@ -6,10 +6,12 @@ them, and ``_messages.py`` for the wording of errors.
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,6 +20,7 @@ from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from hydra.plugins.search_path_plugin import SearchPathPlugin
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from segflow.apps import _command_line, _messages
@@ -34,9 +37,25 @@ def config_dir() -> Path:
     """The shipped configuration: inside the package in a wheel, beside it in a checkout."""
     package = Path(__file__).resolve().parent.parent
     for folder in (package / "conf", package.parent / "conf"):
-        if (folder / "train.yaml").is_file():
+        if (folder / "_shared.yaml").is_file():
             return folder
     raise SegflowError(f"the installation of segflow in {package} has no conf/", fix="Install it again.")
+
+
+@dataclass(frozen=True, slots=True)
+class Override:
+    """One ``KEY=VALUE`` of the command line."""
+
+    text: str
+
+    @property
+    def key(self) -> str:
+        """The key, without Hydra's marks."""
+        return self.text.split("=", 1)[0].lstrip("+~").split("@")[0]
+
+    def is_group(self, folders: Sequence[Path]) -> bool:
+        """Whether it chooses an option of a group."""
+        return any((folder / self.key).is_dir() for folder in folders)
 
 
 class UserConfiguration(SearchPathPlugin):
@@ -49,12 +68,11 @@ class UserConfiguration(SearchPathPlugin):
                 search_path.prepend(provider=USER_CONF, path=f"file://{Path(folder).resolve()}")
 
 
-def start(command: str, job: Callable[[DictConfig], None], arguments: list[str]) -> None:
-    """Compose the configuration of a command and run its job.
+def start(command: str, arguments: list[str]) -> None:
+    """Compose the configuration of a command and run its job, ``segflow.apps.<command>.run``.
 
     Args:
         command: Name of the command; ``conf/<command>.yaml`` is its table of contents.
-        job: What to run with the composed configuration.
         arguments: What the user typed behind the command.
 
     Raises:
@@ -62,23 +80,79 @@ def start(command: str, job: Callable[[DictConfig], None], arguments: list[str])
             message on stderr; the traceback is shown where ``HYDRA_FULL_ERROR=1``.
     """
     show_traceback = os.environ.get(FULL_ERROR, "") not in ("", "0")
-    folders = [config_dir(), *(Path(f) for f in os.environ.get(USER_CONF, "").split(os.pathsep) if f)]
     if os.getcwd() not in sys.path:  # a console script does not see user code in the current folder by itself
         sys.path.insert(0, os.getcwd())
     _register()
+    failures: list[tuple[str, Exception]] = []
+    folders: list[Path] = []
     try:
+        folders += [config_dir(), *(Path(f) for f in os.environ.get(USER_CONF, "").split(os.pathsep) if f)]
         sys.argv = [sys.argv[0], *_command_line.rewrite(command, arguments, folders)]
         os.environ[FULL_ERROR] = "1"  # Hydra then raises where it would print and exit
-        hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=command)(job)()
+        hydra.main(version_base="1.3", config_path=str(folders[0]), config_name=command)(
+            _job(command, folders, failures)
+        )()
     except (KeyboardInterrupt, BrokenPipeError):
         raise SystemExit(130) from None
     except Exception as error:
+        failures.append(("", error))
+    for job, failure in failures:
         if show_traceback:
-            raise
-        message, code = _messages.explain(error, folders)
-        sys.stderr.write(f"segflow {command}: {message}\n")
-        logger.debug("traceback", exc_info=True)
-        raise SystemExit(code) from None
+            raise failure
+        message, code = _messages.explain(failure, folders)
+        sys.stderr.write(f"segflow {command}{job}: {message}\n")
+        logger.debug("traceback", exc_info=failure)
+    if failures:
+        raise SystemExit(code)
+
+
+def _job(command: str, folders: list[Path], failures: list[tuple[str, Exception]]) -> Callable[[DictConfig], None]:
+    def run(config: DictConfig) -> None:
+        try:
+            _check_kinds(config, command, folders)
+            # Only now: help, --cfg and every mistake in the command line answer without waiting for torch.
+            importlib.import_module(f"segflow.apps.{command}").run(config)
+        except Exception as error:
+            if not HydraConfig.get().launcher._target_.endswith("BasicLauncher"):
+                raise  # another process: the launcher brings the error back
+            job = HydraConfig.get().job
+            sweep = HydraConfig.get().mode == RunMode.MULTIRUN
+            failures.append(
+                (f" {job.override_dirname}" if sweep else "", error)
+            )  # a sweep goes on with its other jobs; told once, at the end
+
+    return run
+
+
+def _check_kinds(config: DictConfig, command: str, folders: list[Path]) -> None:
+    """Refuse a word where the shipped value is a number, and the like: not every node has a schema."""
+    overrides = [Override(text) for text in task_overrides()]
+    groups = [o.text for o in overrides if o.is_group(folders)]
+    shipped = hydra.compose(command, overrides=groups)
+    for override in overrides:
+        if override.is_group(folders) or OmegaConf.select(shipped, override.key, default=None) is None:
+            continue
+        before, now = (OmegaConf.select(node, override.key) for node in (shipped, config))
+        if not _same_kind(before, now):
+            raise SegflowError(
+                f"setting '{override.key}' has the wrong type",
+                found=_as_yaml(now),
+                expected=f"a value like {_as_yaml(before)}",
+            )
+
+
+def _same_kind(before: Any, now: Any) -> bool:
+    if now is None or isinstance(before, str):
+        return True
+    if isinstance(before, bool) or isinstance(now, bool):
+        return isinstance(before, bool) and isinstance(now, bool)
+    if isinstance(before, int | float):
+        return isinstance(now, int | float)
+    return OmegaConf.is_list(before) == OmegaConf.is_list(now) and OmegaConf.is_dict(before) == OmegaConf.is_dict(now)
+
+
+def _as_yaml(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _register() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import sys
 from difflib import get_close_matches
@@ -43,7 +42,7 @@ def main(arguments: list[str] | None = None) -> None:
     from segflow.apps import _edge
 
     os.environ[RANK_COMMAND] = command
-    _edge.start(command, importlib.import_module(f"segflow.apps.{command}").run, rest)
+    _edge.start(command, rest)
 
 
 def overview() -> str:

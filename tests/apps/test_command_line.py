@@ -1,0 +1,73 @@
+"""What a person types reaches Hydra in a form that it accepts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from segflow.apps._command_line import options, rewrite
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+
+
+def rewritten(*arguments: str, command: str = "train") -> list[str]:
+    return rewrite(command, arguments, [CONF])
+
+
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        ("fold=0", "fold='0'"),
+        ("fold=all", "fold=all"),
+        ("fold='0'", "fold='0'"),
+        ("configuration=3d_fullres", "configuration=3d_fullres"),
+        ("trainer.max_epochs=3", "trainer.max_epochs=3"),
+        ("dataset.path=/data/Dataset001_A", "dataset.path=/data/Dataset001_A"),
+        ("dataset.path=/data/a b", "dataset.path='/data/a b'"),
+        ("dataset.path=/data/x=1,(2)", "dataset.path='/data/x=1,(2)'"),
+        ("dataset.path=/data/it's", "dataset.path='/data/it\\'s'"),
+        ("paths.raw=/my data", "paths.raw='/my data'"),
+        ("model=[runs/a,runs/b]", "model=[runs/a,runs/b]"),
+    ],
+)
+def test_one_argument(typed: str, expected: str) -> None:
+    assert rewritten(typed) == [expected]
+
+
+def test_rewriting_twice_changes_nothing() -> None:
+    once = rewritten("-m", "fold=0,1", "dataset.path=/a b", "optimizer.lr=0.1,0.01")
+    assert rewritten(*once) == once
+
+
+def test_flags_may_stand_anywhere() -> None:
+    assert rewritten("fold=0,1", "-m", "seed=1") == ["-m", "fold='0','1'", "seed=1"]
+    assert rewritten("seed=1", "--cfg", "job", "fold=0") == ["--cfg", "job", "seed=1", "fold='0'"]
+    assert rewritten("--config-dir", "mine", "seed=1") == ["--config-dir", "mine", "seed=1"]
+
+
+def test_a_sweep_over_all_folds_expands_the_glob() -> None:
+    (argument,) = rewritten("-m", "fold=glob(*)")[1:]
+    assert argument == "fold='0','1','2','3','4',all"
+
+
+def test_a_folder_of_the_raw_datasets_needs_no_yaml() -> None:
+    assert rewritten("dataset=Dataset042_X") == ["dataset=raw", "dataset.name='Dataset042_X'"]
+    assert rewritten("dataset=42") == ["dataset=raw", "dataset.name='42'"]
+    assert rewritten("dataset=hippocampus") == ["dataset=hippocampus"]
+
+
+def test_a_misspelt_dataset_stays_an_error_of_the_group() -> None:
+    assert rewritten("dataset=hipocampus") == ["dataset=hipocampus"]
+
+
+def test_a_sweep_over_other_settings_names_its_runs() -> None:
+    assert rewritten("-m", "fold=0,1", "trainer.max_epochs=3") == ["-m", "fold='0','1'", "trainer.max_epochs=3"]
+    assert rewritten("-m", "fold=0", "optimizer.lr=0.1,0.01")[-1] == "run_name=optimizer.lr-${optimizer.lr}"
+    assert rewritten("-m", "optimizer=sgd,adamw")[-1] == "run_name=optimizer-${hydra:runtime.choices.optimizer}"
+    assert rewritten("-m", "optimizer.lr=0.1,0.01", "run_name=mine")[-1] == "run_name=mine"
+    assert rewritten("-m", "configuration.patch_size=[8,8,8]", "fold=0,1")[-1] == "fold='0','1'"
+
+
+def test_options_of_a_group() -> None:
+    assert options("fold", [CONF]) == ["0", "1", "2", "3", "4", "all"]

@@ -1,0 +1,52 @@
+"""The house stands as the design draws it."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "segflow"
+
+
+def test_imports_go_one_way_through_the_rooms() -> None:
+    tool = Path(sys.executable).parent / "lint-imports"
+    result = subprocess.run([str(tool)], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout
+
+
+@pytest.mark.parametrize("name", ["utils", "helpers", "misc", "common"])
+def test_no_drawer_for_odds_and_ends(name: str) -> None:
+    assert not list(PACKAGE.rglob(f"{name}.py"))
+    assert not list(PACKAGE.rglob(f"{name}/"))
+
+
+def test_only_files_in_apps_write_to_stdout() -> None:
+    offenders = [
+        str(file.relative_to(ROOT))
+        for file in PACKAGE.rglob("*.py")
+        if "apps" not in file.parts and re.search(r"(?<![\w.])print\(", file.read_text(encoding="utf-8"))
+    ]
+    assert not offenders
+
+
+def test_nothing_loads_code_from_a_file() -> None:
+    unsafe = re.compile(
+        r"weights_only\s*=\s*False|pickle\.loads?\(|allow_pickle\s*=\s*True|yaml\.load\(|(?<![.\w])eval\("
+    )
+    offenders = [
+        str(file.relative_to(ROOT)) for file in PACKAGE.rglob("*.py") if unsafe.search(file.read_text(encoding="utf-8"))
+    ]
+    assert not offenders
+
+
+def test_help_needs_neither_torch_nor_hydra() -> None:
+    script = (
+        "import sys; from segflow.apps.main import main; main(['--help']);"
+        "sys.exit(any(m in sys.modules for m in ('torch', 'hydra', 'pytorch_lightning', 'SimpleITK')))"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
