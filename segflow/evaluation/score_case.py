@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import ndimage
 
 from segflow.core.errors import SegflowError
-from segflow.core.geometry import Box
 from segflow.core.labels import LabelKey, Labels
+from segflow.evaluation.label_maps import box_of, boxes_of_labels, mask_of, physical_spacing
 from segflow.evaluation.lesions import count_lesions
 from segflow.evaluation.overlap import Overlap, count_pairs
 from segflow.evaluation.surface import SurfaceDistances, surface_distances
@@ -24,6 +23,7 @@ class ScoreSettings:
     """Which scores are computed, and what an empty label counts.
 
     Attributes:
+        volume: Whether to compute the volume difference.
         surface: Whether to compute HD95, mean surface distance and surface Dice.
         lesions: Whether to count connected components.
         tolerance_mm: Distance up to which the surface Dice takes surfaces for equal.
@@ -34,6 +34,7 @@ class ScoreSettings:
             ``diagonal``: the diagonal of the volume in mm; ``nan``: left out of the means. The scores are 0.
     """
 
+    volume: bool = True
     surface: bool = True
     lesions: bool = True
     tolerance_mm: float = 2.0
@@ -58,6 +59,11 @@ class ScoreSettings:
         return {"nan": float("nan"), "one": 1.0, "zero": 0.0}[self.both_empty]
 
 
+def overlap_only() -> ScoreSettings:
+    """nnU-Net's metrics and nothing else: what validation, postprocessing and selection decide by."""
+    return ScoreSettings(volume=False, surface=False, lesions=False)
+
+
 def score_case(
     reference: np.ndarray, prediction: np.ndarray, spacing: Sequence[float], labels: Labels, settings: ScoreSettings
 ) -> dict[LabelKey, dict[str, float]]:
@@ -73,25 +79,29 @@ def score_case(
         settings: What to compute.
 
     Returns:
-        Label or region → metric → value: nnU-Net's metrics (recipe 12), ``volume_difference`` (relative, signed) and
-        ``volume_difference_mm3``, and what ``settings`` asks for.
+        Label or region → metric → value: nnU-Net's metrics (recipe 12), and what ``settings`` asks for.
 
     Raises:
         SegflowError: The shapes differ.
     """
     counts = count_pairs(reference, prediction)
     overlaps = {key: counts.overlap(key, labels.ignore_label) for key in labels.foreground_keys}
-    voxel_mm3 = float(np.prod(_true_spacing(spacing, reference.shape)))
-    scores = {key: _overlap_scores(overlap, voxel_mm3, settings) for key, overlap in overlaps.items()}
+    scores = {key: _overlap_scores(overlap, settings) for key, overlap in overlaps.items()}
+    if settings.volume:
+        voxel_mm3 = float(np.prod(physical_spacing(spacing, reference.shape)))
+        for key, overlap in overlaps.items():
+            scores[key].update(_volume_scores(overlap, voxel_mm3))
     if not settings.surface and not settings.lesions:
         return scores
     ignored = None if labels.ignore_label is None else reference == labels.ignore_label
-    boxes = [_boxes_of_labels(label_map) for label_map in (reference, prediction)]
+    boxes = [boxes_of_labels(label_map) for label_map in (reference, prediction)]
     for key, overlap in overlaps.items():
-        box = _box_of_key(key, boxes) if overlap.n_pred or overlap.n_ref else Box((0, 0, 0), (0, 0, 0))
-        masks = [_mask_of(label_map[box.slices], key) for label_map in (reference, prediction)]
+        members = (key,) if isinstance(key, int) else key
+        box = box_of(members, boxes)
+        part = np.s_[:0] if box is None else box.slices
+        masks = [mask_of(label_map[part], members) for label_map in (reference, prediction)]
         if ignored is not None:
-            masks = [mask & ~ignored[box.slices] for mask in masks]
+            masks = [mask & ~ignored[part] for mask in masks]
         if settings.surface:
             scores[key].update(_surface_scores(masks[0], masks[1], spacing, reference.shape, overlap, settings))
         if settings.lesions:
@@ -99,9 +109,8 @@ def score_case(
     return scores
 
 
-def _overlap_scores(overlap: Overlap, voxel_mm3: float, settings: ScoreSettings) -> dict[str, float]:
+def _overlap_scores(overlap: Overlap, settings: ScoreSettings) -> dict[str, float]:
     empty = not overlap.n_pred and not overlap.n_ref
-    difference = overlap.n_pred - overlap.n_ref
     return {
         "Dice": settings.empty_score if empty else overlap.dice,
         "IoU": settings.empty_score if empty else overlap.iou,
@@ -111,6 +120,12 @@ def _overlap_scores(overlap: Overlap, voxel_mm3: float, settings: ScoreSettings)
         "TN": overlap.tn,
         "n_pred": overlap.n_pred,
         "n_ref": overlap.n_ref,
+    }
+
+
+def _volume_scores(overlap: Overlap, voxel_mm3: float) -> dict[str, float]:
+    difference = overlap.n_pred - overlap.n_ref
+    return {
         "volume_difference": difference / overlap.n_ref if overlap.n_ref else float("nan"),
         "volume_difference_mm3": difference * voxel_mm3,
     }
@@ -128,7 +143,7 @@ def _surface_scores(
         distance = 0.0 if settings.both_empty == "one" else float("nan")
         return _named_surface_scores(distance, distance, settings.empty_score)
     if not overlap.n_pred or not overlap.n_ref:
-        diagonal = float(np.linalg.norm(np.asarray(shape) * _true_spacing(spacing, shape)))
+        diagonal = float(np.linalg.norm(np.asarray(shape) * physical_spacing(spacing, shape)))
         distance = {"inf": float("inf"), "diagonal": diagonal, "nan": float("nan")}[settings.one_empty]
         return _named_surface_scores(distance, distance, 0.0)
     found = _measure_surfaces(reference, prediction, spacing, shape)
@@ -156,30 +171,3 @@ def _lesion_scores(reference: np.ndarray, prediction: np.ndarray, settings: Scor
         "lesions_missed": counts.missed,
         "lesions_false": counts.false,
     }
-
-
-def _true_spacing(spacing: Sequence[float], shape: Sequence[int]) -> tuple[float, ...]:
-    """The spacing, with 1 mm for the made-up thickness of a 2D image (recipe 1.5), so that its mm³ are mm²."""
-    z, y, x = spacing
-    return (1.0, y, x) if shape[0] == 1 and z > 100 * max(y, x) else (z, y, x)
-
-
-def _boxes_of_labels(label_map: np.ndarray) -> list[tuple[slice, ...] | None]:
-    """Bounding box of each label value from 1 on, in one pass."""
-    return ndimage.find_objects(label_map)
-
-
-def _box_of_key(key: LabelKey, boxes: Sequence[Sequence[tuple[slice, ...] | None]]) -> Box:
-    """What all labels of a key fill together in all maps; at least one of them must be there."""
-    members = (key,) if isinstance(key, int) else key
-    found = [maps[value - 1] for maps in boxes for value in members if 0 < value <= len(maps)]
-    present = [box for box in found if box is not None]
-    start = [min(box[axis].start for box in present) for axis in range(3)]
-    stop = [max(box[axis].stop for box in present) for axis in range(3)]
-    return Box(tuple(start), tuple(stop))
-
-
-def _mask_of(label_map: np.ndarray, key: LabelKey) -> np.ndarray:
-    if isinstance(key, int):
-        return label_map == key
-    return np.isin(label_map, key)
