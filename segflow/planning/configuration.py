@@ -149,7 +149,13 @@ def _search_patch(
     def too_large(size: int) -> bool:
         return (size if settings.fit_reference_batch else size / reference_batch * 2) > budget
 
-    patch: Sequence[float] = _initial_patch(spacing, median_shape)
+    patch = _initial_patch(spacing, median_shape)
+    if not min(patch) > 0:
+        raise SegflowError(
+            f"a patch at a spacing of {_text(spacing)} mm has no voxel along one axis",
+            found=f"a median case of {_text(median_shape)} voxels",
+            fix="Check the spacings and shapes in the fingerprint: one axis is extremely coarse for its length.",
+        )
     pooling, topology, size = measured(patch)
     tried = set()
     while too_large(size):
@@ -185,7 +191,11 @@ def _shrunk(
 
 def _no_patch(spacing: Sequence[float], patch: Sequence[int], settings: PlannerSettings) -> SegflowError:
     return SegflowError(
-        f"no patch at a spacing of {[round(float(s), 4) for s in spacing]} mm fits the memory target",
+        f"no patch at a spacing of {_text(spacing)} mm fits the memory target",
         found=f"planner.memory_target_gb={settings.memory_target_gb}, smallest patch tried {list(patch)}",
         fix="Raise planner.memory_target_gb, or check the spacings and shapes in the fingerprint.",
     )
+
+
+def _text(values: Sequence[float]) -> str:
+    return " × ".join(f"{value:.4g}" for value in values)

@@ -114,7 +114,7 @@ class _Work:
         target = target_spacing(fingerprint, settings)
         order = axis_order(target, settings)
         median_shape = median_resampled_shape(fingerprint, target)
-        if not min(median_shape) >= 1:
+        if not min(median_shape) > 0:
             raise SegflowError(
                 "at the target spacing the median case has no voxels left",
                 found=f"{median_shape.tolist()} voxels at {target.tolist()} mm (z, y, x)",

@@ -1,0 +1,306 @@
+"""Which cases train and which validate, fold by fold (recipe 10).
+
+The JSON form is nnU-Net's ``splits_final.json``: a list of ``{"train": [ids], "val": [ids]}``.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from segflow.core.errors import SegflowError
+
+SCHEMES = ("kfold", "stratified", "leave_one_group_out")
+FALLBACK_TRAIN_SHARE = 0.8
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """One fold.
+
+    Attributes:
+        train: Case ids to train on.
+        val: Case ids to validate on.
+    """
+
+    train: tuple[str, ...]
+    val: tuple[str, ...]
+
+
+@dataclass(kw_only=True, slots=True)
+class SplitSettings:
+    """How cases are divided. The defaults give nnU-Net's folds.
+
+    Attributes:
+        scheme: ``kfold``; ``stratified``, in which every fold gets its share of every stratum; or
+            ``leave_one_group_out``, one fold for each group.
+        folds: Number of folds; not used by ``leave_one_group_out``.
+        seed: Of the shuffle.
+        group_by: What keeps cases together, on one side of every split: a regular expression on the case id (its
+            first group, or all that it matches), or a CSV file of case id and group. None: every case by itself.
+        stratify_by: What the strata of ``stratified`` are, in the same form.
+        file: A JSON or CSV file of one's own that says the splits; everything above but ``group_by`` is then unused.
+        random_beyond: Give a fold beyond the last a random 80:20 split, as nnU-Net does, instead of refusing it.
+    """
+
+    scheme: str = "kfold"
+    folds: int = 5
+    seed: int = 12345
+    group_by: str | None = None
+    stratify_by: str | None = None
+    file: str | None = None
+    random_beyond: bool = False
+
+    def __post_init__(self) -> None:
+        if self.scheme not in SCHEMES:
+            raise SegflowError("unknown scheme of splits", found=repr(self.scheme), expected=" | ".join(SCHEMES))
+        if self.folds < 2:
+            raise SegflowError("the number of folds must be at least 2", found=self.folds)
+        if self.scheme == "stratified" and not self.stratify_by:
+            raise SegflowError("stratified splits need 'stratify_by'", expected="a regular expression or a CSV file")
+        if self.scheme == "leave_one_group_out" and not self.group_by:
+            raise SegflowError("leaving one group out needs 'group_by'", expected="a regular expression or a CSV file")
+
+
+def make_splits(
+    case_ids: Iterable[str],
+    settings: SplitSettings,
+    *,
+    groups: Mapping[str, str] | None = None,
+    strata: Mapping[str, str] | None = None,
+) -> list[Split]:
+    """Divide cases into folds.
+
+    Args:
+        case_ids: All training cases; their order does not matter.
+        settings: How to divide them; ``group_by``, ``stratify_by`` and ``file`` have been read by the caller.
+        groups: Case id → group, where ``group_by`` is set.
+        strata: Case id → stratum, where ``stratify_by`` is set.
+
+    Raises:
+        SegflowError: There are fewer cases, or groups, than folds.
+    """
+    cases = sorted(set(case_ids))
+    units = {case: groups[case] if groups else case for case in cases}
+    names = sorted(set(units.values()))
+    if settings.scheme == "leave_one_group_out":
+        folds = [[name] for name in names]
+    else:
+        _check_enough(names, settings.folds, grouped=bool(groups))
+        if settings.scheme == "stratified":
+            folds = _deal(names, settings, _stratum_of_units(units, strata or {}))
+        else:
+            folds = _kfold(names, settings)
+    if len(folds) < 2:
+        raise SegflowError("leaving one group out needs at least two groups", found=names)
+    splits = []
+    for held_out in map(set, folds):
+        val = tuple(case for case in cases if units[case] in held_out)
+        train = tuple(case for case in cases if units[case] not in held_out)
+        splits.append(Split(train, val))
+    return splits
+
+
+def _check_enough(names: Sequence[str], folds: int, *, grouped: bool) -> None:
+    if len(names) >= folds:
+        return
+    kind = "groups of cases" if grouped else "training cases"
+    raise SegflowError(
+        f"{folds} folds need at least {folds} {kind}",
+        found=f"{len(names)}: {', '.join(names)}",
+        fix="Use fewer folds, or train on all cases with fold=all.",
+    )
+
+
+def _kfold(names: Sequence[str], settings: SplitSettings) -> list[list[str]]:
+    """scikit-learn's shuffled KFold, number for number: the first ``n mod k`` folds hold one more."""
+    order = np.arange(len(names))
+    np.random.RandomState(settings.seed).shuffle(order)
+    return [[names[i] for i in part] for part in np.array_split(order, settings.folds)]
+
+
+def _deal(names: Sequence[str], settings: SplitSettings, stratum_of: Mapping[str, str]) -> list[list[str]]:
+    """Shuffle each stratum and deal it out fold by fold, each going on where the one before stopped."""
+    generator = np.random.RandomState(settings.seed)
+    folds: list[list[str]] = [[] for _ in range(settings.folds)]
+    dealt = 0
+    for stratum in sorted(set(stratum_of.values())):
+        members = np.array([name for name in names if stratum_of[name] == stratum], dtype=object)
+        generator.shuffle(members)
+        for name in members:
+            folds[dealt % settings.folds].append(str(name))
+            dealt += 1
+    return folds
+
+
+def _stratum_of_units(units: Mapping[str, str], strata: Mapping[str, str]) -> dict[str, str]:
+    """The stratum of a group is that of most of its cases."""
+    votes: dict[str, Counter[str]] = {}
+    for case, unit in units.items():
+        votes.setdefault(unit, Counter())[strata[case]] += 1
+    return {unit: max(sorted(count), key=lambda value: count[value]) for unit, count in votes.items()}
+
+
+def values_by_pattern(case_ids: Iterable[str], pattern: str) -> dict[str, str]:
+    """Case id → what a regular expression finds in it: its first group, or all that it matches.
+
+    Raises:
+        SegflowError: It is not a regular expression, or does not match some case.
+    """
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise SegflowError(f"'{pattern}' is not a regular expression: {error}") from None
+    found, unmatched = {}, []
+    for case in case_ids:
+        match = compiled.search(case)
+        value = None if match is None else match.group(1 if compiled.groups else 0)
+        if value:
+            found[case] = value
+        else:
+            unmatched.append(case)
+    if unmatched:
+        raise SegflowError(
+            f"the regular expression '{pattern}' finds nothing in {len(unmatched)} cases",
+            found=_some(unmatched),
+            expected="one value for every case",
+        )
+    return found
+
+
+def check_splits(
+    splits: Sequence[Split],
+    case_ids: Iterable[str],
+    *,
+    groups: Mapping[str, str] | None = None,
+    source: str = "the splits",
+) -> None:
+    """Refuse splits that leak, or that do not fit the dataset.
+
+    Args:
+        splits: All folds.
+        case_ids: The dataset's training cases.
+        groups: Case id → group; no group may lie on both sides.
+        source: What an error calls them, such as the file's path.
+
+    Raises:
+        SegflowError: A case is on both sides, twice on one side, unknown, or in no fold; a side is empty; a group is
+            on both sides.
+    """
+    known = set(case_ids)
+    if not splits:
+        raise SegflowError(f"{source}: there are no folds")
+    for index, split in enumerate(splits):
+        where = f"{source}, fold {index}"
+        train, val = set(split.train), set(split.val)
+        if not train or not val:
+            raise SegflowError(f"{where}: no cases to {'train on' if not train else 'validate on'}")
+        if len(train) != len(split.train) or len(val) != len(split.val):
+            twice = [case for case, n in (Counter(split.train) + Counter(split.val)).items() if n > 1]
+            raise SegflowError(f"{where}: cases are listed twice", found=_some(twice))
+        if train & val:
+            raise SegflowError(f"{where}: cases both train and validate", found=_some(train & val))
+        if unknown := (train | val) - known:
+            raise SegflowError(f"{where}: the dataset has no such training cases", found=_some(unknown))
+        if groups and (leaking := {groups[c] for c in train} & {groups[c] for c in val}):
+            raise SegflowError(
+                f"{where}: cases of the same group both train and validate",
+                found=_some(leaking),
+                fix="Make splits anew with group_by, or mend the file.",
+            )
+    if missing := known - {case for split in splits for case in (*split.train, *split.val)}:
+        raise SegflowError(
+            f"{source}: training cases are in no fold",
+            found=_some(missing),
+            fix="Add them, or take them out of the dataset.",
+        )
+
+
+def select_fold(
+    splits: Sequence[Split],
+    fold: int | str,
+    case_ids: Iterable[str],
+    *,
+    random_beyond: bool = False,
+    seed: int = 12345,
+) -> Split:
+    """The cases of one fold.
+
+    Args:
+        splits: All folds; not used for ``all``.
+        fold: Number of the fold, or ``all``: every case trains and validates.
+        case_ids: The dataset's training cases.
+        random_beyond: Give a fold beyond the last a random 80:20 split of its own, as nnU-Net does.
+        seed: That split's seed, to which the fold's number is added.
+
+    Raises:
+        SegflowError: There is no such fold.
+    """
+    cases = sorted(set(case_ids))
+    if fold == "all":
+        return Split(tuple(cases), tuple(cases))
+    try:
+        index = int(fold)
+    except ValueError:
+        index = -1
+    if 0 <= index < len(splits):
+        return splits[index]
+    if index < 0 or not random_beyond:
+        raise SegflowError(
+            f"there is no fold {fold}",
+            expected=f"0 to {len(splits) - 1}, or all" if splits else "all",
+            fix="fold.random_beyond=true gives folds beyond the last a random 80:20 split." if index >= 0 else None,
+        )
+    split = _random_split(cases, index, seed)
+    logger.warning(
+        "There are %d folds; fold %d is a random 80:20 split: %d cases train, %d validate.",
+        len(splits),
+        index,
+        len(split.train),
+        len(split.val),
+    )
+    return split
+
+
+def _random_split(cases: Sequence[str], fold: int, seed: int) -> Split:
+    generator = np.random.RandomState(seed + fold)
+    chosen = generator.choice(len(cases), int(len(cases) * FALLBACK_TRAIN_SHARE), replace=False)
+    train = tuple(cases[i] for i in chosen)
+    return Split(train, tuple(sorted(set(cases) - set(train))))
+
+
+def splits_to_json(splits: Sequence[Split]) -> list[dict[str, list[str]]]:
+    """The content of ``splits_final.json``."""
+    return [{"train": list(split.train), "val": list(split.val)} for split in splits]
+
+
+def splits_from_json(value: Any, *, source: str = "the splits") -> list[Split]:
+    """Inverse of `splits_to_json`.
+
+    Raises:
+        SegflowError: It is not a list of objects with ``train`` and ``val``.
+    """
+    splits = []
+    for index, entry in enumerate(value if isinstance(value, list) else [value]):
+        sides = [entry.get(side) if isinstance(entry, Mapping) else None for side in ("train", "val")]
+        if not all(isinstance(side, list) and all(isinstance(case, str) for case in side) for side in sides):
+            raise SegflowError(
+                f"{source}, fold {index}: not a split",
+                found=repr(entry)[:80],
+                expected='[{"train": ["case_1", …], "val": ["case_2", …]}, …]',
+            )
+        splits.append(Split(tuple(sides[0]), tuple(sides[1])))  # type: ignore[arg-type]
+    return splits
+
+
+def _some(names: Iterable[str]) -> str:
+    listed = sorted(names)
+    return ", ".join(listed[:8]) + (f" and {len(listed) - 8} more" if len(listed) > 8 else "")
