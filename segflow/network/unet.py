@@ -1,0 +1,118 @@
+"""The U-Net: an encoder, a decoder and segmentation heads (recipe 8.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from segflow.core.errors import SegflowError
+from segflow.core.plans import NetworkTopology
+from segflow.network.blocks import CONVOLUTION, TRANSPOSED, ConvStack, joined
+
+
+class DecoderStage(nn.Module):
+    """Upsample by a transposed convolution whose kernel is its stride, join the skip, convolve.
+
+    Args:
+        topology: Says features, kernels and strides.
+        level: The level that it leads to, 0 = finest.
+    """
+
+    def __init__(self, topology: NetworkTopology, level: int) -> None:
+        super().__init__()
+        stride, width = topology.strides[level + 1], topology.features[level]
+        self.up = TRANSPOSED[topology.spatial_dims](
+            topology.features[level + 1], width, stride, stride=stride, bias=topology.conv_bias
+        )
+        count = topology.decoder_convs[topology.levels - 2 - level]
+        self.stack = ConvStack(topology, count, 2 * width, width, topology.kernel_sizes[level])
+
+    def forward(self, below: Tensor, skip: Tensor) -> Tensor:
+        """below (B, C', *coarser) and skip (B, C, *finer) → (B, C, *finer)."""
+        result: Tensor = self.stack(joined(self.up(below), skip))
+        return result
+
+
+class UNet(nn.Module):
+    """A U-Net with a segmentation head on every decoder level.
+
+    Args:
+        topology: Levels, features, kernels and strides.
+        encoder: image → features of every level, finest first.
+        out_channels: Channels of the logits.
+        deep_supervision: Whether coarser levels give logits too.
+        memory_format: ``channels_last``, ``contiguous``, or ``auto``: channels last on the CPU, where torch's
+            convolutions are quicker on it, and contiguous elsewhere.
+
+    Attributes:
+        deep_supervision: May be switched at any time. When on, logits come from every decoder level but the coarsest,
+            whose weight in the loss is 0 (recipe 9.1) and which is therefore not computed; when off, from the finest.
+
+    A head that is never computed keeps its initial weights, as in nnU-Net, and does not require a gradient, so that
+    distributed training does not wait for one.
+    """
+
+    def __init__(
+        self,
+        topology: NetworkTopology,
+        encoder: nn.Module,
+        out_channels: int,
+        deep_supervision: bool = True,
+        memory_format: str = "auto",
+    ) -> None:
+        super().__init__()
+        self.topology = topology
+        self.deep_supervision = deep_supervision
+        self.memory_format = memory_format
+        self.encoder = encoder
+        decoded = range(topology.levels - 2, -1, -1)  # coarsest first, in the order of computation
+        self.decoder = nn.ModuleList(DecoderStage(topology, level) for level in decoded)
+        head = CONVOLUTION[topology.spatial_dims]
+        self.heads = nn.ModuleList(head(topology.features[level], out_channels, 1) for level in decoded or (0,))
+        for index, module in enumerate(self.heads):
+            module.requires_grad_(index >= len(self.heads) - self._supervised)
+
+    @property
+    def _supervised(self) -> int:
+        """How many heads give logits, counted from the finest."""
+        return max(len(self.heads) - 1, 1) if self.deep_supervision else 1
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """image (B, C, *patch) → logits (B, K, *patch of the level), finest first.
+
+        Raises:
+            SegflowError: The patch is not divisible by the strides.
+        """
+        _check_patch(image.shape[2:], self.topology.divisor)
+        if self.memory_format == "channels_last" or (self.memory_format == "auto" and image.device.type == "cpu"):
+            image = _channels_last(image)
+        levels = self.encoder(image)
+        x = levels.pop()
+        if not self.decoder:
+            return [self.heads[0](x)]
+        logits: list[Tensor] = []
+        first = len(self.heads) - self._supervised
+        for index, (stage, head) in enumerate(zip(self.decoder, self.heads, strict=True)):
+            x = stage(x, levels.pop())
+            if index >= first:
+                logits.insert(0, head(x))
+        return logits
+
+
+def _channels_last(image: Tensor) -> Tensor:
+    memory_format = torch.channels_last if image.ndim == 4 else torch.channels_last_3d
+    if image.shape[1] > 1:
+        return image.contiguous(memory_format=memory_format)
+    # One channel fits both formats, and torch would leave strides that the first convolution takes for contiguous.
+    return torch.empty_like(image, memory_format=memory_format).copy_(image)
+
+
+def _check_patch(shape: Sequence[int], divisor: Sequence[int]) -> None:
+    if len(shape) != len(divisor) or any(n % d for n, d in zip(shape, divisor, strict=True)):
+        raise SegflowError(
+            "the network cannot take a patch of this shape",
+            found=list(shape),
+            expected=f"{len(divisor)} axes, multiples of {list(divisor)}",
+        )

@@ -1,0 +1,76 @@
+"""The composed instance norm equals torch's, forwards and backwards."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional
+
+from segflow.network.normalization import instance_norm
+
+FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
+
+
+def _inputs(shape: tuple[int, ...], dtype: torch.dtype, mean: float = 0.5) -> tuple[torch.Tensor, ...]:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(shape, generator=generator, dtype=dtype) + mean
+    weight = torch.randn(shape[1], generator=generator, dtype=dtype)
+    bias = torch.randn(shape[1], generator=generator, dtype=dtype)
+    return x, weight, bias
+
+
+@pytest.mark.parametrize("slope", [1.0, 0.01])
+@pytest.mark.parametrize("shape", [(3, 4, 6, 5), (2, 3, 4, 5, 6)])
+@pytest.mark.parametrize("last", [True, False])
+def test_values_and_gradients_are_those_of_torch(shape: tuple[int, ...], slope: float, last: bool) -> None:
+    x, weight, bias = _inputs(shape, torch.float64)
+    grad = torch.randn(shape, dtype=torch.float64)
+
+    def run(function):
+        leaves = [t.clone().requires_grad_() for t in (x, weight, bias)]
+        y = function(*leaves)
+        return y, torch.autograd.grad(y, leaves, grad)
+
+    def ours(x, w, b):
+        if last:
+            x = x.contiguous(memory_format=FORMATS[x.ndim])
+        return instance_norm(x, w, b, 1e-5, slope)
+
+    def torchs(x, w, b):
+        return functional.leaky_relu(functional.instance_norm(x, weight=w, bias=b, eps=1e-5), slope)
+
+    torch.testing.assert_close(run(ours), run(torchs), rtol=1e-10, atol=1e-10)
+
+
+def test_the_gradient_is_the_derivative() -> None:
+    x, weight, bias = (t.requires_grad_() for t in _inputs((2, 3, 3, 4), torch.float64))
+    assert torch.autograd.gradcheck(lambda *a: instance_norm(*a, 1e-5, 0.01), (x, weight, bias))
+
+
+def test_channels_last_memory_is_kept() -> None:
+    x, weight, bias = _inputs((2, 3, 4, 5, 6), torch.float32)
+    x = x.contiguous(memory_format=torch.channels_last_3d).requires_grad_()
+    y = instance_norm(x, weight, bias, 1e-5, 0.01)
+    assert y.is_contiguous(memory_format=torch.channels_last_3d)
+    assert torch.autograd.grad(y.sum(), x)[0].is_contiguous(memory_format=torch.channels_last_3d)
+
+
+@pytest.mark.parametrize("mean", [0.0, 30.0])
+def test_float32_keeps_five_digits_over_many_voxels(mean: float) -> None:
+    x, weight, bias = _inputs((1, 4, 30, 50, 50), torch.float32, mean)
+    exact = functional.instance_norm(x.double(), weight=weight.double(), bias=bias.double())
+    for memory_format in (torch.contiguous_format, torch.channels_last_3d):
+        y = instance_norm(x.contiguous(memory_format=memory_format), weight, bias, 1e-5)
+        torch.testing.assert_close(y.double(), exact, rtol=0, atol=2e-5)
+
+
+def test_bfloat16_uses_float32_statistics() -> None:
+    x, weight, bias = _inputs((2, 4, 16, 16, 16), torch.float32)
+    x = x.bfloat16().requires_grad_()
+    y = instance_norm(x, weight, bias, 1e-5, 0.01)
+    assert y.dtype == torch.bfloat16
+    exact = functional.leaky_relu(functional.instance_norm(x.float(), weight=weight, bias=bias), 0.01)
+    torch.testing.assert_close(y.float(), exact, rtol=1e-2, atol=1e-2)
+    grad = torch.autograd.grad(y.float().square().sum(), x)[0]
+    assert grad.dtype == torch.bfloat16
+    assert torch.isfinite(grad).all()
