@@ -16,7 +16,7 @@ from segflow.core.errors import SegflowError
 from segflow.storage.image_formats.contract import ImageHeader, ImageIO, mm
 from segflow.storage.image_formats.natural_io import NaturalImage2DIO
 from segflow.storage.image_formats.nibabel_io import NibabelIO, NibabelIOWithReorient
-from segflow.storage.image_formats.placement import same_placement
+from segflow.storage.image_formats.placement import is_sheared, same_placement
 from segflow.storage.image_formats.simpleitk_io import SimpleITKIO, SimpleITKIOWithReorient
 from segflow.storage.image_formats.tiff_io import Tiff3DIO
 
@@ -24,7 +24,10 @@ __all__ = [
     "ImageHeader",
     "ImageIO",
     "case_error",
+    "check_channels",
     "choose_reader",
+    "is_sheared",
+    "mm",
     "read_case",
     "reader_by_name",
     "register_reader",
@@ -32,6 +35,8 @@ __all__ = [
 ]
 
 log = logging.getLogger(__name__)
+
+SAME_GRID = "Resample one onto the other's grid; where only the header is wrong, copy the image's."
 
 _READERS: dict[str, ImageIO] = {
     reader.name: reader
@@ -144,9 +149,6 @@ def read_case(files: CaseFiles, reader: ImageIO, *, channels: int | None = None)
     except SegflowError as error:
         raise case_error(files.case_id, error) from error
     return Case(files.case_id, image, label, geometry)
-
-
-SAME_GRID = "Resample the label to the image's grid, or copy the image's header onto it."
 
 
 def check_channels(found: int, declared: int) -> None:

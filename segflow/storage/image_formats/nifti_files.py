@@ -18,7 +18,9 @@ from isal import igzip, isal_zlib
 from nibabel.spatialimages import HeaderDataError
 
 from segflow.core.errors import SegflowError
+from segflow.core.geometry import Geometry
 from segflow.storage.image_formats.contract import RESAVE, check_spacing, unreadable
+from segflow.storage.image_formats.placement import is_sheared
 from segflow.storage.json_files import written_whole
 
 NIFTI_ENDINGS = (".nii", ".nii.gz")
@@ -128,8 +130,7 @@ def write_nifti(voxels: np.ndarray, affine: np.ndarray, spacing: Sequence[float]
         header.set_data_shape(voxels.shape[::-1])
     except HeaderDataError as error:
         raise SegflowError(f"cannot write {file}: {error}", found=f"{voxels.dtype} {voxels.shape}") from error
-    directions = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
-    if np.allclose(directions.T @ directions, np.eye(3), atol=1e-5):
+    if not is_sheared(Geometry((1.0, 1.0, 1.0), {"affine": affine})):
         header.set_qform(affine, code="scanner")
     header.set_sform(affine, code="scanner")
     header["pixdim"][1 : 1 + len(spacing)] = spacing

@@ -18,6 +18,9 @@ from segflow.core.geometry import Geometry
 FLAT_SPACING_FACTOR = 999
 """A 2D image's first spacing: this many times its largest (recipe 1.5)."""
 
+ORTHONORMAL_TOLERANCE = 1e-4
+"""Headers hold float32 cosines; what they leave of a right angle is no shear."""
+
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
@@ -92,6 +95,13 @@ def same_placement(one: Geometry, other: Geometry) -> bool:
         np.allclose(a[:3, :3] / scale_a, b[:3, :3] / scale_b, atol=1e-4)
         and np.allclose(a[:3, 3], b[:3, 3], rtol=1e-5, atol=1e-3 * min(scale_a.min(), scale_b.min()))
     )
+
+
+def is_sheared(geometry: Geometry) -> bool:
+    """Whether the grid's axes are not perpendicular in the patient."""
+    affine = affine_of(geometry)[:3, :3]
+    directions = affine / np.linalg.norm(affine, axis=0)
+    return not np.allclose(directions.T @ directions, np.eye(3), atol=ORTHONORMAL_TOLERANCE)
 
 
 def reorient(voxels: np.ndarray, geometry: Geometry) -> tuple[np.ndarray, Geometry]:

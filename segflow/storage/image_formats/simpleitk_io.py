@@ -74,6 +74,8 @@ class SimpleITKIO(ImageFormat):
             _check_meta_spacing(file)
         reader = sitk.ImageFileReader()
         reader.SetFileName(str(file))
+        if nifti is not None:
+            reader.SetImageIO("NiftiImageIO")  # else every format is asked in turn
         try:
             reader.ReadImageInformation()
         except RuntimeError as error:

@@ -1,0 +1,198 @@
+"""What is wrong with a raw dataset: every problem of every case in one pass, each file read once (recipe 1.4)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from segflow.core.case import CaseFiles
+from segflow.core.dataset import DatasetDescription
+from segflow.core.errors import SegflowError
+from segflow.core.geometry import Geometry
+from segflow.core.parallel import Job, run_jobs
+from segflow.core.progress import Progress, ProgressEvent, silent
+from segflow.storage.case_files import Problem, discover
+from segflow.storage.images import SAME_GRID, ImageIO, check_channels, is_sheared, mm, same_placement
+
+STAGE = "check"
+
+
+def check_dataset(
+    folder: Path,
+    description: DatasetDescription,
+    reader: ImageIO,
+    *,
+    processes: int = 0,
+    progress: Progress = silent,
+) -> list[Problem]:
+    """Check a raw dataset before it is planned.
+
+    Args:
+        folder: The raw dataset.
+        description: Its dataset.json.
+        reader: How to read its files.
+        processes: Worker processes; 0 checks in this one.
+        progress: Told after each case.
+
+    Returns:
+        What concerns the whole dataset, then case by case; empty where all is well.
+
+    Raises:
+        SegflowError: imagesTr or labelsTr does not exist.
+    """
+    found = discover(folder, description)
+    problems = [*_of_the_whole(description, len(found.cases)), *found.problems]
+    ignore = description.labels.ignore_label
+    declared = (*description.labels.all_labels, *(() if ignore is None else (ignore,)))
+    jobs = [Job(case.case_id, (case, reader, len(description.channels), declared)) for case in found.cases]
+    progress(ProgressEvent(STAGE, "", 0, len(jobs)))
+    for done, outcome in enumerate(run_jobs(check_case, jobs, processes=processes), start=1):
+        if outcome.error is not None:
+            problems.append(Problem(outcome.name, "error", outcome.error))
+        else:
+            problems.extend(outcome.value)
+        progress(ProgressEvent(STAGE, outcome.name, done, len(jobs)))
+    return sorted(problems, key=lambda problem: (problem.case is not None, problem.case or ""))
+
+
+def check_case(files: CaseFiles, reader: ImageIO, channels: int, declared: tuple[int, ...]) -> list[Problem]:
+    """Check one case, channel by channel.
+
+    Args:
+        files: Where it lies.
+        reader: How to read it.
+        channels: Channels that the dataset declares.
+        declared: Label values that the dataset declares, ignore included.
+    """
+    check = _CaseCheck(files, reader)
+    check.images(channels)
+    check.label(declared)
+    return check.problems
+
+
+class _CaseCheck:
+    """Problems of one case as they are found."""
+
+    def __init__(self, files: CaseFiles, reader: ImageIO) -> None:
+        self.problems: list[Problem] = []
+        self._files = files
+        self._reader = reader
+        self._grid: tuple[tuple[int, ...], Geometry] | None = None
+        self._grid_file = ""
+
+    def images(self, channels: int) -> None:
+        """Read the image files one by one."""
+        count, readable, zero = 0, True, {}
+        for file in self._files.images:
+            try:
+                image, geometry = self._reader.read_image([file])
+            except SegflowError as error:
+                readable = False
+                self.problems.append(Problem.of(error, self._files.case_id))
+                continue
+            count += image.shape[0]
+            zero[file.name] = self._intensities(file, image)
+            if is_sheared(geometry):
+                self._warn(
+                    f"{file.name} has a direction that is not orthonormal", "It is used as it is; check its overlay."
+                )
+            self._same_grid(file, image.shape[1:], geometry)
+        if zero and all(zero.values()):
+            self._error("the image is zero everywhere", "Export it again, or remove the case.")
+        elif any(zero.values()):
+            names = ", ".join(name for name, is_zero in zero.items() if is_zero)
+            self._warn(f"a channel is zero everywhere: {names}", "Is that intended?")
+        if readable:
+            try:
+                check_channels(count, channels)
+            except SegflowError as error:
+                self.problems.append(Problem.of(error, self._files.case_id))
+
+    def label(self, declared: tuple[int, ...]) -> None:
+        """Read the label map."""
+        file = self._files.label
+        if file is None:
+            return  # reported by the discovery
+        try:
+            label, geometry = self._reader.read_label(file)
+        except SegflowError as error:
+            self.problems.append(Problem.of(error, self._files.case_id))
+            return
+        self._same_grid(file, label.shape, geometry)
+        values = label_values(label)
+        unknown = [value for value in values if value not in declared]
+        if unknown:
+            self._error(
+                f"{file.name} holds labels that dataset.json does not name; found {unknown[:10]}; "
+                f"expected only {sorted(declared)}",
+                "A mask of 0 and 255 must be stored as 0 and 1."
+                if unknown == [255]
+                else "Name them in dataset.json, or correct the label map.",
+            )
+        if values == [0]:
+            self._warn(f"{file.name} holds background only", "Right for a case without findings.")
+
+    def _intensities(self, file: Path, image: np.ndarray) -> bool:
+        """Report voxels that are no numbers; say whether all are zero."""
+        lowest, highest = float(image.min()), float(image.max())  # NaN anywhere makes both NaN
+        if np.isnan(lowest):
+            count = int(np.isnan(image).sum())
+            self._error(f"{file.name} holds NaN in {count} voxels", "Replace them, for example by the air's value.")
+        elif np.isinf(lowest) or np.isinf(highest):
+            self._error(f"{file.name} holds infinite values", "Replace them.")
+        return lowest == 0.0 and highest == 0.0
+
+    def _same_grid(self, file: Path, shape: tuple[int, ...], geometry: Geometry) -> None:
+        if self._grid is None:
+            self._grid, self._grid_file = (shape, geometry), file.name
+            return
+        first_shape, first = self._grid
+        pair = f"{self._grid_file} and {file.name}"
+        if shape != first_shape:
+            self._error(f"{pair} differ in shape (z, y, x); found {first_shape} and {shape}", SAME_GRID)
+        if not np.allclose(geometry.spacing, first.spacing):
+            self._error(f"{pair} differ in spacing (z, y, x); found {mm(first)} and {mm(geometry)}", SAME_GRID)
+        elif not same_placement(geometry, first):
+            self._warn(f"{pair} differ in origin or direction", "Look whether they overlay; the image's is used.")
+
+    def _error(self, message: str, fix: str) -> None:
+        self.problems.append(Problem(self._files.case_id, "error", message, fix))
+
+    def _warn(self, message: str, fix: str) -> None:
+        self.problems.append(Problem(self._files.case_id, "warning", message, fix))
+
+
+def label_values(label: np.ndarray) -> list[int]:
+    """The values of a label map (Z, Y, X), ascending."""
+    lowest = int(label.min())
+    seen = np.zeros(int(label.max()) - lowest + 1, dtype=bool)
+    for plane in label:  # plane by plane: counting widens what it counts to 64 bits
+        counts = np.bincount(plane.ravel() - lowest, minlength=seen.size)
+        seen |= counts > 0
+    return [int(index) + lowest for index in np.flatnonzero(seen)]
+
+
+def _of_the_whole(description: DatasetDescription, cases: int) -> list[Problem]:
+    problems = []
+    if cases != description.num_training:
+        problems.append(
+            Problem(
+                None,
+                "error",
+                f"dataset.json claims {description.num_training} training cases; found {cases}",
+                "Correct numTraining, or look for missing or misnamed files.",
+            )
+        )
+    ignore = description.labels.ignore_label
+    values = [*description.labels.all_labels, *([] if ignore is None else [ignore])]
+    if values != list(range(len(values))):
+        problems.append(
+            Problem(
+                None,
+                "error",
+                f"dataset.json: labels are not consecutive; found {values}; expected {list(range(len(values)))}",
+                "Renumber them in dataset.json and in the label maps.",
+            )
+        )
+    return problems

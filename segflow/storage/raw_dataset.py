@@ -1,0 +1,81 @@
+"""A raw dataset: where it lies, what it says of itself, and its cases (recipe 1.1, 1.3)."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+
+from segflow.core.dataset import DatasetDescription
+from segflow.core.errors import SegflowError
+from segflow.storage.case_files import Problem, find_images, find_training_cases
+from segflow.storage.dataset_check import check_dataset
+from segflow.storage.json_files import read_json
+
+__all__ = [
+    "Problem",
+    "check_dataset",
+    "find_images",
+    "find_training_cases",
+    "read_description",
+    "resolve_dataset",
+]
+
+
+def read_description(folder: Path) -> DatasetDescription:
+    """Read a raw dataset's dataset.json.
+
+    Raises:
+        SegflowError: The folder or the file is missing, or its content cannot be used.
+    """
+    if not folder.is_dir():
+        raise SegflowError(f"there is no dataset folder {folder}", fix="Check dataset.path or paths.raw.")
+    content = read_json(folder / "dataset.json", fix="Every raw dataset needs one; see the README's section on data.")
+    if not isinstance(content, dict):
+        raise SegflowError(f"{folder / 'dataset.json'} must hold an object", found=type(content).__name__)
+    return DatasetDescription.from_json(folder.resolve().name, content)
+
+
+def resolve_dataset(name_or_path: str | int, raw_root: Path) -> Path:
+    """The folder of a raw dataset.
+
+    Args:
+        name_or_path: Its name (``Dataset004_Hippocampus``), its number (``4``), or the path of its folder.
+        raw_root: Where raw datasets lie.
+
+    Raises:
+        SegflowError: There is none, or several have the number.
+    """
+    text = str(name_or_path)
+    if text.isdigit():
+        return _by_number(int(text), raw_root)
+    for folder in (raw_root / text, Path(text).expanduser()):
+        if folder.is_dir():
+            return folder
+    near = difflib.get_close_matches(text, _dataset_names(raw_root), n=1)
+    raise SegflowError(
+        f"there is no dataset '{text}' in {raw_root}, nor a folder of that path",
+        found=", ".join(_dataset_names(raw_root)) or "no dataset at all",
+        fix=f"Did you mean '{near[0]}'?"
+        if near
+        else "Set paths.raw to the folder that holds it, or give dataset.path.",
+    )
+
+
+def _by_number(number: int, raw_root: Path) -> Path:
+    prefix = f"Dataset{number:03d}_"
+    matches = [name for name in _dataset_names(raw_root) if name.startswith(prefix)]
+    if len(matches) == 1:
+        return raw_root / matches[0]
+    raise SegflowError(
+        f"there is no dataset {prefix}… in {raw_root}"
+        if not matches
+        else f"several datasets in {raw_root} have the number {number}",
+        found=", ".join(matches or _dataset_names(raw_root)) or "no dataset at all",
+        fix="Give its full name." if matches else "Set paths.raw to the folder that holds it, or give dataset.path.",
+    )
+
+
+def _dataset_names(raw_root: Path) -> list[str]:
+    if not raw_root.is_dir():
+        return []
+    return sorted(child.name for child in raw_root.iterdir() if child.name.startswith("Dataset") and child.is_dir())
