@@ -1,0 +1,71 @@
+"""Whether to compile the network: only where it was seen to pay."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+logger = logging.getLogger(__name__)
+
+_WARM_UP, _MEASURED = 2, 5
+MIN_GAIN = 1.03
+"""Compiling is used where a step becomes at least this much quicker."""
+
+
+def compile_if_it_pays(
+    network: nn.Module, choice: str, *, shape: Sequence[int], device: torch.device, autocast: torch.dtype | None
+) -> bool:
+    """Compile in place (names of parameters stay as they are), or leave it, and say why in one line.
+
+    Args:
+        network: On its device.
+        choice: ``on``, ``off`` or ``auto``: measure on a GPU.
+        shape: (B, C, *patch) of a batch.
+        device: Where it trains.
+        autocast: Type of mixed precision, or None.
+
+    Returns:
+        Whether it is compiled.
+    """
+    if choice == "off":
+        return False
+    if choice == "on":
+        network.compile()
+        return True
+    if device.type != "cuda" or sys.platform == "win32":
+        logger.debug("the network is not compiled: tried on NVIDIA GPUs only")
+        return False
+    eager = _seconds(network, shape, device, autocast)
+    try:
+        network.compile()
+        compiled = _seconds(network, shape, device, autocast)
+    except Exception as error:  # whatever the compiler or its tools lack, training without it works
+        network._compiled_call_impl = None
+        logger.info("the network is not compiled: %s", str(error).splitlines()[0][:120] if str(error) else repr(error))
+        return False
+    if eager / compiled < MIN_GAIN:
+        network._compiled_call_impl = None
+        logger.info("the network is not compiled: %.1f ms a step against %.1f ms", compiled * 1e3, eager * 1e3)
+        return False
+    logger.info("the network is compiled: %.1f ms a step instead of %.1f ms", compiled * 1e3, eager * 1e3)
+    return True
+
+
+def _seconds(network: nn.Module, shape: Sequence[int], device: torch.device, autocast: torch.dtype | None) -> float:
+    """Seconds of a forward and backward pass; gradients are dropped again."""
+    image = torch.zeros(tuple(shape), device=device)
+    for step in range(_WARM_UP + _MEASURED):
+        if step == _WARM_UP:
+            torch.cuda.synchronize(device)
+            started = time.perf_counter()
+        with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
+            loss = sum(logits.float().mean() for logits in network(image))
+        loss.backward()
+    torch.cuda.synchronize(device)
+    network.zero_grad(set_to_none=True)
+    return (time.perf_counter() - started) / _MEASURED

@@ -1,0 +1,103 @@
+"""Serves the patches of a fold to Lightning."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytorch_lightning as pl
+from torch.utils.data import Dataset
+
+from segflow.core.errors import SegflowError
+from segflow.training.loader import EpochLoader, choose_workers
+
+TRAIN_BATCHES = 250
+VAL_BATCHES = 50
+"""Batches of an epoch in nnU-Net (recipe 6.4)."""
+
+
+class PatchDataModule(pl.LightningDataModule):
+    """Training and validation batches, each a function of (seed, epoch, index).
+
+    Args:
+        train, val: ``dataset[epoch, index]`` is a whole batch; ``val`` is None where there is no validation.
+        train_batches, val_batches: Batches of an epoch.
+        num_workers: For the training batches, -1 for automatic; validation gets half as many.
+        repeat_batch: Whether to train on the first batch again and again.
+    """
+
+    def __init__(
+        self,
+        train: Dataset[Any],
+        val: Dataset[Any] | None,
+        *,
+        train_batches: int,
+        val_batches: int,
+        num_workers: int = -1,
+        repeat_batch: bool = False,
+    ) -> None:
+        super().__init__()
+        self._train, self._val = train, val
+        self._batches = {"train": train_batches, "val": val_batches}
+        self._num_workers = num_workers
+        self._repeat = repeat_batch
+        self.train_loader: EpochLoader | None = None
+        self.val_loader: EpochLoader | None = None
+
+    @property
+    def val_dataset(self) -> Dataset[Any] | None:
+        """The validation patches."""
+        return self._val
+
+    def train_dataloader(self) -> EpochLoader:
+        # `current_epoch` still counts one too few when Lightning builds the first iterator of a resumed run.
+        self.train_loader = self._loader(self._train, "train", epochs_between=1)
+        return self.train_loader
+
+    def val_dataloader(self) -> EpochLoader | list[Any]:
+        if self._val is None:
+            return []
+        self.val_loader = self._loader(self._val, "val", epochs_between=self.trainer.check_val_every_n_epoch or 1)
+        return self.val_loader
+
+    def teardown(self, stage: str) -> None:
+        for loader in (self.train_loader, self.val_loader):
+            if loader is not None:
+                loader.close()
+
+    def _loader(self, dataset: Dataset[Any], name: str, *, epochs_between: int) -> EpochLoader:
+        trainer = self.trainer
+        on_gpu = trainer.strategy.root_device.type != "cpu"
+        local_processes = max(1, trainer.num_devices)
+        workers = choose_workers(self._num_workers, on_gpu=on_gpu, processes=local_processes)
+        return EpochLoader(
+            dataset,
+            batches=self._batches[name],
+            epoch=lambda: trainer.fit_loop.epoch_progress.current.processed // epochs_between,
+            workers=workers if name == "train" else (workers + 1) // 2,
+            pin_memory=trainer.strategy.root_device.type == "cuda",
+            repeat=self._repeat and name == "train",
+        )
+
+
+def resolve_batches(limit: float | None, nominal: int, name: str) -> int:
+    """Batches of an epoch from Lightning's ``limit_…_batches``: an int counts batches, a float is a share.
+
+    Args:
+        limit: As typed; None is all.
+        nominal: Batches of a whole epoch.
+        name: Of the setting, for the message.
+
+    Raises:
+        SegflowError: It is negative, or a float above 1.
+    """
+    if limit is None:
+        return nominal
+    if isinstance(limit, int) and limit >= 0:
+        return int(limit)
+    if isinstance(limit, float) and 0 <= limit <= 1:
+        return max(1, round(nominal * limit)) if limit > 0 else 0
+    raise SegflowError(
+        f"trainer.{name} cannot be used",
+        found=limit,
+        expected=f"a whole number of batches, or a share of {nominal} from 0.0 to 1.0",
+    )

@@ -1,0 +1,107 @@
+"""Starting from the weights of another run."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from segflow.core.errors import SegflowError
+from segflow.network.weights import NETWORK_PREFIX, read_fold, read_tensors, without_wrappers
+from segflow.storage.run_folder import find_folds
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class WeightTransfer:
+    """What became of each tensor.
+
+    Attributes:
+        copied: Names of tensors taken as they are.
+        adapted: What was fitted to another number of input channels, one sentence each.
+        skipped: What kept its fresh values or found no place, one sentence each.
+    """
+
+    copied: tuple[str, ...]
+    adapted: tuple[str, ...]
+    skipped: tuple[str, ...]
+
+
+def read_initial_weights(source: Path) -> Mapping[str, Tensor]:
+    """Weights of a run (its folder) or of a checkpoint file of ours.
+
+    Raises:
+        SegflowError: There is none, or it cannot be used.
+    """
+    if source.is_dir():
+        return read_fold(find_folds(source)[0]).weights
+    content = read_tensors(source)
+    state = content.get("state_dict", content)
+    own = {
+        key.removeprefix(NETWORK_PREFIX): value
+        for key, value in state.items()
+        if isinstance(value, Tensor) and key.startswith(NETWORK_PREFIX)
+    }
+    if not own:
+        raise SegflowError(
+            f"{source} holds no weights of a segflow network",
+            found=list(content)[:5],
+            expected=f"tensors named '{NETWORK_PREFIX}…'",
+        )
+    return without_wrappers(own)
+
+
+def transfer_weights(network: nn.Module, weights: Mapping[str, Tensor], source: str) -> WeightTransfer:
+    """Copy what fits, fit the first convolution to other input channels, and list what is left.
+
+    Where the number of input channels differs, the first convolution takes the mean over the source's channels, scaled
+    so that its response to equal channels stays the same. Heads of another number of labels keep their fresh values.
+
+    Args:
+        network: Changed in place.
+        weights: By the names of the network's own state.
+        source: Where they came from, for messages.
+
+    Raises:
+        SegflowError: Nothing fits.
+    """
+    own = network.state_dict()
+    first = next((name for name, value in own.items() if value.dim() >= 4), None)
+    copied, adapted, skipped = [], [], []
+    result: dict[str, Tensor] = {}
+    for name, value in own.items():
+        given = weights.get(name)
+        if given is None:
+            skipped.append(f"{name}: the source has none")
+        elif given.shape == value.shape:
+            result[name] = given
+            copied.append(name)
+        elif name == first and given.shape[0] == value.shape[0] and given.shape[2:] == value.shape[2:]:
+            result[name] = _other_channels(given, value.shape[1])
+            adapted.append(f"{name}: {given.shape[1]} input channels became {value.shape[1]}")
+        else:
+            skipped.append(f"{name}: the source has {list(given.shape)}, the network {list(value.shape)}")
+    skipped += [f"{name}: the network has none" for name in weights if name not in own]
+    if not copied:
+        raise SegflowError(
+            "training.initial_weights: no tensor fits the network",
+            found=f"{source}: {'; '.join(skipped[:3])}",
+            fix="The source must be of the same topology: plan with the plans of that run.",
+        )
+    network.load_state_dict(result, strict=False)
+    logger.info("initial weights from %s: %d tensors copied", source, len(copied))
+    for line in adapted:
+        logger.info("initial weights adapted: %s", line)
+    for line in skipped:
+        logger.warning("initial weights skipped: %s", line)
+    return WeightTransfer(tuple(copied), tuple(adapted), tuple(skipped))
+
+
+def _other_channels(weight: Tensor, channels: int) -> Tensor:
+    mean = weight.mean(dim=1, keepdim=True) * (weight.shape[1] / channels)
+    return mean.expand(-1, channels, *weight.shape[2:]).to(memory_format=torch.contiguous_format)

@@ -1,0 +1,181 @@
+"""Batches from worker processes that go on working between the epochs, and are named when they die."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import signal
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from segflow.core.errors import SegflowError
+from segflow.core.machine import out_of_memory_kills, processor_count
+
+MAX_WORKERS = 12
+DEAD_WORKER_SECONDS = 5.0
+"""How long torch waits for a batch before it looks whether its workers live."""
+
+_CAUSES = {
+    "Killed": "most likely memory ran out and the system killed it",
+    "Bus error": "most likely shared memory (/dev/shm) is full; in Docker, start with a larger --shm-size",
+    "Segmentation fault": "a C library crashed; an array that it was reading may be damaged",
+    "Terminated": "something outside ended it",
+}
+
+
+def choose_workers(wanted: int, *, on_gpu: bool, processes: int) -> int:
+    """Number of worker processes for one training process.
+
+    Args:
+        wanted: -1 for automatic, else the answer.
+        on_gpu: Whether the network runs beside the processors rather than on them.
+        processes: Training processes on this machine, which share its processors.
+    """
+    if wanted >= 0:
+        return wanted
+    cores = max(1, processor_count() // processes)
+    if on_gpu:
+        return min(MAX_WORKERS, max(1, cores - 1))
+    return 0 if cores < 4 else min(MAX_WORKERS, cores // 4)
+
+
+class _EndlessStream(Sampler[tuple[int, int]]):
+    """(epoch, index) from the start of an epoch on, without an end: workers need not wait for the next epoch."""
+
+    def __init__(self, batches: int) -> None:
+        self._batches = batches
+        self.start_epoch = 0
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        for step in itertools.count(self.start_epoch * self._batches):
+            yield divmod(step, self._batches)
+
+
+class _ErrorsAsValues(Dataset[Any]):
+    """Hands an error that a user can mend to the training process as it is; torch would wrap a traceback around it."""
+
+    def __init__(self, dataset: Dataset[Any]) -> None:
+        self._dataset = dataset
+
+    def __getitem__(self, position: tuple[int, int]) -> Any:
+        try:
+            return self._dataset[position]
+        except SegflowError as error:
+            return error
+
+
+class EpochLoader:
+    """What Lightning iterates over: one pass gives the batches of one epoch.
+
+    The batch at (epoch, index) is a function of these two and of the dataset's seed alone, so that the number of
+    workers, an interruption and a restart change nothing.
+
+    Args:
+        dataset: ``dataset[epoch, index]`` is a whole batch.
+        batches: Batches of an epoch.
+        epoch: Tells the epoch that is about to be iterated over.
+        workers: Worker processes; 0 makes batches in this process.
+        pin_memory: Whether batches are copied to page-locked memory.
+        repeat: Whether to give the first batch again and again.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset[Any],
+        *,
+        batches: int,
+        epoch: Callable[[], int],
+        workers: int,
+        pin_memory: bool,
+        repeat: bool = False,
+    ) -> None:
+        self._length = batches
+        self._epoch = epoch
+        self._repeat = repeat
+        self._stream = _EndlessStream(batches)
+        self._loader: DataLoader[Any] = DataLoader(
+            _ErrorsAsValues(dataset),
+            batch_size=None,
+            sampler=self._stream,
+            num_workers=workers,
+            pin_memory=pin_memory,
+            worker_init_fn=_start_worker if workers else None,
+            # Its own generator: otherwise every start of the iterator draws from the global one, which a resumed
+            # run does at other times than an uninterrupted one.
+            generator=torch.Generator().manual_seed(0),
+        )
+        self._batches: Iterator[Any] | None = None
+        self._position = -1
+        self._first: Any = None
+        self.wait_seconds = 0.0
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __iter__(self) -> Iterator[Any]:
+        self._seek(self._epoch())
+        for _ in range(self._length):
+            yield self._next()
+
+    def take_wait_seconds(self) -> float:
+        """Seconds that were spent waiting for batches since the last call."""
+        seconds, self.wait_seconds = self.wait_seconds, 0.0
+        return seconds
+
+    def close(self) -> None:
+        """End the workers."""
+        self._batches = None
+        self._position = -1
+
+    def _seek(self, epoch: int) -> None:
+        if self._batches is None or self._position != epoch * self._length:
+            self._stream.start_epoch = epoch
+            self._batches = None  # ends the old iterator's workers before new ones start
+            self._batches = iter(self._loader)
+            self._position = epoch * self._length
+
+    def _next(self) -> Any:
+        self._position += 1
+        if self._first is not None:
+            return self._first
+        started = time.perf_counter()
+        batch = next(self._batches)  # type: ignore[arg-type]
+        self.wait_seconds += time.perf_counter() - started
+        if isinstance(batch, SegflowError):
+            raise batch
+        if self._repeat:
+            self._first = batch
+        return batch
+
+
+def _start_worker(number: int) -> None:
+    """Forked workers inherit the trainer's handlers, which would answer a signal in its place."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)
+
+
+def name_dead_worker(error: BaseException, kills_before: int) -> SegflowError | None:
+    """Say in a user's words that a worker died, where that is what torch's error is about.
+
+    Args:
+        error: What ended the training.
+        kills_before: `out_of_memory_kills` when the training started.
+    """
+    text = str(error)
+    found = re.search(r"DataLoader worker \(pid\(?s?\)? ?([\d, ]+)\) (.*)", text)
+    if not isinstance(error, RuntimeError) or found is None:
+        return None
+    how = found.group(2).strip().rstrip(". ")
+    name = next((name for name in _CAUSES if name in how), None)
+    cause = _CAUSES[name] if name else "the cause is unknown"
+    if out_of_memory_kills() > kills_before:
+        cause = "the system killed a process because memory ran out"
+    return SegflowError(
+        f"a data worker died (process {found.group(1).strip()} {how}): {cause}",
+        fix="The same command goes on from the last epoch. Fewer training.num_workers need less memory; 0 uses none.",
+    )

@@ -1,0 +1,107 @@
+"""Experiment loggers beside TensorBoard, and what every logger is told once."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.loggers import Logger, TensorBoardLogger
+
+from segflow.core.errors import SegflowError
+
+OUTCOME = "hp/val_dice_ema"
+"""The figure that TensorBoard's table of hyper-parameters shows for each run."""
+
+
+def log_hyper_parameters(trainer: pl.Trainer, values: Mapping[str, Any]) -> None:
+    """Tell every logger the few settings that a person compares runs by."""
+    for board in trainer.loggers:
+        if isinstance(board, TensorBoardLogger):
+            board.log_hyperparams(dict(values), {OUTCOME: 0.0})  # no row in its table without a metric
+        else:
+            board.log_hyperparams(dict(values))
+
+
+def log_outcome(trainer: pl.Trainer, metrics: Mapping[str, float]) -> None:
+    """Fill in what the run came to."""
+    if "val/dice_ema" not in metrics:
+        return
+    for board in trainer.loggers:
+        board.log_metrics({OUTCOME: metrics["val/dice_ema"]}, step=trainer.current_epoch)
+
+
+def wandb_logger(save_dir: str, project: str = "segflow", offline: bool = False, **options: Any) -> Logger:
+    """Weights & Biases; a resumed run goes on in the same run there.
+
+    Args:
+        save_dir: The run's folder.
+        project: Project there.
+        offline: Whether to write files only.
+        **options: Of Lightning's WandbLogger.
+
+    Raises:
+        SegflowError: The package is not installed.
+    """
+    try:
+        from pytorch_lightning.loggers import WandbLogger
+
+        return WandbLogger(
+            save_dir=save_dir,
+            project=project,
+            offline=offline,
+            id=_run_id(save_dir),
+            name=_run_name(save_dir),
+            resume="allow",
+            **options,
+        )
+    except ModuleNotFoundError as error:
+        raise SegflowError("logger=wandb needs a package", found=str(error), fix="pip install segflow[wandb]") from None
+
+
+def mlflow_logger(
+    save_dir: str, experiment: str = "segflow", tracking_uri: str | None = None, **options: Any
+) -> Logger:
+    """MLflow; a resumed run goes on in the same run there.
+
+    Args:
+        save_dir: The run's folder; the run is found again by it.
+        experiment: Experiment there.
+        tracking_uri: Server or file store; None leaves the choice to MLflow.
+        **options: Of Lightning's MLFlowLogger.
+
+    Raises:
+        SegflowError: The package is not installed.
+    """
+    try:
+        from mlflow.tracking import MlflowClient
+        from pytorch_lightning.loggers import MLFlowLogger
+    except ModuleNotFoundError as error:
+        raise SegflowError(
+            "logger=mlflow needs a package", found=str(error), fix="pip install segflow[mlflow]"
+        ) from None
+    client = MlflowClient(tracking_uri)
+    known = client.get_experiment_by_name(experiment)
+    tag, run_id = _run_id(save_dir), None
+    if known is not None:
+        runs = client.search_runs([known.experiment_id], f"tags.segflow_run = '{tag}'", max_results=1)
+        run_id = runs[0].info.run_id if runs else None
+    uri = {} if tracking_uri is None else {"tracking_uri": tracking_uri}
+    return MLFlowLogger(
+        experiment_name=experiment,
+        run_name=_run_name(save_dir),
+        run_id=run_id,
+        tags={"segflow_run": tag},
+        **uri,
+        **options,
+    )
+
+
+def _run_id(save_dir: str) -> str:
+    return hashlib.sha256(str(Path(save_dir).resolve()).encode()).hexdigest()[:16]
+
+
+def _run_name(save_dir: str) -> str:
+    return "/".join(Path(save_dir).resolve().parts[-5:])

@@ -1,0 +1,165 @@
+"""The network with its loss, optimizer and pseudo-Dice, as Lightning wants it (recipe 9.2, 9.3)."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from typing import Any, NamedTuple
+
+import pytorch_lightning as pl
+import torch
+from torch import nn
+
+from segflow.core.errors import SegflowError
+from segflow.core.labels import Labels
+from segflow.loss.overlap import hard_counts
+from segflow.sampling.batch import PatchBatch
+from segflow.training.device_augmentation import DeviceAugmentation
+from segflow.training.parameters import parameter_groups
+from segflow.training.protocols import OptimizerFactory, ScheduleFactory
+
+Tensor = torch.Tensor
+
+
+class EpochValues(NamedTuple):
+    """What an epoch came to, over all processes.
+
+    Attributes:
+        train_loss: Mean over the training batches.
+        val_loss: Mean over the validation batches; None without validation.
+        dice: Pseudo-Dice of each foreground label, NaN where neither reference nor prediction had any; None without
+            validation.
+    """
+
+    train_loss: float
+    val_loss: float | None
+    dice: tuple[float, ...] | None
+
+    @property
+    def dice_mean(self) -> float:
+        """Mean over the labels that occurred; NaN if none did."""
+        occurred = [value for value in self.dice or () if not math.isnan(value)]
+        return sum(occurred) / len(occurred) if occurred else math.nan
+
+
+class SegmentationModule(pl.LightningModule):
+    """Trains a network on patches.
+
+    Losses and overlap counts gather on the device and are read once an epoch, so that no step waits for the device.
+
+    Args:
+        network: Image (B, C, …) → list of logits, finest first. Its parameters appear as ``network.…``.
+        loss: List of logits, target (B, 1, …) → scalar.
+        labels: Of the dataset.
+        optimizer, schedule: Factories, see `segflow.training.protocols`.
+        total_epochs: Length of the schedule.
+        lr_factors: Shell pattern of parameter names → factor on the learning rate.
+        augmentation: Applied to training batches on the device; None where the workers have done it.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        loss: nn.Module,
+        labels: Labels,
+        optimizer: OptimizerFactory,
+        schedule: ScheduleFactory,
+        *,
+        total_epochs: int,
+        lr_factors: dict[str, float] | None = None,
+        augmentation: DeviceAugmentation | None = None,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.loss = loss
+        self.labels = labels
+        self._optimizer = optimizer
+        self._schedule = schedule
+        self._total_epochs = total_epochs
+        self._lr_factors = dict(lr_factors or {})
+        self._augmentation = augmentation
+        self._train_losses = _Sum()
+        self._val_losses = _Sum()
+        self._counts: Tensor | None = None
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        return self.network(image)
+
+    def training_step(self, batch: PatchBatch, batch_idx: int) -> Tensor:
+        image, label = batch.image, batch.label
+        if self._augmentation is not None:
+            image, label = self._augmentation(image, label, epoch=self.current_epoch, index=batch_idx)
+        loss = self.loss(self(image), label)
+        self._train_losses.add(loss)
+        return loss
+
+    def validation_step(self, batch: PatchBatch, batch_idx: int) -> None:
+        logits = self(batch.image)
+        self._val_losses.add(self.loss(logits, batch.label))
+        counts = torch.stack([c.to(torch.int64) for c in hard_counts(logits[0], batch.label, self.labels)])
+        self._counts = counts if self._counts is None else self._counts + counts
+
+    def take_epoch_values(self) -> EpochValues:
+        """What gathered since the last call, reduced over all processes; every process must call it."""
+        train_loss = self._train_losses.take(self)
+        if self._counts is None:
+            return EpochValues(train_loss, None, None)
+        true_positive, false_positive, false_negative = self.trainer.strategy.reduce(
+            self._counts, reduce_op="sum"
+        ).tolist()
+        self._counts = None
+        dice = tuple(
+            2 * tp / (2 * tp + fp + fn) if tp + fp + fn else math.nan
+            for tp, fp, fn in zip(true_positive, false_positive, false_negative, strict=True)
+        )
+        return EpochValues(train_loss, self._val_losses.take(self), dice)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint of another network before torch does so at length."""
+        own, given = self.state_dict(), checkpoint["state_dict"]
+        differing = [f"{name} is missing" for name in own if name not in given]
+        differing += [f"{name} is unknown" for name in given if name not in own]
+        differing += [
+            f"{name} is {list(given[name].shape)} instead of {list(value.shape)}"
+            for name, value in own.items()
+            if name in given and given[name].shape != value.shape
+        ]
+        if differing:
+            raise SegflowError(
+                "the checkpoint to continue from was made for another network",
+                found="; ".join(differing[:5]) + (f" and {len(differing) - 5} more" if len(differing) > 5 else ""),
+                fix="Use another run_name, or start from its weights with training.initial_weights.",
+            )
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        groups, factors = parameter_groups(self.network, self._lr_factors)
+        optimizer = self._optimizer(groups)
+        for group, factor in zip(optimizer.param_groups, factors, strict=True):
+            group["lr"] = group["lr"] * factor
+        options = {"total_epochs": self._total_epochs} if _takes_total_epochs(self._schedule) else {}
+        schedule = self._schedule(optimizer, **options)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "epoch"}}
+
+
+class _Sum:
+    """A mean that gathers on the device."""
+
+    def __init__(self) -> None:
+        self._total: Tensor | None = None
+        self._count = 0
+
+    def add(self, value: Tensor) -> None:
+        value = value.detach().float()
+        self._total = value.clone() if self._total is None else self._total + value
+        self._count += 1
+
+    def take(self, module: pl.LightningModule) -> float:
+        if self._total is None:
+            return math.nan
+        mean = module.trainer.strategy.reduce(self._total / self._count, reduce_op="mean")
+        self._total, self._count = None, 0
+        return float(mean)
+
+
+def _takes_total_epochs(schedule: ScheduleFactory) -> bool:
+    return "total_epochs" in inspect.signature(schedule).parameters

@@ -1,0 +1,158 @@
+"""What a training tells after every epoch: TensorBoard, metrics.csv, progress.png and one line of the log."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import math
+import time
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback
+
+from segflow.core.labels import Labels
+from segflow.core.progress import Progress, ProgressEvent, silent
+from segflow.reporting.curves import write_progress_picture
+from segflow.storage.json_files import written_whole
+from segflow.storage.run_folder import RunFolder
+from segflow.training.loggers import log_outcome
+from segflow.training.module import EpochValues, SegmentationModule
+
+logger = logging.getLogger(__name__)
+
+EMA_WEIGHT = 0.1
+"""Of the newest epoch in the moving average of the pseudo-Dice (recipe 9.3)."""
+
+_PICTURE_CURVES = {
+    "train_loss": "train/loss",
+    "val_loss": "val/loss",
+    "dice": "val/dice_mean",
+    "dice_ema": "val/dice_ema",
+    "epoch_seconds": "time/epoch",
+    "lr": "lr",
+}
+
+
+class EpochReport(Callback):
+    """Collects the numbers of an epoch and tells them.
+
+    The history is part of the checkpoint, so that a resumed run's table and picture are those of one run.
+
+    Args:
+        folder: The run's folder.
+        labels: Of the dataset; name the Dice tags.
+        progress: Told after each epoch.
+    """
+
+    def __init__(self, folder: RunFolder, labels: Labels, progress: Progress = silent) -> None:
+        self._folder = folder
+        self._names = [labels.name_of(key) for key in labels.foreground_keys]
+        self._progress = progress
+        self.history: dict[str, list[float]] = {}
+        self._started = 0.0
+        self._train_seconds = 0.0
+        self._rate = math.nan
+
+    @property
+    def latest(self) -> dict[str, float]:
+        """Last value of every curve."""
+        return {tag: values[-1] for tag, values in self.history.items() if values}
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._started = time.perf_counter()
+        self._rate = float(trainer.optimizers[0].param_groups[0]["lr"])
+        if trainer.strategy.root_device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(trainer.strategy.root_device)
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._train_seconds = time.perf_counter() - self._started
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: SegmentationModule) -> None:
+        values = pl_module.take_epoch_values()
+        if values.val_loss is None:
+            self._train_seconds = time.perf_counter() - self._started
+        row = self._metrics_of(values) | self._timings(trainer)
+        pl_module.log_dict({tag: value for tag, value in row.items() if not math.isnan(value)})
+        # All curves over the epoch: without it Lightning would put them over the step.
+        pl_module.log("step", float(trainer.current_epoch))
+        self._remember(row, trainer.current_epoch)
+        if trainer.is_global_zero:
+            self._write(trainer)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.is_global_zero:
+            log_outcome(trainer, self.latest)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"history": {tag: list(values) for tag, values in self.history.items()}}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.history = {str(tag): [float(v) for v in values] for tag, values in state_dict["history"].items()}
+
+    def _metrics_of(self, values: EpochValues) -> dict[str, float]:
+        row = {"train/loss": values.train_loss, "lr": self._rate}
+        if values.val_loss is None or values.dice is None:
+            return row
+        row["val/loss"] = values.val_loss
+        row |= {f"val/dice/{name}": dice for name, dice in zip(self._names, values.dice, strict=True)}
+        row["val/dice_mean"] = values.dice_mean
+        row["val/dice_ema"] = self._moving_average(values.dice_mean)
+        return row
+
+    def _moving_average(self, value: float) -> float:
+        before = [v for v in self.history.get("val/dice_ema", []) if not math.isnan(v)]
+        if not before:
+            return value
+        return before[-1] if math.isnan(value) else (1 - EMA_WEIGHT) * before[-1] + EMA_WEIGHT * value
+
+    def _timings(self, trainer: pl.Trainer) -> dict[str, float]:
+        loader = trainer.datamodule.train_loader  # type: ignore[attr-defined]
+        steps = max(1, trainer.num_training_batches)
+        waited = loader.take_wait_seconds()
+        timings = {
+            "time/data_wait": waited / steps,
+            "time/compute": max(0.0, self._train_seconds - waited) / steps,
+            "time/epoch": time.perf_counter() - self._started,
+        }
+        device = trainer.strategy.root_device
+        if device.type == "cuda":
+            timings["memory/gpu_peak_gib"] = torch.cuda.max_memory_allocated(device) / 2**30
+        return timings
+
+    def _remember(self, row: dict[str, float], epoch: int) -> None:
+        for tag in {**self.history, **row}:
+            values = self.history.setdefault(tag, [])
+            del values[epoch:]
+            values.extend([math.nan] * (epoch - len(values)))
+            values.append(row.get(tag, math.nan))
+
+    def _write(self, trainer: pl.Trainer) -> None:
+        tags = sorted(self.history)
+        epochs = len(self.history["train/loss"])
+        with (
+            written_whole(self._folder.metrics_csv) as temporary,
+            temporary.open("w", encoding="utf-8", newline="") as file,
+        ):
+            table = csv.writer(file)
+            table.writerow(["epoch", *tags])
+            for epoch in range(epochs):
+                table.writerow([epoch, *(_cell(self.history[tag][epoch]) for tag in tags)])
+        curves = {name: self.history[tag] for name, tag in _PICTURE_CURVES.items() if tag in self.history}
+        write_progress_picture(curves, self._folder.progress_png)
+        logger.info("%s", self._line(epochs, trainer.max_epochs or epochs))
+        self._progress(ProgressEvent("train", f"epoch {epochs - 1}", epochs, trainer.max_epochs or epochs))
+
+    def _line(self, epochs: int, total: int) -> str:
+        now = self.latest
+        parts = [f"epoch {epochs - 1}/{total}", f"train loss {now['train/loss']:.4f}"]
+        if not math.isnan(now.get("val/loss", math.nan)):
+            dice = ", ".join(f"{name} {now[f'val/dice/{name}']:.3f}" for name in self._names)
+            parts += [f"val loss {now['val/loss']:.4f}", f"Dice {dice}", f"EMA {now['val/dice_ema']:.4f}"]
+        parts += [f"lr {now['lr']:.3g}", f"{now['time/epoch']:.1f} s"]
+        return " | ".join(parts)
+
+
+def _cell(value: float) -> str:
+    return "" if math.isnan(value) else repr(value)

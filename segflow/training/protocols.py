@@ -1,0 +1,117 @@
+"""What a training is put together from: the contracts that a part of a user's own has to keep."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.loggers import Logger
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from segflow.core.labels import Labels
+from segflow.core.plans import NetworkTopology
+
+
+class NetworkFactory(Protocol):
+    """Builds a module: image (B, C, …) → list of logits (B, K, …), finest first, without a final activation."""
+
+    def __call__(
+        self, topology: NetworkTopology, in_channels: int, out_channels: int, deep_supervision: bool
+    ) -> nn.Module: ...
+
+
+class LossFactory(Protocol):
+    """Builds a module: logits (B, K, …), target (B, 1, …) int → scalar."""
+
+    def __call__(self, labels: Labels, batch_dice: bool) -> nn.Module: ...
+
+
+class OptimizerFactory(Protocol):
+    """Builds an optimizer over parameter groups."""
+
+    def __call__(self, parameters: Iterable[Mapping[str, Any]]) -> Optimizer: ...
+
+
+class ScheduleFactory(Protocol):
+    """Builds a schedule that is stepped once an epoch; one that takes ``total_epochs`` is told how many there are."""
+
+    def __call__(self, optimizer: Optimizer, **options: Any) -> LRScheduler: ...
+
+
+class BatchTransform(Protocol):
+    """Image (B, C, *loader_patch) float32, label (B, L, *loader_patch) int → network input and target."""
+
+    def __call__(
+        self, image: torch.Tensor, label: torch.Tensor, generator: torch.Generator
+    ) -> tuple[torch.Tensor, torch.Tensor]: ...
+
+
+class AugmentationLike(BatchTransform, Protocol):
+    """A batch transform that says how large a patch it wants, and along which axes it mirrors."""
+
+    loader_patch_size: tuple[int, ...]
+    mirror_axes: tuple[int, ...]
+
+
+class AugmentationFactory(Protocol):
+    """Builds the augmentation of a configuration's patches."""
+
+    def __call__(
+        self,
+        patch_size: Sequence[int],
+        *,
+        labels: Labels,
+        use_mask_for_norm: Sequence[bool],
+        previous_stage: bool,
+    ) -> AugmentationLike: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingParts:
+    """The exchangeable parts of a training, each a callable with its options bound.
+
+    Attributes:
+        network, loss, optimizer, schedule, augmentation: See the protocols.
+        sampler: ``(loader_patch_size, patch_size, labels=…)`` → patch sampler.
+        trainer: Builds Lightning's Trainer; keywords that are bound to it (``functools.partial``) are read where we
+            have to decide something by them (precision, devices, strategy, limits, max_time).
+        loggers: Each ``(save_dir=run folder)`` → Lightning logger.
+        callbacks: More of Lightning's callbacks.
+        read_weights: Reads ``training.initial_weights`` where it may be more than a run of ours.
+    """
+
+    network: NetworkFactory
+    loss: LossFactory
+    optimizer: OptimizerFactory
+    schedule: ScheduleFactory
+    sampler: Callable[..., Any]
+    augmentation: AugmentationFactory
+    trainer: Callable[..., pl.Trainer]
+    loggers: Sequence[Callable[..., Logger]] = ()
+    callbacks: Sequence[pl.Callback] = ()
+    read_weights: Callable[[Path], Mapping[str, torch.Tensor]] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TrainResult:
+    """How a training ended.
+
+    Attributes:
+        folder: The run's folder.
+        finished: Whether it reached its end; False after STOP, when the same command continues it.
+        epochs: Epochs trained, earlier starts included.
+        metrics: Last value of every curve, under its TensorBoard tag.
+        trained: False where it had been finished before and nothing was done.
+    """
+
+    folder: Path
+    finished: bool
+    epochs: int
+    metrics: Mapping[str, float]
+    trained: bool = True

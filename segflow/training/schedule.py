@@ -1,0 +1,148 @@
+"""Learning rate over the epochs, as closed forms: a resumed run and an uninterrupted one have the same numbers."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from typing import Any
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from segflow.core.errors import SegflowError
+
+RAMP_SHARE = 0.1
+"""Share of the added epochs that an extended run takes to come back to the longer schedule."""
+
+
+class EpochSchedule(LRScheduler):
+    """Base of our schedules: the rate is its first value times a factor that depends on the epoch alone.
+
+    Three things may bend it. A warm-up rises linearly and reaches the full rate in its last epoch. A time budget moves
+    the end (`move_end`). A run that is extended to more epochs than its checkpoint was planned for rises (or falls)
+    linearly from the rate that it ended with, over a tenth of the added epochs, to where a run of the new length
+    would be by then, and follows that run's schedule to its end.
+
+    Args:
+        optimizer: Its groups' rates are the full rates; groups may differ.
+        total_epochs: Epochs of the run; the decay ends after them.
+        warmup_epochs: Epochs of linear rise before the decay.
+    """
+
+    def __init__(self, optimizer: Optimizer, total_epochs: int, *, warmup_epochs: int = 0) -> None:
+        if total_epochs < 1:
+            raise SegflowError("a schedule needs at least one epoch", found=f"max_epochs {total_epochs}")
+        if not 0 <= warmup_epochs < total_epochs:
+            raise SegflowError(
+                "schedule.warmup_epochs must lie within the run",
+                found=f"{warmup_epochs} of {total_epochs} epochs",
+                fix="Shorten the warm-up, or raise trainer.max_epochs.",
+            )
+        self.planned_epochs = total_epochs
+        self.end = float(total_epochs)
+        self.warmup_epochs = warmup_epochs
+        self.ramp: tuple[int, int, float] | None = None
+        super().__init__(optimizer)
+
+    @abstractmethod
+    def decay(self, progress: float) -> float:
+        """Factor at a progress of 0 (start of the decay) to 1 (its end)."""
+
+    def factor(self, epoch: int) -> float:
+        """What the full rate is multiplied by in this epoch (the first is 0)."""
+        if self.ramp is not None:
+            start, length, before = self.ramp
+            if epoch < start + length:
+                share = (epoch - start + 1) / (length + 1)
+                return before + share * (self._unbent(start + length) - before)
+        return self._unbent(epoch)
+
+    def _unbent(self, epoch: int) -> float:
+        if epoch < self.warmup_epochs:
+            return (epoch + 1) / self.warmup_epochs
+        length = self.end - self.warmup_epochs
+        progress = (epoch - self.warmup_epochs) / length if length > 0 else 1.0
+        return self.decay(min(max(progress, 0.0), 1.0))
+
+    def get_lr(self) -> list[float]:
+        """The rate of every parameter group in the present epoch."""
+        factor = self.factor(self.last_epoch)
+        return [float(rate) * factor for rate in self.base_lrs]
+
+    def move_end(self, end: float) -> None:
+        """Let the decay end at another epoch, counted from the start of the run; the present rate follows at once."""
+        self.end = float(end)
+        self._apply()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain numbers; the shape of the schedule comes from the settings again."""
+        return {
+            "last_epoch": self.last_epoch,
+            "_step_count": self._step_count,
+            "planned_epochs": self.planned_epochs,
+            "end": self.end,
+            "ramp": None if self.ramp is None else list(self.ramp),
+            "factor_before": self.factor(max(self.last_epoch - 1, 0)),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue where a checkpoint was; begins the ramp where this run is longer than the checkpoint's."""
+        self.last_epoch = int(state_dict["last_epoch"])
+        self._step_count = int(state_dict["_step_count"])
+        ramp = state_dict["ramp"]
+        self.ramp = None if ramp is None else (int(ramp[0]), int(ramp[1]), float(ramp[2]))
+        added = self.planned_epochs - int(state_dict["planned_epochs"])
+        if added == 0:
+            self.end = float(state_dict["end"])
+        elif self.last_epoch > 0:
+            self.ramp = (self.last_epoch, max(1, round(RAMP_SHARE * abs(added))), float(state_dict["factor_before"]))
+        self._apply()
+
+    def _apply(self) -> None:
+        rates = self.get_lr()
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+        self._last_lr = rates
+
+
+class PolynomialDecay(EpochSchedule):
+    """``rate * (1 - epoch / total_epochs) ** exponent``, nnU-Net's schedule (recipe 9.2).
+
+    Args:
+        optimizer, total_epochs, warmup_epochs: See `EpochSchedule`.
+        exponent: 0.9 in nnU-Net.
+    """
+
+    def __init__(
+        self, optimizer: Optimizer, total_epochs: int, *, exponent: float = 0.9, warmup_epochs: int = 0
+    ) -> None:
+        self.exponent = exponent
+        super().__init__(optimizer, total_epochs, warmup_epochs=warmup_epochs)
+
+    def decay(self, progress: float) -> float:
+        return (1.0 - progress) ** self.exponent
+
+
+class CosineDecay(EpochSchedule):
+    """Half a cosine from 1 to ``minimum`` (recipe 16).
+
+    Args:
+        optimizer, total_epochs, warmup_epochs: See `EpochSchedule`.
+        minimum: Factor at the end.
+    """
+
+    def __init__(
+        self, optimizer: Optimizer, total_epochs: int, *, minimum: float = 0.0, warmup_epochs: int = 0
+    ) -> None:
+        self.minimum = minimum
+        super().__init__(optimizer, total_epochs, warmup_epochs=warmup_epochs)
+
+    def decay(self, progress: float) -> float:
+        return self.minimum + (1.0 - self.minimum) * 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+class ConstantRate(EpochSchedule):
+    """The full rate throughout, after an optional warm-up."""
+
+    def decay(self, progress: float) -> float:
+        return 1.0

@@ -1,0 +1,66 @@
+"""What a user may turn about a training beside its parts (network, loss, optimizer, schedule, trainer, …)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from segflow.core.errors import SegflowError
+
+_CHOICES = {
+    "compile": ("auto", "on", "off"),
+    "augmentation_device": ("auto", "cpu", "device"),
+}
+
+
+@dataclass(kw_only=True, slots=True)
+class TrainingSettings:
+    """Our own knobs of a training; those of Lightning's trainer keep Lightning's names under ``trainer``.
+
+    Attributes:
+        seed: Of weights, patches, augmentation and dropout. Runs with the same seed and settings on the CPU end with
+            the same weights, bit by bit, also when interrupted and started again.
+        num_workers: Processes that make batches; 0 makes them in the training process, -1 chooses: on a GPU what the
+            machine offers up to 12; on a CPU none on a machine of less than 4 cores, else a few.
+        augmentation_device: ``cpu`` augments in the workers, ``device`` on the training device, ``auto`` chooses the
+            device where it is a GPU and there are fewer than 6 cores for each.
+        deep_supervision: Whether all resolutions of the decoder are trained.
+        compile: ``on``, ``off``, or ``auto``: measure on a GPU whether compiling the network pays, else do not.
+        picture_every: Epochs between pictures of validation patches in TensorBoard; 0 for none.
+        picture_count: Validation patches in that picture.
+        initial_weights: A run's folder or a checkpoint file to start from; None for random weights.
+        freeze: Shell patterns of parameter names that are not trained, such as ``encoder.*``.
+        lr_factors: Shell pattern of parameter names → factor on the learning rate; the first match counts.
+        extend: Allow a run that exists to be continued to another ``trainer.max_epochs``.
+        repeat_batch: Train on the first batch again and again: measures the network without the data (recipe 16).
+    """
+
+    seed: int = 0
+    num_workers: int = -1
+    augmentation_device: str = "auto"
+    deep_supervision: bool = True
+    compile: str = "auto"
+    picture_every: int = 10
+    picture_count: int = 4
+    initial_weights: str | None = None
+    freeze: list[str] = field(default_factory=list)
+    lr_factors: dict[str, float] = field(default_factory=dict)
+    extend: bool = False
+    repeat_batch: bool = False
+
+    def __post_init__(self) -> None:
+        for name, choices in _CHOICES.items():
+            value = getattr(self, name)
+            if value not in choices:
+                raise SegflowError(f"training.{name} is unknown", found=value, expected=" | ".join(choices))
+        if self.num_workers < -1:
+            raise SegflowError("training.num_workers must be -1 (automatic) or more", found=self.num_workers)
+        if self.seed < 0:
+            raise SegflowError("training.seed must not be negative", found=self.seed)
+        if self.picture_every < 0 or self.picture_count < 1:
+            raise SegflowError(
+                "training.picture_every must be 0 or more and picture_count 1 or more",
+                found=f"{self.picture_every} and {self.picture_count}",
+            )
+        negative = {pattern: factor for pattern, factor in self.lr_factors.items() if not factor >= 0}
+        if negative:
+            raise SegflowError("training.lr_factors must not be negative", found=negative)

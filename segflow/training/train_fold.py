@@ -1,0 +1,343 @@
+"""The door of this room: train one fold, or go on with it, or say that it is done."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
+
+from segflow.augmentation.pipeline import ValidationTransform
+from segflow.core.errors import SegflowError
+from segflow.core.machine import out_of_memory_kills, processor_count
+from segflow.core.progress import Progress, silent
+from segflow.core.run import RunRecord
+from segflow.loss.deep_supervision import DeepSupervisionLoss
+from segflow.sampling.patch_dataset import PatchDataset
+from segflow.storage.json_files import read_json
+from segflow.storage.preprocessed import PreprocessedStore
+from segflow.storage.run_folder import RunFolder
+from segflow.training.checkpoints import RunCheckpoints, link_checkpoint
+from segflow.training.compilation import compile_if_it_pays
+from segflow.training.datamodule import PatchDataModule
+from segflow.training.device_augmentation import DeviceAugmentation
+from segflow.training.guards import EndingSignals, EpochSeed, LossGuard, StopFile, exit_code_of, leave_process_group
+from segflow.training.initial_weights import read_initial_weights, transfer_weights
+from segflow.training.loader import name_dead_worker
+from segflow.training.loggers import log_hyper_parameters
+from segflow.training.module import SegmentationModule
+from segflow.training.monitor import EpochReport
+from segflow.training.parameters import freeze
+from segflow.training.pictures import PatchPictures
+from segflow.training.protocols import AugmentationLike, TrainingParts, TrainResult
+from segflow.training.run_record import FREE_SETTINGS, claim_folder
+from segflow.training.settings import TrainingSettings
+from segflow.training.time_budget import TimeBudget, parse_duration
+from segflow.training.trainer import build_trainer, epoch_batches, trainer_options
+
+logger = logging.getLogger(__name__)
+
+CORES_FOR_WORKERS = 6
+"""With fewer cores for each GPU, augmenting on the GPU is what keeps it busy."""
+
+
+def train_fold(
+    folder: RunFolder,
+    record: RunRecord,
+    store: PreprocessedStore,
+    parts: TrainingParts,
+    settings: TrainingSettings | None = None,
+    *,
+    previous_stage: PreprocessedStore | None = None,
+    free_settings: Sequence[str] = FREE_SETTINGS,
+    progress: Progress = silent,
+) -> TrainResult:
+    """Train one fold; the same call goes on after an interruption, and returns at once after the end.
+
+    Writes into the folder: ``run.json`` first, then after every epoch ``metrics.csv``, ``progress.png``, the loggers'
+    files and ``checkpoints/last.ckpt`` and ``best.ckpt``, and at the end ``final.ckpt``.
+
+    Args:
+        folder: The run's folder, made where it is missing.
+        record: What is trained; its mirror axes are taken from the augmentation.
+        store: Preprocessed cases of the configuration.
+        parts: Network, loss, optimizer, …
+        settings: Our own knobs.
+        previous_stage: Labels that the previous stage predicted, on the same grid, where the plan has one.
+        free_settings: What may differ from the run that is in the folder, see `FREE_SETTINGS`.
+        progress: Told after every epoch.
+
+    Raises:
+        SegflowError: Something is missing or does not fit; the folder holds another run; the loss became NaN; a data
+            worker died.
+        SystemExit: 143 after SIGTERM, or a batch system's warning; the last epoch's checkpoint is there.
+    """
+    settings = settings or TrainingSettings()
+    leave_process_group()
+    plan = record.plan
+    plan.check()
+    _check_cases(record, store)
+    augmentation = parts.augmentation(
+        plan.patch_size,
+        labels=record.dataset.labels,
+        use_mask_for_norm=plan.use_mask_for_norm,
+        previous_stage=plan.previous_stage is not None,
+    )
+    record = replace(record, mirror_axes=tuple(augmentation.mirror_axes))
+    resuming = _claim(folder, record, settings, free_settings)
+    max_epochs = trainer_options(parts).get("max_epochs")
+    if folder.is_finished() and not (settings.extend and _is_longer(folder, max_epochs)):
+        return _finished_before(folder)
+    run = _Run(folder, record, store, parts, settings, augmentation, previous_stage, progress)
+    return run.train(resuming)
+
+
+@dataclass(slots=True)
+class _Run:
+    folder: RunFolder
+    record: RunRecord
+    store: PreprocessedStore
+    parts: TrainingParts
+    settings: TrainingSettings
+    augmentation: AugmentationLike
+    previous_stage: PreprocessedStore | None
+    progress: Progress
+
+    def train(self, resuming: bool) -> TrainResult:
+        has_validation = bool(self.record.val_cases)
+        if not has_validation:
+            logger.warning("the fold has no validation cases: there will be no pseudo-Dice and no best.ckpt")
+        options = trainer_options(self.parts)
+        train_batches, val_batches = epoch_batches(options, has_validation=has_validation)
+        report = EpochReport(self.folder, self.record.dataset.labels, self.progress)
+        stop = StopFile(self.folder)
+        trainer = build_trainer(
+            self.parts,
+            self.folder,
+            callbacks=self._callbacks(options, report, stop),
+            loggers=[build(save_dir=str(self.folder.path)) for build in self.parts.loggers],
+            train_batches=train_batches,
+            val_batches=val_batches,
+        )
+        if not trainer.max_epochs or trainer.max_epochs < 1:
+            raise SegflowError("trainer.max_epochs must be at least 1", found=trainer.max_epochs)
+        last = self.folder.checkpoint("last")
+        resume_from = last if resuming and last.is_file() else None
+        on_device = self._augments_on_device(trainer)
+        module = self._module(trainer, on_device, fresh=resume_from is None)
+        data = self._data(trainer, on_device, train_batches, val_batches)
+        self._announce(trainer, resume_from)
+        started = time.monotonic()
+        _fit(trainer, module, data, resume_from)
+        return self._finish(trainer, report, stop.stopped, time.monotonic() - started)
+
+    def _callbacks(self, options: dict[str, Any], report: EpochReport, stop: StopFile) -> list[Callback]:
+        settings = self.settings
+        callbacks: list[Callback] = [EndingSignals(), EpochSeed(settings.seed), LossGuard(self.folder)]
+        if options.get("max_time") is not None:
+            callbacks.append(TimeBudget(parse_duration(options["max_time"])))
+        callbacks += [report, stop]
+        if settings.picture_every:
+            labels = self.record.dataset.labels
+            callbacks.append(PatchPictures(labels, every=settings.picture_every, count=settings.picture_count))
+        if options.get("enable_checkpointing", True) is not False:
+            callbacks.append(RunCheckpoints(self.folder))
+        return callbacks
+
+    def _module(self, trainer: pl.Trainer, on_device: bool, *, fresh: bool) -> SegmentationModule:
+        record, settings, parts, plan = self.record, self.settings, self.parts, self.record.plan
+        labels = record.dataset.labels
+        torch.manual_seed(settings.seed)
+        network = parts.network(plan.topology, record.in_channels, labels.num_outputs, settings.deep_supervision)
+        if fresh and settings.initial_weights is not None:
+            read = parts.read_weights or read_initial_weights
+            source = Path(settings.initial_weights)
+            transfer_weights(network, read(source), str(source))
+        freeze(network, settings.freeze)
+        device = trainer.strategy.root_device
+        if settings.compile != "off":
+            share = -(-plan.batch_size // trainer.world_size)
+            compile_if_it_pays(
+                network.to(device),
+                settings.compile,
+                shape=(share, record.in_channels, *plan.patch_size),
+                device=device,
+                autocast={"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}.get(str(trainer.precision)),
+            )
+        return SegmentationModule(
+            network,
+            DeepSupervisionLoss(parts.loss(labels, plan.batch_dice), plan.topology.strides),
+            labels,
+            parts.optimizer,
+            parts.schedule,
+            total_epochs=int(trainer.max_epochs or 1),
+            lr_factors=settings.lr_factors,
+            augmentation=DeviceAugmentation(
+                self.augmentation,
+                seed=settings.seed,
+                batch_size=plan.batch_size,
+                rank=trainer.global_rank,
+                world_size=trainer.world_size,
+            )
+            if on_device
+            else None,
+        )
+
+    def _data(self, trainer: pl.Trainer, on_device: bool, train_batches: int, val_batches: int) -> PatchDataModule:
+        record, plan, labels = self.record, self.record.plan, self.record.dataset.labels
+        shared: dict[str, Any] = {
+            "batch_size": plan.batch_size,
+            "seed": self.settings.seed,
+            "previous_stage": self.previous_stage,
+            "rank": trainer.global_rank,
+            "world_size": trainer.world_size,
+        }
+        train = PatchDataset(
+            self.store,
+            record.train_cases,
+            sampler=self.parts.sampler(self.augmentation.loader_patch_size, plan.patch_size, labels=labels),
+            transform=None if on_device else self.augmentation,
+            batches_per_epoch=train_batches,
+            stream=0,
+            **shared,
+        )
+        val = None
+        if val_batches:
+            val = PatchDataset(
+                self.store,
+                record.val_cases,
+                sampler=self.parts.sampler(plan.patch_size, plan.patch_size, labels=labels),
+                transform=ValidationTransform(
+                    plan.patch_size, labels=labels, previous_stage=plan.previous_stage is not None
+                ),
+                batches_per_epoch=val_batches,
+                stream=1,
+                **shared,
+            )
+        return PatchDataModule(
+            train,
+            val,
+            train_batches=train_batches,
+            val_batches=val_batches,
+            num_workers=self.settings.num_workers,
+            repeat_batch=self.settings.repeat_batch,
+        )
+
+    def _augments_on_device(self, trainer: pl.Trainer) -> bool:
+        choice = self.settings.augmentation_device
+        if choice != "auto":
+            return choice == "device"
+        cores = processor_count() // max(1, trainer.num_devices)
+        return trainer.strategy.root_device.type == "cuda" and cores < CORES_FOR_WORKERS
+
+    def _announce(self, trainer: pl.Trainer, resume_from: Path | None) -> None:
+        plan, record = self.record.plan, self.record
+        logger.info(
+            "%s %s fold %s: %d training and %d validation cases, batch %d of %s, %d epochs of %d batches, %s on %s",
+            record.dataset.name,
+            record.configuration,
+            record.fold,
+            len(record.train_cases),
+            len(record.val_cases),
+            plan.batch_size,
+            "×".join(str(n) for n in plan.patch_size),
+            trainer.max_epochs,
+            int(trainer.limit_train_batches),
+            trainer.precision,
+            trainer.strategy.root_device,
+        )
+        if resume_from is not None:
+            logger.info("going on from %s", resume_from)
+        hyper_parameters = {
+            "dataset": record.dataset.name,
+            "configuration": record.configuration,
+            "fold": str(record.fold),
+            "batch_size": plan.batch_size,
+            "patch_size": "x".join(str(n) for n in plan.patch_size),
+            "max_epochs": trainer.max_epochs,
+            "seed": self.settings.seed,
+        }
+        log_hyper_parameters(trainer, hyper_parameters)
+
+    def _finish(self, trainer: pl.Trainer, report: EpochReport, stopped: bool, seconds: float) -> TrainResult:
+        epochs = len(report.history.get("train/loss", []))
+        finished = not stopped or epochs >= int(trainer.max_epochs or 0)
+        if trainer.is_global_zero:
+            last = self.folder.checkpoint("last")
+            if last.is_file():
+                link_checkpoint(last, self.folder.checkpoint("final"))
+            facts = {
+                "epochs": epochs,
+                "max_epochs": trainer.max_epochs,
+                "seconds": round(seconds, 1),
+                "fastest_epoch_seconds": min(report.history.get("time/epoch", [math.nan])),
+                "metrics": {tag: None if math.isnan(v) else v for tag, v in report.latest.items()},
+            }
+            if finished:
+                self.folder.mark_finished(facts)
+            logger.info("%s after %d epochs: %s", "finished" if finished else "stopped", epochs, self.folder.path)
+        return TrainResult(self.folder.path, finished, epochs, report.latest)
+
+
+def _fit(trainer: pl.Trainer, module: SegmentationModule, data: PatchDataModule, resume_from: Path | None) -> None:
+    kills = out_of_memory_kills()
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=resume_from)
+    except SegflowError:
+        raise
+    except MisconfigurationException as error:
+        raise SegflowError("Lightning refuses this training", found=" ".join(str(error).split())[:300]) from error
+    except BaseException as error:
+        code = exit_code_of(error)
+        if code is not None:
+            logger.warning("ended by a signal; the same command goes on from the last whole epoch")
+            raise SystemExit(code) from None
+        dead = name_dead_worker(error, kills)
+        if dead is not None:
+            raise dead from None
+        raise
+    finally:
+        data.teardown("fit")
+
+
+def _claim(folder: RunFolder, record: RunRecord, settings: TrainingSettings, free_settings: Sequence[str]) -> bool:
+    """Rank 0 writes; the others were started by it, so that the record is there."""
+    if rank_zero_only.rank != 0:
+        return True
+    return claim_folder(folder, record, free=free_settings, extend=settings.extend)
+
+
+def _check_cases(record: RunRecord, store: PreprocessedStore) -> None:
+    present = set(store.case_ids())
+    missing = sorted({*record.train_cases, *record.val_cases} - present)
+    if missing or not record.train_cases:
+        raise SegflowError(
+            "the fold's cases are not all preprocessed" if missing else "the fold has no training cases",
+            found=f"{len(missing)} missing in {store.folder}, such as {missing[0]}" if missing else None,
+            fix="Run: segflow preprocess" if missing else "Check splits_final.json.",
+        )
+
+
+def _read_facts(folder: RunFolder) -> dict[str, Any]:
+    return dict(read_json(folder.finished_file))
+
+
+def _is_longer(folder: RunFolder, max_epochs: Any) -> bool:
+    facts = _read_facts(folder)
+    return isinstance(max_epochs, int) and max_epochs > int(facts.get("max_epochs") or 0)
+
+
+def _finished_before(folder: RunFolder) -> TrainResult:
+    facts = _read_facts(folder)
+    logger.info("%s is finished (%s epochs); nothing to do", folder.path, facts.get("epochs"))
+    metrics = {tag: math.nan if value is None else float(value) for tag, value in facts.get("metrics", {}).items()}
+    return TrainResult(folder.path, True, int(facts.get("epochs") or 0), metrics, trained=False)

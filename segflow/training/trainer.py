@@ -1,0 +1,114 @@
+"""Lightning's Trainer with what a segflow run needs of it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.loggers import Logger
+from pytorch_lightning.plugins.environments import SLURMEnvironment
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+
+from segflow.core.errors import SegflowError
+from segflow.storage.run_folder import RunFolder
+from segflow.training.checkpoints import WholeCheckpointIO
+from segflow.training.datamodule import TRAIN_BATCHES, VAL_BATCHES, resolve_batches
+from segflow.training.protocols import TrainingParts
+
+
+def trainer_options(parts: TrainingParts) -> dict[str, Any]:
+    """The keywords that are bound to the trainer's factory."""
+    return dict(getattr(parts.trainer, "keywords", None) or {})
+
+
+def epoch_batches(options: Mapping[str, Any], *, has_validation: bool) -> tuple[int, int]:
+    """Training and validation batches of an epoch, from Lightning's two limits."""
+    train = resolve_batches(options.get("limit_train_batches"), TRAIN_BATCHES, "limit_train_batches")
+    val = resolve_batches(options.get("limit_val_batches"), VAL_BATCHES, "limit_val_batches")
+    if train < 1:
+        raise SegflowError("trainer.limit_train_batches must be at least 1", found=options.get("limit_train_batches"))
+    return train, val if has_validation else 0
+
+
+def build_trainer(
+    parts: TrainingParts,
+    folder: RunFolder,
+    *,
+    callbacks: Sequence[Callback],
+    loggers: Sequence[Logger],
+    train_batches: int,
+    val_batches: int,
+) -> pl.Trainer:
+    """Build the trainer: Lightning's own options from the configuration, and ours where they are ours to decide.
+
+    Raises:
+        SegflowError: The options cannot be had, such as more devices than the machine has.
+    """
+    options = trainer_options(parts)
+    bar = options.get("enable_progress_bar")
+    ours: dict[str, Any] = {
+        "default_root_dir": str(folder.path),
+        "callbacks": [*_as_list(options.get("callbacks")), *parts.callbacks, *callbacks],
+        "logger": list(loggers) or False,
+        "plugins": [*_as_list(options.get("plugins")), *_plugins()],
+        "precision": resolve_precision(options.get("precision"), str(options.get("accelerator", "auto"))),
+        "strategy": _strategy(options),
+        "limit_train_batches": train_batches,
+        "limit_val_batches": val_batches,
+        "log_every_n_steps": min(options.get("log_every_n_steps") or 50, train_batches),
+        "num_sanity_val_steps": 0,  # the first epoch's validation comes soon enough
+        "use_distributed_sampler": False,  # the dataset shares batches itself
+        "benchmark": _benchmark(options),
+        "max_time": None,  # see TimeBudget, which ends the schedule as well
+        "enable_progress_bar": sys.stderr.isatty() if bar is None else bar,
+        "enable_model_summary": options.get("enable_model_summary") or False,
+    }
+    try:
+        return parts.trainer(**ours)
+    except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:
+        raise SegflowError(
+            "the trainer cannot be built", found=" ".join(str(error).split())[:300], fix="Check trainer.* settings."
+        ) from error
+
+
+def resolve_precision(precision: Any, accelerator: str) -> Any:
+    """``auto`` is 16-bit mixed precision on a GPU and 32 bit on a CPU; anything else is Lightning's."""
+    if precision not in (None, "auto"):
+        return precision
+    on_gpu = accelerator in ("gpu", "cuda", "mps") or (
+        accelerator == "auto" and (torch.cuda.is_available() or torch.backends.mps.is_available())
+    )
+    return "16-mixed" if on_gpu else "32-true"
+
+
+def _plugins() -> list[Any]:
+    plugins: list[Any] = [WholeCheckpointIO()]
+    if SLURMEnvironment.detect():
+        # Lightning's own requeueing saves in the middle of an epoch, requeues, and trains on until it is killed.
+        plugins.append(SLURMEnvironment(auto_requeue=False))
+    return plugins
+
+
+def _strategy(options: Mapping[str, Any]) -> Any:
+    """The coarsest output has weight 0 in the loss, so that its parameters get no gradient: DDP must be told."""
+    strategy = options.get("strategy", "auto")
+    many = options.get("devices", "auto") not in ("auto", 1, "1", [0]) or options.get("num_nodes", 1) != 1
+    if strategy == "ddp" or (strategy == "auto" and many):
+        return "ddp_find_unused_parameters_true"
+    return strategy
+
+
+def _benchmark(options: Mapping[str, Any]) -> bool:
+    """Patches have one size, so that cuDNN's search for the quickest kernels pays, unless it must be repeatable."""
+    chosen = options.get("benchmark")
+    return not options.get("deterministic") if chosen is None else bool(chosen)
+
+
+def _as_list(value: Any) -> list[Any]:
+    if value is None:
+        return []
+    return list(value) if isinstance(value, (list, tuple)) else [value]

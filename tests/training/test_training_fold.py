@@ -1,0 +1,340 @@
+"""One fold from start to end: what it writes, how it goes on, and what it refuses."""
+
+from __future__ import annotations
+
+import csv
+import functools
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from conftest import TENSORBOARD, Toy, make_record
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import nn
+
+from segflow.core.errors import SegflowError
+from segflow.network.build import build_network
+
+
+class PowerCut(pl.Callback):
+    """Ends a training in the middle of an epoch, as a crash does."""
+
+    def __init__(self, epoch: int, batch: int = 1) -> None:
+        self.at = (epoch, batch)
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        if (trainer.current_epoch, batch_idx) == self.at:
+            raise RuntimeError("power cut")
+
+
+class WithDropout(nn.Module):
+    """Draws from torch's global generator in every step, as dropout and drop path do."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.inner = network
+
+    def forward(self, image: torch.Tensor) -> list[torch.Tensor]:
+        return self.inner(nn.functional.dropout(image, 0.3, self.training))
+
+
+def build_with_dropout(*args: Any, **options: Any) -> nn.Module:
+    return WithDropout(build_network(*args, **options))
+
+
+def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.fixture(scope="module")
+def trained(toy_factory: Callable[[], Toy]) -> Toy:
+    """A toy that was trained to its end, for tests that only look."""
+    toy = toy_factory()
+    toy.train(loggers=[TENSORBOARD], settings={"picture_every": 1, "picture_count": 2})
+    return toy
+
+
+def test_a_run_leaves_all_its_files_and_no_half_written_ones(trained: Toy):
+    run = trained.run()
+    names = {file.relative_to(run.path).as_posix() for file in run.path.rglob("*") if file.is_file()}
+    wanted = {"run.json", "metrics.csv", "progress.png", "finished.json"}
+    wanted |= {f"checkpoints/{name}.ckpt" for name in ("last", "best", "final")}
+    assert wanted <= names
+    assert not [name for name in names if ".writing" in name]
+    assert sum("events" in name for name in names) == 1
+
+
+def test_record_carries_what_prediction_needs(trained: Toy):
+    record = trained.run().read_record()
+    assert record.train_cases == trained.record.train_cases
+    assert record.mirror_axes == (0, 1, 2)
+
+
+def test_tensorboard_has_exactly_the_agreed_tags(trained: Toy):
+    events = EventAccumulator(str(trained.run().path)).Reload()
+    tags = set(events.Tags()["scalars"])
+    assert tags == {
+        "train/loss", "val/loss", "val/dice/ball", "val/dice/core", "val/dice_mean", "val/dice_ema", "lr",
+        "time/data_wait", "time/compute", "time/epoch", "hp/val_dice_ema",
+    }  # fmt: skip
+    assert [event.step for event in events.Scalars("train/loss")] == [0, 1]
+    assert [event.value for event in events.Scalars("lr")] == pytest.approx([0.01, 0.01 * 0.5**0.9])
+    assert len(events.Images("val/patches")) == 2
+
+
+def test_table_holds_one_row_an_epoch_and_the_moving_average(trained: Toy):
+    with trained.run().metrics_csv.open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows] == ["0", "1"]
+    first, second = (float(row["val/dice_mean"]) for row in rows)
+    assert float(rows[0]["val/dice_ema"]) == pytest.approx(first)
+    assert float(rows[1]["val/dice_ema"]) == pytest.approx(0.9 * first + 0.1 * second)
+    assert first == pytest.approx((float(rows[0]["val/dice/ball"]) + float(rows[0]["val/dice/core"])) / 2)
+
+
+@pytest.mark.parametrize("name", ["last", "best", "final"])
+def test_checkpoints_hold_tensors_and_plain_values_only(trained: Toy, name: str):
+    checkpoint = torch.load(trained.run().checkpoint(name), weights_only=True)
+    assert all(key.startswith("network.") for key in checkpoint["state_dict"])
+
+
+def test_one_log_line_an_epoch(toy: Toy, caplog: pytest.LogCaptureFixture):
+    with caplog.at_level(logging.INFO, logger="segflow"):
+        toy.train()
+    lines = [record.message for record in caplog.records if record.name == "segflow.training.monitor"]
+    assert len(lines) == 2
+    for part in ("epoch 1/2", "train loss", "val loss", "ball", "core", "EMA", "lr", " s"):
+        assert part in lines[1]
+
+
+def test_starting_a_finished_run_returns_at_once(trained: Toy):
+    before = trained.run().checkpoint("final").stat().st_mtime_ns
+    result = trained.train()
+    assert not result.trained
+    assert result.finished
+    assert result.epochs == 2
+    assert result.metrics["val/dice_ema"] >= 0
+    assert trained.run().checkpoint("final").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_an_interrupted_run_ends_with_the_weights_of_an_uninterrupted_one(toy: Toy, num_workers: int):
+    settings = {"num_workers": num_workers}
+    trainer = {"max_epochs": 3}
+    toy.train("whole", trainer=trainer, settings=settings, network=build_with_dropout)
+    for epoch in (1, 2):
+        with pytest.raises(RuntimeError, match="power cut"):
+            toy.train(
+                "cut", trainer=trainer, settings=settings, network=build_with_dropout, callbacks=[PowerCut(epoch)]
+            )
+    result = toy.train("cut", trainer=trainer, settings=settings, network=build_with_dropout)
+    assert result.epochs == 3
+    assert same(toy.weights("whole"), toy.weights("cut"))
+    whole, cut = (list(csv.DictReader(toy.run(name).metrics_csv.open())) for name in ("whole", "cut"))
+    for tag in ("train/loss", "val/loss", "val/dice_ema", "lr"):
+        assert [row[tag] for row in whole] == [row[tag] for row in cut]
+
+
+def test_number_of_workers_changes_no_weight(toy: Toy):
+    toy.train("none", settings={"num_workers": 0})
+    toy.train("two", settings={"num_workers": 2})
+    assert same(toy.weights("none"), toy.weights("two"))
+
+
+def test_another_seed_gives_other_weights(toy: Toy):
+    toy.train("a", settings={"seed": 0})
+    toy.train("b", settings={"seed": 1})
+    assert not same(toy.weights("a"), toy.weights("b"))
+
+
+def test_logging_changes_no_weight(toy: Toy):
+    toy.train("quiet")
+    toy.train("loud", loggers=[TENSORBOARD], settings={"picture_every": 1})
+    assert same(toy.weights("quiet"), toy.weights("loud"))
+
+
+def test_other_settings_are_refused_and_named(trained: Toy):
+    record = replace(trained.record, settings={"optimizer": {"lr": 0.1}, "trainer": {"max_epochs": 2}})
+    with pytest.raises(SegflowError, match=r"optimizer.lr was 0.01 and is now 0.1") as caught:
+        trained.train(record=record)
+    assert "run_name" in str(caught.value)
+
+
+def test_other_cases_are_refused(trained: Toy):
+    with pytest.raises(SegflowError, match="train_cases"):
+        trained.train(record=replace(trained.record, train_cases=trained.record.train_cases[1:]))
+
+
+def test_where_it_runs_may_change(trained: Toy):
+    settings = {**trained.record.settings, "training": {"num_workers": 7}, "paths": {"raw": "/elsewhere"}}
+    assert trained.train(record=replace(trained.record, settings=settings)).finished
+
+
+def longer(toy: Toy, epochs: int) -> Any:
+    return replace(toy.record, settings={"optimizer": {"lr": 0.01}, "trainer": {"max_epochs": epochs}})
+
+
+def test_a_longer_run_must_be_asked_for(trained: Toy):
+    with pytest.raises(SegflowError, match="extend=true"):
+        trained.train(record=longer(trained, 4), trainer={"max_epochs": 4})
+
+
+def test_an_extended_run_goes_on_from_its_end(toy: Toy):
+    toy.train()
+    result = toy.train(record=longer(toy, 5), trainer={"max_epochs": 5}, settings={"extend": True})
+    assert result.trained
+    assert result.epochs == 5
+    with toy.run().metrics_csv.open() as file:
+        rates = [float(row["lr"]) for row in csv.DictReader(file)]
+    assert rates[:2] == pytest.approx([0.01, 0.01 * 0.5**0.9])
+    assert all(rate > 0 for rate in rates)
+    assert rates[-1] == pytest.approx(0.01 * 0.2**0.9)
+    again = toy.train(record=longer(toy, 5), trainer={"max_epochs": 5}, settings={"extend": True})
+    assert not again.trained
+
+
+def test_best_is_the_epoch_with_the_highest_moving_average(toy: Toy):
+    toy.train(trainer={"max_epochs": 4})
+    with toy.run().metrics_csv.open() as file:
+        averages = [float(row["val/dice_ema"]) for row in csv.DictReader(file)]
+    best = torch.load(toy.run().checkpoint("best"), weights_only=True)
+    assert best["epoch"] == averages.index(max(averages))
+
+
+def test_a_crash_while_a_checkpoint_is_written_keeps_the_one_before(toy: Toy, monkeypatch: pytest.MonkeyPatch):
+    save = torch.save
+
+    def torn(checkpoint: dict[str, Any], file: Any, **options: Any) -> None:
+        if checkpoint["epoch"] < 1:
+            save(checkpoint, file, **options)
+            return
+        file.write_bytes(b"half a checkp")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", torn)
+    with pytest.raises(SegflowError, match="No space left"):
+        toy.train()
+    monkeypatch.undo()
+    assert torch.load(toy.run().checkpoint("last"), weights_only=True)["epoch"] == 0
+    assert {file.name for file in toy.run().checkpoints.iterdir()} == {"last.ckpt", "best.ckpt"}
+    toy.train("whole")
+    toy.train()
+    assert same(toy.weights("whole"), toy.weights())
+
+
+def test_a_truncated_checkpoint_is_named(toy: Toy):
+    with pytest.raises(RuntimeError, match="power cut"):
+        toy.train(callbacks=[PowerCut(1)])
+    last = toy.run().checkpoint("last")
+    content = last.read_bytes()
+    last.unlink()
+    last.write_bytes(content[: len(content) // 2])
+    with pytest.raises(SegflowError, match=r"last\.ckpt"):
+        toy.train()
+
+
+def test_a_checkpoint_of_another_network_is_refused(toy: Toy):
+    with pytest.raises(RuntimeError, match="power cut"):
+        toy.train("small", callbacks=[PowerCut(1)])
+    wide = make_record(features=(6, 8))
+    with pytest.raises(RuntimeError, match="power cut"):
+        toy.train("wide", record=wide, callbacks=[PowerCut(1)])
+    toy.run("wide").checkpoint("last").write_bytes(toy.run("small").checkpoint("last").read_bytes())
+    with pytest.raises(SegflowError, match="another network"):
+        toy.train("wide", record=wide)
+
+
+def test_a_fold_without_validation_cases_trains(toy: Toy, caplog: pytest.LogCaptureFixture):
+    result = toy.train(record=replace(toy.record, val_cases=()))
+    assert result.finished
+    assert "val/loss" not in result.metrics
+    assert "no validation cases" in caplog.text
+    assert not toy.run().checkpoint("best").exists()
+
+
+def test_missing_cases_are_named_before_anything_starts(toy: Toy):
+    with pytest.raises(SegflowError, match="case_99"):
+        toy.train(record=replace(toy.record, train_cases=("case_0", "case_99")))
+    assert not toy.run().path.exists()
+
+
+def test_fold_all_uses_every_case_for_both(toy: Toy):
+    everything = (*toy.record.train_cases, *toy.record.val_cases)
+    assert toy.train(record=replace(toy.record, train_cases=everything, val_cases=everything, fold="all")).finished
+
+
+def test_a_label_that_no_case_has_gets_no_dice(toy: Toy):
+    dataset = replace(
+        toy.record.dataset,
+        labels=type(toy.record.dataset.labels).from_json({"background": 0, "ball": 1, "core": 2, "absent": 3}),
+    )
+    dataset = replace(dataset, raw={**dataset.raw, "labels": dataset.labels.to_json()})
+    result = toy.train(record=replace(toy.record, dataset=dataset), trainer={"max_epochs": 1})
+    assert result.finished
+
+
+def test_a_batch_of_one_trains(toy: Toy):
+    assert toy.train(record=make_record(batch_size=1), trainer={"max_epochs": 1}).finished
+
+
+def test_limits_count_batches_or_shares(toy: Toy):
+    seen: list[int] = []
+
+    class Count(pl.Callback):
+        def on_train_batch_end(self, *args: Any) -> None:
+            seen.append(1)
+
+    toy.train("int", trainer={"max_epochs": 1, "limit_train_batches": 1, "limit_val_batches": 1}, callbacks=[Count()])
+    assert len(seen) == 1
+    toy.train("float", trainer={"max_epochs": 1, "limit_train_batches": 0.016, "limit_val_batches": 0.02},
+              callbacks=[Count()])  # fmt: skip
+    assert len(seen) == 1 + 4, "a share of 250"
+    with pytest.raises(SegflowError, match="limit_train_batches"):
+        toy.train("wrong", trainer={"limit_train_batches": 2.5})
+
+
+def test_validation_every_other_epoch(toy: Toy):
+    toy.train(trainer={"max_epochs": 4, "check_val_every_n_epoch": 2})
+    with toy.run().metrics_csv.open() as file:
+        rows = list(csv.DictReader(file))
+    assert [bool(row["val/loss"]) for row in rows] == [False, True, False, True]
+
+
+def test_benchmark_leaves_seconds_and_no_checkpoint(toy: Toy):
+    trainer = {"limit_val_batches": 0, "enable_checkpointing": False}
+    assert toy.train(trainer=trainer, settings={"repeat_batch": True}).finished
+    assert not toy.run().checkpoints.exists()
+    facts = json.loads(toy.run().finished_file.read_text())
+    assert facts["fastest_epoch_seconds"] > 0
+
+
+def test_without_deep_supervision(toy: Toy):
+    assert toy.train(settings={"deep_supervision": False}, trainer={"max_epochs": 1}).finished
+
+
+def test_more_devices_than_the_machine_has(toy: Toy):
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(SegflowError, match="trainer"):
+        toy.train(trainer={"accelerator": "cuda", "devices": 2})
+
+
+def test_another_optimizer_and_a_schedule_of_torchs_own(toy: Toy):
+    result = toy.train(
+        optimizer=functools.partial(torch.optim.AdamW, lr=3e-4, amsgrad=True),
+        schedule=functools.partial(torch.optim.lr_scheduler.StepLR, step_size=1, gamma=0.5),
+    )
+    assert result.metrics["lr"] == pytest.approx(1.5e-4)
+
+
+def test_augmentation_on_the_device_is_repeatable(toy: Toy):
+    toy.train("a", settings={"augmentation_device": "device"})
+    with pytest.raises(RuntimeError, match="power cut"):
+        toy.train("b", settings={"augmentation_device": "device"}, callbacks=[PowerCut(1)])
+    toy.train("b", settings={"augmentation_device": "device"})
+    assert same(toy.weights("a"), toy.weights("b"))
