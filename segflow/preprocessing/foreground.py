@@ -1,0 +1,78 @@
+"""Which voxels of a label map training may centre a patch on (recipe 4.4)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from segflow.core.labels import OUTSIDE, LabelKey, Labels
+
+_SEED = 1234
+_ENOUGH = 10_000
+_SHARE = 0.01
+
+
+def location_keys(labels: Labels) -> tuple[LabelKey, ...]:
+    """What locations are drawn for: foreground labels or regions, and with an ignore label all that is annotated."""
+    keys = labels.foreground_keys
+    return keys if labels.ignore_label is None else (*keys, (OUTSIDE, *labels.all_labels))
+
+
+def draw_foreground_locations(label: np.ndarray, keys: Sequence[LabelKey]) -> dict[LabelKey, np.ndarray]:
+    """Draw voxels of each label or region uniformly, without replacement; the same draw for the same label map.
+
+    Of a small structure every voxel is taken, of a large one 10 000 or one in a hundred, whichever is more.
+
+    Args:
+        label: int (Z, Y, X) in plan space.
+        keys: Labels, and regions as tuples of labels.
+
+    Returns:
+        Key → int32 (n, 3) voxels (z, y, x) in the order drawn; n is 0 for what the case does not have.
+    """
+    lowest = int(label.min())
+    counts = _counts_per_slice(label, lowest)
+    random = np.random.RandomState(_SEED)
+    result: dict[LabelKey, np.ndarray] = {}
+    for key in keys:
+        values = [v for v in ((key,) if isinstance(key, int) else key) if lowest <= v < lowest + counts.shape[1]]
+        totals = [int(counts[:, value - lowest].sum()) for value in values]
+        total = sum(totals)
+        if total == 0:
+            result[key] = np.empty((0, 3), np.int32)
+            continue
+        wanted = max(min(_ENOUGH, total), math.ceil(total * _SHARE))
+        drawn = random.choice(total, wanted, replace=False)
+        found = np.empty((wanted, 3), np.int32)
+        ends = np.cumsum(totals)
+        which = np.searchsorted(ends, drawn, side="right")
+        for number, value in enumerate(values):
+            mine = np.flatnonzero(which == number)
+            ranks = drawn[mine] - (ends[number] - totals[number])
+            found[mine] = _voxels_of_rank(label, value, ranks, counts[:, value - lowest])
+        result[key] = found
+    return result
+
+
+def _counts_per_slice(label: np.ndarray, lowest: int) -> np.ndarray:
+    """Voxels of each label value from ``lowest`` up in each slice, int64 (Z, values)."""
+    values = int(label.max()) - lowest + 1
+    return np.stack([np.bincount(slice_.ravel() - lowest, minlength=values) for slice_ in label])
+
+
+def _voxels_of_rank(label: np.ndarray, value: int, ranks: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Of the voxels with this value, numbered in memory order, those with these numbers. int32 (n, 3)."""
+    ends = np.cumsum(counts)
+    slices = np.searchsorted(ends, ranks, side="right")
+    result = np.empty((len(ranks), 3), np.int32)
+    order = np.argsort(slices, kind="stable")
+    for group in np.split(order, np.flatnonzero(np.diff(slices[order])) + 1):
+        if not len(group):
+            continue
+        z = int(slices[group[0]])
+        there = np.flatnonzero(label[z] == value)[ranks[group] - (ends[z] - counts[z])]
+        result[group, 0] = z
+        result[group, 1], result[group, 2] = np.divmod(there, label.shape[2])
+    return result

@@ -1,0 +1,173 @@
+"""From image space to plan space: transpose, crop, normalise, resample (recipe 4.1). `restore` leads back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from segflow.core.case import Case
+from segflow.core.cropping import crop_to_nonzero
+from segflow.core.errors import SegflowError
+from segflow.core.fingerprint import ChannelIntensities
+from segflow.core.geometry import Box, Geometry, permute, resampled_shape
+from segflow.core.labels import Labels
+from segflow.core.plans import ConfigurationPlan, Plans
+from segflow.core.preprocessed import PreprocessedCase, SpatialRecord
+from segflow.preprocessing.foreground import draw_foreground_locations, location_keys
+from segflow.preprocessing.normalization import normalize
+from segflow.preprocessing.resampling import resample_image, resample_label
+
+
+@dataclass(frozen=True, slots=True)
+class NormalizedCase:
+    """A case in plan axes, cropped and normalised but on its own grid: what all configurations start from.
+
+    Attributes:
+        case_id: Name of the case.
+        image: float32 (C, Z, Y, X).
+        label: int16 (Z, Y, X) with -1 outside the non-zero mask, or None for a case without a reference.
+        geometry: The image's own.
+        shape_original: Voxels as read, original axes.
+        axis_order: Permutation to plan axes.
+        crop: Where the arrays lay in the transposed image.
+        normalized_by: Scheme and mask rule of each channel.
+    """
+
+    case_id: str
+    image: np.ndarray
+    label: np.ndarray | None
+    geometry: Geometry
+    shape_original: tuple[int, ...]
+    axis_order: tuple[int, ...]
+    crop: Box
+    normalized_by: tuple[tuple[str, bool], ...]
+
+
+def preprocess_case(
+    case: Case, plans: Plans, plan: ConfigurationPlan, labels: Labels, *, may_overwrite: bool = False
+) -> PreprocessedCase:
+    """Bring a case into the space of a configuration.
+
+    Args:
+        case: As read.
+        plans: For axis order and foreground intensities.
+        plan: The configuration.
+        labels: For the foreground locations.
+        may_overwrite: Whether the case's arrays may be used as working memory, and so be lost.
+
+    Raises:
+        SegflowError: The case does not suit the plan; names the case.
+    """
+    return to_plan_space(normalize_case(case, plans, plan, may_overwrite=may_overwrite), plan, labels)
+
+
+def normalization_of(plan: ConfigurationPlan) -> tuple[tuple[str, bool], ...]:
+    """Scheme and mask rule of each channel: configurations that agree in it can share a `NormalizedCase`."""
+    return tuple(zip(plan.normalization_schemes, plan.use_mask_for_norm, strict=True))
+
+
+def normalize_case(case: Case, plans: Plans, plan: ConfigurationPlan, *, may_overwrite: bool = False) -> NormalizedCase:
+    """Transpose, crop to non-zero and normalise: what comes before resampling.
+
+    Raises:
+        SegflowError: The case does not suit the plan; names the case.
+    """
+    schemes = normalization_of(plan)
+    _check(case, len(schemes))
+    axis_order = plans.axis_order
+    image = case.image.transpose(0, *(axis + 1 for axis in axis_order))
+    label = None if case.label is None else case.label.transpose(axis_order)
+    image, marked, crop = crop_to_nonzero(image, label)
+    if may_overwrite:
+        image = np.ascontiguousarray(image, np.float32)
+    else:
+        image = np.array(image, np.float32, order="C")
+    try:
+        _normalize_channels(image, marked, schemes, plans.intensities)
+    except SegflowError as error:
+        raise _of_case(case.case_id, error) from error
+    return NormalizedCase(
+        case_id=case.case_id,
+        image=image,
+        label=None if label is None else marked.astype(np.int16, copy=False),
+        geometry=case.geometry,
+        shape_original=tuple(case.image.shape[1:]),
+        axis_order=axis_order,
+        crop=crop,
+        normalized_by=schemes,
+    )
+
+
+def to_plan_space(case: NormalizedCase, plan: ConfigurationPlan, labels: Labels) -> PreprocessedCase:
+    """Resample to the configuration's spacing and draw foreground locations.
+
+    Raises:
+        SegflowError: Nothing would be left after resampling; names the case.
+    """
+    spacing = permute(case.geometry.spacing, case.axis_order)
+    spacing_plan = spacing_in_plan(plan, spacing)
+    shape = resampled_shape(case.crop.shape, spacing, spacing_plan)
+    try:
+        image = resample_image(case.image, shape, spacing, spacing_plan, plan.resampling_image)
+        label, locations = None, {}
+        if case.label is not None:
+            label = resample_label(case.label, shape, spacing, spacing_plan, plan.resampling_label)
+            locations = draw_foreground_locations(label, location_keys(labels))
+    except SegflowError as error:
+        raise _of_case(case.case_id, error) from error
+    spatial = SpatialRecord(
+        geometry=case.geometry,
+        shape_original=case.shape_original,
+        axis_order=case.axis_order,
+        crop=case.crop,
+        spacing_transposed=spacing,
+        spacing_plan=spacing_plan,
+        shape_plan=tuple(image.shape[1:]),
+    )
+    return PreprocessedCase(case.case_id, image, label, spatial, locations)
+
+
+def spacing_in_plan(plan: ConfigurationPlan, spacing: Sequence[float]) -> tuple[float, ...]:
+    """The spacing after resampling; a 2D configuration keeps the case's own first entry (recipe 4.1).
+
+    Args:
+        plan: The configuration.
+        spacing: The case's, in plan axes.
+    """
+    return plan.spacing if len(plan.spacing) == len(spacing) else (float(spacing[0]), *plan.spacing)
+
+
+def _check(case: Case, channels: int) -> None:
+    if case.image.shape[0] != channels:
+        raise SegflowError(
+            "the image has another number of channels than the plans",
+            case=case.case_id,
+            found=case.image.shape[0],
+            expected=channels,
+        )
+    if case.label is not None and case.label.shape != case.image.shape[1:]:
+        raise SegflowError(
+            "image and label differ in shape",
+            case=case.case_id,
+            found=f"image {case.image.shape[1:]}, label {case.label.shape}",
+        )
+    if not all(np.isfinite(case.geometry.spacing)) or min(case.geometry.spacing) <= 0:
+        raise SegflowError("spacing must be positive", case=case.case_id, found=case.geometry.spacing)
+
+
+def _normalize_channels(
+    image: np.ndarray,
+    marked: np.ndarray,
+    schemes: Sequence[tuple[str, bool]],
+    intensities: Sequence[ChannelIntensities],
+) -> None:
+    inside = marked >= 0 if any(use_mask for _, use_mask in schemes) else None
+    for number, (channel, (scheme, use_mask)) in enumerate(zip(image, schemes, strict=True)):
+        statistics = intensities[number] if number < len(intensities) else None
+        normalize(channel, scheme, inside if use_mask else None, statistics)
+
+
+def _of_case(case_id: str, error: SegflowError) -> SegflowError:
+    return SegflowError(error.problem, case=case_id, found=error.found, expected=error.expected, fix=error.fix)

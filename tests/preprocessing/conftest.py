@@ -1,0 +1,74 @@
+"""Plans as small as a test needs them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+
+from segflow.core.fingerprint import ChannelIntensities
+from segflow.core.plans import NetworkTopology, Plans
+
+SPLINE = "resample_data_or_seg_to_shape"
+
+
+def configuration_json(
+    spacing: Sequence[float],
+    *,
+    identifier: str = "arrays",
+    schemes: Sequence[str] = ("ZScoreNormalization",),
+    masks: Sequence[bool] | None = None,
+    method: str = SPLINE,
+    patch_size: Sequence[int] | None = None,
+) -> dict[str, Any]:
+    dims = len(spacing)
+    topology = NetworkTopology("plain_unet", (8, 16), ((3,) * dims,) * 2, ((1,) * dims, (2,) * dims), (2, 2), (2,))
+
+    def options(order: int, is_seg: bool) -> dict[str, Any]:
+        return {"is_seg": is_seg, "order": order, "order_z": 0, "force_separate_z": None} if method == SPLINE else {}
+
+    return {
+        "data_identifier": identifier,
+        "preprocessor_name": "DefaultPreprocessor",
+        "batch_size": 2,
+        "patch_size": list(patch_size or (16,) * dims),
+        "median_image_size_in_voxels": [16.0] * dims,
+        "spacing": list(spacing),
+        "normalization_schemes": list(schemes),
+        "use_mask_for_norm": list(masks or [False] * len(schemes)),
+        "resampling_fn_data": method,
+        "resampling_fn_data_kwargs": options(3, False),
+        "resampling_fn_seg": method,
+        "resampling_fn_seg_kwargs": options(1, True),
+        "resampling_fn_probabilities": method,
+        "resampling_fn_probabilities_kwargs": options(1, False),
+        "architecture": topology.to_architecture(),
+        "batch_dice": False,
+    }
+
+
+@pytest.fixture
+def make_plans() -> Callable[..., Plans]:
+    """Makes plans from ``name=configuration_json(...)``, or from one spacing under the name ``test``."""
+
+    def make(
+        spacing: Sequence[float] = (1.0, 1.0, 1.0),
+        *,
+        axis_order: Sequence[int] = (0, 1, 2),
+        configurations: dict[str, dict[str, Any]] | None = None,
+        reader: str = "SimpleITKIO",
+        **options: Any,
+    ) -> Plans:
+        return Plans(
+            dataset_name="Dataset900_Test",
+            plans_name="nnUNetPlans",
+            median_spacing=(1.0, 1.0, 1.0),
+            median_shape=(16, 16, 16),
+            reader=reader,
+            axis_order=tuple(axis_order),
+            intensities=(ChannelIntensities(200.0, 50.0, 48.0, -100.0, -80.0, 150.0, 30.0),),
+            configurations=configurations or {"test": configuration_json(spacing, **options)},
+        )
+
+    return make
