@@ -1,0 +1,136 @@
+"""Images in memory as cases, and label maps as images of the same kind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import nibabel
+import numpy as np
+import SimpleITK as sitk
+
+from segflow.core.case import Case
+from segflow.core.errors import SegflowError
+from segflow.core.geometry import Geometry
+from segflow.storage.image_formats.placement import ItkPlacement, reorient, restore_orientation
+
+UNNAMED = "image"
+"""Case id of an image that came without a file, for messages."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageObject:
+    """An image in memory, as a case, with the way back.
+
+    Attributes:
+        case: In the axes of the image, or turned to RAS where the model's reader does so.
+        label_map: Makes of labels (Z, Y, X) in the case's axes an object of the kind that came in.
+    """
+
+    case: Case
+    label_map: Callable[[np.ndarray], Any]
+
+
+def image_object(image: Any, spacing: Sequence[float] | None = None, *, turn_to_ras: bool = False) -> ImageObject:
+    """Take an image as a case.
+
+    Args:
+        image: An array (C, Z, Y, X), or (Z, Y, X) of one channel; a SimpleITK or nibabel image; or a list of such
+            images of one grid, one per channel.
+        spacing: mm along z, y, x; for arrays only, as images have their own.
+        turn_to_ras: Whether the model was trained on images that its reader turned to RAS. Arrays are taken as they
+            are.
+
+    Raises:
+        SegflowError: The image is of an unknown kind, of a wrong number of axes, or without spacing.
+    """
+    parts = list(image) if isinstance(image, (list, tuple)) else [image]
+    if parts and all(isinstance(part, sitk.Image) for part in parts):
+        made = _from_simpleitk(parts)
+    elif parts and all(isinstance(part, nibabel.spatialimages.SpatialImage) for part in parts):
+        made = _from_nibabel(parts)
+    else:
+        return _from_array(image, spacing)
+    if not turn_to_ras:
+        return made
+    turned, geometry = reorient(made.case.image, made.case.geometry)
+    case = replace(made.case, image=np.ascontiguousarray(turned), geometry=geometry)
+    return ImageObject(case, lambda labels: made.label_map(restore_orientation(labels, geometry)[0]))
+
+
+def _from_array(image: Any, spacing: Sequence[float] | None) -> ImageObject:
+    try:
+        array = np.asarray(image, dtype=np.float32)
+    except (TypeError, ValueError):
+        raise SegflowError(
+            "cannot take this as an image",
+            found=type(image).__name__,
+            expected="an array (C, Z, Y, X), a SimpleITK or nibabel image, or a list of images, one per channel",
+        ) from None
+    array = array[None] if array.ndim == 3 else array
+    if array.ndim != 4:
+        raise SegflowError("the array has a wrong number of axes", found=array.shape, expected="(C, Z, Y, X)")
+    mm = () if spacing is None else tuple(float(s) for s in spacing)
+    if len(mm) != 3 or not all(np.isfinite(s) and s > 0 for s in mm):
+        raise SegflowError("an array needs its spacing", found=spacing, expected="millimetres along z, y, x, above 0")
+    return ImageObject(Case(UNNAMED, array, None, Geometry((mm[0], mm[1], mm[2]))), lambda labels: labels)
+
+
+def _from_simpleitk(images: Sequence[sitk.Image]) -> ImageObject:
+    first = images[0]
+    size = first.GetSize()
+    ndim = min(len(size), 3)
+    placement = ItkPlacement(
+        first.GetSpacing()[:ndim],
+        first.GetOrigin()[:ndim],
+        tuple(np.reshape(first.GetDirection(), (len(size), len(size)))[:ndim, :ndim].ravel().tolist()),
+    )
+    shape = tuple(reversed(size[:ndim])) if ndim == 3 else (1, *reversed(size[:2]))
+    channels = []
+    for image in images:
+        voxels = sitk.GetArrayFromImage(image)
+        if image.GetNumberOfComponentsPerPixel() > 1:
+            voxels = np.moveaxis(voxels, -1, 0)
+        channels.append(voxels.astype(np.float32, copy=False))
+    case = Case(UNNAMED, _stack(channels, shape), None, placement.to_geometry())
+
+    def label_map(labels: np.ndarray) -> sitk.Image:
+        result = sitk.GetImageFromArray(np.ascontiguousarray(labels.reshape(labels.shape[-ndim:])))
+        result.SetSpacing(placement.spacing)
+        result.SetOrigin(placement.origin)
+        result.SetDirection(placement.direction)
+        return result
+
+    return ImageObject(case, label_map)
+
+
+def _from_nibabel(images: Sequence[Any]) -> ImageObject:
+    first = images[0]
+    if len(first.shape) < 3:
+        raise SegflowError(
+            "a nibabel image must have three axes", found=first.shape, fix="Use SimpleITK for 2D images."
+        )
+    zooms = tuple(float(z) for z in first.header.get_zooms()[:3])
+    geometry = Geometry((zooms[2], zooms[1], zooms[0]), {"ndim": 3, "affine": first.affine.tolist()})
+    channels = [np.asarray(image.dataobj, dtype=np.float32).T for image in images]
+    case = Case(UNNAMED, _stack(channels, tuple(reversed(first.shape[:3]))), None, geometry)
+
+    def label_map(labels: np.ndarray) -> Any:
+        result = first.__class__(np.ascontiguousarray(labels.T), first.affine, first.header)
+        result.set_data_dtype(labels.dtype)
+        return result
+
+    return ImageObject(case, label_map)
+
+
+def _stack(channels: Sequence[np.ndarray], shape: Sequence[int]) -> np.ndarray:
+    """(C, Z, Y, X) of images that may each hold several channels, checked to be of one grid."""
+    try:
+        return np.concatenate([voxels.reshape(-1, *shape) for voxels in channels])
+    except ValueError:
+        raise SegflowError(
+            "the channels differ in shape (z, y, x)",
+            found=[voxels.shape for voxels in channels],
+            fix="Resample all channels to one grid.",
+        ) from None

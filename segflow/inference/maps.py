@@ -1,0 +1,144 @@
+"""Maps beside a label map: probabilities, how undecided they are, and how far the folds disagree."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from torch import Tensor
+
+from segflow.core.labels import Labels, key_text
+from segflow.core.plans import ConfigurationPlan
+from segflow.core.preprocessed import SpatialRecord
+from segflow.preprocessing.restore import restore_probabilities
+from segflow.storage.image_formats.contract import ImageIO
+from segflow.storage.images import reader_by_name
+from segflow.storage.json_files import write_json
+
+ENDING = ".nii.gz"
+PROBABILITIES, ENTROPY, DISAGREEMENT = "probabilities", "entropy", "disagreement"
+OUTPUTS_FILE = "outputs.json"
+
+
+class Wanted(Protocol):
+    """Which maps are written."""
+
+    probabilities: bool
+    entropy: bool
+    disagreement: bool
+
+
+class Maps:
+    """The maps that are written beside the label maps of a folder.
+
+    They lie in folders of their own, so that the label maps' folder holds label maps only: ``probabilities`` with a
+    file for each output of the network, numbered as channels are, and ``outputs.json`` that names them; ``entropy``;
+    and ``disagreement``. All are NIfTI of the input's geometry.
+
+    Args:
+        folder: Of the label maps.
+        plan: The configuration.
+        labels: What the outputs mean.
+        reader: The images' own reader, which also writes the maps if it writes NIfTI.
+        wanted: Which maps.
+    """
+
+    def __init__(self, folder: Path, plan: ConfigurationPlan, labels: Labels, reader: ImageIO, wanted: Wanted) -> None:
+        self.folder = folder
+        self.plan = plan
+        self.labels = labels
+        self.wanted = wanted
+        self.writer = reader if ENDING in reader.endings else reader_by_name("SimpleITKIO")
+
+    def files(self, case_id: str) -> list[Path]:
+        """Every file that is written for a case."""
+        files = []
+        if self.wanted.probabilities:
+            files += [self._probability(case_id, k) for k in range(self.labels.num_outputs)]
+        if self.wanted.entropy:
+            files.append(self.folder / ENTROPY / f"{case_id}{ENDING}")
+        if self.wanted.disagreement:
+            files.append(self.folder / DISAGREEMENT / f"{case_id}{ENDING}")
+        return files
+
+    def write(
+        self, case_id: str, label: np.ndarray, logits: Tensor, votes: Iterable[np.ndarray], spatial: SpatialRecord
+    ) -> None:
+        """Write the maps of one case.
+
+        Args:
+            case_id: Its name.
+            label: (Z, Y, X) in image space, of all folds together.
+            logits: (K, Z, Y, X) in plan space.
+            votes: Label maps of the single folds; looked at for the disagreement only.
+            spatial: The way back.
+
+        Raises:
+            SegflowError: A file cannot be written.
+        """
+        if self.wanted.probabilities or self.wanted.entropy:
+            probabilities = restore_probabilities(logits, spatial, self.plan, self.labels)
+            if self.wanted.probabilities:
+                self._write_names()
+                for k, values in enumerate(probabilities):
+                    self.writer.write_map(values, spatial.geometry, self._probability(case_id, k))
+            if self.wanted.entropy:
+                values = entropy(probabilities, regions=self.labels.has_regions)
+                self.writer.write_map(values, spatial.geometry, self.folder / ENTROPY / f"{case_id}{ENDING}")
+        if self.wanted.disagreement:
+            values = disagreement(label, votes)
+            self.writer.write_map(values, spatial.geometry, self.folder / DISAGREEMENT / f"{case_id}{ENDING}")
+
+    def _probability(self, case_id: str, output: int) -> Path:
+        return self.folder / PROBABILITIES / f"{case_id}_{output:04d}{ENDING}"
+
+    def _write_names(self) -> None:
+        file = self.folder / PROBABILITIES / OUTPUTS_FILE
+        if not file.is_file():
+            keys = self.labels.regions if self.labels.has_regions else self.labels.all_labels
+            write_json(file, {f"{k:04d}": [self.labels.name_of(key), key_text(key)] for k, key in enumerate(keys)})
+
+
+def entropy(probabilities: np.ndarray, *, regions: bool) -> np.ndarray:
+    """How undecided probabilities are: 0 where one outcome is certain, 1 where all are alike.
+
+    Args:
+        probabilities: float32 (K, Z, Y, X).
+        regions: Whether each output is a question of its own, yes or no; the result is then their mean.
+
+    Returns:
+        float32 (Z, Y, X): Shannon's entropy divided by its greatest value.
+    """
+    total = np.zeros(probabilities.shape[1:], np.float32)
+    for values in probabilities:
+        total += _surprise(values)
+        if regions:
+            total += _surprise(1 - values)
+    outcomes = 2 if regions else max(len(probabilities), 2)
+    return total / np.float32(math.log(outcomes) * (len(probabilities) if regions else 1))
+
+
+def disagreement(label: np.ndarray, votes: Iterable[np.ndarray]) -> np.ndarray:
+    """Share of the folds whose own label differs from the label of all together.
+
+    Args:
+        label: (Z, Y, X).
+        votes: One (Z, Y, X) for each fold.
+
+    Returns:
+        float32 (Z, Y, X).
+    """
+    differing, count = np.zeros(label.shape, np.float32), 0
+    for vote in votes:
+        differing += vote != label
+        count += 1
+    return differing / np.float32(max(count, 1))
+
+
+def _surprise(values: np.ndarray) -> np.ndarray:
+    """-p log p, with 0 for p = 0."""
+    result: np.ndarray = -values * np.log(np.maximum(values, np.finfo(np.float32).tiny))
+    return result

@@ -1,0 +1,238 @@
+"""A trained model as an object: image in, label map out, in this process and without files."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from segflow.core.case import Case
+from segflow.core.errors import SegflowError
+from segflow.core.geometry import permute
+from segflow.core.labels import Labels
+from segflow.core.plans import ConfigurationPlan
+from segflow.core.preprocessed import PreprocessedCase
+from segflow.core.progress import Progress, silent
+from segflow.core.run import RunRecord
+from segflow.inference.image_objects import image_object
+from segflow.inference.load_network import Build, Model, choose_device, find_previous_stage, load_model
+from segflow.inference.sliding_window import SlidingWindowSettings, predict_logits
+from segflow.network.build import build_network
+from segflow.preprocessing.preprocess_case import preprocess_case
+from segflow.preprocessing.restore import restore_labels
+
+logger = logging.getLogger(__name__)
+
+SPACING_FACTOR = 20.0
+"""Spacing that differs from the training's by more is likely a mistake of unit, such as metres for millimetres."""
+
+REORIENTING = "WithReorient"
+"""Ending of the names of readers that turn images to RAS."""
+
+
+class Predictor:
+    """Networks of one configuration, and for a cascade the predictor of the stage before it.
+
+    Args:
+        model: The networks with their record.
+        device: Where they compute.
+        settings: How images are covered with patches.
+        previous_stage: Predictor of the configuration that a cascade builds on.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        device: str | torch.device = "auto",
+        settings: SlidingWindowSettings | None = None,
+        previous_stage: Predictor | None = None,
+    ) -> None:
+        self.record: RunRecord = model.record
+        self.plan: ConfigurationPlan = model.record.plan
+        self.labels: Labels = model.record.dataset.labels
+        self.folds = model.folds
+        self.device = choose_device(device) if isinstance(device, str) else device
+        self.settings = SlidingWindowSettings() if settings is None else settings
+        self.networks = tuple(network.to(self.device) for network in model.networks)
+        self.previous_stage = previous_stage
+
+    @classmethod
+    def load(
+        cls,
+        model: str | Path,
+        *,
+        folds: str | int | Sequence[int | str] = "all",
+        checkpoint: str = "final",
+        configuration: str | None = None,
+        device: str | torch.device = "auto",
+        settings: SlidingWindowSettings | None = None,
+        previous_stage: str | Path | None = None,
+        with_previous_stage: bool = True,
+        build: Build = build_network,
+    ) -> Predictor:
+        """Load a model, and for a cascade the model of the previous stage too.
+
+        Args:
+            model: One of our folds, the run's folder above it, a bundle, or a model of nnU-Net v2 as a folder or zip.
+            folds: ``all``, or names of folds, whose logits are averaged.
+            checkpoint: ``final``, ``best`` or ``last``.
+            configuration: Which model, where the path holds several.
+            device: ``auto``, ``cpu``, ``cuda``, …
+            settings: How images are covered with patches.
+            previous_stage: Model of the stage that a cascade builds on, where it does not lie beside the model.
+            with_previous_stage: False where the previous stage's label maps are given to every call.
+            build: What makes the network; only to be given for networks of one's own.
+
+        Raises:
+            SegflowError: The model is missing, cannot be read, or does not fit its plans.
+        """
+        options: dict[str, Any] = {"folds": folds, "checkpoint": checkpoint, "build": build}
+        loaded = load_model(Path(model), configuration=configuration, **options)
+        before = None
+        if loaded.record.plan.previous_stage and with_previous_stage:
+            place, name = (
+                (Path(previous_stage), None) if previous_stage else find_previous_stage(Path(model), loaded.record)
+            )
+            before = cls(load_model(place, configuration=name, **options), device=device, settings=settings)
+        return cls(loaded, device=device, settings=settings, previous_stage=before)
+
+    def predict(self, image: Any, spacing: Sequence[float] | None = None) -> Any:
+        """Segment one image.
+
+        Args:
+            image: An array (C, Z, Y, X), or (Z, Y, X) of one channel; a SimpleITK or nibabel image; or a list of such
+                images, one per channel.
+            spacing: mm along z, y, x; for arrays only. Arrays are taken in the axes of the training images.
+
+        Returns:
+            The label map: an array uint8 or uint16 (Z, Y, X), or an image of the same kind and place as the input.
+
+        Raises:
+            SegflowError: The image does not fit the model.
+        """
+        made = image_object(image, spacing, turn_to_ras=self.record.plans.reader.endswith(REORIENTING))
+        return made.label_map(self.predict_case(made.case))
+
+    def predict_case(
+        self, case: Case, previous: np.ndarray | None = None, *, progress: Progress = silent
+    ) -> np.ndarray:
+        """Segment one case.
+
+        Args:
+            case: In image space; its label is not looked at.
+            previous: For a cascade, the previous stage's label map (Z, Y, X) in image space; predicted where None.
+            progress: Told how many tiles are done.
+
+        Returns:
+            uint8 or uint16 (Z, Y, X) in image space.
+
+        Raises:
+            SegflowError: The case does not fit the model.
+        """
+        preprocessed = self.preprocess(case, previous)
+        return self.restore(self.logits(preprocessed, progress=progress), preprocessed)
+
+    def preprocess(self, case: Case, previous: np.ndarray | None = None) -> PreprocessedCase:
+        """Bring a case to plan space; see `predict_case`.
+
+        Raises:
+            SegflowError: The case does not fit the model.
+        """
+        self._check(case)
+        if self.plan.previous_stage and previous is None:
+            if self.previous_stage is None:
+                raise SegflowError(
+                    f"configuration '{self.plan.name}' needs the label map of '{self.plan.previous_stage}'",
+                    case=case.case_id,
+                )
+            previous = self.previous_stage.predict_case(case)
+        label = None if previous is None else previous.astype(np.int16)
+        return preprocess_case(replace(case, label=label), self.record.plans, self.plan, self.labels)
+
+    def logits(self, case: PreprocessedCase, *, progress: Progress = silent, fold: int | None = None) -> Tensor:
+        """Logits of a case in plan space.
+
+        Args:
+            case: As `preprocess` gives it: with the previous stage's label map as its label, for a cascade.
+            progress: Told how many tiles are done.
+            fold: Index of one network, in place of the mean of all.
+
+        Returns:
+            float32 (K, Z, Y, X).
+        """
+        image = torch.from_numpy(np.ascontiguousarray(case.image, dtype=np.float32))
+        if self.plan.previous_stage:
+            if case.label is None:
+                raise SegflowError("the previous stage's label map is missing", case=case.case_id)
+            image = torch.cat((image, _one_hot(case.label, self.labels)))
+        networks = self.networks if fold is None else (self.networks[fold],)
+        try:
+            return predict_logits(
+                networks, image, self.plan.patch_size, self.record.mirror_axes, self.settings, progress=progress
+            )
+        except SegflowError as error:
+            raise SegflowError(
+                error.problem, case=case.case_id, found=error.found, expected=error.expected, fix=error.fix
+            ) from error
+
+    def restore(self, logits: Tensor, case: PreprocessedCase) -> np.ndarray:
+        """Bring logits back to image space, as uint8 or uint16 labels (Z, Y, X)."""
+        return restore_labels(logits, case.spatial, self.plan, self.labels)
+
+    def predict_preprocessed(self, case: PreprocessedCase, *, progress: Progress = silent) -> np.ndarray:
+        """Segment a case that was preprocessed before, such as for training; returns labels in image space."""
+        return self.restore(self.logits(case, progress=progress), case)
+
+    def _check(self, case: Case) -> None:
+        expected = len(self.record.dataset.channels)
+        if case.image.shape[0] != expected:
+            raise SegflowError(
+                "the image has another number of channels than the training images",
+                case=case.case_id,
+                found=case.image.shape[0],
+                expected=f"{expected}: {', '.join(self.record.dataset.channels)}",
+            )
+        lowest = [float(channel.min()) for channel in case.image] if case.image.size else []
+        highest = [float(channel.max()) for channel in case.image] if case.image.size else []
+        if not lowest or not np.isfinite(lowest + highest).all():
+            raise SegflowError(
+                "the image is empty, or has voxels that are NaN or infinite",
+                case=case.case_id,
+                fix="Replace such voxels, for example by the lowest intensity.",
+            )
+        constant = [low == high for low, high in zip(lowest, highest, strict=True)]
+        if all(constant):
+            raise SegflowError(
+                "the image is constant: there is nothing to segment",
+                case=case.case_id,
+                found=f"{lowest[0]:g} everywhere",
+            )
+        for channel in np.flatnonzero(constant):
+            logger.warning("case '%s': channel %d is constant", case.case_id, channel)
+        self._compare_spacing(case)
+
+    def _compare_spacing(self, case: Case) -> None:
+        own = permute(case.geometry.spacing, self.record.plans.axis_order)
+        usual = self.record.plans.median_spacing
+        dims = self.plan.spatial_dims  # the first axis of a 2D dataset has no spacing of its own
+        ratios = [max(a / b, b / a) for a, b in list(zip(own, usual, strict=True))[-dims:]]
+        if max(ratios) > SPACING_FACTOR:
+            logger.warning(
+                "case '%s' has a spacing of %s mm where the training images have %s: are these millimetres?",
+                case.case_id,
+                [round(s, 4) for s in own],
+                [round(s, 4) for s in usual],
+            )
+
+
+def _one_hot(label: np.ndarray, labels: Labels) -> Tensor:
+    """float32 (labels, Z, Y, X): a channel for each foreground label of the previous stage (recipe 11.2)."""
+    values = torch.from_numpy(np.asarray(label, dtype=np.int32))
+    return torch.stack([(values == value).float() for value in labels.foreground_labels])
