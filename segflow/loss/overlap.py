@@ -1,0 +1,43 @@
+"""Counts of hard predictions, for the pseudo-Dice that training watches (recipe 9.3)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from segflow.core.labels import Labels
+from segflow.loss.targets import Targets
+
+
+@torch.no_grad()
+def hard_counts(logits: Tensor, target: Tensor, labels: Labels) -> tuple[Tensor, Tensor, Tensor]:
+    """True positives, false positives and false negatives over batch and space.
+
+    Args:
+        logits: (B, K, *spatial).
+        target: Label map (B, 1, *spatial), any integer type. Voxels of the ignore label do not count.
+        labels: The dataset's label definition.
+
+    Returns:
+        Three int64 (F,) tensors, one entry for each of ``labels.foreground_keys``. With labels the prediction is the
+        highest output, with regions every output above a probability of 0.5.
+    """
+    targets = Targets(labels)
+    label = target[:, 0]
+    valid = targets.valid(label)
+    if labels.has_regions:
+        return _region_counts(logits > 0, targets.membership(label), valid)
+    classes = logits.shape[1]
+    index, predicted = targets.indices(label), logits.argmax(1)
+    pairs = (index * classes + predicted).flatten() if valid is None else (index * classes + predicted)[valid]
+    confusion = torch.bincount(pairs, minlength=classes**2).view(classes, classes)
+    correct = confusion.diagonal()
+    return correct[1:], (confusion.sum(0) - correct)[1:], (confusion.sum(1) - correct)[1:]
+
+
+def _region_counts(predicted: Tensor, member: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    if valid is not None:
+        predicted = predicted & valid[:, None]
+    axes = (0, *range(2, predicted.ndim))
+    correct = (predicted & member).sum(axes)
+    return correct, predicted.sum(axes) - correct, member.sum(axes) - correct
