@@ -8,10 +8,7 @@ liver, muscle and stomach are as bright as a tumour, and so is the liver's own b
 from __future__ import annotations
 
 import functools
-import logging
 import math
-import os
-import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -23,9 +20,8 @@ from segflow.core.geometry import Geometry
 from segflow.core.progress import Progress, ProgressEvent, silent
 from segflow.storage.image_formats.nifti_files import write_nifti
 from segflow.storage.image_formats.placement import ItkPlacement, affine_of
-from segflow.storage.json_files import TEMPORARY_PREFIX, read_json, write_json
-
-log = logging.getLogger(__name__)
+from segflow.storage.json_files import read_json, write_json
+from segflow.storage.whole_folder import folder_written_whole
 
 VERSION = 1
 STAGE = "phantom"
@@ -77,25 +73,21 @@ def make_phantom(
     if folder.exists():
         _check_is(folder, recipe)
         return folder
-    partial = folder.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{folder.name}")
     total = cases + held_out
     progress(ProgressEvent(STAGE, "", 0, total))
     try:
-        for index in range(total):
-            part = "Tr" if index < cases else "Ts"
-            case_id = f"phantom_{index:03d}"
-            image, label, geometry = phantom_case(index, seed)
-            affine, spacing = affine_of(geometry), geometry.spacing[::-1]
-            write_nifti(image, affine, spacing, partial / f"images{part}" / f"{case_id}_0000.nii.gz")
-            write_nifti(label, affine, spacing, partial / f"labels{part}" / f"{case_id}.nii.gz")
-            progress(ProgressEvent(STAGE, case_id, index + 1, total))
-        write_json(partial / "dataset.json", _description(cases, recipe))
-        try:
-            partial.rename(folder)
-        except OSError:  # another process was quicker
-            _check_is(folder, recipe)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        with folder_written_whole(folder) as partial:
+            for index in range(total):
+                part = "Tr" if index < cases else "Ts"
+                case_id = f"phantom_{index:03d}"
+                image, label, geometry = phantom_case(index, seed)
+                affine, spacing = affine_of(geometry), geometry.spacing[::-1]
+                write_nifti(image, affine, spacing, partial / f"images{part}" / f"{case_id}_0000.nii.gz")
+                write_nifti(label, affine, spacing, partial / f"labels{part}" / f"{case_id}.nii.gz")
+                progress(ProgressEvent(STAGE, case_id, index + 1, total))
+            write_json(partial / "dataset.json", _description(cases, recipe))
+    except FileExistsError:  # another process was quicker
+        _check_is(folder, recipe)
     return folder
 
 

@@ -124,7 +124,8 @@ def write_nifti(voxels: np.ndarray, affine: np.ndarray, spacing: Sequence[float]
     Raises:
         SegflowError: The file cannot be written.
     """
-    header = nibabel.Nifti1Header()
+    voxels = voxels.astype(voxels.dtype.newbyteorder("<"), copy=False)
+    header = nibabel.Nifti1Header(endianness="<")
     try:
         header.set_data_dtype(voxels.dtype)
         header.set_data_shape(voxels.shape[::-1])
@@ -140,7 +141,7 @@ def write_nifti(voxels: np.ndarray, affine: np.ndarray, spacing: Sequence[float]
     data = np.ascontiguousarray(voxels).data.cast("B")
     with written_whole(file) as temporary, temporary.open("wb") as stream:
         if file.name.lower().endswith(".gz"):
-            with igzip.IGzipFile(fileobj=stream, mode="wb", compresslevel=FAST_LEVEL, mtime=0) as zipped:
+            with igzip.IGzipFile("", "wb", FAST_LEVEL, fileobj=stream, mtime=0) as zipped:
                 zipped.write(start)
                 zipped.write(data)
         else:

@@ -1,0 +1,115 @@
+"""A task of the Medical Segmentation Decathlon → raw dataset (recipe 1.1)."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from segflow.core.errors import CaseErrors, SegflowError
+from segflow.core.parallel import Job, Outcome, run_jobs
+from segflow.core.progress import Progress, ProgressEvent, silent
+from segflow.exchange.raw_layout import copy_files, dataset_name, described, refuse_taken, visible_images
+from segflow.storage.image_formats.nifti_files import read_nifti, read_nifti_header, write_nifti
+from segflow.storage.json_files import read_json, write_json
+from segflow.storage.whole_folder import folder_written_whole
+
+__all__ = ["convert_decathlon", "dataset_name"]
+
+ENDING = ".nii.gz"
+STAGE = "convert"
+IMAGE_FOLDERS = ("imagesTr", "imagesTs")
+
+
+def convert_decathlon(
+    task_folder: Path,
+    raw_root: Path,
+    dataset_id: int | None = None,
+    *,
+    processes: int = 0,
+    progress: Progress = silent,
+) -> Path:
+    """Convert a decathlon task.
+
+    The fourth axis of an image becomes one file per channel; 3D images are copied byte for byte.
+
+    Args:
+        task_folder: ``TaskNN_Name`` with imagesTr, labelsTr, dataset.json, and perhaps imagesTs.
+        raw_root: Where raw datasets lie.
+        dataset_id: Another number than the task's own.
+        processes: Worker processes; 0 converts in this one.
+        progress: Told after each image.
+
+    Returns:
+        The new folder, ``DatasetNNN_Name``. It appears when it is complete, and not at all on failure.
+
+    Raises:
+        SegflowError: The task is not one, the number is taken, a label is missing, or an image cannot be used.
+    """
+    old = read_json(task_folder / "dataset.json", fix="Is this a decathlon task? It holds dataset.json and imagesTr.")
+    target = refuse_taken(raw_root, dataset_name(task_folder, dataset_id))
+    images = visible_images(task_folder / "imagesTr", ENDING)
+    description = described(old, cases=len(images), file_ending=ENDING)
+    _check_labels(task_folder, images)
+    channels = len(description["channel_names"])
+    with folder_written_whole(target) as partial:
+        jobs = []
+        for part in IMAGE_FOLDERS:
+            (partial / part).mkdir()
+            if (task_folder / part).is_dir():
+                for name in visible_images(task_folder / part, ENDING):
+                    jobs.append(Job(f"{part}/{name}", (task_folder / part / name, partial / part, channels)))
+        _finish(run_jobs(split_channels, jobs, processes=processes), len(jobs), progress)
+        copy_files(task_folder / "labelsTr", partial / "labelsTr", {name: name for name in images})
+        write_json(partial / "dataset.json", description)
+    return target
+
+
+def split_channels(image: Path, folder: Path, channels: int) -> None:
+    """Write one file per channel of an image with three or four axes.
+
+    Raises:
+        SegflowError: It cannot be read, or holds another number of channels.
+    """
+    case_id = image.name.removesuffix(ENDING)
+    size = read_nifti_header(image).size
+    found = int(np.prod(size[3:], dtype=int))
+    if found != channels or len(size) < 3:
+        raise SegflowError(
+            "the image has another number of channels than dataset.json declares",
+            case=case_id,
+            found=f"size {size}",
+            expected=f"{channels} channels",
+        )
+    if found == 1 and len(size) == 3:
+        shutil.copyfile(image, folder / f"{case_id}_0000{ENDING}")
+        return
+    header, voxels = read_nifti(image)
+    for number, channel in enumerate(voxels.reshape(found, *size[2::-1])):
+        write_nifti(channel, header.affine, header.zooms, folder / f"{case_id}_{number:04d}{ENDING}")
+
+
+def _check_labels(task_folder: Path, images: list[str]) -> None:
+    if not images:
+        raise SegflowError(f"{task_folder / 'imagesTr'} holds no {ENDING} image", fix="Is the download complete?")
+    missing = sorted(set(images) - set(visible_images(task_folder / "labelsTr", ENDING)))
+    if missing:
+        raise CaseErrors(
+            f"{task_folder.name} is incomplete",
+            [str(SegflowError("there is no label", expected=f"labelsTr/{name}")) for name in missing],
+            fix="Is the download complete?",
+        )
+
+
+def _finish(outcomes: Iterable[Outcome], total: int, progress: Progress) -> None:
+    """Wait for all jobs and list what failed."""
+    failed = []
+    progress(ProgressEvent(STAGE, "", 0, total))
+    for done, outcome in enumerate(outcomes, start=1):
+        if outcome.error is not None:
+            failed.append(outcome.error)
+        progress(ProgressEvent(STAGE, outcome.name, done, total))
+    if failed:
+        raise CaseErrors("some images could not be converted", sorted(failed), fix="Nothing was written.")

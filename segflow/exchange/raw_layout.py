@@ -1,0 +1,96 @@
+"""What converters share: the new dataset's folder and its dataset.json."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from segflow.core.errors import SegflowError
+from segflow.storage.case_files import list_files
+
+TASK_NAME = re.compile(r"Task(\d+)_(.+)")
+DROPPED_KEYS = ("modality", "labels", "training", "test", "numTraining", "numTest", "tensorImageSize", "file_ending")
+"""Keys of the old dataset.json that mean something else now, or nothing."""
+
+
+def dataset_name(task_folder: Path, dataset_id: int | None = None) -> str:
+    """``Task04_Hippocampus`` → ``Dataset004_Hippocampus``.
+
+    Args:
+        task_folder: The folder to convert.
+        dataset_id: Another number than the folder's own; needed where its name has none.
+
+    Raises:
+        SegflowError: There is no number.
+    """
+    name = task_folder.resolve().name
+    match = TASK_NAME.fullmatch(name)
+    if match is None and dataset_id is None:
+        raise SegflowError(
+            f"'{name}' has no number", expected="a folder named TaskNN_Name", fix="Rename it, or give dataset_id."
+        )
+    number = int(match[1]) if match and dataset_id is None else dataset_id
+    return f"Dataset{number:03d}_{match[2] if match else name}"
+
+
+def refuse_taken(raw_root: Path, name: str) -> Path:
+    """The folder for a new dataset.
+
+    Raises:
+        SegflowError: A dataset of this number exists.
+    """
+    number = name.split("_", 1)[0]
+    taken = sorted(child.name for child in raw_root.glob(f"{number}_*")) if raw_root.is_dir() else []
+    if taken:
+        raise SegflowError(
+            f"{raw_root} has a dataset of this number already",
+            found=", ".join(taken),
+            fix="Remove it, or give another dataset_id.",
+        )
+    return raw_root / name
+
+
+def visible_images(folder: Path, ending: str) -> list[str]:
+    """Names of the images in a folder, sorted; hidden files and those that begin with ``_`` are no cases."""
+    return [name for name in list_files(folder) if name.endswith(ending) and not name.startswith("_")]
+
+
+def copy_files(source: Path, target: Path, names: Mapping[str, str]) -> None:
+    """Copy files under new names (old → new), contents byte for byte."""
+    target.mkdir(parents=True, exist_ok=True)
+    for old, new in names.items():
+        shutil.copyfile(source / old, target / new)
+
+
+def described(old: Mapping[str, Any], *, cases: int, file_ending: str) -> dict[str, Any]:
+    """The dataset.json of today for one of the decathlon or of nnU-Net v1.
+
+    Args:
+        old: Has ``modality`` (number → name) and ``labels`` (number → name).
+        cases: Training cases that were found.
+        file_ending: Of the files written.
+
+    Raises:
+        SegflowError: ``modality`` or ``labels`` is missing or of another form.
+    """
+    modality, labels = old.get("modality"), old.get("labels")
+    if not isinstance(modality, Mapping) or not isinstance(labels, Mapping) or "0" not in labels:
+        raise SegflowError(
+            "this dataset.json is neither the decathlon's nor nnU-Net v1's",
+            found=sorted(old),
+            expected='"modality": {"0": "CT"} and "labels": {"0": "background", "1": "liver"}',
+            fix="A dataset in today's layout needs no conversion: dataset.path=FOLDER.",
+        )
+    names = {int(value): str(name) for value, name in labels.items()}
+    names[0] = "background"
+    return {
+        **{key: value for key, value in old.items() if key not in DROPPED_KEYS},
+        "channel_names": {str(number): str(modality[key]) for number, key in enumerate(sorted(modality, key=int))},
+        "labels": {names[value]: value for value in sorted(names)},
+        "numTraining": cases,
+        "file_ending": file_ending,
+        "converted_by": "segflow",
+    }
