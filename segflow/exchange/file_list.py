@@ -1,0 +1,135 @@
+"""A CSV list of files → raw dataset, without copying or renaming anything (recipe 1.3, key ``dataset``)."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from segflow.core.errors import CaseErrors, SegflowError
+from segflow.core.progress import Progress, ProgressEvent, silent
+from segflow.exchange.raw_layout import refuse_taken
+from segflow.storage.case_files import IMAGE_ENDINGS
+from segflow.storage.dataset_check import label_values
+from segflow.storage.images import choose_reader
+from segflow.storage.json_files import write_json
+from segflow.storage.whole_folder import folder_written_whole
+
+CASE, LABEL = "case", "label"
+STAGE = "convert"
+HEADING_HELP = "case,CT,label  (one column per channel, headed by the channel's name)"
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    case_id: str
+    images: tuple[Path, ...]
+    label: Path
+
+
+def convert_file_list(
+    table: Path,
+    raw_root: Path,
+    dataset_id: int,
+    name: str,
+    *,
+    labels: Mapping[str, Any] | None = None,
+    regions_class_order: Sequence[int] | None = None,
+    progress: Progress = silent,
+) -> Path:
+    """Make a raw dataset of files that stay where they are.
+
+    Args:
+        table: CSV with the columns ``case``, ``label``, and one for each channel, headed by the channel's name, which
+            chooses its normalisation (``CT``, ``T1`` …). Relative paths count from the table's folder.
+        raw_root: Where raw datasets lie.
+        dataset_id: Number of the new dataset.
+        name: Name of the new dataset.
+        labels: As in dataset.json. Where None, all label maps are read and their values named ``label_1`` ….
+        regions_class_order: As in dataset.json, for labels with regions.
+        progress: Told after each label map that was read.
+
+    Returns:
+        The new folder, which holds a dataset.json that lists the files.
+
+    Raises:
+        SegflowError: The table has no such columns, a file is missing, endings are mixed, or the number is taken.
+    """
+    channels, rows = _read_table(table)
+    target = refuse_taken(raw_root, f"Dataset{dataset_id:03d}_{name}")
+    ending = _common_ending(rows)
+    content: dict[str, Any] = {
+        "channel_names": {str(number): channel for number, channel in enumerate(channels)},
+        "labels": dict(labels) if labels is not None else _found_labels(rows, ending, progress),
+        "numTraining": len(rows),
+        "file_ending": ending,
+        "dataset": {
+            row.case_id: {"images": [str(file) for file in row.images], "label": str(row.label)} for row in rows
+        },
+        "converted_by": "segflow",
+    }
+    if regions_class_order is not None:
+        content["regions_class_order"] = list(regions_class_order)
+    with folder_written_whole(target) as partial:
+        write_json(partial / "dataset.json", content)
+    return target
+
+
+def _read_table(table: Path) -> tuple[list[str], list[_Row]]:
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as stream:
+            reader = csv.DictReader(stream)
+            headings = [heading.strip() for heading in reader.fieldnames or []]
+            reader.fieldnames = headings
+            lines = list(reader)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise SegflowError(f"cannot read {table}: {error}") from error
+    channels = [heading for heading in headings if heading not in (CASE, LABEL)]
+    if CASE not in headings or LABEL not in headings or not channels or len(set(headings)) != len(headings):
+        raise SegflowError(f"{table} lacks a column", found=", ".join(headings) or "nothing", expected=HEADING_HELP)
+    if not lines:
+        raise SegflowError(f"{table} lists no case", expected="one line per case")
+    base = table.resolve().parent
+    rows, problems, seen = [], [], set()
+    for number, line in enumerate(lines, start=2):
+        case_id = (line[CASE] or "").strip()
+        cells = {column: (line[column] or "").strip() for column in (*channels, LABEL)}
+        empty = [column for column, cell in cells.items() if not cell]
+        if not case_id or case_id in seen or "/" in case_id:
+            problems.append(f"line {number}: the case's name is empty, repeated or holds a slash; found '{case_id}'")
+        elif empty:
+            problems.append(f"line {number}, case '{case_id}': no file in column {', '.join(empty)}")
+        seen.add(case_id)
+        files = {column: base / Path(cell).expanduser() for column, cell in cells.items() if cell}
+        problems.extend(
+            f"line {number}, case '{case_id}': there is no file {file}" for file in files.values() if not file.is_file()
+        )
+        if not empty:
+            rows.append(_Row(case_id, tuple(files[channel] for channel in channels), files[LABEL]))
+    if problems:
+        raise CaseErrors(f"{table} cannot be used", problems)
+    return channels, sorted(rows, key=lambda row: row.case_id)
+
+
+def _common_ending(rows: Sequence[_Row]) -> str:
+    """The one ending of all label maps and images: predictions are written with it."""
+    endings = {_ending(file) for row in rows for file in (*row.images, row.label)}
+    if len(endings) > 1:
+        raise SegflowError("mixed file endings", found=" ".join(sorted(endings)), expected="one for all files")
+    return endings.pop()
+
+
+def _ending(file: Path) -> str:
+    known = next((ending for ending in IMAGE_ENDINGS if file.name.lower().endswith(ending)), None)
+    return file.name[-len(known) :] if known else file.suffix
+
+
+def _found_labels(rows: Sequence[_Row], ending: str, progress: Progress) -> dict[str, int]:
+    reader = choose_reader(ending, rows[0].images[0])
+    values: set[int] = set()
+    for done, row in enumerate(rows, start=1):
+        values.update(label_values(reader.read_label(row.label)[0]))
+        progress(ProgressEvent(STAGE, row.case_id, done, len(rows)))
+    return {"background": 0, **{f"label_{value}": value for value in sorted(values - {0})}}
