@@ -7,9 +7,11 @@ import os
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from segflow.core.errors import SegflowError
 from segflow.core.progress import Progress, silent
+from segflow.core.splits import SplitSettings
 
 HIPPOCAMPUS_URL = "https://msd-for-monai.s3-us-west-2.amazonaws.com/Task04_Hippocampus.tar"
 HIPPOCAMPUS_HASH = "md5:9d24dba78a72977dbd1d2e110310f31b"
@@ -123,6 +125,33 @@ def _downloaded(root: Path) -> Path:
     return task
 
 
+def folder_name(dataset: DatasetSettings, paths: PathSettings) -> str:
+    """Name of the dataset's folders, found without making or fetching anything."""
+    from segflow.storage.raw_dataset import resolve_dataset
+
+    if dataset.path:
+        folder = Path(dataset.path).expanduser().resolve()
+        if _is_decathlon(folder):
+            from segflow.exchange.decathlon import dataset_name
+
+            return dataset_name(folder)
+        return folder.name
+    if dataset.source != "raw" or dataset.name.startswith("Dataset"):
+        return dataset.name
+    return resolve_dataset(dataset.name, Path(paths.raw).expanduser()).name
+
+
 def preprocessed_folder(raw: Path, paths: PathSettings) -> Path:
     """Where the plans and arrays of a raw dataset lie."""
-    return Path(paths.preprocessed).expanduser() / raw.name
+    return Path(paths.preprocessed).expanduser() / raw.resolve().name
+
+
+@dataclass(kw_only=True, slots=True)
+class FoldSettings(SplitSettings):
+    """Which fold, and how the cases are divided.
+
+    Attributes:
+        index: Number of the fold, or ``all``.
+    """
+
+    index: Any = 0

@@ -10,7 +10,7 @@ import importlib
 import logging
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -157,12 +157,6 @@ def _as_yaml(value: Any) -> str:
 
 def _register() -> None:
     Plugins.instance().register(UserConfiguration)
-    OmegaConf.register_new_resolver("dataset_name", dataset_name, replace=True)
-
-
-def dataset_name(path: str | None, name: str | None) -> str:
-    """Name of the dataset's folders: that of ``dataset.path`` where it is given, else ``dataset.name``."""
-    return Path(path).expanduser().resolve().name if path else str(name)
 
 
 def read(settings: type[Settings], node: Any) -> Settings:
@@ -195,6 +189,24 @@ def task_overrides() -> list[str]:
     return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
 
 
-def choices() -> Mapping[str, str]:
-    """Group → option that was chosen."""
-    return dict(HydraConfig.get().runtime.choices) if HydraConfig.initialized() else {}
+def overrides_text() -> str:
+    """The overrides as the YAML list that Hydra itself would write."""
+    return OmegaConf.to_yaml(OmegaConf.create(task_overrides()))
+
+
+def is_sweep() -> bool:
+    """Whether this job is one of a multirun."""
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+
+
+def child_arguments() -> list[str]:
+    """Arguments that start this job of a sweep as a single run."""
+    folders = [argument for argument in sys.argv[1:] if argument.startswith(("--config-dir=", "-cd="))]
+    if "--config-dir" in sys.argv:
+        folders = ["--config-dir", sys.argv[sys.argv.index("--config-dir") + 1]]
+    return [*folders, *task_overrides()]
+
+
+def exception() -> Any:
+    """The exception under way, as ``logging`` wants it."""
+    return sys.exc_info()

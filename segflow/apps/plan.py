@@ -7,8 +7,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from segflow.apps import _datasets, _edge, _terminal
-from segflow.core.machine import processor_count
-from segflow.core.splits import SplitSettings
+from segflow.planning.explain import TABLE_HEADER
 from segflow.planning.plan_dataset import PlanReport, plan_dataset
 from segflow.planning.settings import PlannerSettings
 
@@ -16,10 +15,8 @@ from segflow.planning.settings import PlannerSettings
 def run(config: DictConfig) -> None:
     """Plan, and print what was decided and why."""
     report = plan(config)
-    _terminal.table(f"Plans '{report.plans.plans_name}' of {report.plans.dataset_name}", report.columns, report.rows)
-    for line in report.explanations:
-        _terminal.say(f"  {line}")
-    _terminal.say(f"Written to {report.folder}. Next: segflow preprocess with the same dataset.")
+    show(report)
+    _terminal.say(f"Written to {report.folder}. Next: segflow preprocess, with the same dataset.")
 
 
 def plan(config: DictConfig) -> PlanReport:
@@ -27,16 +24,28 @@ def plan(config: DictConfig) -> PlanReport:
     paths = _edge.read(_datasets.PathSettings, config.paths)
     dataset = _edge.read(_datasets.DatasetSettings, config.dataset)
     settings = _edge.read(PlannerSettings, config.planner)
-    splits = _edge.read(SplitSettings, config.fold)
+    fold = _edge.read(_datasets.FoldSettings, config.fold)
     with _terminal.progress() as progress:
         raw = _datasets.raw_folder(dataset, paths, progress=progress)
         return plan_dataset(
             raw,
             _datasets.preprocessed_folder(raw, paths),
             settings,
-            splits=splits,
-            fingerprint=Path(config.from_fingerprint) if config.from_fingerprint else None,
+            splits=fold,
+            fingerprint=Path(config.from_fingerprint).expanduser() if config.from_fingerprint else None,
             clean=config.clean,
-            processes=config.processes if config.processes is not None else processor_count(),
+            processes=config.processes,
             progress=progress,
         )
+
+
+def show(report: PlanReport) -> None:
+    """The table of configurations, and why each was or was not made."""
+    rows = [configuration.row() for configuration in report.configurations]
+    _terminal.table(f"Plans '{report.plans.plans_name}' of {report.plans.dataset_name}", TABLE_HEADER, rows)
+    for configuration in report.configurations:
+        _terminal.say(f"  {configuration.name}: {configuration.reason}")
+    if report.kept:
+        _terminal.say(f"  Kept from the earlier plans: {', '.join(report.kept)}")
+    if report.dropped:
+        _terminal.say(f"  No longer in the plans: {', '.join(report.dropped)}")

@@ -1,0 +1,63 @@
+"""``segflow evaluate``: label maps and references → scores."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from segflow.apps import _edge, _terminal
+from segflow.core.dataset import DatasetDescription
+from segflow.core.errors import CaseErrors, SegflowError
+from segflow.core.labels import Labels
+from segflow.core.metrics import Summary
+from segflow.evaluation.evaluate_cases import EvaluateSettings, evaluate_cases
+from segflow.evaluation.summary import table_rows
+from segflow.storage.json_files import read_json
+
+
+def run(config: DictConfig) -> None:
+    """Score a folder of label maps, and print the table."""
+    for name in ("prediction", "reference"):
+        if not config[name]:
+            raise SegflowError(f"{name}= is missing", fix="Use: segflow evaluate prediction=DIR reference=DIR")
+    prediction, reference = Path(config.prediction).expanduser(), Path(config.reference).expanduser()
+    output = Path(config.output).expanduser() if config.output else prediction
+    description = _description(config.labels, prediction, reference)
+    with _terminal.progress() as progress:
+        summary = evaluate_cases(
+            prediction,
+            reference,
+            description.labels,
+            _edge.read(EvaluateSettings, config.evaluation),
+            file_ending=description.file_ending,
+            reader=description.reader,
+            output=output,
+            progress=progress,
+        )
+    show(summary, description.labels, f"{prediction} against {reference}")
+    _terminal.say(f"Written to {output / 'summary.json'} and {output / 'metrics.csv'}.")
+    if summary.failed:
+        raise CaseErrors("some cases could not be evaluated", list(summary.failed.values()))
+
+
+def show(summary: Summary, labels: Labels, title: str) -> None:
+    """The table of scores, one row for each label or region."""
+    header, *rows = table_rows(summary, labels)
+    _terminal.table(title, header, rows)
+
+
+def _description(given: str | None, prediction: Path, reference: Path) -> DatasetDescription:
+    """The dataset.json that names the labels: the one given, or one beside the label maps."""
+    candidates = [Path(given).expanduser()] if given else []
+    candidates += [folder / "dataset.json" for folder in (prediction, reference, reference.parent, prediction.parent)]
+    for file in candidates:
+        if file.is_file():
+            return DatasetDescription.from_json(file.parent.name, read_json(file))
+        if given:
+            raise SegflowError(f"there is no {file}", expected="a dataset.json that names the labels")
+    raise SegflowError(
+        "nothing says what the labels mean",
+        expected="a dataset.json in or above the folder of references or predictions",
+        fix="Name it: labels=/data/Dataset042_X/dataset.json",
+    )

@@ -1,0 +1,41 @@
+"""``segflow preprocess``: raw dataset and plans → arrays for training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from segflow.apps import _datasets, _edge, _terminal
+from segflow.core.errors import CaseErrors
+from segflow.core.plans import Plans
+from segflow.preprocessing.preprocess_dataset import PreprocessReport, PreprocessSettings, preprocess_dataset
+from segflow.storage.json_files import read_json
+
+
+def run(config: DictConfig) -> None:
+    """Preprocess, and say what was done."""
+    report = preprocess(config)
+    _terminal.say(f"Written to {report.folder}. Next: segflow train, with the same dataset.")
+
+
+def preprocess(config: DictConfig) -> PreprocessReport:
+    """Open the preprocessing door with the settings of a composed configuration.
+
+    Raises:
+        CaseErrors: Some cases failed; the others are done.
+    """
+    paths = _edge.read(_datasets.PathSettings, config.paths)
+    dataset = _edge.read(_datasets.DatasetSettings, config.dataset)
+    settings = _edge.read(PreprocessSettings, config.preprocessing)
+    with _terminal.progress() as progress:
+        raw = _datasets.raw_folder(dataset, paths, progress=progress)
+        folder = _datasets.preprocessed_folder(raw, paths)
+        file = folder / f"{config.plans}.json"
+        plans = Plans.from_json(read_json(file, fix="Plan first: segflow plan, with the same dataset."))
+        names = list(config.configurations) if config.configurations else list(plans.configurations)
+        report = preprocess_dataset(Path(raw), plans, names, folder, settings, progress=progress)
+    _terminal.say(report.text())
+    if report.failed:
+        raise CaseErrors("some cases could not be preprocessed", list(report.failed.values()))
+    return report

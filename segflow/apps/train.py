@@ -1,0 +1,165 @@
+"""``segflow train``: one fold, from preprocessed arrays to scores of its validation cases."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
+
+from segflow.apps import _datasets, _edge, _processes, _terminal, evaluate
+from segflow.core.dataset import DatasetDescription
+from segflow.core.metrics import Summary
+from segflow.core.plans import Plans
+from segflow.core.run import RunRecord
+from segflow.core.splits import select_fold, splits_from_json
+from segflow.evaluation.evaluate_cases import EvaluateSettings, evaluate_cases
+from segflow.evaluation.score_case import ScoreSettings
+from segflow.inference.predict_cases import PredictSettings
+from segflow.inference.predict_validation import predict_validation
+from segflow.planning.override import override_configuration
+from segflow.storage.json_files import read_json, written_whole
+from segflow.storage.preprocessed import PreprocessedStore
+from segflow.storage.run_folder import RunFolder
+from segflow.training.protocols import TrainingParts, TrainResult
+from segflow.training.settings import TrainingSettings
+from segflow.training.train_fold import train_fold
+
+logger = logging.getLogger(__name__)
+
+
+def run(config: DictConfig) -> None:
+    """Train one fold, and print the scores of its validation cases."""
+    if _edge.is_sweep() and config.trainer.devices not in (1, "1"):
+        _processes.run_alone("train")  # several ranks start this command line again: it must not be the sweep's
+        return
+    result, summary = train(config)
+    if rank_zero_only.rank != 0:
+        return
+    if summary is not None:
+        evaluate.show(summary, _read_inputs(config).description.labels, f"Validation cases of {result.folder}")
+    if not result.finished:
+        _terminal.say(f"Stopped after epoch {result.epochs}. The same command goes on.")
+    _terminal.say(f"The run lies in {result.folder}. Next: segflow predict model={result.folder} input=DIR output=DIR")
+
+
+def train(config: DictConfig) -> tuple[TrainResult, Summary | None]:
+    """Train the fold that a composed configuration describes, then predict and score its validation cases."""
+    inputs = _read_inputs(config)
+    record, folder, prepared = inputs.record, inputs.folder, inputs.prepared
+    store = PreprocessedStore(prepared / record.plan.data_identifier)
+    with _log_file(folder), _terminal.progress() as progress:
+        if rank_zero_only.rank == 0:
+            _write_configuration(folder, config)
+        result = train_fold(folder, record, store, parts(config), _edge.read(TrainingSettings, config.training))
+        if rank_zero_only.rank != 0 or not result.finished or not config.validation or not record.val_cases:
+            return result, None
+        settings = _edge.read(PredictSettings, config.inference)
+        settings.probabilities = settings.probabilities or bool(config.save_probabilities)
+        report = predict_validation(folder, store, settings, progress=progress)
+        for case_id, message in report.failed.items():
+            logger.error("case '%s': %s", case_id, message)
+        summary = evaluate_cases(
+            folder.validation,
+            prepared / "gt_segmentations",
+            record.dataset.labels,
+            EvaluateSettings(scores=ScoreSettings(surface=False, lesions=False, volume=False), partial=True),
+            file_ending=record.dataset.file_ending,
+            reader=record.plans.reader,
+            output=folder.validation,
+            progress=progress,
+        )
+    return result, summary
+
+
+@dataclass(frozen=True, slots=True)
+class _Inputs:
+    """What a training starts from."""
+
+    prepared: Path
+    description: DatasetDescription
+    record: RunRecord
+    folder: RunFolder
+
+
+def _read_inputs(config: DictConfig) -> _Inputs:
+    paths = _edge.read(_datasets.PathSettings, config.paths)
+    dataset = _edge.read(_datasets.DatasetSettings, config.dataset)
+    fold = _edge.read(_datasets.FoldSettings, config.fold)
+    name = _datasets.folder_name(dataset, paths)
+    prepared = Path(paths.preprocessed).expanduser() / name
+    plan_first = "Plan and preprocess first: segflow plan and segflow preprocess, with the same dataset."
+    description = DatasetDescription.from_json(name, read_json(prepared / "dataset.json", fix=plan_first))
+    plans = Plans.from_json(read_json(prepared / f"{config.plans}.json", fix=plan_first))
+    plans = override_configuration(
+        plans,
+        config.configuration.name,
+        patch_size=config.configuration.patch_size,
+        batch_size=config.configuration.batch_size,
+    )
+    file = prepared / "splits_final.json"
+    splits = splits_from_json(read_json(file, fix=plan_first), source=str(file))
+    cases = sorted({case for split in splits for case in (*split.train, *split.val)})
+    split = select_fold(splits, fold.index, cases, random_beyond=fold.random_beyond, seed=fold.seed)
+    record = RunRecord(
+        dataset=description,
+        plans=plans,
+        configuration=config.configuration.name,
+        fold=fold.index,
+        train_cases=split.train,
+        val_cases=split.val,
+        mirror_axes=(),  # the augmentation says them when training starts
+        settings=_edge.plain(config),
+    )
+    outputs = Path(paths.outputs).expanduser() / name / str(config.plans) / config.configuration.name
+    return _Inputs(prepared, description, record, RunFolder(outputs / config.run_name / f"fold_{fold.index}"))
+
+
+def parts(config: DictConfig) -> TrainingParts:
+    """Build the exchangeable parts of a training from their config groups."""
+    return TrainingParts(
+        network=_edge.build(config.network),
+        loss=_edge.build(config.loss),
+        optimizer=_edge.build(config.optimizer),
+        schedule=_edge.build(config.schedule),
+        sampler=_edge.build(config.sampling),
+        augmentation=_edge.build(config.augmentation),
+        trainer=_edge.build(config.trainer),
+        loggers=[_edge.build(node) for node in config.logger.values()],
+        callbacks=[_edge.build(node) for node in config.callbacks.values()],
+    )
+
+
+def _write_configuration(folder: RunFolder, config: DictConfig) -> None:
+    """``.hydra/`` of the first start; a run's folder belongs to one configuration."""
+    target = folder.path / ".hydra"
+    texts: dict[str, Any] = {"config.yaml": _edge.yaml_text(config), "overrides.yaml": _edge.overrides_text()}
+    for name, text in texts.items():
+        if not (target / name).exists():
+            with written_whole(target / name) as temporary:
+                temporary.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def _log_file(folder: RunFolder) -> Iterator[None]:
+    """Everything that is logged goes to the run's ``train.log`` too, an error with its traceback."""
+    if rank_zero_only.rank != 0:
+        yield
+        return
+    folder.path.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(folder.log_file, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.getLogger().addHandler(handler)
+    try:
+        yield
+    except Exception:
+        handler.handle(logger.makeRecord(logger.name, logging.ERROR, __file__, 0, "failed", (), _edge.exception()))
+        raise
+    finally:
+        logging.getLogger().removeHandler(handler)
+        handler.close()
