@@ -137,9 +137,9 @@ def _win(labels: list[np.ndarray], shares: list[np.ndarray], nearest: np.ndarray
     rounding = np.float16 if nearest is None else np.float64
     thousand = 1000 if nearest is None else 1
     winner = labels[0]
-    best = (thousand * _score(winner, labels, shares)).astype(rounding)
+    best: np.ndarray = (thousand * _score(winner, labels, shares)).astype(rounding)
     for label in labels[1:]:
-        score = (thousand * _score(label, labels, shares)).astype(rounding)
+        score: np.ndarray = (thousand * _score(label, labels, shares)).astype(rounding)
         better = (score > best) | ((score == best) & (label < winner))
         best = np.where(better, score, best)
         winner = np.where(better, label, winner)
