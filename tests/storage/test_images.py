@@ -60,6 +60,7 @@ def test_a_volume_has_axes_and_spacing_z_y_x(tmp_path: Path, ending: str) -> Non
     np.testing.assert_allclose(geometry.spacing, (2.0, 0.75, 0.5))
     header = reader.read_header(file)
     assert (header.shape, header.channels, header.geometry) == ((3, 4, 5), 1, geometry)
+    assert header.dtype == "int16"
     json.dumps(geometry.header)
 
 
@@ -148,7 +149,7 @@ def test_the_colours_of_a_picture_are_channels(tmp_path: Path, ending: str, chan
     if ending != ".jpg":
         np.testing.assert_array_equal(voxels[:, 0], pixels.transpose(2, 0, 1))
     header = reader.read_header(tmp_path / f"a_0000{ending}")
-    assert (header.shape, header.channels) == ((1, 6, 7), channels)
+    assert (header.shape, header.channels, header.dtype) == ((1, 6, 7), channels, "uint8")
 
 
 def test_a_3d_tiff_takes_its_spacing_from_the_file_beside_it(tmp_path: Path) -> None:
@@ -483,6 +484,13 @@ def test_channels_must_share_a_grid(tmp_path: Path, second: sitk.Image, message:
     other = write(second, tmp_path / "a_0001.nii.gz")
     with pytest.raises(SegflowError, match=message):
         read_case(CaseFiles("a", (one, other)), reader_by_name("SimpleITKIO"))
+
+
+def test_channels_that_lie_elsewhere_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    one = write(itk_image((3, 4, 5)), tmp_path / "a_0000.nii.gz")
+    other = write(itk_image((3, 4, 5), origin=(9.0, 0.0, 0.0)), tmp_path / "a_0001.nii.gz")
+    read_case(CaseFiles("a", (one, other)), reader_by_name("SimpleITKIO"))
+    assert "a_0001.nii.gz differ in origin or direction" in caplog.text
 
 
 def test_the_number_of_channels_is_checked(tmp_path: Path) -> None:

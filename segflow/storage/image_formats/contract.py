@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +13,9 @@ import numpy as np
 
 from segflow.core.errors import SegflowError
 from segflow.core.geometry import Geometry
+from segflow.storage.image_formats.placement import same_placement
+
+log = logging.getLogger(__name__)
 
 RESAVE = "Is the file whole? Copy or export it again."
 
@@ -111,6 +115,8 @@ class ImageFormat(ABC):
                     found=f"{file.name} {mm(own)}, {files[0].name} {mm(geometry)}",
                     fix="Resample all channels to one grid.",
                 )
+            if not same_placement(own, geometry):
+                log.warning("%s and %s differ in origin or direction; the first is used", files[0], file)
         image = np.empty((sum(voxels.shape[0] for voxels, _ in parts), *first.shape[1:]), dtype=np.float32)
         done = 0
         for voxels, _ in parts:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageMode, UnidentifiedImageError
 
 from segflow.core.errors import SegflowError
 from segflow.core.geometry import Geometry
@@ -42,7 +42,8 @@ class NaturalImage2DIO(ImageFormat):
             SegflowError: The file is missing, unreadable, or a stack of several pictures.
         """
         with _opened(file) as picture:
-            return ImageHeader((1, picture.height, picture.width), len(picture.getbands()), FLAT_GEOMETRY, picture.mode)
+            dtype = np.dtype(ImageMode.getmode(picture.mode).typestr).name
+            return ImageHeader((1, picture.height, picture.width), len(picture.getbands()), FLAT_GEOMETRY, dtype)
 
     def _write(self, values: np.ndarray, geometry: Geometry, file: Path) -> None:
         ending = file.suffix.lower()

@@ -78,4 +78,4 @@ def _image_header(nifti: NiftiHeader, file: Path) -> ImageHeader:
     x, y, z = nifti.size[:3]
     spacing = nifti.zooms[::-1]
     geometry = Geometry((spacing[0], spacing[1], spacing[2]), {"ndim": 3, "affine": nifti.affine.tolist()})
-    return ImageHeader((z, y, x), int(np.prod(nifti.size[3:], dtype=int)), geometry, str(nifti.dtype))
+    return ImageHeader((z, y, x), int(np.prod(nifti.size[3:], dtype=int)), geometry, nifti.dtype.name)

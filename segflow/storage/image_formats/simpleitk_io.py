@@ -83,7 +83,7 @@ class SimpleITKIO(ImageFormat):
                 log.warning(
                     "%s has a direction that is not orthonormal; it is read by its affine, sheared as it is", file
                 )
-                return _header_by_affine(nifti.size, nifti.zooms, nifti.affine, str(nifti.dtype))
+                return _header_by_affine(nifti.size, nifti.zooms, nifti.affine, nifti.dtype.name)
             raise unreadable(file, _reason(error)) from error
         size = reader.GetSize()
         ndim = min(len(size), 3)
@@ -94,10 +94,10 @@ class SimpleITKIO(ImageFormat):
         )
         check_spacing(placement.spacing, file)
         channels = int(np.prod(size[3:], dtype=int)) * reader.GetNumberOfComponents()
-        dtype = sitk.GetPixelIDValueAsString(reader.GetPixelID())
+        dtype = sitk.GetArrayFromImage(sitk.Image([1, 1], reader.GetPixelID(), reader.GetNumberOfComponents())).dtype
         if file.suffix.lower() == ".gipl":
-            _check_gipl_size(file, int(np.prod(size)), reader.GetPixelID())
-        return ImageHeader(_zyx(size[:ndim]), channels, placement.to_geometry(), dtype)
+            _check_gipl_size(file, int(np.prod(size)) * dtype.itemsize)
+        return ImageHeader(_zyx(size[:ndim]), channels, placement.to_geometry(), dtype.name)
 
     def _write(self, values: np.ndarray, geometry: Geometry, file: Path) -> None:
         placement = itk_placement(geometry)
@@ -172,14 +172,13 @@ def _check_meta_spacing(file: Path) -> None:
         check_spacing([float(part) for part in found.group(1).split()], file)
 
 
-def _check_gipl_size(file: Path, voxels: int, pixel_type: int) -> None:
+def _check_gipl_size(file: Path, voxel_bytes: int) -> None:
     """ITK fills a truncated GIPL with zeros and says nothing."""
-    itemsize = sitk.GetArrayFromImage(sitk.Image([1, 1], pixel_type)).itemsize
-    expected = GIPL_HEADER_BYTES + voxels * itemsize
-    if file.stat().st_size < expected:
+    found, expected = file.stat().st_size, GIPL_HEADER_BYTES + voxel_bytes
+    if found < expected:
         raise SegflowError(
             f"cannot read {file}: it is truncated",
-            found=f"{file.stat().st_size} bytes",
+            found=f"{found} bytes",
             expected=f"{expected} bytes",
             fix=RESAVE,
         )
