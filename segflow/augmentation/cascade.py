@@ -12,10 +12,14 @@ import cc3d
 import numpy as np
 import torch
 
-from segflow.augmentation.draws import Draws, chance, check_probability, check_range, uniform
+from segflow.augmentation.draws import Draws, chance, check_probability, checked_range, uniform
+from segflow.core.errors import SegflowError
 
 FAR = 2**14
-"""Squared distance of a voxel to nothing, in int16; room is left to add a squared offset."""
+"""Squared distance of a voxel to nothing, in int16."""
+
+LARGEST_RADIUS = 90
+"""Squared, it is less than `FAR` and fits into int16 together with it."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -45,9 +49,11 @@ class CascadeSettings:
             removal_probability=self.removal_probability,
             removal_label_probability=self.removal_label_probability,
         )
-        check_range("cascade", radius=self.radius, lowest=0)
-        if self.radius[1] > 90:  # squared, it must fit into int16 beside FAR
-            check_range("cascade", radius=(self.radius[1], 90))
+        self.radius = checked_range("cascade", "radius", self.radius, 0)
+        if self.radius[1] > LARGEST_RADIUS:
+            raise SegflowError(
+                "augmentation.cascade.radius is too large", found=self.radius[1], expected=f"at most {LARGEST_RADIUS}"
+            )
 
 
 def to_one_hot(label: torch.Tensor, labels: Sequence[int], out: torch.Tensor) -> None:

@@ -7,10 +7,13 @@ device, next to any companions, and can be made before the patch is read.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import TypeVar
 
 import torch
 
 from segflow.core.errors import SegflowError
+
+Number = TypeVar("Number", int, float)
 
 Draws = dict[str, torch.Tensor]
 """Name of a choice → its values, samples along axis 0."""
@@ -74,17 +77,17 @@ def check_probability(where: str, **values: float) -> None:
             raise SegflowError(f"augmentation.{where}.{name} must lie between 0 and 1", found=value)
 
 
-def check_range(where: str, *, lowest: float | None = None, **values: Sequence[float]) -> None:
-    """Refuse what is no range.
+def checked_range(where: str, name: str, value: Sequence[Number], lowest: float | None = None) -> tuple[Number, Number]:
+    """A range as a tuple; configurations bring lists.
 
     Raises:
-        SegflowError: A value is not two numbers in ascending order, or begins below ``lowest``.
+        SegflowError: The value is not two numbers in ascending order, or begins below ``lowest``.
     """
-    for name, value in values.items():
-        if len(value) != 2 or value[0] > value[1] or (lowest is not None and value[0] < lowest):
-            at_least = "" if lowest is None else f", none below {lowest:g}"
-            raise SegflowError(
-                f"augmentation.{where}.{name} must be a range",
-                found=list(value),
-                expected=f"two numbers in ascending order{at_least}",
-            )
+    if len(value) != 2 or value[0] > value[1] or (lowest is not None and value[0] < lowest):
+        at_least = "" if lowest is None else f", none below {lowest:g}"
+        raise SegflowError(
+            f"augmentation.{where}.{name} must be a range",
+            found=list(value),
+            expected=f"two numbers in ascending order{at_least}",
+        )
+    return (value[0], value[1])

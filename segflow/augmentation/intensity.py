@@ -12,7 +12,7 @@ import torch
 from segflow.augmentation.draws import (
     Draws,
     check_probability,
-    check_range,
+    checked_range,
     factor,
     seeds,
     select,
@@ -41,7 +41,7 @@ class NoiseSettings:
 
     def __post_init__(self) -> None:
         check_probability("noise", probability=self.probability, channel_probability=self.channel_probability)
-        check_range("noise", sigma=self.sigma, lowest=0)
+        self.sigma = checked_range("noise", "sigma", self.sigma, 0)
 
 
 class Noise:
@@ -84,7 +84,7 @@ class BrightnessSettings:
 
     def __post_init__(self) -> None:
         check_probability("brightness", probability=self.probability, channel_probability=self.channel_probability)
-        check_range("brightness", factor=self.factor)
+        self.factor = checked_range("brightness", "factor", self.factor)
 
 
 class Brightness:
@@ -161,7 +161,7 @@ class ContrastSettings:
 
     def __post_init__(self) -> None:
         check_probability("contrast", probability=self.probability, channel_probability=self.channel_probability)
-        check_range("contrast", factor=self.factor, lowest=0)
+        self.factor = checked_range("contrast", "factor", self.factor, 0)
 
 
 class Contrast:
@@ -206,7 +206,7 @@ class GammaSettings:
 
     def __post_init__(self) -> None:
         check_probability("gamma", probability=self.probability, channel_probability=self.channel_probability)
-        check_range("gamma", gamma=self.gamma, lowest=0)
+        self.gamma = checked_range("gamma", "gamma", self.gamma, 0)
 
 
 class Gamma:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from segflow.augmentation.draws import Draws, chance, check_probability, check_range, select, selected, uniform, whole
+from segflow.augmentation.draws import Draws, chance, check_probability, checked_range, select, selected, uniform, whole
 
 SMALLEST = 1e-8
 """Stands in for a range of 0 in a denominator."""
@@ -33,8 +33,8 @@ class RectanglesSettings:
 
     def __post_init__(self) -> None:
         check_probability("rectangles", probability=self.probability, channel_probability=self.channel_probability)
-        check_range("rectangles", count=self.count, lowest=1)
-        check_range("rectangles", size=self.size, lowest=0)
+        self.count = checked_range("rectangles", "count", self.count, 1)
+        self.size = checked_range("rectangles", "size", self.size, 0)
 
 
 class Rectangles:
@@ -128,9 +128,9 @@ class GradientSettings:
 
     def __post_init__(self) -> None:
         check_probability("gradient", probability=self.probability, channel_probability=self.channel_probability)
-        check_range("gradient", width=self.width, lowest=0)
-        check_range("gradient", location=self.location)
-        check_range("gradient", strength=self.strength, lowest=0)
+        self.width = checked_range("gradient", "width", self.width, 0)
+        self.location = checked_range("gradient", "location", self.location)
+        self.strength = checked_range("gradient", "strength", self.strength, 0)
 
 
 class Gradient:
@@ -176,8 +176,10 @@ class LocalGammaSettings:
 
     def __post_init__(self) -> None:
         check_probability("local_gamma", probability=self.probability, channel_probability=self.channel_probability)
-        check_range("local_gamma", width=self.width, low=self.low, high=self.high, lowest=0)
-        check_range("local_gamma", location=self.location)
+        self.width = checked_range("local_gamma", "width", self.width, 0)
+        self.low = checked_range("local_gamma", "low", self.low, 0)
+        self.high = checked_range("local_gamma", "high", self.high, 0)
+        self.location = checked_range("local_gamma", "location", self.location)
 
 
 class LocalGamma:

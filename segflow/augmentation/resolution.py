@@ -12,7 +12,7 @@ import torch
 from scipy import ndimage
 from torch.nn import functional
 
-from segflow.augmentation.draws import Draws, check_probability, check_range, select, selected, uniform, whole
+from segflow.augmentation.draws import Draws, check_probability, checked_range, select, selected, uniform, whole
 
 
 @dataclass(kw_only=True, slots=True)
@@ -32,7 +32,7 @@ class BlurSettings:
 
     def __post_init__(self) -> None:
         check_probability("blur", probability=self.probability, channel_probability=self.channel_probability)
-        check_range("blur", sigma=self.sigma, lowest=1e-3)
+        self.sigma = checked_range("blur", "sigma", self.sigma, 1e-3)
 
 
 class Blur:
@@ -97,7 +97,7 @@ class LowResolutionSettings:
 
     def __post_init__(self) -> None:
         check_probability("low_resolution", probability=self.probability, channel_probability=self.channel_probability)
-        check_range("low_resolution", scale=self.scale, lowest=0.01)
+        self.scale = checked_range("low_resolution", "scale", self.scale, 0.01)
 
 
 class LowResolution:
@@ -140,7 +140,7 @@ class MedianSettings:
 
     def __post_init__(self) -> None:
         check_probability("median", probability=self.probability, channel_probability=self.channel_probability)
-        check_range("median", size=self.size, lowest=1)
+        self.size = checked_range("median", "size", self.size, 1)
 
 
 class Median:
@@ -177,7 +177,7 @@ class SharpenSettings:
 
     def __post_init__(self) -> None:
         check_probability("sharpen", probability=self.probability, channel_probability=self.channel_probability)
-        check_range("sharpen", strength=self.strength, lowest=0)
+        self.strength = checked_range("sharpen", "strength", self.strength, 0)
 
 
 class Sharpen:

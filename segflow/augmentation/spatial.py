@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-from segflow.augmentation.draws import Draws, chance, check_probability, check_range, uniform
+from segflow.augmentation.draws import Draws, chance, check_probability, checked_range, uniform
 from segflow.augmentation.orientation import Orientation
 from segflow.augmentation.patch_rules import is_dummy_2d, loader_patch_size, rotation_limit
 from segflow.augmentation.resample import resample, source_region
@@ -57,9 +57,8 @@ class SpatialSettings:
             rotation_axis_probability=self.rotation_axis_probability,
             scaling_probability=self.scaling_probability,
         )
-        self.scaling = (float(self.scaling[0]), float(self.scaling[1]))
-        check_range("spatial", scaling=self.scaling, lowest=0.01)
-        check_range("spatial", loader_scale=(self.loader_scale, 1.0), lowest=0.01)
+        self.scaling = checked_range("spatial", "scaling", self.scaling, 0.01)
+        checked_range("spatial", "loader_scale", (self.loader_scale, 1.0), 0.01)
         for name in ("image_interpolation", "label_interpolation"):
             if getattr(self, name) not in ("linear", "nearest"):
                 raise SegflowError(
