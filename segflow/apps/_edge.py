@@ -11,7 +11,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,6 +22,7 @@ from hydra.core.plugins import Plugins
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, ValidationError
 
 from segflow.apps import _command_line, _messages
 from segflow.core.errors import SegflowError
@@ -110,6 +111,8 @@ def _job(command: str, folders: list[Path], failures: list[tuple[str, Exception]
     def run(config: DictConfig) -> None:
         try:
             _check_kinds(config, command, folders)
+            if config.verbose:
+                logging.getLogger("segflow").setLevel(logging.DEBUG)
             # Only now: help, --cfg and every mistake in the command line answer without waiting for torch.
             importlib.import_module(f"segflow.apps.{command}").run(config)
         except Exception as error:
@@ -165,8 +168,18 @@ def read(settings: type[Settings], node: Any) -> Settings:
     Raises:
         SegflowError: A key is unknown or a value has the wrong type or range.
     """
-    plain = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
-    return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(settings), plain or {}))  # type: ignore[return-value]
+    where = node._get_full_key(None) if OmegaConf.is_config(node) else ""
+    values = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+    try:
+        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(settings), values or {}))  # type: ignore[return-value]
+    except ConfigKeyError as error:
+        raise SegflowError(
+            f"there is no setting '{where}.{error.full_key}'",
+            expected=", ".join(field.name for field in fields(settings)),  # type: ignore[arg-type]
+        ) from error
+    except (ValidationError, MissingMandatoryValue) as error:
+        message = str(error).splitlines()[0]
+        raise SegflowError(f"setting '{where}.{error.full_key}': {message}") from error
 
 
 def build(node: Any, *positional: Any, **keywords: Any) -> Any:

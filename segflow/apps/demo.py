@@ -8,7 +8,6 @@ import time
 from omegaconf import DictConfig
 
 from segflow.apps import _datasets, _edge, _terminal, evaluate, plan, predict, preprocess, train
-from segflow.storage.raw_dataset import read_description
 
 logger = logging.getLogger(__name__)
 
@@ -23,9 +22,8 @@ def run(config: DictConfig) -> None:
     logger.info("2/5 preprocess")
     preprocess.preprocess(config)
     logger.info("3/5 train, and predict and score the validation cases")
-    result, summary = train.train(config)
+    result, summary, labels = train.train(config)
     raw = _datasets.raw_folder(dataset, paths)
-    description = read_description(raw)
     predictions = result.folder / "predictions"
     images = raw / "imagesTs"
     if images.is_dir() and any(images.iterdir()):
@@ -33,7 +31,7 @@ def run(config: DictConfig) -> None:
         predict.predict(config, str(result.folder), str(images), predictions)
     logger.info("5/5 results")
     if summary is not None:
-        evaluate.show(summary, description.labels, f"Validation cases of {dataset.name}, fold {config.fold.index}")
+        evaluate.show(summary, labels, f"Validation cases of {dataset.name}, fold {config.fold.index}")
     _terminal.say(f"Raw dataset   {raw}")
     _terminal.say(f"Run           {result.folder}")
     _terminal.say(f"  curves      {result.folder / 'progress.png'}, or: tensorboard --logdir {paths.outputs}")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,10 @@ from omegaconf import DictConfig
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from segflow.apps import _datasets, _edge, _processes, _terminal, evaluate
+from segflow.augmentation.pipeline import Augmentation, AugmentationSettings
 from segflow.core.dataset import DatasetDescription
+from segflow.core.errors import CaseErrors
+from segflow.core.labels import Labels
 from segflow.core.metrics import Summary
 from segflow.core.plans import Plans
 from segflow.core.run import RunRecord
@@ -23,10 +27,11 @@ from segflow.evaluation.score_case import ScoreSettings
 from segflow.inference.predict_cases import PredictSettings
 from segflow.inference.predict_validation import predict_validation
 from segflow.planning.override import override_configuration
+from segflow.sampling.patch_sampler import PatchSampler, PatchSamplerSettings
 from segflow.storage.json_files import read_json, written_whole
 from segflow.storage.preprocessed import PreprocessedStore
 from segflow.storage.run_folder import RunFolder
-from segflow.training.protocols import TrainingParts, TrainResult
+from segflow.training.protocols import AugmentationFactory, TrainingParts, TrainResult
 from segflow.training.settings import TrainingSettings
 from segflow.training.train_fold import train_fold
 
@@ -38,35 +43,43 @@ def run(config: DictConfig) -> None:
     if _edge.is_sweep() and config.trainer.devices not in (1, "1"):
         _processes.run_alone("train")  # several ranks start this command line again: it must not be the sweep's
         return
-    result, summary = train(config)
+    result, summary, labels = train(config)
     if rank_zero_only.rank != 0:
         return
     if summary is not None:
-        evaluate.show(summary, _read_inputs(config).description.labels, f"Validation cases of {result.folder}")
+        evaluate.show(summary, labels, f"Validation cases of {result.folder}")
     if not result.finished:
         _terminal.say(f"Stopped after epoch {result.epochs}. The same command goes on.")
     _terminal.say(f"The run lies in {result.folder}. Next: segflow predict model={result.folder} input=DIR output=DIR")
 
 
-def train(config: DictConfig) -> tuple[TrainResult, Summary | None]:
-    """Train the fold that a composed configuration describes, then predict and score its validation cases."""
+def train(config: DictConfig) -> tuple[TrainResult, Summary | None, Labels]:
+    """Train the fold that a composed configuration describes, then predict and score its validation cases.
+
+    Returns:
+        How the training ended; the scores, None where there are none; and what is scored.
+    """
     inputs = _read_inputs(config)
-    record, folder, prepared = inputs.record, inputs.folder, inputs.prepared
-    store = PreprocessedStore(prepared / record.plan.data_identifier)
-    with _log_file(folder), _terminal.progress() as progress:
+    store = PreprocessedStore(inputs.prepared / inputs.record.plan.data_identifier)
+    settings = _edge.read(TrainingSettings, config.training)
+    with _log_file(inputs.folder):
         if rank_zero_only.rank == 0:
-            _write_configuration(folder, config)
-        result = train_fold(folder, record, store, parts(config), _edge.read(TrainingSettings, config.training))
-        if rank_zero_only.rank != 0 or not result.finished or not config.validation or not record.val_cases:
-            return result, None
-        settings = _edge.read(PredictSettings, config.inference)
-        settings.probabilities = settings.probabilities or bool(config.save_probabilities)
-        report = predict_validation(folder, store, settings, progress=progress)
-        for case_id, message in report.failed.items():
-            logger.error("case '%s': %s", case_id, message)
+            _write_configuration(inputs.folder, config)
+        result = train_fold(inputs.folder, inputs.record, store, parts(config), settings)
+        wanted = config.validation and result.finished and rank_zero_only.rank == 0
+        summary = _validate(config, inputs, store) if wanted and inputs.record.val_cases else None
+    return result, summary, inputs.record.dataset.labels
+
+
+def _validate(config: DictConfig, inputs: _Inputs, store: PreprocessedStore) -> Summary:
+    folder, record = inputs.folder, inputs.record
+    settings = _edge.read(PredictSettings, config.inference)
+    settings.probabilities = settings.probabilities or bool(config.save_probabilities)
+    with _terminal.progress() as progress:
+        report = predict_validation(folder, store, settings, progress=progress, build=_edge.build(config.network))
         summary = evaluate_cases(
             folder.validation,
-            prepared / "gt_segmentations",
+            inputs.prepared / "gt_segmentations",
             record.dataset.labels,
             EvaluateSettings(scores=ScoreSettings(surface=False, lesions=False, volume=False), partial=True),
             file_ending=record.dataset.file_ending,
@@ -74,7 +87,9 @@ def train(config: DictConfig) -> tuple[TrainResult, Summary | None]:
             output=folder.validation,
             progress=progress,
         )
-    return result, summary
+    if report.failed:
+        raise CaseErrors("some validation cases could not be predicted", list(report.failed.values()))
+    return summary
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +97,6 @@ class _Inputs:
     """What a training starts from."""
 
     prepared: Path
-    description: DatasetDescription
     record: RunRecord
     folder: RunFolder
 
@@ -117,7 +131,7 @@ def _read_inputs(config: DictConfig) -> _Inputs:
         settings=_edge.plain(config),
     )
     outputs = Path(paths.outputs).expanduser() / name / str(config.plans) / config.configuration.name
-    return _Inputs(prepared, description, record, RunFolder(outputs / config.run_name / f"fold_{fold.index}"))
+    return _Inputs(prepared, record, RunFolder(outputs / config.run_name / f"fold_{fold.index}"))
 
 
 def parts(config: DictConfig) -> TrainingParts:
@@ -127,12 +141,25 @@ def parts(config: DictConfig) -> TrainingParts:
         loss=_edge.build(config.loss),
         optimizer=_edge.build(config.optimizer),
         schedule=_edge.build(config.schedule),
-        sampler=_edge.build(config.sampling),
-        augmentation=_edge.build(config.augmentation),
+        sampler=_sampler(config.sampling),
+        augmentation=_augmentation(config.augmentation),
         trainer=_edge.build(config.trainer),
         loggers=[_edge.build(node) for node in config.logger.values()],
         callbacks=[_edge.build(node) for node in config.callbacks.values()],
     )
+
+
+def _sampler(node: DictConfig) -> Callable[..., Any]:
+    """Ours with the node's settings, or the user's own where the node names one."""
+    if "_target_" in node:
+        return _edge.build(node)
+    return partial(PatchSampler, settings=_edge.read(PatchSamplerSettings, node))
+
+
+def _augmentation(node: DictConfig) -> AugmentationFactory:
+    if "_target_" in node:
+        return _edge.build(node)
+    return partial(Augmentation, settings=_edge.read(AugmentationSettings, node))
 
 
 def _write_configuration(folder: RunFolder, config: DictConfig) -> None:

@@ -1,0 +1,121 @@
+"""Every shipped option of every group composes, and what it describes can be built."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig, OmegaConf
+from segflow.preprocessing.preprocess_dataset import PreprocessSettings
+
+from segflow.apps import _datasets, _edge, train
+from segflow.core.labels import Labels
+from segflow.core.plans import NetworkTopology
+from segflow.evaluation.evaluate_cases import EvaluateSettings
+from segflow.inference.predict_cases import PredictSettings
+from segflow.planning.settings import PlannerSettings
+from segflow.training.settings import TrainingSettings
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+COMMANDS = sorted(file.stem for file in CONF.glob("*.yaml") if not file.stem.startswith("_"))
+LABELS = Labels.from_json({"background": 0, "a": 1, "b": 2})
+OWNERS = {"planner": "plan"}
+"""Command that a group belongs to where it is not ``train``."""
+
+OPTIONS = [
+    (folder.name, file.stem)
+    for folder in sorted(CONF.iterdir())
+    if folder.is_dir()
+    for file in sorted(folder.glob("*.yaml"))
+]
+NODES = {
+    "paths": _datasets.PathSettings,
+    "dataset": _datasets.DatasetSettings,
+    "fold": _datasets.FoldSettings,
+    "planner": PlannerSettings,
+    "preprocessing": PreprocessSettings,
+    "training": TrainingSettings,
+    "inference": PredictSettings,
+    "evaluation": EvaluateSettings,
+}
+
+
+def composed(command: str, *overrides: str) -> DictConfig:
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose(command, overrides=list(overrides))
+
+
+def topology(dims: int) -> NetworkTopology:
+    return NetworkTopology(
+        network="plain_unet",
+        features=(4, 8),
+        kernel_sizes=((3,) * dims,) * 2,
+        strides=((1,) * dims, (2,) * dims),
+        encoder_blocks=(1, 1),
+        decoder_convs=(1,),
+    )
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_composes_and_its_nodes_fit_their_settings(command: str) -> None:
+    config = composed(command)
+    for name, settings in NODES.items():
+        if name in config:
+            read = _edge.read(settings, config[name])
+            shipped = {str(key) for key in config[name]}
+            assert shipped == set(settings.__dataclass_fields__), f"{command}.yaml: {name}"
+            assert read is not None
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS)
+def test_every_option_composes_and_builds(group: str, option: str) -> None:
+    config = composed(OWNERS.get(group, "train"), f"{group}='{option}'" if option.isdigit() else f"{group}={option}")
+    if group == "dataset" and option == "raw":
+        OmegaConf.update(config, "dataset.name", "Dataset001_X")
+    node = config.get(group)
+    if group in NODES:
+        _edge.read(NODES[group], node)
+    if group in ("network", "loss", "optimizer", "schedule", "sampling", "augmentation", "trainer", "experiment"):
+        _build_and_use(config)
+    if group == "logger":
+        for inner in node.values():
+            assert callable(_edge.build(inner))
+
+
+def _build_and_use(config: DictConfig) -> None:
+    """Put the parts together the way a training does, for one step on a tiny batch."""
+    parts = train.parts(config)
+    augmentation = parts.augmentation((8, 8, 8), labels=LABELS, use_mask_for_norm=[False], previous_stage=False)
+    parts.sampler(augmentation.loader_patch_size, (8, 8, 8), labels=LABELS)
+    network = parts.network(topology(3), 1, LABELS.num_outputs, True)
+    optimizer = parts.optimizer(network.parameters())
+    parts.schedule(optimizer, total_epochs=config.trainer.max_epochs)
+    shape = (2, 1, *augmentation.loader_patch_size)
+    generator = torch.Generator().manual_seed(0)
+    label = torch.randint(0, 3, shape, generator=generator).to(torch.int16)
+    image, target = augmentation(torch.rand(shape, generator=generator), label, generator)
+    assert image.shape == target.shape == (2, 1, 8, 8, 8)
+    loss = parts.loss(LABELS, True)(network(image)[0], target)
+    loss.backward()
+    optimizer.step()
+    assert torch.isfinite(loss)
+
+
+@pytest.mark.parametrize(
+    ("override", "path", "value"),
+    [
+        ("trainer.max_epochs=7", "trainer.max_epochs", 7),
+        ("optimizer.lr=0.5", "optimizer.lr", 0.5),
+        ("configuration.batch_size=4", "configuration.batch_size", 4),
+        ("configuration.patch_size=[16,16,16]", "configuration.patch_size", [16, 16, 16]),
+        ("augmentation.blur.probability=0.9", "augmentation.blur.probability", 0.9),
+        ("sampling.foreground_fraction=1.0", "sampling.foreground_fraction", 1.0),
+        ("fold.index=7", "fold.index", 7),
+    ],
+)
+def test_leaves_are_overridable(override: str, path: str, value: object) -> None:
+    assert OmegaConf.select(composed("train", override), path) == value

@@ -1,0 +1,81 @@
+"""Each mistake on the command line ends in one line, without a traceback, that says what would be right."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def segflow(*arguments: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "segflow.apps.main", *arguments]
+    return subprocess.run(
+        command, cwd=folder, env={**os.environ, **environment}, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "expected"),
+    [
+        (["trian"], 2, "did you mean 'segflow train'?"),
+        (["train", "trainer.max_epoch=3"], 2, "no setting 'trainer.max_epoch'. Did you mean 'trainer.max_epochs'?"),
+        (["train", "optimiser=sgd"], 2, "Did you mean 'optimizer'?"),
+        (["train", "optimizer=sdg"], 2, "Did you mean 'sgd'?"),
+        (["train", "trainer.max_epochs=three"], 1, "'trainer.max_epochs' has the wrong type; found three"),
+        (["train", "validation=3"], 1, "'validation' has the wrong type; found 3; expected a value like true"),
+        (["train", "fold=9"], 2, "there is no '9' for 'fold'; there are: 0, 1, 2, 3, 4, all."),
+        (["train", "fold=null"], 1, "'fold' needs one of its options"),
+        (["train", "dataset=hipocampus"], 2, "Did you mean 'hippocampus'?"),
+        (["plan", "planner.memory_target=3"], 2, "Did you mean 'planner.memory_target_gb'?"),
+        (["plan", "+planner.foo=3"], 1, "there is no setting 'planner.foo'"),
+        (["plan", "dataset.path"], 2, "cannot read the argument 'dataset.path'"),
+        (["plan", "dataset.path=/no/such/folder"], 1, "there is no folder /no/such/folder"),
+        (["plan", "dataset=Dataset999_X"], 1, "Dataset999_X"),
+        (["train"], 1, "segflow plan"),
+        (["preprocess", "dataset=Dataset999_X"], 1, "Dataset999_X"),
+        (["predict", "input=.", "output=out"], 1, "model= is missing"),
+        (["predict", "model=outputs/none", "input=.", "output=out"], 1, "Train first"),
+        (["evaluate", "prediction=."], 1, "reference= is missing"),
+        (["convert"], 1, "segflow convert source="),
+    ],
+)
+def test_one_line_says_what_is_wrong(arguments: list[str], code: int, expected: str, tmp_path: Path) -> None:
+    result = segflow(*arguments, folder=tmp_path)
+    assert result.returncode == code, result.stderr
+    assert expected in result.stderr
+    assert "Traceback" not in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert not list(tmp_path.rglob("*.json"))
+
+
+def test_the_traceback_is_there_for_who_wants_it(tmp_path: Path) -> None:
+    result = segflow("plan", "dataset.path=/no/such/folder", folder=tmp_path, HYDRA_FULL_ERROR="1")
+    assert result.returncode != 0
+    assert "Traceback" in result.stderr
+
+
+def test_a_bad_yaml_of_the_users_own_is_named(tmp_path: Path) -> None:
+    (tmp_path / "mine" / "dataset").mkdir(parents=True)
+    (tmp_path / "mine" / "dataset" / "mine.yaml").write_text("name: [unclosed\n")
+    result = segflow("plan", "--config-dir", "mine", "dataset=mine", folder=tmp_path)
+    assert result.returncode == 2
+    assert "not valid YAML" in result.stderr
+    assert "mine.yaml" in result.stderr
+
+
+def test_a_users_folder_wins_over_the_shipped_one(tmp_path: Path) -> None:
+    (tmp_path / "mine" / "dataset").mkdir(parents=True)
+    (tmp_path / "mine" / "dataset" / "phantom.yaml").write_text("name: Dataset777_Mine\npath: null\nsource: raw\n")
+    result = segflow("plan", "--cfg", "job", "-p", "dataset", folder=tmp_path, SEGFLOW_CONF="mine")
+    assert result.returncode == 0, result.stderr
+    assert "Dataset777_Mine" in result.stdout
+
+
+def test_help_lists_groups_and_options(tmp_path: Path) -> None:
+    result = segflow("train", "--help", folder=tmp_path)
+    assert result.returncode == 0, result.stderr
+    for text in ("fold: 0, 1, 2, 3, 4, all", "configuration: 2d", "trainer: ", "max_epochs: 1000"):
+        assert text in result.stdout
