@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Generic, TypeVar
+from dataclasses import dataclass, field
+from typing import Generic, Protocol, TypeVar
 
 from segflow.core.errors import SegflowError
+from segflow.core.progress import Progress, ProgressEvent
 
 logger = logging.getLogger(__name__)
 
@@ -19,64 +20,90 @@ Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
-class Ended(Generic[Item]):
-    """One item that went through, or did not.
+class PredictReport:
+    """What became of the cases.
 
     Attributes:
-        item: As it was given.
-        error: Why it failed; None where it did not.
+        done: Ids of the cases that were predicted.
+        skipped: Ids of those whose outputs were there.
+        failed: Id → why.
     """
 
-    item: Item
-    error: str | None
+    done: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
+    failed: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing failed."""
+        return not self.failed
+
+
+@dataclass(frozen=True, slots=True)
+class Steps(Generic[Item, Given, Result]):
+    """What is done with each case.
+
+    Attributes:
+        stage: What to call it.
+        read: Case → what to compute with.
+        compute: Case and what was read → what to write.
+        write: Of case and result.
+        is_done: Id → whether its outputs are there.
+    """
+
+    stage: str
+    read: Callable[[Item], Given]
+    compute: Callable[[Item, Given], Result]
+    write: Callable[[Item, Result], None]
+    is_done: Callable[[str], bool]
+
+
+class Threads(Protocol):
+    """How many threads read and write, and whether finished cases are skipped."""
+
+    resume: bool
+    readers: int
+    writers: int
 
 
 def overlapping(
-    items: Sequence[Item],
-    read: Callable[[Item], Given],
-    compute: Callable[[Item, Given], Result],
-    write: Callable[[Item, Result], None],
-    *,
-    readers: int = 1,
-    writers: int = 1,
-) -> Iterator[Ended[Item]]:
-    """Read, compute and write every item; the three stages work on different items at the same time.
+    cases: Mapping[str, Item], steps: Steps[Item, Given, Result], *, readers: int = 1, writers: int = 1
+) -> Iterator[tuple[str, str | None]]:
+    """Read, compute and write every case; the three work on different cases at the same time.
 
     Reading and writing run on threads: their time is spent in numpy, torch, zlib and ITK, which let other threads run.
-    Computing runs on the caller's thread, in the order of the items. At most ``readers + 1`` items wait to be
-    computed and ``writers + 1`` to be written, so memory does not grow with their number. A failure ends its item
+    Computing runs on the caller's thread, in the order of the cases. At most ``readers + 1`` cases wait to be
+    computed and ``writers + 1`` to be written, so memory does not grow with their number. A failure ends its case
     only.
 
     Args:
-        items: What to do.
-        read: item → what to compute with.
-        compute: item and what was read → what to write.
-        write: Of item and result.
-        readers, writers: Threads of each stage.
+        cases: Id → case.
+        steps: What to do with each.
+        readers, writers: Threads of each kind.
 
     Yields:
-        Each item when it has been written or has failed.
+        Id of each case when it was written or failed, and in the latter case why.
     """
-    waiting = deque(items)
-    reading: deque[tuple[Item, Future[Given]]] = deque()
-    writing: deque[tuple[Item, Future[None]]] = deque()
+    waiting = deque(cases.items())
+    reading: deque[tuple[str, Item, Future[Given]]] = deque()
+    writing: deque[tuple[str, Future[None]]] = deque()
     read_pool, write_pool = ThreadPoolExecutor(readers, "read"), ThreadPoolExecutor(writers, "write")
     try:
         while waiting or reading:
             while waiting and len(reading) <= readers:
-                item = waiting.popleft()
-                reading.append((item, read_pool.submit(read, item)))
-            item, given = reading.popleft()
+                name, case = waiting.popleft()
+                reading.append((name, case, read_pool.submit(steps.read, case)))
+            name, case, given = reading.popleft()
             try:
-                result = compute(item, given.result())
+                result = steps.compute(case, given.result())
             except Exception as error:  # whatever one case meets, the others shall be done
-                yield Ended(item, _message(item, error))
+                yield name, _message(name, error)
                 continue
             finally:
                 del given  # with what was read
             while len(writing) > writers:
                 yield _written(*writing.popleft())
-            writing.append((item, write_pool.submit(write, item, result)))
+            writing.append((name, write_pool.submit(steps.write, case, result)))
             del result
         while writing:
             yield _written(*writing.popleft())
@@ -85,16 +112,44 @@ def overlapping(
         write_pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _written(item: Item, future: Future[None]) -> Ended[Item]:
+def run_cases(
+    steps: Steps[Item, Given, Result], cases: Mapping[str, Item], settings: Threads, progress: Progress
+) -> PredictReport:
+    """Do all cases, skip those that are done, log those that fail.
+
+    Args:
+        steps: What to do with each.
+        cases: Id → case, in order.
+        settings: See `Threads`.
+        progress: Told of each case that ended.
+    """
+    skipped = [name for name in cases if settings.resume and steps.is_done(name)]
+    waiting = {name: case for name, case in cases.items() if name not in set(skipped)}
+    done: list[str] = []
+    failed: dict[str, str] = {}
+    progress(ProgressEvent(steps.stage, "", len(skipped), len(cases)))
+    for name, error in overlapping(waiting, steps, readers=settings.readers, writers=settings.writers):
+        if error is None:
+            done.append(name)
+        else:
+            failed[name] = error
+            logger.error("%s", error)
+        progress(ProgressEvent(steps.stage, name, len(skipped) + len(done) + len(failed), len(cases)))
+    return PredictReport(tuple(done), tuple(skipped), failed)
+
+
+def _written(name: str, future: Future[None]) -> tuple[str, str | None]:
     try:
         future.result()
     except Exception as error:
-        return Ended(item, _message(item, error))
-    return Ended(item, None)
+        return name, _message(name, error)
+    return name, None
 
 
-def _message(item: object, error: Exception) -> str:
+def _message(name: str, error: Exception) -> str:
     if isinstance(error, SegflowError):
-        return str(error)
-    logger.debug("unexpected failure of %s", item, exc_info=error)
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        text = str(error)
+    else:
+        logger.debug("unexpected failure of case '%s'", name, exc_info=error)
+        text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    return text if f"case '{name}'" in text else f"case '{name}': {text}"

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,11 @@ from torch import Tensor
 from segflow.core.case import CaseFiles
 from segflow.core.errors import SegflowError
 from segflow.core.preprocessed import PreprocessedCase
-from segflow.core.progress import Progress, ProgressEvent, silent
+from segflow.core.progress import Progress, silent
 from segflow.inference.find_cases import Input, find_cases, part_of
 from segflow.inference.load_network import Build
 from segflow.inference.maps import Maps
-from segflow.inference.pipeline import overlapping
+from segflow.inference.pipeline import PredictReport, Steps, run_cases
 from segflow.inference.predictor import Predictor
 from segflow.inference.sliding_window import SlidingWindowSettings
 from segflow.network.build import build_network
@@ -84,26 +84,6 @@ class PredictSettings(SlidingWindowSettings):
         return SlidingWindowSettings(
             overlap=self.overlap, gaussian=self.gaussian, mirroring=self.mirroring, batch_size=self.batch_size
         )
-
-
-@dataclass(frozen=True, slots=True)
-class PredictReport:
-    """What became of the cases.
-
-    Attributes:
-        done: Ids of the cases that were predicted.
-        skipped: Ids of those whose outputs were there.
-        failed: Id → why.
-    """
-
-    done: tuple[str, ...] = ()
-    skipped: tuple[str, ...] = ()
-    failed: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def ok(self) -> bool:
-        """Whether nothing failed."""
-        return not self.failed
 
 
 def predict_cases(
@@ -211,24 +191,11 @@ def _predict(
         # Last: a label map says that the case is done.
         reader.write_label(label, computed.preprocessed.spatial.geometry, output / f"{files.case_id}{ending}")
 
-    skipped = [c.case_id for c in cases if settings.resume and _is_done(c.case_id, output, ending, maps)]
-    waiting = [case for case in cases if case.case_id not in set(skipped)]
-    done: list[str] = []
-    failed: dict[str, str] = {}
-    progress(ProgressEvent("predict", "", len(skipped), len(cases)))
-    for ended in overlapping(waiting, read, compute, write, readers=settings.readers, writers=settings.writers):
-        name = ended.item.case_id
-        if ended.error is None:
-            done.append(name)
-        else:
-            failed[name] = ended.error
-            logger.error("%s", ended.error if name in ended.error else f"case '{name}': {ended.error}")
-        progress(ProgressEvent("predict", name, len(skipped) + len(done) + len(failed), len(cases)))
-    return PredictReport(tuple(done), tuple(skipped), failed)
+    def is_done(case_id: str) -> bool:
+        return all(file.is_file() for file in (output / f"{case_id}{ending}", *maps.files(case_id)))
 
-
-def _is_done(case_id: str, output: Path, ending: str, maps: Maps) -> bool:
-    return (output / f"{case_id}{ending}").is_file() and all(file.is_file() for file in maps.files(case_id))
+    steps = Steps("predict", read, compute, write, is_done)
+    return run_cases(steps, {case.case_id: case for case in cases}, settings, progress)
 
 
 def _write_arguments(output: Path, predictor: Predictor, arguments: dict[str, Any], settings: PredictSettings) -> None:
