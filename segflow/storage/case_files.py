@@ -23,6 +23,8 @@ IMAGE_ENDINGS = (
 """Files of these endings are images to a person, whether we read them or not."""
 LISTED = 5
 """Names that a message lists before it says how many more there are."""
+GUESSES = 20
+"""Problems for which the nearest existing file is looked for; each search walks through all names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +120,8 @@ def discover(folder: Path, description: DatasetDescription) -> Discovery:
             labelled.append(CaseFiles(case.case_id, case.images, folder / LABELS / wanted))
             continue
         labelled.append(case)
-        fix = f"Is it {LABELS}/{near}? Rename it." if (near := _nearest(wanted, unused)) else "Add it."
+        near = _nearest(wanted, unused) if len(problems) < GUESSES else None
+        fix = f"Is it {LABELS}/{near}? Rename it." if near else "Add it."
         problems.append(
             Problem(
                 case.case_id,
@@ -191,7 +194,8 @@ def _group(folder: Path, names: Sequence[str], ending: str, channels: int) -> tu
     split = channels > 1 and any(len(numbered) > 1 for numbered in files.values())
     for case_id, numbered in files.items():
         expected = range(channels if split or len(numbered) > 1 else 1)
-        problems.extend(_wrong_channels(case_id, numbered, expected, channels, ending, names))
+        candidates = names if len(problems) < GUESSES else ()
+        problems.extend(_wrong_channels(case_id, numbered, expected, channels, ending, candidates))
     cases = [
         CaseFiles(case_id, tuple(folder / files[case_id][number] for number in sorted(files[case_id])))
         for case_id in sorted(files)

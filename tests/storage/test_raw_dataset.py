@@ -128,6 +128,18 @@ def test_discovery_lists_each_folder_once(tmp_path: Path, monkeypatch: pytest.Mo
     assert listed == ["imagesTr", "labelsTr"]
 
 
+def test_many_problems_do_not_search_through_all_names_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import segflow.storage.case_files as module
+
+    searches = []
+    monkeypatch.setattr(module.difflib, "get_close_matches", lambda *given, **options: searches.append(given) or [])
+    layout(tmp_path, [f"case_{number}_0000.nii.gz" for number in range(100)], [])
+    with pytest.raises(CaseErrors) as caught:
+        find_training_cases(tmp_path, describe(channel_names={"0": "CT"}))
+    assert len(caught.value.problems) == 100
+    assert len(searches) < 50
+
+
 # --- the file list in dataset.json --------------------------------------------------------------------------------
 
 

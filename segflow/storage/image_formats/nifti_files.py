@@ -173,4 +173,5 @@ def _parse(start: bytes, file: Path) -> NiftiHeader:
         raise SegflowError(
             f"{file.name} holds colours or complex numbers", found=str(dtype), expected="one real number per voxel"
         )
-    return NiftiHeader(size, zooms, affine, dtype, int(header["vox_offset"]), slope, intercept)
+    offset = max(int(header["vox_offset"]), length)  # some writers leave it 0
+    return NiftiHeader(size, zooms, affine, dtype, offset, slope, intercept)

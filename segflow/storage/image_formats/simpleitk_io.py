@@ -39,7 +39,8 @@ META_HEADER_BYTES = 4096
 class SimpleITKIO(ImageFormat):
     """Array axes z, y, x; a fourth axis, or a voxel's components, are channels; 2D images get z = 1.
 
-    A NIfTI whose direction is not orthonormal, which ITK refuses, is read by its affine instead, with a warning.
+    A NIfTI that ITK refuses, because its direction is not orthonormal or it is NIfTI-2, is read by its affine
+    instead, with a warning.
     """
 
     name = "SimpleITKIO"
@@ -79,10 +80,8 @@ class SimpleITKIO(ImageFormat):
         try:
             reader.ReadImageInformation()
         except RuntimeError as error:
-            if nifti is not None and "orthonormal" in str(error):
-                log.warning(
-                    "%s has a direction that is not orthonormal; it is read by its affine, sheared as it is", file
-                )
+            if nifti is not None and len(nifti.size) > 2:  # sheared, or NIfTI-2
+                log.warning("%s: %s It is read by its affine, as it stands.", file, _reason(error))
                 return _header_by_affine(nifti.size, nifti.zooms, nifti.affine, nifti.dtype.name)
             raise unreadable(file, _reason(error)) from error
         size = reader.GetSize()
