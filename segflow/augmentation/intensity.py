@@ -228,15 +228,14 @@ class Gamma:
             if self.settings.inverted:
                 values.neg_()
             low, high = torch.aminmax(values)
-            extent = high - low
-            if self.settings.keep_statistics:
-                deviation, mean = torch.std_mean(values)
+            extent, mean = high - low, values.mean()
+            deviation = torch.linalg.vector_norm(values - mean)
             values.sub_(low).div_(extent.clamp(min=SMALLEST)).pow_(float(draws["gamma"][at]))
             if self.settings.keep_statistics:
                 # Restoring mean and deviation undoes any other scale and offset.
-                now, centre = torch.std_mean(values)
-                scale = deviation / (now * extent).clamp(min=SMALLEST) * extent
-                values.sub_(centre).mul_(scale).add_(mean)
+                values.sub_(values.mean())
+                now = torch.linalg.vector_norm(values).clamp(min=SMALLEST)
+                values.mul_(deviation / now).add_(mean)
             else:
                 values.mul_(extent).add_(low)
             if self.settings.inverted:

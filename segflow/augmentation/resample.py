@@ -74,8 +74,8 @@ def resample(
     images = _framed(image, region, 0)
     labels = _framed(label, region, OUTSIDE)
     frame = images.shape[1:]
-    cells = None if label_nearest else _uniform_cells(labels).flatten(1)
     images, labels = images.flatten(1), labels.flatten(1)
+    cells = None if label_nearest else _uniform_cells(labels, _strides(frame))
     shift = [1 - a for a in region.start]
     centre = [(n - 1) / 2 + s for n, s in zip(source_size, shift, strict=True)]
     for slab, position in _positions(matrix, centre, patch_size, frame, image.device):
@@ -90,20 +90,31 @@ def resample(
 
 
 def _framed(values: torch.Tensor, region: Box, outside: int) -> torch.Tensor:
-    frame = values.new_full((len(values), *(n + 2 for n in region.shape)), outside)
-    inner = tuple(slice(1, -1) for _ in region.shape)
-    frame[(slice(None), *inner)] = values[(slice(None), *region.slices)]
+    frame = values.new_empty((len(values), *(n + 2 for n in region.shape)))
+    frame[(slice(None), *(slice(1, -1) for _ in region.shape))] = values[(slice(None), *region.slices)]
+    for axis in range(1, frame.ndim):
+        frame.select(axis, 0).fill_(outside)
+        frame.select(axis, -1).fill_(outside)
     return frame
 
 
-def _uniform_cells(labels: torch.Tensor) -> torch.Tensor:
-    """The label that a voxel and its neighbours after it along every axis share, `MIXED` where they differ."""
-    lowest, highest = labels.clone(), labels.clone()
-    for axis in range(1, labels.ndim):
-        count = labels.shape[axis] - 1
-        for values, extreme in ((lowest, torch.minimum), (highest, torch.maximum)):
-            values.narrow(axis, 0, count).copy_(extreme(values.narrow(axis, 0, count), values.narrow(axis, 1, count)))
-    return lowest.masked_fill_(lowest != highest, MIXED)
+def _strides(shape: Sequence[int]) -> list[int]:
+    return [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
+
+
+def _uniform_cells(labels: torch.Tensor, strides: Sequence[int]) -> torch.Tensor:
+    """The label that a voxel and its neighbours after it along every axis share, `MIXED` where they differ.
+
+    Works on flat rows (L, voxels): where a row wraps, the cell begins on the far side of the frame and is never used.
+    """
+    mixed = torch.zeros_like(labels, dtype=torch.bool)
+    for stride in strides:
+        count = mixed.shape[1] - stride
+        differ = labels[:, :count] != labels[:, stride : stride + count]
+        mixed = differ.logical_or_(mixed[:, :count]).logical_or_(mixed[:, stride:])
+    cells = labels.clone()
+    cells[:, : mixed.shape[1]].masked_fill_(mixed, MIXED)
+    return cells
 
 
 def _positions(
@@ -142,7 +153,7 @@ class _Grid:
     def __init__(self, position: Sequence[torch.Tensor], frame: Sequence[int], shift: Sequence[int]) -> None:
         self.position = [values.flatten() for values in position]
         self.shift = shift
-        self.strides = [math.prod(frame[axis + 1 :]) for axis in range(len(frame))]
+        self.strides = _strides(frame)
         self.voxels = math.prod(frame)
         low = [values.floor().clamp_(max=size - 2) for values, size in zip(self.position, frame, strict=True)]
         self.corner = self._flat(low)
@@ -176,19 +187,38 @@ class _Grid:
         if len(where) == 0:
             return result
         corner = self.corner[where]
-        fractions = [values[where] for values in self.fractions]
-        labels, weights = [], []
-        for steps in itertools.product((0, 1), repeat=len(self.strides)):
-            offset = sum(step * stride for step, stride in zip(steps, self.strides, strict=True))
-            labels.append(source[offset:].index_select(0, corner))
-            weights.append(math.prod(f if step else 1 - f for step, f in zip(steps, fractions, strict=True)))
-        label, weight = torch.stack(labels), torch.stack(weights)
+        offsets = [sum(pair) for pair in itertools.product(*((0, stride) for stride in self.strides))]
+        label = torch.stack([source[offset:].index_select(0, corner) for offset in offsets])
+        weight = torch.ones((1, len(where)), device=source.device)
+        for values in self.fractions:
+            after = values[where]
+            weight = torch.stack([weight * (1 - after), weight * after], 1).flatten(0, 1)
         own = source.index_select(0, self.nearest(where))
-        scores = torch.stack([_score(label, weight, candidate) for candidate in labels])
+        result[where] = _vote(label, weight, own)
+        return result
+
+
+def _vote(label: torch.Tensor, weight: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
+    """The label of most weight at each position.
+
+    Args:
+        label: integer (corners, positions).
+        weight: float32 (corners, positions), 1 together.
+        own: Label of the nearest voxel, which settles a tie that it is part of.
+    """
+    low, high = label.amin(0), label.amax(0)
+    for_low, for_high = _score(label, weight, low), _score(label, weight, high)
+    result = torch.where(for_high > for_low, high, low)
+    result = torch.where(for_high == for_low, own, result)
+    # Nearly always there are two labels, and that was the answer.
+    several = ((label != low) & (label != high)).any(0).nonzero().flatten()
+    if len(several) > 0:
+        label, weight, own = label[:, several], weight[:, several], own[several]
+        scores = torch.stack([_score(label, weight, candidate) for candidate in label])
         best = scores.amax(0)
         lowest = label.masked_fill(scores != best, torch.iinfo(label.dtype).max).amin(0)
-        result[where] = torch.where(_score(label, weight, own) == best, own, lowest)
-        return result
+        result[several] = torch.where(_score(label, weight, own) == best, own, lowest)
+    return result
 
 
 def _score(label: torch.Tensor, weight: torch.Tensor, candidate: torch.Tensor) -> torch.Tensor:
