@@ -25,6 +25,9 @@ logger = logging.getLogger(__name__)
 EMA_WEIGHT = 0.1
 """Of the newest epoch in the moving average of the pseudo-Dice (recipe 9.3)."""
 
+PICTURE_SHARE = 0.02
+"""Share of the time that drawing progress.png may take; with short epochs it is not drawn after each of them."""
+
 _PICTURE_CURVES = {
     "train_loss": "train/loss",
     "val_loss": "val/loss",
@@ -54,6 +57,8 @@ class EpochReport(Callback):
         self._started = 0.0
         self._train_seconds = 0.0
         self._rate = math.nan
+        self._drawn_at = -math.inf
+        self._drawing_seconds = 0.0
 
     @property
     def latest(self) -> dict[str, float]:
@@ -84,6 +89,7 @@ class EpochReport(Callback):
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.is_global_zero:
             log_outcome(trainer, self.latest)
+            self._draw()
 
     def state_dict(self) -> dict[str, Any]:
         return {"history": {tag: list(values) for tag, values in self.history.items()}}
@@ -139,10 +145,18 @@ class EpochReport(Callback):
             table.writerow(["epoch", *tags])
             for epoch in range(epochs):
                 table.writerow([epoch, *(_cell(self.history[tag][epoch]) for tag in tags)])
-        curves = {name: self.history[tag] for name, tag in _PICTURE_CURVES.items() if tag in self.history}
-        write_progress_picture(curves, self._folder.progress_png)
+        now = time.perf_counter()
+        if now - self._drawn_at > self._drawing_seconds / PICTURE_SHARE:
+            self._draw()
         logger.info("%s", self._line(epochs, trainer.max_epochs or epochs))
         self._progress(ProgressEvent("train", f"epoch {epochs - 1}", epochs, trainer.max_epochs or epochs))
+
+    def _draw(self) -> None:
+        begun = time.perf_counter()
+        curves = {name: self.history[tag] for name, tag in _PICTURE_CURVES.items() if tag in self.history}
+        write_progress_picture(curves, self._folder.progress_png)
+        self._drawn_at = time.perf_counter()
+        self._drawing_seconds = self._drawn_at - begun
 
     def _line(self, epochs: int, total: int) -> str:
         now = self.latest

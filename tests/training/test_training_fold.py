@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
-from conftest import TENSORBOARD, Toy, make_record
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
+from training_toy import TENSORBOARD, Toy, make_record
 
 from segflow.core.errors import SegflowError
 from segflow.network.build import build_network

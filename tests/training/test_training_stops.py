@@ -1,0 +1,186 @@
+"""How a training ends early: by a person, a signal, a loss that is no number, a dead worker, a budget."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch import nn
+from training_toy import Toy
+
+from segflow.core.errors import SegflowError
+from segflow.loss.compound import DiceCrossEntropy
+from segflow.training.loader import EpochLoader, choose_workers, name_dead_worker
+
+SCRIPT = """
+import sys
+sys.path.insert(0, {here!r})
+import torch
+torch.set_num_threads(1)
+from pathlib import Path
+from training_toy import Toy, Slow
+Toy(Path({folder!r})).train(trainer={{"max_epochs": 3}}, callbacks=[Slow()])
+"""
+
+
+class TurnsBad(nn.Module):
+    """A loss that is no number from the n-th call on."""
+
+    def __init__(self, loss: nn.Module, calls: int) -> None:
+        super().__init__()
+        self.loss = loss
+        self.left = calls
+
+    def forward(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        self.left -= self.training
+        value = self.loss(logits, target)
+        return value * torch.nan if self.left < 0 else value
+
+
+def test_nan_stops_and_names_the_cases(toy: Toy):
+    with pytest.raises(SegflowError, match="epoch 1, batch 1") as caught:
+        toy.train(loss=lambda labels, batch_dice: TurnsBad(DiceCrossEntropy(labels, batch_dice), 4))
+    saved = json.loads((toy.run().path / "nan_batch.json").read_text())
+    assert (saved["epoch"], saved["batch"]) == (1, 1)
+    assert set(saved["cases"]) <= set(toy.record.train_cases)
+    assert all(case in str(caught.value) for case in saved["cases"])
+    assert torch.load(toy.run().checkpoint("last"), weights_only=True)["epoch"] == 0
+
+
+def test_stop_file_ends_after_the_epoch_and_the_same_command_goes_on(toy: Toy):
+    toy.train("whole", trainer={"max_epochs": 3})
+
+    class AskToStop(pl.Callback):
+        def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
+            if trainer.current_epoch == 1:
+                toy.run().stop_file.touch()
+
+    stopped = toy.train(trainer={"max_epochs": 3}, callbacks=[AskToStop()])
+    assert (stopped.finished, stopped.epochs) == (False, 2)
+    assert toy.run().checkpoint("final").is_file(), "a stopped run can predict"
+    assert not toy.run().is_finished()
+    assert not toy.run().stop_file.exists()
+    assert toy.train(trainer={"max_epochs": 3}).finished
+    whole, resumed = toy.weights("whole"), toy.weights()
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def start(folder: Path) -> tuple[subprocess.Popen[str], Toy]:
+    toy = Toy(folder)
+    code = SCRIPT.format(here=str(Path(__file__).parent), folder=str(folder))
+    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not toy.run().checkpoint("last").is_file() and time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise RuntimeError(process.stderr.read() if process.stderr else "")
+        time.sleep(0.05)
+    return process, toy
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+def test_a_killed_run_goes_on_to_the_same_weights(tmp_path: Path, number: int, code: int):
+    process, toy = start(tmp_path)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == code, said
+    assert not toy.run().is_finished()
+    toy.train(trainer={"max_epochs": 3})
+    toy.train("whole", trainer={"max_epochs": 3})
+    whole, resumed = toy.weights("whole"), toy.weights()
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+class Deadly(torch.utils.data.Dataset[int]):
+    """Kills the process that reads batch 3 of it."""
+
+    def __getitem__(self, position: tuple[int, int]) -> int:
+        if position[1] == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return position[1]
+
+
+def test_a_killed_worker_is_named_within_ten_seconds():
+    loader = EpochLoader(Deadly(), batches=5, epoch=lambda: 0, workers=1, pin_memory=False)
+    begun = time.monotonic()
+    with pytest.raises(RuntimeError) as caught:
+        for _ in loader:
+            pass
+    assert time.monotonic() - begun < 10
+    error = name_dead_worker(caught.value, 0)
+    assert error is not None
+    assert "memory" in str(error)
+    assert "num_workers" in str(error)
+
+
+def test_other_errors_are_no_dead_worker():
+    assert name_dead_worker(RuntimeError("shapes do not match"), 0) is None
+    assert name_dead_worker(ValueError("DataLoader worker (pid 1) is killed by signal: Killed."), 0) is None
+
+
+class Broken(torch.utils.data.Dataset[int]):
+    def __getitem__(self, position: tuple[int, int]) -> int:
+        raise SegflowError("the array is damaged", case="case_7")
+
+
+def test_an_error_in_a_worker_arrives_as_it_was():
+    loader = EpochLoader(Broken(), batches=5, epoch=lambda: 0, workers=1, pin_memory=False)
+    with pytest.raises(SegflowError) as caught:
+        next(iter(loader))
+    assert str(caught.value) == "case 'case_7': the array is damaged"
+
+
+class Positions(torch.utils.data.Dataset[tuple[int, int]]):
+    def __getitem__(self, position: tuple[int, int]) -> tuple[int, int]:
+        return position
+
+
+def positions(loader: EpochLoader) -> list[tuple[int, int]]:
+    return [(int(epoch), int(index)) for epoch, index in loader]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_loader_gives_each_epoch_its_own_batches_from_wherever_it_starts(workers: int):
+    epoch = 4
+    loader = EpochLoader(Positions(), batches=3, epoch=lambda: epoch, workers=workers, pin_memory=False)
+    assert positions(loader) == [(4, 0), (4, 1), (4, 2)]
+    epoch = 5
+    assert positions(loader) == [(5, 0), (5, 1), (5, 2)]
+    epoch = 9
+    assert positions(loader) == [(9, 0), (9, 1), (9, 2)]
+    loader.close()
+
+
+def test_automatic_workers(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("segflow.training.loader.processor_count", lambda: 2)
+    assert choose_workers(-1, on_gpu=False, processes=1) == 0
+    assert choose_workers(-1, on_gpu=True, processes=1) == 1
+    assert choose_workers(3, on_gpu=False, processes=1) == 3
+    monkeypatch.setattr("segflow.training.loader.processor_count", lambda: 64)
+    assert choose_workers(-1, on_gpu=True, processes=4) == 12
+
+
+def test_a_time_budget_ends_the_schedule_with_the_time(toy: Toy):
+    class Clock(pl.Callback):
+        """An epoch takes 10 s of a clock of ours."""
+
+        def on_train_batch_end(self, *args: Any) -> None:
+            clock[0] += 10 / 3
+
+    clock = [0.0]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("segflow.training.time_budget.time.monotonic", lambda: clock[0])
+        result = toy.train(
+            trainer={"max_epochs": 1000, "max_time": "1m 40s", "limit_val_batches": 0}, callbacks=[Clock()]
+        )
+    assert result.finished
+    assert result.epochs == 10
+    assert result.metrics["lr"] == pytest.approx(0.01 * 0.1**0.9)
