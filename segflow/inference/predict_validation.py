@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from segflow.core.geometry import Box, Geometry
 from segflow.core.preprocessed import PreprocessedCase, SpatialRecord
 from segflow.core.progress import Progress, silent
 from segflow.inference.load_network import Build
@@ -18,7 +17,7 @@ from segflow.inference.pipeline import PredictReport, Steps, run_cases
 from segflow.inference.predict_cases import PredictSettings
 from segflow.inference.predictor import Predictor
 from segflow.network.build import build_network
-from segflow.preprocessing.restore import restore_labels
+from segflow.preprocessing.restore import labels_on_grid, restore_labels
 from segflow.storage.images import reader_by_name
 from segflow.storage.preprocessed import PreprocessedStore, StoredCase
 from segflow.storage.run_folder import RunFolder
@@ -119,17 +118,11 @@ def predict_validation(
 def _on_grid_of(stored: StoredCase, logits: Tensor, spatial: SpatialRecord, predictor: Predictor) -> PreprocessedCase:
     """Labels on the grid of another configuration's preprocessed case, ready to be stored.
 
-    Both grids span the same crop of the image, so one is brought to the other as an image without a crop of its own.
+    Both grids span the same crop of the image.
     """
-    way = SpatialRecord(
-        geometry=Geometry(stored.spatial.spacing_plan),  # type: ignore[arg-type]
-        shape_original=stored.shape,
-        axis_order=(0, 1, 2),
-        crop=Box.whole(stored.shape),
-        spacing_transposed=stored.spatial.spacing_plan,
-        spacing_plan=spatial.spacing_plan,
-        shape_plan=spatial.shape_plan,
+    grid = stored.spatial
+    label = labels_on_grid(
+        logits, grid.shape_plan, spatial.spacing_plan, grid.spacing_plan, predictor.plan, predictor.labels
     )
-    label = restore_labels(logits, way, predictor.plan, predictor.labels)
-    empty = np.empty((0, *stored.shape), np.float32)
-    return PreprocessedCase(stored.case_id, empty, label.astype(np.int16), stored.spatial)
+    empty = np.empty((0, *grid.shape_plan), np.float32)
+    return PreprocessedCase(stored.case_id, empty, label.astype(np.int16), grid)
