@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
+from segflow.core.errors import SegflowError
 from segflow.core.geometry import Box
-from segflow.core.labels import OUTSIDE, LabelKey
+from segflow.core.labels import OUTSIDE
+from segflow.storage.preprocessed import StoredCase
 
 
 class PatchBatch(NamedTuple):
@@ -27,61 +28,13 @@ class PatchBatch(NamedTuple):
     case_ids: list[str]
 
 
-class Locations(Protocol):
-    """Where the foreground of a stored case lies."""
-
-    @property
-    def keys(self) -> tuple[LabelKey, ...]:
-        """Labels and regions that the case has voxels of."""
-        ...
-
-    def count(self, key: LabelKey) -> int:
-        """How many voxels are stored for a key."""
-        ...
-
-    def location(self, key: LabelKey, index: int) -> Sequence[int]:
-        """One of them as (z, y, x), plan axes."""
-        ...
-
-
-class LabelSource(Protocol):
-    """Something with a label map that can be read in parts."""
-
-    def read_label(self, box: Box) -> np.ndarray:
-        """int16 (*box); the box lies inside the case."""
-        ...
-
-
-class PatchSource(LabelSource, Protocol):
-    """A stored case as sampling sees it; `segflow.storage.preprocessed.StoredCase` is one."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Voxels (z, y, x)."""
-        ...
-
-    @property
-    def channels(self) -> int:
-        """Image channels."""
-        ...
-
-    @property
-    def foreground(self) -> Locations:
-        """Where its foreground lies."""
-        ...
-
-    def read_image(self, box: Box) -> np.ndarray:
-        """float32 (C, *box); the box lies inside the case."""
-        ...
-
-
 def read_patch(
-    case: PatchSource,
+    case: StoredCase,
     box: Box,
     *,
     image: np.ndarray,
     label: np.ndarray,
-    previous_stage: LabelSource | None = None,
+    previous_stage: StoredCase | None = None,
 ) -> None:
     """Read one patch into arrays of the box's shape (recipe 6.2).
 
@@ -94,7 +47,18 @@ def read_patch(
         image: float (C, *box.shape), overwritten.
         label: integer (1 or 2, *box.shape), overwritten; channel 1 takes the label of the previous stage.
         previous_stage: Label of the previous stage on the same grid, where label has a second channel.
+
+    Raises:
+        SegflowError: The previous stage has another grid, or a file is damaged.
     """
+    if previous_stage is not None and tuple(previous_stage.shape) != tuple(case.shape):
+        raise SegflowError(
+            "the label of the previous stage has another shape than the case",
+            case=case.case_id,
+            found=list(previous_stage.shape),
+            expected=list(case.shape),
+            fix="Make the previous stage's predictions anew.",
+        )
     inside = box.clip(case.shape)
     if inside != box:
         image[...] = 0

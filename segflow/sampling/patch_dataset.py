@@ -7,9 +7,8 @@ devices that share it.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -17,19 +16,12 @@ from torch.utils.data import Dataset, Sampler
 
 from segflow.core.errors import SegflowError
 from segflow.core.geometry import Box
-from segflow.sampling.batch import PatchBatch, PatchSource, read_patch
+from segflow.sampling.batch import PatchBatch, read_patch
 from segflow.sampling.patch_sampler import PatchSampler, forced_foreground_flags
+from segflow.storage.preprocessed import PreprocessedStore, StoredCase
 
 Transform = Callable[[torch.Tensor, torch.Tensor, torch.Generator], tuple[torch.Tensor, torch.Tensor]]
 Draws = Mapping[str, torch.Tensor]
-
-
-class Store(Protocol):
-    """Preprocessed cases; `segflow.storage.preprocessed.PreprocessedStore` is one."""
-
-    def open(self, case_id: str) -> Any:
-        """The stored case."""
-        ...
 
 
 class PlannedTransform(Protocol):
@@ -73,14 +65,14 @@ class PatchDataset(Dataset[PatchBatch]):
 
     def __init__(
         self,
-        store: Store,
+        store: PreprocessedStore,
         case_ids: Sequence[str],
         *,
         batch_size: int,
         sampler: PatchSampler,
         seed: int,
         batches_per_epoch: int,
-        previous_stage: Store | None = None,
+        previous_stage: PreprocessedStore | None = None,
         transform: Transform | None = None,
         stream: int = 0,
         rank: int = 0,
@@ -101,7 +93,6 @@ class PatchDataset(Dataset[PatchBatch]):
         self.transform = transform
         self.stream = stream
         self.samples = samples_of_rank(batch_size, rank, world_size)
-        self._opened: dict[tuple[int, bool, str], Any] = {}
 
     def __len__(self) -> int:
         return self.batches_per_epoch
@@ -116,7 +107,7 @@ class PatchDataset(Dataset[PatchBatch]):
         torch_generator = torch.Generator().manual_seed(int(shared.integers(2**63)))
 
         case_ids = [self.case_ids[chosen[sample]] for sample in self.samples]
-        cases = [self._open(self.store, case_id) for case_id in case_ids]
+        cases = [self.store.open(case_id) for case_id in case_ids]
         boxes = [
             self.sampler(case, np.random.default_rng(np.random.SeedSequence((*root, sample))), forced[sample])
             for case, sample in zip(cases, self.samples, strict=True)
@@ -142,7 +133,7 @@ class PatchDataset(Dataset[PatchBatch]):
 
     def _read(
         self,
-        cases: Sequence[PatchSource],
+        cases: Sequence[StoredCase],
         boxes: Sequence[Box],
         case_ids: Sequence[str],
         channels: int,
@@ -172,21 +163,11 @@ class PatchDataset(Dataset[PatchBatch]):
                 ),
                 image=image[(sample, slice(None), *where.slices)],
                 label=label[(sample, slice(None), *where.slices)],
-                previous_stage=None if self.previous_stage is None else self._open(self.previous_stage, case_id),
+                previous_stage=None if self.previous_stage is None else self.previous_stage.open(case_id),
             )
         if self.sampler.is_2d:
             image, label = image[:, :, 0], label[:, :, 0]
         return torch.from_numpy(image), torch.from_numpy(label)
-
-    def _open(self, store: Store, case_id: str) -> Any:
-        # By process: a forked worker must not share file positions with its parent.
-        key = (os.getpid(), store is self.store, case_id)
-        if key not in self._opened:
-            self._opened[key] = store.open(case_id)
-        return self._opened[key]
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_opened": {}}
 
 
 class EpochSampler(Sampler[tuple[int, int]]):

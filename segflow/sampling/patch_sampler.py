@@ -10,7 +10,7 @@ import numpy as np
 from segflow.core.errors import SegflowError
 from segflow.core.geometry import Box
 from segflow.core.labels import OUTSIDE, LabelKey, Labels, key_text
-from segflow.sampling.batch import Locations, PatchSource
+from segflow.storage.preprocessed import ForegroundLocations, StoredCase
 
 
 @dataclass(kw_only=True, slots=True)
@@ -85,7 +85,7 @@ class PatchSampler:
         self.settings = settings
         self._weights = _weights_by_key(settings.class_weights, labels)
 
-    def __call__(self, case: PatchSource, generator: np.random.Generator, force_foreground: bool) -> Box:
+    def __call__(self, case: StoredCase, generator: np.random.Generator, force_foreground: bool) -> Box:
         """Choose a box of the loader's patch size, in plan axes (z, y, x); it may stick out of the case.
 
         Args:
@@ -111,7 +111,7 @@ class PatchSampler:
         return lowest, highest
 
     def _choose_voxel(
-        self, foreground: Locations, generator: np.random.Generator, force_foreground: bool
+        self, foreground: ForegroundLocations, generator: np.random.Generator, force_foreground: bool
     ) -> list[int] | None:
         annotated = [key for key in foreground.keys if _is_annotated_key(key)]
         classes = [key for key in foreground.keys if not _is_annotated_key(key)]

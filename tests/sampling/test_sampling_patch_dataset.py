@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
-
 import numpy as np
 import pytest
 import torch
@@ -137,12 +135,11 @@ def test_the_previous_stage_becomes_label_channel_one():
     assert (batch.label[:, 1][~inside] == -1).all()
 
 
-def test_cases_are_opened_once_and_a_pickled_dataset_opens_them_anew():
-    dataset = make_dataset()
-    for index in range(4):
-        dataset[0, index]
-    assert sorted(dataset.store.opened) == list("abcde")
-    assert pickle.loads(pickle.dumps(dataset))._opened == {}
+def test_a_previous_stage_on_another_grid_is_named():
+    store = FakeStore({"a": make_case((20, 24, 28))})
+    previous = FakeStore({"a": make_case((10, 12, 14))})
+    with pytest.raises(SegflowError, match=r"previous stage has another shape.*10, 12, 14.*20, 24, 28"):
+        make_dataset(store, previous_stage=previous)[0, 0]
 
 
 class LooksAtOneCorner:
