@@ -23,7 +23,7 @@ from segflow.storage.image_formats.placement import ItkPlacement, affine_of
 from segflow.storage.json_files import read_json, write_json
 from segflow.storage.whole_folder import folder_written_whole
 
-VERSION = 1
+VERSION = 2
 STAGE = "phantom"
 LIVER, TUMOUR = 1, 2
 HELD_OUT = 4
@@ -35,17 +35,17 @@ FINER = (2, 2, 2)
 HU = {
     "air": -1000.0,
     "fat": -90.0,
-    "muscle": 55.0,
-    "liver": 110.0,
-    "tumour": 60.0,
+    "muscle": 50.0,
+    "liver": 115.0,
+    "tumour": 45.0,
     "vein": 165.0,
-    "spleen": 122.0,
+    "spleen": 125.0,
     "kidney": 175.0,
-    "stomach": 45.0,
+    "stomach": 40.0,
     "aorta": 190.0,
     "bone": 420.0,
 }
-NOISE_HU = 16.0
+NOISE_HU = 13.0
 
 Array = np.ndarray
 Point = tuple[float, float, float]
@@ -168,7 +168,7 @@ class _Body:
         shape = [n // f for n, f in zip(liver.shape, FINER, strict=True)]
         places = np.argwhere(gaussian_filter(_mean(liver, shape), sigma=2) > 0.9)
         for centre in places[self._generator.integers(len(places), size=count)] * FINER:
-            radius = self._generator.uniform(6, 11)
+            radius = self._generator.uniform(7, 12)
             lumps = _waves(self._plain, self._generator, 1.0)
             distance = _sum((axis - axis.flat[i]) ** 2 for axis, i in zip(self._plain, centre, strict=True))
             found |= np.sqrt(distance) + lumps < radius
