@@ -11,10 +11,10 @@ from segflow.core.machine import memory_bytes
 from segflow.core.metrics import CaseMetrics, Summary
 from segflow.core.parallel import Job, run_jobs
 from segflow.core.progress import Progress, ProgressEvent, silent
-from segflow.evaluation.label_pairs import LabelPair, find_pairs, pair_voxels, read_pair, worker_count
+from segflow.evaluation.label_pairs import LabelPair, find_pairs, read_pair, reader_of, voxels_of, worker_count
 from segflow.evaluation.score_case import ScoreSettings, score_case
 from segflow.evaluation.summary import write_summary
-from segflow.storage.images import ImageIO, choose_reader
+from segflow.storage.images import ImageIO
 
 BYTES_PER_VOXEL = 12
 """Two label maps as read and as decoded, and the masks and cell codes of one label."""
@@ -69,8 +69,8 @@ def evaluate_cases(
     """
     settings = settings or EvaluateSettings()
     pairs, failed = find_pairs(prediction, reference, file_ending, partial=settings.partial)
-    images = choose_reader(file_ending, pairs[0].reference, reader)
-    voxels = [pair_voxels(pair, images) for pair in pairs]
+    images = reader_of((pair.reference for pair in pairs), file_ending, reader)
+    voxels = [voxels_of(pair.prediction, images) for pair in pairs]
     jobs = [
         Job(pair.case_id, (pair, images, labels, settings.scores), BYTES_PER_VOXEL * count)
         for pair, count in zip(pairs, voxels, strict=True)

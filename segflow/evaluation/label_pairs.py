@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import numpy as np
 from segflow.core.errors import CaseErrors, SegflowError
 from segflow.core.geometry import Geometry
 from segflow.core.machine import processor_count
-from segflow.storage.images import ImageIO, same_placement
+from segflow.storage.images import ImageIO, case_error, choose_reader, same_placement
 
 MATCH_BY_NAME = "A prediction is held against the reference of the same file name."
 SMALL_WORK_VOXELS = 1 << 25
@@ -44,34 +44,58 @@ def find_pairs(
     Raises:
         SegflowError: A folder is missing or holds no such file, or no case has both sides.
     """
-    predicted, expected = (_case_ids(folder, file_ending) for folder in (prediction, reference))
-    for folder, found in ((prediction, predicted), (reference, expected)):
-        if not found:
-            raise SegflowError(f"no file in {folder} ends in '{file_ending}'", found=_endings(folder))
+    predicted, expected = label_files(prediction, file_ending), label_files(reference, file_ending)
     pairs, missing = [], {}
-    for case_id in sorted(predicted | (set() if partial else expected)):
-        files = {"prediction": prediction / (case_id + file_ending), "reference": reference / (case_id + file_ending)}
-        lacking = [side for side, known in (("prediction", predicted), ("reference", expected)) if case_id not in known]
-        if lacking:
-            problem = SegflowError(f"there is no {lacking[0]} {files[lacking[0]]}", case=case_id, fix=MATCH_BY_NAME)
-            missing[case_id] = str(problem)
+    for case_id in sorted(set(predicted) | (set() if partial else set(expected))):
+        name = case_id + file_ending
+        if case_id not in predicted:
+            missing[case_id] = f"case '{case_id}': there is no prediction {prediction / name}. {MATCH_BY_NAME}"
+        elif case_id not in expected:
+            missing[case_id] = f"case '{case_id}': there is no reference {reference / name}. {MATCH_BY_NAME}"
         else:
-            pairs.append(LabelPair(case_id, files["prediction"], files["reference"]))
+            pairs.append(LabelPair(case_id, predicted[case_id], expected[case_id]))
     if not pairs:
         raise CaseErrors(f"{prediction} and {reference} have no case in common", list(missing.values()))
     return pairs, missing
 
 
-def _case_ids(folder: Path, file_ending: str) -> set[str]:
+def label_files(folder: Path, file_ending: str) -> dict[str, Path]:
+    """Case id → file of every label map in a folder, sorted.
+
+    Raises:
+        SegflowError: The folder is missing or holds no such file.
+    """
     if not folder.is_dir():
         raise SegflowError(f"there is no folder {folder}", expected=f"a folder of label maps (*{file_ending})")
-    names = [entry.name for entry in folder.iterdir() if entry.is_file()]
-    return {name.removesuffix(file_ending) for name in names if name.endswith(file_ending) and name[0] != "."}
+    names = sorted(entry.name for entry in folder.iterdir() if entry.is_file() and not entry.name.startswith("."))
+    found = {name.removesuffix(file_ending): folder / name for name in names if name.endswith(file_ending)}
+    if not found:
+        raise SegflowError(f"no file in {folder} ends in '{file_ending}'", found=_endings(folder))
+    return found
 
 
 def _endings(folder: Path) -> str:
     found = sorted({"".join(Path(entry.name).suffixes[-2:]) for entry in folder.iterdir() if entry.is_file()})
     return ", ".join(found) or "no file"
+
+
+def reader_of(files: Iterable[Path], file_ending: str, name: str | None) -> ImageIO:
+    """The reader for label maps: the first that understands one of them, so that a damaged file does not decide.
+
+    Args:
+        files: The label maps.
+        file_ending: Their ending, with its dot.
+        name: The reader that a person or dataset.json asks for.
+
+    Raises:
+        SegflowError: No reader knows the ending.
+    """
+    for file in files:
+        try:
+            return choose_reader(file_ending, file, name)
+        except SegflowError:
+            continue
+    return choose_reader(file_ending, None, name)
 
 
 def read_pair(pair: LabelPair, reader: ImageIO) -> tuple[np.ndarray, np.ndarray, Geometry]:
@@ -87,9 +111,7 @@ def read_pair(pair: LabelPair, reader: ImageIO) -> tuple[np.ndarray, np.ndarray,
         reference, reference_geometry = reader.read_label(pair.reference)
         prediction, geometry = reader.read_label(pair.prediction)
     except SegflowError as error:
-        raise SegflowError(
-            error.problem, case=pair.case_id, found=error.found, expected=error.expected, fix=error.fix
-        ) from error
+        raise case_error(pair.case_id, error) from error
     where = f"{pair.prediction} and {pair.reference}"
     fix = "Both must lie on the grid of the case's image."
     if prediction.shape != reference.shape:
@@ -107,10 +129,10 @@ def read_pair(pair: LabelPair, reader: ImageIO) -> tuple[np.ndarray, np.ndarray,
     return reference, prediction, geometry
 
 
-def pair_voxels(pair: LabelPair, reader: ImageIO) -> int:
-    """Voxels of a case by its header; 0 where that cannot be read, which `read_pair` will say better."""
+def voxels_of(file: Path, reader: ImageIO) -> int:
+    """Voxels of a label map by its header; 0 where that cannot be read, which reading it whole will say better."""
     try:
-        return int(np.prod(reader.read_header(pair.prediction).shape, dtype=np.int64))
+        return int(np.prod(reader.read_header(file).shape, dtype=np.int64))
     except SegflowError:
         return 0
 

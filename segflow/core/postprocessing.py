@@ -1,0 +1,152 @@
+"""What is done to predicted label maps, as plain data: the content of ``postprocessing.json``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from segflow.core.errors import SegflowError
+from segflow.core.labels import LabelKey, key_from_text, key_text
+
+STEP_KINDS = ("keep_largest", "remove_small", "fill_holes")
+
+
+@dataclass(frozen=True, slots=True)
+class PostprocessingStep:
+    """One operation on a label map.
+
+    Attributes:
+        kind: ``keep_largest``: of everything that has one of the labels, only the largest connected component stays,
+            and others that are as large; ``remove_small``: components below ``min_volume_mm3`` go; ``fill_holes``:
+            background enclosed by the labels becomes ``fill_with``. What goes becomes background.
+        labels: The labels whose union it works on.
+        min_volume_mm3: For ``remove_small``.
+        fill_with: For ``fill_holes``.
+    """
+
+    kind: str
+    labels: tuple[int, ...]
+    min_volume_mm3: float = 0.0
+    fill_with: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON, with the numbers that the kind uses."""
+        content: dict[str, Any] = {"kind": self.kind, "labels": list(self.labels)}
+        if self.kind == "remove_small":
+            content["min_volume_mm3"] = self.min_volume_mm3
+        if self.kind == "fill_holes":
+            content["fill_with"] = self.fill_with
+        return content
+
+    @classmethod
+    def from_json(cls, value: Any) -> PostprocessingStep:
+        """Inverse of `to_json`, for files that a person may have written.
+
+        Raises:
+            SegflowError: The kind is unknown, or a value is missing or of the wrong kind.
+        """
+        if not isinstance(value, Mapping) or value.get("kind") not in STEP_KINDS:
+            raise SegflowError(
+                "postprocessing: unknown step", found=repr(value), expected=f"'kind': {' | '.join(STEP_KINDS)}"
+            )
+        kind = value["kind"]
+        try:
+            step = cls(
+                kind=kind,
+                labels=tuple(int(label) for label in value["labels"]),
+                min_volume_mm3=float(value["min_volume_mm3"]) if kind == "remove_small" else 0.0,
+                fill_with=int(value["fill_with"]) if kind == "fill_holes" else 0,
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise SegflowError(f"postprocessing: step '{kind}' is incomplete: {error!r}", found=dict(value)) from None
+        if not step.labels or min(step.labels) < 1:
+            raise SegflowError(f"postprocessing: step '{kind}' needs foreground labels", found=list(step.labels))
+        return step
+
+
+@dataclass(frozen=True, slots=True)
+class PostprocessingTrial:
+    """One step that was tried in the choice.
+
+    Attributes:
+        step: What was tried, on top of the steps accepted before it.
+        accepted: Whether it is part of the choice.
+        before, after: Label or region → mean Dice over the cases.
+    """
+
+    step: PostprocessingStep
+    accepted: bool
+    before: Mapping[LabelKey, float]
+    after: Mapping[LabelKey, float]
+
+
+@dataclass(frozen=True, slots=True)
+class PostprocessingChoice:
+    """Which steps are done, in order, and what they were chosen by.
+
+    Attributes:
+        steps: May be empty: nothing is done then.
+        before, after: Label or region → mean Dice over the cases, without and with the steps.
+        trials: Everything that was tried.
+        cases: Number of cases that it was chosen on.
+    """
+
+    steps: tuple[PostprocessingStep, ...]
+    before: Mapping[LabelKey, float]
+    after: Mapping[LabelKey, float]
+    trials: tuple[PostprocessingTrial, ...] = ()
+    cases: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of ``postprocessing.json``."""
+        return {
+            "format": 1,
+            "steps": [step.to_json() for step in self.steps],
+            "cases": self.cases,
+            "dice_before": _texts(self.before),
+            "dice_after": _texts(self.after),
+            "tried": [
+                {
+                    "step": trial.step.to_json(),
+                    "accepted": trial.accepted,
+                    "dice_before": _texts(trial.before),
+                    "dice_after": _texts(trial.after),
+                }
+                for trial in self.trials
+            ],
+        }
+
+    @classmethod
+    def from_json(cls, value: Any) -> PostprocessingChoice:
+        """Inverse of `to_json`; only ``steps`` is required, so that a person can write one.
+
+        Raises:
+            SegflowError: There are no steps in it, or one cannot be used.
+        """
+        if not isinstance(value, Mapping) or not isinstance(value.get("steps"), (list, tuple)):
+            raise SegflowError("postprocessing: the file has no list 'steps'", expected='{"steps": [{"kind": …}, …]}')
+        trials = tuple(
+            PostprocessingTrial(
+                PostprocessingStep.from_json(trial["step"]),
+                bool(trial["accepted"]),
+                _keys(trial["dice_before"]),
+                _keys(trial["dice_after"]),
+            )
+            for trial in value.get("tried", ())
+        )
+        return cls(
+            steps=tuple(PostprocessingStep.from_json(step) for step in value["steps"]),
+            before=_keys(value.get("dice_before", {})),
+            after=_keys(value.get("dice_after", {})),
+            trials=trials,
+            cases=int(value.get("cases", 0)),
+        )
+
+
+def _texts(dice: Mapping[LabelKey, float]) -> dict[str, float]:
+    return {key_text(key): value for key, value in dice.items()}
+
+
+def _keys(dice: Mapping[str, float]) -> dict[LabelKey, float]:
+    return {key_from_text(key): float(value) for key, value in dice.items()}

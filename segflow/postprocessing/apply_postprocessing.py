@@ -1,0 +1,98 @@
+"""The door for applying: chosen steps on every label map of a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from segflow.core.errors import SegflowError
+from segflow.core.machine import memory_bytes
+from segflow.core.parallel import Job, run_jobs
+from segflow.core.postprocessing import PostprocessingChoice, PostprocessingStep
+from segflow.core.progress import Progress, ProgressEvent, silent
+from segflow.evaluation.evaluate_cases import BYTES_PER_VOXEL
+from segflow.evaluation.label_pairs import label_files, reader_of, voxels_of, worker_count
+from segflow.postprocessing.components import postprocess_label_map
+from segflow.storage.images import ImageIO, case_error
+from segflow.storage.json_files import read_json
+
+
+@dataclass(frozen=True, slots=True)
+class ApplyReport:
+    """What became of a folder.
+
+    Attributes:
+        done: Case ids written.
+        failed: Case id → message.
+    """
+
+    done: tuple[str, ...]
+    failed: dict[str, str]
+
+
+def read_choice(file: Path) -> PostprocessingChoice:
+    """Read a ``postprocessing.json``.
+
+    Raises:
+        SegflowError: It is missing or cannot be used.
+    """
+    return PostprocessingChoice.from_json(read_json(file, fix="Make it: segflow postprocess action=choose …"))
+
+
+def apply_postprocessing(
+    prediction: Path,
+    choice: PostprocessingChoice,
+    output: Path,
+    *,
+    file_ending: str,
+    reader: str | None = None,
+    processes: int | None = None,
+    progress: Progress = silent,
+) -> ApplyReport:
+    """Do the chosen steps on every label map of a folder and write the results under the same names.
+
+    Args:
+        prediction: Folder of label maps.
+        choice: What to do.
+        output: Folder for the results; may be ``prediction`` itself.
+        file_ending: Ending of the label maps, with its dot.
+        reader: Name of the reader; None chooses by ending.
+        processes: Worker processes; None for as many as there are processors, or none for little work.
+        progress: Told of each case.
+
+    Returns:
+        What was done; a file that cannot be read or written does not stop the others.
+
+    Raises:
+        SegflowError: The folder is missing or holds no label map.
+    """
+    files = label_files(prediction, file_ending)
+    images = reader_of(files.values(), file_ending, reader)
+    voxels = [voxels_of(file, images) for file in files.values()]
+    jobs = [
+        Job(case_id, (case_id, file, choice.steps, output / file.name, images), BYTES_PER_VOXEL * n)
+        for (case_id, file), n in zip(files.items(), voxels, strict=True)
+    ]
+    done, failed = [], {}
+    progress(ProgressEvent("postprocess", "", 0, len(jobs)))
+    outcomes = run_jobs(
+        _apply_to_file, jobs, processes=worker_count(processes, voxels), memory_limit_bytes=memory_bytes() // 2
+    )
+    for finished, outcome in enumerate(outcomes, start=1):
+        if outcome.error is None:
+            done.append(outcome.name)
+        else:
+            failed[outcome.name] = outcome.error
+        progress(ProgressEvent("postprocess", outcome.name, finished, len(jobs)))
+    return ApplyReport(tuple(sorted(done)), {case_id: failed[case_id] for case_id in sorted(failed)})
+
+
+def _apply_to_file(
+    case_id: str, file: Path, steps: Sequence[PostprocessingStep], target: Path, reader: ImageIO
+) -> None:
+    try:
+        label_map, geometry = reader.read_label(file)
+        reader.write_label(postprocess_label_map(label_map, steps, geometry.spacing), geometry, target)
+    except SegflowError as error:
+        raise case_error(case_id, error) from error

@@ -1,0 +1,238 @@
+"""The door for choosing: does postprocessing raise the cross-validated Dice? (recipe 13.4)"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from segflow.core.errors import CaseErrors, SegflowError
+from segflow.core.labels import LabelKey, Labels
+from segflow.core.machine import memory_bytes
+from segflow.core.metrics import mean_of_defined
+from segflow.core.parallel import Job, run_jobs
+from segflow.core.postprocessing import PostprocessingChoice, PostprocessingStep, PostprocessingTrial
+from segflow.core.progress import Progress, ProgressEvent, silent
+from segflow.evaluation.evaluate_cases import BYTES_PER_VOXEL
+from segflow.evaluation.label_pairs import find_pairs, reader_of, voxels_of, worker_count
+from segflow.postprocessing.held_case import HeldCase, hold_case, try_steps
+from segflow.storage.json_files import write_json
+
+log = logging.getLogger(__name__)
+
+CHOICE_FILE = "postprocessing.json"
+
+Dice = Mapping[LabelKey, float]
+
+
+@dataclass(kw_only=True, slots=True)
+class PostprocessSettings:
+    """What is tried.
+
+    Attributes:
+        keep_largest: Whether to try the largest component, of the foreground and then of each label (nnU-Net's rule).
+        min_volumes_mm3: Smallest volumes of a component to try for each label; the best is taken if it helps.
+        fill_holes: Whether to try filling the holes of each label.
+        max_case_loss: Refuse a step by which any case loses more Dice than this; null does not look at single cases.
+        processes: Worker processes; null for as many as there are processors, or none for little work.
+    """
+
+    keep_largest: bool = True
+    min_volumes_mm3: list[float] = field(default_factory=list)
+    fill_holes: bool = False
+    max_case_loss: float | None = None
+    processes: int | None = None
+
+    def __post_init__(self) -> None:
+        self.min_volumes_mm3 = sorted(float(volume) for volume in self.min_volumes_mm3)
+        if self.min_volumes_mm3 and not self.min_volumes_mm3[0] > 0:
+            raise SegflowError("postprocessing: 'min_volumes_mm3' must be positive", found=self.min_volumes_mm3)
+        if self.max_case_loss is not None and not self.max_case_loss >= 0:
+            raise SegflowError("postprocessing: 'max_case_loss' cannot be negative", found=self.max_case_loss)
+
+
+def choose_postprocessing(
+    prediction: Path,
+    reference: Path,
+    labels: Labels,
+    settings: PostprocessSettings | None = None,
+    *,
+    file_ending: str,
+    reader: str | None = None,
+    output: Path | None = None,
+    progress: Progress = silent,
+) -> PostprocessingChoice:
+    """Find the steps that raise the mean Dice of cross-validated predictions.
+
+    First the largest component of all foreground: accepted if the mean over the labels rises and no label's mean falls.
+    Then, where there are several labels or regions, the largest component of each, on top of what was accepted:
+    accepted if that label's mean Dice rises. Minimum sizes and holes follow by the same rule. Each file is read once.
+
+    Args:
+        prediction: Folder of the cross-validation's label maps; should hold all training cases.
+        reference: Folder of the reference label maps.
+        labels: What the numbers mean.
+        settings: What to try.
+        file_ending: Ending of the label maps, with its dot.
+        reader: Name of the reader; None chooses by ending.
+        output: Folder to write ``postprocessing.json`` to; None writes nothing.
+        progress: Told of each case read.
+
+    Raises:
+        SegflowError: A folder is missing or empty, or a case cannot be read: the choice needs all of them.
+    """
+    settings = settings or PostprocessSettings()
+    cases, processes = _hold_cases(prediction, reference, labels, settings, file_ending, reader, progress)
+    choice = _Search(cases, labels, settings, processes).run()
+    if output is not None:
+        write_json(output / CHOICE_FILE, choice.to_json())
+    return choice
+
+
+def _hold_cases(
+    prediction: Path,
+    reference: Path,
+    labels: Labels,
+    settings: PostprocessSettings,
+    file_ending: str,
+    reader: str | None,
+    progress: Progress,
+) -> tuple[list[HeldCase], int]:
+    pairs, missing = find_pairs(prediction, reference, file_ending)
+    problems = [text for case_id, text in missing.items() if not (reference / (case_id + file_ending)).is_file()]
+    if len(missing) > len(problems):
+        log.warning(
+            "postprocessing is chosen on %d of %d cases; it should see all training cases",
+            len(pairs),
+            len(pairs) + len(missing) - len(problems),
+        )
+    images = reader_of((pair.reference for pair in pairs), file_ending, reader)
+    voxels = [voxels_of(pair.prediction, images) for pair in pairs]
+    processes = worker_count(settings.processes, voxels)
+    jobs = [
+        Job(pair.case_id, (pair, images, labels), BYTES_PER_VOXEL * n) for pair, n in zip(pairs, voxels, strict=True)
+    ]
+    held: list[HeldCase] = []
+    progress(ProgressEvent("postprocess", "", 0, len(jobs)))
+    outcomes = run_jobs(hold_case, jobs, processes=processes, memory_limit_bytes=memory_bytes() // 2)
+    for done, outcome in enumerate(outcomes, start=1):
+        if outcome.error is None:
+            held.append(outcome.value)
+        else:
+            problems.append(outcome.error)
+        progress(ProgressEvent("postprocess", outcome.name, done, len(jobs)))
+    if problems:
+        raise CaseErrors("postprocessing cannot be chosen", sorted(problems))
+    return sorted(held, key=lambda case: case.case_id), processes
+
+
+class _Search:
+    """The greedy search of recipe 13.4 over held cases."""
+
+    def __init__(
+        self, cases: Sequence[HeldCase], labels: Labels, settings: PostprocessSettings, processes: int
+    ) -> None:
+        self._cases = cases
+        self._labels = labels
+        self._keys = labels.foreground_keys
+        self._settings = settings
+        self._processes = processes
+        self._dice: list[Dice] = [{k: overlap.dice for k, overlap in case.overlaps.items()} for case in cases]
+        self._steps: list[PostprocessingStep] = []
+        self._trials: list[PostprocessingTrial] = []
+
+    def run(self) -> PostprocessingChoice:
+        before = self._mean(self._dice)
+        if self._settings.keep_largest:
+            self._try_foreground()
+            if len(self._keys) > 1:
+                self._try_each([(key, [self._step("keep_largest", key)]) for key in self._keys])
+        if self._settings.min_volumes_mm3:
+            sizes = self._settings.min_volumes_mm3
+            self._try_each(
+                [(k, [self._step("remove_small", k, min_volume_mm3=mm3) for mm3 in sizes]) for k in self._keys]
+            )
+        if self._settings.fill_holes:
+            for key in self._keys:  # two labels may enclose the same hole
+                self._try_group([(key, [self._step("fill_holes", key, fill_with=self._paint(key))])])
+        after = self._mean(self._dice)
+        return PostprocessingChoice(tuple(self._steps), before, after, tuple(self._trials), len(self._cases))
+
+    def _step(self, kind: str, key: LabelKey, **numbers: float) -> PostprocessingStep:
+        return PostprocessingStep(kind, (key,) if isinstance(key, int) else key, **numbers)  # type: ignore[arg-type]
+
+    def _paint(self, key: LabelKey) -> int:
+        """The label that a voxel of this label or region is given."""
+        if isinstance(key, int):
+            return key
+        return (self._labels.regions_class_order or ())[self._keys.index(key)]
+
+    def _try_foreground(self) -> None:
+        step = PostprocessingStep("keep_largest", self._labels.foreground_labels)
+        (tried,) = self._dice_with([step])
+        before, after = self._mean(self._dice), self._mean(tried)
+        # Labels that no case holds have no Dice to compare; nnU-Net gives up on the whole comparison then.
+        seen = [key for key in self._keys if not np.isnan(before[key])]
+        rises = bool(seen) and np.mean([after[k] for k in seen]) > np.mean([before[k] for k in seen])
+        accepted = bool(rises and not any(after[key] < before[key] for key in seen) and self._spares_cases(tried))
+        self._note(step, accepted, before, after)
+        if accepted:
+            self._steps.append(step)
+            self._dice = tried
+
+    def _try_each(self, groups: list[tuple[LabelKey, list[PostprocessingStep]]]) -> None:
+        """Candidates of each key. Plain labels do not touch each other, so that one pass over the cases does."""
+        if self._labels.has_regions:
+            for group in groups:
+                self._try_group([group])
+        else:
+            self._try_group(groups)
+
+    def _try_group(self, groups: list[tuple[LabelKey, list[PostprocessingStep]]]) -> None:
+        results = iter(self._dice_with([step for _, steps in groups for step in steps]))
+        for key, steps in groups:
+            before = self._mean(self._dice)
+            tried = [(step, next(results)) for step in steps]
+            if len(groups) > 1:  # of this pass's results only the key's own Dice takes earlier keys into account
+                tried = [(step, self._with_only(key, dice)) for step, dice in tried]
+            means = [self._mean(dice) for _, dice in tried]
+            fit = [
+                i for i, (_, dice) in enumerate(tried) if means[i][key] > before[key] and self._spares_cases(dice, key)
+            ]
+            best = max(fit, key=lambda i: means[i][key], default=None)
+            for i, (step, _) in enumerate(tried):
+                self._note(step, i == best, before, means[i])
+            if best is not None:
+                self._steps.append(tried[best][0])
+                self._dice = tried[best][1]
+
+    def _with_only(self, key: LabelKey, tried: Sequence[Dice]) -> list[Dice]:
+        return [{**dice, key: other[key]} for dice, other in zip(self._dice, tried, strict=True)]
+
+    def _dice_with(self, candidates: Sequence[PostprocessingStep]) -> list[list[Dice]]:
+        """For each candidate, the Dice of each case with it on top of the accepted steps."""
+        ignore = self._labels.ignore_label
+        jobs = [Job(case.case_id, (case, tuple(self._steps), tuple(candidates), ignore)) for case in self._cases]
+        found: dict[str, list[Dice]] = {}
+        for outcome in run_jobs(try_steps, jobs, processes=self._processes):
+            if outcome.error is not None:
+                raise SegflowError(outcome.error)
+            found[outcome.name] = outcome.value
+        return [[found[case.case_id][i] for case in self._cases] for i in range(len(candidates))]
+
+    def _mean(self, dice: Sequence[Dice]) -> dict[LabelKey, float]:
+        return {key: mean_of_defined([case[key] for case in dice]) for key in self._keys}
+
+    def _spares_cases(self, tried: Sequence[Dice], key: LabelKey | None = None) -> bool:
+        limit = self._settings.max_case_loss
+        if limit is None:
+            return True
+        keys = self._keys if key is None else (key,)
+        losses = [old[k] - new[k] for old, new in zip(self._dice, tried, strict=True) for k in keys]
+        return not any(loss > limit for loss in losses)
+
+    def _note(self, step: PostprocessingStep, accepted: bool, before: Dice, after: Dice) -> None:
+        self._trials.append(PostprocessingTrial(step, accepted, before, after))

@@ -1,0 +1,97 @@
+"""Operations on label maps: largest component, minimum size, holes (recipe 13.4)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import cc3d
+import fill_voids
+import numpy as np
+
+from segflow.core.geometry import Box
+from segflow.core.postprocessing import PostprocessingStep
+from segflow.evaluation.label_maps import LabelBoxes, box_of, boxes_of_labels, mask_of, physical_spacing
+
+
+def postprocess_label_map(
+    label_map: np.ndarray, steps: Iterable[PostprocessingStep], spacing: Sequence[float]
+) -> np.ndarray:
+    """Do the steps in order.
+
+    Args:
+        label_map: Whole numbers (Z, Y, X); it is not changed.
+        steps: What to do.
+        spacing: mm along z, y, x.
+
+    Returns:
+        A new array of the same type.
+    """
+    result = label_map.copy()
+    for step in steps:
+        box, part = apply_step(result, step, spacing)
+        result[box.slices] = part
+    return result
+
+
+def apply_step(
+    label_map: np.ndarray, step: PostprocessingStep, spacing: Sequence[float], boxes: LabelBoxes | None = None
+) -> tuple[Box, np.ndarray]:
+    """Do one step, and say where it may have changed anything.
+
+    Args:
+        label_map: Whole numbers (Z, Y, X); it is not changed.
+        step: What to do.
+        spacing: mm along z, y, x.
+        boxes: `boxes_of_labels` of the map, where the caller has them.
+
+    Returns:
+        The box that the step's labels fill, empty where they do not occur; and the new content of that box.
+    """
+    box = box_of(step.labels, [boxes_of_labels(label_map) if boxes is None else boxes])
+    if box is None:
+        box = Box((0, 0, 0), (0, 0, 0))
+        return box, label_map[box.slices]
+    part = label_map[box.slices].copy()
+    mask = mask_of(part, step.labels)
+    if step.kind == "keep_largest":
+        part[mask & ~largest_components(mask)] = 0
+    elif step.kind == "remove_small":
+        voxel_mm3 = float(np.prod(physical_spacing(spacing, label_map.shape)))
+        part[mask & ~components_from(mask, step.min_volume_mm3 / voxel_mm3)] = 0
+    else:
+        part[fill_holes(mask, flat=label_map.shape[0] == 1) & (part == 0)] = step.fill_with
+    return box, part
+
+
+def largest_components(mask: np.ndarray) -> np.ndarray:
+    """The largest connected component (diagonal neighbours included) and all that are as large; bool (Z, Y, X)."""
+    components, sizes = _components(mask)
+    return _selected(components, sizes == sizes.max(initial=0))
+
+
+def components_from(mask: np.ndarray, min_voxels: float) -> np.ndarray:
+    """The connected components (diagonal neighbours included) that are not smaller than this; bool (Z, Y, X)."""
+    components, sizes = _components(mask)
+    return _selected(components, sizes >= min_voxels)
+
+
+def fill_holes(mask: np.ndarray, *, flat: bool = False) -> np.ndarray:
+    """The mask and the background that no path of face neighbours joins to the border; bool (Z, Y, X).
+
+    Args:
+        mask: bool (Z, Y, X).
+        flat: Whether it is one slice of a 2D image: then only paths within the plane count.
+    """
+    if flat:
+        return np.asarray(fill_voids.fill(mask[0]), dtype=bool)[np.newaxis]
+    return np.asarray(fill_voids.fill(mask), dtype=bool)
+
+
+def _components(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Number of each voxel's component, 0 for background; and the voxels of component 1, 2, …"""
+    components, count = cc3d.connected_components(mask, connectivity=26, return_N=True)
+    return components, np.bincount(components[mask], minlength=count + 1)[1:]
+
+
+def _selected(components: np.ndarray, keep: np.ndarray) -> np.ndarray:
+    return np.concatenate([[False], keep])[components]
