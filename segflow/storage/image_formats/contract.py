@@ -175,7 +175,7 @@ def as_label(voxels: np.ndarray, file: Path) -> np.ndarray:
         if wrong.any():
             raise SegflowError(
                 f"the label map {file.name} holds values that are not whole numbers",
-                found=f"{float(voxels[wrong][0]):g} and {int(wrong.sum()) - 1} more",
+                found=f"{float(voxels[wrong][0]):g}, in {int(wrong.sum())} voxels in all",
                 expected="whole numbers, stored as integer or float",
                 fix="Was it resampled with interpolation? Use nearest neighbour for labels.",
             )
