@@ -25,6 +25,19 @@ class ChannelIntensities:
 
 
 @dataclass(frozen=True, slots=True)
+class IntensitySample:
+    """Intensities drawn from one channel's foreground, equal ones counted: far smaller than the draws themselves.
+
+    Attributes:
+        values: float32 (n,), distinct and ascending; n is 0 for a case without foreground.
+        counts: int64 (n,), how often each was drawn.
+    """
+
+    values: np.ndarray
+    counts: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
 class CaseMeasurement:
     """What is measured of one case.
 
@@ -33,14 +46,14 @@ class CaseMeasurement:
         shape_cropped: Voxels along z, y, x after cropping to non-zero, original axis order.
         spacing: mm along z, y, x, original axis order.
         relative_size: Voxels after cropping divided by voxels before.
-        intensities: float32 (C, n) foreground intensities drawn with replacement; n may be 0.
+        intensities: One sample per channel.
     """
 
     case_id: str
-    shape_cropped: tuple[int, int, int]
-    spacing: tuple[float, float, float]
+    shape_cropped: tuple[int, ...]
+    spacing: tuple[float, ...]
     relative_size: float
-    intensities: np.ndarray
+    intensities: tuple[IntensitySample, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,137 @@
+"""Measuring cases, and summarizing them into a fingerprint (recipe 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from segflow.core.case import Case
+from segflow.core.cropping import crop_to_nonzero
+from segflow.core.errors import SegflowError
+from segflow.core.fingerprint import CaseMeasurement, ChannelIntensities, Fingerprint, IntensitySample
+
+SAMPLES_OF_DATASET = 100_000_000
+"""Foreground intensities drawn per channel, over all cases together."""
+
+_SEED = 1234
+_DRAWS_AT_ONCE = 1 << 22
+
+
+def samples_per_case(cases: int) -> int:
+    """How many intensities are drawn from each channel of a case."""
+    return SAMPLES_OF_DATASET // cases
+
+
+def measure_case(case: Case, samples: int) -> CaseMeasurement:
+    """Measure one case.
+
+    Args:
+        case: As read, with its label.
+        samples: Foreground intensities to draw from each channel, with replacement, so that every case counts alike.
+
+    Raises:
+        SegflowError: The case has no label, or holds voxels that are not numbers.
+    """
+    if case.label is None:
+        raise SegflowError("a case is measured with its label, but has none", case=case.case_id)
+    for number, channel in enumerate(case.image):
+        if not np.isfinite(channel.sum(dtype=np.float64)) and not np.isfinite(channel).all():
+            raise SegflowError(
+                f"channel {number} holds {int((~np.isfinite(channel)).sum())} voxels that are NaN or infinite",
+                case=case.case_id,
+                fix="Replace them, for example by the air's value.",
+            )
+    cropped = crop_to_nonzero(case.image, case.label)
+    # The ignore label counts as foreground here, as it does in nnU-Net.
+    foreground = np.flatnonzero(cropped.label > 0)
+    generator = np.random.RandomState(_SEED)
+    return CaseMeasurement(
+        case_id=case.case_id,
+        shape_cropped=cropped.box.shape,
+        spacing=case.geometry.spacing,
+        relative_size=float(np.prod(cropped.box.shape) / np.prod(case.image.shape[1:])),
+        intensities=tuple(_draw(channel, foreground, samples, generator) for channel in cropped.image),
+    )
+
+
+def _draw(
+    channel: np.ndarray, foreground: np.ndarray, samples: int, generator: np.random.RandomState
+) -> IntensitySample:
+    """Draw from the foreground of one channel: what ``generator.choice(pixels, samples)`` gives, sorted and counted."""
+    if foreground.size == 0:
+        return IntensitySample(np.empty(0, np.float32), np.empty(0, np.int64))
+    drawn = np.zeros(foreground.size, np.int64)
+    at_once = max(_DRAWS_AT_ONCE, foreground.size)
+    for start in range(0, samples, at_once):
+        indices = generator.randint(0, foreground.size, size=min(at_once, samples - start))
+        drawn += np.bincount(indices, minlength=foreground.size)
+    present = np.flatnonzero(drawn)
+    return _count_equal(channel.ravel()[foreground[present]].astype(np.float32, copy=False), drawn[present])
+
+
+def _count_equal(values: np.ndarray, counts: np.ndarray) -> IntensitySample:
+    """Sort values and add up the counts of equal ones."""
+    order = np.argsort(values, kind="stable")
+    values, counts = values[order], counts[order]
+    first = np.flatnonzero(np.concatenate(([True], values[1:] != values[:-1])))
+    return IntensitySample(values[first], np.add.reduceat(counts, first))
+
+
+def summarize(measurements: Sequence[CaseMeasurement]) -> Fingerprint:
+    """Put the measurements of all cases together.
+
+    Args:
+        measurements: In the order of the cases.
+
+    Raises:
+        SegflowError: There is no case, the cases differ in channels, or none has foreground.
+    """
+    if not measurements:
+        raise SegflowError("there is no case to measure")
+    channels = len(measurements[0].intensities)
+    for measurement in measurements:
+        if len(measurement.intensities) != channels:
+            raise SegflowError(
+                "the case has another number of channels than the first case",
+                case=measurement.case_id,
+                found=len(measurement.intensities),
+                expected=channels,
+            )
+    if not any(measurement.intensities[0].counts.size for measurement in measurements):
+        raise SegflowError(
+            "no label map has foreground: all are 0 everywhere",
+            found=f"{len(measurements)} cases",
+            fix="Check that labelsTr holds the label maps of these images.",
+        )
+    return Fingerprint(
+        shapes_cropped=tuple(m.shape_cropped for m in measurements),
+        spacings=tuple(m.spacing for m in measurements),
+        intensities=tuple(_statistics([m.intensities[c] for m in measurements]) for c in range(channels)),
+        median_relative_size=float(np.median([m.relative_size for m in measurements])),
+    )
+
+
+def _statistics(samples: Sequence[IntensitySample]) -> ChannelIntensities:
+    """Statistics of all draws of a channel, in double precision."""
+    sample = _count_equal(np.concatenate([s.values for s in samples]), np.concatenate([s.counts for s in samples]))
+    values, counts = sample.values.astype(np.float64), sample.counts
+    total = int(counts.sum())
+    mean = float(np.dot(values, counts) / total)
+    below = np.cumsum(counts)
+
+    def percentile(q: float) -> float:
+        position = (total - 1) * q / 100  # between two of the sorted draws
+        lower = int(position)
+        first, second = (values[np.searchsorted(below, min(k, total - 1), side="right")] for k in (lower, lower + 1))
+        return float(first + (second - first) * (position - lower))
+
+    return ChannelIntensities(
+        max=float(values[-1]),
+        mean=mean,
+        median=percentile(50),
+        min=float(values[0]),
+        percentile_00_5=percentile(0.5),
+        percentile_99_5=percentile(99.5),
+        std=float(np.sqrt(np.dot((values - mean) ** 2, counts) / total)),
+    )

@@ -1,0 +1,181 @@
+"""From a raw dataset to its fingerprint, plans and splits: the door of this room."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from segflow.core.case import CaseFiles
+from segflow.core.dataset import DatasetDescription
+from segflow.core.errors import SegflowError
+from segflow.core.fingerprint import Fingerprint
+from segflow.core.plans import Plans
+from segflow.core.progress import Progress, silent
+from segflow.core.splits import Split, SplitSettings
+from segflow.planning.explain import ConfigurationReport, report_configurations
+from segflow.planning.measure_dataset import content_key, measure_dataset, read_fingerprint, write_fingerprint
+from segflow.planning.planner import CONFIGURATIONS, PlannerSettings, decide
+from segflow.planning.split_dataset import split_dataset
+from segflow.storage.case_files import find_training_cases
+from segflow.storage.images import ImageIO, choose_reader
+from segflow.storage.json_files import read_json, write_json, written_whole
+from segflow.storage.raw_dataset import read_description
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class PlanReport:
+    """What planning a dataset concluded.
+
+    Attributes:
+        folder: Where the files were written.
+        plans: The plans, user-made configurations included.
+        fingerprint: What they were made from.
+        splits: The folds; empty where there are too few cases, or where planning saw no cases at all.
+        configurations: Each configuration, made or not, and why.
+        measured: Whether images were read; False if the fingerprint was given or is up to date.
+        kept: Names of user-made configurations of earlier plans that were kept.
+        dropped: Names of configurations of earlier plans that were not.
+    """
+
+    folder: Path
+    plans: Plans
+    fingerprint: Fingerprint
+    splits: tuple[Split, ...]
+    configurations: tuple[ConfigurationReport, ...]
+    measured: bool
+    kept: tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ()
+
+
+def plan_dataset(
+    dataset_folder: Path,
+    output_folder: Path,
+    settings: PlannerSettings,
+    *,
+    splits: SplitSettings | None = None,
+    planner: Callable[..., Plans] | None = None,
+    fingerprint: Path | None = None,
+    clean: bool = False,
+    replace_splits: bool = False,
+    processes: int | None = None,
+    memory_limit_bytes: int | None = None,
+    progress: Progress = silent,
+) -> PlanReport:
+    """Measure, plan and split a dataset.
+
+    Writes ``dataset.json``, ``dataset_fingerprint.json``, ``<plans_name>.json`` and ``splits_final.json``, each whole
+    or not at all.
+
+    Args:
+        dataset_folder: The raw dataset.
+        output_folder: Where the files go; nnU-Net's preprocessed folder of the dataset.
+        settings: The planner's constants.
+        splits: How to divide the cases into folds; nnU-Net's way where None.
+        planner: A planner of one's own in place of the shipped one, called as `make_plans` is.
+        fingerprint: A fingerprint to plan from; no image is opened, and the dataset needs no images at all.
+        clean: Measure again even if nothing has changed.
+        replace_splits: Make splits anew even if there are some.
+        processes: Worker processes for measuring; 0 measures in this one, None takes one per processor.
+        memory_limit_bytes: Cases are measured together only while they fit; None takes what the machine has.
+        progress: Told after each measured case.
+
+    Raises:
+        SegflowError: The dataset, the fingerprint or a setting cannot be used. Everything wrong with the cases is
+            listed together.
+    """
+    description = read_description(dataset_folder)
+    cases = _find_cases(dataset_folder, description, required=fingerprint is None)
+    reader = choose_reader(description.file_ending, cases[0].images[0] if cases else None, description.reader)
+    measured = False
+    if fingerprint is not None:
+        source = {"given": str(fingerprint)}
+        found = Fingerprint.from_json(read_json(fingerprint))
+    else:
+        _check_whole(description, len(cases))
+        source = {"files": content_key(dataset_folder, cases, reader)}
+        stored = None if clean else read_fingerprint(output_folder, source, len(cases))
+        measured = stored is None
+        found = stored or measure_dataset(
+            cases, reader, description, processes=processes, memory_limit_bytes=memory_limit_bytes, progress=progress
+        )
+    if measured:  # kept even if what follows fails
+        write_fingerprint(output_folder, found, source)
+    plans, reasons = _plan(found, description, settings, reader, planner)
+    plans, kept, dropped = _with_user_configurations(plans, output_folder / f"{plans.plans_name}.json")
+    reports = report_configurations(plans, reasons, found, description, settings)
+    folds: list[Split] = []
+    if cases:
+        ids = [case.case_id for case in cases]
+        folds = split_dataset(
+            output_folder, ids, splits or SplitSettings(), raw_folder=dataset_folder, replace=replace_splits
+        )
+    if fingerprint is not None:
+        write_fingerprint(output_folder, found, source)
+    with written_whole(output_folder / "dataset.json") as temporary:
+        shutil.copyfile(dataset_folder / "dataset.json", temporary)
+    write_json(output_folder / f"{plans.plans_name}.json", plans.to_json())
+    return PlanReport(output_folder, plans, found, tuple(folds), reports, measured, kept, dropped)
+
+
+def _find_cases(folder: Path, description: DatasetDescription, *, required: bool) -> list[CaseFiles]:
+    """The training cases; none if they are not required and there are no images."""
+    if not required and "dataset" not in description.raw and not (folder / "imagesTr").is_dir():
+        return []
+    return find_training_cases(folder, description)
+
+
+def _check_whole(description: DatasetDescription, cases: int) -> None:
+    if cases != description.num_training:
+        raise SegflowError(
+            f"dataset.json claims {description.num_training} training cases",
+            found=cases,
+            fix="Correct numTraining, or look for missing or misnamed files: segflow doctor.",
+        )
+    ignore = description.labels.ignore_label
+    values = [*description.labels.all_labels, *([] if ignore is None else [ignore])]
+    if values != list(range(len(values))):
+        raise SegflowError(
+            "dataset.json: labels are not consecutive",
+            found=values,
+            expected=list(range(len(values))),
+            fix="Renumber them in dataset.json and in the label maps.",
+        )
+
+
+def _plan(
+    fingerprint: Fingerprint,
+    description: DatasetDescription,
+    settings: PlannerSettings,
+    reader: ImageIO,
+    planner: Callable[..., Plans] | None,
+) -> tuple[Plans, dict[str, str]]:
+    if planner is None:
+        decision = decide(fingerprint, description, settings, reader=reader.name)
+        return decision.plans, decision.reasons
+    plans = planner(fingerprint, description, settings, reader=reader.name, dataset_name=description.name)
+    return plans, dict.fromkeys(plans.configurations, "made by your own planner")
+
+
+def _with_user_configurations(plans: Plans, file: Path) -> tuple[Plans, tuple[str, ...], tuple[str, ...]]:
+    """Take over what a user added to earlier plans of this name; what a planner made then is not kept."""
+    if not file.is_file():
+        return plans, (), ()
+    earlier = Plans.from_json(read_json(file)).configurations
+    own = {name: value for name, value in earlier.items() if name not in {*CONFIGURATIONS, *plans.configurations}}
+    merged = replace(plans, configurations={**plans.configurations, **own})
+    dropped = [name for name in earlier if name not in merged.configurations]
+    for name in own:
+        try:
+            merged.configuration(name).check()
+        except SegflowError as error:
+            logger.warning("'%s' of the earlier plans is not kept: %s", name, error)
+            dropped.append(name)
+    if dropped:
+        logger.warning("%s: configurations of the earlier plans were dropped: %s", file.name, ", ".join(dropped))
+    kept = {name: value for name, value in merged.configurations.items() if name not in dropped}
+    return replace(plans, configurations=kept), tuple(name for name in own if name in kept), tuple(dropped)

@@ -1,0 +1,101 @@
+"""The splits of a planned dataset: made once, then kept, and checked at every use."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from segflow.core.errors import SegflowError
+from segflow.core.splits import Split, SplitSettings, check_splits, select_fold
+from segflow.storage.split_files import SPLITS_FILE, build_splits, groups_of_cases, read_splits, write_splits
+
+logger = logging.getLogger(__name__)
+
+
+def split_dataset(
+    folder: Path,
+    case_ids: Sequence[str],
+    settings: SplitSettings,
+    *,
+    raw_folder: Path | None = None,
+    replace: bool = False,
+) -> list[Split]:
+    """The splits in ``folder/splits_final.json``, which is made where it is missing.
+
+    Splits that are there are kept, since trained folds depend on them, but are refused if they do not fit the cases,
+    leak, or differ from what the settings ask for.
+
+    Args:
+        folder: The preprocessed dataset.
+        case_ids: All training cases.
+        settings: How to divide them. With the defaults, any splits that are there will do.
+        raw_folder: The raw dataset; a ``splits_final.json`` in it is taken over where the settings ask for nothing.
+        replace: Make them anew.
+
+    Returns:
+        The folds; none where there are fewer cases than folds and only ``fold=all`` can train.
+
+    Raises:
+        SegflowError: The splits do not fit.
+    """
+    stored = folder / SPLITS_FILE
+    asked = settings != SplitSettings(random_beyond=settings.random_beyond)
+    brought = None if raw_folder is None else raw_folder / SPLITS_FILE
+    if brought is not None and not brought.is_file():
+        brought = None
+    if stored.is_file() and not replace:
+        return _kept(stored, case_ids, settings, asked=asked, brought=None if asked else brought)
+    if brought is not None and not asked:
+        splits = read_splits(brought)
+        check_splits(splits, case_ids, source=str(brought))
+        logger.info("Splits were taken from %s", brought)
+    elif not asked and len(set(case_ids)) < settings.folds:
+        logger.warning("%d cases are too few for %d folds; train with fold=all.", len(set(case_ids)), settings.folds)
+        return []
+    else:
+        splits = build_splits(case_ids, settings)
+        if brought is not None:
+            logger.warning("%s is not used, since other splits were asked for", brought)
+    write_splits(stored, splits)
+    return splits
+
+
+def read_fold(folder: Path, case_ids: Sequence[str], fold: int | str, settings: SplitSettings) -> Split:
+    """The cases of one fold of a planned dataset.
+
+    Args:
+        folder: The preprocessed dataset.
+        case_ids: All training cases.
+        fold: Number of the fold, or ``all``, for which no splits are needed.
+        settings: As for `split_dataset`.
+
+    Raises:
+        SegflowError: There is no such fold, or the splits do not fit the cases or the settings.
+    """
+    if fold == "all":
+        return select_fold([], fold, case_ids)
+    splits = split_dataset(folder, case_ids, settings)
+    return select_fold(splits, fold, case_ids, random_beyond=settings.random_beyond, seed=settings.seed)
+
+
+def _kept(
+    stored: Path, case_ids: Sequence[str], settings: SplitSettings, *, asked: bool, brought: Path | None
+) -> list[Split]:
+    splits = read_splits(stored)
+    check_splits(splits, case_ids, groups=groups_of_cases(case_ids, settings), source=str(stored))
+    fix = f"Folds trained on the old ones are then void: remove {stored} and plan again."
+    if asked and not _same(splits, build_splits(case_ids, settings)):
+        raise SegflowError(f"{stored} holds other splits than were asked for", fix=fix)
+    if brought is not None:
+        theirs = read_splits(brought)
+        if not _same(splits[: len(theirs)], theirs):  # more folds than were brought may have been added
+            raise SegflowError(f"{stored} and {brought} hold different splits", fix=fix)
+    return splits
+
+
+def _same(some: Sequence[Split], others: Sequence[Split]) -> bool:
+    def sides(splits: Sequence[Split]) -> list[tuple[set[str], set[str]]]:
+        return [(set(split.train), set(split.val)) for split in splits]
+
+    return sides(some) == sides(others)

@@ -1,0 +1,114 @@
+"""Splits on disk, and the tables that say which cases belong together."""
+
+from __future__ import annotations
+
+import csv
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+
+from segflow.core.errors import SegflowError
+from segflow.core.splits import (
+    Split,
+    SplitSettings,
+    check_splits,
+    make_splits,
+    splits_from_json,
+    splits_to_json,
+    values_by_pattern,
+)
+from segflow.storage.json_files import read_json, write_json
+
+SPLITS_FILE = "splits_final.json"
+HEADERS = ("case", "case_id", "id", "name", "identifier")
+"""First cell of a table's header, in lower case; any other first line is data."""
+
+logger = logging.getLogger(__name__)
+
+
+def read_splits(file: Path) -> list[Split]:
+    """Read ``splits_final.json``, or a CSV file of case id and the fold that it validates in.
+
+    Raises:
+        SegflowError: The file is missing or holds something else.
+    """
+    if file.suffix.lower() != ".csv":
+        return splits_from_json(read_json(file), source=str(file))
+    fold_of = _read_table(file)
+    names = sorted(set(fold_of.values()), key=lambda name: (len(name), name))
+    return [
+        Split(
+            train=tuple(sorted(case for case, fold in fold_of.items() if fold != name)),
+            val=tuple(sorted(case for case, fold in fold_of.items() if fold == name)),
+        )
+        for name in names
+    ]
+
+
+def write_splits(file: Path, splits: list[Split]) -> None:
+    """Write ``splits_final.json``, whole or not at all."""
+    write_json(file, splits_to_json(splits))
+
+
+def values_of_cases(case_ids: Iterable[str], source: str) -> dict[str, str]:
+    """Case id → its group or stratum, by a regular expression on the id or a CSV file of id and value.
+
+    Args:
+        case_ids: The cases.
+        source: The path of a file that ends in ``.csv``, or a regular expression.
+
+    Raises:
+        SegflowError: The file is missing or lacks a case, or the expression does not match one.
+    """
+    if not source.lower().endswith(".csv"):
+        return values_by_pattern(case_ids, source)
+    table = _read_table(Path(source).expanduser())
+    wanted = list(case_ids)
+    missing = [case for case in wanted if case not in table]
+    if missing:
+        raise SegflowError(f"{source} lacks {len(missing)} cases", found=", ".join(missing[:8]))
+    return {case: table[case] for case in wanted}
+
+
+def build_splits(case_ids: Iterable[str], settings: SplitSettings) -> list[Split]:
+    """Splits as the settings say, read from files where they name any, and checked.
+
+    Raises:
+        SegflowError: See `make_splits` and `check_splits`.
+    """
+    cases = sorted(set(case_ids))
+    groups = groups_of_cases(cases, settings)
+    if settings.file:
+        file = Path(settings.file).expanduser()
+        splits, source = read_splits(file), str(file)
+    else:
+        strata = values_of_cases(cases, settings.stratify_by) if settings.stratify_by else None
+        splits, source = make_splits(cases, settings, groups=groups, strata=strata), "the splits"
+    check_splits(splits, cases, groups=groups, source=source)
+    return splits
+
+
+def groups_of_cases(case_ids: Iterable[str], settings: SplitSettings) -> dict[str, str] | None:
+    """Case id → group, where the settings group cases at all."""
+    return values_of_cases(case_ids, settings.group_by) if settings.group_by else None
+
+
+def _read_table(file: Path) -> dict[str, str]:
+    try:
+        with file.open(newline="", encoding="utf-8-sig") as stream:
+            rows = [[cell.strip() for cell in row] for row in csv.reader(stream) if any(cell.strip() for cell in row)]
+    except FileNotFoundError:
+        raise SegflowError(f"there is no {file}") from None
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise SegflowError(f"cannot read {file}: {error}") from error
+    if rows and rows[0][0].lower() in HEADERS:
+        rows = rows[1:]
+    table: dict[str, str] = {}
+    for row in rows:
+        if len(row) < 2 or not row[1]:
+            raise SegflowError(f"{file}: every line needs a case id and a value", found=",".join(row)[:80])
+        if table.setdefault(row[0], row[1]) != row[1]:
+            raise SegflowError(f"{file}: two values for one case", case=row[0], found=f"{table[row[0]]}, {row[1]}")
+    if not table:
+        raise SegflowError(f"{file} is empty", expected="lines of case id and value")
+    return table
