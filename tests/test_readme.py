@@ -1,0 +1,61 @@
+"""Every command of the README runs, on the phantom and cut short."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```sh\n(.*?)```", README, flags=re.DOTALL)
+LINES = [line for block in BLOCKS for line in block.splitlines() if line.strip()]
+SHORT = [
+    "trainer.max_epochs=1",
+    "trainer.limit_train_batches=1",
+    "trainer.limit_val_batches=1",
+    "inference.mirroring=false",
+]
+SMALL = ["planner.base_features=4", "planner.max_features_3d=16", "planner.max_features_2d=16"]
+
+
+@pytest.mark.parametrize("line", [line for line in LINES if line.startswith("make ")])
+def test_make_targets_exist(line: str) -> None:
+    target = shlex.split(line)[1]
+    assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE)
+
+
+def test_the_segflow_commands_run_in_order(tmp_path: Path) -> None:
+    environment = {**os.environ, "OMP_NUM_THREADS": "2"}
+    for name in ("SEGFLOW_RAW", "SEGFLOW_PREPROCESSED", "SEGFLOW_OUTPUTS", "nnUNet_raw", "nnUNet_preprocessed"):
+        environment.pop(name, None)
+    commands = [shlex.split(line)[1:] for line in LINES if line.startswith("segflow ")]
+    assert {command[0] for command in commands} >= {"plan", "preprocess", "train", "predict", "evaluate"}
+    for command in commands:
+        extra = {"train": SHORT, "plan": SMALL, "predict": ["inference.mirroring=false"]}.get(command[0], [])
+        extra = [e for e in extra if e.split("=")[0] not in {a.split("=")[0] for a in command}]
+        run = [sys.executable, "-m", "segflow.apps.main", *command, *extra]
+        result = subprocess.run(run, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        assert result.returncode == 0, f"{command}: {result.stderr}\n{result.stdout}"
+    summary = tmp_path / "predictions" / "summary.json"
+    assert summary.is_file()
+    runs = tmp_path / "outputs" / "Dataset001_Phantom" / "nnUNetPlans" / "3d_fullres"
+    assert {run.name for run in runs.iterdir()} >= {"default", "quick", "gentle"}
+    assert all((run / "fold_0" / "finished.json").is_file() for run in runs.glob("optimizer.lr-*"))
+
+
+def test_no_other_command_is_shown() -> None:
+    assert {line.split()[0] for line in LINES} <= {"segflow", "make", "tensorboard"}
+
+
+@pytest.mark.parametrize(("group", "options"), re.findall(r"^\| `(\w+)` \| ([^|]*) \|", README, flags=re.MULTILINE))
+def test_the_groups_have_the_options_that_the_readme_names(group: str, options: str) -> None:
+    if not (ROOT / "conf" / group).is_dir():
+        pytest.fail(f"the README names a group that does not exist: {group}")
+    shipped = {file.stem for file in (ROOT / "conf" / group).glob("*.yaml")}
+    assert set(re.findall(r"`(\w+)`", options)) <= shipped
