@@ -99,12 +99,11 @@ def bump(shape: Sequence[int], centre: torch.Tensor, width: torch.Tensor, device
 
     Each voxel has the Gaussian's mass between its borders; the first voxel reaches from -0.5 to 0.5.
     """
-    result = torch.ones((), dtype=torch.float32)
+    result = torch.ones((), dtype=torch.float32, device=device)
     for size, middle, sigma in zip(shape, centre.double(), width.double(), strict=True):
         borders = torch.arange(size + 1, dtype=torch.float64) - 0.5
-        mass = torch.special.ndtr((borders - middle) / sigma).diff().float()
-        result = result.unsqueeze(-1) * mass
-    result = result.to(device)
+        mass = torch.special.ndtr((borders - middle) / sigma).diff()
+        result = result.unsqueeze(-1) * mass.float().to(device)
     low, high = torch.aminmax(result)
     return result.sub_(low).div_((high - low).clamp(min=torch.finfo(torch.float32).tiny))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,8 @@ from segflow.augmentation.draws import Draws, chance, check_probability
 from segflow.augmentation.patch_rules import interchangeable_axes
 from segflow.core.errors import SegflowError
 from segflow.core.labels import Labels
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -46,8 +49,13 @@ class MirrorSettings:
         """
         volume_axes = {0, 1, 2} if self.axes is None else set(self.axes)
         keep_sides = has_sides(labels) if self.keep_sides is None else self.keep_sides
-        if keep_sides and left_right_axis is not None:
+        if keep_sides and left_right_axis in volume_axes:
             volume_axes.discard(left_right_axis)
+            log.info(
+                "no mirroring along plan axis %d, from left to right%s; augmentation.mirror.keep_sides=false allows it",
+                left_right_axis,
+                ": names of labels tell sides apart" if self.keep_sides is None else "",
+            )
         return tuple(sorted(axis - (3 - dims) for axis in volume_axes if axis >= 3 - dims))
 
 

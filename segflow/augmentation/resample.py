@@ -126,17 +126,17 @@ def _positions(
 ) -> Iterator[tuple[slice, list[torch.Tensor]]]:
     """Frame coordinates of the output voxels: per slab one float32 tensor (slices, *rest) for each axis."""
     rows = matrix.double().tolist()
-    steps = [torch.arange(n, dtype=torch.float64, device=device) - (n - 1) / 2 for n in patch_size]
+    steps = [torch.arange(n, dtype=torch.float64) - (n - 1) / 2 for n in patch_size]  # not every device has float64
     planes = []
     for row, middle in zip(rows, centre, strict=True):
-        plane = torch.full((), middle, dtype=torch.float64, device=device)
+        plane = torch.full((), middle, dtype=torch.float64)
         for weight, step in zip(row[1:], steps[1:], strict=True):
             plane = plane.unsqueeze(-1) + weight * step
-        planes.append(plane.float())
+        planes.append(plane.float().to(device))
     slices = patch_size[0] if device.type != "cpu" else max(1, SLAB_VOXELS // planes[0].numel())
     for start in range(0, patch_size[0], slices):
         slab = slice(start, min(start + slices, patch_size[0]))
-        along = steps[0][slab].float().view(-1, *(1 for _ in patch_size[1:]))
+        along = steps[0][slab].float().to(device).view(-1, *(1 for _ in patch_size[1:]))
         position = [torch.add(plane, along, alpha=row[0]) for plane, row in zip(planes, rows, strict=True)]
         yield slab, [values.clamp_(0, size - 1) for values, size in zip(position, frame, strict=True)]
 
@@ -161,7 +161,7 @@ class _Grid:
 
     def _flat(self, index: Sequence[torch.Tensor]) -> torch.Tensor:
         # Single precision is exact below 2^24, and saves a conversion for each axis.
-        exact = torch.float32 if self.voxels < 2**24 else torch.float64
+        exact = torch.float32 if self.voxels < 2**24 else torch.int32
         result = index[-1].to(exact)
         for values, stride in zip(index[:-1], self.strides[:-1], strict=True):
             result = torch.add(result, values.to(exact), alpha=stride)

@@ -60,7 +60,7 @@ class PatchDataset(Dataset[PatchBatch]):
         world_size: How many share it.
 
     Raises:
-        SegflowError: There is no case, or the batch has fewer samples than processes.
+        SegflowError: There is no case, the batch has fewer samples than processes, or the seed is negative.
     """
 
     def __init__(
@@ -83,6 +83,8 @@ class PatchDataset(Dataset[PatchBatch]):
                 "there is no case to draw patches from",
                 fix="Check the fold's split, and that `segflow preprocess` finished.",
             )
+        if seed < 0:
+            raise SegflowError("the seed must not be negative", found=seed)
         self.store = store
         self.case_ids = tuple(sorted(case_ids))
         self.batch_size = batch_size

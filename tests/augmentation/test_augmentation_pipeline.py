@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
 import pytest
@@ -96,6 +97,13 @@ def test_a_share_of_the_draws_gives_that_share_of_the_batch():
         some = augmentation.apply(image[part], label[part], {name: v[part] for name, v in draws.items()})
         assert torch.equal(some[0], whole[0][part])
         assert torch.equal(some[1], whole[1][part])
+
+
+def test_it_travels_to_spawned_workers():
+    augmentation = make((16, 20, 18), busy(), previous_stage=True)
+    image, label = batch(augmentation, previous_stage=True)
+    copy = pickle.loads(pickle.dumps(augmentation))
+    assert torch.equal(copy(image, label, generator())[0], augmentation(image, label, generator())[0])
 
 
 def test_draws_do_not_depend_on_the_voxels():

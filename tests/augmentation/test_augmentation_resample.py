@@ -143,3 +143,21 @@ def test_nothing_outside_of_the_region_is_looked_at(case):
     assert torch.equal(again_label, out_label)
     if case == "scaled only":
         assert np.prod(region.shape) < 0.6 * np.prod(source)
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_volumes_of_more_than_2_to_the_24_voxels_are_indexed_exactly(axis):
+    shape = [3, 3]
+    shape[axis] = 2**22
+    image = torch.zeros((1, *shape))
+    ends = [1, 1]
+    ends[axis] = 2**22 - 2
+    image[(0, *ends)] = 5
+    region_matrix = torch.eye(2)
+    region_matrix[axis, axis] = (2**22 - 3) / 2  # three positions: both ends and the middle
+    out, label = torch.empty((1, 3, 3)), torch.empty((1, 3, 3), dtype=torch.int16)
+    resample(image, image.to(torch.int16), region_matrix, out, label)
+    at = [1, 1]
+    at[axis] = 2
+    assert label[(0, *at)] == 5
+    assert label.sum() == 5
