@@ -64,6 +64,13 @@ class Maps:
             files.append(self.folder / DISAGREEMENT / f"{case_id}{ENDING}")
         return files
 
+    def write_names(self) -> None:
+        """Say beside the probabilities what each output is. Once, before any case is written."""
+        if self.wanted.probabilities:
+            keys = self.labels.regions if self.labels.has_regions else self.labels.all_labels
+            names = {f"{k:04d}": [self.labels.name_of(key), key_text(key)] for k, key in enumerate(keys)}
+            write_json(self.folder / PROBABILITIES / OUTPUTS_FILE, names)
+
     def write(
         self, case_id: str, label: np.ndarray, logits: Tensor, votes: Iterable[np.ndarray], spatial: SpatialRecord
     ) -> None:
@@ -82,7 +89,6 @@ class Maps:
         if self.wanted.probabilities or self.wanted.entropy:
             probabilities = restore_probabilities(logits, spatial, self.plan, self.labels)
             if self.wanted.probabilities:
-                self._write_names()
                 for k, values in enumerate(probabilities):
                     self.writer.write_map(values, spatial.geometry, self._probability(case_id, k))
             if self.wanted.entropy:
@@ -94,12 +100,6 @@ class Maps:
 
     def _probability(self, case_id: str, output: int) -> Path:
         return self.folder / PROBABILITIES / f"{case_id}_{output:04d}{ENDING}"
-
-    def _write_names(self) -> None:
-        file = self.folder / PROBABILITIES / OUTPUTS_FILE
-        if not file.is_file():
-            keys = self.labels.regions if self.labels.has_regions else self.labels.all_labels
-            write_json(file, {f"{k:04d}": [self.labels.name_of(key), key_text(key)] for k, key in enumerate(keys)})
 
 
 def entropy(probabilities: np.ndarray, *, regions: bool) -> np.ndarray:

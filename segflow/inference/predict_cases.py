@@ -194,6 +194,7 @@ def _predict(
     def is_done(case_id: str) -> bool:
         return all(file.is_file() for file in (output / f"{case_id}{ending}", *maps.files(case_id)))
 
+    maps.write_names()
     steps = Steps("predict", read, compute, write, is_done)
     return run_cases(steps, {case.case_id: case for case in cases}, settings, progress)
 
@@ -213,6 +214,10 @@ def _write_arguments(output: Path, predictor: Predictor, arguments: dict[str, An
                     expected=arguments.get(key),
                     fix="Choose another output folder, or resume=false to predict everything anew.",
                 )
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SegflowError(f"cannot write into {output}: {error.strerror}", fix="Choose another folder.") from error
     write_json(output / "dataset.json", predictor.record.dataset.to_json())
     write_json(output / "plans.json", predictor.record.plans.to_json())
     write_json(file, arguments)

@@ -110,6 +110,7 @@ def predict_validation(
         files += [target.folder / f"{case_id}.json" for _, target in following.values()]
         return all(file.is_file() and file.stat().st_mtime > trained for file in files)
 
+    maps.write_names()
     return run_cases(
         Steps("validate", read, compute, write, is_done), {name: name for name in record.val_cases}, settings, progress
     )

@@ -1,0 +1,112 @@
+"""The validation cases of a fold, from the arrays that it would have been trained with."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import tiny_models
+from inference_images import make_image
+
+from segflow.core.case import Case
+from segflow.core.geometry import Geometry
+from segflow.core.run import RunRecord
+from segflow.inference.image_objects import image_object
+from segflow.inference.predict_cases import PredictSettings
+from segflow.inference.predict_validation import next_stage_folder, predict_validation
+from segflow.inference.predictor import Predictor
+from segflow.preprocessing.preprocess_case import preprocess_case
+from segflow.storage.preprocessed import PreprocessedStore
+from segflow.storage.run_folder import RunFolder
+
+CPU = PredictSettings(device="cpu")
+CASES = ("a", "b")
+
+
+def store_of(folder: Path, record: RunRecord, cases: tuple[str, ...] = CASES) -> PreprocessedStore:
+    store = PreprocessedStore(folder)
+    for seed, name in enumerate(cases):
+        made = image_object(make_image(seed)).case
+        label = (made.image[0] > 100).astype(np.int16)
+        case = Case(name, made.image, label, Geometry(made.geometry.spacing, made.geometry.header))
+        store.write(preprocess_case(case, record.plans, record.plan, record.dataset.labels), record.plan.patch_size)
+    return store
+
+
+def fold_of(tmp_path: Path, name: str = "3d_fullres") -> RunFolder:
+    return RunFolder(tiny_models.make_run(tmp_path, name, val_cases=CASES) / "fold_0")
+
+
+def labels(file: Path) -> np.ndarray:
+    return sitk.GetArrayFromImage(sitk.ReadImage(str(file)))
+
+
+@pytest.mark.parametrize("name", ["2d", "3d_fullres"])
+def test_validation_cases_get_the_labels_that_their_images_would(tmp_path: Path, name: str) -> None:
+    folder = fold_of(tmp_path, name)
+    report = predict_validation(folder, store_of(tmp_path / "store", folder.read_record()), CPU)
+    assert report.done == CASES
+    predictor = Predictor.load(folder.path, device="cpu")
+    for seed, case in enumerate(CASES):
+        expected = predictor.predict(make_image(seed))
+        written = sitk.ReadImage(str(folder.validation / f"{case}.nii.gz"))
+        assert np.array_equal(sitk.GetArrayFromImage(written), sitk.GetArrayFromImage(expected))
+        assert written.GetDirection() == pytest.approx(expected.GetDirection())
+        assert written.GetOrigin() == pytest.approx(expected.GetOrigin())
+
+
+def test_cases_are_predicted_anew_when_the_weights_are_younger(tmp_path: Path) -> None:
+    folder = fold_of(tmp_path)
+    store = store_of(tmp_path / "store", folder.read_record())
+    predict_validation(folder, store, CPU)
+    assert predict_validation(folder, store, CPU).skipped == CASES
+    later = (folder.validation / "b.nii.gz").stat().st_mtime + 5
+    os.utime(folder.checkpoint("final"), (later, later))
+    assert predict_validation(folder, store, CPU).done == CASES
+
+
+def test_a_case_that_is_not_preprocessed_fails_and_the_others_are_done(tmp_path: Path) -> None:
+    folder = fold_of(tmp_path)
+    report = predict_validation(folder, store_of(tmp_path / "store", folder.read_record(), ("a",)), CPU)
+    assert report.done == ("a",)
+    assert "segflow preprocess" in report.failed["b"]
+
+
+def test_the_next_stage_receives_labels_on_its_own_grid_and_predicts_with_them(tmp_path: Path) -> None:
+    low = fold_of(tmp_path, "3d_lowres")
+    cascade = fold_of(tmp_path, "3d_cascade_fullres")
+    low_store = store_of(tmp_path / "low", low.read_record())
+    full_store = store_of(tmp_path / "full", cascade.read_record(), ("a",))
+    report = predict_validation(low, low_store, CPU, next_stages={"3d_cascade_fullres": full_store})
+    assert report.ok
+    given = PreprocessedStore(next_stage_folder(low.path.parent, "3d_cascade_fullres"))
+    assert given.case_ids() == ["a"]  # the other is not preprocessed there
+    label = given.open("a").read_label()
+    assert label.shape == full_store.open("a").shape
+    assert label.shape != low_store.open("a").shape
+    assert set(np.unique(label)) <= {0, 1, 2}
+    # In image space the labels are those of the low resolution, but for what two roundings change at the edges.
+    from_low = labels(low.validation / "a.nii.gz")
+    spatial = full_store.open("a").spatial
+    inside = from_low[spatial.crop.slices]
+    nearest = np.ix_(*(np.arange(n) * m // n for n, m in zip(label.shape, inside.shape, strict=True)))
+    assert np.mean(inside[nearest] == label) > 0.8
+
+    done = predict_validation(cascade, full_store, CPU, previous_stage=given)
+    assert done.done == ("a",)
+    predictor = Predictor.load(cascade.path, device="cpu")
+    folder_labels = labels(cascade.validation / "a.nii.gz")
+    assert folder_labels.shape == full_store.open("a").spatial.shape_original
+    with_other_input = predictor.predict_case(image_object(make_image(0)).case, np.zeros_like(folder_labels))
+    assert not np.array_equal(folder_labels, with_other_input)
+
+
+def test_a_cascade_without_its_input_says_so(tmp_path: Path) -> None:
+    cascade = fold_of(tmp_path, "3d_cascade_fullres")
+    store = store_of(tmp_path / "full", cascade.read_record())
+    report = predict_validation(cascade, store, CPU)
+    assert all("previous stage" in message for message in report.failed.values())
+    assert report.failed.keys() == set(CASES)
