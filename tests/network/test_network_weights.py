@@ -77,3 +77,11 @@ def test_all_folds_means_the_numbered_ones_in_order() -> None:
 def test_folds_that_are_not_there_are_named(present: list[str], folds: object) -> None:
     with pytest.raises(SegflowError, match=r"has no weights of fold (3|any)"):
         choose_folds(present, folds, "run")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("content", [b"broken", b"\x80\x02", b"PK\x03\x04", b"{}"])
+def test_files_of_other_kinds_are_no_checkpoints(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "final.ckpt"
+    file.write_bytes(content)
+    with pytest.raises(SegflowError, match=r"final\.ckpt"):
+        read_tensors(file)
