@@ -16,11 +16,38 @@ from segflow.core.preprocessed import SpatialRecord
 from segflow.preprocessing.restore import restore_probabilities
 from segflow.storage.image_formats.contract import ImageIO
 from segflow.storage.images import reader_by_name
-from segflow.storage.json_files import write_json
+from segflow.storage.json_files import read_json, write_json
 
 ENDING = ".nii.gz"
 PROBABILITIES, ENTROPY, DISAGREEMENT = "probabilities", "entropy", "disagreement"
 OUTPUTS_FILE = "outputs.json"
+
+
+OutputNames = dict[str, list[str]]
+"""Number of an output, as in its file's name → its name, and its label or region as text."""
+
+
+def output_names(labels: Labels) -> OutputNames:
+    """What the network's outputs mean."""
+    keys = labels.regions if labels.has_regions else labels.all_labels
+    return {f"{k:04d}": [labels.name_of(key), key_text(key)] for k, key in enumerate(keys)}
+
+
+def read_names(folder: Path) -> OutputNames:
+    """What the probabilities beside a folder's label maps mean.
+
+    Raises:
+        SegflowError: There are none.
+    """
+    names: OutputNames = read_json(
+        folder / PROBABILITIES / OUTPUTS_FILE, fix="Predict with inference.probabilities=true first."
+    )
+    return names
+
+
+def probability_file(folder: Path, case_id: str, output: int) -> Path:
+    """Where one output's probability of a case lies, for label maps in ``folder``."""
+    return folder / PROBABILITIES / f"{case_id}_{output:04d}{ENDING}"
 
 
 class Wanted(Protocol):
@@ -57,7 +84,7 @@ class Maps:
         """Every file that is written for a case."""
         files = []
         if self.wanted.probabilities:
-            files += [self._probability(case_id, k) for k in range(self.labels.num_outputs)]
+            files += [probability_file(self.folder, case_id, k) for k in range(self.labels.num_outputs)]
         if self.wanted.entropy:
             files.append(self.folder / ENTROPY / f"{case_id}{ENDING}")
         if self.wanted.disagreement:
@@ -67,9 +94,7 @@ class Maps:
     def write_names(self) -> None:
         """Say beside the probabilities what each output is. Once, before any case is written."""
         if self.wanted.probabilities:
-            keys = self.labels.regions if self.labels.has_regions else self.labels.all_labels
-            names = {f"{k:04d}": [self.labels.name_of(key), key_text(key)] for k, key in enumerate(keys)}
-            write_json(self.folder / PROBABILITIES / OUTPUTS_FILE, names)
+            write_json(self.folder / PROBABILITIES / OUTPUTS_FILE, output_names(self.labels))
 
     def write(
         self, case_id: str, label: np.ndarray, logits: Tensor, votes: Iterable[np.ndarray], spatial: SpatialRecord
@@ -90,16 +115,13 @@ class Maps:
             probabilities = restore_probabilities(logits, spatial, self.plan, self.labels)
             if self.wanted.probabilities:
                 for k, values in enumerate(probabilities):
-                    self.writer.write_map(values, spatial.geometry, self._probability(case_id, k))
+                    self.writer.write_map(values, spatial.geometry, probability_file(self.folder, case_id, k))
             if self.wanted.entropy:
                 values = entropy(probabilities, regions=self.labels.has_regions)
                 self.writer.write_map(values, spatial.geometry, self.folder / ENTROPY / f"{case_id}{ENDING}")
         if self.wanted.disagreement:
             values = disagreement(label, votes)
             self.writer.write_map(values, spatial.geometry, self.folder / DISAGREEMENT / f"{case_id}{ENDING}")
-
-    def _probability(self, case_id: str, output: int) -> Path:
-        return self.folder / PROBABILITIES / f"{case_id}_{output:04d}{ENDING}"
 
 
 def entropy(probabilities: np.ndarray, *, regions: bool) -> np.ndarray:
