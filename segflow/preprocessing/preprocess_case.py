@@ -18,6 +18,7 @@ from segflow.core.preprocessed import PreprocessedCase, SpatialRecord
 from segflow.preprocessing.foreground import draw_foreground_locations, location_keys
 from segflow.preprocessing.normalization import normalize
 from segflow.preprocessing.resampling import resample_image, resample_label
+from segflow.storage.images import case_error
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +88,7 @@ def normalize_case(case: Case, plans: Plans, plan: ConfigurationPlan, *, may_ove
     try:
         _normalize_channels(image, marked, schemes, plans.intensities)
     except SegflowError as error:
-        raise _of_case(case.case_id, error) from error
+        raise case_error(case.case_id, error) from error
     return NormalizedCase(
         case_id=case.case_id,
         image=image,
@@ -116,7 +117,7 @@ def to_plan_space(case: NormalizedCase, plan: ConfigurationPlan, labels: Labels)
             label = resample_label(case.label, shape, spacing, spacing_plan, plan.resampling_label)
             locations = draw_foreground_locations(label, location_keys(labels))
     except SegflowError as error:
-        raise _of_case(case.case_id, error) from error
+        raise case_error(case.case_id, error) from error
     spatial = SpatialRecord(
         geometry=case.geometry,
         shape_original=case.shape_original,
@@ -167,7 +168,3 @@ def _normalize_channels(
     for number, (channel, (scheme, use_mask)) in enumerate(zip(image, schemes, strict=True)):
         statistics = intensities[number] if number < len(intensities) else None
         normalize(channel, scheme, inside if use_mask else None, statistics)
-
-
-def _of_case(case_id: str, error: SegflowError) -> SegflowError:
-    return SegflowError(error.problem, case=case_id, found=error.found, expected=error.expected, fix=error.fix)

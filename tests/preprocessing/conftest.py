@@ -49,8 +49,14 @@ def configuration_json(
 
 
 @pytest.fixture
+def make_configuration() -> Callable[..., dict[str, Any]]:
+    """Makes one configuration's JSON object."""
+    return configuration_json
+
+
+@pytest.fixture
 def make_plans() -> Callable[..., Plans]:
-    """Makes plans from ``name=configuration_json(...)``, or from one spacing under the name ``test``."""
+    """Makes plans from ``configurations=``, or from one spacing under the name ``test``."""
 
     def make(
         spacing: Sequence[float] = (1.0, 1.0, 1.0),

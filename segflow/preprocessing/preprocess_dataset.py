@@ -1,0 +1,308 @@
+"""From a raw dataset and its plans to arrays for training: the door of this room."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from segflow.core.case import CaseFiles
+from segflow.core.dataset import DatasetDescription
+from segflow.core.errors import SegflowError
+from segflow.core.geometry import permute, resampled_shape
+from segflow.core.labels import Labels
+from segflow.core.machine import memory_bytes, processor_count
+from segflow.core.parallel import Job, run_jobs
+from segflow.core.plans import ConfigurationPlan, Plans
+from segflow.core.progress import Progress, ProgressEvent, silent
+from segflow.preprocessing.preprocess_case import normalization_of, normalize_case, spacing_in_plan, to_plan_space
+from segflow.preprocessing.provenance import PROVENANCE, choices_of, is_current, stamp_files
+from segflow.storage.case_files import find_training_cases
+from segflow.storage.images import ImageIO, case_error, read_case, reader_by_name
+from segflow.storage.json_files import written_whole
+from segflow.storage.preprocessed import PreprocessedStore
+from segflow.storage.raw_dataset import read_description
+
+STAGE = "preprocess"
+REFERENCES = "gt_segmentations"
+"""Folder of the reference labels beside the arrays, under nnU-Net's name."""
+
+_PROCESS_BYTES = 250 * 2**20  # Python and libraries in each worker
+_SHARE_OF_MEMORY = 0.8
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(kw_only=True, slots=True)
+class PreprocessSettings:
+    """How preprocessing uses the machine.
+
+    Attributes:
+        processes: Cases at once; 0 works in this process, None takes one per processor.
+        max_memory_gb: Cases are worked on together only while they fit into this; None takes four fifths of what the
+            machine or container has.
+        redo: Make everything again, also what is up to date.
+    """
+
+    processes: int | None = None
+    max_memory_gb: float | None = None
+    redo: bool = False
+
+    def __post_init__(self) -> None:
+        if self.processes is not None and self.processes < 0:
+            raise SegflowError("preprocessing.processes cannot be negative", found=self.processes)
+        if self.max_memory_gb is not None and not self.max_memory_gb > 0:
+            raise SegflowError("preprocessing.max_memory_gb must be positive", found=self.max_memory_gb)
+
+
+@dataclass(frozen=True, slots=True)
+class PreprocessReport:
+    """What was done.
+
+    Attributes:
+        folder: Where the arrays' folders are.
+        arrays: Data identifiers that were looked after.
+        done: Cases of which something was made.
+        skipped: Cases that were up to date.
+        removed: Cases that the dataset no longer has; their arrays were deleted.
+        failed: Case → message. Everything else is done nonetheless.
+    """
+
+    folder: Path
+    arrays: tuple[str, ...]
+    done: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+    failed: Mapping[str, str] = field(default_factory=dict)
+
+    def text(self) -> str:
+        """What a person wants to know, in a line or two."""
+        parts = [f"{len(self.done)} cases preprocessed for {', '.join(self.arrays)}"]
+        if self.skipped:
+            parts.append(f"{len(self.skipped)} were up to date")
+        if self.removed:
+            parts.append(f"{len(self.removed)} are gone from the dataset and were deleted: {', '.join(self.removed)}")
+        if self.failed:
+            parts.append(f"{len(self.failed)} failed: {', '.join(self.failed)}")
+        return "; ".join(parts) + "."
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """One folder of arrays to make.
+
+    Attributes:
+        plan: A configuration that uses it.
+        store: The folder.
+        choices: See `choices_of`.
+    """
+
+    plan: ConfigurationPlan
+    store: PreprocessedStore
+    choices: dict[str, Any]
+
+
+def preprocess_dataset(
+    dataset_folder: Path,
+    plans: Plans,
+    configurations: Sequence[str],
+    output_folder: Path,
+    settings: PreprocessSettings | None = None,
+    *,
+    progress: Progress = silent,
+) -> PreprocessReport:
+    """Make the arrays of configurations, as far as they are not up to date.
+
+    A case is read, cropped and normalised once for all configurations. Reference labels are copied beside the arrays.
+
+    Args:
+        dataset_folder: The raw dataset.
+        plans: Its plans.
+        configurations: Names within the plans; those that share a ``data_identifier`` share arrays.
+        output_folder: Arrays go to ``<output_folder>/<data_identifier>``.
+        settings: How to use the machine.
+        progress: Told after each case.
+
+    Returns:
+        What was done, and which cases failed and why.
+
+    Raises:
+        SegflowError: The dataset's files do not fit together, or a configuration does not exist or cannot be used.
+    """
+    settings = settings or PreprocessSettings()
+    description = read_description(dataset_folder)
+    cases = find_training_cases(dataset_folder, description)
+    reader = reader_by_name(plans.reader)
+    targets = _targets(plans, configurations, description.labels, output_folder)
+    _check_names(cases)
+    removed = _remove_others(targets, {case.case_id for case in cases})
+    for target in targets:
+        target.store.clear_unfinished()
+    needed = {case.case_id: _out_of_date(case, targets, redo=settings.redo) for case in cases}
+    waiting = [case for case in cases if needed[case.case_id]]
+    jobs, failed = _make_jobs(waiting, needed, reader, plans, description)
+    limit = int((settings.max_memory_gb or _SHARE_OF_MEMORY * memory_bytes() / 2**30) * 2**30)
+    processes = processor_count() if settings.processes is None else settings.processes
+    done = []
+    progress(ProgressEvent(STAGE, "", 0, len(jobs)))
+    outcomes = run_jobs(_preprocess_one, jobs, processes=processes, memory_limit_bytes=limit)
+    for count, outcome in enumerate(outcomes, start=1):
+        if outcome.error is None:
+            done.append(outcome.name)
+        else:
+            log.error("%s", outcome.error)
+            failed[outcome.name] = outcome.error
+        progress(ProgressEvent(STAGE, outcome.name, count, len(jobs)))
+    _copy_references(cases, output_folder / REFERENCES, description.file_ending, set(done), removed)
+    return PreprocessReport(
+        folder=output_folder,
+        arrays=tuple(target.plan.data_identifier for target in targets),
+        done=tuple(sorted(done)),
+        skipped=tuple(case.case_id for case in cases if not needed[case.case_id]),
+        removed=removed,
+        failed=dict(sorted(failed.items())),
+    )
+
+
+def _preprocess_one(
+    files: CaseFiles, reader: ImageIO, channels: int, plans: Plans, labels: Labels, targets: Sequence[_Target]
+) -> None:
+    """Make one case's arrays for some configurations; runs in a worker."""
+    stamps = stamp_files(files)
+    case = read_case(files, reader, channels=channels)
+    groups: dict[Any, list[_Target]] = {}
+    for target in targets:
+        groups.setdefault(normalization_of(target.plan), []).append(target)
+    while groups:
+        _, members = groups.popitem()
+        normalized = normalize_case(case, plans, members[0].plan, may_overwrite=not groups)
+        if not groups:
+            del case  # its memory is wanted for the result
+        for target in members:
+            result = to_plan_space(normalized, target.plan, labels)
+            made_from = {"choices": target.choices, "files": stamps}
+            target.store.write(result, target.plan.patch_size, {PROVENANCE: made_from})
+            del result  # before the next one is made
+
+
+def _targets(plans: Plans, configurations: Sequence[str], labels: Labels, output_folder: Path) -> tuple[_Target, ...]:
+    """One target for each folder of arrays; configurations that share a folder must agree on what is in it."""
+    targets: dict[str, _Target] = {}
+    for name in configurations:
+        plan = plans.configuration(name)
+        identifier = plan.data_identifier
+        if Path(identifier).name != identifier or identifier.startswith("."):
+            raise SegflowError(
+                f"configuration '{name}': data_identifier must be the name of a folder", found=repr(identifier)
+            )
+        target = _Target(plan, PreprocessedStore(output_folder / identifier), choices_of(plans, plan, labels))
+        known = targets.setdefault(identifier, target)
+        if known.choices != target.choices:
+            differing = [key for key, value in known.choices.items() if value != target.choices[key]]
+            raise SegflowError(
+                f"configurations '{known.plan.name}' and '{name}' share the folder '{identifier}' but differ in "
+                f"{', '.join(differing)}",
+                fix="Give one of them a data_identifier of its own in the plans.",
+            )
+    return tuple(targets.values())
+
+
+def _check_names(cases: Iterable[CaseFiles]) -> None:
+    """Files of a case must not be mistaken for another case's."""
+    ids = {case.case_id for case in cases}
+    for case_id in sorted(ids):
+        for ending in ("_seg", "_locations"):
+            if f"{case_id}{ending}" in ids:
+                raise SegflowError(
+                    f"the arrays of '{case_id}{ending}' would overwrite those of '{case_id}'",
+                    fix="Rename one of the two cases.",
+                )
+
+
+def _remove_others(targets: Sequence[_Target], case_ids: set[str]) -> tuple[str, ...]:
+    removed: set[str] = set()
+    for target in targets:
+        for case_id in set(target.store.case_ids()) - case_ids:
+            target.store.remove(case_id)
+            removed.add(case_id)
+    if removed:
+        log.warning("deleted arrays of cases that the dataset no longer has: %s", ", ".join(sorted(removed)))
+    return tuple(sorted(removed))
+
+
+def _out_of_date(case: CaseFiles, targets: Sequence[_Target], *, redo: bool) -> tuple[_Target, ...]:
+    return tuple(target for target in targets if redo or not is_current(target.store, case, target.choices))
+
+
+def _make_jobs(
+    cases: Sequence[CaseFiles],
+    needed: Mapping[str, tuple[_Target, ...]],
+    reader: ImageIO,
+    plans: Plans,
+    description: DatasetDescription,
+) -> tuple[list[Job], dict[str, str]]:
+    """A job for each case with its need of memory, and messages about cases whose header cannot be read."""
+    jobs, failed = [], {}
+    channels = len(description.channels)
+    for case in cases:
+        targets = needed[case.case_id]
+        try:
+            memory = _memory_of(case, reader, plans, [target.plan for target in targets])
+        except SegflowError as error:
+            failed[case.case_id] = str(case_error(case.case_id, error))
+            log.error("%s", failed[case.case_id])
+            continue
+        arguments = (case, reader, channels, plans, description.labels, targets)
+        jobs.append(Job(case.case_id, arguments, memory))
+    return jobs, failed
+
+
+def _memory_of(case: CaseFiles, reader: ImageIO, plans: Plans, configurations: Sequence[ConfigurationPlan]) -> int:
+    """Bytes that a case needs at its peak, from its headers alone.
+
+    The image as read and its normalised copy; then the latter, with the result of one configuration after another.
+    """
+    header = reader.read_header(case.images[0])
+    channels = header.channels if len(case.images) == 1 else len(case.images)
+    voxels = _count(header.shape)
+    spacing = permute(header.geometry.spacing, plans.axis_order)
+    shape = permute(header.shape, plans.axis_order)
+    results = [_count(resampled_shape(shape, spacing, spacing_in_plan(plan, spacing))) for plan in configurations]
+    image = 4 * channels * voxels
+    return _PROCESS_BYTES + image + 8 * voxels + max(image, *((4 * channels + 8) * result for result in results))
+
+
+def _count(shape: Iterable[int]) -> int:
+    total = 1
+    for n in shape:
+        total *= max(1, int(n))
+    return total
+
+
+def _copy_references(
+    cases: Iterable[CaseFiles], folder: Path, ending: str, done: Container[str], removed: Iterable[str]
+) -> None:
+    """Copy the reference labels, where the copy is missing or older, for evaluation without the raw dataset."""
+    for case_id in removed:
+        (folder / f"{case_id}{ending}").unlink(missing_ok=True)
+    for case in cases:
+        if case.label is None:
+            continue
+        files = {case.label: folder / f"{case.case_id}{ending}"}
+        sidecar = case.label.parent / f"{case.label.name.removesuffix(ending)}.json"
+        if sidecar.is_file():  # a TIFF's spacing lies in a file beside it
+            files[sidecar] = folder / f"{case.case_id}.json"
+        for source, target in files.items():
+            if case.case_id in done or not _is_as_new(target, source):
+                with written_whole(target) as temporary:
+                    shutil.copyfile(source, temporary)
+
+
+def _is_as_new(copy: Path, source: Path) -> bool:
+    if not copy.is_file():
+        return False
+    there, here = copy.stat(), source.stat()
+    return there.st_mtime >= here.st_mtime and there.st_size == here.st_size

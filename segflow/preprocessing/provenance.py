@@ -1,0 +1,97 @@
+"""What preprocessed arrays were made from, so that a second run makes only what is out of date.
+
+A case is made again when one of its files changed, or a choice of the plans that its arrays depend on. Choices that
+they do not depend on (batch size, patch size, topology, learning rate) redo nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from segflow.core.case import CaseFiles
+from segflow.core.errors import SegflowError
+from segflow.core.labels import Labels, key_text
+from segflow.core.plans import ConfigurationPlan, Plans
+from segflow.preprocessing.foreground import location_keys
+from segflow.storage.json_files import read_json
+from segflow.storage.preprocessed import PreprocessedStore
+
+PROVENANCE = "made_from"
+"""Key of a stored case's properties."""
+
+_VERSION = 1  # raise it when preprocessing makes other arrays from the same choices
+
+Stamps = dict[str, dict[str, Any]]
+
+
+def choices_of(plans: Plans, plan: ConfigurationPlan, labels: Labels) -> dict[str, Any]:
+    """Everything in the plans and dataset.json that a configuration's arrays depend on, as plain JSON."""
+    channels = []
+    for number, (scheme, use_mask) in enumerate(zip(plan.normalization_schemes, plan.use_mask_for_norm, strict=True)):
+        entry: dict[str, Any] = {"scheme": scheme, "use_mask": use_mask}
+        if scheme == "CTNormalization" and number < len(plans.intensities):
+            statistics = plans.intensities[number]
+            entry |= {name: getattr(statistics, name) for name in ("mean", "std", "percentile_00_5", "percentile_99_5")}
+        channels.append(entry)
+    choices = {
+        "version": _VERSION,
+        "reader": plans.reader,
+        "axis_order": list(plans.axis_order),
+        "spacing": list(plan.spacing),
+        "channels": channels,
+        "resampling_image": [plan.resampling_image.method, dict(plan.resampling_image.options)],
+        "resampling_label": [plan.resampling_label.method, dict(plan.resampling_label.options)],
+        "locations": [key_text(key) for key in location_keys(labels)],
+    }
+    return json.loads(json.dumps(choices))
+
+
+def stamp_files(files: CaseFiles) -> Stamps:
+    """Size, time and content of a case's files. Taken before they are read, so that no later change goes unseen."""
+    return {role: {**_status(path), "digest": _digest(path)} for role, path in _roles(files)}
+
+
+def is_current(store: PreprocessedStore, files: CaseFiles, choices: dict[str, Any]) -> bool:
+    """Whether the stored case is whole and was made from these files by these choices.
+
+    Contents are compared only of files whose time differs, such as after copying a dataset.
+    """
+    try:
+        made_from = read_json(store.folder / f"{files.case_id}.json")[PROVENANCE]
+        stamps, known_choices = made_from["files"], made_from["choices"]
+    except (SegflowError, KeyError, TypeError):
+        return False
+    roles = _roles(files)
+    if known_choices != choices or sorted(stamps) != sorted(role for role, _ in roles):
+        return False
+    return all(_is_same(path, stamps[role]) for role, path in roles) and store.is_whole(files.case_id)
+
+
+def _roles(files: CaseFiles) -> Sequence[tuple[str, Path]]:
+    """What each file is to the case; its folder may change without a change of content."""
+    roles = [(f"image_{number}", path) for number, path in enumerate(files.images)]
+    return roles if files.label is None else [*roles, ("label", files.label)]
+
+
+def _is_same(path: Path, stamp: dict[str, Any]) -> bool:
+    try:
+        status = _status(path)
+        if status["bytes"] != stamp["bytes"]:
+            return False
+        return status["time_ns"] == stamp["time_ns"] or _digest(path) == stamp["digest"]
+    except (OSError, KeyError):
+        return False
+
+
+def _status(path: Path) -> dict[str, int]:
+    status = path.stat()
+    return {"bytes": status.st_size, "time_ns": status.st_mtime_ns}
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()

@@ -1,0 +1,268 @@
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from segflow.core.case import CaseFiles
+from segflow.core.errors import SegflowError
+from segflow.core.plans import Plans
+from segflow.core.progress import ProgressEvent
+from segflow.preprocessing import preprocess_dataset as door
+from segflow.preprocessing.preprocess_case import preprocess_case
+from segflow.preprocessing.preprocess_dataset import PreprocessReport, PreprocessSettings, preprocess_dataset
+from segflow.storage.case_files import find_training_cases
+from segflow.storage.images import read_case, reader_by_name
+from segflow.storage.preprocessed import PreprocessedStore
+from segflow.storage.raw_dataset import read_description
+
+HERE = PreprocessSettings(processes=0)
+ALL = ("2d", "fine", "coarse", "cascade")
+
+
+def write_case(folder: Path, case_id: str, seed: int, shape: tuple[int, int, int] = (9, 12, 10)) -> None:
+    random = np.random.default_rng(seed)
+    for kind, array in (
+        ("imagesTr", random.uniform(1, 100, size=shape).astype(np.float32)),
+        ("labelsTr", random.integers(0, 3, size=shape).astype(np.uint8)),
+    ):
+        image = sitk.GetImageFromArray(array)
+        image.SetSpacing((1.0, 1.5, 2.0))
+        (folder / kind).mkdir(parents=True, exist_ok=True)
+        name = f"{case_id}_0000.nii.gz" if kind == "imagesTr" else f"{case_id}.nii.gz"
+        sitk.WriteImage(image, str(folder / kind / name))
+
+
+def describe(folder: Path, cases: int, labels: dict[str, int] | None = None) -> None:
+    content = {
+        "channel_names": {"0": "MR"},
+        "labels": labels or {"background": 0, "one": 1, "two": 2},
+        "numTraining": cases,
+        "file_ending": ".nii.gz",
+    }
+    (folder / "dataset.json").write_text(json.dumps(content))
+
+
+class Setup:
+    """A small dataset, its plans, and a way to preprocess it."""
+
+    def __init__(self, folder: Path, plans: Plans, make_configuration: Callable[..., dict[str, Any]]) -> None:
+        self.raw, self.out = folder / "Dataset900_Test", folder / "preprocessed"
+        self.plans, self.make_configuration = plans, make_configuration
+        for number in range(3):
+            write_case(self.raw, f"case_{number}", number)
+        describe(self.raw, 3)
+
+    def run(self, settings: PreprocessSettings = HERE, **options: Any) -> PreprocessReport:
+        return preprocess_dataset(self.raw, self.plans, options.pop("names", ALL), self.out, settings, **options)
+
+    def change(self, name: str, **keys: Any) -> None:
+        configurations = {**self.plans.configurations, name: {**self.plans.configurations[name], **keys}}
+        self.plans = replace(self.plans, configurations=configurations)
+
+    def times(self, identifier: str) -> dict[str, int]:
+        return {path.name: path.stat().st_mtime_ns for path in (self.out / identifier).iterdir()}
+
+
+@pytest.fixture
+def setup(tmp_path: Path, make_plans: Callable[..., Plans], make_configuration: Callable[..., dict[str, Any]]) -> Setup:
+    configurations = {
+        "2d": make_configuration((1.5, 1.0), identifier="plans_2d"),
+        "fine": make_configuration((2.0, 1.0, 1.0), identifier="plans_fine"),
+        "coarse": make_configuration((3.0, 2.0, 2.0), identifier="plans_coarse"),
+        "cascade": {"inherits_from": "fine", "previous_stage": "coarse"},
+    }
+    return Setup(tmp_path, make_plans(configurations=configurations), make_configuration)
+
+
+@pytest.mark.parametrize("processes", [0, 2])
+def test_arrays_are_those_of_preprocess_case(setup: Setup, processes: int) -> None:
+    events: list[ProgressEvent] = []
+    report = setup.run(PreprocessSettings(processes=processes), progress=events.append)
+    assert report.done == ("case_0", "case_1", "case_2")
+    assert report.arrays == ("plans_2d", "plans_fine", "plans_coarse")
+    assert not report.failed
+    assert [event.done for event in events] == [0, 1, 2, 3]
+    description = read_description(setup.raw)
+    for files in find_training_cases(setup.raw, description):
+        case = read_case(files, reader_by_name("SimpleITKIO"))
+        for name in ("2d", "fine", "coarse"):
+            plan = setup.plans.configuration(name)
+            expected = preprocess_case(case, setup.plans, plan, description.labels)
+            stored = PreprocessedStore(setup.out / plan.data_identifier).open(files.case_id)
+            assert np.array_equal(stored.read_image(), expected.image)
+            assert np.array_equal(stored.read_label(), expected.label)
+            assert stored.spatial == expected.spatial
+            for key, voxels in expected.foreground_locations.items():
+                assert stored.foreground.location(key, 5) == tuple(voxels[5])
+
+
+def test_each_case_is_read_once_for_all_configurations(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+
+    def counting(files: CaseFiles, *arguments: Any, **options: Any) -> Any:
+        read.append(files.case_id)
+        return read_case(files, *arguments, **options)
+
+    monkeypatch.setattr(door, "read_case", counting)
+    setup.run()
+    assert read == ["case_0", "case_1", "case_2"]
+
+
+def test_a_second_run_does_nothing(setup: Setup) -> None:
+    setup.run()
+    before = setup.times("plans_fine")
+    report = setup.run()
+    assert report.done == ()
+    assert report.skipped == ("case_0", "case_1", "case_2")
+    assert setup.times("plans_fine") == before
+    assert setup.run(PreprocessSettings(processes=0, redo=True)).done == ("case_0", "case_1", "case_2")
+
+
+def test_only_what_changed_is_made_again(setup: Setup) -> None:
+    setup.run()
+    write_case(setup.raw, "case_1", seed=77)
+    assert setup.run().done == ("case_1",)
+
+    before = setup.times("plans_fine"), setup.times("plans_2d")
+    setup.change("coarse", spacing=[4.0, 2.0, 2.0])
+    assert setup.run().done == ("case_0", "case_1", "case_2")
+    assert (setup.times("plans_fine"), setup.times("plans_2d")) == before
+
+    for number in range(3, 6):
+        write_case(setup.raw, f"case_{number}", number)
+    describe(setup.raw, 6)
+    assert setup.run().done == ("case_3", "case_4", "case_5")
+
+    setup.change("fine", patch_size=[32, 32, 32], batch_size=7)
+    assert setup.run().done == ()
+    describe(setup.raw, 6, {"background": 0, "one": 1, "two": 2, "ignore": 3})
+    assert len(setup.run().done) == 6
+
+
+def test_a_changed_label_alone_is_noticed(setup: Setup) -> None:
+    setup.run()
+    file = setup.raw / "labelsTr" / "case_2.nii.gz"
+    label = sitk.ReadImage(str(file))
+    sitk.WriteImage(label * 0, str(file))
+    os.utime(file, (1, 1))  # an older file put in its place
+    assert setup.run().done == ("case_2",)
+    store = PreprocessedStore(setup.out / "plans_fine")
+    assert not store.open("case_2").read_label().any()
+    assert store.open("case_2").foreground.keys == ()
+    copy = sitk.ReadImage(str(setup.out / "gt_segmentations" / "case_2.nii.gz"))
+    assert not sitk.GetArrayFromImage(copy).any()
+
+
+def test_moving_or_touching_a_dataset_redoes_nothing(setup: Setup, tmp_path: Path) -> None:
+    setup.run()
+    moved = tmp_path / "elsewhere" / "Dataset900_Test"
+    shutil.copytree(setup.raw, moved, copy_function=shutil.copyfile)
+    setup.raw = moved
+    assert setup.run().done == ()
+
+
+def test_cases_that_are_gone_are_deleted(setup: Setup, caplog: pytest.LogCaptureFixture) -> None:
+    setup.run()
+    (setup.raw / "imagesTr" / "case_0_0000.nii.gz").unlink()
+    (setup.raw / "labelsTr" / "case_0.nii.gz").unlink()
+    describe(setup.raw, 2)
+    report = setup.run()
+    assert report.removed == ("case_0",)
+    assert "case_0" in caplog.text
+    assert PreprocessedStore(setup.out / "plans_2d").case_ids() == ["case_1", "case_2"]
+    assert not (setup.out / "gt_segmentations" / "case_0.nii.gz").exists()
+    assert "case_0" in report.text()
+
+
+@pytest.mark.parametrize("damage", ["truncated", "deleted", "garbled"])
+def test_a_damaged_array_is_made_anew(setup: Setup, damage: str) -> None:
+    setup.run()
+    file = setup.out / "plans_fine" / "case_1.b2nd"
+    if damage == "deleted":
+        file.unlink()
+    elif damage == "truncated":
+        os.truncate(file, 100)
+    else:
+        file.write_bytes(b"x" * file.stat().st_size)
+        os.utime(file, (2e9, 2e9))
+    before = setup.times("plans_coarse")
+    assert setup.run().done == ("case_1",)
+    assert setup.times("plans_coarse") == before
+    PreprocessedStore(setup.out / "plans_fine").open("case_1").read_image()
+
+
+@pytest.mark.parametrize("processes", [0, 2])
+def test_a_bad_case_is_named_and_the_others_are_done(setup: Setup, processes: int) -> None:
+    bad = setup.raw / "imagesTr" / "case_1_0000.nii.gz"
+    bad.write_bytes(b"no image")
+    write_case(setup.raw, "case_3", 3)
+    image = sitk.ReadImage(str(setup.raw / "imagesTr" / "case_3_0000.nii.gz")) * float("nan")
+    sitk.WriteImage(image, str(setup.raw / "imagesTr" / "case_3_0000.nii.gz"))
+    report = setup.run(PreprocessSettings(processes=processes))
+    assert report.done == ("case_0", "case_2")
+    assert list(report.failed) == ["case_1", "case_3"]
+    assert "case 'case_1'" in report.failed["case_1"]
+    assert "not numbers" in report.failed["case_3"]
+    assert "2 failed: case_1, case_3" in report.text()
+    assert PreprocessedStore(setup.out / "plans_fine").case_ids() == ["case_0", "case_2"]
+
+
+def test_references_are_copied_once(setup: Setup) -> None:
+    setup.run()
+    copy = setup.out / "gt_segmentations" / "case_0.nii.gz"
+    assert copy.read_bytes() == (setup.raw / "labelsTr" / "case_0.nii.gz").read_bytes()
+    before = copy.stat().st_mtime_ns
+    setup.run()
+    assert copy.stat().st_mtime_ns == before
+    copy.unlink()
+    setup.run()
+    assert copy.exists()
+
+
+def test_the_need_of_memory_grows_with_image_and_result(setup: Setup) -> None:
+    [files, *_] = find_training_cases(setup.raw, read_description(setup.raw))
+    reader = reader_by_name("SimpleITKIO")
+    coarse, fine = (setup.plans.configuration(name) for name in ("coarse", "fine"))
+    small = door._memory_of(files, reader, setup.plans, [coarse])
+    large = door._memory_of(files, reader, setup.plans, [coarse, replace(fine, spacing=(0.2, 0.2, 0.2))])
+    assert large - small > 4 * 90 * 90 * 50
+    write_case(setup.raw, "case_0", 0, shape=(90, 120, 100))
+    assert door._memory_of(files, reader, setup.plans, [coarse]) - small > 2 * 4 * 90 * 120 * 100
+
+
+def test_configurations_that_share_a_folder_must_agree(setup: Setup) -> None:
+    other = setup.make_configuration((1.0, 1.0, 1.0), identifier="plans_fine")
+    setup.plans = replace(setup.plans, configurations={**setup.plans.configurations, "other": other})
+    with pytest.raises(SegflowError, match=r"'fine' and 'other' share the folder 'plans_fine' but differ in spacing"):
+        setup.run(names=("fine", "other"))
+
+
+@pytest.mark.parametrize("identifier", ["../elsewhere", "/tmp/x", ".."])
+def test_a_folder_outside_is_refused(setup: Setup, identifier: str) -> None:
+    setup.change("fine", data_identifier=identifier)
+    with pytest.raises(SegflowError, match="name of a folder"):
+        setup.run(names=("fine",))
+
+
+def test_case_names_that_would_collide_are_refused(setup: Setup) -> None:
+    write_case(setup.raw, "case_0_seg", 5)
+    with pytest.raises(SegflowError, match="would overwrite"):
+        setup.run()
+
+
+def test_unknown_configurations_and_settings_are_refused(setup: Setup) -> None:
+    with pytest.raises(SegflowError, match="no configuration '3d_huge'"):
+        setup.run(names=("3d_huge",))
+    with pytest.raises(SegflowError, match="processes"):
+        PreprocessSettings(processes=-1)
+    with pytest.raises(SegflowError, match="max_memory_gb"):
+        PreprocessSettings(max_memory_gb=0)
