@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.loggers import Logger, TensorBoardLogger
+from pytorch_lightning.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 
 from segflow.core.errors import SegflowError
 
@@ -33,6 +33,13 @@ def log_outcome(trainer: pl.Trainer, metrics: Mapping[str, float]) -> None:
         board.log_metrics({OUTCOME: metrics["val/dice_ema"]}, step=trainer.current_epoch)
 
 
+def close_loggers(trainer: pl.Trainer) -> None:
+    """Let go of what a logger keeps for the whole process, so that the next fold of a sweep gets a run of its own."""
+    for board in trainer.loggers:
+        if isinstance(board, WandbLogger):
+            board.experiment.finish()
+
+
 def wandb_logger(save_dir: str, project: str = "segflow", offline: bool = False, **options: Any) -> Logger:
     """Weights & Biases; a resumed run goes on in the same run there.
 
@@ -46,8 +53,6 @@ def wandb_logger(save_dir: str, project: str = "segflow", offline: bool = False,
         SegflowError: The package is not installed.
     """
     try:
-        from pytorch_lightning.loggers import WandbLogger
-
         return WandbLogger(
             save_dir=save_dir,
             project=project,
@@ -76,25 +81,24 @@ def mlflow_logger(
         SegflowError: The package is not installed.
     """
     try:
-        from mlflow.tracking import MlflowClient
-        from pytorch_lightning.loggers import MLFlowLogger
+        import mlflow
     except ModuleNotFoundError as error:
         raise SegflowError(
             "logger=mlflow needs a package", found=str(error), fix="pip install segflow[mlflow]"
         ) from None
-    client = MlflowClient(tracking_uri)
+    uri = tracking_uri or mlflow.get_tracking_uri()
+    client = mlflow.MlflowClient(uri)
     known = client.get_experiment_by_name(experiment)
     tag, run_id = _run_id(save_dir), None
     if known is not None:
         runs = client.search_runs([known.experiment_id], f"tags.segflow_run = '{tag}'", max_results=1)
         run_id = runs[0].info.run_id if runs else None
-    uri = {} if tracking_uri is None else {"tracking_uri": tracking_uri}
     return MLFlowLogger(
         experiment_name=experiment,
         run_name=_run_name(save_dir),
         run_id=run_id,
         tags={"segflow_run": tag},
-        **uri,
+        tracking_uri=uri,
         **options,
     )
 
@@ -104,4 +108,4 @@ def _run_id(save_dir: str) -> str:
 
 
 def _run_name(save_dir: str) -> str:
-    return "/".join(Path(save_dir).resolve().parts[-5:])
+    return "/".join(Path(save_dir).resolve().parts[1:][-5:])

@@ -6,6 +6,7 @@ import csv
 import logging
 import math
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import pytorch_lightning as pl
@@ -57,6 +58,7 @@ class EpochReport(Callback):
         self._started = 0.0
         self._train_seconds = 0.0
         self._rate = math.nan
+        self._added: dict[str, float] = {}
         self._drawn_at = -math.inf
         self._drawing_seconds = 0.0
 
@@ -64,6 +66,10 @@ class EpochReport(Callback):
     def latest(self) -> dict[str, float]:
         """Last value of every curve."""
         return {tag: values[-1] for tag, values in self.history.items() if values}
+
+    def add(self, row: Mapping[str, float]) -> None:
+        """Tell further figures with those of the present epoch."""
+        self._added |= row
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._started = time.perf_counter()
@@ -74,11 +80,12 @@ class EpochReport(Callback):
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._train_seconds = time.perf_counter() - self._started
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: SegmentationModule) -> None:
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: SegmentationModule) -> None:  # type: ignore[override]
         values = pl_module.take_epoch_values()
         if values.val_loss is None:
             self._train_seconds = time.perf_counter() - self._started
-        row = self._metrics_of(values) | self._timings(trainer)
+        row = self._metrics_of(values) | self._timings(trainer) | self._added
+        self._added = {}
         pl_module.log_dict({tag: value for tag, value in row.items() if not math.isnan(value)})
         # All curves over the epoch: without it Lightning would put them over the step.
         pl_module.log("step", float(trainer.current_epoch))

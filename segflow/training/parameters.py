@@ -49,7 +49,7 @@ def parameter_groups(
     """
     trainable = {name: value for name, value in network.named_parameters() if value.requires_grad}
     factor_of = dict.fromkeys(trainable, 1.0)
-    for pattern, factor in reversed(lr_factors.items()):
+    for pattern, factor in reversed(list(lr_factors.items())):
         for name in _matching(trainable, pattern, "training.lr_factors"):
             factor_of[name] = float(factor)
     # The full rate first: it is the one that is shown.

@@ -72,6 +72,12 @@ class AugmentationFactory(Protocol):
     ) -> AugmentationLike: ...
 
 
+class VolumeScorer(Protocol):
+    """Predicts whole preprocessed cases with a network in evaluation mode; label name → mean Dice over the cases."""
+
+    def __call__(self, network: nn.Module, case_ids: Sequence[str]) -> Mapping[str, float]: ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingParts:
     """The exchangeable parts of a training, each a callable with its options bound.
@@ -84,6 +90,7 @@ class TrainingParts:
         loggers: Each ``(save_dir=run folder)`` → Lightning logger.
         callbacks: More of Lightning's callbacks.
         read_weights: Reads ``training.initial_weights`` where it may be more than a run of ours.
+        score_volumes: Scores whole cases during training; needed where ``training.volume_every`` asks for it.
     """
 
     network: NetworkFactory
@@ -96,6 +103,7 @@ class TrainingParts:
     loggers: Sequence[Callable[..., Logger]] = ()
     callbacks: Sequence[pl.Callback] = ()
     read_weights: Callable[[Path], Mapping[str, torch.Tensor]] | None = None
+    score_volumes: VolumeScorer | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,9 @@ from segflow.storage.run_folder import TRAIN_FIRST, RunFolder
 
 FREE_SETTINGS = (
     "settings.paths*",
+    "settings.dataset*",  # where it lies; what it is, is compared by itself
+    "settings.save_probabilities",
+    "settings.verbose",
     "settings.logger*",
     "settings.hydra*",
     "settings.inference*",
@@ -24,6 +27,7 @@ FREE_SETTINGS = (
     "settings.training.augmentation_device",
     "settings.training.compile",
     "settings.training.picture_*",
+    "settings.training.volume_*",
     "settings.training.extend",
     "settings.trainer.accelerator",
     "settings.trainer.devices",

@@ -6,6 +6,7 @@ import math
 from abc import abstractmethod
 from typing import Any
 
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -64,7 +65,7 @@ class EpochSchedule(LRScheduler):
         progress = (epoch - self.warmup_epochs) / length if length > 0 else 1.0
         return self.decay(min(max(progress, 0.0), 1.0))
 
-    def get_lr(self) -> list[float]:
+    def get_lr(self) -> list[float | Tensor]:
         """The rate of every parameter group in the present epoch."""
         factor = self.factor(self.last_epoch)
         return [float(rate) * factor for rate in self.base_lrs]

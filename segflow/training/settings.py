@@ -27,6 +27,8 @@ class TrainingSettings:
         compile: ``on``, ``off``, or ``auto``: measure on a GPU whether compiling the network pays, else do not.
         picture_every: Epochs between pictures of validation patches in TensorBoard; 0 for none.
         picture_count: Validation patches in that picture.
+        volume_every: Epochs between scores of whole validation cases; 0 for none.
+        volume_count: Validation cases that are scored then.
         initial_weights: A run's folder or a checkpoint file to start from; None for random weights.
         freeze: Shell patterns of parameter names that are not trained, such as ``encoder.*``.
         lr_factors: Shell pattern of parameter names → factor on the learning rate; the first match counts.
@@ -41,6 +43,8 @@ class TrainingSettings:
     compile: str = "auto"
     picture_every: int = 10
     picture_count: int = 4
+    volume_every: int = 0
+    volume_count: int = 4
     initial_weights: str | None = None
     freeze: list[str] = field(default_factory=list)
     lr_factors: dict[str, float] = field(default_factory=dict)
@@ -56,11 +60,12 @@ class TrainingSettings:
             raise SegflowError("training.num_workers must be -1 (automatic) or more", found=self.num_workers)
         if self.seed < 0:
             raise SegflowError("training.seed must not be negative", found=self.seed)
-        if self.picture_every < 0 or self.picture_count < 1:
-            raise SegflowError(
-                "training.picture_every must be 0 or more and picture_count 1 or more",
-                found=f"{self.picture_every} and {self.picture_count}",
-            )
+        for name in ("picture", "volume"):
+            every, count = getattr(self, f"{name}_every"), getattr(self, f"{name}_count")
+            if every < 0 or count < 1:
+                raise SegflowError(
+                    f"training.{name}_every must be 0 or more and {name}_count 1 or more", found=f"{every} and {count}"
+                )
         negative = {pattern: factor for pattern, factor in self.lr_factors.items() if not factor >= 0}
         if negative:
             raise SegflowError("training.lr_factors must not be negative", found=negative)

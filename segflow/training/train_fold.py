@@ -33,7 +33,7 @@ from segflow.training.device_augmentation import DeviceAugmentation
 from segflow.training.guards import EndingSignals, EpochSeed, LossGuard, StopFile, exit_code_of, leave_process_group
 from segflow.training.initial_weights import read_initial_weights, transfer_weights
 from segflow.training.loader import name_dead_worker
-from segflow.training.loggers import log_hyper_parameters
+from segflow.training.loggers import close_loggers, log_hyper_parameters
 from segflow.training.module import SegmentationModule
 from segflow.training.monitor import EpochReport
 from segflow.training.parameters import freeze
@@ -43,6 +43,7 @@ from segflow.training.run_record import FREE_SETTINGS, claim_folder
 from segflow.training.settings import TrainingSettings
 from segflow.training.time_budget import TimeBudget, parse_duration
 from segflow.training.trainer import build_trainer, epoch_batches, trainer_options
+from segflow.training.volume_validation import VolumeValidation
 
 logger = logging.getLogger(__name__)
 
@@ -149,6 +150,10 @@ class _Run:
         if settings.picture_every:
             labels = self.record.dataset.labels
             callbacks.append(PatchPictures(labels, every=settings.picture_every, count=settings.picture_count))
+        if settings.volume_every and self.parts.score_volumes is not None:
+            every, count = settings.volume_every, settings.volume_count
+            score, cases = self.parts.score_volumes, self.record.val_cases
+            callbacks.append(VolumeValidation(score, cases, every=every, count=count, report=report))
         if options.get("enable_checkpointing", True) is not False:
             callbacks.append(RunCheckpoints(self.folder))
         return callbacks
@@ -307,6 +312,7 @@ def _fit(trainer: pl.Trainer, module: SegmentationModule, data: PatchDataModule,
         raise
     finally:
         data.teardown("fit")
+        close_loggers(trainer)
 
 
 def _claim(folder: RunFolder, record: RunRecord, settings: TrainingSettings, free_settings: Sequence[str]) -> bool:

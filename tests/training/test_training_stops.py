@@ -74,10 +74,23 @@ def test_stop_file_ends_after_the_epoch_and_the_same_command_goes_on(toy: Toy):
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
-def start(folder: Path) -> tuple[subprocess.Popen[str], Toy]:
+SLURM = {
+    "SLURM_JOB_ID": "7",
+    "SLURM_NTASKS": "1",
+    "SLURM_JOB_NAME": "train",
+    "SLURM_PROCID": "0",
+    "SLURM_LOCALID": "0",
+    "SLURM_NODEID": "0",
+    "SLURM_NODELIST": "localhost",
+}
+
+
+def start(folder: Path, environment: dict[str, str]) -> tuple[subprocess.Popen[str], Toy]:
     toy = Toy(folder)
     code = SCRIPT.format(here=str(Path(__file__).parent), folder=str(folder))
-    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, env=os.environ | environment
+    )
     deadline = time.monotonic() + 60
     while not toy.run().checkpoint("last").is_file() and time.monotonic() < deadline:
         if process.poll() is not None:
@@ -86,9 +99,13 @@ def start(folder: Path) -> tuple[subprocess.Popen[str], Toy]:
     return process, toy
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGKILL, -9)])
-def test_a_killed_run_goes_on_to_the_same_weights(tmp_path: Path, number: int, code: int):
-    process, toy = start(tmp_path)
+@pytest.mark.parametrize(
+    ("number", "code", "environment"),
+    [(signal.SIGTERM, 143, {}), (signal.SIGKILL, -9, {}), (signal.SIGUSR1, 143, SLURM)],
+    ids=["SIGTERM", "SIGKILL", "SLURM's warning"],
+)
+def test_a_killed_run_goes_on_to_the_same_weights(tmp_path: Path, number: int, code: int, environment: dict[str, str]):
+    process, toy = start(tmp_path, environment)
     process.send_signal(number)
     _, said = process.communicate(timeout=60)
     assert process.returncode == code, said

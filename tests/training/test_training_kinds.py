@@ -1,0 +1,142 @@
+"""Every kind of configuration trains: 2D, regions, ignore label, cascade; and scores whole cases on request."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from training_toy import CASES, PATCH, TENSORBOARD, Toy, make_case, make_parts
+
+from segflow.core.labels import Labels
+from segflow.core.plans import ConfigurationPlan, NetworkTopology
+from segflow.core.run import RunRecord
+from segflow.storage.preprocessed import PreprocessedStore
+from segflow.training.settings import TrainingSettings
+from segflow.training.train_fold import train_fold
+
+
+def with_labels(record: RunRecord, labels: dict[str, Any], order: Sequence[int] | None = None) -> RunRecord:
+    dataset = replace(record.dataset, labels=Labels.from_json(labels, order))
+    raw = {**dataset.raw, "labels": labels}
+    if order is not None:
+        raw["regions_class_order"] = list(order)
+    return replace(record, dataset=replace(dataset, raw=raw))
+
+
+def with_plan(record: RunRecord, **changes: Any) -> RunRecord:
+    plan = {**record.plans.configurations["3d_fullres"], **changes}
+    return replace(record, plans=replace(record.plans, configurations={"3d_fullres": plan}))
+
+
+def test_2d(toy: Toy):
+    topology = NetworkTopology(
+        network="plain_unet",
+        features=(4, 8),
+        kernel_sizes=((3, 3),) * 2,
+        strides=((1, 1), (2, 2)),
+        encoder_blocks=(1, 1),
+        decoder_convs=(1,),
+    )
+    record = with_plan(
+        toy.record, patch_size=[16, 16], spacing=[1.0, 1.0], batch_size=4, architecture=topology.to_architecture()
+    )
+    assert isinstance(record.plan, ConfigurationPlan)
+    result = toy.train(record=record, loggers=[TENSORBOARD], settings={"picture_every": 1})
+    assert result.finished
+    assert toy.run().read_record().mirror_axes == (0, 1)
+
+
+def test_regions(toy: Toy):
+    record = with_labels(toy.record, {"background": 0, "whole": [1, 2], "core": 2}, [1, 2])
+    result = toy.train(record=record, loggers=[TENSORBOARD], settings={"picture_every": 1})
+    assert {"val/dice/whole", "val/dice/core"} <= result.metrics.keys()
+    assert toy.weights()["network.heads.0.bias"].shape == (2,)
+
+
+def test_partly_annotated_cases(toy: Toy):
+    store = PreprocessedStore(toy.folder / "sparse")
+    for seed, case_id in enumerate(CASES):
+        case = make_case(case_id, seed)
+        label = case.label.copy()
+        label[: label.shape[0] // 2] = 3
+        locations = {key: np.argwhere(label == key).astype(np.int32) for key in (1, 2)}
+        locations[(-1, 0, 1, 2)] = np.argwhere(label < 3).astype(np.int32)
+        store.write(replace(case, label=label, foreground_locations=locations), PATCH)
+    toy.store = store
+    record = with_labels(toy.record, {"background": 0, "ball": 1, "core": 2, "ignore": 3})
+    result = toy.train(record=record, loggers=[TENSORBOARD], settings={"picture_every": 1})
+    assert math.isfinite(result.metrics["train/loss"])
+    assert toy.weights()["network.heads.0.bias"].shape == (3,)
+
+
+@pytest.mark.parametrize("where", ["cpu", "device"])
+def test_cascade_takes_the_previous_stages_labels_as_channels(toy: Toy, where: str):
+    previous = PreprocessedStore(toy.folder / "previous")
+    for seed, case_id in enumerate(CASES):
+        previous.write(make_case(case_id, seed), PATCH)
+    record = with_plan(toy.record, previous_stage="3d_lowres")
+    assert record.in_channels == 3
+    settings = TrainingSettings(num_workers=0, picture_every=0, augmentation_device=where)
+    result = train_fold(toy.run(), record, toy.store, make_parts(), settings, previous_stage=previous)
+    assert result.finished
+    first = toy.weights()["network.encoder.stages.0.blocks.0.conv.weight"]
+    assert first.shape[1] == 3
+
+
+def test_whole_cases_are_scored_beside_the_pseudo_dice(toy: Toy):
+    asked: list[tuple[bool, tuple[str, ...]]] = []
+
+    def score(network: nn.Module, case_ids: Sequence[str]) -> dict[str, float]:
+        asked.append((network.training, tuple(case_ids)))
+        return {"ball": 0.5, "core": math.nan}
+
+    toy.train(
+        trainer={"max_epochs": 3},
+        settings={"volume_every": 2, "volume_count": 1},
+        score_volumes=score,
+        loggers=[TENSORBOARD],
+    )
+    assert asked == [(False, ("case_6",))] * 2
+    with toy.run().metrics_csv.open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["val_volume/dice/ball"] for row in rows] == ["", "0.5", "0.5"]
+    assert rows[-1]["val_volume/dice_mean"] == "0.5"
+
+
+def test_scoring_whole_cases_changes_no_weight(toy: Toy):
+    toy.train("without")
+    toy.train(
+        "with", settings={"volume_every": 1}, score_volumes=lambda network, case_ids: {"ball": torch.rand(()).item()}
+    )
+    without, scored = toy.weights("without"), toy.weights("with")
+    assert all(torch.equal(without[name], scored[name]) for name in without)
+
+
+@pytest.mark.parametrize("name", ["wandb", "mlflow"])
+def test_a_tracker_goes_on_in_the_same_run(toy: Toy, name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    pytest.importorskip(name)
+    from functools import partial
+
+    from segflow.training.loggers import mlflow_logger, wandb_logger
+
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    build = partial(wandb_logger, offline=True) if name == "wandb" else partial(mlflow_logger, tracking_uri=uri)
+    first, again = (build(save_dir=str(toy.run().path)) for _ in range(2))
+    assert first.version == again.version or name == "mlflow"
+    assert toy.train(loggers=[build]).finished
+    if name == "mlflow":
+        import mlflow
+
+        client = mlflow.MlflowClient(uri)
+        build(save_dir=str(toy.run().path))
+        experiment = client.get_experiment_by_name("segflow")
+        assert len(client.search_runs([experiment.experiment_id])) == 1
