@@ -15,21 +15,10 @@ import pytorch_lightning as pl
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
-from training_toy import TENSORBOARD, Toy, make_record
+from training_toy import TENSORBOARD, PowerCut, Toy, make_record
 
 from segflow.core.errors import SegflowError
 from segflow.network.build import build_network
-
-
-class PowerCut(pl.Callback):
-    """Ends a training in the middle of an epoch, as a crash does."""
-
-    def __init__(self, epoch: int, batch: int = 1) -> None:
-        self.at = (epoch, batch)
-
-    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        if (trainer.current_epoch, batch_idx) == self.at:
-            raise RuntimeError("power cut")
 
 
 class WithDropout(nn.Module):

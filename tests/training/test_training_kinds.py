@@ -6,7 +6,6 @@ import csv
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -118,25 +117,3 @@ def test_scoring_whole_cases_changes_no_weight(toy: Toy):
     )
     without, scored = toy.weights("without"), toy.weights("with")
     assert all(torch.equal(without[name], scored[name]) for name in without)
-
-
-@pytest.mark.parametrize("name", ["wandb", "mlflow"])
-def test_a_tracker_goes_on_in_the_same_run(toy: Toy, name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    pytest.importorskip(name)
-    from functools import partial
-
-    from segflow.training.loggers import mlflow_logger, wandb_logger
-
-    monkeypatch.setenv("WANDB_SILENT", "true")
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
-    build = partial(wandb_logger, offline=True) if name == "wandb" else partial(mlflow_logger, tracking_uri=uri)
-    first, again = (build(save_dir=str(toy.run().path)) for _ in range(2))
-    assert first.version == again.version or name == "mlflow"
-    assert toy.train(loggers=[build]).finished
-    if name == "mlflow":
-        import mlflow
-
-        client = mlflow.MlflowClient(uri)
-        build(save_dir=str(toy.run().path))
-        experiment = client.get_experiment_by_name("segflow")
-        assert len(client.search_runs([experiment.experiment_id])) == 1

@@ -185,3 +185,14 @@ class _Plain(ValidationTransform):
 def plain_augmentation(patch_size: Sequence[int], *, labels: Labels, previous_stage: bool, **_: Any) -> _Plain:
     """No augmentation."""
     return _Plain(patch_size, labels=labels, previous_stage=previous_stage)
+
+
+class PowerCut(pl.Callback):
+    """Ends a training in the middle of an epoch, as a crash does."""
+
+    def __init__(self, epoch: int, batch: int = 1) -> None:
+        self.at = (epoch, batch)
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        if (trainer.current_epoch, batch_idx) == self.at:
+            raise RuntimeError("power cut")
