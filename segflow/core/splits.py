@@ -210,7 +210,7 @@ def check_splits(
             raise SegflowError(f"{where}: cases both train and validate", found=_some(train & val))
         if unknown := (train | val) - known:
             raise SegflowError(f"{where}: the dataset has no such training cases", found=_some(unknown))
-        if groups and (leaking := {groups[c] for c in train} & {groups[c] for c in val}):
+        if groups and (leaking := {groups.get(c, c) for c in train} & {groups.get(c, c) for c in val}):
             raise SegflowError(
                 f"{where}: cases of the same group both train and validate",
                 found=_some(leaking),

@@ -188,7 +188,8 @@ def _plan_lowres(work: _Work, full: dict[str, Any]) -> tuple[dict[str, Any] | No
         voxels = np.prod(shape, dtype=np.float64)
         plan = work.plan("3d_lowres", spacing, [round(n) for n in shape.tolist()], float(voxels * work.cases))
         share = math.prod(plan["patch_size"]) / voxels
-    covers = f"a patch of 3d_fullres covers {share_full:.0%} of the median case"
+    part = "the whole" if share_full >= 1 else f"{share_full:.0%} of the"
+    covers = f"a patch of 3d_fullres covers {part} median case"
     limit = f"{settings.lowres_threshold:.0%} (planner.lowres_threshold)"
     if plan is None:
         return None, f"not made, since {covers}, not less than {limit}; planner.force_lowres=true makes it"

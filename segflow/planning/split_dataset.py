@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 
 from segflow.core.errors import SegflowError
 from segflow.core.splits import Split, SplitSettings, check_splits, select_fold
+from segflow.storage.json_files import read_json, write_json
 from segflow.storage.split_files import SPLITS_FILE, build_splits, groups_of_cases, read_splits, write_splits
+
+GROUPS_FILE = "splits_final_groups.json"
+"""Case id → group, where splits were made of groups: they are checked against it whenever they are read."""
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +45,7 @@ def split_dataset(
         SegflowError: The splits do not fit.
     """
     stored = folder / SPLITS_FILE
-    asked = settings != SplitSettings(random_beyond=settings.random_beyond)
+    asked = _asks_for_something(settings)
     brought = None if raw_folder is None else raw_folder / SPLITS_FILE
     if brought is not None and not brought.is_file():
         brought = None
@@ -57,6 +62,9 @@ def split_dataset(
         splits = build_splits(case_ids, settings)
         if brought is not None:
             logger.warning("%s is not used, since other splits were asked for", brought)
+    (folder / GROUPS_FILE).unlink(missing_ok=True)
+    if groups := groups_of_cases(case_ids, settings):
+        write_json(folder / GROUPS_FILE, groups, sort_keys=True)
     write_splits(stored, splits)
     return splits
 
@@ -79,12 +87,25 @@ def read_fold(folder: Path, case_ids: Sequence[str], fold: int | str, settings: 
     return select_fold(splits, fold, case_ids, random_beyond=settings.random_beyond, seed=settings.seed)
 
 
+def _asks_for_something(settings: SplitSettings) -> bool:
+    """Whether the division differs from the default; what only chooses a fold does not count."""
+    default = SplitSettings()
+    names = {field.name for field in fields(SplitSettings)} - {"random_beyond"}
+    return any(getattr(settings, name) != getattr(default, name) for name in names)
+
+
 def _kept(
     stored: Path, case_ids: Sequence[str], settings: SplitSettings, *, asked: bool, brought: Path | None
 ) -> list[Split]:
     splits = read_splits(stored)
-    check_splits(splits, case_ids, groups=groups_of_cases(case_ids, settings), source=str(stored))
-    fix = f"Folds trained on the old ones are then void: remove {stored} and plan again."
+    groups = groups_of_cases(case_ids, settings)
+    if groups is None and (file := stored.with_name(GROUPS_FILE)).is_file():
+        groups = read_json(file)
+    fix = f"To make splits anew, remove {stored.name} and plan again; folds trained on the old ones are then void."
+    try:
+        check_splits(splits, case_ids, groups=groups, source=str(stored))
+    except SegflowError as error:
+        raise SegflowError(error.problem, found=error.found, expected=error.expected, fix=fix) from None
     if asked and not _same(splits, build_splits(case_ids, settings)):
         raise SegflowError(f"{stored} holds other splits than were asked for", fix=fix)
     if brought is not None:
