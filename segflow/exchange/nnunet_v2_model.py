@@ -9,17 +9,16 @@ import logging
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from segflow.core.errors import SegflowError
-from segflow.core.run import RunRecord
+from segflow.exchange.run_files import run_path, write_run
 from segflow.network.nnunet_model import CHECKPOINTS, previous_model, read_nnunet_model
 from segflow.network.state import to_nnunet
-from segflow.network.weights import NETWORK_PREFIX, TrainedFold, choose_folds, read_fold
+from segflow.network.weights import Folds, TrainedFold, choose_folds, read_fold
 from segflow.storage.json_files import write_json, written_whole
 from segflow.storage.run_folder import RunFolder, find_folds
 
@@ -33,7 +32,7 @@ def import_nnunet_model(
     path: Path,
     outputs: Path,
     *,
-    folds: str | Sequence[int | str] = "all",
+    folds: Folds = "all",
     checkpoint: str = "final",
     configuration: str | None = None,
     run_name: str = "imported",
@@ -55,36 +54,21 @@ def import_nnunet_model(
         SegflowError: The model cannot be read, or the run exists.
     """
     trained = read_nnunet_model(path, folds, checkpoint, configuration)
-    run = _run_folder(outputs, trained[0].record, run_name)
-    previous = trained[0].record.plan.previous_stage
-    if previous and not _run_folder(outputs, trained[0].record, run_name, previous).exists():
+    record = trained[0].record
+    run = write_run(outputs, trained, run_name)
+    previous = record.plan.previous_stage
+    if previous and not run_path(outputs, record, run_name, previous).exists():
+        place = previous_model(path, previous)
         try:
-            import_nnunet_model(
-                previous_model(path, previous),
-                outputs,
-                folds=folds,
-                checkpoint=checkpoint,
-                configuration=previous,
-                run_name=run_name,
-            )
+            stage = read_nnunet_model(place, folds, checkpoint, previous)
         except SegflowError as error:
             logger.warning("the previous stage '%s' was not imported: %s", previous, error)
-    if run.exists():
-        raise SegflowError(f"there is a run {run} already", fix="Choose another run_name, or remove it.")
-    for fold in trained:
-        folder = RunFolder(run / f"fold_{fold.record.fold}")
-        with written_whole(folder.checkpoint("final")) as temporary:
-            torch.save(
-                {"state_dict": {NETWORK_PREFIX + name: value for name, value in fold.weights.items()}}, temporary
-            )
-        folder.write_record(fold.record)
-        folder.mark_finished({"imported_from": fold.source})
+        else:
+            write_run(outputs, stage, run_name)
     return run
 
 
-def export_nnunet_model(
-    run: Path, target: Path, *, folds: str | Sequence[int | str] = "all", checkpoint: str = "final"
-) -> Path:
+def export_nnunet_model(run: Path, target: Path, *, folds: Folds = "all", checkpoint: str = "final") -> Path:
     """Write a run of ours as a model of nnU-Net v2, which its own predictor loads.
 
     Args:
@@ -121,10 +105,6 @@ def export_nnunet_model(
             place.parent.mkdir(parents=True, exist_ok=True)
             shutil.move(model, place)
     return place
-
-
-def _run_folder(outputs: Path, record: RunRecord, run_name: str, configuration: str | None = None) -> Path:
-    return outputs / record.dataset.name / record.plans.plans_name / (configuration or record.configuration) / run_name
 
 
 def _write_fold(place: Path, folder: RunFolder, fold: TrainedFold) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,9 +13,10 @@ from torch import nn
 from segflow.core.errors import SegflowError
 from segflow.core.run import RunRecord
 from segflow.network.build import build_network
+from segflow.network.bundle_file import is_bundle, read_bundle
 from segflow.network.nnunet_model import is_nnunet_model, previous_model, read_nnunet_model
-from segflow.network.weights import TrainedFold, choose_folds, load_weights, read_fold
-from segflow.storage.run_folder import FOLD_PREFIX, RunFolder, find_folds
+from segflow.network.weights import Folds, TrainedFold, load_weights, previous_run, read_fold, read_run
+from segflow.storage.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +61,7 @@ def load_network(folder: RunFolder, checkpoint: str = "final", *, build: Build =
 def load_model(
     path: Path,
     *,
-    folds: str | int | Sequence[int | str] = "all",
+    folds: Folds = "all",
     checkpoint: str = "final",
     configuration: str | None = None,
     build: Build = build_network,
@@ -68,9 +69,9 @@ def load_model(
     """Load the networks of a model.
 
     Args:
-        path: One of our folds, the run's folder above it, or a model of nnU-Net v2 as a folder or zip.
+        path: One of our folds, the run's folder above it, a bundle, or a model of nnU-Net v2 as a folder or zip.
         folds: ``all``, or names of folds.
-        checkpoint: ``final``, ``best`` or ``last``.
+        checkpoint: ``final``, ``best`` or ``last``; a bundle has one only.
         configuration: Which model, where the path holds several.
         build: See `load_network`.
 
@@ -79,11 +80,16 @@ def load_model(
     """
     if not path.exists():
         raise SegflowError(f"there is no model {path}", fix="Train first: segflow train")
-    if is_nnunet_model(path):
+    if is_bundle(path):
+        trained = read_bundle(path, folds, configuration)
+    elif is_nnunet_model(path):
         trained = read_nnunet_model(path, folds, checkpoint, configuration)
+    elif path.is_file():
+        raise SegflowError(
+            f"{path} is no model, or is cut off", expected="a run's folder, a bundle, or a folder or zip of nnU-Net v2"
+        )
     else:
-        by_name = {folder.fold: folder for folder in find_folds(path)}
-        trained = [read_fold(by_name[name], checkpoint) for name in choose_folds(list(by_name), folds, str(path))]
+        trained = read_run(path, folds, checkpoint)
     first = trained[0]
     for other in trained[1:]:
         if other.record.configuration != first.record.configuration or other.record.plan != first.record.plan:
@@ -112,21 +118,9 @@ def find_previous_stage(path: Path, record: RunRecord) -> tuple[Path, str]:
         SegflowError: It cannot be found; says how to name it.
     """
     previous = str(record.plan.previous_stage)
-    if is_nnunet_model(path):
-        return previous_model(path, previous), previous
-    path = path.resolve()
-    run = path.parent if path.name.startswith(FOLD_PREFIX) else path
-    home = run.parent.parent / previous
-    if (home / run.name).is_dir():
-        return home / run.name, previous
-    others = sorted(child for child in home.iterdir() if child.is_dir()) if home.is_dir() else []
-    if len(others) == 1:
-        return others[0], previous
-    raise SegflowError(
-        f"configuration '{record.configuration}' needs the model of '{previous}'",
-        found=", ".join(str(other) for other in others) or f"no run in {home}",
-        fix=f"Train it, or say where it is: previous_stage={home}/RUN_NAME",
-    )
+    if is_bundle(path):
+        return path, previous
+    return (previous_model(path, previous) if is_nnunet_model(path) else previous_run(path, record)), previous
 
 
 def choose_device(name: str = "auto") -> torch.device:

@@ -24,6 +24,7 @@ from segflow.inference.image_objects import image_object
 from segflow.inference.load_network import Build, Model, choose_device, find_previous_stage, load_model
 from segflow.inference.sliding_window import SlidingWindowSettings, predict_logits
 from segflow.network.build import build_network
+from segflow.network.weights import Folds
 from segflow.preprocessing.preprocess_case import preprocess_case
 from segflow.preprocessing.restore import restore_labels
 
@@ -68,7 +69,7 @@ class Predictor:
         cls,
         model: str | Path,
         *,
-        folds: str | int | Sequence[int | str] = "all",
+        folds: Folds = "all",
         checkpoint: str = "final",
         configuration: str | None = None,
         device: str | torch.device = "auto",

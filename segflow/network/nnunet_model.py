@@ -16,7 +16,7 @@ from segflow.core.errors import SegflowError
 from segflow.core.plans import Plans
 from segflow.core.run import RunRecord
 from segflow.network.state import from_nnunet
-from segflow.network.weights import TrainedFold, choose_folds, read_tensors
+from segflow.network.weights import Folds, TrainedFold, choose_folds, read_tensors
 
 CHECKPOINTS = {"final": "checkpoint_final.pth", "best": "checkpoint_best.pth", "last": "checkpoint_latest.pth"}
 """Our name of a checkpoint → nnU-Net's."""
@@ -52,7 +52,7 @@ def is_nnunet_model(path: Path) -> bool:
 
 
 def read_nnunet_model(
-    path: Path, folds: str | Sequence[int | str] = "all", checkpoint: str = "final", configuration: str | None = None
+    path: Path, folds: Folds = "all", checkpoint: str = "final", configuration: str | None = None
 ) -> list[TrainedFold]:
     """Read the folds of a model.
 
@@ -171,7 +171,7 @@ def _dataset_json(model: Place, plans: Plans) -> dict[str, Any]:
     return {"numTraining": 0, "file_ending": ".nii.gz", **_json(model / "dataset.json")}
 
 
-def _folds(model: Place, folds: str | Sequence[int | str], file: str) -> list[str]:
+def _folds(model: Place, folds: Folds, file: str) -> list[str]:
     named = {child.name.removeprefix("fold_"): child for child in model.iterdir() if child.name.startswith("fold_")}
     return choose_folds([name for name, child in named.items() if (child / file).is_file()], folds, f"{model} ({file})")
 

@@ -15,10 +15,13 @@ from torch import Tensor, nn
 
 from segflow.core.errors import SegflowError
 from segflow.core.run import RunRecord
-from segflow.storage.run_folder import RunFolder
+from segflow.storage.run_folder import FOLD_PREFIX, RunFolder, find_folds
 
 NETWORK_PREFIX = "network."
 """Lightning stores the module's attributes by name; ours is called so."""
+
+Folds = str | int | Sequence[int | str]
+"""``all``, one fold, or several; see `choose_folds`."""
 
 WRAPPER_PREFIXES = ("_orig_mod.", "module.")
 """What torch.compile and DistributedDataParallel put before the name of every tensor."""
@@ -59,6 +62,46 @@ def read_fold(folder: RunFolder, checkpoint: str = "final") -> TrainedFold:
     named = {key: value for key, value in state.items() if isinstance(value, Tensor)}
     own = {key.removeprefix(NETWORK_PREFIX): value for key, value in named.items() if key.startswith(NETWORK_PREFIX)}
     return TrainedFold(record, without_wrappers(own or named), str(file))
+
+
+def read_run(path: Path, folds: Folds = "all", checkpoint: str = "final") -> list[TrainedFold]:
+    """Read the weights of one of our own runs.
+
+    Args:
+        path: A fold, or the run's folder above it.
+        folds: See `choose_folds`.
+        checkpoint: ``final``, ``best`` or ``last``.
+
+    Raises:
+        SegflowError: A fold was not trained, or its checkpoint cannot be read.
+    """
+    by_name = {folder.fold: folder for folder in find_folds(path)}
+    return [read_fold(by_name[name], checkpoint) for name in choose_folds(list(by_name), folds, str(path))]
+
+
+def previous_run(path: Path, record: RunRecord) -> Path:
+    """The run whose predictions a cascade takes as input: of the same plans, and of the same name if there are several.
+
+    Args:
+        path: The cascade's own run, or a fold of it.
+        record: Of the cascade.
+
+    Raises:
+        SegflowError: It cannot be found; says how to name it.
+    """
+    path = path.resolve()
+    run = path.parent if path.name.startswith(FOLD_PREFIX) else path
+    home = run.parent.parent / str(record.plan.previous_stage)
+    if (home / run.name).is_dir():
+        return home / run.name
+    others = sorted(child for child in home.iterdir() if child.is_dir()) if home.is_dir() else []
+    if len(others) == 1:
+        return others[0]
+    raise SegflowError(
+        f"configuration '{record.configuration}' needs the model of '{record.plan.previous_stage}'",
+        found=", ".join(str(other) for other in others) or f"no run in {home}",
+        fix=f"Train it, or say where it is: previous_stage={home}/RUN_NAME",
+    )
 
 
 def read_tensors(file: Path | IO[bytes], name: str | None = None, allowed: Sequence[Any] = ()) -> dict[str, Any]:
@@ -106,7 +149,7 @@ def without_wrappers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return result
 
 
-def choose_folds(present: Sequence[str], folds: str | int | Sequence[int | str], source: str) -> list[str]:
+def choose_folds(present: Sequence[str], folds: Folds, source: str) -> list[str]:
     """The folds to predict with.
 
     Args:
