@@ -1,0 +1,241 @@
+"""Several models' probabilities → one label map (recipe 13.1)."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from segflow.core.errors import CaseErrors, SegflowError
+from segflow.core.geometry import Geometry
+from segflow.core.labels import Labels, key_text
+from segflow.core.progress import Progress, silent
+from segflow.inference.maps import ENDING, OUTPUTS_FILE, PROBABILITIES
+from segflow.inference.pipeline import PredictReport, Steps, run_cases
+from segflow.storage.images import ImageIO, reader_by_name
+from segflow.storage.json_files import read_json, write_json
+
+ARGUMENTS_FILE = "ensemble.json"
+SAVE_THEM = "Predict with inference.probabilities=true; for validation cases: segflow train … save_probabilities=true"
+
+
+@dataclass(kw_only=True, slots=True)
+class EnsembleSettings:
+    """How members are averaged.
+
+    Attributes:
+        weights: One per member; null for equal weights.
+        resume: Skip cases whose label map exists.
+        readers, writers: Threads that read and decide, and that write.
+    """
+
+    weights: list[float] | None = None
+    resume: bool = True
+    readers: int = 2
+    writers: int = 1
+
+    def __post_init__(self) -> None:
+        if self.weights is not None:
+            self.weights = [float(weight) for weight in self.weights]
+            if not self.weights or min(self.weights) < 0 or not sum(self.weights) > 0:
+                raise SegflowError("ensemble: weights must not be negative, nor all 0", found=self.weights)
+        if self.readers < 1 or self.writers < 1:
+            raise SegflowError("readers and writers must be at least 1", found=f"{self.readers}, {self.writers}")
+
+
+class StreamedDecision:
+    """The label map that probabilities mean, while the network's outputs pass by one at a time.
+
+    Equal to `labels_from_probabilities` of all of them, without holding them.
+
+    Args:
+        labels: What the outputs mean.
+        shape: Voxels along z, y, x.
+    """
+
+    def __init__(self, labels: Labels, shape: Sequence[int]) -> None:
+        self.label_map = np.zeros(tuple(shape), np.uint16)
+        self._values = (labels.regions_class_order or ()) if labels.has_regions else labels.all_labels
+        self._best = None if labels.has_regions else np.full(tuple(shape), -np.inf, np.float32)
+        self._taken = 0
+
+    def add(self, probability: np.ndarray) -> None:
+        """Take in the next output, float32 (Z, Y, X)."""
+        chosen = probability > (0.5 if self._best is None else self._best)
+        self.label_map[chosen] = self._values[self._taken]
+        if self._best is not None:
+            self._best[chosen] = probability[chosen]
+        self._taken += 1
+
+
+class StoredProbabilities:
+    """The probabilities beside the label maps of a folder.
+
+    Args:
+        folder: Of the label maps.
+        labels: What the outputs must mean.
+        reader: The reader of the label maps; it wrote the maps too where it writes NIfTI.
+
+    Raises:
+        SegflowError: There are none, or they are of other labels.
+    """
+
+    def __init__(self, folder: Path, labels: Labels, reader: ImageIO) -> None:
+        self.folder = folder
+        self._reader = reader if ENDING in reader.endings else reader_by_name("SimpleITKIO")
+        keys = labels.regions if labels.has_regions else labels.all_labels
+        self.outputs = len(keys)
+        found = read_json(folder / PROBABILITIES / OUTPUTS_FILE, fix=SAVE_THEM)
+        meant = [text for _, (_, text) in sorted(found.items())]
+        if meant != [key_text(key) for key in keys]:
+            raise SegflowError(
+                f"the probabilities in {folder} are of other labels", found=meant, expected=[key_text(k) for k in keys]
+            )
+
+    def file(self, case_id: str, output: int) -> Path:
+        """Where one output of a case lies."""
+        return self.folder / PROBABILITIES / f"{case_id}_{output:04d}{ENDING}"
+
+    def has(self, case_id: str) -> bool:
+        """Whether all outputs of a case are there."""
+        return all(self.file(case_id, output).is_file() for output in range(self.outputs))
+
+    def read(self, case_id: str, output: int) -> np.ndarray:
+        """One output of a case, float32 (Z, Y, X).
+
+        Raises:
+            SegflowError: It is missing or unreadable.
+        """
+        file = self.file(case_id, output)
+        if not file.is_file():
+            raise SegflowError(f"there is no {file}", case=case_id, fix=SAVE_THEM)
+        image, _ = self._reader.read_image([file])
+        return image[0]
+
+
+def average_probabilities(
+    members: Sequence[StoredProbabilities], case_id: str, weights: Sequence[float] | None = None
+) -> Iterator[np.ndarray]:
+    """Weighted means over the members, one output after the other, float32 (Z, Y, X).
+
+    Args:
+        members: Where the probabilities lie; summed in this order.
+        case_id: The case.
+        weights: One per member; None for equal weights.
+
+    Raises:
+        SegflowError: A file is missing or unreadable, or the members differ in shape.
+    """
+    shares = np.full(len(members), 1.0) if weights is None else np.asarray(weights, dtype=np.float64)
+    shares = (shares / shares.sum()).astype(np.float32)
+    for output in range(members[0].outputs):
+        total: np.ndarray | None = None
+        for member, share in zip(members, shares, strict=True):
+            values = member.read(case_id, output)
+            if total is None:
+                total = values * share
+            elif values.shape != total.shape:
+                raise SegflowError(
+                    f"the probabilities in {members[0].folder} and {member.folder} differ in shape (z, y, x)",
+                    case=case_id,
+                    found=values.shape,
+                    expected=total.shape,
+                )
+            else:
+                total += values * share
+        if total is not None:
+            yield total
+
+
+def ensemble_cases(
+    members: Sequence[Path],
+    output: Path,
+    labels: Labels,
+    settings: EnsembleSettings | None = None,
+    *,
+    file_ending: str,
+    reader: str,
+    cases: Sequence[str] | None = None,
+    progress: Progress = silent,
+) -> PredictReport:
+    """Average the probabilities of prediction folders and write the label maps that they mean.
+
+    Beside the label maps the output folder receives the first member's ``dataset.json`` and ``plans.json``, and
+    ``ensemble.json`` with the arguments.
+
+    Args:
+        members: Folders of label maps with ``probabilities`` beside them, as ``segflow predict`` writes them.
+        output: Folder for the label maps.
+        labels: What the outputs mean.
+        settings: See `EnsembleSettings`.
+        file_ending: Ending of the label maps, with its dot.
+        reader: Name of their reader.
+        cases: Which cases; None for all that any member holds.
+        progress: Told of each case that ended.
+
+    Returns:
+        What became of the cases; one that a member lacks fails, and the others are done.
+
+    Raises:
+        SegflowError: A member has no probabilities, weights do not fit, or the output holds another ensemble.
+    """
+    settings = settings or EnsembleSettings()
+    if settings.weights is not None and len(settings.weights) != len(members):
+        raise SegflowError(
+            "ensemble: one weight per member", found=settings.weights, expected=f"{len(members)} weights"
+        )
+    images = reader_by_name(reader)
+    stored = [StoredProbabilities(folder, labels, images) for folder in members]
+    chosen = _case_ids(stored) if cases is None else list(cases)
+    if not chosen:
+        raise CaseErrors("there are no probabilities to average", [str(folder) for folder in members], SAVE_THEM)
+    _write_arguments(output, members, settings)
+
+    def decide(case_id: str) -> tuple[np.ndarray, Geometry]:
+        label, geometry = images.read_label(members[0] / f"{case_id}{file_ending}")
+        decision = StreamedDecision(labels, label.shape)
+        for probability in average_probabilities(stored, case_id, settings.weights):
+            decision.add(probability)
+        return decision.label_map, geometry
+
+    def target(case_id: str) -> Path:
+        return output / f"{case_id}{file_ending}"
+
+    steps = Steps(
+        "ensemble",
+        read=decide,
+        compute=lambda case_id, decided: decided,
+        write=lambda case_id, decided: images.write_label(*decided, target(case_id)),
+        is_done=lambda case_id: target(case_id).is_file(),
+    )
+    return run_cases(steps, {case_id: case_id for case_id in chosen}, settings, progress)
+
+
+def _case_ids(members: Sequence[StoredProbabilities]) -> list[str]:
+    ending = f"_{0:04d}{ENDING}"
+    names = {
+        file.name.removesuffix(ending)
+        for member in members
+        for file in (member.folder / PROBABILITIES).iterdir()
+        if file.name.endswith(ending) and not file.name.startswith(".")
+    }
+    return sorted(names)
+
+
+def _write_arguments(output: Path, members: Sequence[Path], settings: EnsembleSettings) -> None:
+    arguments = {"members": [str(folder.resolve()) for folder in members], "weights": settings.weights}
+    file = output / ARGUMENTS_FILE
+    if settings.resume and file.is_file() and read_json(file) != arguments:
+        raise SegflowError(
+            f"{output} holds another ensemble",
+            found=read_json(file),
+            expected=arguments,
+            fix="Choose another output folder, or resume=false to decide everything anew.",
+        )
+    write_json(file, arguments)
+    for name in ("dataset.json", "plans.json"):
+        if (members[0] / name).is_file():
+            shutil.copyfile(members[0] / name, output / name)
