@@ -86,7 +86,8 @@ def decide(
         configurations=configurations,
         planner=settings.planner_name,
     )
-    for name, override in settings.overrides.items():
+    for key, override in settings.overrides.items():
+        name = key.removeprefix("_")
         if override.patch_size is None and override.batch_size is None:
             continue
         if name in CONFIGURATIONS and name not in configurations:
@@ -188,9 +189,9 @@ def _plan_lowres(work: _Work, full: dict[str, Any]) -> tuple[dict[str, Any] | No
         voxels = np.prod(shape, dtype=np.float64)
         plan = work.plan("3d_lowres", spacing, [round(n) for n in shape.tolist()], float(voxels * work.cases))
         share = math.prod(plan["patch_size"]) / voxels
-    part = "the whole" if share_full >= 1 else f"{share_full:.0%} of the"
+    part = "the whole" if share_full >= 1 else f"{100 * share_full:.2g} % of the"
     covers = f"a patch of 3d_fullres covers {part} median case"
-    limit = f"{settings.lowres_threshold:.0%} (planner.lowres_threshold)"
+    limit = f"{100 * settings.lowres_threshold:.3g} % (planner.lowres_threshold)"
     if plan is None:
         return None, f"not made, since {covers}, not less than {limit}; planner.force_lowres=true makes it"
     reduction = full_voxels / voxels

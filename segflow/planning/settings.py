@@ -64,7 +64,8 @@ class PlannerSettings:
         resampling: ``spline``, ``torch``, ``torch_separate_z`` or ``none``.
         target_spacing: Full-resolution spacing in mm along z, y, x of the images, instead of the planner's.
         suppress_transpose: Keep the images' axis order.
-        overrides: Configuration → values that replace the planner's.
+        overrides: Configuration → values that replace the planner's. Its name may have an underscore before it, since
+            a command line cannot name keys that start with a digit.
     """
 
     plans_name: str = "nnUNetPlans"
