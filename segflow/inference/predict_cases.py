@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 ARGUMENTS_FILE = "predict.json"
 PREVIOUS_STAGE_FOLDER = "previous_stage"
-MODEL_KEYS = ("model", "folds", "checkpoint", "configuration", "overlap", "gaussian", "mirroring")
+MODEL_KEYS = ("model", "configuration", "folds", "checkpoint", "weights", "overlap", "gaussian", "mirroring")
 """What decides the label maps; predictions of one folder must agree in it."""
 
 
@@ -201,8 +201,8 @@ def _predict(
 
 def _write_arguments(output: Path, predictor: Predictor, arguments: dict[str, Any], settings: PredictSettings) -> None:
     """Say in the output folder what made its label maps; refuse to mix them with another model's."""
-    arguments |= {"folds_used": list(predictor.folds), **asdict(settings)}
-    arguments["configuration"] = predictor.plan.name
+    used = {"configuration": predictor.plan.name, "folds": list(predictor.folds), "weights": predictor.weights_digest()}
+    arguments |= {**asdict(settings), **used}
     file = output / ARGUMENTS_FILE
     if settings.resume and file.is_file():
         earlier = read_json(file)
@@ -212,7 +212,7 @@ def _write_arguments(output: Path, predictor: Predictor, arguments: dict[str, An
                     f"{output} holds predictions made with another '{key}'",
                     found=earlier.get(key),
                     expected=arguments.get(key),
-                    fix="Choose another output folder, or resume=false to predict everything anew.",
+                    fix="Choose another output folder, or predict everything anew with inference.resume=false.",
                 )
     try:
         output.mkdir(parents=True, exist_ok=True)

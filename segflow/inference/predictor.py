@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
@@ -190,6 +191,15 @@ class Predictor:
     def predict_preprocessed(self, case: PreprocessedCase, *, progress: Progress = silent) -> np.ndarray:
         """Segment a case that was preprocessed before, such as for training; returns labels in image space."""
         return self.restore(self.logits(case, progress=progress), case)
+
+    def weights_digest(self) -> str:
+        """A text that another training's weights do not share: a checksum of biases and norms, the small tensors."""
+        digest = hashlib.sha256()
+        for network in self.networks:
+            for value in network.parameters():
+                if value.ndim <= 1:
+                    digest.update(value.detach().float().cpu().numpy().tobytes())
+        return digest.hexdigest()[:16]
 
     def _check(self, case: Case) -> None:
         expected = len(self.record.dataset.channels)

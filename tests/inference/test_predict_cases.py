@@ -82,6 +82,11 @@ def test_predictions_of_two_models_are_not_mixed(tmp_path: Path, write_images: W
             predict_cases(run, images, out, settings(**other))
     with pytest.raises(SegflowError, match="another 'model'"):
         predict_cases(tiny_models.make_run(tmp_path / "other"), images, out, settings())
+    assert predict_cases(run, images, out, settings(folds=[0, 1])).skipped == ("a",)
+    checkpoints = [run / f"fold_{k}" / "checkpoints" / "final.ckpt" for k in (0, 1)]
+    checkpoints[0].write_bytes(checkpoints[1].read_bytes())  # trained anew
+    with pytest.raises(SegflowError, match="another 'weights'"):
+        predict_cases(run, images, out, settings())
     assert predict_cases(run, images, out, settings(folds=0, resume=False)).ok
 
 
