@@ -34,4 +34,5 @@ def predict(config: DictConfig, model: str, source: str | Sequence[str], output:
             output,
             _edge.read(PredictSettings, config.inference),
             progress=progress,
+            build=_edge.build(config.network),
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -12,25 +12,30 @@ from typing import Any
 
 from omegaconf import DictConfig
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
+from torch import Tensor
 
 from segflow.apps import _datasets, _edge, _processes, _terminal, evaluate
 from segflow.augmentation.pipeline import Augmentation, AugmentationSettings
 from segflow.core.dataset import DatasetDescription
-from segflow.core.errors import CaseErrors
+from segflow.core.errors import CaseErrors, SegflowError
 from segflow.core.labels import Labels
 from segflow.core.metrics import Summary
 from segflow.core.plans import Plans
 from segflow.core.run import RunRecord
 from segflow.core.splits import select_fold, splits_from_json
 from segflow.evaluation.evaluate_cases import EvaluateSettings, evaluate_cases
-from segflow.evaluation.score_case import ScoreSettings
+from segflow.evaluation.score_case import overlap_only
 from segflow.inference.predict_cases import PredictSettings
-from segflow.inference.predict_validation import predict_validation
+from segflow.inference.predict_validation import next_stage_folder, predict_validation
+from segflow.inference.score_volumes import volume_scorer
+from segflow.network.bundle_file import is_bundle, read_bundle
+from segflow.network.nnunet_model import is_nnunet_model, read_nnunet_model
 from segflow.planning.override import override_configuration
 from segflow.sampling.patch_sampler import PatchSampler, PatchSamplerSettings
 from segflow.storage.json_files import read_json, written_whole
 from segflow.storage.preprocessed import PreprocessedStore
 from segflow.storage.run_folder import RunFolder
+from segflow.training.initial_weights import read_initial_weights
 from segflow.training.protocols import AugmentationFactory, TrainingParts, TrainResult
 from segflow.training.settings import TrainingSettings
 from segflow.training.train_fold import train_fold
@@ -60,28 +65,42 @@ def train(config: DictConfig) -> tuple[TrainResult, Summary | None, Labels]:
         How the training ended; the scores, None where there are none; and what is scored.
     """
     inputs = _read_inputs(config)
-    store = PreprocessedStore(inputs.prepared / inputs.record.plan.data_identifier)
     settings = _edge.read(TrainingSettings, config.training)
     with _log_file(inputs.folder):
         if rank_zero_only.rank == 0:
             _write_configuration(inputs.folder, config)
-        result = train_fold(inputs.folder, inputs.record, store, parts(config), settings)
+        result = train_fold(
+            inputs.folder,
+            inputs.record,
+            inputs.store,
+            parts(config, inputs),
+            settings,
+            previous_stage=inputs.previous_stage,
+        )
         wanted = config.validation and result.finished and rank_zero_only.rank == 0
-        summary = _validate(config, inputs, store) if wanted and inputs.record.val_cases else None
+        summary = _validate(config, inputs) if wanted and inputs.record.val_cases else None
     return result, summary, inputs.record.dataset.labels
 
 
-def _validate(config: DictConfig, inputs: _Inputs, store: PreprocessedStore) -> Summary:
+def _validate(config: DictConfig, inputs: Inputs) -> Summary:
     folder, record = inputs.folder, inputs.record
     settings = _edge.read(PredictSettings, config.inference)
     settings.probabilities = settings.probabilities or bool(config.save_probabilities)
     with _terminal.progress() as progress:
-        report = predict_validation(folder, store, settings, progress=progress, build=_edge.build(config.network))
+        report = predict_validation(
+            folder,
+            inputs.store,
+            settings,
+            previous_stage=inputs.previous_stage,
+            next_stages=inputs.next_stages,
+            progress=progress,
+            build=_edge.build(config.network),
+        )
         summary = evaluate_cases(
             folder.validation,
-            inputs.prepared / "gt_segmentations",
+            inputs.references,
             record.dataset.labels,
-            EvaluateSettings(scores=ScoreSettings(surface=False, lesions=False, volume=False), partial=True),
+            EvaluateSettings(scores=overlap_only(), partial=True),
             file_ending=record.dataset.file_ending,
             reader=record.plans.reader,
             output=folder.validation,
@@ -93,15 +112,43 @@ def _validate(config: DictConfig, inputs: _Inputs, store: PreprocessedStore) -> 
 
 
 @dataclass(frozen=True, slots=True)
-class _Inputs:
-    """What a training starts from."""
+class Inputs:
+    """What a training starts from.
+
+    Attributes:
+        prepared: Folder of the plans and arrays.
+        record: What is to be trained.
+        folder: Where the run goes.
+        previous_stage: Label maps that the previous stage predicted on this configuration's grid; for a cascade.
+    """
 
     prepared: Path
     record: RunRecord
     folder: RunFolder
+    previous_stage: PreprocessedStore | None
+
+    @property
+    def store(self) -> PreprocessedStore:
+        """The preprocessed cases."""
+        return PreprocessedStore(self.prepared / self.record.plan.data_identifier)
+
+    @property
+    def references(self) -> Path:
+        """Folder of the reference label maps."""
+        return self.prepared / "gt_segmentations"
+
+    @property
+    def next_stages(self) -> dict[str, PreprocessedStore]:
+        """Preprocessed cases of the configurations that build on this one, as far as there are any."""
+        plans = self.record.plans
+        stores = {
+            name: PreprocessedStore(self.prepared / plans.configuration(name).data_identifier)
+            for name in self.record.plan.next_stages
+        }
+        return {name: store for name, store in stores.items() if store.folder.is_dir()}
 
 
-def _read_inputs(config: DictConfig) -> _Inputs:
+def _read_inputs(config: DictConfig) -> Inputs:
     paths = _edge.read(_datasets.PathSettings, config.paths)
     dataset = _edge.read(_datasets.DatasetSettings, config.dataset)
     fold = _edge.read(_datasets.FoldSettings, config.fold)
@@ -115,6 +162,7 @@ def _read_inputs(config: DictConfig) -> _Inputs:
         config.configuration.name,
         patch_size=config.configuration.patch_size,
         batch_size=config.configuration.batch_size,
+        norm=config.network.get("norm"),  # a setting of the network that prediction must know of
     )
     file = prepared / "splits_final.json"
     splits = splits_from_json(read_json(file, fix=plan_first), source=str(file))
@@ -130,12 +178,37 @@ def _read_inputs(config: DictConfig) -> _Inputs:
         mirror_axes=(),  # the augmentation says them when training starts
         settings=_edge.plain(config),
     )
-    outputs = Path(paths.outputs).expanduser() / name / str(config.plans) / config.configuration.name
-    return _Inputs(prepared, record, RunFolder(outputs / config.run_name / f"fold_{fold.index}"))
+    outputs = Path(paths.outputs).expanduser() / name / str(config.plans)
+    folder = RunFolder(outputs / config.configuration.name / config.run_name / f"fold_{fold.index}")
+    return Inputs(prepared, record, folder, _previous_stage(record, outputs, config))
 
 
-def parts(config: DictConfig) -> TrainingParts:
+def _previous_stage(record: RunRecord, outputs: Path, config: DictConfig) -> PreprocessedStore | None:
+    """What the previous stage's folds predicted of their validation cases, complete for this fold."""
+    previous = record.plan.previous_stage
+    if previous is None:
+        return None
+    run = outputs / previous / (config.previous_run_name or config.run_name)
+    store = PreprocessedStore(next_stage_folder(run, record.configuration))
+    present = set(store.case_ids()) if store.folder.is_dir() else set()
+    missing = sorted({*record.train_cases, *record.val_cases} - present)
+    if missing:
+        raise SegflowError(
+            f"'{record.configuration}' builds on predictions of '{previous}', and {len(missing)} are missing",
+            found=f"none of '{missing[0]}' in {store.folder}",
+            fix=f"Train all its folds first: segflow train -m configuration={previous} fold=0,1,2,3,4",
+        )
+    return store
+
+
+def parts(config: DictConfig, inputs: Inputs | None = None) -> TrainingParts:
     """Build the exchangeable parts of a training from their config groups."""
+    scorer = None
+    if inputs is not None:
+        window = _edge.read(PredictSettings, config.inference).window
+        scorer = volume_scorer(
+            inputs.record, inputs.store, inputs.references, window, previous_stage=inputs.previous_stage
+        )
     return TrainingParts(
         network=_edge.build(config.network),
         loss=_edge.build(config.loss),
@@ -146,7 +219,17 @@ def parts(config: DictConfig) -> TrainingParts:
         trainer=_edge.build(config.trainer),
         loggers=[_edge.build(node) for node in config.logger.values()],
         callbacks=[_edge.build(node) for node in config.callbacks.values()],
+        read_weights=_read_weights,
+        score_volumes=scorer,
     )
+
+
+def _read_weights(source: Path) -> Mapping[str, Tensor]:
+    """Initial weights from whatever prediction can load too: a run, a checkpoint, a bundle, a model of nnU-Net v2."""
+    if source.suffix == ".ckpt" or (source.is_dir() and not is_nnunet_model(source)):
+        return read_initial_weights(source)
+    trained = read_bundle(source) if is_bundle(source) else read_nnunet_model(source)
+    return trained[0].weights
 
 
 def _sampler(node: DictConfig) -> Callable[..., Any]:

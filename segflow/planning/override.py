@@ -17,8 +17,9 @@ def override_configuration(
     *,
     patch_size: Sequence[int] | None = None,
     batch_size: int | None = None,
+    norm: str | None = None,
 ) -> Plans:
-    """Plans in which one configuration has another patch or batch size; the topology stays.
+    """Plans in which one configuration has another patch size, batch size or normalisation layer.
 
     A configuration that others inherit from changes for them too, as in nnU-Net.
 
@@ -27,6 +28,7 @@ def override_configuration(
         name: The configuration.
         patch_size: Voxels in plan axes (2 or 3 entries); None keeps the plan's.
         batch_size: Samples of one step; None keeps the plan's.
+        norm: ``instance`` or ``batch``; None keeps the plan's.
 
     Raises:
         SegflowError: There is no such configuration, or the topology cannot divide the patch; names the nearest valid
@@ -44,6 +46,8 @@ def override_configuration(
         own["patch_size"] = [int(n) for n in patch_size]
     if batch_size is not None:
         own["batch_size"] = int(batch_size)
+    if norm is not None:
+        own["architecture"] = replace(plan.topology, norm=norm).to_architecture()
     result = replace(plans, configurations={**plans.configurations, name: own})
     result.configuration(name).check()
     return result

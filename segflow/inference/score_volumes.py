@@ -1,0 +1,80 @@
+"""Whole validation cases scored with a network that is still being trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from segflow.core.labels import LabelKey
+from segflow.core.preprocessed import PreprocessedCase
+from segflow.core.run import RunRecord
+from segflow.evaluation.score_case import overlap_only, score_case
+from segflow.inference.load_network import Model
+from segflow.inference.predictor import Predictor
+from segflow.inference.sliding_window import SlidingWindowSettings
+from segflow.storage.images import reader_by_name
+from segflow.storage.preprocessed import PreprocessedStore
+
+
+def volume_scorer(
+    record: RunRecord,
+    store: PreprocessedStore,
+    references: Path,
+    settings: SlidingWindowSettings,
+    *,
+    previous_stage: PreprocessedStore | None = None,
+) -> Callable[[nn.Module, Sequence[str]], Mapping[str, float]]:
+    """A function that predicts whole cases with a network and scores them in image space.
+
+    Args:
+        record: Of the run.
+        store: Preprocessed cases.
+        references: Folder of reference label maps.
+        settings: How a case is covered with patches.
+        previous_stage: Labels that the previous stage predicted; for a cascade.
+
+    Returns:
+        ``(network, case ids)`` → label or region name → mean Dice over the cases in which it is defined. The network is
+        left in the mode in which it came.
+    """
+    reader = reader_by_name(record.plans.reader)
+    labels = record.dataset.labels
+
+    def score(network: nn.Module, case_ids: Sequence[str]) -> dict[str, float]:
+        training, supervised = network.training, getattr(network, "deep_supervision", None)
+        device = next(network.parameters()).device
+        network.eval()
+        if supervised is not None:
+            network.deep_supervision = False  # type: ignore[assignment]
+        found: dict[LabelKey, list[float]] = {key: [] for key in labels.foreground_keys}
+        try:
+            predictor = Predictor(
+                Model(record, (network,), (str(record.fold),), references), device=device, settings=settings
+            )
+            for case_id in case_ids:
+                stored = store.open(case_id)
+                before = None if previous_stage is None else previous_stage.open(case_id).read_label()
+                case = PreprocessedCase(case_id, stored.read_image(), before, stored.spatial)
+                with torch.inference_mode():
+                    prediction = predictor.predict_preprocessed(case)
+                file = references / f"{case_id}{record.dataset.file_ending}"
+                reference, geometry = reader.read_label(file)
+                scores = score_case(reference, prediction, geometry.spacing, labels, overlap_only())
+                for key, metrics in scores.items():
+                    found[key].append(metrics["Dice"])
+        finally:
+            network.train(training)
+            if supervised is not None:
+                network.deep_supervision = supervised
+        return {labels.name_of(key): _mean(values) for key, values in found.items()}
+
+    return score
+
+
+def _mean(values: Sequence[float]) -> float:
+    defined = [value for value in values if not np.isnan(value)]
+    return float(np.mean(defined)) if defined else float("nan")
