@@ -70,9 +70,10 @@ def plans(
     reader: str = "SimpleITKIO",
     network: str = "plain_unet",
     axis_order: Sequence[int] = (0, 1, 2),
+    spacing: float = 1.0,
 ) -> Plans:
-    fullres = configuration("3d_fullres", 3, 1.0, 16, channels, network)
-    lowres = configuration("3d_lowres", 3, 2.0, 8, channels, network)
+    fullres = configuration("3d_fullres", 3, spacing, 16, channels, network)
+    lowres = configuration("3d_lowres", 3, 2 * spacing, 8, channels, network)
     return Plans.from_json(
         {
             "dataset_name": DATASET,
@@ -83,7 +84,7 @@ def plans(
             "transpose_forward": list(axis_order),
             "transpose_backward": [list(axis_order).index(k) for k in range(3)],
             "configurations": {
-                "2d": configuration("2d", 2, 1.0, 16, channels, network),
+                "2d": configuration("2d", 2, spacing, 16, channels, network),
                 "3d_fullres": fullres,
                 "3d_lowres": lowres | {"next_stage": "3d_cascade_fullres"},
                 "3d_cascade_fullres": {"inherits_from": "3d_fullres", "previous_stage": "3d_lowres"},
