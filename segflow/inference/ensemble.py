@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -116,38 +116,47 @@ class StoredProbabilities:
         return image[0]
 
 
-def average_probabilities(
-    members: Sequence[StoredProbabilities], case_id: str, weights: Sequence[float] | None = None
-) -> Iterator[np.ndarray]:
-    """Weighted means over the members, one output after the other, float32 (Z, Y, X).
-
-    Args:
-        members: Where the probabilities lie; summed in this order.
-        case_id: The case.
-        weights: One per member; None for equal weights.
+def weighted_mean(values: Sequence[np.ndarray], weights: Sequence[float] | None = None) -> np.ndarray:
+    """Mean of float32 arrays, summed in float32 in their order.
 
     Raises:
-        SegflowError: A file is missing or unreadable, or the members differ in shape.
+        SegflowError: They differ in shape.
     """
-    shares = np.full(len(members), 1.0) if weights is None else np.asarray(weights, dtype=np.float64)
+    shapes = {array.shape for array in values}
+    if len(shapes) > 1:
+        raise SegflowError("the members' probabilities differ in shape (z, y, x)", found=sorted(shapes))
+    shares = np.full(len(values), 1.0) if weights is None else np.asarray(weights, dtype=np.float64)
     shares = (shares / shares.sum()).astype(np.float32)
+    total = values[0] * shares[0]
+    for array, share in zip(values[1:], shares[1:], strict=True):
+        total += array * share
+    return total
+
+
+def decide_case(
+    members: Sequence[StoredProbabilities],
+    case_id: str,
+    labels: Labels,
+    shape: Sequence[int],
+    weights: Sequence[float] | None = None,
+) -> np.ndarray:
+    """The label map that the members decide together, uint16 (Z, Y, X) of this shape.
+
+    Raises:
+        SegflowError: A file is missing or unreadable, or of another shape.
+    """
+    decision = StreamedDecision(labels, shape)
     for output in range(members[0].outputs):
-        total: np.ndarray | None = None
-        for member, share in zip(members, shares, strict=True):
-            values = member.read(case_id, output)
-            if total is None:
-                total = values * share
-            elif values.shape != total.shape:
-                raise SegflowError(
-                    f"the probabilities in {members[0].folder} and {member.folder} differ in shape (z, y, x)",
-                    case=case_id,
-                    found=values.shape,
-                    expected=total.shape,
-                )
-            else:
-                total += values * share
-        if total is not None:
-            yield total
+        values = weighted_mean([member.read(case_id, output) for member in members], weights)
+        if values.shape != decision.label_map.shape:
+            raise SegflowError(
+                "probabilities and label map differ in shape (z, y, x)",
+                case=case_id,
+                found=values.shape,
+                expected=decision.label_map.shape,
+            )
+        decision.add(values)
+    return decision.label_map
 
 
 def ensemble_cases(
@@ -196,10 +205,7 @@ def ensemble_cases(
 
     def decide(case_id: str) -> tuple[np.ndarray, Geometry]:
         label, geometry = images.read_label(members[0] / f"{case_id}{file_ending}")
-        decision = StreamedDecision(labels, label.shape)
-        for probability in average_probabilities(stored, case_id, settings.weights):
-            decision.add(probability)
-        return decision.label_map, geometry
+        return decide_case(stored, case_id, labels, label.shape, settings.weights), geometry
 
     def target(case_id: str) -> Path:
         return output / f"{case_id}{file_ending}"

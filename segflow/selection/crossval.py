@@ -1,0 +1,166 @@
+"""All folds' validation cases of a run, together (recipe 13.2)."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from segflow.core.errors import CaseErrors, SegflowError
+from segflow.core.metrics import Summary
+from segflow.core.progress import Progress, silent
+from segflow.core.run import RunRecord
+from segflow.evaluation.evaluate_cases import EvaluateSettings, evaluate_cases
+from segflow.evaluation.score_case import overlap_only
+from segflow.inference.ensemble import StoredProbabilities
+from segflow.storage.images import reader_by_name
+from segflow.storage.json_files import write_json, written_whole
+from segflow.storage.run_folder import TRAIN_FIRST, RunFolder, find_folds
+
+log = logging.getLogger(__name__)
+
+CROSSVAL_FOLDER = "crossval"
+VALIDATE_FIRST = "Run the same 'segflow train' command again; it predicts what is missing."
+
+
+@dataclass(frozen=True, slots=True)
+class CrossValidation:
+    """A run with the label maps of all its validation cases.
+
+    Attributes:
+        run: The run's folder, above its folds.
+        folder: Where its label maps lie together.
+        record: What its first fold says of itself.
+        folds: Fold of each, such as ``0``.
+        cases: Case → the fold that did not see it in training.
+        summary: Scores of the label maps.
+        notes: What a person should know, one sentence each.
+    """
+
+    run: Path
+    folder: Path
+    record: RunRecord
+    folds: tuple[str, ...]
+    cases: Mapping[str, RunFolder]
+    summary: Summary
+    notes: tuple[str, ...] = ()
+
+    def probabilities(self, case_id: str) -> StoredProbabilities:
+        """The stored probabilities that hold a case.
+
+        Raises:
+            SegflowError: Its fold stored none.
+        """
+        reader = reader_by_name(self.record.plans.reader)
+        return StoredProbabilities(self.cases[case_id].validation, self.record.dataset.labels, reader)
+
+    def has_probabilities(self) -> bool:
+        """Whether every case can take part in an ensemble."""
+        try:
+            return all(self.probabilities(case_id).has(case_id) for case_id in self.cases)
+        except SegflowError:
+            return False
+
+
+def find_runs(outputs: Path) -> list[Path]:
+    """Every folder at or below a path that holds trained folds, sorted.
+
+    Args:
+        outputs: A run's folder, or any folder above, such as ``outputs/Dataset004_Hippocampus``.
+
+    Raises:
+        SegflowError: There is none.
+    """
+    found = sorted({record.parent.parent for record in outputs.glob("**/fold_*/run.json")})
+    if not found:
+        raise SegflowError(f"no run lies in {outputs}", expected="folders fold_0, fold_1, … of runs", fix=TRAIN_FIRST)
+    return found
+
+
+def accumulate_crossval(
+    run: Path, reference: Path, *, processes: int | None = None, progress: Progress = silent
+) -> CrossValidation:
+    """Bring the validation cases of all folds together in the run's ``crossval`` folder and score them.
+
+    Args:
+        run: The run's folder. A fold ``all``, which saw every case, is used only where there is no other.
+        reference: Folder of the reference label maps.
+        processes: Worker processes; None for as many as there are processors, or none for little work.
+        progress: Told of each case scored.
+
+    Raises:
+        SegflowError: A fold lacks a label map, two folds hold the same case, or a case cannot be scored.
+    """
+    folds = find_folds(run)
+    numbered = [fold for fold in folds if fold.fold.isdigit()]
+    folds = numbered or folds
+    records = [fold.read_record() for fold in folds]
+    record = records[0]
+    cases = _cases_of(folds, records)
+    folder = run / CROSSVAL_FOLDER
+    _gather(folder, cases, record)
+    summary = evaluate_cases(
+        folder,
+        reference,
+        record.dataset.labels,
+        EvaluateSettings(scores=overlap_only(), partial=True, processes=processes),
+        file_ending=record.dataset.file_ending,
+        reader=record.plans.reader,
+        output=folder,
+        progress=progress,
+    )
+    if summary.failed:
+        raise CaseErrors(f"the cross-validation of {run} cannot be scored", list(summary.failed.values()))
+    names = tuple(fold.fold for fold in folds)
+    return CrossValidation(run, folder, record, names, cases, summary, _notes(run, folds, records, cases))
+
+
+def _cases_of(folds: list[RunFolder], records: list[RunRecord]) -> dict[str, RunFolder]:
+    cases: dict[str, RunFolder] = {}
+    problems = []
+    for fold, record in zip(folds, records, strict=True):
+        for case_id in record.val_cases:
+            if case_id in cases:
+                problems.append(f"case '{case_id}' is a validation case of {cases[case_id].path} and of {fold.path}")
+            file = fold.validation / f"{case_id}{record.dataset.file_ending}"
+            if not file.is_file():
+                problems.append(f"case '{case_id}': there is no {file}. {VALIDATE_FIRST}")
+            cases[case_id] = fold
+    if problems:
+        raise CaseErrors(f"the cross-validation of {folds[0].path.parent} is not whole", problems)
+    if not cases:
+        raise SegflowError(f"the folds of {folds[0].path.parent} have no validation cases")
+    return cases
+
+
+def _gather(folder: Path, cases: Mapping[str, RunFolder], record: RunRecord) -> None:
+    ending = record.dataset.file_ending
+    for case_id, fold in cases.items():
+        source, target = fold.validation / f"{case_id}{ending}", folder / f"{case_id}{ending}"
+        if not (target.is_file() and target.stat().st_mtime_ns == source.stat().st_mtime_ns):
+            with written_whole(target) as temporary:
+                shutil.copy2(source, temporary)
+    for file in folder.iterdir():
+        if file.name.endswith(ending) and file.name.removesuffix(ending) not in cases:
+            file.unlink()  # of folds that are gone
+    write_json(folder / "dataset.json", record.dataset.to_json())
+    write_json(folder / "plans.json", record.plans.to_json())
+
+
+def _notes(
+    run: Path, folds: list[RunFolder], records: list[RunRecord], cases: Mapping[str, RunFolder]
+) -> tuple[str, ...]:
+    known = {case for record in records for case in (*record.train_cases, *record.val_cases)}
+    notes = []
+    if not folds[0].fold.isdigit():
+        notes.append(f"{run} has only the fold 'all', which was trained on the cases that it is scored on.")
+    elif len(cases) < len(known):
+        notes.append(
+            f"{run} has validated {len(cases)} of {len(known)} training cases; "
+            f"the scores rest on the folds {', '.join(fold.fold for fold in folds)} alone."
+        )
+    for note in notes:
+        log.warning("%s", note)
+    return tuple(notes)

@@ -1,0 +1,123 @@
+"""Scores of every ensemble of some runs, each probability read once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+from pathlib import Path
+
+from segflow.core.errors import CaseErrors, SegflowError
+from segflow.core.labels import Labels
+from segflow.core.machine import memory_bytes
+from segflow.core.metrics import CaseMetrics, Summary
+from segflow.core.parallel import Job, run_jobs
+from segflow.core.progress import Progress, ProgressEvent, silent
+from segflow.evaluation.label_pairs import voxels_of, worker_count
+from segflow.evaluation.score_case import overlap_only, score_case
+from segflow.inference.ensemble import StoredProbabilities, StreamedDecision, weighted_mean
+from segflow.selection.crossval import CrossValidation
+from segflow.storage.images import ImageIO, case_error, reader_by_name
+
+Members = tuple[int, ...]
+"""Numbers of the runs that predict together."""
+
+
+def ensembles_of(count: int, max_members: int) -> list[Members]:
+    """All ensembles of two up to ``max_members`` of so many runs, smaller ones first."""
+    return [group for size in range(2, max_members + 1) for group in combinations(range(count), size)]
+
+
+def score_ensembles(
+    runs: Sequence[CrossValidation],
+    ensembles: Sequence[Members],
+    cases: Sequence[str],
+    reference: Path,
+    *,
+    processes: int | None = None,
+    progress: Progress = silent,
+) -> list[Summary]:
+    """Score ensembles on their members' validation cases without writing a label map.
+
+    Args:
+        runs: With probabilities of all cases.
+        ensembles: Which of them predict together.
+        cases: Ids of the cases.
+        reference: Folder of the reference label maps.
+        processes: Worker processes; None for as many as there are processors, or none for little work.
+        progress: Told of each case.
+
+    Returns:
+        One summary per ensemble.
+
+    Raises:
+        SegflowError: A probability or a reference cannot be read.
+    """
+    record = runs[0].record
+    reader = reader_by_name(record.plans.reader)
+    files = {case_id: reference / f"{case_id}{record.dataset.file_ending}" for case_id in cases}
+    voxels = [voxels_of(file, reader) for file in files.values()]
+    per_voxel = 8 * len(runs) + 6 * len(ensembles) + 16  # probabilities as read, decisions, the reference
+    jobs = [
+        Job(
+            case_id,
+            (
+                case_id,
+                tuple(run.probabilities(case_id) for run in runs),
+                tuple(ensembles),
+                file,
+                record.dataset.labels,
+                reader,
+            ),
+            per_voxel * count,
+        )
+        for (case_id, file), count in zip(files.items(), voxels, strict=True)
+    ]
+    found: list[list[CaseMetrics]] = []
+    problems = []
+    progress(ProgressEvent("ensemble", "", 0, len(jobs)))
+    workers = worker_count(processes, [count * len(runs) * record.dataset.labels.num_outputs for count in voxels])
+    outcomes = run_jobs(_score_case, jobs, processes=workers, memory_limit_bytes=memory_bytes() // 2)
+    for done, outcome in enumerate(outcomes, start=1):
+        if outcome.error is None:
+            found.append(outcome.value)
+        else:
+            problems.append(outcome.error)
+        progress(ProgressEvent("ensemble", outcome.name, done, len(jobs)))
+    if problems:
+        raise CaseErrors("the ensembles cannot be scored", sorted(problems))
+    return [Summary.of_cases([case[k] for case in found]) for k in range(len(ensembles))]
+
+
+def _score_case(
+    case_id: str,
+    runs: Sequence[StoredProbabilities],
+    ensembles: Sequence[Members],
+    reference_file: Path,
+    labels: Labels,
+    reader: ImageIO,
+) -> list[CaseMetrics]:
+    """Scores of one case by each ensemble."""
+    try:
+        reference, geometry = reader.read_label(reference_file)
+        decisions = [StreamedDecision(labels, reference.shape) for _ in ensembles]
+        for output in range(runs[0].outputs):
+            values = [run.read(case_id, output) for run in runs]
+            if values[0].shape != reference.shape:
+                raise SegflowError(
+                    f"the probabilities in {runs[0].folder} have another shape than the reference (z, y, x)",
+                    found=values[0].shape,
+                    expected=reference.shape,
+                )
+            for members, decision in zip(ensembles, decisions, strict=True):
+                decision.add(weighted_mean([values[k] for k in members]))
+    except SegflowError as error:
+        raise case_error(case_id, error) from error
+    return [
+        CaseMetrics(
+            case_id,
+            score_case(reference, decision.label_map, geometry.spacing, labels, overlap_only()),
+            "",
+            str(reference_file),
+        )
+        for decision in decisions
+    ]

@@ -1,0 +1,71 @@
+"""The cross-validated label maps of an ensemble."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from segflow.core.errors import CaseErrors
+from segflow.core.labels import Labels
+from segflow.core.parallel import Job, run_jobs
+from segflow.evaluation.label_pairs import voxels_of, worker_count
+from segflow.inference.ensemble import StoredProbabilities, decide_case
+from segflow.selection.crossval import CrossValidation
+from segflow.storage.images import ImageIO, reader_by_name
+from segflow.storage.json_files import write_json
+
+
+def write_ensemble(
+    runs: Sequence[CrossValidation], cases: Sequence[str], folder: Path, *, processes: int | None = None
+) -> None:
+    """Write the label maps that runs decide together, each by the folds that did not see its case.
+
+    Args:
+        runs: With probabilities of all cases.
+        cases: Ids of the cases.
+        folder: Where the label maps shall lie; others there are removed.
+        processes: Worker processes; None for as many as there are processors, or none for little work.
+
+    Raises:
+        SegflowError: A probability cannot be read, or a label map cannot be written.
+    """
+    record = runs[0].record
+    reader = reader_by_name(record.plans.reader)
+    ending = record.dataset.file_ending
+    for file in folder.glob(f"*{ending}"):
+        if file.name.removesuffix(ending) not in set(cases):
+            file.unlink()  # of an earlier selection
+    patterns = [runs[0].folder / f"{case_id}{ending}" for case_id in cases]
+    jobs = [
+        Job(
+            case_id,
+            (
+                case_id,
+                tuple(run.probabilities(case_id) for run in runs),
+                record.dataset.labels,
+                reader,
+                pattern,
+                folder / pattern.name,
+            ),
+        )
+        for case_id, pattern in zip(cases, patterns, strict=True)
+    ]
+    workers = worker_count(processes, [voxels_of(file, reader) for file in patterns])
+    outcomes = list(run_jobs(_write_case, jobs, processes=workers))
+    problems = [outcome.error for outcome in outcomes if outcome.error is not None]
+    if problems:
+        raise CaseErrors("the best ensemble's label maps cannot be written", problems)
+    write_json(folder / "dataset.json", record.dataset.to_json())
+    write_json(folder / "plans.json", record.plans.to_json())
+
+
+def _write_case(
+    case_id: str,
+    members: Sequence[StoredProbabilities],
+    labels: Labels,
+    reader: ImageIO,
+    pattern: Path,
+    target: Path,
+) -> None:
+    label, geometry = reader.read_label(pattern)
+    reader.write_label(decide_case(members, case_id, labels, label.shape), geometry, target)
