@@ -9,7 +9,6 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
-from segflow.preprocessing.preprocess_dataset import PreprocessSettings
 
 from segflow.apps import _datasets, _edge, train
 from segflow.core.labels import Labels
@@ -17,6 +16,7 @@ from segflow.core.plans import NetworkTopology
 from segflow.evaluation.evaluate_cases import EvaluateSettings
 from segflow.inference.predict_cases import PredictSettings
 from segflow.planning.settings import PlannerSettings
+from segflow.preprocessing.preprocess_dataset import PreprocessSettings
 from segflow.training.settings import TrainingSettings
 
 CONF = Path(__file__).resolve().parents[2] / "conf"

@@ -1,0 +1,159 @@
+"""The commands end to end on the phantom: what they write, and that starting them again does nothing twice."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+from apps_commands import SHORT, TINY, start
+
+NAME = "Dataset001_Phantom"
+RUN = Path("outputs") / NAME / "tinyPlans" / "3d_fullres" / "default" / "fold_0"
+
+
+def test_planning_writes_nnunets_files(job: Path) -> None:
+    folder = job / "data" / "preprocessed" / NAME
+    plans = json.loads((folder / "tinyPlans.json").read_text())
+    assert list(plans)[:3] == ["dataset_name", "plans_name", "original_median_spacing_after_transp"]
+    assert "3d_fullres" in plans["configurations"]
+    splits = json.loads((folder / "splits_final.json").read_text())
+    assert len(splits) == 5
+    assert not set(splits[0]["train"]) & set(splits[0]["val"])
+    fingerprint = json.loads((folder / "dataset_fingerprint.json").read_text())
+    assert len(fingerprint["spacings"]) == 16
+
+
+def test_a_trained_fold_has_all_that_the_design_promises(job: Path) -> None:
+    run = job / RUN
+    for name in ("run.json", "train.log", "metrics.csv", "progress.png", ".hydra/config.yaml", ".hydra/overrides.yaml"):
+        assert (run / name).is_file(), name
+    assert list(run.glob("events.*"))
+    for name in ("last", "best", "final"):
+        content = torch.load(run / "checkpoints" / f"{name}.ckpt", weights_only=True)
+        assert any(key.startswith("network.") for key in content["state_dict"])
+    summary = json.loads((run / "validation" / "summary.json").read_text())
+    assert sorted(summary) == ["foreground_mean", "mean", "metric_per_case"]
+    record = json.loads((run / "run.json").read_text())
+    assert len(summary["metric_per_case"]) == len(record["val_cases"]) == 4
+    assert not list(run.rglob(".writing-*"))
+
+
+def test_tensorboard_receives_the_tags_of_the_design(job: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    tags: set[str] = set()
+    for file in (job / RUN).glob("events.*"):
+        accumulator = EventAccumulator(str(file))
+        accumulator.Reload()
+        tags |= set(accumulator.Tags()["scalars"])
+    assert {
+        "train/loss",
+        "val/loss",
+        "val/dice/liver",
+        "val/dice/tumour",
+        "val/dice_mean",
+        "val/dice_ema",
+        "lr",
+    } <= tags
+
+
+def test_validation_overlays_the_images(job: Path) -> None:
+    files = sorted((job / RUN / "validation").glob("*.nii.gz"))
+    for file in (f for f in files if not f.name.count("_") > 1):
+        image = sitk.ReadImage(str(job / "data/raw" / NAME / "imagesTr" / file.name.replace(".nii", "_0000.nii")))
+        label = sitk.ReadImage(str(file))
+        assert label.GetSize() == image.GetSize()
+        assert np.allclose(label.GetSpacing(), image.GetSpacing())
+        assert np.allclose(label.GetDirection(), image.GetDirection())
+
+
+def test_the_same_command_again_says_that_it_is_done(job: Path) -> None:
+    weights = job / RUN / "checkpoints" / "final.ckpt"
+    before = weights.stat().st_mtime_ns
+    result = start(job, "train", "fold=0", *SHORT, "save_probabilities=true")
+    assert result.returncode == 0, result.stderr
+    assert weights.stat().st_mtime_ns == before
+    again = start(job, "preprocess", "plans=tinyPlans", "configurations=[3d_fullres]")
+    assert again.returncode == 0
+    assert "16 were up to date" in again.stdout
+
+
+def test_other_settings_are_refused_with_the_difference(job: Path) -> None:
+    result = start(job, "train", "fold=0", *SHORT, "save_probabilities=true", "optimizer.lr=0.5")
+    assert result.returncode == 1
+    assert "optimizer.lr was 0.01 and is now 0.5" in result.stderr
+    assert "run_name" in result.stderr
+    config = (job / RUN / ".hydra" / "config.yaml").read_text()
+    assert "lr: 0.01" in config
+
+
+def test_a_sweep_fills_the_folders_that_single_runs_would(job: Path) -> None:
+    result = start(job, "train", "-m", "fold=1,2", *SHORT, "validation=false", "run_name=sweep")
+    assert result.returncode == 0, result.stderr
+    folder = job / RUN.parent.parent / "sweep"
+    assert sorted(f.name for f in folder.iterdir()) == ["fold_1", "fold_2"]
+    for fold in folder.iterdir():
+        log = (fold / "train.log").read_text()
+        assert f"fold {fold.name[-1]}:" in log
+        assert not any(f"fold {other}:" in log for other in "0123456789" if other != fold.name[-1])
+
+
+def test_one_bad_job_of_a_sweep_does_not_stop_the_others(job: Path) -> None:
+    result = start(job, "train", "-m", "fold.index=7,3", *SHORT, "validation=false", "run_name=half")
+    assert result.returncode == 1
+    assert "there is no fold 7" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert (job / RUN.parent.parent / "half" / "fold_3" / "finished.json").is_file()
+
+
+def test_predict_and_evaluate_take_plain_paths(job: Path) -> None:
+    images = job / "data/raw" / NAME / "imagesTs"
+    output = job / "my predictions (1)"
+    result = start(job, "predict", f"model={RUN}", f"input={images}", f"output={output}", "inference.mirroring=false")
+    assert result.returncode == 0, result.stderr
+    assert "Predicted 4 cases" in result.stdout
+    again = start(job, "predict", f"model={RUN}", f"input={images}", f"output={output}", "inference.mirroring=false")
+    assert "4 were there already" in again.stdout
+    scores = start(job, "evaluate", f"prediction={output}", f"reference={job / 'data/raw' / NAME / 'labelsTs'}")
+    assert scores.returncode == 0, scores.stderr
+    assert "liver" in scores.stdout
+    assert "tumour" in scores.stdout
+    assert (output / "summary.json").is_file()
+    assert (output / "metrics.csv").is_file()
+
+
+def test_predicting_one_bad_file_leaves_the_others(job: Path, tmp_path: Path) -> None:
+    images = job / "data/raw" / NAME / "imagesTs"
+    source = tmp_path / "input"
+    source.mkdir()
+    good, bad = sorted(images.iterdir())[:2]
+    (source / good.name).write_bytes(good.read_bytes())
+    (source / bad.name).write_bytes(bad.read_bytes()[:2000])
+    output = tmp_path / "out"
+    result = start(job, "predict", f"model={RUN}", f"input={source}", f"output={output}", "inference.mirroring=false")
+    assert result.returncode == 1
+    assert bad.name.removesuffix("_0000.nii.gz") in result.stderr
+    assert "Traceback" not in result.stderr
+    assert [f.name for f in output.glob("*.nii.gz")] == [good.name.replace("_0000", "")]
+
+
+@pytest.mark.parametrize("configuration", ["2d"])
+def test_two_dimensions_go_the_same_way(job: Path, configuration: str) -> None:
+    for arguments in (
+        ["preprocess", "plans=tinyPlans", f"configurations=[{configuration}]"],
+        ["train", "fold=0", f"configuration={configuration}", *SHORT],
+    ):
+        result = start(job, *arguments)
+        assert result.returncode == 0, result.stderr
+    assert "mean" in result.stdout
+
+
+def test_the_demo_runs_the_whole_job(tmp_path: Path) -> None:
+    result = start(tmp_path, "demo", *TINY, *SHORT)
+    assert result.returncode == 0, result.stderr
+    for text in ("liver", "tumour", "progress.png", "predictions"):
+        assert text in result.stdout
