@@ -10,6 +10,7 @@ import importlib
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -111,6 +112,8 @@ def _job(command: str, folders: list[Path], failures: list[tuple[str, Exception]
     def run(config: DictConfig) -> None:
         try:
             _check_kinds(config, command, folders)
+            # Lightning's own use of torch, which no user can mend.
+            warnings.filterwarnings("ignore", message=".*LeafSpec.*")
             if config.verbose:
                 logging.getLogger("segflow").setLevel(logging.DEBUG)
             # Only now: help, --cfg and every mistake in the command line answer without waiting for torch.

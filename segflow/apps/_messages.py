@@ -71,7 +71,10 @@ def _composition(error: BaseException, folders: Sequence[Path]) -> str:
     unknown = re.search(r"Key '([^']+)' (?:is not in struct|not in '(\w+)')", text)
     if unknown:
         name = override[1] if override else (key or unknown[1])
-        return f"there is no setting '{name}'.{nearest(name, known_keys(folders))}"
+        known = known_keys(folders)
+        if name in known:
+            return f"setting '{name}' cannot be set as a whole; set its parts one by one, as {name}.PART=VALUE"
+        return f"there is no setting '{name}'.{nearest(name, known)}"
     if override and "Multiple values" not in text:
         return f"cannot set '{override[1]}': {' '.join(text.split())}"
     group = re.search(r"Could not override '([\w/]+)'\.\s*No match in the defaults list", text)

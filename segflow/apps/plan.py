@@ -34,6 +34,7 @@ def plan(config: DictConfig) -> PlanReport:
             splits=fold,
             fingerprint=Path(config.from_fingerprint).expanduser() if config.from_fingerprint else None,
             clean=config.clean,
+            replace_splits=config.replace_splits,
             processes=config.processes,
             progress=progress,
         )

@@ -22,7 +22,6 @@ from segflow.core.labels import Labels
 from segflow.core.metrics import Summary
 from segflow.core.plans import Plans
 from segflow.core.run import RunRecord
-from segflow.core.splits import select_fold, splits_from_json
 from segflow.evaluation.evaluate_cases import EvaluateSettings, evaluate_cases
 from segflow.evaluation.score_case import overlap_only
 from segflow.inference.predict_cases import PredictSettings
@@ -31,6 +30,7 @@ from segflow.inference.score_volumes import volume_scorer
 from segflow.network.bundle_file import is_bundle, read_bundle
 from segflow.network.nnunet_model import is_nnunet_model, read_nnunet_model
 from segflow.planning.override import override_configuration
+from segflow.planning.split_dataset import read_fold
 from segflow.sampling.patch_sampler import PatchSampler, PatchSamplerSettings
 from segflow.storage.json_files import read_json, written_whole
 from segflow.storage.preprocessed import PreprocessedStore
@@ -164,10 +164,13 @@ def _read_inputs(config: DictConfig) -> Inputs:
         batch_size=config.configuration.batch_size,
         norm=config.network.get("norm"),  # a setting of the network that prediction must know of
     )
-    file = prepared / "splits_final.json"
-    splits = splits_from_json(read_json(file, fix=plan_first), source=str(file))
-    cases = sorted({case for split in splits for case in (*split.train, *split.val)})
-    split = select_fold(splits, fold.index, cases, random_beyond=fold.random_beyond, seed=fold.seed)
+    cases = PreprocessedStore(prepared / plans.configuration(config.configuration.name).data_identifier).case_ids()
+    if not cases:
+        raise SegflowError(
+            f"'{config.configuration.name}' of {name} is not preprocessed",
+            fix="Run: segflow preprocess, with the same dataset.",
+        )
+    split = read_fold(prepared, cases, fold.index, fold)
     record = RunRecord(
         dataset=description,
         plans=plans,
