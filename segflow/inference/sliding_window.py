@@ -123,21 +123,21 @@ class _Pass:
         while done < len(jobs):
             batch = jobs[done : done + self.batch_size]
             try:
-                self._add(batch, self._forward(batch))
+                for (group, view), logits in zip(batch, self._forward(batch), strict=True):
+                    self._add(group, view, logits)
+                    done += 1
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
                 self._need_less(error)
-                continue
-            done += len(batch)
             progress(ProgressEvent("tiles", "", done // len(self.views), len(self.groups)))
         if self.sums is None:
             raise SegflowError("the image has no tiles", found=list(self.window.shape))
         return self.sums.mean()
 
     @torch.inference_mode()
-    def _forward(self, batch: Sequence[tuple[int, tuple[int, ...]]]) -> list[Tensor]:
-        """Logits summed over the networks, float32 (K, *patch) for each job, mirrored back."""
+    def _forward(self, batch: Sequence[tuple[int, tuple[int, ...]]]) -> Tensor:
+        """Logits summed over the networks, (B, K, *patch), as mirrored as their input."""
         tiles = []
         for group, view in batch:
             tile = self.window.tile(self.image, self.groups[group][0])
@@ -148,20 +148,15 @@ class _Pass:
         with torch.autocast(self.device.type, dtype=torch.float16, enabled=self.device.type == "cuda"):
             for network in self.networks:
                 output = network(inputs)
-                logits = (output[0] if isinstance(output, (list, tuple)) else output).float()
-                total = logits if total is None else total + logits
-        return [
-            logits.flip(_channel_first(view)) if view else logits
-            for logits, (_, view) in zip(total, batch, strict=True)
-        ]
+                logits = output[0] if isinstance(output, (list, tuple)) else output
+                total = logits if total is None else total.float() + logits
+        return total
 
-    def _add(self, batch: Sequence[tuple[int, tuple[int, ...]]], logits: Sequence[Tensor]) -> None:
-        # On the device nothing below allocates once the sums exist, so a batch is added as a whole or not at all.
+    def _add(self, group: int, view: tuple[int, ...], logits: Tensor) -> None:
         if self.sums is None:
-            self.sums = _Sums(self.window, logits[0].shape[0], self.gaussian, self.device)
+            self.sums = _Sums(self.window, len(logits), self.gaussian, self.device)
             self.sums.share = 1.0 / (len(self.views) * len(self.networks))
-        for (group, _), tile in zip(batch, logits, strict=True):
-            self.sums.add(self.groups[group], tile)
+        self.sums.add(self.groups[group], logits, _channel_first(view))
 
     def _need_less(self, error: BaseException) -> None:
         """Make room after an allocation failed: a smaller batch, then sums in main memory; else give up."""
@@ -204,15 +199,23 @@ class _Sums:
             self.logits = torch.zeros(shape)
         self.weights = torch.zeros(window.shape, device=self.logits.device) if window.overlapping else None
 
-    def add(self, starts: Sequence[tuple[int, ...]], logits: Tensor) -> None:
-        """Add one view (K, *patch) of the tile that lies at ``starts``; the views of a tile follow each other."""
-        view = logits[:, None] if self.window.flat else logits
-        if starts is self.starts:
-            self.tile.add_(view)
-        else:
-            self._finish_tile()
-            self.tile.copy_(view)
-            self.starts = starts
+    def add(self, starts: Sequence[tuple[int, ...]], logits: Tensor, mirrored: Sequence[int]) -> None:
+        """Add one view (K, *patch) of the tile that lies at ``starts``; the views of a tile follow each other.
+
+        Wanting memory, it fails before it has changed anything.
+        """
+        # On a CPU, one channel at a time stays in the cache between mirroring and adding.
+        step = 1 if self.tile.device.type == "cpu" else len(logits)
+        first = starts is not self.starts
+        for channel in range(0, len(logits), step):
+            view = logits[channel : channel + step]
+            view = view.flip(mirrored) if mirrored else view
+            if starts is not self.starts:
+                self._finish_tile()
+                self.starts = starts
+            target = self.tile[channel : channel + step]
+            target = target[:, 0] if self.window.flat else target
+            target.copy_(view) if first else target.add_(view)
 
     def _finish_tile(self) -> None:
         if not self.starts:
