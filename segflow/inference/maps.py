@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 from torch import Tensor
 
-from segflow.core.labels import Labels, key_text
+from segflow.core.labels import LabelKey, Labels, key_text
 from segflow.core.plans import ConfigurationPlan
 from segflow.core.preprocessed import SpatialRecord
 from segflow.preprocessing.restore import restore_probabilities
@@ -29,7 +29,7 @@ OutputNames = dict[str, list[str]]
 
 def output_names(labels: Labels) -> OutputNames:
     """What the network's outputs mean."""
-    keys = labels.regions if labels.has_regions else labels.all_labels
+    keys: tuple[LabelKey, ...] = labels.regions if labels.has_regions else labels.all_labels
     return {f"{k:04d}": [labels.name_of(key), key_text(key)] for k, key in enumerate(keys)}
 
 

@@ -144,12 +144,10 @@ class _Pass:
             tile = tile[:, 0] if self.window.flat else tile
             tiles.append(tile.flip(_channel_first(view)) if view else tile)
         inputs = torch.stack(tiles).to(self.device)
-        total: Tensor | None = None
         with torch.autocast(self.device.type, dtype=torch.float16, enabled=self.device.type == "cuda"):
-            for network in self.networks:
-                output = network(inputs)
-                logits = output[0] if isinstance(output, (list, tuple)) else output
-                total = logits if total is None else total.float() + logits
+            total = _finest(self.networks[0](inputs))
+            for network in self.networks[1:]:
+                total = total.float() + _finest(network(inputs))
         return total
 
     def _add(self, group: int, view: tuple[int, ...], logits: Tensor) -> None:
@@ -199,7 +197,7 @@ class _Sums:
             self.logits = torch.zeros(shape)
         self.weights = torch.zeros(window.shape, device=self.logits.device) if window.overlapping else None
 
-    def add(self, starts: Sequence[tuple[int, ...]], logits: Tensor, mirrored: Sequence[int]) -> None:
+    def add(self, starts: Sequence[tuple[int, ...]], logits: Tensor, mirrored: list[int]) -> None:
         """Add one view (K, *patch) of the tile that lies at ``starts``; the views of a tile follow each other.
 
         Wanting memory, it fails before it has changed anything.
@@ -257,6 +255,10 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether torch failed for want of memory; main memory has no exception class of its own."""
     text = str(error)
     return isinstance(error, torch.OutOfMemoryError) or "out of memory" in text or "can't allocate memory" in text
+
+
+def _finest(output: Tensor | Sequence[Tensor]) -> Tensor:
+    return output if isinstance(output, Tensor) else output[0]
 
 
 def _channel_first(view: Sequence[int]) -> list[int]:

@@ -103,7 +103,8 @@ class Window:
 
     def tile(self, array: Tensor, start: Sequence[int]) -> Tensor:
         """The tile of (…, Z, Y, X) that begins at ``start``, as a view."""
-        return array[(..., *(slice(s, s + p) for s, p in zip(start, self.patch, strict=True)))]
+        z, y, x = (slice(s, s + p) for s, p in zip(start, self.patch, strict=True))
+        return array[..., z, y, x]
 
 
 def group_identical_tiles(image: Tensor, window: Window) -> list[list[tuple[int, ...]]]:

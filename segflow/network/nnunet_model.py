@@ -121,7 +121,8 @@ def _models(place: Place, depth: int = DEPTH) -> Iterator[Place]:
             yield place
         return
     if depth:
-        for child in sorted(place.iterdir(), key=lambda child: child.name):
+        children: list[Place] = sorted(place.iterdir(), key=lambda child: child.name)
+        for child in children:
             if child.is_dir():
                 yield from _models(child, depth - 1)
 
