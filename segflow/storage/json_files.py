@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,8 @@ def written_whole(path: Path) -> Iterator[Path]:
             f"cannot write {path}: {error.strerror or error}", fix="Check space and permissions."
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # a second error here would hide the first
+            temporary.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any, *, sort_keys: bool = False) -> None:
