@@ -18,12 +18,14 @@ class Estimate:
         mean: Over the cases in which it is defined; NaN where there are none.
         low, high: Ends of the percentile bootstrap interval; NaN with fewer than two cases.
         cases: How many cases it rests on.
+        infinite: How many of them are infinite, as a distance to an object that is missing is; the mean is then too.
     """
 
     mean: float
     low: float
     high: float
     cases: int
+    infinite: int = 0
 
 
 def estimate_mean(
@@ -42,7 +44,8 @@ def estimate_mean(
     cases = int((~np.isnan(table)).any(axis=1).sum())
     mean = float(_weighted_means(table, np.ones((1, len(table))))[0])
     if cases < 2 or not np.isfinite(mean):
-        return Estimate(mean, float("nan"), float("nan"), cases)
+        infinite = int(np.isinf(table).any(axis=1).sum())
+        return Estimate(mean, float("nan"), float("nan"), cases, infinite)
     means = _weighted_means(table, _resampling_weights(len(table), resamples, seed))
     tail = 100 * (1 - confidence) / 2
     low, high = np.nanpercentile(means, [tail, 100 - tail])

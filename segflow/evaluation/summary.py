@@ -82,9 +82,11 @@ def table_rows(summary: Summary, labels: Labels, *, intervals: bool = True) -> l
 
 
 def format_estimate(estimate: Estimate, interval: bool = True) -> str:
-    """``0.912 [0.897, 0.925]``, or a dash where nothing is defined."""
+    """``0.912 [0.897, 0.925]``; a dash where nothing is defined; ``inf (2 of 30)`` where cases have no distance."""
     if math.isnan(estimate.mean):
         return "–"
+    if estimate.infinite:
+        return f"inf ({estimate.infinite} of {estimate.cases})"
     if not interval or math.isnan(estimate.low):
         return f"{estimate.mean:.3f}"
     return f"{estimate.mean:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]"

@@ -62,3 +62,9 @@ def test_the_same_seed_gives_the_same_interval() -> None:
     values = np.random.default_rng(4).random(20)
     assert estimate_mean(values, seed=5) == estimate_mean(values, seed=5)
     assert estimate_mean(values, seed=5) != estimate_mean(values, seed=6)
+
+
+def test_infinite_distances_are_counted() -> None:
+    estimate = estimate_mean(np.array([1.0, np.inf, np.nan, np.inf]))
+    assert math.isinf(estimate.mean)
+    assert (estimate.infinite, estimate.cases) == (2, 3)

@@ -115,6 +115,13 @@ def test_the_table_names_labels_and_gives_intervals(folders: tuple[Path, Path]) 
     assert table_rows(summary, LABELS, intervals=False)[1][1] == f"{summary.mean[1]['Dice']:.3f}"
 
 
+def test_the_table_says_how_many_cases_have_no_distance(folders: tuple[Path, Path]) -> None:
+    pred, ref = folders
+    _write(pred / "case_1.nii.gz", np.minimum(_label(11), 1))
+    rows = table_rows(evaluate_cases(pred, ref, LABELS, EvaluateSettings(processes=0), file_ending=".nii.gz"), LABELS)
+    assert rows[2][rows[0].index("HD95 [mm]")] == "inf (1 of 2)"
+
+
 @pytest.mark.parametrize("processes", [0, 2])
 def test_one_bad_case_is_named_and_the_others_are_done(folders: tuple[Path, Path], processes: int) -> None:
     pred, ref = folders
