@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from segflow.core.plans import NetworkTopology
+from segflow.network.convolution import Convolution3d
 from segflow.network.normalization import InstanceNorm
 
-CONVOLUTION: dict[int, type[nn.Conv2d] | type[nn.Conv3d]] = {2: nn.Conv2d, 3: nn.Conv3d}
+CONVOLUTION: dict[int, type[nn.Conv2d] | type[nn.Conv3d]] = {2: nn.Conv2d, 3: Convolution3d}
 TRANSPOSED: dict[int, type[nn.ConvTranspose2d] | type[nn.ConvTranspose3d]] = {
     2: nn.ConvTranspose2d,
     3: nn.ConvTranspose3d,
