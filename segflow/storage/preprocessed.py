@@ -30,6 +30,7 @@ FORMAT = 1
 # Zstandard at its lowest level writes four times as fast as LZ4HC at 5 and smaller files; any blosc2 reads them.
 _CODEC = blosc2.Codec.ZSTD
 _LEVEL = 1
+_IN_MEMORY = 64 * 2**20
 
 _DAMAGE = (RuntimeError, ValueError, OSError, EOFError)
 
@@ -301,19 +302,21 @@ class PreprocessedStore:
 
 def _write_b2nd(path: Path, array: np.ndarray, patch_size: Sequence[int]) -> None:
     chunk, block = chunk_and_block(array.shape, patch_size, array.itemsize)
-    blosc2.asarray(
-        array,
-        urlpath=str(path),
-        mode="w",
-        chunks=chunk,
-        blocks=block,
-        cparams={
+    options = {
+        "chunks": chunk,
+        "blocks": block,
+        "cparams": {
             "codec": _CODEC,
             "clevel": _LEVEL,
             "filters": [_better_filter(array, chunk)],
             "nthreads": _threads(),
         },
-    )
+        "dparams": {"nthreads": 1},
+    }
+    if array.nbytes > _IN_MEMORY:
+        blosc2.asarray(array, urlpath=str(path), mode="w", **options)
+    else:  # the library writes to disk once for each chunk, and a 2D configuration has one for each slice
+        path.write_bytes(blosc2.asarray(array, contiguous=True, **options).to_cframe())
 
 
 def _better_filter(array: np.ndarray, chunk: Sequence[int]) -> blosc2.Filter:
