@@ -12,6 +12,7 @@ import os
 import shutil
 import zlib
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ FORMAT = 1
 _CODEC = blosc2.Codec.ZSTD
 _LEVEL = 1
 _IN_MEMORY = 64 * 2**20
+_THREADS = "BLOSC_NTHREADS"
 
 _DAMAGE = (RuntimeError, ValueError, OSError, EOFError)
 
@@ -302,6 +304,10 @@ class PreprocessedStore:
 
 def _write_b2nd(path: Path, array: np.ndarray, patch_size: Sequence[int]) -> None:
     chunk, block = chunk_and_block(array.shape, patch_size, array.itemsize)
+    is_small = array.nbytes <= _IN_MEMORY
+    granted = _granted_threads()
+    threads = 1 if is_small else granted
+    _limit_threads(threads)
     options = {
         "chunks": chunk,
         "blocks": block,
@@ -309,14 +315,14 @@ def _write_b2nd(path: Path, array: np.ndarray, patch_size: Sequence[int]) -> Non
             "codec": _CODEC,
             "clevel": _LEVEL,
             "filters": [_better_filter(array, chunk)],
-            "nthreads": _threads(),
+            "nthreads": threads,
         },
         "dparams": {"nthreads": 1},
     }
-    if array.nbytes > _IN_MEMORY:
-        blosc2.asarray(array, urlpath=str(path), mode="w", **options)
-    else:  # the library writes to disk once for each chunk, and a 2D configuration has one for each slice
+    if is_small:  # on disk the library would write for each chunk, and a 2D configuration has one for each slice
         path.write_bytes(blosc2.asarray(array, contiguous=True, **options).to_cframe())
+    else:
+        blosc2.asarray(array, urlpath=str(path), mode="w", **options)
 
 
 def _better_filter(array: np.ndarray, chunk: Sequence[int]) -> blosc2.Filter:
@@ -333,10 +339,20 @@ def _better_filter(array: np.ndarray, chunk: Sequence[int]) -> blosc2.Filter:
     return blosc2.Filter.SHUFFLE if shuffled < plain else blosc2.Filter.NOFILTER
 
 
-def _threads() -> int:
-    """Workers are told in their environment how many threads they may start."""
-    wish = os.environ.get("BLOSC_NTHREADS", "")
+@lru_cache(maxsize=1)
+def _granted_threads() -> int:
+    """How many threads this process may use: workers are told in their environment."""
+    wish = os.environ.get(_THREADS, "")
     return int(wish) if wish.isdigit() and int(wish) > 0 else 1
+
+
+def _limit_threads(threads: int) -> None:
+    """Make the library use this many threads for what it does beside compressing.
+
+    It starts new ones for each chunk that it appends, whatever it is told in its options: only the environment helps.
+    """
+    if os.environ.get(_THREADS) != str(threads):
+        os.environ[_THREADS] = str(threads)
 
 
 def _flat_indices(locations: Any, shape: Sequence[int]) -> np.ndarray:
