@@ -314,7 +314,7 @@ def _write_b2nd(path: Path, array: np.ndarray, patch_size: Sequence[int]) -> Non
         "cparams": {
             "codec": _CODEC,
             "clevel": _LEVEL,
-            "filters": [_better_filter(array, chunk)],
+            "filters": [_better_filter(array, block)],
             "nthreads": threads,
         },
         "dparams": {"nthreads": 1},
@@ -325,10 +325,10 @@ def _write_b2nd(path: Path, array: np.ndarray, patch_size: Sequence[int]) -> Non
         blosc2.asarray(array, urlpath=str(path), mode="w", **options)
 
 
-def _better_filter(array: np.ndarray, chunk: Sequence[int]) -> blosc2.Filter:
-    """Whether grouping bytes by significance shortens a chunk from the middle (recipe 4.3)."""
-    starts = [(n - c) // 2 for n, c in zip(array.shape, chunk, strict=True)]
-    sample = np.ascontiguousarray(array[tuple(slice(s, s + c) for s, c in zip(starts, chunk, strict=True))])
+def _better_filter(array: np.ndarray, block: Sequence[int]) -> blosc2.Filter:
+    """Whether grouping bytes by significance shortens a block from the middle (recipe 4.3 tries a whole chunk)."""
+    starts = [(n - b) // 2 for n, b in zip(array.shape, block, strict=True)]
+    sample = np.ascontiguousarray(array[tuple(slice(s, s + b) for s, b in zip(starts, block, strict=True))])
 
     def length(choice: blosc2.Filter) -> int:
         return len(
