@@ -9,11 +9,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from segflow.core.plans import NetworkTopology
-from segflow.network.convolution import Convolution3d
+from segflow.network.convolution import Convolution3d, Pointwise2d, Pointwise3d
 from segflow.network.normalization import InstanceNorm
 
 CONVOLUTION: dict[int, type[nn.Conv2d] | type[nn.Conv3d]] = {2: nn.Conv2d, 3: Convolution3d}
-TRANSPOSED: dict[int, type[nn.ConvTranspose2d] | type[nn.ConvTranspose3d]] = {
+POINTWISE: dict[int, type[nn.Conv2d] | type[nn.Conv3d]] = {2: Pointwise2d, 3: Pointwise3d}
+UPSAMPLING: dict[int, type[nn.ConvTranspose2d] | type[nn.ConvTranspose3d]] = {
     2: nn.ConvTranspose2d,
     3: nn.ConvTranspose3d,
 }
@@ -141,7 +142,7 @@ def initialize(network: nn.Module, negative_slope: float) -> None:
     Convolutions and transposed convolutions: Kaiming normal over the fan-in, biases 0. The last normalisation of a
     residual block is 0, so that every block begins as its shortcut.
     """
-    convolutions = (*CONVOLUTION.values(), *TRANSPOSED.values())
+    convolutions = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)
     for module in network.modules():
         if isinstance(module, convolutions):
             nn.init.kaiming_normal_(module.weight, a=negative_slope)

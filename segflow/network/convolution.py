@@ -1,15 +1,16 @@
-"""Convolutions that take the quicker of two ways."""
+"""Layers that are torch's, computed in a quicker way where they run on the CPU in channels-last memory."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from segflow.network.winograd import winograd_convolution, winograd_pays
 
 
 class Convolution3d(nn.Conv3d):
-    """``nn.Conv3d`` that on the CPU, in float32, computes 3x3x3 kernels by Winograd's scheme where that is quicker.
+    """``nn.Conv3d`` that in float32 computes 3x3x3 kernels by Winograd's scheme where that is quicker.
 
     Attributes:
         winograd: False always takes torch's convolution.
@@ -19,17 +20,47 @@ class Convolution3d(nn.Conv3d):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, C, D, H, W) → (B, C', D / stride, …)."""
-        if self.winograd and self._winograd_applies(x):
+        if (
+            self.winograd
+            and x.dtype == self.weight.dtype == torch.float32
+            and self.stride == (1, 1, 1)
+            and winograd_pays(x.shape, self.weight.shape)
+            and _runs_channels_last(x)
+            and not torch.is_autocast_enabled("cpu")
+        ):
             return winograd_convolution(x, self.weight, self.bias)
         return super().forward(x)
 
-    def _winograd_applies(self, x: Tensor) -> bool:
-        return (
-            x.device.type == "cpu"
-            and x.dtype == self.weight.dtype == torch.float32
-            and not torch.is_autocast_enabled("cpu")
-            and not (torch.compiler.is_compiling() or torch.jit.is_tracing())
-            and x.is_contiguous(memory_format=torch.channels_last_3d)
-            and self.stride == (1, 1, 1)
-            and winograd_pays(x.shape, self.weight.shape)
-        )
+
+class _Pointwise:
+    """A 1x1 convolution as a matrix product; torch's own leaves its quick path, and the memory format, for few outputs.
+
+    To be mixed into one of torch's convolutions.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (B, C, *spatial) → (B, C', *spatial)."""
+        if not _runs_channels_last(x):
+            return super().forward(x)  # type: ignore[misc,no-any-return]
+        return functional.linear(x.movedim(1, -1), self.weight.flatten(1), self.bias).movedim(-1, 1)
+
+
+class Pointwise2d(_Pointwise, nn.Conv2d):
+    """1x1 convolution of images."""
+
+
+class Pointwise3d(_Pointwise, nn.Conv3d):
+    """1x1x1 convolution of volumes."""
+
+
+def _runs_channels_last(x: Tensor) -> bool:
+    memory_format = torch.channels_last if x.ndim == 4 else torch.channels_last_3d
+    return (
+        x.device.type == "cpu"
+        and x.is_contiguous(memory_format=memory_format)
+        and not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()
+    )

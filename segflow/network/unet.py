@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from segflow.core.errors import SegflowError
 from segflow.core.plans import NetworkTopology
-from segflow.network.blocks import CONVOLUTION, TRANSPOSED, ConvStack, joined
+from segflow.network.blocks import POINTWISE, UPSAMPLING, ConvStack, joined
 
 
 class DecoderStage(nn.Module):
@@ -23,7 +23,7 @@ class DecoderStage(nn.Module):
     def __init__(self, topology: NetworkTopology, level: int) -> None:
         super().__init__()
         stride, width = topology.strides[level + 1], topology.features[level]
-        self.up = TRANSPOSED[topology.spatial_dims](
+        self.up = UPSAMPLING[topology.spatial_dims](
             topology.features[level + 1], width, stride, stride=stride, bias=topology.conv_bias
         )
         count = topology.decoder_convs[topology.levels - 2 - level]
@@ -69,7 +69,7 @@ class UNet(nn.Module):
         self.encoder = encoder
         decoded = range(topology.levels - 2, -1, -1)  # coarsest first, in the order of computation
         self.decoder = nn.ModuleList(DecoderStage(topology, level) for level in decoded)
-        head = CONVOLUTION[topology.spatial_dims]
+        head = POINTWISE[topology.spatial_dims]
         self.heads = nn.ModuleList(head(topology.features[level], out_channels, 1) for level in decoded or (0,))
         for index, module in enumerate(self.heads):
             module.requires_grad_(index >= len(self.heads) - self._supervised)

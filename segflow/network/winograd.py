@@ -49,8 +49,8 @@ _MAX_SHARE = 0.6
 """Of the multiplications that must be left for it to pay; a last tile that overhangs wastes some."""
 _MIN_SLICE = 2**12
 """Elements of an input slice below which the many small products cost more than they save."""
-_BLOCK_ELEMENTS = 2**22
-"""Elements of input taken at a time, which bounds the memory of the six planes (16 MB in float32, times 1.5)."""
+_BLOCK_ELEMENTS = 2**21
+"""Elements of input taken at a time, which bounds the memory of the six planes (8 MB in float32, times 1.5)."""
 
 
 def winograd_pays(shape: Sequence[int], weight: Sequence[int]) -> bool:
@@ -107,7 +107,7 @@ class _WinogradConvolution(torch.autograd.Function):
         source, grad_result = _slices_first(x), _slices_first(grad)
         taps = _combined_taps(weight)
         needed = (ctx.needs_input_grad[0], ctx.needs_input_grad[1], False)
-        grad_source = torch.zeros_like(source) if needed[0] else None
+        grad_source = torch.empty_like(source) if needed[0] else None
         grad_taps = [torch.zeros_like(one) for one in taps]
         for sample, depths in _blocks(source):
             inputs = _combined_inputs(source[sample], depths)
@@ -123,7 +123,7 @@ class _WinogradConvolution(torch.autograd.Function):
                 if needed[1]:
                     grad_taps[index] += by_taps
             if grad_source is not None:
-                _add_combined_inputs(grad_source[sample], depths, torch.stack(by_inputs))
+                _split_inputs(grad_source[sample], depths, torch.stack(by_inputs))
         return (
             None if grad_source is None else grad_source.movedim(-1, 1),
             _split_taps(grad_taps) if needed[1] else None,
@@ -171,12 +171,16 @@ def _combined_inputs(source: Tensor, depths: slice) -> Tensor:
     return planes
 
 
-def _add_combined_inputs(grad_source: Tensor, depths: slice, grad_planes: Tensor) -> None:
-    """Transpose of `_combined_inputs`, added in place since tiles overlap."""
+def _split_inputs(grad_source: Tensor, depths: slice, grad_planes: Tensor) -> None:
+    """Transpose of `_combined_inputs`. Tiles overlap by two slices: the first to reach one writes it, the next adds."""
     matrix = _INPUTS.to(grad_source.dtype)
     flat, planes = grad_source.flatten(1), grad_planes.flatten(2)
+    written = depths.start + 1 if depths.start else 0
     for tile, (there, columns) in enumerate(_tile_inputs(grad_source.shape[0], depths)):
-        flat[there].addmm_(matrix[:, columns].T, planes[:, tile])
+        combine, plane, old = matrix[:, columns].T, planes[:, tile], written - there.start
+        flat[there.start : written].addmm_(combine[:old], plane)
+        torch.mm(combine[old:], plane, out=flat[written : there.stop])
+        written = there.stop
 
 
 def _split_outputs(grad: Tensor) -> Tensor:
