@@ -19,7 +19,7 @@ from segflow.planning.explain import ConfigurationReport, report_configurations
 from segflow.planning.measure_dataset import content_key, measure_dataset, read_fingerprint, write_fingerprint
 from segflow.planning.planner import CONFIGURATIONS, PlannerSettings, decide
 from segflow.planning.split_dataset import split_dataset
-from segflow.storage.case_files import find_training_cases
+from segflow.storage.case_files import discover, find_training_cases
 from segflow.storage.images import ImageIO, choose_reader
 from segflow.storage.json_files import read_json, write_json, written_whole
 from segflow.storage.raw_dataset import read_description
@@ -96,7 +96,7 @@ def plan_dataset(
         source = {"given": str(fingerprint)}
         found = Fingerprint.from_json(read_json(fingerprint))
     else:
-        _check_whole(description, len(cases))
+        _check_whole(dataset_folder, description, len(cases))
         source = {"files": content_key(dataset_folder, cases, reader)}
         stored = None if clean else read_fingerprint(output_folder, source, len(cases))
         measured = stored is None
@@ -129,11 +129,12 @@ def _find_cases(folder: Path, description: DatasetDescription, *, required: bool
     return find_training_cases(folder, description)
 
 
-def _check_whole(description: DatasetDescription, cases: int) -> None:
+def _check_whole(folder: Path, description: DatasetDescription, cases: int) -> None:
     if cases != description.num_training:
+        lonely = [p.message for p in discover(folder, description).problems if "has no image" in p.message]
         raise SegflowError(
             f"dataset.json claims {description.num_training} training cases",
-            found=cases,
+            found=f"{cases}; {lonely[0]}" if lonely else cases,
             fix="Correct numTraining, or look for missing or misnamed files: segflow doctor.",
         )
     ignore = description.labels.ignore_label
