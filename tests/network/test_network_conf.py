@@ -1,0 +1,46 @@
+"""Every shipped option of the network and loss groups names something that can be built."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from segflow.core.labels import Labels
+from segflow.core.plans import NetworkTopology
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+PLAN = NetworkTopology("plain_unet", (4, 8), ((3, 3), (3, 3)), ((1, 1), (2, 2)), (1, 1), (1,))
+LABELS = Labels.from_json({"background": 0, "a": 1})
+
+
+def _options(group: str) -> list[Path]:
+    return sorted((CONF / group).glob("*.yaml"))
+
+
+def _target(file: Path) -> tuple[Callable[..., Any], dict[str, Any]]:
+    options = yaml.safe_load(file.read_text())
+    assert options.pop("_partial_") is True
+    module, name = options.pop("_target_").rsplit(".", 1)
+    return getattr(importlib.import_module(module), name), options
+
+
+@pytest.mark.parametrize("file", _options("network"), ids=lambda file: file.stem)
+def test_network(file: Path) -> None:
+    build, options = _target(file)
+    network = build(PLAN, 1, LABELS.num_outputs, True, **options)
+    assert network(torch.zeros(2, 1, 8, 8))[0].shape == (2, 2, 8, 8)
+
+
+@pytest.mark.parametrize("file", _options("loss"), ids=lambda file: file.stem)
+def test_loss(file: Path) -> None:
+    build, options = _target(file)
+    loss = build(LABELS, True, **options)
+    logits = torch.zeros(2, 2, 8, 8, requires_grad=True)
+    value = loss(logits, torch.zeros(2, 1, 8, 8, dtype=torch.int16))
+    assert torch.isfinite(torch.autograd.grad(value, logits)[0]).all()
