@@ -6,9 +6,14 @@ from typing import NamedTuple
 
 import fill_voids
 import numpy as np
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
 
 from segflow.core.geometry import Box
 from segflow.core.labels import OUTSIDE
+
+_VOXELS_PER_RUN = 16
+"""Where background lies in shorter stretches than this on average, a flood fill of all voxels is quicker."""
 
 
 class Cropped(NamedTuple):
@@ -66,8 +71,9 @@ def crop_to_nonzero(image: np.ndarray, label: np.ndarray | None) -> Cropped:
     # Background on a face of the box reaches the border of the array, so the holes of the part are those of the whole.
     inside = _fill_holes(mask[box.slices])
     cropped = np.zeros(box.shape, np.int16) if label is None else np.array(label[box.slices])
-    if not inside.all():
-        cropped[~inside & (cropped == 0)] = OUTSIDE
+    for label_slice, inside_slice in zip(cropped, inside, strict=True):
+        if not inside_slice.all():
+            label_slice[~inside_slice & (label_slice == 0)] = OUTSIDE
     return Cropped(image[(slice(None), *box.slices)], cropped, box)
 
 
@@ -88,10 +94,66 @@ def _tight_box(mask: np.ndarray) -> Box:
 
 
 def _fill_holes(mask: np.ndarray) -> np.ndarray:
-    if min(mask.shape) <= 2 or mask.all():
+    """The mask with its holes filled, perhaps in place."""
+    if min(mask.shape) <= 2:
         return mask
+    mask = np.ascontiguousarray(mask)
+    runs = _background_runs(mask)
+    if len(runs[0]) == 0:
+        return mask
+    if len(runs[0]) <= mask.size // _VOXELS_PER_RUN:
+        return _fill_enclosed_runs(mask, *runs)
     # The library overlooks paths that leave along an edge of the array; with a margin around there are none.
     padded = np.zeros(tuple(n + 2 for n in mask.shape), bool)
     inner = (slice(1, -1),) * mask.ndim
     padded[inner] = mask
     return fill_voids.fill(padded, in_place=True)[inner]
+
+
+def _background_runs(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Stretches of background along x: flat index of the first voxel and of the one after the last, ascending.
+
+    A stretch ends with its row.
+    """
+    width = mask.shape[2]
+    starts, ends = [], []
+    for number, slice_ in enumerate(mask):
+        edges = np.ones((slice_.shape[0], width + 2), bool)
+        edges[:, 1:-1] = slice_
+        changes = np.flatnonzero(edges[:, 1:] != edges[:, :-1])
+        rows, columns = np.divmod(changes, width + 1)
+        flat = (number * slice_.shape[0] + rows) * width + columns
+        starts.append(flat[::2])
+        ends.append(flat[1::2])
+    return np.concatenate(starts), np.concatenate(ends)
+
+
+def _fill_enclosed_runs(mask: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """Fill the runs that no chain of touching runs connects to the border: cost grows with runs, not with voxels."""
+    slices, height, width = mask.shape
+    row = starts // width
+    y, z = row % height, row // height
+    column, end_column = starts - row * width, ends - row * width
+    at_border = (column == 0) | (end_column == width) | (y == 0) | (y == height - 1) | (z == 0) | (z == slices - 1)
+    # Rows get a gap of one between them, so that a run's end is not taken for the next row's start.
+    first, last = row * (width + 1) + column, row * (width + 1) + end_column
+    pairs = []
+    for step, has_neighbour in ((1, y < height - 1), (height, z < slices - 1)):
+        here = np.flatnonzero(has_neighbour)
+        low = np.searchsorted(last, first[here] + step * (width + 1), side="right")
+        high = np.searchsorted(first, last[here] + step * (width + 1), side="left")
+        counts = np.maximum(high - low, 0)
+        before = np.cumsum(counts) - counts
+        neighbours = np.repeat(low - before, counts) + np.arange(counts.sum())
+        pairs.append((np.repeat(here, counts), neighbours))
+    a, b = (np.concatenate(side) for side in zip(*pairs, strict=True))
+    graph = coo_matrix((np.ones(len(a), bool), (a, b)), shape=(len(starts),) * 2)
+    _, component = connected_components(graph, directed=False)
+    open_components = np.zeros(component.max() + 1, bool)
+    open_components[component[at_border]] = True
+    flat = mask.reshape(-1)
+    enclosed = ~open_components[component]
+    lengths = (ends - starts)[enclosed]
+    before = np.cumsum(lengths) - lengths
+    flat[np.repeat(starts[enclosed] - before, lengths) + np.arange(lengths.sum())] = True
+    return mask

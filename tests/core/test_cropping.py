@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy.ndimage import binary_fill_holes
 
+from segflow.core import cropping
 from segflow.core.cropping import crop_to_nonzero, nonzero_box, nonzero_mask
 from segflow.core.geometry import Box
 
@@ -18,10 +20,21 @@ def random_mask(parameters: tuple[float, tuple[int, ...], int]) -> np.ndarray:
     return np.random.default_rng(seed).random(shape) < share
 
 
+@pytest.mark.parametrize("voxels_per_run", [1, 10**9])
 @settings(max_examples=300, deadline=None)
-@given(sparse)
-def test_mask_equals_scipy_hole_filling(parameters: tuple[float, tuple[int, ...], int]) -> None:
+@given(parameters=sparse)
+def test_mask_equals_scipy_hole_filling(voxels_per_run: int, parameters: tuple[float, tuple[int, ...], int]) -> None:
     mask = random_mask(parameters)
+    with pytest.MonkeyPatch.context() as patch:  # both ways of filling
+        patch.setattr(cropping, "_VOXELS_PER_RUN", voxels_per_run)
+        assert np.array_equal(nonzero_mask(mask[None].astype(np.float32)), binary_fill_holes(mask))
+
+
+def test_a_shell_within_a_shell() -> None:
+    z, y, x = np.mgrid[:40, :44, :48]
+    radius = np.sqrt((z - 20) ** 2 + (y - 22) ** 2 + (x - 24) ** 2)
+    mask = ((radius > 14) & (radius < 18)) | ((radius > 5) & (radius < 9))
+    mask[20, 22, 30:44] = False  # a canal into the outer hole
     image = mask[None].astype(np.float32) * 7
     assert np.array_equal(nonzero_mask(image), binary_fill_holes(mask))
 
