@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+THREADS_VARIABLE = "SEGFLOW_THREADS"
+"""How many threads a worker may start, as its parent tells it."""
+
 _CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -16,6 +19,12 @@ def processor_count() -> int:
         usable = os.cpu_count() or 1
     quota = _cgroup_processors()
     return max(1, usable if quota is None else min(usable, quota))
+
+
+def granted_threads() -> int:
+    """Threads that this process may start for a computation of ours: a worker's share of the processors, else 1."""
+    wish = os.environ.get(THREADS_VARIABLE, "")
+    return int(wish) if wish.isdigit() and int(wish) > 0 else 1
 
 
 def memory_bytes() -> int:

@@ -24,17 +24,14 @@ from logging.handlers import QueueHandler
 from typing import IO, Any
 
 from segflow.core.errors import SegflowError
-from segflow.core.machine import out_of_memory_kills, processor_count
+from segflow.core.machine import THREADS_VARIABLE, out_of_memory_kills, processor_count
 
 _log = logging.getLogger(__name__)
 
-_THREAD_VARIABLES = (
-    "OMP_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "BLOSC_NTHREADS",
-    "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS",
-)
+# Matrix products get one thread in each library call: where other processes compete for the processors, libraries
+# that split small products over threads wait for each other far longer than they compute.
+_SINGLE_THREADED = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+_THREADED = (THREADS_VARIABLE, "OMP_NUM_THREADS", "BLOSC_NTHREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")
 
 _LESS_AT_ONCE = "Use fewer processes or a lower memory limit."
 
@@ -119,7 +116,8 @@ class _Worker:
         paths = [str(path) for path in sys.path]
         level = logging.getLogger().getEffectiveLevel()
         code = f"import sys; sys.path[:] = {paths!r}; from segflow.core.parallel import serve; serve({level})"
-        environment = os.environ | {name: _at_most(threads, os.environ.get(name)) for name in _THREAD_VARIABLES}
+        environment = os.environ | dict.fromkeys(_SINGLE_THREADED, "1")
+        environment |= {name: _at_most(threads, os.environ.get(name)) for name in _THREADED}
         # In a session of its own Ctrl-C does not reach it: the parent hears it and ends the worker.
         self.process = subprocess.Popen(
             [sys.executable, "-c", code],

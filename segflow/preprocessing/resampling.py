@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from segflow.core.errors import SegflowError
 from segflow.core.geometry import ANISOTROPY_THRESHOLD
+from segflow.core.machine import granted_threads
 from segflow.core.plans import ResamplingPlan
-from segflow.preprocessing.interpolation import axis_bands, nearest_indices
+from segflow.preprocessing.interpolation import Band, axis_bands, nearest_indices
 from segflow.preprocessing.label_resampling import TieRule, resize_label
 
 SPLINE = "resample_data_or_seg_to_shape"
@@ -152,32 +155,49 @@ def _resize_volume(source: np.ndarray, target: np.ndarray, interpolation: Interp
     source = np.ascontiguousarray(source, np.float32)
     limits = _range_of(source) if interpolation.clip and interpolation.order > 1 else None
     flat = source.reshape(len(source), -1)
-    if len(source) == len(target):
-        for start in range(0, len(target), 32):
-            part = slice(start, min(start + 32, len(target)))
-            _resize_in_plane(source[part], target[part], interpolation.order, limits)
-        return
-    for band in axis_bands(len(source), len(target), interpolation.order):
-        slices = (band.matrix @ flat[band.columns]).reshape(-1, *source.shape[1:])
+
+    def resize_band(band: Band) -> None:
+        if len(source) == len(target):
+            slices = source[band.rows]
+        else:
+            slices = (band.matrix @ flat[band.columns]).reshape(-1, *source.shape[1:])
         _resize_in_plane(slices, target[band.rows], interpolation.order, limits)
+
+    _for_each(resize_band, axis_bands(len(source), len(target), interpolation.order))
+
+
+def _for_each(function: Callable[[Any], None], parts: Sequence[Any]) -> None:
+    """Call a function for each part, on as many threads as this process was granted; numpy lets them run together."""
+    threads = min(granted_threads(), len(parts))
+    if threads <= 1:
+        for part in parts:
+            function(part)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        for _ in pool.map(function, parts):
+            pass  # an exception of a thread is raised here
 
 
 def _resize_slices(source: np.ndarray, target: np.ndarray, interpolation: Interpolation) -> None:
     """One channel slice by slice along the first axis, then along it."""
     order = interpolation.order
+
+    def resize_slice(index: int, result: np.ndarray) -> None:
+        slice_ = np.ascontiguousarray(source[index : index + 1], np.float32)
+        _resize_in_plane(slice_, result, order, _range_of(slice_) if interpolation.clip and order > 1 else None)
+
     if interpolation.order_through == 0 or len(source) == len(target):
         chosen = nearest_indices(len(source), len(target))
-        for index in np.unique(chosen):
-            slice_ = np.ascontiguousarray(source[index : index + 1], np.float32)
-            resized = np.empty((1, *target.shape[1:]), np.float32)
-            _resize_in_plane(slice_, resized, order, _range_of(slice_) if interpolation.clip and order > 1 else None)
-            target[chosen == index] = resized
+
+        def fill_from(index: int) -> None:
+            places = np.flatnonzero(chosen == index)
+            resize_slice(index, target[places[0] : places[0] + 1])
+            target[places[1:]] = target[places[0]]
+
+        _for_each(fill_from, [int(index) for index in np.unique(chosen)])
         return
     resized = np.empty((len(source), *target.shape[1:]), np.float32)
-    for index in range(len(source)):
-        slice_ = np.ascontiguousarray(source[index : index + 1], np.float32)
-        limits = _range_of(slice_) if interpolation.clip and order > 1 else None
-        _resize_in_plane(slice_, resized[index : index + 1], order, limits)
+    _for_each(lambda index: resize_slice(index, resized[index : index + 1]), range(len(source)))
     flat = resized.reshape(len(resized), -1)
     for band in axis_bands(len(source), len(target), interpolation.order_through):
         target[band.rows] = (band.matrix @ flat[band.columns]).reshape(-1, *target.shape[1:])
@@ -192,10 +212,11 @@ def _resize_in_plane(source: np.ndarray, target: np.ndarray, order: int, limits:
             np.matmul(band.matrix, source[:, band.columns], out=between[:, band.rows])
         source = between
     if new_columns != columns:
-        between = np.empty((len(source), new_rows, new_columns), np.float32)
+        between = np.empty((len(source) * new_rows, new_columns), np.float32)
+        lines = source.reshape(-1, columns)
         for band in axis_bands(columns, new_columns, order):
-            np.matmul(source[..., band.columns], band.matrix.T, out=between[..., band.rows])
-        source = between
+            np.matmul(lines[:, band.columns], band.matrix.T, out=between[:, band.rows])
+        source = between.reshape(target.shape)
     if limits is None:
         target[...] = source
     else:

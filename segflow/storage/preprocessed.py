@@ -12,7 +12,6 @@ import os
 import shutil
 import zlib
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ import numpy as np
 from segflow.core.errors import SegflowError
 from segflow.core.geometry import Box
 from segflow.core.labels import LabelKey, key_from_text, key_text
+from segflow.core.machine import granted_threads
 from segflow.core.preprocessed import PreprocessedCase, SpatialRecord
 from segflow.storage.chunks import chunk_and_block
 from segflow.storage.json_files import TEMPORARY_PREFIX, read_json, write_json, written_whole
@@ -305,8 +305,7 @@ class PreprocessedStore:
 def _write_b2nd(path: Path, array: np.ndarray, patch_size: Sequence[int]) -> None:
     chunk, block = chunk_and_block(array.shape, patch_size, array.itemsize)
     is_small = array.nbytes <= _IN_MEMORY
-    granted = _granted_threads()
-    threads = 1 if is_small else granted
+    threads = 1 if is_small else granted_threads()
     _limit_threads(threads)
     options = {
         "chunks": chunk,
@@ -337,13 +336,6 @@ def _better_filter(array: np.ndarray, block: Sequence[int]) -> blosc2.Filter:
 
     plain, shuffled = length(blosc2.Filter.NOFILTER), length(blosc2.Filter.SHUFFLE)
     return blosc2.Filter.SHUFFLE if shuffled < plain else blosc2.Filter.NOFILTER
-
-
-@lru_cache(maxsize=1)
-def _granted_threads() -> int:
-    """How many threads this process may use: workers are told in their environment."""
-    wish = os.environ.get(_THREADS, "")
-    return int(wish) if wish.isdigit() and int(wish) > 0 else 1
 
 
 def _limit_threads(threads: int) -> None:
