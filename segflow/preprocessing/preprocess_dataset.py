@@ -263,7 +263,8 @@ def _make_jobs(
 def _memory_of(case: CaseFiles, reader: ImageIO, plans: Plans, configurations: Sequence[ConfigurationPlan]) -> int:
     """Bytes that a case needs at its peak, from its headers alone.
 
-    The image as read and its normalised copy; then the latter, with the result of one configuration after another.
+    First the image as read and its normalised copy, with label, marked label and mask; then image and label on
+    their own grid, with the result of one configuration after another.
     """
     header = reader.read_header(case.images[0])
     channels = header.channels if len(case.images) == 1 else len(case.images)
@@ -271,8 +272,9 @@ def _memory_of(case: CaseFiles, reader: ImageIO, plans: Plans, configurations: S
     spacing = permute(header.geometry.spacing, plans.axis_order)
     shape = permute(header.shape, plans.axis_order)
     results = [_count(resampled_shape(shape, spacing, spacing_in_plan(plan, spacing))) for plan in configurations]
-    image = 4 * channels * voxels
-    return _PROCESS_BYTES + image + 8 * voxels + max(image, *((4 * channels + 8) * result for result in results))
+    before = (2 * 4 * channels + 6) * voxels
+    after = (4 * channels + 2) * voxels + (4 * channels + 4) * max(results)
+    return _PROCESS_BYTES + max(before, after)
 
 
 def _count(shape: Iterable[int]) -> int:
