@@ -9,6 +9,10 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
+# Tests run side by side. Threads of several processes that wait for each other on the same cores cost far more than
+# they bring; commands that tests start inherit this.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 @pytest.fixture(scope="session")
 def test_data() -> Path:
