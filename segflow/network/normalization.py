@@ -62,7 +62,12 @@ def instance_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float, negative_
 
 
 class _InstanceNormLeakyReLU(torch.autograd.Function):
-    """The CPU path. Keeps the input and, for the sign of the activation, the output, which the next layer keeps too."""
+    """The CPU path.
+
+    The backward pass needs the normalised values n. It takes them from the output, which the next layer keeps anyway,
+    by undoing the activation and the learnt shift and scale, so that the input need not be kept: half the memory of
+    a training step. Where that would lose digits, or without an activation, the input is kept and n taken from it.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float, negative_slope: float) -> Tensor:
@@ -83,37 +88,51 @@ class _InstanceNormLeakyReLU(torch.autograd.Function):
                 y_part.copy_(out)
             means.append(mean)
             inverse_stds.append(inverse_std)
-        output = y if negative_slope != 1 else None
-        ctx.save_for_backward(x, output, weight, torch.cat(means), torch.cat(inverse_stds))
+        kept = (
+            x if negative_slope == 1 or not _invertible(y, weight, bias) else None,
+            y if negative_slope != 1 else None,
+        )
+        ctx.save_for_backward(*kept, weight, bias, torch.cat(means), torch.cat(inverse_stds))
         ctx.negative_slope = negative_slope
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
-        x, y, weight, mean, inverse_std = ctx.saved_tensors
-        grad_x = torch.empty_like(x)
-        axes = tuple(range(2, x.ndim))
-        voxels = x[0, 0].numel()
-        scale = _per_channel(weight, x.ndim)
+        x, y, weight, bias, mean, inverse_std = ctx.saved_tensors
+        source = y if x is None else x
+        grad_x = torch.empty_like(source)
+        axes = tuple(range(2, source.ndim))
+        voxels = source[0, 0].numel()
+        scale, shift = _per_channel(weight, source.ndim), _per_channel(bias, source.ndim)
         grad_bias, grad_weight = torch.zeros_like(scale), torch.zeros_like(scale)
-        whole = (x, x if y is None else y, grad_y, grad_x, mean, inverse_std)
-        for x_part, y_part, grad, grad_x_part, m, r in zip(*map(_parts_like(x), whole), strict=True):
+        whole = (source, source if y is None else y, grad_y, grad_x, mean, inverse_std)
+        for values, y_part, grad, grad_x_part, mean_part, r in zip(*map(_parts_like(source), whole), strict=True):
             if y is not None:  # y is positive exactly where the normalised value is, since the slope is
                 grad = _aten.leaky_relu_backward(grad, y_part, ctx.negative_slope, True)
-            grad, x_part, out = grad.to(scale.dtype), x_part.to(scale.dtype), _writable(grad_x_part, scale.dtype)
+            grad, out = grad.to(scale.dtype), _writable(grad_x_part, scale.dtype)
+            # n = (values - centre) times factor
+            if x is None:
+                values, centre, factor = functional.leaky_relu(values, 1 / ctx.negative_slope), shift, 1 / scale
+            else:
+                values, centre, factor = values.to(scale.dtype), mean_part, r
             grad_sum = grad.sum(axes, keepdim=True)
-            product_sum = ((grad * x_part).sum(axes, keepdim=True) - m * grad_sum) * r
-            # With n = (x - m) r: grad_x = scale r (grad - mean(grad) - n mean(grad n)), sorted by grad, x and the rest.
+            product_sum = ((grad * values).sum(axes, keepdim=True) - centre * grad_sum) * factor
+            # grad_x = scale r (grad - mean(grad) - n mean(grad n)), sorted by grad, values and the rest.
             by_grad = scale * r
-            by_x = by_grad * r * product_sum / -voxels
-            rest = by_grad * grad_sum / -voxels - by_x * m
-            torch.addcmul(rest, grad, by_grad, out=out).addcmul_(x_part, by_x)
+            by_values = by_grad * factor * product_sum / -voxels
+            rest = by_grad * grad_sum / -voxels - by_values * centre
+            torch.addcmul(rest, grad, by_grad, out=out).addcmul_(values, by_values)
             if out is not grad_x_part:
                 grad_x_part.copy_(out)
             grad_bias += grad_sum.sum(0, keepdim=True)
             grad_weight += product_sum.sum(0, keepdim=True)
         return grad_x, grad_weight.view_as(weight), grad_bias.view_as(weight), None, None
+
+
+def _invertible(y: Tensor, weight: Tensor, bias: Tensor) -> bool:
+    """Whether the normalised values can be had from the output within about 1e-5, for every channel."""
+    return y.dtype == weight.dtype and bool((weight.abs() > bias.abs() * 0.01 + 1e-6).all())
 
 
 def _writable(part: Tensor, dtype: torch.dtype) -> Tensor:

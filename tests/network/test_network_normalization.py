@@ -47,6 +47,31 @@ def test_the_gradient_is_the_derivative() -> None:
     assert torch.autograd.gradcheck(lambda *a: instance_norm(*a, 1e-5, 0.01), (x, weight, bias))
 
 
+@pytest.mark.parametrize("weight", [0.0, 1e-4, -0.5])
+def test_a_channel_whose_output_says_nothing_of_its_input_gets_its_gradient(weight: float) -> None:
+    x = _inputs((2, 2, 6, 6, 6), torch.float32)[0]
+    grad = torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
+    scale, shift = torch.tensor([weight, 1.0]), torch.tensor([2.0, 0.0])
+
+    def gradients(function, dtype):
+        leaves = [t.to(dtype).requires_grad_() for t in (x, scale, shift)]
+        return [g.double() for g in torch.autograd.grad(function(*leaves), leaves, grad.to(dtype))]
+
+    exact = gradients(
+        lambda x, w, b: functional.leaky_relu(functional.instance_norm(x, weight=w, bias=b), 0.01), torch.float64
+    )
+    ours = gradients(lambda x, w, b: instance_norm(x.clone(), w, b, 1e-5, 0.01), torch.float32)
+    torch.testing.assert_close(ours, exact, rtol=1e-4, atol=1e-5)
+
+
+def test_the_input_is_not_kept_for_the_backward_pass() -> None:
+    x, _, bias = _inputs((2, 4, 6, 6, 6), torch.float32)
+    y = instance_norm(x.requires_grad_() * 1, torch.ones(4), bias, 1e-5, 0.01)
+    large = [t for t in y.grad_fn.saved_tensors if t is not None and t.numel() == x.numel()]
+    assert len(large) == 1
+    assert large[0].data_ptr() == y.data_ptr()
+
+
 def test_channels_last_memory_is_kept() -> None:
     x, weight, bias = _inputs((2, 3, 4, 5, 6), torch.float32)
     x = x.contiguous(memory_format=torch.channels_last_3d).requires_grad_()
