@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from segflow.apps import _edge, _terminal
 from segflow.core.errors import CaseErrors, SegflowError
 from segflow.inference.predict_cases import PredictReport, PredictSettings, predict_cases
+from segflow.network.cpu_memory import tune_cpu
 
 
 def run(config: DictConfig) -> None:
@@ -27,6 +28,7 @@ def run(config: DictConfig) -> None:
 
 def predict(config: DictConfig, model: str, source: str | Sequence[str], output: Path) -> PredictReport:
     """Open the inference door with the settings of a composed configuration."""
+    tune_cpu()
     with _terminal.progress() as progress:
         return predict_cases(
             Path(model).expanduser(),

@@ -28,6 +28,7 @@ from segflow.inference.predict_cases import PredictSettings
 from segflow.inference.predict_validation import next_stage_folder, predict_validation
 from segflow.inference.score_volumes import volume_scorer
 from segflow.network.bundle_file import is_bundle, read_bundle
+from segflow.network.cpu_memory import tune_cpu
 from segflow.network.nnunet_model import is_nnunet_model, read_nnunet_model
 from segflow.planning.override import override_configuration
 from segflow.planning.split_dataset import read_fold
@@ -66,6 +67,7 @@ def train(config: DictConfig) -> tuple[TrainResult, Summary | None, Labels]:
     """
     inputs = _read_inputs(config)
     settings = _edge.read(TrainingSettings, config.training)
+    tune_cpu()
     with _log_file(inputs.folder):
         if rank_zero_only.rank == 0:
             _write_configuration(inputs.folder, config)
