@@ -39,15 +39,18 @@ class WholeCheckpointIO(TorchCheckpointIO):
         Raises:
             SegflowError: It is missing, truncated, or holds more than tensors and plain values.
         """
-        with _open(Path(path)) as file:  # not mapped into memory: the file is replaced while its tensors live on
-            return read_tensors(file, name=str(path))
-
-
-def _open(file: Path) -> Any:
-    try:
-        return file.open("rb")
-    except OSError as error:
-        raise SegflowError(f"cannot open the checkpoint {file}: {error.strerror}") from error
+        file = Path(path)
+        try:
+            with file.open("rb") as stream:  # not mapped into memory: the file is replaced while its tensors live on
+                return read_tensors(stream, name=str(file))
+        except OSError as error:
+            raise SegflowError(f"cannot open the checkpoint {file}: {error.strerror}") from error
+        except SegflowError as error:
+            raise SegflowError(
+                error.problem,
+                found=error.found,
+                fix=f"To go on from an earlier epoch, replace it by a copy of best.ckpt; to start anew, remove {file}.",
+            ) from error
 
 
 def link_checkpoint(source: Path, target: Path) -> None:
