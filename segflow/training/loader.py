@@ -16,8 +16,6 @@ from segflow.core.errors import SegflowError
 from segflow.core.machine import out_of_memory_kills, processor_count
 
 MAX_WORKERS = 12
-DEAD_WORKER_SECONDS = 5.0
-"""How long torch waits for a batch before it looks whether its workers live."""
 
 _CAUSES = {
     "Killed": "most likely memory ran out and the system killed it",

@@ -150,9 +150,11 @@ class _Run:
         if settings.picture_every:
             labels = self.record.dataset.labels
             callbacks.append(PatchPictures(labels, every=settings.picture_every, count=settings.picture_count))
-        if settings.volume_every and self.parts.score_volumes is not None:
+        if settings.volume_every and self.record.val_cases:
             every, count = settings.volume_every, settings.volume_count
             score, cases = self.parts.score_volumes, self.record.val_cases
+            if score is None:
+                raise SegflowError("training.volume_every needs TrainingParts.score_volumes", found="none")
             callbacks.append(VolumeValidation(score, cases, every=every, count=count, report=report))
         if options.get("enable_checkpointing", True) is not False:
             callbacks.append(RunCheckpoints(self.folder))

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from training_toy import CASES, PATCH, TENSORBOARD, Toy, make_case, make_parts
 
+from segflow.core.errors import SegflowError
 from segflow.core.labels import Labels
 from segflow.core.plans import ConfigurationPlan, NetworkTopology
 from segflow.core.run import RunRecord
@@ -117,3 +118,8 @@ def test_scoring_whole_cases_changes_no_weight(toy: Toy):
     )
     without, scored = toy.weights("without"), toy.weights("with")
     assert all(torch.equal(without[name], scored[name]) for name in without)
+
+
+def test_asking_for_scores_without_a_scorer_is_refused(toy: Toy):
+    with pytest.raises(SegflowError, match="score_volumes"):
+        toy.train(settings={"volume_every": 1})
