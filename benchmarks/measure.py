@@ -1,0 +1,264 @@
+"""Measure nnU-Net and segflow alike: each side in a fresh process, on the same cores, turn by turn.
+
+A side is a function ``side(meter, **arguments)`` of a benchmark script, called in a Python of its own, or a command
+line. Its wall time is taken within the process, section by section; its memory is watched from outside, over the
+whole tree of processes that it starts. How much others used the machine meanwhile is noted with every figure.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+SAMPLE_SECONDS = 0.03
+_TICKS = os.sysconf("SC_CLK_TCK")
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+_LOG_TAIL = 4000
+
+_THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "BLOSC_NTHREADS",
+    "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """What one named part of a side took.
+
+    Attributes:
+        seconds: Wall time.
+        peak_bytes: Most memory that the process tree held at once, shared pages counted once.
+    """
+
+    seconds: float
+    peak_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One run of one side.
+
+    Attributes:
+        sections: In the order in which they were entered.
+        value: What the side returned, as JSON has it.
+        foreign_cores: Cores that other processes of the machine kept busy meanwhile, on average.
+    """
+
+    sections: Mapping[str, Section]
+    value: Any
+    foreign_cores: float
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of all sections together."""
+        return sum(section.seconds for section in self.sections.values())
+
+    @property
+    def peak_bytes(self) -> int:
+        """The highest peak of any section."""
+        return max(section.peak_bytes for section in self.sections.values())
+
+
+@dataclass(slots=True)
+class Meter:
+    """Handed to a side: says which of its work counts, and under which name."""
+
+    entries: list[dict[str, Any]] = field(default_factory=list)
+
+    @contextmanager
+    def section(self, name: str) -> Iterator[None]:
+        """Time a block. A name that comes again adds to the seconds; the higher peak counts."""
+        with suppress(OSError):  # forget the highest memory so far, where the kernel lets us
+            Path("/proc/self/clear_refs").write_text("5")
+        start = time.monotonic()
+        yield
+        stop = time.monotonic()
+        self.entries.append({"name": name, "start": start, "stop": stop, "peak": _own_peak()})
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """The cores that both sides get, and as many threads as they may start.
+
+    Attributes:
+        cores: Numbers of the processors.
+        threads: For every library that asks the environment.
+        variables: More of the environment of both sides.
+    """
+
+    cores: tuple[int, ...]
+    threads: int
+    variables: Mapping[str, str] = field(default_factory=dict)
+
+    def environment(self) -> dict[str, str]:
+        """The environment of a side."""
+        threads = {name: str(self.threads) for name in _THREAD_VARIABLES}
+        return {**os.environ, **threads, **self.variables}
+
+
+def run_function(machine: Machine, function: Callable[..., Any], **arguments: Any) -> Measured:
+    """Call a function of a benchmark script in a fresh process.
+
+    Args:
+        machine: Where.
+        function: ``function(meter, **arguments)``, at module level; returns what JSON can hold.
+        arguments: What JSON can hold; paths become text.
+
+    Raises:
+        RuntimeError: It failed; with the end of what it printed.
+    """
+    with tempfile.TemporaryDirectory(prefix="measure-") as folder:
+        call, answer = Path(folder) / "call.json", Path(folder) / "answer.json"
+        file = sys.modules[function.__module__].__file__
+        call.write_text(
+            json.dumps({"file": file, "function": function.__name__, "arguments": arguments}, default=str),
+            encoding="utf-8",
+        )
+        samples, foreign = _watch(machine, [sys.executable, __file__, str(call), str(answer)], function.__name__)
+        content = json.loads(answer.read_text(encoding="utf-8"))
+    return Measured(_sections(content["entries"], samples), content["value"], foreign)
+
+
+def run_command(machine: Machine, command: Sequence[str]) -> Measured:
+    """Run a command line, start-up included.
+
+    Raises:
+        RuntimeError: It failed; with the end of what it printed.
+    """
+    start = time.monotonic()
+    samples, foreign = _watch(machine, command, command[0])
+    entry = {"name": "command", "start": start, "stop": time.monotonic(), "peak": 0}
+    return Measured(_sections([entry], samples), None, foreign)
+
+
+def script(name: str, arguments: str, *more: str) -> list[str]:
+    """The command line of a console script of this Python.
+
+    Args:
+        name: Of the script.
+        arguments: As typed, split at spaces.
+        more: Arguments that may hold spaces.
+    """
+    return [str(Path(sys.executable).parent / name), *arguments.split(), *more]
+
+
+def _watch(machine: Machine, command: Sequence[str], name: str) -> tuple[list[tuple[float, int]], float]:
+    """Run to the end; gives (time, bytes of the process tree) samples, and the cores that others kept busy."""
+    with tempfile.TemporaryFile() as log:
+        busy, started = _busy_seconds(), time.monotonic()
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=machine.environment(),
+            preexec_fn=lambda: os.sched_setaffinity(0, machine.cores),
+        )
+        samples: list[tuple[float, int]] = []
+        ended = threading.Event()
+        sampler = threading.Thread(target=_sample, args=(process.pid, samples, ended))
+        sampler.start()
+        try:
+            _, status, usage = os.wait4(process.pid, 0)
+        finally:
+            ended.set()
+            sampler.join()
+        process.returncode = os.waitstatus_to_exitcode(status)
+        wall = time.monotonic() - started
+        foreign = max(0.0, _busy_seconds() - busy - usage.ru_utime - usage.ru_stime) / wall
+        if process.returncode != 0:
+            log.seek(max(0, log.seek(0, os.SEEK_END) - _LOG_TAIL))
+            text = log.read().decode(errors="replace")
+            raise RuntimeError(f"{name} ended with code {process.returncode}:\n{text}")
+    return samples, round(foreign, 2)
+
+
+def _sample(pid: int, samples: list[tuple[float, int]], ended: threading.Event) -> None:
+    while not ended.wait(SAMPLE_SECONDS):
+        tree = _tree(pid)
+        # Pages that processes share must count once, which the kernel tells only by walking all pages.
+        size = _resident(pid) if len(tree) == 1 else sum(_proportional(each) for each in tree)
+        samples.append((time.monotonic(), size))
+
+
+def _tree(pid: int) -> list[int]:
+    found = [pid]
+    for each in found:
+        with suppress(OSError):
+            for task in os.listdir(f"/proc/{each}/task"):
+                children = Path(f"/proc/{each}/task/{task}/children").read_text().split()
+                found.extend(int(child) for child in children)
+    return found
+
+
+def _resident(pid: int) -> int:
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE
+    except (OSError, IndexError):
+        return 0
+
+
+def _proportional(pid: int) -> int:
+    try:
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return 0
+
+
+def _own_peak() -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def _busy_seconds() -> float:
+    """Seconds that the machine's processors worked since it started."""
+    user, nice, system, _, _, irq, softirq, *_ = map(int, Path("/proc/stat").read_text().split("\n")[0].split()[1:])
+    return (user + nice + system + irq + softirq) / _TICKS
+
+
+def _sections(entries: Sequence[Mapping[str, Any]], samples: Sequence[tuple[float, int]]) -> dict[str, Section]:
+    sections: dict[str, Section] = {}
+    for entry in entries:
+        sampled = max((size for at, size in samples if entry["start"] <= at <= entry["stop"]), default=0)
+        before = sections.get(entry["name"], Section(0.0, 0))
+        sections[entry["name"]] = Section(
+            before.seconds + entry["stop"] - entry["start"], max(before.peak_bytes, sampled, entry["peak"])
+        )
+    return sections
+
+
+def _child(call: Path, answer: Path) -> None:
+    wanted = json.loads(call.read_text(encoding="utf-8"))
+    path = Path(wanted["file"])
+    sys.path.insert(0, str(path.parent))
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
+    sys.modules[path.stem] = module
+    spec.loader.exec_module(module)  # type: ignore[union-attr]
+    meter = sys.modules["measure"].Meter() if "measure" in sys.modules else Meter()
+    value = getattr(module, wanted["function"])(meter, **wanted["arguments"])
+    answer.write_text(json.dumps({"entries": meter.entries, "value": value}, default=float), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    _child(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -1,0 +1,344 @@
+"""Planning and preprocessing: wall time, memory, and equality of plans and arrays.
+
+``lits``: one CT phantom of 512×512×450 voxels, from its files to its arrays and step by step.
+``hippocampus``, ``acdc``: whole datasets, from raw files to arrays, through both tools' Python interfaces, and for
+``commands`` through their command lines.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from inputs import (
+    ACDC,
+    HIPPOCAMPUS,
+    LITS_SHAPE,
+    LITS_SPACING,
+    QUICK_SHAPE,
+    link_dataset,
+    lits_fingerprint,
+    write_phantom,
+)
+from measure import Measured, Meter, Section, run_command, run_function, script
+from record import Options, Record, median_seconds, options, peak_bytes
+
+from segflow.planning.plan_dataset import plan_dataset
+from segflow.planning.settings import PlannerSettings
+from segflow.storage.json_files import read_json
+
+PARTS = ("lits", "hippocampus", "acdc", "commands")
+TOLERANCE = 1e-3
+SHARE_EQUAL = 0.9999
+PROCESSES = 2
+SIDES = ("nnunet", "segflow")
+
+
+def nnunet_case(meter: Meter, raw: str, prepared: str, configuration: str) -> None:
+    """One case through nnU-Net's DefaultPreprocessor, in its own three steps."""
+    from batchgenerators.utilities.file_and_folder_operations import load_json
+    from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params, nnUNetDatasetBlosc2
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+    from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
+
+    plans = PlansManager(f"{prepared}/nnUNetPlans.json")
+    plan = plans.get_configuration(configuration)
+    description = load_json(f"{raw}/dataset.json")
+    ((case_id, files),) = get_filenames_of_train_images_and_targets(raw, description).items()
+    preprocessor = plan.preprocessor_class(verbose=False)
+    folder = Path(prepared) / "nnunet" / plan.data_identifier
+    folder.mkdir(parents=True, exist_ok=True)
+    with meter.section("read"):
+        reader = plans.image_reader_writer_class()
+        image, properties = reader.read_images(files["images"])
+        label, _ = reader.read_seg(files["label"])
+    with meter.section("preprocess"):
+        image, label, properties = preprocessor.run_case_npy(image, label, properties, plans, plan, description)
+    with meter.section("write"):
+        image, label = image.astype(np.float32, copy=False), label.astype(np.int16, copy=False)
+        patch = tuple(plan.patch_size)
+        blocks, chunks = comp_blosc2_params(image.shape, patch, image.itemsize)
+        label_blocks, label_chunks = comp_blosc2_params(label.shape, patch, label.itemsize)
+        nnUNetDatasetBlosc2.save_case(
+            image,
+            label,
+            properties,
+            str(folder / case_id),
+            chunks=chunks,
+            blocks=blocks,
+            chunks_seg=label_chunks,
+            blocks_seg=label_blocks,
+        )
+
+
+def segflow_case(meter: Meter, raw: str, prepared: str, configuration: str) -> None:
+    """The same case through segflow, in the same three steps."""
+    from segflow.core.plans import Plans
+    from segflow.preprocessing.preprocess_case import preprocess_case
+    from segflow.storage.case_files import find_training_cases
+    from segflow.storage.images import read_case, reader_by_name
+    from segflow.storage.json_files import read_json
+    from segflow.storage.preprocessed import PreprocessedStore
+    from segflow.storage.raw_dataset import read_description
+
+    plans = Plans.from_json(read_json(Path(prepared) / "nnUNetPlans.json"))
+    plan = plans.configuration(configuration)
+    description = read_description(Path(raw))
+    (files,) = find_training_cases(Path(raw), description)
+    store = PreprocessedStore(Path(prepared) / "segflow" / plan.data_identifier)
+    with meter.section("read"):
+        case = read_case(files, reader_by_name(plans.reader), channels=len(description.channels))
+    with meter.section("preprocess"):
+        result = preprocess_case(case, plans, plan, description.labels, may_overwrite=True)
+    del case
+    with meter.section("write"):
+        store.write(result, plan.patch_size)
+
+
+def nnunet_both(meter: Meter, raw: str, prepared: str) -> None:
+    """Both configurations of the case, files to files, as nnU-Net makes them: one after the other."""
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+    from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
+
+    plans = PlansManager(f"{prepared}/nnUNetPlans.json")
+    description = read_json(Path(raw) / "dataset.json")
+    ((case_id, files),) = get_filenames_of_train_images_and_targets(raw, description).items()
+    for configuration in ("3d_fullres", "3d_lowres"):
+        plan = plans.get_configuration(configuration)
+        folder = Path(prepared) / "nnunet_both" / plan.data_identifier
+        folder.mkdir(parents=True, exist_ok=True)
+        with meter.section("files to files"):
+            plan.preprocessor_class(verbose=False).run_case_save(
+                str(folder / case_id), files["images"], files["label"], plans, plan, description
+            )
+
+
+def segflow_both(meter: Meter, raw: str, prepared: str) -> None:
+    """Both configurations of the case through segflow's door."""
+    from segflow.core.plans import Plans
+    from segflow.preprocessing.preprocess_dataset import PreprocessSettings, preprocess_dataset
+    from segflow.storage.json_files import read_json
+
+    plans = Plans.from_json(read_json(Path(prepared) / "nnUNetPlans.json"))
+    settings = PreprocessSettings(processes=0, redo=True)
+    with meter.section("files to files"):
+        report = preprocess_dataset(
+            Path(raw), plans, ["3d_fullres", "3d_lowres"], Path(prepared) / "segflow_both", settings
+        )
+    if report.failed:
+        raise RuntimeError(report.text())
+
+
+def nnunet_dataset(meter: Meter, identifier: int, configurations: list[str]) -> None:
+    """A dataset through nnU-Net's Python interface."""
+    from nnunetv2.experiment_planning.plan_and_preprocess_api import (
+        extract_fingerprint_dataset,
+        plan_experiment_dataset,
+        preprocess_dataset,
+    )
+
+    with meter.section("fingerprint"):
+        extract_fingerprint_dataset(identifier, num_processes=PROCESSES, check_dataset_integrity=True, clean=True)
+    with meter.section("plan"):
+        plan_experiment_dataset(identifier)
+    with meter.section("preprocess"):
+        preprocess_dataset(identifier, configurations=configurations, num_processes=[PROCESSES])
+
+
+def segflow_dataset(meter: Meter, raw: str, prepared: str, configurations: list[str]) -> None:
+    """A dataset through segflow's doors. The check is part of measuring."""
+    from segflow.core.dataset import DatasetDescription
+    from segflow.core.fingerprint import Fingerprint
+    from segflow.planning.measure_dataset import measure_dataset
+    from segflow.planning.plan_dataset import plan_dataset
+    from segflow.planning.settings import PlannerSettings
+    from segflow.preprocessing.preprocess_dataset import PreprocessSettings, preprocess_dataset
+    from segflow.storage.case_files import find_training_cases
+    from segflow.storage.images import choose_reader
+    from segflow.storage.json_files import write_json
+    from segflow.storage.raw_dataset import read_description
+
+    folder, target = Path(raw), Path(prepared)
+    with meter.section("fingerprint"):
+        description: DatasetDescription = read_description(folder)
+        cases = find_training_cases(folder, description)
+        reader = choose_reader(description.file_ending, cases[0].images[0], description.reader)
+        found: Fingerprint = measure_dataset(cases, reader, description, processes=PROCESSES)
+        write_json(target / "measured.json", found.to_json())
+    with meter.section("plan"):
+        plans = plan_dataset(folder, target, PlannerSettings(), fingerprint=target / "measured.json").plans
+    with meter.section("preprocess"):
+        settings = PreprocessSettings(processes=PROCESSES, redo=True)
+        report = preprocess_dataset(folder, plans, configurations, target, settings)
+    if report.failed:
+        raise RuntimeError(report.text())
+
+
+def compare_arrays(meter: Meter, reference: str, ours: str) -> dict[str, Any]:
+    """Shares of voxels that are equal, over all cases of two folders of arrays.
+
+    An image voxel is equal within `TOLERANCE` of the range of the reference's normalised values.
+    """
+    import blosc2
+
+    equal, total, label_equal, label_total, largest, cases = 0, 0, 0, 0, 0.0, 0
+    for file in sorted(Path(reference).glob("*.b2nd")):
+        theirs, own = (blosc2.open(str(Path(folder) / file.name), mode="r")[:] for folder in (reference, ours))
+        if theirs.shape != own.shape:
+            raise RuntimeError(f"{file.name}: {theirs.shape} and {own.shape}")
+        if file.name.endswith("_seg.b2nd"):
+            label_equal += int((theirs == own).sum())
+            label_total += theirs.size
+            continue
+        cases += 1
+        tolerance = TOLERANCE * float(theirs.max() - theirs.min())
+        difference = np.abs(theirs - own)
+        equal += int((difference <= tolerance).sum())
+        total += theirs.size
+        largest = max(largest, float(difference.max()) * TOLERANCE / max(tolerance, 1e-12))
+    if not cases or not label_total:
+        raise RuntimeError(f"no arrays in {reference}")
+    return {"cases": cases, "image": equal / total, "label": label_equal / label_total, "largest": largest}
+
+
+def main() -> None:
+    """Run the chosen parts."""
+    with options("preprocessing", __doc__ or "", PARTS) as chosen:
+        record = Record("preprocessing", chosen)
+        if chosen.wants("lits"):
+            _lits(record, chosen)
+        for part, name in (("hippocampus", HIPPOCAMPUS), ("acdc", ACDC)):
+            if chosen.wants(part):
+                _dataset(record, chosen, part, name)
+        if chosen.wants("commands"):
+            _commands(record, chosen)
+        record.finish()
+
+
+def _lits(record: Record, chosen: Options) -> None:
+    shape = QUICK_SHAPE if chosen.quick else LITS_SHAPE
+    raw = write_phantom(chosen.work / "nnUNet_raw", shape, LITS_SPACING)
+    prepared = chosen.work / "nnUNet_preprocessed" / raw.name
+    _plan_like_lits(raw, prepared)
+    size = "×".join(str(n) for n in reversed(shape))
+    for configuration in ("3d_fullres", "3d_lowres"):
+        what = f"CT {size}, {configuration}"
+        call = {"raw": raw, "prepared": prepared, "configuration": configuration}
+        pair = record.compare(
+            what,
+            partial(run_function, chosen.machine, nnunet_case, **call),
+            partial(run_function, chosen.machine, segflow_case, **call),
+        )
+        _check_case(record, what, *pair)
+        _equality(record, chosen, what, *(prepared / side / f"nnUNetPlans_{configuration}" for side in SIDES))
+    what = f"CT {size}, both configurations"
+    pair = record.compare(
+        what,
+        partial(run_function, chosen.machine, nnunet_both, raw=raw, prepared=prepared),
+        partial(run_function, chosen.machine, segflow_both, raw=raw, prepared=prepared),
+    )
+    _check_case(record, what, *pair)
+
+
+def _plan_like_lits(raw: Path, prepared: Path) -> None:
+    plan_dataset(raw, prepared, PlannerSettings(), fingerprint=lits_fingerprint(prepared / "lits.json"))
+
+
+def _check_case(record: Record, what: str, theirs: list[Measured], ours: list[Measured]) -> None:
+    record.check(f"{what}: times quicker", median_seconds(theirs) / median_seconds(ours), at_least=10)
+    record.check(f"{what}: share of nnU-Net's memory", peak_bytes(ours) / peak_bytes(theirs), at_most=0.5)
+
+
+def _dataset(record: Record, chosen: Options, part: str, name: str) -> None:
+    raw = link_dataset(chosen.data / name, chosen.work / "nnUNet_raw", 6 if chosen.quick else None)
+    theirs = chosen.work / "nnUNet_preprocessed" / name
+    ours = chosen.work / "segflow_preprocessed" / name
+    configurations = ["2d", "3d_fullres"]
+    reference, own = record.compare(
+        f"{part}, raw to arrays",
+        partial(
+            run_function, chosen.machine, nnunet_dataset, identifier=int(name[7:10]), configurations=configurations
+        ),
+        partial(run_function, chosen.machine, segflow_dataset, raw=raw, prepared=ours, configurations=configurations),
+    )
+    if part == "hippocampus":
+        record.check(
+            f"{part}, raw to arrays: times quicker", median_seconds(reference) / median_seconds(own), at_least=5
+        )
+    _plans_equal(record, part, theirs, ours)
+    for configuration in configurations:
+        folder = f"nnUNetPlans_{configuration}"
+        _equality(record, chosen, f"{part}, {configuration}", theirs / folder, ours / folder)
+
+
+def _plans_equal(record: Record, part: str, theirs: Path, ours: Path) -> None:
+    for file in ("dataset_fingerprint.json", "nnUNetPlans.json"):
+        reference, own = read_json(theirs / file), read_json(ours / file)
+        differing = [key for key, value in reference.items() if not _alike(value, own.get(key))]
+        record.check(f"{part}: keys of {file} that differ", len(differing), at_most=0)
+        if differing:
+            record.note(f"{part}, {file}: {', '.join(differing)} differ.")
+
+
+def _alike(reference: Any, own: Any) -> bool:
+    """Equal, but for the rounding of intensities, which nnU-Net averages in single precision."""
+    if isinstance(reference, dict) and isinstance(own, dict):
+        return reference.keys() <= own.keys() and all(_alike(value, own[key]) for key, value in reference.items())
+    if isinstance(reference, float) and isinstance(own, float):
+        return math.isclose(reference, own, rel_tol=1e-6)
+    return bool(reference == own)
+
+
+def _equality(record: Record, chosen: Options, what: str, theirs: Path, ours: Path) -> None:
+    found = run_function(chosen.machine, compare_arrays, reference=theirs, ours=ours).value
+    record.check(f"{what}: image voxels within 1e-3 of the range", found["image"], at_least=SHARE_EQUAL)
+    record.check(f"{what}: label voxels equal", found["label"], at_least=SHARE_EQUAL)
+    record.value(f"{what}: largest difference of {found['cases']} cases", both=found["largest"], unit="of the range")
+
+
+def _commands(record: Record, chosen: Options) -> None:
+    """Hippocampus through the command lines, each started anew."""
+    raw = link_dataset(chosen.data / HIPPOCAMPUS, chosen.work / "nnUNet_raw", 6 if chosen.quick else None)
+    paths = [f"dataset.path={raw}", f"paths.preprocessed={chosen.work / 'commands'}"]
+    n = PROCESSES
+    steps = {
+        "fingerprint and plan": (
+            [
+                script("nnUNetv2_extract_fingerprint", f"-d 4 -np {n} --verify_dataset_integrity --clean"),
+                script("nnUNetv2_plan_experiment", "-d 4"),
+            ],
+            [script("segflow", f"plan processes={n} clean=true", *paths)],
+        ),
+        "preprocess": (
+            [script("nnUNetv2_preprocess", f"-d 4 -c 2d 3d_fullres -np {n} {n}")],
+            [
+                script(
+                    "segflow",
+                    f"preprocess configurations=[2d,3d_fullres] preprocessing.processes={n} preprocessing.redo=true",
+                    *paths,
+                )
+            ],
+        ),
+    }
+    totals = [0.0, 0.0]
+    for step, sides in steps.items():
+        pair = record.compare(
+            f"hippocampus, commands, {step}",
+            *(partial(_run_commands, chosen, commands) for commands in sides),
+        )
+        for side, runs in enumerate(pair):
+            totals[side] += median_seconds(runs)
+    record.check("hippocampus, commands: times quicker", totals[0] / totals[1], at_least=5)
+
+
+def _run_commands(chosen: Options, commands: list[list[str]]) -> Measured:
+    runs = [run_command(chosen.machine, command) for command in commands]
+    whole = Section(sum(run.seconds for run in runs), max(run.peak_bytes for run in runs))
+    return Measured({"command": whole}, None, max(run.foreign_cores for run in runs))
+
+
+if __name__ == "__main__":
+    main()
