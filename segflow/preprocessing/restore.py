@@ -5,7 +5,8 @@ Nothing here holds all classes at full size: label maps are decided slab by slab
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -14,8 +15,9 @@ from segflow.core.errors import SegflowError
 from segflow.core.labels import Labels
 from segflow.core.plans import ConfigurationPlan
 from segflow.core.preprocessed import SpatialRecord
+from segflow.preprocessing.device_slabs import DeviceSlabResampler
 from segflow.preprocessing.resampling import interpolation_of
-from segflow.preprocessing.slabs import Slab, SlabResampler
+from segflow.preprocessing.slabs import Range, SlabResampler
 
 _THRESHOLD = 0.5
 
@@ -85,13 +87,24 @@ def restore_probabilities(
         result[0] = 1
     inside = result.transpose(0, *(axis + 1 for axis in spatial.axis_order))[(slice(None), *spatial.crop.slices)]
     interpolation = interpolation_of(plan.resampling_probabilities, spatial.spacing_plan, spatial.spacing_transposed)
-    resampler = SlabResampler(logits, inside.shape[1:], interpolation)
-    for slab in resampler.slabs(channels_at_once=len(logits)):
-        for number, (start, stop) in enumerate(slab.chunks):
-            part = Slab(start, stop, (slab.chunks[number],))
-            values = torch.stack([next(resampler.channel(k, part)) for k in range(len(logits))])
+    if logits.device.type != "cpu":
+        on_device = DeviceSlabResampler(logits, inside.shape[1:], interpolation)
+        for slab in on_device.slabs(channels_at_once=len(logits)):
+            values = torch.stack([on_device.channel(k, slab) for k in range(len(logits))])
             probabilities = torch.sigmoid(values) if labels.has_regions else torch.softmax(values, 0)
-            inside[:, start:stop] = probabilities.cpu().numpy()
+            inside[:, slice(*slab)] = probabilities.cpu().numpy()
+        return result
+    resampler = SlabResampler(_as_array(logits), inside.shape[1:], interpolation)
+
+    def fill(slab: Range) -> None:
+        target = inside[:, slice(*slab)]
+        for channel in range(len(logits)):
+            for plane, values in zip(target[channel], resampler.channel(channel, slab), strict=True):
+                plane[...] = values
+        for number in range(target.shape[1]):
+            _to_probabilities(target[:, number], labels)
+
+    _for_each_slab(fill, resampler.slabs())
     return result
 
 
@@ -128,46 +141,82 @@ def _decide(
     """Write the label map of the resampled logits into ``target`` (Z', Y', X')."""
     _check_channels(len(logits), labels)
     interpolation = interpolation_of(plan.resampling_probabilities, spacing, new_spacing)
-    resampler = SlabResampler(logits, target.shape, interpolation)
-    decide = _paint_regions if labels.has_regions else _largest
-    for slab in resampler.slabs():
-        target[slab.start : slab.stop] = decide(resampler, slab, target.shape[1:], logits, labels)
+    values = np.array(labels.regions_class_order if labels.has_regions else labels.all_labels, target.dtype)
+    if logits.device.type != "cpu":
+        on_device = DeviceSlabResampler(logits, target.shape, interpolation)
+        decide_there = _paint_on_device if labels.has_regions else _largest_on_device
+        for slab in on_device.slabs():
+            target[slice(*slab)] = decide_there(on_device, slab, values)
+        return
+    resampler = SlabResampler(_as_array(logits), target.shape, interpolation)
+    decide = _paint if labels.has_regions else _largest
+    _for_each_slab(lambda slab: decide(resampler, slab, values, target[slice(*slab)]), resampler.slabs())
 
 
-def _largest(
-    resampler: SlabResampler, slab: Slab, plane: Sequence[int], logits: torch.Tensor, labels: Labels
-) -> np.ndarray:
+def _largest(resampler: SlabResampler, slab: Range, labels: np.ndarray, target: np.ndarray) -> None:
     """The label of the largest logit; of equal ones the first, as argmax has it."""
-    shape = (slab.stop - slab.start, *plane)
-    kind = torch.uint8 if len(logits) <= 256 else torch.int16
-    best = torch.empty(shape, dtype=torch.float32, device=logits.device)
-    winner = torch.zeros(shape, dtype=kind, device=logits.device)
-    for channel in range(len(logits)):
-        for (start, stop), values in zip(slab.chunks, resampler.channel(channel, slab), strict=True):
-            rows = slice(start - slab.start, stop - slab.start)
-            if channel == 0:
-                best[rows] = values
-                continue
-            better = values > best[rows]
-            torch.maximum(best[rows], values, out=best[rows])
+    best = np.full(target.shape, -np.inf, np.float32)
+    winner = np.zeros(target.shape, np.uint8 if len(labels) <= 256 else np.uint16)
+    for channel in range(len(labels)):
+        for values, best_here, winner_here in zip(resampler.channel(channel, slab), best, winner, strict=True):
+            better = np.greater(values, best_here)
+            np.maximum(values, best_here, out=best_here)
             # Channels come in ascending order, so the one that wins now is the largest number so far.
-            torch.maximum(winner[rows], better.to(kind).mul_(channel), out=winner[rows])
-    indices = winner.cpu().numpy()
-    if labels.all_labels == tuple(range(len(logits))):
-        return indices
-    return np.array(labels.all_labels, _label_type(labels))[indices]
+            np.maximum(winner_here, better * winner.dtype.type(channel), out=winner_here)
+    target[...] = labels[winner]
 
 
-def _paint_regions(
-    resampler: SlabResampler, slab: Slab, plane: Sequence[int], logits: torch.Tensor, labels: Labels
-) -> np.ndarray:
+def _paint(resampler: SlabResampler, slab: Range, labels: np.ndarray, target: np.ndarray) -> None:
     """Each region that is more likely than not, painted one over the other in order (recipe 1.2)."""
-    painted = torch.zeros((slab.stop - slab.start, *plane), dtype=torch.int32, device=logits.device)
-    for channel, value in enumerate(labels.regions_class_order or ()):
-        for (start, stop), values in zip(slab.chunks, resampler.channel(channel, slab), strict=True):
-            rows = slice(start - slab.start, stop - slab.start)
-            painted[rows].masked_fill_(values > 0, value)  # a sigmoid above one half
-    return painted.cpu().numpy()
+    painted = np.zeros(target.shape, target.dtype)
+    for channel, label in enumerate(labels):
+        for values, painted_here in zip(resampler.channel(channel, slab), painted, strict=True):
+            painted_here[values > 0] = label  # a sigmoid above one half
+    target[...] = painted
+
+
+def _largest_on_device(resampler: DeviceSlabResampler, slab: Range, labels: np.ndarray) -> np.ndarray:
+    best = resampler.channel(0, slab)
+    winner = torch.zeros(best.shape, dtype=torch.uint8 if len(labels) <= 256 else torch.int16, device=best.device)
+    for channel in range(1, len(labels)):
+        values = resampler.channel(channel, slab)
+        winner.masked_fill_(values > best, channel)
+        best = torch.maximum(best, values)
+    return labels[winner.cpu().numpy()]
+
+
+def _paint_on_device(resampler: DeviceSlabResampler, slab: Range, labels: np.ndarray) -> np.ndarray:
+    painted = None
+    for channel, label in enumerate(labels):
+        is_more_likely = resampler.channel(channel, slab) > 0
+        if painted is None:
+            painted = torch.zeros(is_more_likely.shape, dtype=torch.int32, device=is_more_likely.device)
+        painted.masked_fill_(is_more_likely, int(label))
+    return np.zeros(0, labels.dtype) if painted is None else painted.cpu().numpy().astype(labels.dtype)
+
+
+def _to_probabilities(values: np.ndarray, labels: Labels) -> None:
+    """Softmax over channels, or sigmoids where there are regions; in place. float32 (K, Y, X)."""
+    if labels.has_regions:
+        with np.errstate(over="ignore"):  # a very negative logit: its probability is 0
+            np.exp(-values, out=values)
+        values += 1
+        np.reciprocal(values, out=values)
+        return
+    values -= values.max(axis=0)
+    np.exp(values, out=values)
+    values /= values.sum(axis=0)
+
+
+def _as_array(logits: torch.Tensor) -> np.ndarray:
+    return (logits if logits.dtype in (torch.float16, torch.float32) else logits.float()).detach().numpy()
+
+
+def _for_each_slab(function: Callable[[Range], None], slabs: Sequence[Range]) -> None:
+    """On as many threads as torch may use: numpy lets them run together."""
+    with ThreadPoolExecutor(max(1, min(torch.get_num_threads(), len(slabs)))) as pool:
+        for _ in pool.map(function, slabs):
+            pass  # an exception of a thread is raised here
 
 
 def _label_type(labels: Labels) -> type[np.unsignedinteger]:

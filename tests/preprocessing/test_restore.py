@@ -16,9 +16,9 @@ from segflow.core.geometry import Box, Geometry, permute
 from segflow.core.labels import Labels
 from segflow.core.plans import Plans, ResamplingPlan
 from segflow.core.preprocessed import SpatialRecord
-from segflow.preprocessing import slabs
+from segflow.preprocessing import device_slabs, restore, slabs
 from segflow.preprocessing.preprocess_case import preprocess_case
-from segflow.preprocessing.resampling import resample_image
+from segflow.preprocessing.resampling import interpolation_of, resample_image
 from segflow.preprocessing.restore import (
     labels_from_probabilities,
     labels_on_grid,
@@ -69,20 +69,17 @@ def paste(inside: np.ndarray, spatial: SpatialRecord, outside: int = 0) -> np.nd
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(problem=problems, rows=st.sampled_from([1, 40, 2**18]))
+@given(problem=problems, voxels=st.sampled_from([1, 200, 2**22]))
 def test_streamed_labels_equal_the_argmax_of_everything(
-    make_plans: Callable[..., Plans], problem: Any, rows: int
+    make_plans: Callable[..., Plans], problem: Any, voxels: int
 ) -> None:
     shape, factors, axis_order, spacing, seed = problem
     spatial = make_record(shape, factors, axis_order, spacing)
     logits = np.random.default_rng(seed).normal(size=(3, *shape)).astype(np.float32)
     everything = unstreamed(logits, spatial)
-    before = slabs._CPU_CHUNK, slabs._CPU_SLAB
-    slabs._CPU_CHUNK, slabs._CPU_SLAB = rows, 3 * rows
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(slabs, "_SLAB_VOXELS", voxels)
         found = restore_labels(torch.from_numpy(logits), spatial, make_plans().configuration("test"), PLAIN)
-    finally:
-        slabs._CPU_CHUNK, slabs._CPU_SLAB = before
     ranked = np.sort(everything, axis=0)
     clear = paste(ranked[-1] - ranked[-2] > 1e-5, spatial, True)
     assert found.shape == spatial.shape_original
@@ -98,12 +95,38 @@ def test_slab_height_does_not_change_a_voxel(
     logits = torch.randn((3, 14, 20, 17), generator=torch.Generator().manual_seed(0)).to(dtype)
     plan = make_plans().configuration("test")
     results = []
-    for chunk, slab in [(1, 1), (4000, 9000), (2**26, 2**26)]:
-        monkeypatch.setattr(slabs, "_CPU_CHUNK", chunk)
-        monkeypatch.setattr(slabs, "_CPU_SLAB", slab)
+    for voxels in (1, 9000, 2**26):
+        monkeypatch.setattr(slabs, "_SLAB_VOXELS", voxels)
         results.append(restore_labels(logits, spatial, plan, PLAIN))
     assert np.array_equal(results[0], results[1])
     assert np.array_equal(results[0], results[2])
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(problem=problems, labels=st.sampled_from([PLAIN, REGIONS]), half=st.booleans())
+def test_the_way_on_an_accelerator_gives_the_same(
+    make_plans: Callable[..., Plans], problem: Any, labels: Labels, half: bool
+) -> None:
+    """The accelerator's code also runs on a processor, where the two are compared."""
+    shape, factors, axis_order, spacing, seed = problem
+    spatial = make_record(shape, factors, axis_order, spacing)
+    logits = torch.randn((3, *shape), generator=torch.Generator().manual_seed(seed % 2**31))
+    logits = logits.half() if half else logits
+    interpolation = interpolation_of(FIRST, spatial.spacing_plan, spatial.spacing_transposed)
+    there = device_slabs.DeviceSlabResampler(logits, spatial.shape_cropped, interpolation)
+    here = slabs.SlabResampler(logits.numpy(), spatial.shape_cropped, interpolation)
+    whole = (0, spatial.shape_cropped[0])
+    for channel in range(3):
+        expected = np.stack(list(here.channel(channel, whole)))
+        found = there.channel(channel, whole)
+        assert found.dtype == torch.float32
+        np.testing.assert_allclose(found.numpy(), expected, atol=2e-3 if half else 1e-6)
+    values = np.array((1, 2, 3) if labels.has_regions else (0, 1, 2), np.uint8)
+    decide = restore._paint_on_device if labels.has_regions else restore._largest_on_device
+    found_labels = decide(there, whole, values)
+    expected_labels = restore_labels(logits, spatial, make_plans().configuration("test"), labels)
+    inside = expected_labels.transpose(spatial.axis_order)[spatial.crop.slices]
+    assert (found_labels == inside).mean() > 0.99 or found_labels.size < 100
 
 
 def test_equal_logits_go_to_the_first_label(make_plans: Callable[..., Plans]) -> None:
