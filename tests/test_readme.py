@@ -10,6 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -53,9 +56,25 @@ def test_no_other_command_is_shown() -> None:
     assert {line.split()[0] for line in LINES} <= {"segflow", "make", "tensorboard"}
 
 
-@pytest.mark.parametrize(("group", "options"), re.findall(r"^\| `(\w+)` \| ([^|]*) \|", README, flags=re.MULTILINE))
+@pytest.mark.parametrize(("group", "options"), re.findall(r"^\| `([a-z]+)` \| ([^|]*) \|", README, flags=re.MULTILINE))
 def test_the_groups_have_the_options_that_the_readme_names(group: str, options: str) -> None:
     if not (ROOT / "conf" / group).is_dir():
         pytest.fail(f"the README names a group that does not exist: {group}")
     shipped = {file.stem for file in (ROOT / "conf" / group).glob("*.yaml")}
     assert set(re.findall(r"`(\w+)`", options)) <= shipped
+
+
+TRAINER_CLASSES = re.findall(r"^\| `(nnUNet\w+)`[^|]*\| `([^`]+)` \|$", README, flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize(("name", "settings"), TRAINER_CLASSES)
+def test_every_trainer_class_has_settings_that_compose(name: str, settings: str) -> None:
+    overrides = settings.split()
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        config = compose("train", overrides=overrides)
+        shipped = compose("train")
+    assert config != shipped, f"{name} changes nothing"
+    for override in overrides:
+        key, value = override.split("=")
+        if "." in key:
+            assert OmegaConf.select(config, key) == yaml.safe_load(value)

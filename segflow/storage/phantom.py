@@ -23,7 +23,7 @@ from segflow.storage.image_formats.placement import ItkPlacement, affine_of
 from segflow.storage.json_files import read_json, write_json
 from segflow.storage.whole_folder import folder_written_whole
 
-VERSION = 2
+VERSION = 3
 STAGE = "phantom"
 LIVER, TUMOUR = 1, 2
 HELD_OUT = 4
@@ -102,7 +102,7 @@ def phantom_case(index: int, seed: int = 0) -> tuple[Array, Array, Geometry]:
         Image int16 (Z, Y, X) in HU, label uint8 (Z, Y, X) with liver 1 and tumour 2, and the geometry.
     """
     generator = np.random.default_rng([seed, index])
-    shape = (int(generator.integers(24, 33)), *(int(n) for n in generator.integers(64, 73, size=2)))
+    shape = (int(generator.integers(24, 33)), *(int(n) for n in generator.integers(56, 65, size=2)))
     in_plane = float(generator.choice([1.45, 1.5, 1.5, 1.55]))
     spacing = (SLICE_MM, in_plane, in_plane)
     fine_shape = tuple(n * f for n, f in zip(shape, FINER, strict=True))
