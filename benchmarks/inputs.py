@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from segflow.core.plans import Plans
+from segflow.core.splits import SplitSettings, make_splits, splits_to_json
 from segflow.planning.plan_dataset import plan_dataset
 from segflow.planning.settings import PlannerSettings
 from segflow.storage.json_files import read_json, write_json
@@ -48,19 +48,32 @@ def link_dataset(source: Path, raw_root: Path, cases: int | None = None) -> Path
     return target
 
 
-def share_plans(source: Path, work: Path, *, whole: Path | None = None) -> Plans:
-    """Write plans, fingerprint and dataset.json where both sides look for them.
+def share_plans(source: Path, raw: Path, work: Path) -> tuple[Path, Path]:
+    """Give both sides the same plans, fingerprint and splits.
 
     Args:
-        source: The raw dataset, perhaps of a few cases.
-        work: nnUNet_preprocessed lies in here.
-        whole: The dataset that is measured, where it is another: few cases would get small batches.
+        source: The dataset that is planned for.
+        raw: The same dataset, perhaps of a few cases: plans for those alone would have small batches.
+        work: Where ``nnUNet_preprocessed`` and ``segflow_preprocessed`` are.
+
+    Returns:
+        nnU-Net's and segflow's folder of the preprocessed dataset.
     """
-    target = work / "nnUNet_preprocessed" / source.name
-    report = plan_dataset(whole or source, target, PlannerSettings())
-    shutil.copyfile(source / "dataset.json", target / "dataset.json")
-    (target / "splits_final.json").unlink(missing_ok=True)  # it names all cases; each side splits anew
-    return report.plans
+    planned = work / "plans" / source.name
+    plan_dataset(source, planned, PlannerSettings())
+    ending = read_json(raw / "dataset.json")["file_ending"]
+    case_ids = [file.name.removesuffix(ending) for file in (raw / "labelsTr").iterdir()]
+    splits = read_json(planned / "splits_final.json")
+    if {case for split in splits for case in (*split["train"], *split["val"])} != set(case_ids):
+        splits = splits_to_json(make_splits(case_ids, SplitSettings()))
+    targets = (work / "nnUNet_preprocessed" / source.name, work / "segflow_preprocessed" / source.name)
+    for target in targets:
+        target.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(raw / "dataset.json", target / "dataset.json")
+        for name in ("nnUNetPlans.json", "dataset_fingerprint.json"):
+            shutil.copyfile(planned / name, target / name)
+        write_json(target / "splits_final.json", splits)
+    return targets
 
 
 def write_phantom(raw_root: Path, shape: Sequence[int], spacing: Sequence[float], *, seed: int = 0) -> Path:
