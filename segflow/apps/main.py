@@ -42,6 +42,10 @@ def main(arguments: list[str] | None = None) -> None:
     from segflow.apps import _edge
 
     os.environ[RANK_COMMAND] = command
+    # Threads of GNU OpenMP wait for each other by spinning. On a machine that others use too, one that has lost its
+    # core then keeps the others busy: a training step takes several times as long. A short spin costs a quiet machine
+    # next to nothing. It is read when torch is loaded.
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     _edge.start(command, rest)
 
 
