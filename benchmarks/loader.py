@@ -7,6 +7,7 @@ that to the loss. Patches are drawn, so that the seconds vary from run to run; c
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -48,14 +49,14 @@ TASKS = {
 }
 
 
-def stored_case(task: Task, number: int) -> tuple[np.ndarray, np.ndarray]:
+def make_case(shape: Sequence[int], number: int) -> tuple[np.ndarray, np.ndarray]:
     """Image float32 (1, Z, Y, X) and label int16 (Z, Y, X): smooth with noise, an ellipsoid with a lesion in it."""
     generator = np.random.default_rng(number)
-    axes = np.meshgrid(*(np.linspace(-1, 1, n, dtype=np.float32) for n in task.shape), indexing="ij", sparse=True)
+    axes = np.meshgrid(*(np.linspace(-1, 1, n, dtype=np.float32) for n in shape), indexing="ij", sparse=True)
     centre = generator.uniform(-0.3, 0.3, 3)
     distance = sum((axis - c) ** 2 for axis, c in zip(axes, centre, strict=True))
     image = np.sin(5 * axes[0] + 3 * axes[1]) * np.cos(4 * axes[2]) + (distance < 0.2)
-    image = image + 0.3 * generator.standard_normal(task.shape, np.float32)
+    image = image + 0.3 * generator.standard_normal(shape, np.float32)
     label = (distance < 0.2).astype(np.int16)
     label[distance < 0.02] = 2
     return image.astype(np.float32)[None], label
@@ -76,7 +77,7 @@ def write_cases(meter: Meter, name: str, theirs: str, ours: str) -> None:
     keys = location_keys(Labels.from_json(LABELS))
     with meter.section("write"):
         for number in range(task.cases):
-            image, label = stored_case(task, number)
+            image, label = make_case(task.shape, number)
             spatial = SpatialRecord(
                 Geometry(spacing), task.shape, (0, 1, 2), Box.whole(task.shape), spacing, spacing, task.shape
             )
@@ -129,10 +130,10 @@ def nnunet_loader(meter: Meter, name: str, folder: str) -> dict[str, Any]:
     with meter.section("loader"):
         for _ in range(batches):
             next(loader)
-    image, label = torch.randn(1, *large), torch.randint(0, 3, (1, *large), dtype=torch.int16)
+    image, label = (torch.from_numpy(array) for array in make_case(large, 0))
     with meter.section("augmentation"), torch.no_grad():
         for _ in range(batches * task.batch):
-            transforms(image=image.clone(), segmentation=label.clone())
+            transforms(image=image.clone(), segmentation=label[None].clone())
     return {"patches": batches * task.batch, "from": [int(n) for n in large]}
 
 
@@ -167,8 +168,8 @@ def segflow_loader(meter: Meter, name: str, folder: str) -> dict[str, Any]:
     with meter.section("loader"):
         for index in range(batches):
             dataset[0, index]
-    image = torch.randn(task.batch, 1, *large)
-    label = torch.randint(0, 3, (task.batch, 1, *large), dtype=torch.int16)
+    image, label = (torch.from_numpy(array) for array in make_case(large, 0))
+    image, label = image[None].repeat(task.batch, 1, 1, 1, 1), label[None, None].repeat(task.batch, 1, 1, 1, 1)
     generator = torch.Generator().manual_seed(0)
     with meter.section("augmentation"):
         for _ in range(batches):
