@@ -22,8 +22,8 @@ FLAGS_WITH_VALUE = {
     "--info": "-i", "--experimental-rerun": "",
 }  # fmt: skip
 PATH_KEYS = (
-    "model", "input", "output", "prediction", "reference", "source", "from_fingerprint", "dataset.path", "fold.file",
-    "fold.group_by", "paths.*",
+    "choice", "labels", "model", "input", "output", "prediction", "reference", "source", "from_fingerprint",
+    "dataset.path", "fold.file", "fold.group_by", "paths.*",
 )  # fmt: skip
 NAMED_BY_FOLDER = ("dataset", "configuration", "fold", "planner", "run_name", "plans", "paths", "hydra", "logger")
 _OVERRIDE = re.compile(r"^(?P<mark>~|\+\+?)?(?P<key>[\w./@:-]+?)=(?P<value>.*)$", re.DOTALL)

@@ -82,7 +82,7 @@ def _rate(done: int, started: float) -> str:
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Print a table to stdout, never narrower than its content where stdout is no terminal."""
-    drawn = Table(title=title, title_justify="left", title_style="bold")
+    drawn = Table()
     for index, column in enumerate(columns):
         drawn.add_column(column, justify="left" if index == 0 else "right", no_wrap=not sys.stdout.isatty())
     for row in rows:
@@ -91,6 +91,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) 
     if not sys.stdout.isatty():
         widest = Console(width=10_000).measure(drawn).maximum
         console = Console(width=max(80, widest))
+    console.print(title, style="bold", soft_wrap=True, highlight=False)
     console.print(drawn)
 
 

@@ -23,7 +23,7 @@ def run(config: DictConfig) -> None:
             raise SegflowError(f"{name}= is missing", fix="Use: segflow evaluate prediction=DIR reference=DIR")
     prediction, reference = Path(config.prediction).expanduser(), Path(config.reference).expanduser()
     output = Path(config.output).expanduser() if config.output else prediction
-    description = _description(config.labels, prediction, reference)
+    description = description_beside(config.labels, prediction, reference)
     with _terminal.progress() as progress:
         summary = evaluate_cases(
             prediction,
@@ -47,7 +47,7 @@ def show(summary: Summary, labels: Labels, title: str) -> None:
     _terminal.table(title, header, rows)
 
 
-def _description(given: str | None, prediction: Path, reference: Path) -> DatasetDescription:
+def description_beside(given: str | None, prediction: Path, reference: Path) -> DatasetDescription:
     """The dataset.json that names the labels: the one given, or one beside the label maps."""
     candidates = [Path(given).expanduser()] if given else []
     candidates += [folder / "dataset.json" for folder in (prediction, reference, reference.parent, prediction.parent)]

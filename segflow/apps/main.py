@@ -9,11 +9,16 @@ from difflib import get_close_matches
 COMMANDS = {
     "demo": "the whole job on a phantom that segflow makes itself, or on dataset=hippocampus",
     "convert": "decathlon task → raw dataset",
+    "doctor": "everything that is wrong with a raw dataset",
     "plan": "raw dataset → fingerprint, plans and splits",
     "preprocess": "raw dataset and plans → arrays for training",
     "train": "one fold; -m fold=0,1,2,3,4 trains them one after another",
     "predict": "images and a trained run → label maps",
+    "ensemble": "probabilities of several predictions → label maps",
     "evaluate": "label maps and references → scores",
+    "postprocess": "choose steps on a cross-validation, or apply them to a folder",
+    "select": "trained runs → the configuration or ensemble to predict with",
+    "bundle": "runs ↔ model files, ours and nnU-Net v2's",
 }
 
 RANK_COMMAND = "SEGFLOW_COMMAND"

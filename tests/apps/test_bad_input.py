@@ -106,6 +106,19 @@ def test_all_bad_cases_are_listed_together(raw: Path, tmp_path: Path) -> None:
     assert "case_2" in result.stderr
 
 
+def test_the_doctor_lists_every_problem_with_what_to_do(raw: Path, tmp_path: Path) -> None:
+    write(np.zeros((8, 16, 15), np.uint8), raw / "labelsTr" / "case_1.nii.gz")
+    nan_in_image(raw)
+    label = raw / "labelsTr" / "case_4.nii.gz"
+    label.unlink()
+    result = start(tmp_path, "doctor", f"dataset={NAME}", "processes=0")
+    assert result.returncode == 1
+    for case in ("case_1", "case_2", "case_4"):
+        assert case in result.stdout
+    assert "case_0" not in result.stdout
+    assert "Traceback" not in result.stderr
+
+
 def test_a_good_dataset_goes_through_and_a_case_that_turns_bad_is_named(raw: Path, tmp_path: Path) -> None:
     assert start(tmp_path, "plan", f"dataset={NAME}", "processes=0").returncode == 0
     image_of(raw).write_bytes(image_of(raw).read_bytes()[:3000])

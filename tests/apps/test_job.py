@@ -126,6 +126,42 @@ def test_predict_and_evaluate_take_plain_paths(job: Path) -> None:
     assert (output / "metrics.csv").is_file()
 
 
+def test_the_commands_after_training(job: Path) -> None:
+    """From one trained fold to an ensemble, postprocessing, a selection, and a model file that predicts the same."""
+    raw = job / "data/raw" / NAME
+    common = [f"input={raw / 'imagesTs'}", "inference.mirroring=false", "inference.probabilities=true"]
+    for output in ("one", "two"):
+        assert start(job, "predict", f"model={RUN}", f"output={output}", *common).returncode == 0
+    result = start(job, "ensemble", "members=[one,two]", "output=both")
+    assert result.returncode == 0, result.stderr
+    for file in (job / "one").glob("phantom_*.nii.gz"):
+        np.testing.assert_array_equal(
+            sitk.GetArrayFromImage(sitk.ReadImage(str(file))),
+            sitk.GetArrayFromImage(sitk.ReadImage(str(job / "both" / file.name))),
+        )
+    choose = ["postprocess", "action=choose", f"prediction={RUN / 'validation'}", f"reference={raw / 'labelsTr'}"]
+    result = start(job, *choose, "output=steps")
+    assert result.returncode == 0, result.stderr
+    apply = ["postprocess", "action=apply", "prediction=both", "choice=steps/postprocessing.json", "output=final"]
+    result = start(job, *apply)
+    assert result.returncode == 0, result.stderr
+    assert len(list((job / "final").glob("*.nii.gz"))) == 4
+    result = start(job, "select", f"runs=[{RUN.parent}]")
+    assert result.returncode == 0, result.stderr
+    assert "segflow predict model=" in result.stdout
+    for action in (
+        ["bundle", "action=export", f"model={RUN}", "output=phantom.segflow"],
+        ["predict", "model=phantom.segflow", "output=of_bundle", *common[:2]],
+    ):
+        result = start(job, *action)
+        assert result.returncode == 0, result.stderr
+    for file in (job / "one").glob("phantom_*.nii.gz"):
+        assert file.read_bytes() == (job / "of_bundle" / file.name).read_bytes()
+    result = start(job, "doctor")
+    assert result.returncode == 0, result.stderr
+    assert "nothing is wrong" in result.stdout
+
+
 def test_predicting_one_bad_file_leaves_the_others(job: Path, tmp_path: Path) -> None:
     images = job / "data/raw" / NAME / "imagesTs"
     source = tmp_path / "input"

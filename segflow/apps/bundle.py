@@ -1,0 +1,46 @@
+"""``segflow bundle``: runs ↔ model files, ours and nnU-Net v2's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from segflow.apps import _datasets, _edge, _terminal
+from segflow.core.errors import SegflowError
+from segflow.exchange.bundle import export_bundle, import_bundle
+from segflow.exchange.nnunet_v2_model import export_nnunet_model, import_nnunet_model
+from segflow.network.bundle_file import is_bundle
+
+USE = (
+    "Use: segflow bundle action=export model=RUN_FOLDER output=liver.segflow, "
+    "or with format=nnunet output=FOLDER_OR_ZIP, or: segflow bundle action=import model=FILE_OR_FOLDER"
+)
+
+
+def run(config: DictConfig) -> None:
+    """Export or import."""
+    if not config.model or (config.action == "export" and not config.output):
+        raise SegflowError("nothing to do", fix=USE)
+    model = Path(config.model).expanduser()
+    folds = list(map(str, config.folds)) if OmegaConf.is_list(config.folds) else str(config.folds)
+    if config.action == "export":
+        output = Path(config.output).expanduser()
+        if config.format == "segflow":
+            written = export_bundle(model, output, folds=folds, checkpoint=config.checkpoint)
+        elif config.format == "nnunet":
+            written = export_nnunet_model(model, output, folds=folds, checkpoint=config.checkpoint)
+        else:
+            raise SegflowError("unknown format", found=config.format, expected="segflow or nnunet", fix=USE)
+        _terminal.say(f"Written to {written}.")
+    elif config.action == "import":
+        outputs = Path(_edge.read(_datasets.PathSettings, config.paths).outputs).expanduser()
+        if is_bundle(model):
+            runs = import_bundle(model, outputs, run_name=config.run_name)
+        else:
+            options = {"folds": folds, "checkpoint": config.checkpoint, "configuration": config.configuration}
+            runs = [import_nnunet_model(model, outputs, run_name=config.run_name, **options)]
+        for folder in runs:
+            _terminal.say(f"Written to {folder}. Next: segflow predict model={folder} input=DIR output=DIR")
+    else:
+        raise SegflowError("unknown action", found=config.action, expected="export or import", fix=USE)

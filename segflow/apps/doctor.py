@@ -1,0 +1,34 @@
+"""``segflow doctor``: everything that is wrong with a raw dataset, all cases at once."""
+
+from __future__ import annotations
+
+from omegaconf import DictConfig
+
+from segflow.apps import _datasets, _edge, _terminal
+from segflow.core.errors import SegflowError
+from segflow.core.machine import processor_count
+from segflow.storage.images import choose_reader
+from segflow.storage.raw_dataset import check_dataset, find_images, read_description
+
+
+def run(config: DictConfig) -> None:
+    """Check, and list what was found; fails where there are errors."""
+    paths = _edge.read(_datasets.PathSettings, config.paths)
+    dataset = _edge.read(_datasets.DatasetSettings, config.dataset)
+    with _terminal.progress() as progress:
+        raw = _datasets.raw_folder(dataset, paths, progress=progress)
+        description = read_description(raw)
+        example = None
+        if "dataset" not in description.raw and (raw / "imagesTr").is_dir():
+            example = find_images(raw / "imagesTr", description.file_ending, len(description.channels))[0].images[0]
+        reader = choose_reader(description.file_ending, example, description.reader)
+        processes = processor_count() if config.processes is None else config.processes
+        problems = check_dataset(raw, description, reader, processes=processes, progress=progress)
+    if not problems:
+        _terminal.say(f"{raw}: nothing is wrong.")
+        return
+    rows = [(p.severity, p.case or "", p.message, p.fix) for p in problems]
+    _terminal.table(f"{raw}", ("severity", "case", "what", "what to do"), rows)
+    errors = sum(p.severity == "error" for p in problems)
+    if errors:
+        raise SegflowError(f"{errors} errors must be mended before planning")

@@ -1,0 +1,41 @@
+"""``segflow ensemble``: probabilities of several predictions → label maps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from segflow.apps import _edge, _terminal
+from segflow.core.dataset import DatasetDescription
+from segflow.core.errors import CaseErrors, SegflowError
+from segflow.core.plans import Plans
+from segflow.inference.ensemble import EnsembleSettings, ensemble_cases
+from segflow.storage.json_files import read_json
+
+
+def run(config: DictConfig) -> None:
+    """Average the members, and say what became of the cases."""
+    if not config.members or not config.output:
+        raise SegflowError(
+            "members= and output= are needed", fix="Use: segflow ensemble members=[DIR,DIR] output=DIR weights=[2,1]"
+        )
+    members = [Path(member).expanduser() for member in config.members]
+    output = Path(config.output).expanduser()
+    made_by = "Predict it with inference.probabilities=true."
+    description = DatasetDescription.from_json("ensemble", read_json(members[0] / "dataset.json", fix=made_by))
+    plans = Plans.from_json(read_json(members[0] / "plans.json", fix=made_by))
+    settings = _edge.read(EnsembleSettings, {"weights": config.weights, "resume": config.resume})
+    with _terminal.progress() as progress:
+        report = ensemble_cases(
+            members,
+            output,
+            description.labels,
+            settings,
+            file_ending=description.file_ending,
+            reader=plans.reader,
+            progress=progress,
+        )
+    _terminal.say(f"Averaged {len(report.done)} cases, {len(report.skipped)} were there. Written to {output}.")
+    if not report.ok:
+        raise CaseErrors("some cases could not be averaged", list(report.failed.values()))

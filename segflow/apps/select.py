@@ -1,0 +1,35 @@
+"""``segflow select``: trained runs → the configuration or ensemble to predict with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from segflow.apps import _datasets, _edge, _terminal
+from segflow.selection.crossval import find_runs
+from segflow.selection.select_configuration import SELECTION_FILE, SelectSettings, select_configuration
+from segflow.selection.table import selection_rows
+
+
+def run(config: DictConfig) -> None:
+    """Rank, and print the table and the commands to predict with."""
+    paths = _edge.read(_datasets.PathSettings, config.paths)
+    name = _datasets.folder_name(_edge.read(_datasets.DatasetSettings, config.dataset), paths)
+    output = Path(paths.outputs).expanduser() / name
+    if config.runs:
+        runs = [Path(run).expanduser() for run in config.runs]
+    else:  # imported and interrupted runs have nothing to be compared by
+        runs = [run for run in find_runs(output) if any(run.glob("fold_*/validation/summary.json"))]
+    reference = Path(paths.preprocessed).expanduser() / name / "gt_segmentations"
+    with _terminal.progress() as progress:
+        selection = select_configuration(
+            runs, reference, output, _edge.read(SelectSettings, config.selection), progress=progress
+        )
+    header, *rows = selection_rows(selection)
+    _terminal.table(f"Cross-validation of {name}, {len(selection.cases)} cases", header, rows)
+    for note in selection.notes:
+        _terminal.say(f"  {note}")
+    _terminal.say(f"Written to {output / SELECTION_FILE}. Predict with:")
+    for command in selection.commands:
+        _terminal.say(f"  {command}")
