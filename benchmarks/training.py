@@ -312,7 +312,7 @@ def _training(record: Record, chosen: Options, part: str) -> None:
     iterations = -(-counted // (EPOCHS - 1)) + 1
     if chosen.quick:
         for folder in (theirs, ours):
-            _shrink(folder, configuration)
+            shrink(folder, configuration)
     turn = iter(range(chosen.repeats))
     runs = record.compare(
         f"{name} {configuration}",
@@ -378,7 +378,7 @@ def _lightning(record: Record, chosen: Options) -> None:
         record.check(f"{value['what'].split(':')[0]}: share of a step that the loop adds", share, at_most=0.02)
 
 
-def _shrink(folder: Path, configuration: str) -> None:
+def shrink(folder: Path, configuration: str) -> None:
     """A small batch, for a run that only shows that everything works."""
     plans = read_json(folder / "nnUNetPlans.json")
     plan = plans["configurations"][configuration]

@@ -1,0 +1,322 @@
+"""Prediction with a model that nnU-Net made: agreement of label maps, wall time and memory of whole commands, and the
+export of many-class logits alone.
+
+``hippocampus``, ``acdc``: five folds, mirroring, both command lines on the same images. ``ct``: 118 outputs with
+random weights; mirrored on a small image for the agreement, and on thick slices of 512×512 without mirroring and with
+one fold for the time, so that the export and not the network dominates. ``export``: logits to a label map of
+512×512×280, where nnU-Net works on a scaled-down one (``--reference-scale``), since at full size its class volumes
+alone take 35 GB; and to 512×512×600 by segflow alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from inputs import ACDC, CT_117, HIPPOCAMPUS, link_dataset, share_plans
+from measure import Measured, Meter, run_command, run_function, script
+from record import Options, Record, median_seconds, options, peak_bytes
+from training import nnunet_trainer, prepare, shrink
+
+from segflow.storage.json_files import read_json
+
+PARTS = ("hippocampus", "acdc", "ct", "export")
+AGREEMENT = 0.999
+FOLDS = 5
+CONFIGURATION = "3d_fullres"
+
+
+class Export(NamedTuple):
+    """Logits to restore.
+
+    Attributes:
+        plan: Voxels of the logits along z, y, x.
+        image: Voxels of the label map.
+    """
+
+    plan: tuple[int, int, int]
+    image: tuple[int, int, int]
+
+    def scaled(self, factor: float) -> Export:
+        """The same with another number of voxels along each axis."""
+        return Export(*(tuple(max(4, round(factor * n)) for n in shape) for shape in self))  # type: ignore[arg-type]
+
+
+EXPORT_280 = Export((187, 256, 256), (280, 512, 512))
+EXPORT_600 = Export((200, 167, 167), (600, 512, 512))
+
+
+def make_model(
+    meter: Meter, prepared: str, configuration: str, iterations: int, folds: int, patch_seed: int = 0
+) -> str:
+    """Train a fold for some iterations with nnU-Net, and make the other folds by disturbing its weights.
+
+    Returns:
+        The model's folder.
+    """
+    import torch
+
+    torch.manual_seed(patch_seed)
+    np.random.seed(patch_seed)
+    trainer = nnunet_trainer(Path(prepared), configuration, 1, iterations, 1)
+    with meter.section("train"):
+        if iterations:
+            trainer.run_training()
+        else:
+            trainer.initialize()
+            trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+            trainer.logger.log("ema_fg_dice", 0.0, 0)
+            trainer.save_checkpoint(str(Path(trainer.output_folder) / "checkpoint_final.pth"))
+    base = Path(trainer.output_folder_base)
+    for name, source in (("plans.json", "nnUNetPlans.json"), ("dataset.json", "dataset.json")):
+        (base / name).write_bytes((Path(prepared) / source).read_bytes())
+    checkpoint = torch.load(base / "fold_0" / "checkpoint_final.pth", map_location="cpu", weights_only=False)
+    weights = checkpoint["network_weights"]
+    for fold in range(1, folds):
+        checkpoint["network_weights"] = {
+            name: value + 0.02 * value.std(correction=0) * torch.randn_like(value) for name, value in weights.items()
+        }
+        (base / f"fold_{fold}").mkdir(exist_ok=True)
+        torch.save(checkpoint, base / f"fold_{fold}" / "checkpoint_final.pth")
+    return str(base)
+
+
+def nnunet_export(meter: Meter, prepared: str, plan_shape: list[int], image_shape: list[int], output: str) -> None:
+    """nnU-Net's way from logits to a label map, on logits in half precision as its predictor gives them."""
+    from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+    plans = PlansManager(f"{prepared}/nnUNetPlans.json")
+    plan = plans.get_configuration(CONFIGURATION)
+    manager = plans.get_label_manager(read_json(Path(prepared) / "dataset.json"))
+    logits = smooth_logits(manager.num_segmentation_heads, plan_shape)
+    properties = {
+        "spacing": _spacing(plan.spacing, plan_shape, image_shape),
+        "shape_before_cropping": tuple(image_shape),
+        "bbox_used_for_cropping": [[0, n] for n in image_shape],
+        "shape_after_cropping_and_before_resampling": tuple(image_shape),
+    }
+    with meter.section("export"):
+        labels = convert_predicted_logits_to_segmentation_with_correct_shape(
+            logits.numpy(), plans, plan, manager, properties
+        )
+    np.save(output, labels)
+
+
+def segflow_export(meter: Meter, prepared: str, plan_shape: list[int], image_shape: list[int], output: str) -> None:
+    """segflow's way, on the same values in single precision as its predictor gives them."""
+    from segflow.core.geometry import Box, Geometry
+    from segflow.core.plans import Plans
+    from segflow.core.preprocessed import SpatialRecord
+    from segflow.network.cpu_memory import tune_cpu
+    from segflow.preprocessing.restore import restore_labels
+    from segflow.storage.raw_dataset import read_description
+
+    tune_cpu()  # as `segflow predict` does
+    plans = Plans.from_json(read_json(Path(prepared) / "nnUNetPlans.json"))
+    plan, labels = plans.configuration(CONFIGURATION), read_description(Path(prepared)).labels
+    logits = smooth_logits(labels.num_outputs, plan_shape).float()
+    spacing = _spacing(plan.spacing, plan_shape, image_shape)
+    spatial = SpatialRecord(
+        geometry=Geometry(spacing),
+        shape_original=tuple(image_shape),
+        axis_order=plans.axis_order,
+        crop=Box.whole(image_shape),
+        spacing_transposed=spacing,
+        spacing_plan=tuple(plan.spacing),
+        shape_plan=tuple(plan_shape),
+    )
+    with meter.section("export"):
+        result = restore_labels(logits, spatial, plan, labels)
+    np.save(output, result)
+
+
+def smooth_logits(classes: int, shape: list[int]) -> Any:
+    """float16 (K, Z, Y, X): smooth fields, so that labels form regions as in a real prediction."""
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.randn((classes, 1, 6, 8, 8), generator=generator)
+    result = torch.empty((classes, *shape), dtype=torch.float16)
+    for channel, field in zip(result, coarse, strict=True):
+        smooth = torch.nn.functional.interpolate(field[None], tuple(shape), mode="trilinear", align_corners=True)
+        channel.copy_(4 * smooth[0, 0])
+    return result
+
+
+def _spacing(spacing: Any, plan_shape: list[int], image_shape: list[int]) -> tuple[float, float, float]:
+    return tuple(float(s) * p / n for s, p, n in zip(spacing, plan_shape, image_shape, strict=True))  # type: ignore[return-value]
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Options of this script alone."""
+    parser.add_argument("--iterations", type=int, default=25, help="of the model's training (default 25)")
+    parser.add_argument("--images", type=int, default=8, help="hippocampus images to predict (default 8; ACDC half)")
+    parser.add_argument(
+        "--reference-scale",
+        type=float,
+        default=0.5,
+        help="size of nnU-Net's export along each axis (default 0.5; 1 needs about 80 GB of memory)",
+    )
+
+
+def main() -> None:
+    """Run the chosen parts."""
+    with options("prediction", __doc__ or "", PARTS, add_options, repeats=1) as chosen:
+        chosen.machine.variables["nnUNet_n_proc_DA"] = "0"  # type: ignore[index]
+        record = Record("prediction", chosen)
+        if chosen.wants("hippocampus"):
+            _trained(record, chosen, HIPPOCAMPUS, chosen.extra.images, at_least=1.4)
+        if chosen.wants("acdc") and not chosen.quick:
+            _trained(record, chosen, ACDC, -(-chosen.extra.images // 2), at_least=1.4)
+        if chosen.wants("ct") and not chosen.quick:
+            _many_labels(record, chosen)
+        if chosen.wants("export"):
+            _export(record, chosen)
+        record.finish()
+
+
+def _trained(record: Record, chosen: Options, name: str, images: int, *, at_least: float) -> None:
+    """A model of five folds on images of its own dataset."""
+    prepared, _ = prepare(chosen, name, CONFIGURATION, 6 if chosen.quick else 20)
+    iterations, folds = chosen.extra.iterations, FOLDS
+    if chosen.quick:
+        shrink(prepared, CONFIGURATION)
+        iterations, folds, images = 1, 2, 2
+    model = run_function(
+        chosen.machine,
+        make_model,
+        prepared=prepared,
+        configuration=CONFIGURATION,
+        iterations=iterations,
+        folds=folds,
+    ).value
+    source = _images(chosen, name, slice(images))
+    what = f"{name}, {images} images, {folds} folds"
+    pair = _commands(record, chosen, what, Path(model), source, folds)
+    record.check(f"{what}: times quicker", median_seconds(pair[0]) / median_seconds(pair[1]), at_least=at_least)
+    record.note(f"{name}: the model was trained by nnU-Net for {iterations} iterations.")
+
+
+def _many_labels(record: Record, chosen: Options) -> None:
+    """118 outputs with random weights: agreement with mirroring, time where the export dominates."""
+    source = chosen.data / CT_117
+    raw = link_dataset(source, chosen.work / "nnUNet_raw")
+    prepared, _ = share_plans(source, raw, chosen.work)
+    model = run_function(
+        chosen.machine, make_model, prepared=prepared, configuration=CONFIGURATION, iterations=0, folds=1
+    ).value
+    _commands(record, chosen, "CT, 118 outputs, mirrored", Path(model), _images(chosen, CT_117, "tsct_small"), 1)
+    what = "CT, 118 outputs, 512×512×20, not mirrored"
+    pair = _commands(record, chosen, what, Path(model), _images(chosen, CT_117, "tsct_dicom"), 1, mirroring=False)
+    record.check(f"{what}: times quicker", median_seconds(pair[0]) / median_seconds(pair[1]), at_least=5)
+    record.note("CT: random weights; of 118 nearly equal logits the largest is often a matter of rounding.")
+
+
+def _images(chosen: Options, name: str, which: slice | str) -> Path:
+    """A folder of links to some images of a dataset: by their number, or one by its name."""
+    files = sorted((chosen.data / name / "imagesTr").iterdir())
+    files = files[which] if isinstance(which, slice) else [file for file in files if file.name.startswith(which)]
+    folder = chosen.work / "images" / f"{name}_{which if isinstance(which, str) else which.stop}"
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in files:
+        (folder / file.name).unlink(missing_ok=True)
+        (folder / file.name).symlink_to(file.resolve())
+    return folder
+
+
+def _commands(
+    record: Record, chosen: Options, what: str, model: Path, source: Path, folds: int, *, mirroring: bool = True
+) -> tuple[list[Measured], list[Measured]]:
+    """Both command lines on the same images, and how far their label maps agree."""
+    theirs, ours = (chosen.work / "predictions" / f"{source.name}_{side}" for side in ("nnunet", "segflow"))
+    numbers = [str(fold) for fold in range(folds)]
+    reference = script(
+        "nnUNetv2_predict_from_modelfolder",
+        f"-device cpu -npp 1 -nps 1 --disable_progress_bar -f {' '.join(numbers)}",
+        *([] if mirroring else ["--disable_tta"]),
+        *("-i", str(source), "-o", str(theirs), "-m", str(model)),
+    )
+    own = script(
+        "segflow",
+        f"predict inference.device=cpu inference.resume=false inference.mirroring={str(mirroring).lower()}",
+        *(f"model={model}", f"input={source}", f"output={ours}", f"inference.folds=[{','.join(numbers)}]"),
+    )
+    pair = record.compare(
+        what, partial(run_command, chosen.machine, reference), partial(run_command, chosen.machine, own)
+    )
+    found = run_function(chosen.machine, compare_label_maps, reference=theirs, ours=ours).value
+    record.check(f"{what}: voxels equal", found["all"], at_least=AGREEMENT)
+    record.check(f"{what}: foreground voxels equal", found["foreground"], at_least=AGREEMENT)
+    record.value(f"{what}: share of foreground", both=found["share"])
+    return pair
+
+
+def compare_label_maps(meter: Meter, reference: str, ours: str) -> dict[str, float]:
+    """Shares of equal voxels over all label maps of two folders, and of those that either calls foreground."""
+    import SimpleITK as sitk
+
+    equal = total = equal_foreground = foreground = 0
+    for file in sorted(Path(reference).glob("*.nii.gz")):
+        theirs, own = (sitk.GetArrayFromImage(sitk.ReadImage(str(Path(f) / file.name))) for f in (reference, ours))
+        same, either = theirs == own, (theirs != 0) | (own != 0)
+        equal, total = equal + int(same.sum()), total + same.size
+        equal_foreground, foreground = equal_foreground + int(same[either].sum()), foreground + int(either.sum())
+    return {
+        "all": equal / total,
+        "foreground": equal_foreground / foreground if foreground else 1.0,
+        "share": foreground / total,
+    }
+
+
+def _export(record: Record, chosen: Options) -> None:
+    source = chosen.data / CT_117
+    prepared, _ = share_plans(source, link_dataset(source, chosen.work / "nnUNet_raw"), chosen.work)
+    scale = 0.1 if chosen.quick else chosen.extra.reference_scale
+    task, large = EXPORT_280.scaled(scale), EXPORT_600.scaled(0.1 if chosen.quick else 1.0)
+    what = f"export of 118 classes to {_size(task.image)}"
+    outputs = [chosen.work / f"export_{side}.npy" for side in ("nnunet", "segflow")]
+    theirs, ours = record.compare(
+        what,
+        *(
+            partial(_run_export, chosen, side, prepared, task, output)
+            for side, output in zip((nnunet_export, segflow_export), outputs, strict=True)
+        ),
+    )
+    record.check(f"{what}: times quicker", median_seconds(theirs) / median_seconds(ours), at_least=10)
+    record.check(f"{what}: share of nnU-Net's memory", peak_bytes(ours) / peak_bytes(theirs), at_most=0.2)
+    labels = [np.load(output) for output in outputs]
+    record.check(f"{what}: voxels equal", float((labels[0] == labels[1]).mean()), at_least=AGREEMENT)
+    if scale != 1.0:
+        full = EXPORT_280.scaled(0.2) if chosen.quick else EXPORT_280
+        runs = record.alone(
+            f"export to {_size(full.image)}", partial(_run_export, chosen, segflow_export, prepared, full, outputs[1])
+        )
+        factor = np.prod(full.image) / np.prod(task.image)
+        name = f"export to {_size(full.image)}, nnU-Net's extrapolated from {_size(task.image)} by voxels"
+        record.check(f"{name}: times quicker", factor * median_seconds(theirs) / median_seconds(runs), at_least=10)
+        record.check(
+            f"{name}: share of nnU-Net's memory", peak_bytes(runs) / (factor * peak_bytes(theirs)), at_most=0.2
+        )
+    runs = record.alone(
+        f"export to {_size(large.image)}", partial(_run_export, chosen, segflow_export, prepared, large, outputs[1])
+    )
+    record.check(f"export to {_size(large.image)}: peak memory, GB", peak_bytes(runs) / 2**30, at_most=6)
+    record.note("Exports: the logits are part of the peak, in half precision for nnU-Net, in single for segflow.")
+
+
+def _run_export(chosen: Options, side: Any, prepared: Path, task: Export, output: Path) -> Measured:
+    return run_function(
+        chosen.machine, side, prepared=prepared, plan_shape=task.plan, image_shape=task.image, output=output
+    )
+
+
+def _size(shape: tuple[int, int, int]) -> str:
+    return "×".join(str(n) for n in reversed(shape))
+
+
+if __name__ == "__main__":
+    main()
