@@ -63,8 +63,9 @@ def share_plans(source: Path, raw: Path, work: Path) -> tuple[Path, Path]:
     plan_dataset(source, planned, PlannerSettings())
     ending = read_json(raw / "dataset.json")["file_ending"]
     case_ids = [file.name.removesuffix(ending) for file in (raw / "labelsTr").iterdir()]
-    splits = read_json(planned / "splits_final.json")
-    if {case for split in splits for case in (*split["train"], *split["val"])} != set(case_ids):
+    file = planned / "splits_final.json"
+    splits = read_json(file) if file.is_file() else []  # there are none of few cases
+    if splits and {case for split in splits for case in (*split["train"], *split["val"])} != set(case_ids):
         splits = splits_to_json(make_splits(case_ids, SplitSettings()))
     targets = (work / "nnUNet_preprocessed" / source.name, work / "segflow_preprocessed" / source.name)
     for target in targets:
@@ -72,7 +73,8 @@ def share_plans(source: Path, raw: Path, work: Path) -> tuple[Path, Path]:
         shutil.copyfile(raw / "dataset.json", target / "dataset.json")
         for name in ("nnUNetPlans.json", "dataset_fingerprint.json"):
             shutil.copyfile(planned / name, target / name)
-        write_json(target / "splits_final.json", splits)
+        if splits:
+            write_json(target / "splits_final.json", splits)
     return targets
 
 

@@ -1,0 +1,122 @@
+"""Dice at an equal schedule: fold 0, 250 iterations (10 epochs of 25), several seeds, then validation of whole cases.
+
+Each side preprocesses, trains and validates by itself, on the same cases, plans and folds. A run takes 20 to 30 minutes
+on two cores; the seeds of both sides take turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from pathlib import Path
+
+from inputs import ACDC, HIPPOCAMPUS
+from measure import Measured, Meter, run_function
+from record import OURS, REFERENCE, Options, Record, options
+from training import composed, nnunet_trainer, prepare, shrink
+
+from segflow.storage.json_files import read_json
+
+TASKS = {"hippocampus": HIPPOCAMPUS, "acdc": ACDC}
+CONFIGURATION = "3d_fullres"
+ALLOWED_LOSS = 0.005
+VALIDATION_BATCHES = 5
+
+
+def nnunet_fold(meter: Meter, prepared: str, epochs: int, iterations: int, seed: int) -> dict[str, float]:
+    """Dice of each label, and their mean, after nnU-Net's training and validation of fold 0."""
+    import random
+
+    import numpy as np
+    import torch
+
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    trainer = nnunet_trainer(Path(prepared), CONFIGURATION, epochs, iterations, VALIDATION_BATCHES)
+    with meter.section("train"):
+        trainer.run_training()
+    with meter.section("validate"):
+        trainer.perform_actual_validation()
+    return _dice(Path(trainer.output_folder) / "validation" / "summary.json")
+
+
+def segflow_fold(
+    meter: Meter, prepared: str, outputs: str, epochs: int, iterations: int, seed: int
+) -> dict[str, float]:
+    """The same with ``segflow train``, which validates at its end."""
+    from segflow.apps import train
+
+    config = composed(
+        prepared,
+        outputs,
+        f"configuration={CONFIGURATION}",
+        f"trainer.max_epochs={epochs}",
+        f"trainer.limit_train_batches={iterations}",
+        f"trainer.limit_val_batches={VALIDATION_BATCHES}",
+        f"training.seed={seed}",
+        "validation=true",
+    )
+    with meter.section("train and validate"):
+        result, _, _ = train.train(config)
+    return _dice(result.folder / "validation" / "summary.json")
+
+
+def _dice(file: Path) -> dict[str, float]:
+    summary = read_json(file)
+    per_label = {label: float(metrics["Dice"]) for label, metrics in summary["mean"].items()}
+    return {**per_label, "mean": float(summary["foreground_mean"]["Dice"])}
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Options of this script alone."""
+    parser.add_argument("--epochs", type=int, default=10, help="default 10")
+    parser.add_argument("--iterations", type=int, default=25, help="of an epoch (default 25)")
+
+
+def main() -> None:
+    """Train and validate; ``--repeats`` is the number of seeds."""
+    variables = {"nnUNet_n_proc_DA": "0"}
+    with options("accuracy", __doc__ or "", tuple(TASKS), add_options, repeats=3, variables=variables) as chosen:
+        record = Record("accuracy", chosen)
+        for part, name in TASKS.items():
+            if part in (chosen.chosen or (list(TASKS)[:1] if chosen.quick else TASKS)):
+                _task(record, chosen, name)
+        record.finish()
+
+
+def _task(record: Record, chosen: Options, name: str) -> None:
+    theirs, ours = prepare(chosen, name, CONFIGURATION, 6 if chosen.quick else None)
+    epochs, iterations = (1, 2) if chosen.quick else (chosen.extra.epochs, chosen.extra.iterations)
+    if chosen.quick:
+        for folder in (theirs, ours):
+            shrink(folder, CONFIGURATION)
+    seeds = {side: iter(range(chosen.repeats)) for side in (REFERENCE, OURS)}
+    schedule = {"epochs": epochs, "iterations": iterations}
+
+    def reference() -> Measured:
+        return run_function(chosen.machine, nnunet_fold, prepared=theirs, seed=next(seeds[REFERENCE]), **schedule)
+
+    def own() -> Measured:
+        seed = next(seeds[OURS])
+        outputs = chosen.work / f"outputs_{name}_{seed}"
+        return run_function(chosen.machine, segflow_fold, prepared=ours, outputs=outputs, seed=seed, **schedule)
+
+    pair = record.compare(f"{name}, {epochs * iterations} iterations", reference, own)
+    runs = dict(zip((REFERENCE, OURS), pair, strict=True))
+    for label in pair[0][0].value:
+        means = {side: _mean(found, label) for side, found in runs.items()}
+        record.value(f"{name}: Dice, {'label ' if label != 'mean' else ''}{label}", unit="mean of seeds", **means)
+    for side, found in runs.items():
+        every = ", ".join(f"{run.value['mean']:.4f}" for run in found)
+        record.note(f"{name}, {side}: mean foreground Dice of each seed {every}.")
+    difference = _mean(runs[OURS], "mean") - _mean(runs[REFERENCE], "mean")
+    record.check(f"{name}: Dice above nnU-Net's", difference, at_least=-ALLOWED_LOSS)
+
+
+def _mean(runs: list[Measured], label: str) -> float:
+    return statistics.fmean(run.value[label] for run in runs)
+
+
+if __name__ == "__main__":
+    main()
