@@ -1,0 +1,67 @@
+"""Write the figures of results/*.json into README.md, between the markers of each benchmark."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from typing import Any
+
+from record import RESULTS, table_of_checks, table_of_rows, table_of_values
+
+README = RESULTS.parent / "README.md"
+MARKERS = "<!-- results:{name} -->", "<!-- end -->"
+
+
+def render(content: dict[str, Any]) -> str:
+    """Markdown of one benchmark's result."""
+    machine, packages, load = content["machine"], content["versions"], content["load_average"]
+    cores = len(machine["cores_used"])
+    parts = [
+        f"{content['started']} UTC, `{content['command']}`: {machine['processor']}, {cores} of "
+        f"{machine['processors']} cores, {machine['threads']} threads, {machine['memory_gb']:g} GB, "
+        f"{machine['gpu'] or 'no GPU'}; Python {machine['python']}, torch {packages['torch']}, nnunetv2 "
+        f"{packages['nnunetv2']}, segflow {packages['segflow']} ({packages['segflow_commit']}); load average "
+        f"{load['before'][0]:.1f} before, {load['after'][0]:.1f} after."
+    ]
+    for header, cells in (table_of_checks(content), table_of_rows(content), table_of_values(content)):
+        if cells:
+            parts.append(_table(header, cells))
+    if content["notes"]:
+        parts.append("\n".join(f"- {note}" for note in content["notes"]))
+    return "\n\n".join(parts)
+
+
+def update(text: str, results: dict[str, dict[str, Any]]) -> str:
+    """The README with the results in their places.
+
+    Raises:
+        SystemExit: It has no place for one of them.
+    """
+    for name, content in results.items():
+        start, end = MARKERS[0].format(name=name), MARKERS[1]
+        pattern = re.compile(f"{re.escape(start)}.*?{re.escape(end)}", re.DOTALL)
+        if not pattern.search(text):
+            raise SystemExit(f"README.md has no '{start}' … '{end}'")
+        block = f"{start}\n{render(content)}\n{end}"
+        text = pattern.sub(lambda _, block=block: block, text)
+    return text
+
+
+def _table(header: list[str], cells: list[list[str]]) -> str:
+    lines = [header, ["---"] * len(header), *cells]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def main() -> None:
+    """Read every result, write the README."""
+    results = {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in sorted(RESULTS.glob("*.json"))}
+    quick = [name for name, content in results.items() if content["quick"]]
+    if quick or not results:
+        raise SystemExit(f"quick runs are no results: {', '.join(quick)}" if quick else f"nothing in {RESULTS}")
+    README.write_text(update(README.read_text(encoding="utf-8"), results), encoding="utf-8")
+    sys.stdout.write(f"{README}: {', '.join(results)}\n")
+
+
+if __name__ == "__main__":
+    main()
