@@ -22,8 +22,8 @@ FLAGS_WITH_VALUE = {
     "--info": "-i", "--experimental-rerun": "",
 }  # fmt: skip
 PATH_KEYS = (
-    "choice", "labels", "model", "input", "output", "prediction", "reference", "source", "from_fingerprint",
-    "dataset.path", "fold.file", "fold.group_by", "paths.*",
+    "choice", "labels", "model", "input", "output", "prediction", "reference", "run", "source",
+    "from_fingerprint", "dataset.path", "fold.file", "fold.group_by", "paths.*",
 )  # fmt: skip
 NAMED_BY_FOLDER = ("dataset", "configuration", "fold", "planner", "run_name", "plans", "paths", "hydra", "logger")
 _OVERRIDE = re.compile(r"^(?P<mark>~|\+\+?)?(?P<key>[\w./@:-]+?)=(?P<value>.*)$", re.DOTALL)
@@ -100,7 +100,7 @@ def _rewrite_one(argument: str, multirun: bool, folders: Sequence[Path]) -> list
 
 
 def _needs_quotes(value: str, multirun: bool) -> bool:
-    if not value or value[0] in "'\"[" or "${" in value or (multirun and "," in value):
+    if not value or value[0] in "'\"[{" or "${" in value or (multirun and "," in value):
         return False
     return bool(_SPECIAL.search(value))
 

@@ -146,6 +146,11 @@ def preprocessed_folder(raw: Path, paths: PathSettings) -> Path:
     return Path(paths.preprocessed).expanduser() / raw.resolve().name
 
 
+def reference_folder(name: str, paths: PathSettings) -> Path:
+    """Where the reference label maps of a planned dataset lie."""
+    return Path(paths.preprocessed).expanduser() / name / "gt_segmentations"
+
+
 @dataclass(kw_only=True, slots=True)
 class FoldSettings(SplitSettings):
     """Which fold, and how the cases are divided.

@@ -190,6 +190,18 @@ def build(node: Any, *positional: Any, **keywords: Any) -> Any:
     return hydra.utils.instantiate(node, *positional, **keywords)
 
 
+def for_command(config: DictConfig, command: str, **values: Any) -> DictConfig:
+    """The configuration of another command, with this one's values where it has them, and the given ones."""
+    target = hydra.compose(command)
+    own = OmegaConf.to_container(config, resolve=True)
+    for key in target:
+        if key in own:  # type: ignore[operator]
+            OmegaConf.update(target, str(key), own[key], merge=False, force_add=True)  # type: ignore[index]
+    for key, value in values.items():
+        OmegaConf.update(target, key.replace("__", "."), value, merge=False)
+    return target
+
+
 def plain(node: Any) -> dict[str, Any]:
     """A config node as plain JSON-able values, interpolations resolved."""
     return OmegaConf.to_container(node, resolve=True, enum_to_str=True)  # type: ignore[return-value]

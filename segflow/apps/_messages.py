@@ -67,6 +67,11 @@ def _composition(error: BaseException, folders: Sequence[Path]) -> str:
     chain = list(_chain(error))
     text = "\n".join(str(e) for e in chain)
     key = next((e.full_key for e in chain if isinstance(e, OmegaConfBaseException) and e.full_key), None)
+    several = re.search(r"Ambiguous value for argument '([^=]+)=(.+?)'", text)
+    if several:
+        return (
+            f"'{several[1]}' has several values; -m runs one after another, and a list is {several[1]}=[{several[2]}]"
+        )
     override = re.search(r"Could not (?:override|append|delete) (?:to config\. )?'?([\w./@-]+)'?", text)
     unknown = re.search(r"Key '([^']+)' (?:is not in struct|not in '(\w+)')", text)
     if unknown:

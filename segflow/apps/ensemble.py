@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -11,6 +12,7 @@ from segflow.core.dataset import DatasetDescription
 from segflow.core.errors import CaseErrors, SegflowError
 from segflow.core.plans import Plans
 from segflow.inference.ensemble import EnsembleSettings, ensemble_cases
+from segflow.inference.pipeline import PredictReport
 from segflow.storage.json_files import read_json
 
 
@@ -22,12 +24,20 @@ def run(config: DictConfig) -> None:
         )
     members = [Path(member).expanduser() for member in config.members]
     output = Path(config.output).expanduser()
+    settings = _edge.read(EnsembleSettings, {"weights": config.weights, "resume": config.resume})
+    report = average(members, output, settings)
+    _terminal.say(f"Averaged {len(report.done)} cases, {len(report.skipped)} were there. Written to {output}.")
+    if not report.ok:
+        raise CaseErrors("some cases could not be averaged", list(report.failed.values()))
+
+
+def average(members: Sequence[Path], output: Path, settings: EnsembleSettings) -> PredictReport:
+    """Open the ensemble door, with labels and reader as the first member was predicted."""
     made_by = "Predict it with inference.probabilities=true."
     description = DatasetDescription.from_json("ensemble", read_json(members[0] / "dataset.json", fix=made_by))
     plans = Plans.from_json(read_json(members[0] / "plans.json", fix=made_by))
-    settings = _edge.read(EnsembleSettings, {"weights": config.weights, "resume": config.resume})
     with _terminal.progress() as progress:
-        report = ensemble_cases(
+        return ensemble_cases(
             members,
             output,
             description.labels,
@@ -36,6 +46,3 @@ def run(config: DictConfig) -> None:
             reader=plans.reader,
             progress=progress,
         )
-    _terminal.say(f"Averaged {len(report.done)} cases, {len(report.skipped)} were there. Written to {output}.")
-    if not report.ok:
-        raise CaseErrors("some cases could not be averaged", list(report.failed.values()))

@@ -8,7 +8,7 @@ from difflib import get_close_matches
 
 COMMANDS = {
     "demo": "the whole job on a phantom that segflow makes itself, or on dataset=hippocampus",
-    "convert": "decathlon task → raw dataset",
+    "convert": "decathlon or nnU-Net v1 task, or a CSV list of files → raw dataset",
     "doctor": "everything that is wrong with a raw dataset",
     "plan": "raw dataset → fingerprint, plans and splits",
     "preprocess": "raw dataset and plans → arrays for training",
@@ -18,6 +18,8 @@ COMMANDS = {
     "evaluate": "label maps and references → scores",
     "postprocess": "choose steps on a cross-validation, or apply them to a folder",
     "select": "trained runs → the configuration or ensemble to predict with",
+    "run": "raw dataset → everything above, up to the chosen ensemble's predictions of imagesTs",
+    "report": "trained run → one page with scores, curves and pictures",
     "bundle": "runs ↔ model files, ours and nnU-Net v2's",
 }
 

@@ -6,13 +6,17 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from segflow.apps import _edge, _terminal, evaluate
+from segflow.apps import _datasets, _edge, _terminal, evaluate
 from segflow.core.errors import CaseErrors, SegflowError
-from segflow.postprocessing.apply_postprocessing import apply_postprocessing, read_choice
+from segflow.core.postprocessing import PostprocessingChoice, PostprocessingStep
+from segflow.postprocessing.apply_postprocessing import ApplyReport, apply_postprocessing, read_choice
 from segflow.postprocessing.choose_postprocessing import CHOICE_FILE, PostprocessSettings, choose_postprocessing
+from segflow.selection.crossval import accumulate_crossval
+from segflow.storage.run_folder import find_folds
 
 USE = (
-    "Use: segflow postprocess action=choose prediction=DIR reference=DIR, "
+    "Use: segflow postprocess action=choose run=RUN_FOLDER, "
+    "or: segflow postprocess action=choose prediction=DIR reference=DIR, "
     "or: segflow postprocess action=apply prediction=DIR choice=FILE output=DIR"
 )
 
@@ -28,7 +32,10 @@ def run(config: DictConfig) -> None:
 
 
 def _choose(config: DictConfig) -> None:
-    prediction, reference = _path(config, "prediction"), _path(config, "reference")
+    if config.run:
+        prediction, reference = _crossval(config)
+    else:
+        prediction, reference = _path(config, "prediction"), _path(config, "reference")
     output = Path(config.output).expanduser() if config.output else prediction
     description = evaluate.description_beside(config.labels, prediction, reference)
     with _terminal.progress() as progress:
@@ -47,27 +54,49 @@ def _choose(config: DictConfig) -> None:
         for key, before in choice.before.items()
     ]
     _terminal.table(f"Mean Dice of {prediction}", ("label", "before", "after"), rows)
-    steps = "; ".join(str(step) for step in choice.steps) or "none: nothing helps"
-    _terminal.say(f"Steps: {steps}")
+    _terminal.say(f"Steps: {'; '.join(map(_text, choice.steps)) or 'none: nothing helps'}")
     _terminal.say(f"Written to {output / CHOICE_FILE}.")
+
+
+def _crossval(config: DictConfig) -> tuple[Path, Path]:
+    """The label maps that the folds of a run predicted of their validation cases, brought together, and references."""
+    run = Path(config.run).expanduser()
+    name = find_folds(run)[0].read_record().dataset.name
+    reference = _datasets.reference_folder(name, _edge.read(_datasets.PathSettings, config.paths))
+    if config.reference:
+        reference = Path(config.reference).expanduser()
+    with _terminal.progress() as progress:
+        crossval = accumulate_crossval(run, reference, processes=config.postprocessing.processes, progress=progress)
+    return crossval.folder, reference
 
 
 def _apply(config: DictConfig) -> None:
     prediction, output, file = (_path(config, name) for name in ("prediction", "output", "choice"))
-    description = evaluate.description_beside(config.labels, prediction, prediction)
-    with _terminal.progress() as progress:
-        report = apply_postprocessing(
-            prediction,
-            read_choice(file),
-            output,
-            file_ending=description.file_ending,
-            reader=description.reader,
-            processes=config.postprocessing.processes,
-            progress=progress,
-        )
+    report = apply(prediction, read_choice(file), output, processes=config.postprocessing.processes)
     _terminal.say(f"Postprocessed {len(report.done)} cases. Written to {output}.")
     if report.failed:
         raise CaseErrors("some cases could not be postprocessed", list(report.failed.values()))
+
+
+def apply(prediction: Path, choice: PostprocessingChoice, output: Path, *, processes: int | None = None) -> ApplyReport:
+    """Open the door that applies chosen steps, with what the dataset.json beside the label maps says."""
+    description = evaluate.description_beside(None, prediction, prediction)
+    with _terminal.progress() as progress:
+        return apply_postprocessing(
+            prediction,
+            choice,
+            output,
+            file_ending=description.file_ending,
+            reader=description.reader,
+            processes=processes,
+            progress=progress,
+        )
+
+
+def _text(step: PostprocessingStep) -> str:
+    details = {"remove_small": f" below {step.min_volume_mm3:g} mm³", "fill_holes": f" with {step.fill_with}"}
+    kind = step.kind.replace("_", " ")
+    return f"{kind}{details.get(step.kind, '')} of labels {', '.join(map(str, step.labels))}"
 
 
 def _path(config: DictConfig, name: str) -> Path:

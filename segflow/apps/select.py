@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from omegaconf import DictConfig
 
 from segflow.apps import _datasets, _edge, _terminal
+from segflow.core.selection import Selection
 from segflow.selection.crossval import find_runs
 from segflow.selection.select_configuration import SELECTION_FILE, SelectSettings, select_configuration
 from segflow.selection.table import selection_rows
@@ -21,15 +23,23 @@ def run(config: DictConfig) -> None:
         runs = [Path(run).expanduser() for run in config.runs]
     else:  # imported and interrupted runs have nothing to be compared by
         runs = [run for run in find_runs(output) if any(run.glob("fold_*/validation/summary.json"))]
-    reference = Path(paths.preprocessed).expanduser() / name / "gt_segmentations"
-    with _terminal.progress() as progress:
-        selection = select_configuration(
-            runs, reference, output, _edge.read(SelectSettings, config.selection), progress=progress
-        )
-    header, *rows = selection_rows(selection)
-    _terminal.table(f"Cross-validation of {name}, {len(selection.cases)} cases", header, rows)
-    for note in selection.notes:
-        _terminal.say(f"  {note}")
+    selection = select(config, runs, _datasets.reference_folder(name, paths), output)
+    show(selection)
     _terminal.say(f"Written to {output / SELECTION_FILE}. Predict with:")
     for command in selection.commands:
         _terminal.say(f"  {command}")
+
+
+def select(config: DictConfig, runs: Sequence[Path], reference: Path, output: Path) -> Selection:
+    """Open the selection door with the settings of a composed configuration."""
+    settings = _edge.read(SelectSettings, config.selection)
+    with _terminal.progress() as progress:
+        return select_configuration(runs, reference, output, settings, progress=progress)
+
+
+def show(selection: Selection) -> None:
+    """The ranking, and what a person should know about it."""
+    header, *rows = selection_rows(selection)
+    _terminal.table(f"Cross-validation of {selection.dataset}, {len(selection.cases)} cases", header, rows)
+    for note in selection.notes:
+        _terminal.say(f"  {note}")

@@ -16,7 +16,9 @@ from segflow.core.plans import NetworkTopology
 from segflow.evaluation.evaluate_cases import EvaluateSettings
 from segflow.inference.predict_cases import PredictSettings
 from segflow.planning.settings import PlannerSettings
+from segflow.postprocessing.choose_postprocessing import PostprocessSettings
 from segflow.preprocessing.preprocess_dataset import PreprocessSettings
+from segflow.selection.select_configuration import SelectSettings
 from segflow.training.settings import TrainingSettings
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
@@ -40,6 +42,8 @@ NODES = {
     "training": TrainingSettings,
     "inference": PredictSettings,
     "evaluation": EvaluateSettings,
+    "postprocessing": PostprocessSettings,
+    "selection": SelectSettings,
 }
 
 

@@ -1,0 +1,183 @@
+"""``segflow run``: raw dataset → the chosen configuration's or ensemble's predictions, every step in turn."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from segflow.apps import _datasets, _edge, _terminal, ensemble, plan, postprocess, predict, preprocess, report, select
+from segflow.apps import train as training
+from segflow.core.errors import CaseErrors, SegflowError
+from segflow.core.plans import Plans
+from segflow.core.selection import Candidate, Selection
+from segflow.inference.ensemble import EnsembleSettings
+from segflow.planning.plan_dataset import PlanReport
+from segflow.postprocessing.apply_postprocessing import read_choice
+from segflow.reporting.write_report import Table
+from segflow.selection.table import selection_rows
+
+ALL = "all"
+AUTO = "auto"
+PREDICTIONS = "predictions"
+MEMBER = "member_{}"
+POSTPROCESSED = "postprocessed"
+
+logger = logging.getLogger(__name__)
+
+
+def run(config: DictConfig) -> None:
+    """Run every command in turn; what is done already is skipped, so that the same command goes on after a stop.
+
+    Raises:
+        CaseErrors: Some folds or cases failed; the others are done.
+    """
+    started = time.monotonic()
+    if config.trainer.devices not in (1, "1") or config.trainer.num_nodes != 1:
+        raise SegflowError(
+            "segflow run trains each fold on one device",
+            found=f"trainer.devices={config.trainer.devices} trainer.num_nodes={config.trainer.num_nodes}",
+            fix="Train with segflow train -m, on as many as you like; segflow run takes over what is trained.",
+        )
+    paths = _edge.read(_datasets.PathSettings, config.paths)
+    logger.info("1/6 plan")
+    planned = plan.plan(config)
+    plan.show(planned)
+    names = chosen_configurations(config.configuration.name, planned.plans)
+    folds = chosen_folds(config.fold.index, planned)
+    logger.info("2/6 preprocess %s", ", ".join(names))
+    preprocess.preprocess(_edge.for_command(config, "preprocess", configurations=names))
+    logger.info("3/6 train %d folds of %s", len(folds), ", ".join(names))
+    runs = train(config, names, folds)
+    logger.info("4/6 select")
+    dataset = planned.folder.name
+    outputs = Path(paths.outputs).expanduser() / dataset
+    selection = select.select(config, runs, _datasets.reference_folder(dataset, paths), outputs)
+    logger.info("5/6 predict with %s", selection.best.name)
+    raw = _datasets.raw_folder(_edge.read(_datasets.DatasetSettings, config.dataset), paths)
+    images = raw / "imagesTs"
+    predictions = None
+    if images.is_dir() and any(images.iterdir()):
+        predictions = apply_selection(config, selection, images, outputs / PREDICTIONS / _folder(selection.best))
+    logger.info("6/6 report")
+    page = outputs / report.PAGE
+    table = Table("Candidates", selection_rows(selection))
+    report.write(Path(selection.best.runs[0]), page, paths, raw=raw, tables=[table], notes=selection.notes)
+    select.show(selection)
+    _terminal.say(f"Report       {page}")
+    if predictions is not None:
+        _terminal.say(f"Predictions  {predictions} (of {images})")
+    _terminal.say("To predict others:")
+    for command in selection.commands:
+        _terminal.say(f"  {command}")
+    _terminal.say(f"Done in {time.monotonic() - started:.0f} s.")
+
+
+def chosen_configurations(wanted: str | Sequence[str], plans: Plans) -> list[str]:
+    """Names of configurations, each behind the one whose predictions it builds on.
+
+    Args:
+        wanted: ``auto`` for all that the plans have, a name, or names.
+        plans: What was planned.
+
+    Raises:
+        SegflowError: There is no configuration of a name.
+    """
+    names = [wanted] if isinstance(wanted, str) else [str(name) for name in wanted]
+    ordered: list[str] = []
+    waiting = list(plans.configurations) if names == [AUTO] else names
+    while waiting:
+        name = waiting.pop(0)
+        previous = plans.configuration(name).previous_stage
+        if previous and previous not in ordered:
+            waiting = [previous, name, *waiting]
+        elif name not in ordered:
+            ordered.append(name)
+    return ordered
+
+
+def chosen_folds(wanted: str | int | Sequence[int], planned: PlanReport) -> list[int]:
+    """Numbers of folds.
+
+    Args:
+        wanted: ``all`` for all that the dataset was split into, a number, or numbers.
+        planned: With the splits.
+
+    Raises:
+        SegflowError: The dataset is too small to be split.
+    """
+    if wanted != ALL:
+        return [int(fold) for fold in ([wanted] if isinstance(wanted, str | int) else wanted)]
+    if not planned.splits:
+        raise SegflowError(
+            "there are too few cases for folds, and nothing can be selected without",
+            fix="Ask for fewer: fold.folds=2; or train on all: segflow train fold=all",
+        )
+    return list(range(len(planned.splits)))
+
+
+def train(config: DictConfig, names: Sequence[str], folds: Sequence[int]) -> list[Path]:
+    """Train every fold of every configuration, one after another.
+
+    Returns:
+        The runs' folders.
+
+    Raises:
+        CaseErrors: Some folds failed or were stopped; the others are trained.
+    """
+    runs: dict[Path, None] = {}
+    problems = []
+    for name in names:
+        for fold in folds:
+            try:
+                own = _edge.for_command(config, "train", configuration__name=name, fold__index=fold)
+                result, _, _ = training.train(own)
+            except Exception as error:  # whatever befell this fold, the others can be trained
+                logger.error("%s fold %d failed: %s", name, fold, error, exc_info=logger.isEnabledFor(logging.DEBUG))
+                kind = "" if isinstance(error, SegflowError) else f"{type(error).__name__}: "
+                problems.append(f"{name} fold {fold}: {kind}{error}")
+                continue
+            runs[result.folder.parent] = None
+            if not result.finished:
+                problems.append(f"{name} fold {fold}: stopped after epoch {result.epochs}")
+    if problems:
+        raise CaseErrors("some folds are not trained", problems, "The same command goes on with them.")
+    return list(runs)
+
+
+def apply_selection(config: DictConfig, selection: Selection, images: Path, output: Path) -> Path:
+    """Predict with the chosen runs, average them where they are several, and postprocess.
+
+    Returns:
+        Folder of the final label maps.
+
+    Raises:
+        CaseErrors: Some cases could not be predicted; the others are done.
+    """
+    best = selection.best
+    alone = len(best.runs) == 1
+    members = [output if alone else output / MEMBER.format(k) for k in range(1, len(best.runs) + 1)]
+    failed: dict[str, str] = {}
+    for model, folds, folder in zip(best.runs, best.folds, members, strict=True):
+        values = {"inference__folds": list(folds), "inference__probabilities": not alone}
+        done = predict.predict(_edge.for_command(config, "predict", **values), model, str(images), folder)
+        failed.update(done.failed)
+    if not alone:
+        resume = config.inference.resume
+        failed = {**ensemble.average(members, output, EnsembleSettings(resume=resume)).failed, **failed}
+    choice = read_choice(Path(selection.postprocessing))
+    if choice.steps:
+        applied = postprocess.apply(output, choice, output / POSTPROCESSED)
+        failed = {**applied.failed, **failed}
+        output = output / POSTPROCESSED
+    if failed:
+        raise CaseErrors("some cases could not be predicted", list(failed.values()))
+    return output
+
+
+def _folder(candidate: Candidate) -> str:
+    """The candidate's name as one folder: another selection predicts into a folder of its own."""
+    return candidate.name.replace(" + ", "__").replace("/", "-")
