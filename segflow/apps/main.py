@@ -50,8 +50,8 @@ def main(arguments: list[str] | None = None) -> None:
 
     os.environ[RANK_COMMAND] = command
     # Threads of GNU OpenMP wait for each other by spinning. On a machine that others use too, one that has lost its
-    # core then keeps the others busy: a training step takes several times as long. A short spin costs a quiet machine
-    # next to nothing. It is read when torch is loaded.
+    # core then keeps the others busy, and a training step takes much longer. A short spin costs a quiet machine a
+    # little, and a shared one far less. It is read when torch is loaded.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     _edge.start(command, rest)
 
