@@ -49,6 +49,12 @@ class MirrorSettings:
         """
         volume_axes = {0, 1, 2} if self.axes is None else set(self.axes)
         keep_sides = has_sides(labels) if self.keep_sides is None else self.keep_sides
+        if keep_sides and left_right_axis is None and volume_axes:
+            log.warning(
+                "%s, but which axis runs from left to right is not known, or not the same in all images: mirroring may "
+                "teach the network to confuse sides. Choose axes with augmentation.mirror.axes=[…]",
+                "names of labels tell sides apart" if self.keep_sides is None else "sides shall be kept",
+            )
         if keep_sides and left_right_axis in volume_axes:
             volume_axes.discard(left_right_axis)
             log.info(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -86,10 +86,13 @@ class Maps:
         if self.wanted.probabilities:
             files += [probability_file(self.folder, case_id, k) for k in range(self.labels.num_outputs)]
         if self.wanted.entropy:
-            files.append(self.folder / ENTROPY / f"{case_id}{ENDING}")
+            files.append(self._entropy_file(case_id))
         if self.wanted.disagreement:
             files.append(self.folder / DISAGREEMENT / f"{case_id}{ENDING}")
         return files
+
+    def _entropy_file(self, case_id: str) -> Path:
+        return self.folder / ENTROPY / f"{case_id}{ENDING}"
 
     def write_names(self) -> None:
         """Say beside the probabilities what each output is. Once, before any case is written."""
@@ -112,35 +115,46 @@ class Maps:
             SegflowError: A file cannot be written.
         """
         if self.wanted.probabilities or self.wanted.entropy:
-            probabilities = restore_probabilities(logits, spatial, self.plan, self.labels)
-            if self.wanted.probabilities:
-                for k, values in enumerate(probabilities):
+            undecided = Entropy(spatial.shape_original, self.labels) if self.wanted.entropy else None
+            for k, values in enumerate(restore_probabilities(logits, spatial, self.plan, self.labels)):
+                if self.wanted.probabilities:
                     self.writer.write_map(values, spatial.geometry, probability_file(self.folder, case_id, k))
-            if self.wanted.entropy:
-                values = entropy(probabilities, regions=self.labels.has_regions)
-                self.writer.write_map(values, spatial.geometry, self.folder / ENTROPY / f"{case_id}{ENDING}")
+                if undecided is not None:
+                    undecided.add(values)
+            if undecided is not None:
+                self.writer.write_map(undecided.value(), spatial.geometry, self._entropy_file(case_id))
         if self.wanted.disagreement:
             values = disagreement(label, votes)
             self.writer.write_map(values, spatial.geometry, self.folder / DISAGREEMENT / f"{case_id}{ENDING}")
 
 
-def entropy(probabilities: np.ndarray, *, regions: bool) -> np.ndarray:
-    """How undecided probabilities are: 0 where one outcome is certain, 1 where all are alike.
+class Entropy:
+    """How undecided probabilities are, while they pass by one output at a time.
+
+    Shannon's entropy divided by its greatest value: 0 where one outcome is certain, 1 where all are alike. Where there
+    are regions, each output is a question of its own, yes or no, and the result is their mean.
 
     Args:
-        probabilities: float32 (K, Z, Y, X).
-        regions: Whether each output is a question of its own, yes or no; the result is then their mean.
-
-    Returns:
-        float32 (Z, Y, X): Shannon's entropy divided by its greatest value.
+        shape: Voxels along z, y, x.
+        labels: What the outputs mean.
     """
-    total = np.zeros(probabilities.shape[1:], np.float32)
-    for values in probabilities:
-        total += _surprise(values)
-        if regions:
-            total += _surprise(1 - values)
-    outcomes = 2 if regions else max(len(probabilities), 2)
-    return total / np.float32(math.log(outcomes) * (len(probabilities) if regions else 1))
+
+    def __init__(self, shape: Sequence[int], labels: Labels) -> None:
+        self._total = np.zeros(tuple(shape), np.float32)
+        self._regions = labels.has_regions
+        self._outputs = 0
+
+    def add(self, probability: np.ndarray) -> None:
+        """Take in the next output, float32 (Z, Y, X)."""
+        self._total += _surprise(probability)
+        if self._regions:
+            self._total += _surprise(1 - probability)
+        self._outputs += 1
+
+    def value(self) -> np.ndarray:
+        """float32 (Z, Y, X), of all outputs so far."""
+        outcomes = 2 if self._regions else max(self._outputs, 2)
+        return self._total / np.float32(math.log(outcomes) * (self._outputs if self._regions else 1))
 
 
 def disagreement(label: np.ndarray, votes: Iterable[np.ndarray]) -> np.ndarray:

@@ -34,10 +34,10 @@ class DeviceSlabResampler:
             _Axis(n, m, order, tensor.device) for n, m, order in zip(tensor.shape[1:], new_shape, orders, strict=True)
         ]
 
-    def slabs(self, channels_at_once: int = 1) -> Iterator[Range]:
-        """The target's slices in ranges; shorter ones where a caller holds several channels of one."""
+    def slabs(self) -> Iterator[Range]:
+        """The target's slices in ranges."""
         plane = self._new_shape[1] * self._new_shape[2]
-        rows = max(1, _SLAB_VOXELS // plane // channels_at_once)
+        rows = max(1, _SLAB_VOXELS // plane)
         for start in range(0, self._new_shape[0], rows):
             yield start, min(start + rows, self._new_shape[0])
 

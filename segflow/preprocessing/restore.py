@@ -5,7 +5,7 @@ Nothing here holds all classes at full size: label maps are decided slab by slab
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -71,41 +71,111 @@ def labels_on_grid(
 
 def restore_probabilities(
     logits: torch.Tensor, spatial: SpatialRecord, plan: ConfigurationPlan, labels: Labels
-) -> np.ndarray:
-    """The probabilities that logits mean, in image space.
+) -> Iterator[np.ndarray]:
+    """The probabilities that logits mean, in image space, one output after another.
+
+    A softmax needs all outputs at once; here the logarithm of its denominator is made first, so that three volumes of
+    the image's size are held, however many outputs there are.
 
     Args:
         logits, spatial, plan, labels: As for `restore_labels`.
 
     Returns:
-        float32 (K, Z, Y, X) in original axes. Outside the crop box background is certain (recipe 11.5): its channel is
-        1 there, and where there are regions all channels are 0.
+        K times float32 (Z, Y, X) in original axes. Outside the crop box background is certain (recipe 11.5): its
+        probability is 1 there, and where there are regions all probabilities are 0.
+
+    Raises:
+        SegflowError: The logits do not fit the record or the labels.
     """
     _check(logits, spatial, labels)
-    result = np.zeros((len(logits), *spatial.shape_original), np.float32)
-    if not labels.has_regions:
-        result[0] = 1
-    inside = result.transpose(0, *(axis + 1 for axis in spatial.axis_order))[(slice(None), *spatial.crop.slices)]
+    return _each_probability(logits, spatial, plan, labels)
+
+
+def _each_probability(
+    logits: torch.Tensor, spatial: SpatialRecord, plan: ConfigurationPlan, labels: Labels
+) -> Iterator[np.ndarray]:
+    shape = spatial.shape_cropped
     interpolation = interpolation_of(plan.resampling_probabilities, spatial.spacing_plan, spatial.spacing_transposed)
-    if logits.device.type != "cpu":
-        on_device = DeviceSlabResampler(logits, inside.shape[1:], interpolation)
-        for slab in on_device.slabs(channels_at_once=len(logits)):
-            values = torch.stack([on_device.channel(k, slab) for k in range(len(logits))])
-            probabilities = torch.sigmoid(values) if labels.has_regions else torch.softmax(values, 0)
-            inside[:, slice(*slab)] = probabilities.cpu().numpy()
-        return result
-    resampler = SlabResampler(_as_array(logits), inside.shape[1:], interpolation)
+    softmax: _Softmax | _SoftmaxOnDevice
+    if logits.device.type == "cpu":
+        softmax = _Softmax(SlabResampler(_as_array(logits), shape, interpolation))
+    else:
+        softmax = _SoftmaxOnDevice(DeviceSlabResampler(logits, shape, interpolation))
+    if not labels.has_regions:
+        softmax.normalise(np.empty(shape, np.float32), len(logits))
+    for output in range(len(logits)):
+        result = np.zeros(spatial.shape_original, np.float32)
+        if output == 0 and not labels.has_regions:
+            result[...] = 1
+        softmax.fill(output, result.transpose(spatial.axis_order)[spatial.crop.slices])
+        yield result
 
-    def fill(slab: Range) -> None:
-        target = inside[:, slice(*slab)]
-        for channel in range(len(logits)):
-            for plane, values in zip(target[channel], resampler.channel(channel, slab), strict=True):
-                plane[...] = values
-        for number in range(target.shape[1]):
-            _to_probabilities(target[:, number], labels)
 
-    _for_each_slab(fill, resampler.slabs())
-    return result
+class _Softmax:
+    """Probabilities of resampled logits; sigmoids until `normalise` is called."""
+
+    def __init__(self, resampler: SlabResampler) -> None:
+        self._resampler = resampler
+        self._denominator: np.ndarray | None = None
+
+    def normalise(self, denominator: np.ndarray, outputs: int) -> None:
+        """Put the logarithm of the softmax's denominator into a float32 (Z, Y, X)."""
+
+        def add_up(slab: Range) -> None:
+            target = denominator[slice(*slab)]
+            highest = np.full(target.shape, -np.inf, np.float32)
+            total = np.zeros(target.shape, np.float32)
+            for output in range(outputs):
+                for values, top, total_here in zip(self._resampler.channel(output, slab), highest, total, strict=True):
+                    higher = np.maximum(top, values)
+                    total_here *= np.exp(top - higher)  # relative to the highest so far: nothing overflows
+                    total_here += np.exp(values - higher)
+                    top[...] = higher
+            np.log(total, out=target)
+            target += highest
+
+        _for_each_slab(add_up, self._resampler.slabs())
+        self._denominator = denominator
+
+    def fill(self, output: int, target: np.ndarray) -> None:
+        """Put one output's probabilities into a float32 (Z, Y, X)."""
+
+        def fill_slab(slab: Range) -> None:
+            for number, values in zip(range(*slab), self._resampler.channel(output, slab), strict=True):
+                if self._denominator is None:
+                    with np.errstate(over="ignore"):  # a very negative logit: its probability is 0
+                        target[number] = np.reciprocal(np.exp(-values) + 1)
+                else:
+                    target[number] = np.exp(values - self._denominator[number])
+
+        _for_each_slab(fill_slab, self._resampler.slabs())
+
+
+class _SoftmaxOnDevice:
+    """The same, computed where the logits are; results lie in main memory."""
+
+    def __init__(self, resampler: DeviceSlabResampler) -> None:
+        self._resampler = resampler
+        self._denominator: np.ndarray | None = None
+
+    def normalise(self, denominator: np.ndarray, outputs: int) -> None:
+        """As `_Softmax.normalise`."""
+        for slab in self._resampler.slabs():
+            total = self._resampler.channel(0, slab)
+            for output in range(1, outputs):
+                total = torch.logaddexp(total, self._resampler.channel(output, slab))
+            denominator[slice(*slab)] = total.cpu().numpy()
+        self._denominator = denominator
+
+    def fill(self, output: int, target: np.ndarray) -> None:
+        """As `_Softmax.fill`."""
+        for slab in self._resampler.slabs():
+            values = self._resampler.channel(output, slab)
+            if self._denominator is None:
+                values = values.sigmoid()
+            else:
+                values = (values - torch.from_numpy(self._denominator[slice(*slab)]).to(values.device)).exp()
+            target[slice(*slab)] = values.cpu().numpy()
 
 
 def labels_from_probabilities(probabilities: np.ndarray, labels: Labels) -> np.ndarray:
@@ -193,19 +263,6 @@ def _paint_on_device(resampler: DeviceSlabResampler, slab: Range, labels: np.nda
             painted = torch.zeros(is_more_likely.shape, dtype=torch.int32, device=is_more_likely.device)
         painted.masked_fill_(is_more_likely, int(label))
     return np.zeros(0, labels.dtype) if painted is None else painted.cpu().numpy().astype(labels.dtype)
-
-
-def _to_probabilities(values: np.ndarray, labels: Labels) -> None:
-    """Softmax over channels, or sigmoids where there are regions; in place. float32 (K, Y, X)."""
-    if labels.has_regions:
-        with np.errstate(over="ignore"):  # a very negative logit: its probability is 0
-            np.exp(-values, out=values)
-        values += 1
-        np.reciprocal(values, out=values)
-        return
-    values -= values.max(axis=0)
-    np.exp(values, out=values)
-    values /= values.sum(axis=0)
 
 
 def _as_array(logits: torch.Tensor) -> np.ndarray:

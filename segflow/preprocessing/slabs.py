@@ -39,10 +39,10 @@ class SlabResampler:
         orders = axis_orders(array.shape[1:], self._new_shape, interpolation)
         self._axes = [_Axis(n, m, order) for n, m, order in zip(array.shape[1:], new_shape, orders, strict=True)]
 
-    def slabs(self, channels_at_once: int = 1) -> list[Range]:
-        """The target's slices in ranges; shorter ones where a caller holds several channels of one."""
+    def slabs(self) -> list[Range]:
+        """The target's slices in ranges."""
         plane = self._new_shape[1] * self._new_shape[2]
-        rows = max(1, _SLAB_VOXELS // plane // channels_at_once)
+        rows = max(1, _SLAB_VOXELS // plane)
         return [(start, min(start + rows, self._new_shape[0])) for start in range(0, self._new_shape[0], rows)]
 
     def channel(self, index: int, slab: Range) -> Iterator[np.ndarray]:

@@ -16,7 +16,7 @@ from segflow.core.errors import SegflowError
 from segflow.storage.image_formats.contract import ImageHeader, ImageIO, mm
 from segflow.storage.image_formats.natural_io import NaturalImage2DIO
 from segflow.storage.image_formats.nibabel_io import NibabelIO, NibabelIOWithReorient
-from segflow.storage.image_formats.placement import is_sheared, same_placement
+from segflow.storage.image_formats.placement import is_sheared, left_right_axis, same_placement
 from segflow.storage.image_formats.simpleitk_io import SimpleITKIO, SimpleITKIOWithReorient
 from segflow.storage.image_formats.tiff_io import Tiff3DIO
 
@@ -27,6 +27,7 @@ __all__ = [
     "check_channels",
     "choose_reader",
     "is_sheared",
+    "left_right_axis",
     "mm",
     "read_case",
     "reader_by_name",

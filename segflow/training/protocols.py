@@ -60,7 +60,7 @@ class AugmentationLike(BatchTransform, Protocol):
 
 
 class AugmentationFactory(Protocol):
-    """Builds the augmentation of a configuration's patches."""
+    """Builds the augmentation of a configuration's patches. ``left_right_axis`` is a plan axis, where it is known."""
 
     def __call__(
         self,
@@ -69,6 +69,7 @@ class AugmentationFactory(Protocol):
         labels: Labels,
         use_mask_for_norm: Sequence[bool],
         previous_stage: bool,
+        left_right_axis: int | None,
     ) -> AugmentationLike: ...
 
 

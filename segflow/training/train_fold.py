@@ -23,6 +23,7 @@ from segflow.core.progress import Progress, silent
 from segflow.core.run import RunRecord
 from segflow.loss.deep_supervision import DeepSupervisionLoss
 from segflow.sampling.patch_dataset import PatchDataset
+from segflow.storage.images import left_right_axis
 from segflow.storage.json_files import read_json
 from segflow.storage.preprocessed import PreprocessedStore
 from segflow.storage.run_folder import RunFolder
@@ -92,6 +93,7 @@ def train_fold(
         labels=record.dataset.labels,
         use_mask_for_norm=plan.use_mask_for_norm,
         previous_stage=plan.previous_stage is not None,
+        left_right_axis=_left_right_axis(record, store),
     )
     record = replace(record, mirror_axes=tuple(augmentation.mirror_axes))
     resuming = _claim(folder, record, settings, free_settings)
@@ -333,6 +335,16 @@ def _check_cases(record: RunRecord, store: PreprocessedStore) -> None:
             found=f"{len(missing)} missing in {store.folder}, such as {missing[0]}" if missing else None,
             fix="Run: segflow preprocess" if missing else "Check splits_final.json.",
         )
+
+
+def _left_right_axis(record: RunRecord, store: PreprocessedStore) -> int | None:
+    """The plan axis from left to right of the patient; None where images do not say, or lie in different ways."""
+    found = set()
+    for case_id in record.train_cases:
+        spatial = store.open(case_id).spatial
+        axis = left_right_axis(spatial.geometry)
+        found.add(None if axis is None else spatial.axis_order.index(axis))
+    return found.pop() if len(found) == 1 else None
 
 
 def _read_facts(folder: RunFolder) -> dict[str, Any]:

@@ -93,7 +93,9 @@ def test_every_option_composes_and_builds(group: str, option: str) -> None:
 def _build_and_use(config: DictConfig) -> None:
     """Put the parts together the way a training does, for one step on a tiny batch."""
     parts = train.parts(config)
-    augmentation = parts.augmentation((8, 8, 8), labels=LABELS, use_mask_for_norm=[False], previous_stage=False)
+    augmentation = parts.augmentation(
+        (8, 8, 8), labels=LABELS, use_mask_for_norm=[False], previous_stage=False, left_right_axis=None
+    )
     parts.sampler(augmentation.loader_patch_size, (8, 8, 8), labels=LABELS)
     network = parts.network(topology(3), 1, LABELS.num_outputs, True)
     optimizer = parts.optimizer(network.parameters())

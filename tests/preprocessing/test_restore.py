@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -121,6 +123,13 @@ def test_the_way_on_an_accelerator_gives_the_same(
         found = there.channel(channel, whole)
         assert found.dtype == torch.float32
         np.testing.assert_allclose(found.numpy(), expected, atol=2e-3 if half else 1e-6)
+    softmax = (restore._Softmax(here), restore._SoftmaxOnDevice(there))
+    pair = np.empty((2, *spatial.shape_cropped), np.float32)
+    for way, target in zip(softmax, pair, strict=True):
+        if not labels.has_regions:
+            way.normalise(np.empty(spatial.shape_cropped, np.float32), 3)
+        way.fill(1, target)
+    np.testing.assert_allclose(*pair, atol=1e-3 if half else 1e-6)
     values = np.array((1, 2, 3) if labels.has_regions else (0, 1, 2), np.uint8)
     decide = restore._paint_on_device if labels.has_regions else restore._largest_on_device
     found_labels = decide(there, whole, values)
@@ -167,7 +176,7 @@ def test_probabilities_agree_with_labels_and_are_certain_outside(
     spatial = make_record(shape, factors, axis_order, spacing)
     logits = torch.from_numpy(np.random.default_rng(seed).normal(size=(3, *shape)).astype(np.float32))
     plan = make_plans().configuration("test")
-    probabilities = restore_probabilities(logits, spatial, plan, labels)
+    probabilities = np.stack(list(restore_probabilities(logits, spatial, plan, labels)))
     assert probabilities.dtype == np.float32
     assert probabilities.shape == (3, *spatial.shape_original)
     outside = paste(np.zeros(spatial.shape_cropped, bool), spatial, True)
@@ -175,12 +184,35 @@ def test_probabilities_agree_with_labels_and_are_certain_outside(
     assert (probabilities[:, outside] == expected[:, None]).all()
     if not labels.has_regions:
         np.testing.assert_allclose(probabilities.sum(0), 1, atol=1e-5)
+    everything = torch.from_numpy(unstreamed(logits.numpy(), spatial))
+    direct = everything.sigmoid() if labels.has_regions else everything.softmax(0)
+    for values, wanted in zip(probabilities, direct.numpy(), strict=True):
+        inside = values.transpose(spatial.axis_order)[spatial.crop.slices]
+        np.testing.assert_allclose(inside, wanted, atol=2e-5)
     margin = (
         np.abs(probabilities - 0.5).min(0) if labels.has_regions else np.diff(np.sort(probabilities, 0)[-2:], axis=0)[0]
     )
     clear = margin > 1e-5
     found = restore_labels(logits, spatial, plan, labels)
     assert np.array_equal(labels_from_probabilities(probabilities, labels)[clear], found[clear])
+
+
+def test_probabilities_are_never_held_all_at_once(make_plans: Callable[..., Plans]) -> None:
+    labels = Labels.from_json({"background": 0, **{f"bone {k}": k for k in range(1, 40)}})
+    spatial = make_record((20, 24, 24), (3.0, 3.0, 3.0), (0, 1, 2), (1.0, 1.0, 1.0))
+    logits = 60 * torch.randn((40, 20, 24, 24), generator=torch.Generator().manual_seed(0))
+    volume = 4 * math.prod(spatial.shape_original)
+    total = np.zeros(spatial.shape_original)
+    tracemalloc.start()
+    try:
+        for values in restore_probabilities(logits, spatial, make_plans().configuration("test"), labels):
+            assert np.isfinite(values).all()
+            total += values
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    np.testing.assert_allclose(total, 1, atol=1e-4)
+    assert peak < 8 * volume, f"{peak / volume:.1f} volumes of 40"
 
 
 def test_label_values_with_gaps_and_above_255(make_plans: Callable[..., Plans]) -> None:

@@ -19,7 +19,14 @@ from PIL import Image
 from segflow.core.case import CaseFiles
 from segflow.core.errors import SegflowError
 from segflow.core.geometry import Geometry
-from segflow.storage.images import choose_reader, read_case, reader_by_name, register_reader, same_placement
+from segflow.storage.images import (
+    choose_reader,
+    left_right_axis,
+    read_case,
+    reader_by_name,
+    register_reader,
+    same_placement,
+)
 
 OBLIQUE = (0.8, -0.6, 0.0, 0.6, 0.8, 0.0, 0.0, 0.0, 1.0)
 NIFTI_READERS = ["SimpleITKIO", "SimpleITKIOWithReorient", "NibabelIO", "NibabelIOWithReorient"]
@@ -522,3 +529,35 @@ def test_placement_is_compared_within_rounding() -> None:
     assert same_placement(at(100.0), at(100.0 + 1e-8))
     assert not same_placement(at(100.0), at(101.0))
     assert not same_placement(at(0.0), at(0.0, 0.1))
+
+
+def affine_towards(codes: str) -> np.ndarray:
+    affine = np.eye(4)
+    for axis, code in enumerate(codes):
+        affine[:3, axis] = {"R": (1, 0, 0), "L": (-1, 0, 0), "A": (0, 1, 0), "P": (0, -1, 0)}.get(code, (0, 0, 0))
+        affine[2, axis] = {"S": 1, "I": -1}.get(code, 0)
+    return affine
+
+
+@pytest.mark.parametrize(
+    ("codes", "axis"), [("RAS", 2), ("LPI", 2), ("PSL", 0), ("ARS", 1), ("SPR", 0), ("ASL", 0), ("IRA", 1)]
+)
+@pytest.mark.parametrize("reader", ["SimpleITKIO", "NibabelIO"])
+def test_the_axis_from_left_to_right(tmp_path: Path, codes: str, axis: int, reader: str) -> None:
+    """Codes name where the file's axes x, y, z point to; the affine is turned a little, as scanners have it."""
+    matrix = affine_towards(codes)
+    tilt = np.array([[0.98, -0.2, 0, 0], [0.2, 0.98, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+    file = tmp_path / "a.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(np.zeros((4, 5, 6), np.int16), tilt @ matrix), file)
+    _, geometry = reader_by_name(reader).read_image([file])
+    assert left_right_axis(geometry) == axis
+
+
+def test_the_axis_from_left_to_right_of_turned_arrays_and_of_pictures(tmp_path: Path) -> None:
+    matrix = affine_towards("SPR")
+    file = tmp_path / "a.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(np.zeros((4, 5, 6), np.int16), matrix), file)
+    _, geometry = reader_by_name("NibabelIOWithReorient").read_image([file])
+    assert left_right_axis(geometry) == 2
+    assert left_right_axis(Geometry((999.0, 1.0, 1.0), {"ndim": 2})) is None
+    assert left_right_axis(Geometry((1.0, 1.0, 1.0), {"ndim": 3})) is None

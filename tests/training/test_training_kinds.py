@@ -123,3 +123,20 @@ def test_scoring_whole_cases_changes_no_weight(toy: Toy):
 def test_asking_for_scores_without_a_scorer_is_refused(toy: Toy):
     with pytest.raises(SegflowError, match="score_volumes"):
         toy.train(settings={"volume_every": 1})
+
+
+def test_labels_of_two_sides_are_not_mirrored_into_each_other(toy: Toy, caplog: pytest.LogCaptureFixture) -> None:
+    """Sagittal slices: plan axis 0 runs from left to right."""
+    record = with_labels(toy.record, {"background": 0, "left kidney": 1, "right kidney": 2})
+    toy.train("unknown", record=record, trainer={"max_epochs": 1})
+    assert toy.run("unknown").read_record().mirror_axes == (0, 1, 2)
+    assert "which axis runs from left to right is not known" in caplog.text
+    sagittal = {"ndim": 3, "affine": [[0, 0, 1, 0], [0, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 1]]}
+    for seed, case_id in enumerate(CASES):
+        case = make_case(case_id, seed)
+        geometry = replace(case.spatial.geometry, header=sagittal)
+        toy.store.write(replace(case, spatial=replace(case.spatial, geometry=geometry)), PATCH)
+    toy.train("known", record=record, trainer={"max_epochs": 1})
+    assert toy.run("known").read_record().mirror_axes == (1, 2)
+    toy.train("plain", trainer={"max_epochs": 1})
+    assert toy.run("plain").read_record().mirror_axes == (0, 1, 2)

@@ -87,6 +87,17 @@ def file_ndim(geometry: Geometry) -> int:
     return int(geometry.header.get("ndim", 3))
 
 
+def left_right_axis(geometry: Geometry) -> int | None:
+    """The array axis (0 z, 1 y, 2 x) that runs most nearly from left to right of the patient, if the file says so."""
+    header = geometry.header
+    if file_ndim(geometry) == 2 or not {"affine", "direction", "reoriented_affine"} & set(header):
+        return None
+    affine = np.asarray(header.get("reoriented_affine", affine_of(geometry)), dtype=np.float64)
+    world_axes = nibabel.io_orientation(affine)[:, 0]
+    (found,) = np.flatnonzero(world_axes == 0) if (world_axes == 0).sum() == 1 else (None,)
+    return None if found is None else 2 - int(found)
+
+
 def same_placement(one: Geometry, other: Geometry) -> bool:
     """Whether two grids start at the same place and run in the same directions, within rounding (recipe 1.4)."""
     a, b = (np.asarray(g.header.get("reoriented_affine", affine_of(g)), dtype=np.float64) for g in (one, other))
