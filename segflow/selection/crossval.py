@@ -85,7 +85,8 @@ def accumulate_crossval(
     """Bring the validation cases of all folds together in the run's ``crossval`` folder and score them.
 
     Args:
-        run: The run's folder. A fold ``all``, which saw every case, is used only where there is no other.
+        run: The run's folder. A fold ``all``, which saw every case, is used only where there is no other. A fold that
+            is not trained to its end is left out, with a note.
         reference: Folder of the reference label maps.
         processes: Worker processes; None for as many as there are processors, or none for little work.
         progress: Told of each case scored.
@@ -95,7 +96,7 @@ def accumulate_crossval(
     """
     folds = find_folds(run)
     numbered = [fold for fold in folds if fold.fold.isdigit()]
-    folds = numbered or folds
+    folds, waiting = _apart(numbered or folds)
     records = [fold.read_record() for fold in folds]
     record = records[0]
     cases = _cases_of(folds, records)
@@ -114,7 +115,13 @@ def accumulate_crossval(
     if summary.failed:
         raise CaseErrors(f"the cross-validation of {run} cannot be scored", list(summary.failed.values()))
     names = tuple(fold.fold for fold in folds)
-    return CrossValidation(run, folder, record, names, cases, summary, _notes(run, folds, records, cases))
+    return CrossValidation(run, folder, record, names, cases, summary, _notes(run, folds, waiting, records, cases))
+
+
+def _apart(folds: list[RunFolder]) -> tuple[list[RunFolder], list[RunFolder]]:
+    """The folds that can be scored, and those that are not trained to their end; all, where none is."""
+    done = [fold for fold in folds if fold.is_finished() or fold.validation.is_dir()]
+    return (done, [fold for fold in folds if fold not in done]) if done else (folds, [])
 
 
 def _cases_of(folds: list[RunFolder], records: list[RunRecord]) -> dict[str, RunFolder]:
@@ -150,16 +157,20 @@ def _gather(folder: Path, cases: Mapping[str, RunFolder], record: RunRecord) -> 
 
 
 def _notes(
-    run: Path, folds: list[RunFolder], records: list[RunRecord], cases: Mapping[str, RunFolder]
+    run: Path,
+    folds: list[RunFolder],
+    waiting: list[RunFolder],
+    records: list[RunRecord],
+    cases: Mapping[str, RunFolder],
 ) -> tuple[str, ...]:
     known = {case for record in records for case in (*record.train_cases, *record.val_cases)}
-    notes = []
+    notes = [f"{fold.path} is not trained to its end and is left out. {VALIDATE_FIRST}" for fold in waiting]
     if not folds[0].fold.isdigit():
         notes.append(f"{run} has only the fold 'all', which was trained on the cases that it is scored on.")
     elif len(cases) < len(known):
         notes.append(
             f"{run} has validated {len(cases)} of {len(known)} training cases; "
-            f"the scores rest on the folds {', '.join(fold.fold for fold in folds)} alone."
+            f"the scores rest on fold {', '.join(fold.fold for fold in folds)} alone."
         )
     for note in notes:
         log.warning("%s", note)

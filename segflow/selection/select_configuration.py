@@ -111,7 +111,9 @@ def select_configuration(
         postprocessing=str(steps_file),
         dice_after=mean_of_defined(list(choice.after.values())),
         notes=(*_notes(crossvals, cases, settings), *_verdict(ranked)),
-        commands=predict_commands(best.candidate, steps_file if choice.steps else None),
+        commands=predict_commands(
+            best.candidate, [run.record for run in winners], steps_file if choice.steps else None
+        ),
     )
     write_json(output / SELECTION_FILE, selection.to_json())
     return selection

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
@@ -184,6 +185,19 @@ def test_a_crossval_that_is_not_whole_says_what_is_missing(tmp_path: Path) -> No
         accumulate_crossval(run, references)
 
 
+def test_a_fold_in_training_does_not_keep_the_others_from_being_compared(tmp_path: Path) -> None:
+    run = write_run(tmp_path, "3d_fullres", seed=2, noise=0.45)
+    shutil.rmtree(run / "fold_1" / "validation")
+    found = accumulate_crossval(run, write_references(tmp_path / "ref"))
+    assert found.folds == ("0",)
+    assert "fold_1 is not trained to its end" in found.notes[0]
+    RunFolder(run / "fold_1").checkpoint("final").parent.mkdir(parents=True)
+    RunFolder(run / "fold_1").checkpoint("final").touch()
+    RunFolder(run / "fold_1").mark_finished()
+    with pytest.raises(SegflowError, match="not whole"):
+        accumulate_crossval(run, tmp_path / "ref")
+
+
 def test_runs_are_found_below_any_folder(tmp_path: Path) -> None:
     runs = _runs(tmp_path)
     assert find_runs(tmp_path) == sorted(runs)
@@ -192,13 +206,19 @@ def test_runs_are_found_below_any_folder(tmp_path: Path) -> None:
         find_runs(tmp_path / "empty")
 
 
-def test_the_commands_name_everything_that_is_needed() -> None:
+def test_the_commands_name_everything_that_is_needed(tmp_path: Path) -> None:
+    record = RunFolder(write_run(tmp_path, "2d", seed=2, noise=0.45) / "fold_0").read_record()
     single = Candidate("2d", ("out/2d",), (("0", "1"),), 0.9, {1: 0.9})
-    assert predict_commands(single, None) == (
+    assert predict_commands(single, [record], None) == (
         "segflow predict model=out/2d input=INPUT output=OUTPUT 'inference.folds=[0,1]'",
     )
     pair = Candidate("2d + 3d", ("out/2d", "out/my run"), (("0",), ("0",)), 0.9, {1: 0.9})
-    commands = predict_commands(pair, Path("out/postprocessing.json"))
+    inference = {"overlap": 0.5, "mirroring": False, "checkpoint": "best", "device": "cpu"}
+    other = replace(record, settings={"inference": inference})
+    commands = predict_commands(pair, [record, other], Path("out/postprocessing.json"))
+    assert "inference.mirroring=false inference.checkpoint=best" in commands[1]
+    assert "inference.mirroring" not in commands[0]
+    assert "inference.device" not in commands[1]
     assert len(commands) == 4
     assert all("inference.probabilities=true" in command for command in commands[:2])
     assert "'model=out/my run'" in commands[1]
