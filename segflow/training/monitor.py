@@ -7,6 +7,7 @@ import logging
 import math
 import time
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import pytorch_lightning as pl
@@ -61,6 +62,7 @@ class EpochReport(Callback):
         self._added: dict[str, float] = {}
         self._drawn_at = -math.inf
         self._drawing_seconds = 0.0
+        self._drawing: Future[None] | None = None
 
     @property
     def latest(self) -> dict[str, float]:
@@ -97,6 +99,12 @@ class EpochReport(Callback):
         if trainer.is_global_zero:
             log_outcome(trainer, self.latest)
             self._draw()
+            self._finish_drawing()
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if self._drawing is not None:  # the training failed: its error counts, not one of the picture
+            self._drawing.exception()
+            self._drawing = None
 
     def state_dict(self) -> dict[str, Any]:
         return {"history": {tag: list(values) for tag, values in self.history.items()}}
@@ -153,17 +161,31 @@ class EpochReport(Callback):
             for epoch in range(epochs):
                 table.writerow([epoch, *(_cell(self.history[tag][epoch]) for tag in tags)])
         now = time.perf_counter()
-        if now - self._drawn_at > self._drawing_seconds / PICTURE_SHARE:
+        idle = self._drawing is None or self._drawing.done()
+        if idle and now - self._drawn_at > self._drawing_seconds / PICTURE_SHARE:
             self._draw()
         logger.info("%s", self._line(epochs, trainer.max_epochs or epochs))
         self._progress(ProgressEvent("train", f"epoch {epochs - 1}", epochs, trainer.max_epochs or epochs))
 
     def _draw(self) -> None:
+        """Draw progress.png beside the training, which need not wait for it."""
+        self._finish_drawing()
+        curves = {name: list(self.history[tag]) for name, tag in _PICTURE_CURVES.items() if tag in self.history}
+        pool = ThreadPoolExecutor(1, "picture")
+        self._drawing = pool.submit(self._draw_curves, curves)
+        pool.shutdown(wait=False)
+
+    def _draw_curves(self, curves: Mapping[str, list[float]]) -> None:
         begun = time.perf_counter()
-        curves = {name: self.history[tag] for name, tag in _PICTURE_CURVES.items() if tag in self.history}
         write_progress_picture(curves, self._folder.progress_png)
         self._drawn_at = time.perf_counter()
         self._drawing_seconds = self._drawn_at - begun
+
+    def _finish_drawing(self) -> None:
+        """Wait for the last picture; what went wrong with it is raised here."""
+        if self._drawing is not None:
+            drawing, self._drawing = self._drawing, None
+            drawing.result()
 
     def _line(self, epochs: int, total: int) -> str:
         now = self.latest
