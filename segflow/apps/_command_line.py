@@ -5,6 +5,7 @@
 - ``fold=glob(*)``: expanded here, since Hydra globs before it knows quoted options.
 - ``input=/data/a b=(1).nii.gz``: plain paths with signs of Hydra's grammar are quoted.
 - ``dataset=Dataset004_Hippocampus`` or ``dataset=4``: a folder of ``paths.raw`` without a YAML of its own.
+- ``predict … part=0/4``: settings of the one section that a command has, without its name.
 - ``-m optimizer.lr=0.1,0.01``: runs that differ in more than dataset, configuration and fold get names.
 """
 
@@ -14,6 +15,9 @@ import re
 from collections.abc import Sequence
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from segflow.core.errors import SegflowError
 
@@ -25,6 +29,14 @@ PATH_KEYS = (
     "choice", "labels", "model", "input", "output", "prediction", "reference", "run", "source",
     "from_fingerprint", "dataset.path", "fold.file", "fold.group_by", "paths.*",
 )  # fmt: skip
+SECTIONS = {
+    "predict": "inference",
+    "evaluate": "evaluation",
+    "postprocess": "postprocessing",
+    "select": "selection",
+}
+"""Command → the section that its settings stand in."""
+
 NAMED_BY_FOLDER = ("dataset", "configuration", "fold", "planner", "run_name", "plans", "paths", "hydra", "logger")
 _OVERRIDE = re.compile(r"^(?P<mark>~|\+\+?)?(?P<key>[\w./@:-]+?)=(?P<value>.*)$", re.DOTALL)
 _SPECIAL = re.compile(r"[\s=,(){}\[\]:'\"\\%#!&^*?~`|;<>]")
@@ -42,8 +54,11 @@ def rewrite(command: str, arguments: Sequence[str], folders: Sequence[Path]) -> 
     flags, overrides = _split(arguments)
     multirun = any(flag in ("-m", "--multirun") for flag in flags)
     result: list[str] = []
+    short = _short_names(command, folders)
     for argument in overrides:
-        result.extend(_rewrite_one(argument, multirun, folders))
+        key = _key(argument)
+        whole = f"{short[key]}{argument[len(key) :]}" if key in short and argument.startswith(key) else argument
+        result.extend(_rewrite_one(whole, multirun, folders))
     if command == "train" and multirun and not any(_key(argument) == "run_name" for argument in result):
         name = _sweep_name(result, folders)
         result.extend([f"run_name={name}"] if name else [])
@@ -64,6 +79,28 @@ def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
         if argument in takes_value and rest and not rest[0].startswith("-") and "=" not in rest[0]:
             flags.append(rest.pop(0))
     return flags, overrides
+
+
+def _short_names(command: str, folders: Sequence[Path]) -> dict[str, str]:
+    """``part`` → ``inference.part``: settings of the command's section whose names the command has no use for."""
+    section = SECTIONS.get(command)
+    if section is None:
+        return {}
+    own = _mapping(folders[0] / f"{command}.yaml")
+    inside = set(own.get(section) or ())
+    for folder in folders:
+        for file in (folder / section).glob("*.yaml"):
+            inside |= _mapping(file).keys()
+    return {name: f"{section}.{name}" for name in inside - {*own, "defaults"}}
+
+
+def _mapping(file: Path) -> dict[str, Any]:
+    """Keys of a YAML file; none of one that cannot be read, which Hydra will complain of."""
+    try:
+        value = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError):
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def options(group: str, folders: Sequence[Path]) -> list[str]:

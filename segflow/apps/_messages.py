@@ -48,7 +48,10 @@ def explain(error: BaseException, folders: Sequence[Path]) -> tuple[str, int]:
 
 
 def nearest(wanted: str, known: Sequence[str]) -> str:
-    """`` Did you mean 'x'?``, or nothing."""
+    """`` Did you mean 'x'?``, or nothing. A name without its section is found too."""
+    inside = [key for key in known if key.endswith(f".{wanted}")]
+    if inside:
+        return f" Did you mean {' or '.join(repr(key) for key in inside[:3])}?"
     near = get_close_matches(wanted, known, n=1, cutoff=0.5)
     return f" Did you mean '{near[0]}'?" if near else ""
 
@@ -77,7 +80,7 @@ def _composition(error: BaseException, folders: Sequence[Path]) -> str:
     if unknown:
         name = override[1] if override else (key or unknown[1])
         known = known_keys(folders)
-        if name in known:
+        if any(other.startswith(f"{name}.") for other in known):
             return f"setting '{name}' cannot be set as a whole; set its parts one by one, as {name}.PART=VALUE"
         return f"there is no setting '{name}'.{nearest(name, known)}"
     if override and "Multiple values" not in text:

@@ -35,6 +35,17 @@ def test_one_argument(typed: str, expected: str) -> None:
     assert rewritten(typed) == [expected]
 
 
+def test_settings_of_a_command_with_one_section_need_not_name_it() -> None:
+    typed = ["input=a", "part=0/4", "folds=[0,1]", "probabilities=true", "inference.resume=false"]
+    expected = ["input=a", "inference.part=0/4", "inference.folds=[0,1]", "inference.probabilities=true", typed[-1]]
+    assert rewritten(*typed, command="predict") == expected
+    assert rewritten(*expected, command="predict") == expected
+    assert rewritten("partial=true", "output=o", command="evaluate") == ["evaluation.partial=true", "output=o"]
+    assert rewritten("fill_holes=true", command="postprocess") == ["postprocessing.fill_holes=true"]
+    assert rewritten("resume=false", command="ensemble") == ["resume=false"]
+    assert rewritten("part=0/4") == ["part=0/4"]
+
+
 def test_rewriting_twice_changes_nothing() -> None:
     once = rewritten("-m", "fold=0,1", "dataset.path=/a b", "optimizer.lr=0.1,0.01")
     assert rewritten(*once) == once

@@ -22,6 +22,9 @@ def segflow(*arguments: str, folder: Path, **environment: str) -> subprocess.Com
     [
         (["trian"], 2, "did you mean 'segflow train'?"),
         (["train", "trainer.max_epoch=3"], 2, "no setting 'trainer.max_epoch'. Did you mean 'trainer.max_epochs'?"),
+        (["train", "max_epochs=3"], 2, "no setting 'max_epochs'. Did you mean 'trainer.max_epochs'?"),
+        (["predict", "inference=3"], 2, "there is no '3' for 'inference'"),
+        (["evaluate", "evaluation=3"], 1, "evaluation"),
         (["train", "optimiser=sgd"], 2, "Did you mean 'optimizer'?"),
         (["train", "optimizer=sdg"], 2, "Did you mean 'sgd'?"),
         (["train", "trainer.max_epochs=three"], 1, "'trainer.max_epochs' has the wrong type; found three"),
