@@ -111,6 +111,13 @@ def _build_and_use(config: DictConfig) -> None:
     assert torch.isfinite(loss)
 
 
+def test_an_experiment_changes_groups_and_values_and_the_command_line_has_the_last_word() -> None:
+    config = composed("train", "experiment=fine_tune", "optimizer.lr=0.002")
+    assert (config.trainer.max_epochs, config.schedule.warmup_epochs, config.optimizer.lr) == (250, 20, 0.002)
+    assert composed("run", "experiment=nnunet").augmentation.mirror.keep_sides is False
+    assert composed("train").augmentation.mirror.keep_sides is None
+
+
 @pytest.mark.parametrize(
     ("override", "path", "value"),
     [
