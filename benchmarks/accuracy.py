@@ -1,21 +1,25 @@
 """Dice at an equal schedule: fold 0, 250 iterations (10 epochs of 25), several seeds, then validation of whole cases.
 
 Each side preprocesses, trains and validates by itself, on the same cases, plans and folds. A run takes 20 to 30 minutes
-on two cores; the seeds of both sides take turns.
+on two cores; the seeds of both sides take turns. What a run found is kept in ``--work``: the same command goes on
+after an interruption, and a larger ``--repeats`` adds seeds.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 from inputs import ACDC, HIPPOCAMPUS
-from measure import Measured, Meter, run_function
+from measure import Measured, Meter, Section, run_function
 from record import OURS, REFERENCE, Options, Record, options
 from training import composed, nnunet_trainer, prepare, shrink
 
-from segflow.storage.json_files import read_json
+from segflow.storage.json_files import read_json, write_json
 
 TASKS = {"hippocampus": HIPPOCAMPUS, "acdc": ACDC}
 CONFIGURATION = "3d_fullres"
@@ -72,6 +76,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Options of this script alone."""
     parser.add_argument("--epochs", type=int, default=10, help="default 10")
     parser.add_argument("--iterations", type=int, default=25, help="of an epoch (default 25)")
+    parser.add_argument("--batch-size", type=int, default=None, help="in place of the plans'")
 
 
 def main() -> None:
@@ -91,18 +96,27 @@ def _task(record: Record, chosen: Options, name: str) -> None:
     if chosen.quick:
         for folder in (theirs, ours):
             shrink(folder, CONFIGURATION)
+    for folder in (theirs, ours):
+        _set_batch_size(folder, chosen.extra.batch_size)
     seeds = {side: iter(range(chosen.repeats)) for side in (REFERENCE, OURS)}
     schedule = {"epochs": epochs, "iterations": iterations}
+    batch = read_json(ours / "nnUNetPlans.json")["configurations"][CONFIGURATION]["batch_size"]
+    kept = chosen.work / "accuracy" / f"{name}_{epochs}x{iterations}_batch{batch}"
 
     def reference() -> Measured:
-        return run_function(chosen.machine, nnunet_fold, prepared=theirs, seed=next(seeds[REFERENCE]), **schedule)
+        seed = next(seeds[REFERENCE])
+        call = partial(run_function, chosen.machine, nnunet_fold, prepared=theirs, seed=seed, **schedule)
+        return _once(kept / f"{REFERENCE}_{seed}.json", call)
 
     def own() -> Measured:
         seed = next(seeds[OURS])
-        outputs = chosen.work / f"outputs_{name}_{seed}"
-        return run_function(chosen.machine, segflow_fold, prepared=ours, outputs=outputs, seed=seed, **schedule)
+        outputs = kept / f"outputs_{seed}"
+        call = partial(
+            run_function, chosen.machine, segflow_fold, prepared=ours, outputs=outputs, seed=seed, **schedule
+        )
+        return _once(kept / f"{OURS}_{seed}.json", call)
 
-    pair = record.compare(f"{name}, {epochs * iterations} iterations", reference, own)
+    pair = record.compare(f"{name}, {epochs} × {iterations} iterations of {batch}", reference, own)
     runs = dict(zip((REFERENCE, OURS), pair, strict=True))
     for label in pair[0][0].value:
         means = {side: _mean(found, label) for side, found in runs.items()}
@@ -112,6 +126,24 @@ def _task(record: Record, chosen: Options, name: str) -> None:
         record.note(f"{name}, {side}: mean foreground Dice of each seed {every}.")
     difference = _mean(runs[OURS], "mean") - _mean(runs[REFERENCE], "mean")
     record.check(f"{name}: Dice above nnU-Net's", difference, at_least=-ALLOWED_LOSS)
+
+
+def _set_batch_size(folder: Path, batch_size: int | None) -> None:
+    if batch_size is not None:
+        plans = read_json(folder / "nnUNetPlans.json")
+        plans["configurations"][CONFIGURATION]["batch_size"] = batch_size
+        write_json(folder / "nnUNetPlans.json", plans)
+
+
+def _once(file: Path, call: Callable[[], Measured]) -> Measured:
+    """What an earlier start found, or the call's own result, which is kept."""
+    if file.is_file():
+        found = read_json(file)
+        sections = {name: Section(**section) for name, section in found["sections"].items()}
+        return Measured(sections, found["value"], found["foreign_cores"])
+    measured = call()
+    write_json(file, asdict(measured))
+    return measured
 
 
 def _mean(runs: list[Measured], label: str) -> float:
