@@ -136,24 +136,6 @@ class ResidualBlock(nn.Module):
         return functional.leaky_relu(result, self.negative_slope, inplace=True)
 
 
-def initialize(network: nn.Module, negative_slope: float) -> None:
-    """Draw the weights from torch's global generator (recipe 8.4).
-
-    Convolutions and transposed convolutions: Kaiming normal over the fan-in, biases 0. The last normalisation of a
-    residual block is 0, so that every block begins as its shortcut.
-    """
-    convolutions = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-    for module in network.modules():
-        if isinstance(module, convolutions):
-            nn.init.kaiming_normal_(module.weight, a=negative_slope)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-    for module in network.modules():
-        if isinstance(module, ResidualBlock):
-            for parameter in module.conv2.norm.parameters():
-                nn.init.zeros_(parameter)
-
-
 def joined(upsampled: Tensor, skip: Tensor) -> Tensor:
     """Both along the channels, upsampled first (recipe 8.2)."""
     return torch.cat((upsampled, skip), dim=1)

@@ -9,7 +9,7 @@ from torch import nn
 
 from segflow.core.errors import SegflowError
 from segflow.core.plans import NetworkTopology
-from segflow.network.blocks import initialize
+from segflow.network.initialization import initialize
 from segflow.network.plain_unet import PlainEncoder
 from segflow.network.residual_unet import ResidualEncoder
 from segflow.network.unet import UNet
@@ -30,7 +30,7 @@ def build_network(
     norm: str | None = None,
     memory_format: str = "auto",
 ) -> UNet:
-    """Build a network and draw its weights from torch's global generator (recipe 8).
+    """Build a network and draw its weights from torch's global generator, as nnU-Net does (recipe 8).
 
     Args:
         topology: What the plans say; its ``network`` names the encoder.

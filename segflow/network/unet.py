@@ -67,10 +67,13 @@ class UNet(nn.Module):
         self.deep_supervision = deep_supervision
         self.memory_format = memory_format
         self.encoder = encoder
-        decoded = range(topology.levels - 2, -1, -1)  # coarsest first, in the order of computation
-        self.decoder = nn.ModuleList(DecoderStage(topology, level) for level in decoded)
+        self.decoder, self.heads = nn.ModuleList(), nn.ModuleList()
         head = POINTWISE[topology.spatial_dims]
-        self.heads = nn.ModuleList(head(topology.features[level], out_channels, 1) for level in decoded or (0,))
+        decoded = range(topology.levels - 2, -1, -1)  # coarsest first, in the order of computation
+        for level in decoded or (0,):  # stage by stage, as `initialize` relies on
+            if decoded:
+                self.decoder.append(DecoderStage(topology, level))
+            self.heads.append(head(topology.features[level], out_channels, 1))
         for index, module in enumerate(self.heads):
             module.requires_grad_(index >= len(self.heads) - self._supervised)
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -10,6 +13,8 @@ from segflow.core.errors import SegflowError
 from segflow.core.plans import NetworkTopology
 from segflow.network.build import build_network
 from segflow.network.normalization import InstanceNorm
+
+GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 
 
 def topology(network: str = "plain_unet", dims: int = 3, levels: int = 4, **changes: object) -> NetworkTopology:
@@ -86,6 +91,24 @@ def test_weights_are_drawn_as_the_recipe_says() -> None:
     assert all(m.bias.abs().max() == 0 for m in built.modules() if isinstance(m, nn.Conv3d) and m.bias is not None)
     assert built.encoder.stages[0][0].conv2.norm.weight.abs().max() == 0
     assert built.encoder.stages[0][0].conv1.norm.weight.min() == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "network", "dims", "encoder_blocks", "decoder_convs"),
+    [("plain_3d", "plain_unet", 3, (2, 2, 2), (2, 1)), ("residual_2d", "residual_unet", 2, (1, 2, 2), (1, 1))],
+)
+def test_the_same_seed_gives_the_initial_weights_of_nnunet(
+    name: str, network: str, dims: int, encoder_blocks: tuple[int, ...], decoder_convs: tuple[int, ...]
+) -> None:
+    """First, second and last value of every weight of nnU-Net 2.8.1's network after ``torch.manual_seed(7)``."""
+    kernels, strides = ((3,) * dims,) * 3, ((1,) * dims, (2,) * dims, (2,) * dims)
+    torch.manual_seed(7)
+    built = build_network(
+        NetworkTopology(network, (4, 8, 16), kernels, strides, encoder_blocks, decoder_convs), 2, 3
+    ).state_dict()
+    for key, (first, second, last) in json.loads((GOLDEN / "initial_weights.json").read_text())[name].items():
+        values = built[key].flatten()
+        assert [*values[:2].tolist(), values[-1].item()] == pytest.approx([first, second, last], abs=1e-6), key
 
 
 def test_the_global_seed_decides_the_weights() -> None:
