@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -55,7 +56,8 @@ def load_network(folder: RunFolder, checkpoint: str = "final", *, build: Build =
     Raises:
         SegflowError: The fold was not trained, or its weights cannot be read or do not fit.
     """
-    return _build(read_fold(folder, checkpoint), build)
+    fold = read_fold(folder, checkpoint)
+    return _load(_build(fold, build), fold)
 
 
 def load_model(
@@ -98,7 +100,9 @@ def load_model(
                 found=f"{first.source} and {other.source}",
                 fix="Choose folds that belong together, as folds=0.",
             )
-    networks = tuple(_build(fold, build) for fold in trained)
+    blank = _build(first, build)
+    # Copies: drawing the initial weights of a large network takes longer than reading the trained ones.
+    networks = tuple(_load(copy.deepcopy(blank), fold) for fold in trained)
     names = tuple(str(fold.record.fold) for fold in trained)
     logger.info("loaded %s of %s, fold %s", first.record.configuration, path, ", ".join(names))
     return Model(first.record, networks, names, path)
@@ -144,5 +148,8 @@ def choose_device(name: str = "auto") -> torch.device:
 
 def _build(fold: TrainedFold, build: Build) -> nn.Module:
     record = fold.record
-    network = build(record.plan.topology, record.in_channels, record.dataset.labels.num_outputs, False)
+    return build(record.plan.topology, record.in_channels, record.dataset.labels.num_outputs, False)
+
+
+def _load(network: nn.Module, fold: TrainedFold) -> nn.Module:
     return load_weights(network, fold).eval().requires_grad_(False)
