@@ -44,7 +44,7 @@ def nnunet_evaluation(meter: Meter, reference: str, prediction: str, labels: int
 
 
 def segflow_evaluation(meter: Meter, reference: str, prediction: str, labels: int, processes: int) -> dict[str, Any]:
-    """segflow's evaluate_cases, overlap only."""
+    """segflow's evaluate_cases, overlap only; as shipped, it chooses how many processes pay, up to one a core."""
     from segflow.core.labels import Labels
     from segflow.evaluation.evaluate_cases import EvaluateSettings, evaluate_cases
     from segflow.evaluation.score_case import ScoreSettings
@@ -56,7 +56,7 @@ def segflow_evaluation(meter: Meter, reference: str, prediction: str, labels: in
             Path(prediction),
             Path(reference),
             definition,
-            EvaluateSettings(scores=scores, processes=processes),
+            EvaluateSettings(scores=scores),
             file_ending=".nii.gz",
             output=Path(prediction) / "segflow",
         )

@@ -203,9 +203,7 @@ def _trained(record: Record, chosen: Options, name: str, images: int, *, at_leas
 
 def _many_labels(record: Record, chosen: Options) -> None:
     """118 outputs with random weights: agreement with mirroring, time where the export dominates."""
-    source = chosen.data / CT_117
-    raw = link_dataset(source, chosen.work / "nnUNet_raw")
-    prepared, _ = share_plans(source, raw, chosen.work)
+    prepared, _ = prepare(chosen, CT_117, CONFIGURATION, 2)  # nnU-Net's trainer wants some arrays to be there
     model = run_function(
         chosen.machine, make_model, prepared=prepared, configuration=CONFIGURATION, iterations=0, folds=1
     ).value

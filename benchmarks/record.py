@@ -193,7 +193,7 @@ class Record:
         """Hold a value against a bar."""
         passed = (at_least is None or value >= at_least) and (at_most is None or value <= at_most)
         bar = f"≥ {at_least:g}" if at_least is not None else f"≤ {at_most:g}"
-        self.checks.append({"what": what, "value": value, "bar": bar, "passed": passed})
+        self.checks.append({"what": what, "value": value, "bar": bar, "passed": bool(passed)})
 
     def note(self, text: str) -> None:
         """Say something that a reader of the figures must know."""
