@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from segflow.core.case import CaseFiles
@@ -20,7 +19,7 @@ from segflow.inference.load_network import Build
 from segflow.inference.maps import Maps
 from segflow.inference.pipeline import PredictReport, Steps, run_cases
 from segflow.inference.predictor import Predictor
-from segflow.inference.sliding_window import SlidingWindowSettings
+from segflow.inference.sliding_window import SlidingWindowSettings, mean_logits
 from segflow.network.build import build_network
 from segflow.storage.images import read_case, reader_by_name
 from segflow.storage.json_files import read_json, write_json
@@ -29,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 ARGUMENTS_FILE = "predict.json"
 PREVIOUS_STAGE_FOLDER = "previous_stage"
-MODEL_KEYS = ("model", "configuration", "folds", "checkpoint", "weights", "overlap", "gaussian", "mirroring")
+MODEL_KEYS = ("model", "configuration", "folds", "checkpoint", "weights", "overlap", "gaussian", "mirroring", "sums")
 """What decides the label maps; predictions of one folder must agree in it."""
 
 
@@ -82,7 +81,11 @@ class PredictSettings(SlidingWindowSettings):
     def window(self) -> SlidingWindowSettings:
         """The part that concerns the sliding window."""
         return SlidingWindowSettings(
-            overlap=self.overlap, gaussian=self.gaussian, mirroring=self.mirroring, batch_size=self.batch_size
+            overlap=self.overlap,
+            gaussian=self.gaussian,
+            mirroring=self.mirroring,
+            batch_size=self.batch_size,
+            sums=self.sums,
         )
 
 
@@ -182,7 +185,7 @@ def _predict(
         if not settings.disagreement:
             return _Computed(preprocessed, predictor.logits(preprocessed), ())
         apart = tuple(predictor.logits(preprocessed, fold=k) for k in range(len(predictor.networks)))
-        return _Computed(preprocessed, torch.stack(apart).mean(0), apart)
+        return _Computed(preprocessed, mean_logits(logits.clone() for logits in apart), apart)
 
     def write(files: CaseFiles, computed: _Computed) -> None:
         label = predictor.restore(computed.logits, computed.preprocessed)

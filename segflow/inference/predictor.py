@@ -167,7 +167,7 @@ class Predictor:
             fold: Index of one network, in place of the mean of all.
 
         Returns:
-            float32 (K, Z, Y, X).
+            float32 or float16 (K, Z, Y, X), see `SlidingWindowSettings.sums`.
         """
         image = torch.from_numpy(np.ascontiguousarray(case.image, dtype=np.float32))
         if self.plan.previous_stage:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -27,6 +27,8 @@ GPU_SHARE_OF_FREE_MEMORY = 0.4
 
 LARGEST_BATCH = 64
 
+SUMS = {"float32": torch.float32, "float16": torch.float16}
+
 
 @dataclass(kw_only=True, slots=True)
 class SlidingWindowSettings:
@@ -37,12 +39,15 @@ class SlidingWindowSettings:
         gaussian: Weight voxels by their distance from the patch's centre; otherwise all alike.
         mirroring: Average over the mirrored views that the network was trained with.
         batch_size: Tiles and mirrored views in one forward pass, or ``auto``: what memory allows.
+        sums: ``float32``, or ``float16``: nnU-Net's own arithmetic, in which nearly equal logits decide as they do
+            there and where outer corners, whose weights it hardly holds, are coarse. Takes half the memory.
     """
 
     overlap: float = 0.5
     gaussian: bool = True
     mirroring: bool = True
     batch_size: int | str = "auto"
+    sums: str = "float32"
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.overlap < 1.0:
@@ -51,6 +56,8 @@ class SlidingWindowSettings:
             raise SegflowError(
                 "batch_size of the sliding window", found=self.batch_size, expected="auto, or a number from 1"
             )
+        if self.sums not in SUMS:
+            raise SegflowError("sums of the sliding window", found=self.sums, expected=" or ".join(SUMS))
 
 
 def predict_logits(
@@ -64,9 +71,9 @@ def predict_logits(
 ) -> Tensor:
     """The mean logits of one or several networks over a whole image.
 
-    Logits, not probabilities, are averaged over views, tiles and networks, as nnU-Net does. The sums are float32 and
-    lie on the networks' device, or in main memory where that is too small. Where memory runs out, the batch is halved
-    and the next tile goes on from there.
+    Logits, not probabilities, are averaged over views, tiles and networks, as nnU-Net does. The sums lie on the
+    networks' device, or in main memory where that is too small. Where memory runs out, the batch is halved and the
+    next tile goes on from there.
 
     Args:
         networks: One per fold, in evaluation mode and on one device. Each maps (B, C, *patch) to (B, K, *patch), or
@@ -78,7 +85,7 @@ def predict_logits(
         progress: Told after each batch how many tiles are done.
 
     Returns:
-        float32 (K, Z, Y, X).
+        float32 or float16 (K, Z, Y, X), as the sums are.
 
     Raises:
         SegflowError: The image is empty, memory does not suffice for one tile, or the logits are not finite.
@@ -90,8 +97,20 @@ def predict_logits(
         )
     window = Window.over(image.shape[1:], patch_size, settings.overlap)
     padded = functional.pad(image, window.padding) if any(window.padding) else image
-    logits = _Pass(networks, padded, window, mirror_axes, settings).run(progress)
+    # In float16 the networks are averaged one by one, each by itself already rounded, as in the recipe (11.4, step 9).
+    groups = [networks] if settings.sums == "float32" else [[network] for network in networks]
+    logits = mean_logits(_Pass(group, padded, window, mirror_axes, settings).run(progress) for group in groups)
     return logits[(slice(None), *window.inside)]
+
+
+def mean_logits(several: Iterable[Tensor]) -> Tensor:
+    """The mean of logits, added up one by one in their own precision; may change the first."""
+    logits = iter(several)
+    total, count = next(logits), 1
+    for one in logits:
+        total.add_(one.to(total.device))
+        count += 1
+    return total.div_(count) if count > 1 else total
 
 
 class _Pass:
@@ -108,6 +127,7 @@ class _Pass:
         self.networks = networks
         self.window = window
         self.gaussian = settings.gaussian
+        self.dtype = SUMS[settings.sums]
         self.views = mirrored_views(mirror_axes if settings.mirroring else ())
         self.groups = group_identical_tiles(image, window)
         self.device = next((p.device for network in networks for p in network.parameters()), image.device)
@@ -152,7 +172,7 @@ class _Pass:
 
     def _add(self, group: int, view: tuple[int, ...], logits: Tensor) -> None:
         if self.sums is None:
-            self.sums = _Sums(self.window, len(logits), self.gaussian, self.device)
+            self.sums = _Sums(self.window, len(logits), self.gaussian, self.device, self.dtype)
             self.sums.share = 1.0 / (len(self.views) * len(self.networks))
         self.sums.add(self.groups[group], logits, _channel_first(view))
 
@@ -177,7 +197,7 @@ class _Pass:
 class _Sums:
     """Weighted sums over the padded image: logits (K, Z, Y, X), and weights (Z, Y, X) where tiles overlap."""
 
-    def __init__(self, window: Window, outputs: int, gaussian: bool, device: torch.device) -> None:
+    def __init__(self, window: Window, outputs: int, gaussian: bool, device: torch.device, dtype: torch.dtype) -> None:
         self.window = window
         self.share = 1.0
         self.starts: Sequence[tuple[int, ...]] = ()
@@ -186,16 +206,18 @@ class _Sums:
         if gaussian:
             importance = gaussian_importance(window.patch[1:] if window.flat else window.patch)
             weights = torch.from_numpy(importance).reshape(window.patch)
-        self.importance = weights.to(device) if window.overlapping else None
+        # Where no tiles overlap the weights cancel, but in float16 they leave their rounding.
+        weighted = window.overlapping or dtype == torch.float16
+        self.importance = weights.to(device) if weighted else None
         shape = (outputs, *window.shape)
         try:
-            self.logits = torch.zeros(shape, device=device)
+            self.logits = torch.zeros(shape, dtype=dtype, device=device)
         except RuntimeError as error:
             if device.type == "cpu" or not is_out_of_memory(error):
                 raise
             logger.warning("the logits of the whole image do not fit on %s; they are summed in main memory", device)
-            self.logits = torch.zeros(shape)
-        self.weights = torch.zeros(window.shape, device=self.logits.device) if window.overlapping else None
+            self.logits = torch.zeros(shape, dtype=dtype)
+        self.weights = torch.zeros(window.shape, dtype=dtype, device=self.logits.device) if weighted else None
 
     def add(self, starts: Sequence[tuple[int, ...]], logits: Tensor, mirrored: list[int]) -> None:
         """Add one view (K, *patch) of the tile that lies at ``starts``; the views of a tile follow each other.
@@ -218,6 +240,7 @@ class _Sums:
     def _finish_tile(self) -> None:
         if not self.starts:
             return
+        self.tile.mul_(self.share)
         if self.importance is not None:
             self.tile.mul_(self.importance)
         tile = self.tile.to(self.logits.device)
@@ -233,17 +256,15 @@ class _Sums:
         self.weights = None if self.weights is None else self.weights.cpu()
 
     def mean(self) -> Tensor:
-        """The sums divided by weights, views and networks, in place.
+        """The sums divided by the weights, in place.
 
         Raises:
             SegflowError: The network gave NaN or infinity.
         """
         self._finish_tile()
-        if self.weights is None:
-            self.logits.mul_(self.share)
-        else:
-            self.logits.mul_(self.weights.reciprocal_().mul_(self.share))
-        if not bool(torch.isfinite(self.logits.flatten(1).sum(1)).all()):
+        if self.weights is not None:
+            self.logits.div_(self.weights)
+        if not bool(torch.isfinite(self.logits.flatten(1).sum(1, dtype=torch.float32)).all()):
             raise SegflowError(
                 "the network's output is not finite",
                 fix="Look for NaN or extreme intensities in the image, or a training that diverged.",

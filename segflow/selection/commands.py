@@ -10,7 +10,7 @@ from segflow.core.run import RunRecord
 from segflow.core.selection import Candidate
 from segflow.inference.predict_cases import PredictSettings
 
-VALIDATED_WITH = ("overlap", "gaussian", "mirroring", "checkpoint")
+VALIDATED_WITH = ("overlap", "gaussian", "mirroring", "sums", "checkpoint")
 """Settings of the inference that change label maps: a candidate was scored with its own."""
 
 

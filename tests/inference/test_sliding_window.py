@@ -142,6 +142,30 @@ def test_logits_of_the_folds_are_averaged() -> None:
     torch.testing.assert_close(together, apart, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("shape", [(13, 9, 17), (8, 6, 8)])
+def test_sums_in_float16_are_those_of_nnunet(shape: tuple[int, int, int]) -> None:
+    """Recipe 11.4, steps 5 to 9, operation by operation: views in float32, tiles and networks in float16."""
+    image = torch.randn(1, *shape, generator=torch.Generator().manual_seed(1))
+    nets, patch = [network(seed, outputs=3) for seed in range(3)], (8, 6, 8)
+    weights = torch.from_numpy(gaussian_importance(patch)).half()
+    mean = None
+    for net in nets:
+        total, norm = torch.zeros((3, *shape), dtype=torch.half), torch.zeros(shape, dtype=torch.half)
+        for start in itertools.product(*(tile_starts(n, p) for n, p in zip(shape, patch, strict=True))):
+            box = tuple(slice(s, s + p) for s, p in zip(start, patch, strict=True))
+            tile = image[(slice(None), *box)]
+            with torch.no_grad():
+                value = (net(tile[None])[0] + net(tile[None].flip(3))[0].flip(2)) / 2
+            total[(slice(None), *box)] += value * weights
+            norm[box] += weights
+        total /= norm
+        mean = total if mean is None else mean + total
+    chosen = SlidingWindowSettings(sums="float16", batch_size=1)
+    logits = predict_logits(nets, image, patch, (1,), chosen)
+    assert logits.dtype == torch.float16
+    assert (logits == mean / 3).float().mean() > 0.995  # the network's last bits may differ between views
+
+
 def test_the_finest_of_a_list_of_logits_counts() -> None:
     class Listing(nn.Module):
         def forward(self, image: torch.Tensor) -> list[torch.Tensor]:
@@ -224,7 +248,9 @@ def test_progress_counts_tiles_up_to_the_last() -> None:
     assert (events[-1].done, events[-1].total) == (4, 4)
 
 
-@pytest.mark.parametrize("wrong", [{"overlap": 1.0}, {"overlap": -0.1}, {"batch_size": 0}, {"batch_size": "many"}])
+@pytest.mark.parametrize(
+    "wrong", [{"overlap": 1.0}, {"overlap": -0.1}, {"batch_size": 0}, {"batch_size": "many"}, {"sums": "int8"}]
+)
 def test_settings_out_of_range_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(SegflowError):
         SlidingWindowSettings(**wrong)
