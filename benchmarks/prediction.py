@@ -76,8 +76,9 @@ def make_model(
     checkpoint = torch.load(base / "fold_0" / "checkpoint_final.pth", map_location="cpu", weights_only=False)
     weights = checkpoint["network_weights"]
     for fold in range(1, folds):
+        noise = {value.data_ptr(): torch.randn_like(value) for value in weights.values()}  # aliases share a tensor
         checkpoint["network_weights"] = {
-            name: value + 0.02 * value.std(correction=0) * torch.randn_like(value) for name, value in weights.items()
+            name: value + 0.02 * value.std(correction=0) * noise[value.data_ptr()] for name, value in weights.items()
         }
         (base / f"fold_{fold}").mkdir(exist_ok=True)
         torch.save(checkpoint, base / f"fold_{fold}" / "checkpoint_final.pth")
