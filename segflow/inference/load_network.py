@@ -101,7 +101,7 @@ def load_model(
                 fix="Choose folds that belong together, as folds=0.",
             )
     blank = _build(first, build)
-    # Copies: drawing the initial weights of a large network takes longer than reading the trained ones.
+    # Copies, so that initial weights, which nobody will use, are drawn once and not for every fold.
     networks = tuple(_load(copy.deepcopy(blank), fold) for fold in trained)
     names = tuple(str(fold.record.fold) for fold in trained)
     logger.info("loaded %s of %s, fold %s", first.record.configuration, path, ", ".join(names))

@@ -74,7 +74,7 @@ def restore_probabilities(
 ) -> Iterator[np.ndarray]:
     """The probabilities that logits mean, in image space, one output after another.
 
-    A softmax needs all outputs at once; here the logarithm of its denominator is made first, so that three volumes of
+    A softmax needs all outputs at once; here the logarithm of its denominator is made first, so that a few volumes of
     the image's size are held, however many outputs there are.
 
     Args:
