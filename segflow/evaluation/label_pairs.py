@@ -129,14 +129,6 @@ def read_pair(pair: LabelPair, reader: ImageIO) -> tuple[np.ndarray, np.ndarray,
     return reference, prediction, geometry
 
 
-def voxels_of(file: Path, reader: ImageIO) -> int:
-    """Voxels of a label map by its header; 0 where that cannot be read, which reading it whole will say better."""
-    try:
-        return int(np.prod(reader.read_header(file).shape, dtype=np.int64))
-    except SegflowError:
-        return 0
-
-
 def worker_count(processes: int | None, voxels: Sequence[int]) -> int:
     """Worker processes for cases of these sizes: what the user asks for, else what machine and work call for."""
     if processes is not None:

@@ -8,10 +8,10 @@ from pathlib import Path
 from segflow.core.errors import CaseErrors
 from segflow.core.labels import Labels
 from segflow.core.parallel import Job, run_jobs
-from segflow.evaluation.label_pairs import voxels_of, worker_count
+from segflow.evaluation.label_pairs import worker_count
 from segflow.inference.ensemble import StoredProbabilities, decide_case
 from segflow.selection.crossval import CrossValidation
-from segflow.storage.images import ImageIO, reader_by_name
+from segflow.storage.images import ImageIO, reader_by_name, voxels_of
 from segflow.storage.json_files import write_json
 
 

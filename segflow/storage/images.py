@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import logging
+import math
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from segflow.core.errors import SegflowError
 from segflow.storage.image_formats.contract import ImageHeader, ImageIO, mm
 from segflow.storage.image_formats.natural_io import NaturalImage2DIO
 from segflow.storage.image_formats.nibabel_io import NibabelIO, NibabelIOWithReorient
+from segflow.storage.image_formats.nifti_files import is_nifti, read_nifti_header
 from segflow.storage.image_formats.placement import is_sheared, left_right_axis, same_placement
 from segflow.storage.image_formats.simpleitk_io import SimpleITKIO, SimpleITKIOWithReorient
 from segflow.storage.image_formats.tiff_io import Tiff3DIO
@@ -33,6 +35,7 @@ __all__ = [
     "reader_by_name",
     "register_reader",
     "same_placement",
+    "voxels_of",
 ]
 
 log = logging.getLogger(__name__)
@@ -150,6 +153,18 @@ def read_case(files: CaseFiles, reader: ImageIO, *, channels: int | None = None)
     except SegflowError as error:
         raise case_error(files.case_id, error) from error
     return Case(files.case_id, image, label, geometry)
+
+
+def voxels_of(file: Path, reader: ImageIO) -> int:
+    """Voxels of one channel by the header; 0 where that cannot be read, which reading the file whole will say better.
+
+    Placement, which takes most of the time that a header takes, is not looked at in a NIfTI.
+    """
+    try:
+        size = read_nifti_header(file).size[:3] if is_nifti(file) else reader.read_header(file).shape
+    except SegflowError:
+        return 0
+    return math.prod(size)
 
 
 def check_channels(found: int, declared: int) -> None:

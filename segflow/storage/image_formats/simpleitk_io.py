@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import re
 from pathlib import Path
@@ -18,7 +19,13 @@ from segflow.storage.image_formats.contract import (
     check_spacing,
     unreadable,
 )
-from segflow.storage.image_formats.nifti_files import is_nifti, read_nifti, read_nifti_header, write_nifti
+from segflow.storage.image_formats.nifti_files import (
+    NiftiHeader,
+    is_nifti,
+    read_nifti,
+    read_nifti_header,
+    write_nifti,
+)
 from segflow.storage.image_formats.placement import (
     ItkPlacement,
     affine_of,
@@ -48,10 +55,10 @@ class SimpleITKIO(ImageFormat):
 
     def _read(self, file: Path) -> tuple[np.ndarray, Geometry]:
         if is_nifti(file):
-            _, voxels = read_nifti(file)
-            header = self._file_header(file)
+            nifti, voxels = read_nifti(file)
+            header = _itk_header(file, nifti)
             return voxels.reshape(header.channels, *header.shape), header.geometry
-        header = self._file_header(file)
+        header = _itk_header(file)
         try:
             image = sitk.ReadImage(str(file))
         except RuntimeError as error:
@@ -67,36 +74,8 @@ class SimpleITKIO(ImageFormat):
         Raises:
             SegflowError: The file is missing, unreadable, or has a spacing that is no distance.
         """
-        return self._file_header(file)
-
-    def _file_header(self, file: Path) -> ImageHeader:
-        nifti = read_nifti_header(file) if is_nifti(file) else None  # it refuses what ITK repairs in silence
-        if file.suffix.lower() in META_ENDINGS:
-            _check_meta_spacing(file)
-        reader = sitk.ImageFileReader()
-        reader.SetFileName(str(file))
-        if nifti is not None:
-            reader.SetImageIO("NiftiImageIO")  # else every format is asked in turn
-        try:
-            reader.ReadImageInformation()
-        except RuntimeError as error:
-            if nifti is not None and len(nifti.size) > 2:  # sheared, or NIfTI-2
-                log.warning("%s: %s It is read by its affine, as it stands.", file, _reason(error))
-                return _header_by_affine(nifti.size, nifti.zooms, nifti.affine, nifti.dtype.name)
-            raise unreadable(file, _reason(error)) from error
-        size = reader.GetSize()
-        ndim = min(len(size), 3)
-        placement = ItkPlacement(
-            reader.GetSpacing()[:ndim],
-            reader.GetOrigin()[:ndim],
-            tuple(np.reshape(reader.GetDirection(), (len(size), len(size)))[:ndim, :ndim].ravel().tolist()),
-        )
-        check_spacing(placement.spacing, file)
-        channels = int(np.prod(size[3:], dtype=int)) * reader.GetNumberOfComponents()
-        dtype = sitk.GetArrayFromImage(sitk.Image([1, 1], reader.GetPixelID(), reader.GetNumberOfComponents())).dtype
-        if file.suffix.lower() == ".gipl":
-            _check_gipl_size(file, int(np.prod(size)) * dtype.itemsize)
-        return ImageHeader(_zyx(size[:ndim]), channels, placement.to_geometry(), dtype.name)
+        # read_nifti_header refuses what ITK repairs in silence
+        return _itk_header(file, read_nifti_header(file) if is_nifti(file) else None)
 
     def _write(self, values: np.ndarray, geometry: Geometry, file: Path) -> None:
         placement = itk_placement(geometry)
@@ -140,6 +119,42 @@ def reoriented_header(header: ImageHeader) -> ImageHeader:
     empty = np.broadcast_to(np.zeros((), dtype=bool), (1, *header.shape))
     turned, geometry = reorient(empty, header.geometry)
     return ImageHeader(_zyx(turned.shape[:0:-1]), header.channels, geometry, header.dtype)
+
+
+def _itk_header(file: Path, nifti: NiftiHeader | None = None) -> ImageHeader:
+    """What ITK makes of a file's header; ``nifti`` is the same file's, read before, if it is one."""
+    if file.suffix.lower() in META_ENDINGS:
+        _check_meta_spacing(file)
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(file))
+    if nifti is not None:
+        reader.SetImageIO("NiftiImageIO")  # else every format is asked in turn
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError as error:
+        if nifti is not None and len(nifti.size) > 2:  # sheared, or NIfTI-2
+            log.warning("%s: %s It is read by its affine, as it stands.", file, _reason(error))
+            return _header_by_affine(nifti.size, nifti.zooms, nifti.affine, nifti.dtype.name)
+        raise unreadable(file, _reason(error)) from error
+    size = reader.GetSize()
+    ndim = min(len(size), 3)
+    placement = ItkPlacement(
+        reader.GetSpacing()[:ndim],
+        reader.GetOrigin()[:ndim],
+        tuple(np.reshape(reader.GetDirection(), (len(size), len(size)))[:ndim, :ndim].ravel().tolist()),
+    )
+    check_spacing(placement.spacing, file)
+    channels = int(np.prod(size[3:], dtype=int)) * reader.GetNumberOfComponents()
+    dtype = _dtype(reader.GetPixelID())
+    if file.suffix.lower() == ".gipl":
+        _check_gipl_size(file, int(np.prod(size)) * dtype.itemsize)
+    return ImageHeader(_zyx(size[:ndim]), channels, placement.to_geometry(), dtype.name)
+
+
+@functools.cache
+def _dtype(pixel_id: int) -> np.dtype:
+    """numpy's type for one of ITK's numbers of pixel types; found by making an image, which takes a moment."""
+    return sitk.GetArrayFromImage(sitk.Image([1, 1], pixel_id)).dtype
 
 
 def _header_by_affine(size: tuple[int, ...], zooms: tuple[float, ...], affine: np.ndarray, dtype: str) -> ImageHeader:
