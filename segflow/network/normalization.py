@@ -8,7 +8,7 @@ few samples at a time, so that each finds its input in the cache. Elsewhere torc
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -16,9 +16,14 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from segflow.network.cpu_memory import empty_like
+
 _aten = torch.ops.aten
 _CACHED_ELEMENTS = 2**18
 """1 MB in float32, the second-level cache of common processors."""
+
+Block = tuple[slice, slice, slice]
+"""Samples, all channels, slices along the first spatial axis."""
 
 
 class InstanceNorm(nn.Module):
@@ -71,21 +76,23 @@ class _InstanceNormLeakyReLU(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float, negative_slope: float) -> Tensor:
-        y = torch.empty_like(x)
+        y = empty_like(x)
         axes = tuple(range(2, x.ndim))
         voxels = x[0, 0].numel()
         scale, shift = _per_channel(weight, x.ndim), _per_channel(bias, x.ndim)
         means, inverse_stds = [], []
-        for x_part, y_part in zip(_parts(x), _parts(y), strict=True):
-            x_part, out = x_part.to(scale.dtype), _writable(y_part, scale.dtype)
-            mean = x_part.sum(axes, keepdim=True) / voxels
-            centred = torch.sub(x_part, mean, out=out)
-            inverse_std = ((centred * centred).sum(axes, keepdim=True) / voxels).add_(eps).rsqrt_()
-            torch.addcmul(shift, centred, scale * inverse_std, out=out)
-            if negative_slope != 1:
-                functional.leaky_relu_(out, negative_slope)
-            if out is not y_part:
-                y_part.copy_(out)
+        for blocks in _blocks(x):
+            mean = _total(x[block].to(scale.dtype).sum(axes, keepdim=True) for block in blocks) / voxels
+            squares = _total((x[block] - mean).square_().sum(axes, keepdim=True) for block in blocks)
+            inverse_std = (squares / voxels).add_(eps).rsqrt_()
+            factor = scale * inverse_std
+            for block in blocks:
+                out = _writable(y[block], scale.dtype)
+                torch.addcmul(shift, torch.sub(x[block], mean, out=out), factor, out=out)
+                if negative_slope != 1:
+                    functional.leaky_relu_(out, negative_slope)
+                if out.dtype != y.dtype:
+                    y[block] = out
             means.append(mean)
             inverse_stds.append(inverse_std)
         kept = (
@@ -99,32 +106,44 @@ class _InstanceNormLeakyReLU(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
-        x, y, weight, bias, mean, inverse_std = ctx.saved_tensors
+        x, y, weight, bias, means, inverse_stds = ctx.saved_tensors
         source = y if x is None else x
-        grad_x = torch.empty_like(source)
+        grad_x = empty_like(source)
         axes = tuple(range(2, source.ndim))
         voxels = source[0, 0].numel()
         scale, shift = _per_channel(weight, source.ndim), _per_channel(bias, source.ndim)
         grad_bias, grad_weight = torch.zeros_like(scale), torch.zeros_like(scale)
-        whole = (source, source if y is None else y, grad_y, grad_x, mean, inverse_std)
-        for values, y_part, grad, grad_x_part, mean_part, r in zip(*map(_parts_like(source), whole), strict=True):
+
+        def grad_and_values(block: Block) -> tuple[Tensor, Tensor]:
+            """The gradient before the activation; and n as (values - centre) times factor."""
+            grad = grad_y[block]
             if y is not None:  # y is positive exactly where the normalised value is, since the slope is
-                grad = _aten.leaky_relu_backward(grad, y_part, ctx.negative_slope, True)
-            grad, out = grad.to(scale.dtype), _writable(grad_x_part, scale.dtype)
-            # n = (values - centre) times factor
+                grad = _aten.leaky_relu_backward(grad, y[block], ctx.negative_slope, True)
+            values = source[block]
             if x is None:
-                values, centre, factor = functional.leaky_relu(values, 1 / ctx.negative_slope), shift, 1 / scale
-            else:
-                values, centre, factor = values.to(scale.dtype), mean_part, r
-            grad_sum = grad.sum(axes, keepdim=True)
-            product_sum = ((grad * values).sum(axes, keepdim=True) - centre * grad_sum) * factor
+                values = functional.leaky_relu(values, 1 / ctx.negative_slope)
+            return grad.to(scale.dtype), values.to(scale.dtype)
+
+        for blocks in _blocks(source):
+            samples = blocks[0][0]
+            r = inverse_stds[samples]
+            centre, factor = (shift, 1 / scale) if x is None else (means[samples], r)
+            grad_sum, product_sum = torch.zeros_like(r), torch.zeros_like(r)
+            for block in blocks:
+                grad, values = grad_and_values(block)
+                grad_sum += grad.sum(axes, keepdim=True)
+                product_sum += values.mul(grad).sum(axes, keepdim=True)
+            product_sum = (product_sum - centre * grad_sum) * factor
             # grad_x = scale r (grad - mean(grad) - n mean(grad n)), sorted by grad, values and the rest.
             by_grad = scale * r
             by_values = by_grad * factor * product_sum / -voxels
             rest = by_grad * grad_sum / -voxels - by_values * centre
-            torch.addcmul(rest, grad, by_grad, out=out).addcmul_(values, by_values)
-            if out is not grad_x_part:
-                grad_x_part.copy_(out)
+            for block in blocks:
+                grad, values = grad_and_values(block)
+                out = _writable(grad_x[block], scale.dtype)
+                torch.addcmul(rest, grad, by_grad, out=out).addcmul_(values, by_values)
+                if out.dtype != grad_x.dtype:
+                    grad_x[block] = out
             grad_bias += grad_sum.sum(0, keepdim=True)
             grad_weight += product_sum.sum(0, keepdim=True)
         return grad_x, grad_weight.view_as(weight), grad_bias.view_as(weight), None, None
@@ -144,11 +163,17 @@ def _per_channel(values: Tensor, dims: int) -> Tensor:
     return values.view(1, -1, *(1,) * (dims - 2))
 
 
-def _parts(x: Tensor) -> tuple[Tensor, ...]:
-    """Groups of samples small enough that the passes over one find it in the cache; at least one sample each."""
-    return _parts_like(x)(x)
-
-
-def _parts_like(x: Tensor) -> Callable[[Tensor], tuple[Tensor, ...]]:
+def _blocks(x: Tensor) -> Iterator[list[Block]]:
+    """For each group of samples, the blocks of slices that its passes go through, each small enough for the cache."""
     samples = max(_CACHED_ELEMENTS // x[0].numel(), 1)
-    return lambda tensor: tensor.split(samples)
+    slices = max(_CACHED_ELEMENTS // x[:samples, :, 0].numel(), 1)
+    for first in range(0, len(x), samples):
+        group = slice(first, first + samples)
+        yield [(group, slice(None), slice(start, start + slices)) for start in range(0, x.shape[2], slices)]
+
+
+def _total(parts: Iterable[Tensor]) -> Tensor:
+    total, *others = parts
+    for other in others:
+        total += other
+    return total

@@ -19,6 +19,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from segflow.network.cpu_memory import empty, empty_like
+
 _TILE = 4
 _INPUTS = torch.tensor(
     [
@@ -82,15 +84,15 @@ class _WinogradConvolution(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         source = _slices_first(x)
-        result = x.new_empty((*source.shape[:-1], weight.shape[0]))
+        result = empty((*source.shape[:-1], weight.shape[0]), x.dtype)
         taps = _combined_taps(weight)
         combine = _OUTPUTS.to(x.dtype)
         for sample, depths in _blocks(source):
-            products = [
-                functional.conv2d(_images(plane), one, None, padding=1).permute(0, 2, 3, 1)
-                for plane, one in zip(_combined_inputs(source[sample], depths), taps, strict=True)
-            ]
-            out, flat = result[sample, depths].flatten(1), torch.stack(products).flatten(2)
+            planes = _combined_inputs(source[sample], depths)
+            products = empty((*planes.shape[:-1], weight.shape[0]), x.dtype)
+            for product, plane, one in zip(products, planes, taps, strict=True):
+                product.copy_(functional.conv2d(_images(plane), one, None, padding=1).permute(0, 2, 3, 1))
+            out, flat = result[sample, depths].flatten(1), products.flatten(2)
             for tile in range(flat.shape[1]):
                 rows = out[_TILE * tile : _TILE * (tile + 1)]
                 torch.mm(combine[: len(rows)], flat[:, tile], out=rows)
@@ -107,23 +109,22 @@ class _WinogradConvolution(torch.autograd.Function):
         source, grad_result = _slices_first(x), _slices_first(grad)
         taps = _combined_taps(weight)
         needed = (ctx.needs_input_grad[0], ctx.needs_input_grad[1], False)
-        grad_source = torch.empty_like(source) if needed[0] else None
+        grad_source = empty_like(source) if needed[0] else None
         grad_taps = [torch.zeros_like(one) for one in taps]
         for sample, depths in _blocks(source):
             inputs = _combined_inputs(source[sample], depths)
             by_products = _split_outputs(grad_result[sample, depths])
-            by_inputs = []
             for index in range(_PLANES):
                 by_input, by_taps, _ = torch.ops.aten.convolution_backward(
                     _images(by_products[index]), _images(inputs[index]), taps[index], None,
                     (1, 1), (1, 1), (1, 1), False, (0, 0), 1, needed,
                 )  # fmt: skip
                 if needed[0]:
-                    by_inputs.append(by_input.permute(0, 2, 3, 1))
+                    inputs[index] = by_input.permute(0, 2, 3, 1)  # which are done with
                 if needed[1]:
                     grad_taps[index] += by_taps
             if grad_source is not None:
-                _split_inputs(grad_source[sample], depths, torch.stack(by_inputs))
+                _split_inputs(grad_source[sample], depths, inputs)
         return (
             None if grad_source is None else grad_source.movedim(-1, 1),
             _split_taps(grad_taps) if needed[1] else None,
@@ -164,7 +165,7 @@ def _tile_inputs(depth: int, depths: slice) -> Iterator[tuple[slice, slice]]:
 def _combined_inputs(source: Tensor, depths: slice) -> Tensor:
     """(D, H, W, C) → (6, tiles, H, W, C)."""
     matrix = _INPUTS.to(source.dtype)
-    planes = source.new_empty((_PLANES, _tiles(depths.stop - depths.start), *source.shape[1:]))
+    planes = empty((_PLANES, _tiles(depths.stop - depths.start), *source.shape[1:]), source.dtype)
     flat, out = source.flatten(1), planes.flatten(2)
     for tile, (there, columns) in enumerate(_tile_inputs(source.shape[0], depths)):
         torch.mm(matrix[:, columns], flat[there], out=out[:, tile])
@@ -186,7 +187,7 @@ def _split_inputs(grad_source: Tensor, depths: slice, grad_planes: Tensor) -> No
 def _split_outputs(grad: Tensor) -> Tensor:
     """(D, H, W, C') → (6, tiles, H, W, C'), the transpose of how products are combined."""
     matrix = _OUTPUTS.to(grad.dtype)
-    planes = grad.new_empty((_PLANES, _tiles(grad.shape[0]), *grad.shape[1:]))
+    planes = empty((_PLANES, _tiles(grad.shape[0]), *grad.shape[1:]), grad.dtype)
     flat, out = grad.flatten(1), planes.flatten(2)
     for tile in range(planes.shape[1]):
         rows = flat[_TILE * tile : _TILE * (tile + 1)]

@@ -5,6 +5,11 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+import torch
+
+from segflow.network.cpu_memory import empty, empty_like
+
 SCRIPT = """
 import resource, torch
 from segflow.network.cpu_memory import tune_cpu
@@ -29,3 +34,34 @@ def test_memory_is_kept_and_denormals_are_zero() -> None:
     plain, tuned, denormal = (float(value) for value in done.stdout.split())
     assert tuned < plain / 10
     assert denormal == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_empty_tensors_are_dense_and_aligned(dtype: torch.dtype) -> None:
+    for shape in ((3,), (2, 3, 5), (1, 7, 2, 4, 3), (0, 3)):
+        found = empty(shape, dtype)
+        assert (tuple(found.shape), found.dtype) == (shape, dtype)
+        assert found.is_contiguous()
+        assert found.data_ptr() % 64 == 0
+        found.fill_(2)
+        assert found.float().sum() == 2 * found.numel()
+
+
+@pytest.mark.parametrize(
+    "x",
+    [
+        torch.zeros(2, 3, 4, 5, 6),
+        torch.zeros(2, 3, 4, 5, 6).contiguous(memory_format=torch.channels_last_3d),
+        torch.zeros(2, 3, 4, 5).contiguous(memory_format=torch.channels_last),
+        torch.zeros(2, 1, 4, 5).contiguous(memory_format=torch.channels_last),
+        torch.zeros(4, 3).T,
+        torch.zeros(4, 6)[:, ::2],
+        torch.zeros(4, 1).expand(4, 3),
+        torch.zeros(()),
+    ],
+)
+def test_empty_like_has_shape_and_memory_format_of_the_tensor(x: torch.Tensor) -> None:
+    found, expected = empty_like(x), torch.empty_like(x)
+    assert (found.shape, found.dtype, found.stride()) == (expected.shape, expected.dtype, expected.stride())
+    found.fill_(3)
+    assert found.sum() == 3 * x.numel()
