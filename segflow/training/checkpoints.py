@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 import shutil
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +22,47 @@ from segflow.storage.run_folder import RunFolder
 
 MONITOR = "val/dice_ema"
 
+_AT_REST = ("state_dict", "optimizer_states")
+"""Parts of a checkpoint whose tensors nobody changes between two steps of the optimizer."""
+
 
 class WholeCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint whole or not at all, and reads with ``weights_only=True`` whatever the caller asks."""
+    """Writes a checkpoint whole or not at all, and reads with ``weights_only=True`` whatever the caller asks.
+
+    Writing goes on beside the next training step. Weights and the optimizer's state are not copied for it: they stay
+    as they are until the optimizer's next step, before which `wait` must be called.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._writer = ThreadPoolExecutor(1, "checkpoint")
+        self._writing: Future[None] | None = None
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Write; an earlier file stays as it was until the new one is complete.
+        """Begin to write; an earlier file stays as it was until the new one is complete.
+
+        Args:
+            checkpoint: All but weights and the optimizer's state may change meanwhile.
+            path: Of the file.
+            storage_options: A second name, which the complete file gets too, or None.
+        """
+        self.wait()
+        still = {key: value if key in _AT_REST else copy.deepcopy(value) for key, value in checkpoint.items()}
+        self._writing = self._writer.submit(_write, still, Path(path), storage_options)
+
+    def wait(self) -> None:
+        """Return when the last checkpoint is complete.
 
         Raises:
-            SegflowError: It cannot be written.
+            SegflowError: It could not be written.
         """
-        with written_whole(Path(path)) as temporary:
-            torch.save(checkpoint, temporary)
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+    def teardown(self) -> None:
+        """Lightning calls this at the end of a training, however it ended."""
+        self.wait()
 
     def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True) -> dict[str, Any]:
         """Read; nothing in the file is executed.
@@ -65,15 +96,24 @@ def link_checkpoint(source: Path, target: Path) -> None:
             shutil.copyfile(source, temporary)
 
 
+def _write(checkpoint: dict[str, Any], path: Path, second_name: Path | None) -> None:
+    with written_whole(path) as temporary:
+        torch.save(checkpoint, temporary)
+    if second_name is not None:
+        link_checkpoint(path, second_name)
+
+
 class RunCheckpoints(Checkpoint):
     """``last.ckpt`` after every epoch, and ``best.ckpt`` whenever the moving average of the pseudo-Dice rises.
 
     Args:
         folder: The run's folder.
+        files: Writes them; the same that the trainer has.
     """
 
-    def __init__(self, folder: RunFolder) -> None:
+    def __init__(self, folder: RunFolder, files: WholeCheckpointIO) -> None:
         self._folder = folder
+        self._files = files
         self.best: float | None = None
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -81,10 +121,14 @@ class RunCheckpoints(Checkpoint):
         improved = math.isfinite(value) and (self.best is None or value > self.best)
         if improved:
             self.best = value
-        last = self._folder.checkpoint("last")
-        trainer.save_checkpoint(last, weights_only=False)
-        if improved and trainer.is_global_zero:
-            link_checkpoint(last, self._folder.checkpoint("best"))
+        best = self._folder.checkpoint("best") if improved else None
+        trainer.save_checkpoint(self._folder.checkpoint("last"), weights_only=False, storage_options=best)
+
+    def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Any) -> None:
+        self._files.wait()
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._files.wait()
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self.best}

@@ -114,6 +114,12 @@ class SegmentationModule(pl.LightningModule):
         )
         return EpochValues(train_loss, self._val_losses.take(self), dice)
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Copy what a forward pass changes, since the file is written beside the next one (`WholeCheckpointIO`)."""
+        for name, buffer in self.named_buffers():
+            if name in checkpoint["state_dict"]:
+                checkpoint["state_dict"][name] = buffer.clone()
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another network before torch does so at length."""
         own, given = self.state_dict(), checkpoint["state_dict"]

@@ -27,7 +27,7 @@ from segflow.storage.images import left_right_axis
 from segflow.storage.json_files import read_json
 from segflow.storage.preprocessed import PreprocessedStore
 from segflow.storage.run_folder import RunFolder
-from segflow.training.checkpoints import RunCheckpoints, link_checkpoint
+from segflow.training.checkpoints import RunCheckpoints, WholeCheckpointIO, link_checkpoint
 from segflow.training.compilation import compile_if_it_pays
 from segflow.training.datamodule import PatchDataModule
 from segflow.training.device_augmentation import DeviceAugmentation
@@ -123,10 +123,12 @@ class _Run:
         train_batches, val_batches = epoch_batches(options, has_validation=has_validation)
         report = EpochReport(self.folder, self.record.dataset.labels, self.progress)
         stop = StopFile(self.folder)
+        files = WholeCheckpointIO()
         trainer = build_trainer(
             self.parts,
             self.folder,
-            callbacks=self._callbacks(options, report, stop),
+            callbacks=self._callbacks(options, report, stop, files),
+            files=files,
             loggers=[build(save_dir=str(self.folder.path)) for build in self.parts.loggers],
             train_batches=train_batches,
             val_batches=val_batches,
@@ -143,7 +145,9 @@ class _Run:
         _fit(trainer, module, data, resume_from)
         return self._finish(trainer, report, stop.stopped, time.monotonic() - started)
 
-    def _callbacks(self, options: dict[str, Any], report: EpochReport, stop: StopFile) -> list[Callback]:
+    def _callbacks(
+        self, options: dict[str, Any], report: EpochReport, stop: StopFile, files: WholeCheckpointIO
+    ) -> list[Callback]:
         settings = self.settings
         callbacks: list[Callback] = [EndingSignals(), EpochSeed(settings.seed), LossGuard(self.folder)]
         if options.get("max_time") is not None:
@@ -159,7 +163,7 @@ class _Run:
                 raise SegflowError("training.volume_every needs TrainingParts.score_volumes", found="none")
             callbacks.append(VolumeValidation(score, cases, every=every, count=count, report=report))
         if options.get("enable_checkpointing", True) is not False:
-            callbacks.append(RunCheckpoints(self.folder))
+            callbacks.append(RunCheckpoints(self.folder, files))
         return callbacks
 
     def _module(self, trainer: pl.Trainer, on_device: bool, *, fresh: bool) -> SegmentationModule:

@@ -39,6 +39,7 @@ def build_trainer(
     folder: RunFolder,
     *,
     callbacks: Sequence[Callback],
+    files: WholeCheckpointIO,
     loggers: Sequence[Logger],
     train_batches: int,
     val_batches: int,
@@ -54,7 +55,7 @@ def build_trainer(
         "default_root_dir": str(folder.path),
         "callbacks": [*_as_list(options.get("callbacks")), *parts.callbacks, *callbacks],
         "logger": list(loggers) or False,
-        "plugins": [*_as_list(options.get("plugins")), *_plugins()],
+        "plugins": [*_as_list(options.get("plugins")), files, *_plugins()],
         "precision": resolve_precision(options.get("precision"), str(options.get("accelerator", "auto"))),
         "strategy": _strategy(options),
         "limit_train_batches": train_batches,
@@ -86,7 +87,7 @@ def resolve_precision(precision: Any, accelerator: str) -> Any:
 
 
 def _plugins() -> list[Any]:
-    plugins: list[Any] = [WholeCheckpointIO()]
+    plugins: list[Any] = []
     if SLURMEnvironment.detect():
         # Lightning's own requeueing saves in the middle of an epoch, requeues, and trains on until it is killed.
         plugins.append(SLURMEnvironment(auto_requeue=False))

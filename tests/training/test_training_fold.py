@@ -6,6 +6,7 @@ import csv
 import functools
 import json
 import logging
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -214,6 +215,34 @@ def test_a_crash_while_a_checkpoint_is_written_keeps_the_one_before(toy: Toy, mo
     toy.train("whole")
     toy.train()
     assert same(toy.weights("whole"), toy.weights())
+
+
+def test_a_checkpoint_is_written_beside_the_next_step_and_holds_its_own_epoch(
+    toy: Toy, monkeypatch: pytest.MonkeyPatch
+):
+    save, at_end, under_way = torch.save, {}, threading.Event()
+
+    class Watch(pl.Callback):
+        def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+            at_end[trainer.current_epoch] = {name: value.clone() for name, value in pl_module.state_dict().items()}
+
+        def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Any) -> None:
+            if trainer.current_epoch == 1:  # a forward pass is done, which changes the statistics of a batch norm
+                under_way.set()
+
+    def slow(checkpoint: dict[str, Any], file: Any) -> None:
+        if checkpoint["epoch"] == 0:
+            assert under_way.wait(60), "the next step waited for the file"
+        save(checkpoint, file)
+        if checkpoint["epoch"] == 0:
+            save(checkpoint, toy.folder / "first.ckpt")
+
+    monkeypatch.setattr(torch, "save", slow)
+    toy.train(callbacks=[Watch()], network=functools.partial(build_network, norm="batch"))
+    first = torch.load(toy.folder / "first.ckpt", weights_only=True)["state_dict"]
+    assert any("running_mean" in name for name in first)
+    assert same(at_end[0], first)
+    assert same(at_end[1], toy.weights())
 
 
 def test_a_truncated_checkpoint_is_named(toy: Toy):
