@@ -9,14 +9,22 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from segflow.core.plans import NetworkTopology
-from segflow.network.convolution import Convolution3d, Pointwise2d, Pointwise3d
+from segflow.network.convolution import (
+    Convolution2d,
+    Convolution3d,
+    Pointwise2d,
+    Pointwise3d,
+    Upsampling2d,
+    Upsampling3d,
+    in_format_of,
+)
 from segflow.network.normalization import InstanceNorm
 
-CONVOLUTION: dict[int, type[nn.Conv2d] | type[nn.Conv3d]] = {2: nn.Conv2d, 3: Convolution3d}
+CONVOLUTION: dict[int, type[nn.Conv2d] | type[nn.Conv3d]] = {2: Convolution2d, 3: Convolution3d}
 POINTWISE: dict[int, type[nn.Conv2d] | type[nn.Conv3d]] = {2: Pointwise2d, 3: Pointwise3d}
 UPSAMPLING: dict[int, type[nn.ConvTranspose2d] | type[nn.ConvTranspose3d]] = {
-    2: nn.ConvTranspose2d,
-    3: nn.ConvTranspose3d,
+    2: Upsampling2d,
+    3: Upsampling3d,
 }
 
 
@@ -131,7 +139,7 @@ class ResidualBlock(nn.Module):
         shortcut = x
         if any(n != 1 for n in self.pool_size):
             pool = functional.avg_pool2d if len(self.pool_size) == 2 else functional.avg_pool3d
-            shortcut = pool(x, self.pool_size, self.pool_size)
+            shortcut = in_format_of(x, pool(x, self.pool_size, self.pool_size))
         result = self.conv2(self.conv1(x)) + self.shortcut(shortcut)
         return functional.leaky_relu(result, self.negative_slope, inplace=True)
 

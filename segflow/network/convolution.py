@@ -9,7 +9,31 @@ from torch.nn import functional
 from segflow.network.winograd import winograd_convolution, winograd_pays
 
 
-class Convolution3d(nn.Conv3d):
+class _StaysChannelsLast:
+    """Keeps to channels-last memory where torch leaves it, as it often does for a batch of one image.
+
+    To be mixed into one of torch's convolutions.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (B, C, *spatial) → (B, C', *spatial / stride)."""
+        y: Tensor = super().forward(x)  # type: ignore[misc]
+        return in_format_of(x, y)
+
+
+class Convolution2d(_StaysChannelsLast, nn.Conv2d):
+    """Convolution of images."""
+
+
+class Upsampling2d(_StaysChannelsLast, nn.ConvTranspose2d):
+    """Transposed convolution of images."""
+
+
+class Upsampling3d(_StaysChannelsLast, nn.ConvTranspose3d):
+    """Transposed convolution of volumes."""
+
+
+class Convolution3d(_StaysChannelsLast, nn.Conv3d):
     """``nn.Conv3d`` that in float32 computes 3x3x3 kernels by Winograd's scheme where that is quicker.
 
     Attributes:
@@ -56,11 +80,22 @@ class Pointwise3d(_Pointwise, nn.Conv3d):
     """1x1x1 convolution of volumes."""
 
 
+def in_format_of(x: Tensor, y: Tensor) -> Tensor:
+    """y (B, C', *spatial), in channels-last memory where the network runs in it, as the x that y was made from does.
+
+    One layer that leaves it makes every later one slower.
+    """
+    return y.contiguous(memory_format=_channels_last_of(x)) if _runs_channels_last(x) else y
+
+
 def _runs_channels_last(x: Tensor) -> bool:
-    memory_format = torch.channels_last if x.ndim == 4 else torch.channels_last_3d
     return (
         x.device.type == "cpu"
-        and x.is_contiguous(memory_format=memory_format)
+        and x.is_contiguous(memory_format=_channels_last_of(x))
         and not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()
     )
+
+
+def _channels_last_of(x: Tensor) -> torch.memory_format:
+    return torch.channels_last if x.ndim == 4 else torch.channels_last_3d
