@@ -70,6 +70,8 @@ def read_nnunet_model(
         SegflowError: There is no such model or fold, several models to choose from, a file cannot be read, would run
             code, or names layers that segflow does not build.
     """
+    if checkpoint not in CHECKPOINTS:
+        raise SegflowError(f"unknown checkpoint '{checkpoint}'", expected=" | ".join(CHECKPOINTS))
     place = _open(path)
     found = list(_models(place))
     if not found:

@@ -80,7 +80,10 @@ def read_run(path: Path, folds: Folds = "all", checkpoint: str = "final") -> lis
 
 
 def previous_run(path: Path, record: RunRecord) -> Path:
-    """The run whose predictions a cascade takes as input: of the same plans, and of the same name if there are several.
+    """The run whose predictions a cascade takes as input: of the same plans, and the one that it was trained on.
+
+    That is the run of the name that the training was given (``previous_run_name``), else of the cascade's own name; and
+    where neither is there, as with runs that were renamed, the only one that there is.
 
     Args:
         path: The cascade's own run, or a fold of it.
@@ -92,10 +95,11 @@ def previous_run(path: Path, record: RunRecord) -> Path:
     path = path.resolve()
     run = path.parent if path.name.startswith(FOLD_PREFIX) else path
     home = run.parent.parent / str(record.plan.previous_stage)
-    if (home / run.name).is_dir():
-        return home / run.name
+    named = record.settings.get("previous_run_name")
+    if (place := home / str(named or run.name)).is_dir():
+        return place
     others = sorted(child for child in home.iterdir() if child.is_dir()) if home.is_dir() else []
-    if len(others) == 1:
+    if len(others) == 1 and not named:
         return others[0]
     raise SegflowError(
         f"configuration '{record.configuration}' needs the model of '{record.plan.previous_stage}'",

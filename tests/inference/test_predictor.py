@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel
@@ -20,7 +22,7 @@ from torch import nn
 from segflow.core.case import Case
 from segflow.core.errors import SegflowError
 from segflow.core.geometry import Geometry
-from segflow.inference.load_network import load_model, load_network
+from segflow.inference.load_network import find_previous_stage, load_model, load_network
 from segflow.inference.predictor import Predictor
 from segflow.inference.sliding_window import SlidingWindowSettings
 from segflow.storage.run_folder import RunFolder
@@ -106,6 +108,18 @@ def test_previous_stage_of_another_run_name_is_found_or_given(tmp_path: Path) ->
     with pytest.raises(SegflowError, match=r"other.*third"):
         Predictor.load(cascade)
     assert Predictor.load(cascade, previous_stage=low).previous_stage is not None
+
+
+def test_previous_stage_is_the_one_that_the_cascade_was_trained_on(tmp_path: Path) -> None:
+    for name in ("default", "better"):
+        tiny_models.make_run(tmp_path, "3d_lowres", run_name=name)
+    fold = RunFolder(tiny_models.make_run(tmp_path, "3d_cascade_fullres") / "fold_0")
+    fold.write_record(replace(fold.read_record(), settings={"previous_run_name": "better"}))
+    place, _ = find_previous_stage(fold.path, fold.read_record())
+    assert place.name == "better"
+    shutil.rmtree(place)
+    with pytest.raises(SegflowError, match=r"needs the model of '3d_lowres'; found .*default"):
+        find_previous_stage(fold.path, fold.read_record())
 
 
 def test_nnunet_model_predicts_as_a_run_with_the_same_weights(tmp_path: Path) -> None:
