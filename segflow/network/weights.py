@@ -207,6 +207,6 @@ def load_weights(network: nn.Module, fold: TrainedFold) -> nn.Module:
 def _reason(error: BaseException) -> str:
     """The first sentence of an error; torch explains at length how to load the file nevertheless."""
     text = " ".join(str(error).split()) or type(error).__name__
-    for noise in ("Weights only load failed. ", "WeightsUnpickler error: "):
+    for noise in ("Weights only load failed. ", "from a trusted source. ", "WeightsUnpickler error: "):
         text = text.split(noise, 1)[-1]
     return text.split(" Please ", 1)[0].split(" Check the documentation", 1)[0][:300]

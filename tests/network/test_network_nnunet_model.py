@@ -70,8 +70,8 @@ def test_several_models_without_a_choice_are_listed(tmp_path: Path) -> None:
 
 def test_unknown_checkpoint_is_named_with_the_known_ones(tmp_path: Path) -> None:
     model = tiny_models.make_nnunet_model(tmp_path)
-    with pytest.raises(SegflowError, match=r"unknown checkpoint 'checkpoint_best\.pth'; expected final \| best \| last"):
-        read_nnunet_model(model, checkpoint="checkpoint_best.pth")
+    with pytest.raises(SegflowError, match=r"unknown checkpoint 'best\.pth'; expected final \| best \| last"):
+        read_nnunet_model(model, checkpoint="best.pth")
 
 
 def test_model_without_mirroring_has_no_views_to_average(tmp_path: Path) -> None:
