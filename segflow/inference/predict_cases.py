@@ -28,7 +28,10 @@ logger = logging.getLogger(__name__)
 
 ARGUMENTS_FILE = "predict.json"
 PREVIOUS_STAGE_FOLDER = "previous_stage"
-MODEL_KEYS = ("model", "configuration", "folds", "checkpoint", "weights", "overlap", "gaussian", "mirroring", "sums")
+MODEL_KEYS = (
+    *("model", "configuration", "folds", "checkpoint", "weights", "previous_stage_predictions"),
+    *("overlap", "gaussian", "mirroring", "sums"),
+)
 """What decides the label maps; predictions of one folder must agree in it."""
 
 
@@ -139,7 +142,8 @@ def predict_cases(
     if predictor.plan.previous_stage and before is None and predictor.previous_stage is not None:
         before = output / PREVIOUS_STAGE_FOLDER
         plain = replace(settings, probabilities=False, entropy=False, disagreement=False)
-        first = _predict(predictor.previous_stage, cases, before, plain, None, progress)
+        stage = f"predict {predictor.plan.previous_stage}"
+        first = _predict(predictor.previous_stage, cases, before, plain, None, progress, stage)
         failed.update(first.failed)
         cases = [case for case in cases if case.case_id not in failed]
     report = _predict(predictor, cases, output, settings, before, progress)
@@ -162,6 +166,7 @@ def _predict(
     settings: PredictSettings,
     previous: Path | None,
     progress: Progress,
+    stage: str = "predict",
 ) -> PredictReport:
     reader = reader_by_name(predictor.record.plans.reader)
     ending = predictor.record.dataset.file_ending
@@ -198,7 +203,7 @@ def _predict(
         return all(file.is_file() for file in (output / f"{case_id}{ending}", *maps.files(case_id)))
 
     maps.write_names()
-    steps = Steps("predict", read, compute, write, is_done)
+    steps = Steps(stage, read, compute, write, is_done)
     return run_cases(steps, {case.case_id: case for case in cases}, settings, progress)
 
 

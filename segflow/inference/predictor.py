@@ -193,9 +193,12 @@ class Predictor:
         return self.restore(self.logits(case, progress=progress), case)
 
     def weights_digest(self) -> str:
-        """A text that another training's weights do not share: a checksum of biases and norms, the small tensors."""
+        """A text that another training's weights do not share: a checksum of biases and norms, the small tensors.
+
+        Of a cascade's previous stage too, as far as it is predicted here.
+        """
         digest = hashlib.sha256()
-        for network in self.networks:
+        for network in (*self.networks, *(self.previous_stage.networks if self.previous_stage else ())):
             for value in network.parameters():
                 if value.ndim <= 1:
                     digest.update(value.detach().float().cpu().numpy().tobytes())

@@ -127,6 +127,20 @@ def test_cascade_predicts_its_previous_stage_first(tmp_path: Path, write_images:
     assert not (tmp_path / "given" / "previous_stage").exists()
 
 
+def test_cascades_of_two_previous_stages_are_not_mixed(tmp_path: Path, write_images: WriteImages) -> None:
+    low = tiny_models.make_run(tmp_path, "3d_lowres")
+    run, images, out = tiny_models.make_run(tmp_path, "3d_cascade_fullres"), write_images("a"), tmp_path / "out"
+    predict_cases(run, images, out, settings())
+    other = tiny_models.make_run(tmp_path, "3d_lowres", folds=(1,), run_name="other")
+    (low / "fold_0/checkpoints/final.ckpt").write_bytes((other / "fold_1/checkpoints/final.ckpt").read_bytes())
+    with pytest.raises(SegflowError, match="another 'weights'"):  # of the stage before, trained anew
+        predict_cases(run, images, out, settings())
+    given = tmp_path / "given"
+    predict_cases(run, images, given, settings(previous_stage_predictions=str(out / "previous_stage")))
+    with pytest.raises(SegflowError, match="another 'previous_stage_predictions'"):
+        predict_cases(run, images, given, settings(previous_stage_predictions=str(tmp_path)))
+
+
 def test_missing_or_misshapen_previous_predictions_fail_their_case(tmp_path: Path, write_images: WriteImages) -> None:
     tiny_models.make_run(tmp_path, "3d_lowres")
     run, images = tiny_models.make_run(tmp_path, "3d_cascade_fullres"), write_images("a", "b")
