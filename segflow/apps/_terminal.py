@@ -38,7 +38,7 @@ def _bars() -> Progress:
         MofNCompleteColumn(),
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[name]}"),
+        TextColumn("{task.fields[name]}", markup=False),  # a case may be called [1]
         console=Console(stderr=True),
     )
 
@@ -46,34 +46,34 @@ def _bars() -> Progress:
 class _BarReporter:
     def __init__(self, bars: Progress) -> None:
         self._bars = bars
-        self._tasks: dict[str, tuple[TaskID, float]] = {}
+        self._tasks: dict[str, tuple[TaskID, float, int]] = {}
 
     def __call__(self, event: ProgressEvent) -> None:
         if event.stage not in self._tasks:
             task = self._bars.add_task(event.stage, total=event.total, name="", rate="")
-            self._tasks[event.stage] = (task, time.monotonic())
-        task, started = self._tasks[event.stage]
-        self._bars.update(
-            task, completed=event.done, total=event.total, name=event.name, rate=_rate(event.done, started)
-        )
+            self._tasks[event.stage] = (task, time.monotonic(), event.done)
+        task, started, before = self._tasks[event.stage]
+        rate = _rate(event.done - before, started)
+        self._bars.update(task, completed=event.done, total=event.total, name=event.name, rate=rate)
 
 
 class _LineReporter:
     def __init__(self) -> None:
-        self._stages: dict[str, tuple[float, float]] = {}
+        self._stages: dict[str, tuple[float, float, int]] = {}
 
     def __call__(self, event: ProgressEvent) -> None:
         now = time.monotonic()
-        started, last = self._stages.get(event.stage, (now, now))
+        started, last, before = self._stages.get(event.stage, (now, now, event.done))
         finished = event.done >= event.total > 0
         if finished or now - last >= LINE_EVERY_SECONDS:
-            rate = _rate(event.done, started)
-            logger.info("%s %d/%d %s %s", event.stage, event.done, event.total, rate, event.name)
+            words = (event.stage, f"{event.done}/{event.total}", _rate(event.done - before, started), event.name)
+            logger.info("%s", " ".join(word for word in words if word))
             last = now
-        self._stages[event.stage] = (started, last)
+        self._stages[event.stage] = (started, last, before)
 
 
 def _rate(done: int, started: float) -> str:
+    """How fast so many were done; what was there before does not count among them."""
     seconds = time.monotonic() - started
     if not done or seconds <= 0:
         return ""
@@ -87,10 +87,10 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) 
         drawn.add_column(column, justify="left" if index == 0 else "right", no_wrap=not sys.stdout.isatty())
     for row in rows:
         drawn.add_row(*(_text(value) for value in row))
-    console = Console()
+    console = Console(markup=False)  # "HD95 [mm]" is text, not a style
     if not sys.stdout.isatty():
-        widest = Console(width=10_000).measure(drawn).maximum
-        console = Console(width=max(80, widest))
+        widest = Console(width=10_000, markup=False).measure(drawn).maximum
+        console = Console(width=max(80, widest), markup=False)
     console.print(title, style="bold", soft_wrap=True, highlight=False)
     console.print(drawn)
 
