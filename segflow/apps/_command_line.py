@@ -28,12 +28,14 @@ FLAGS_WITH_VALUE = {
 PATH_KEYS = (
     "choice", "labels", "model", "input", "output", "prediction", "reference", "run", "source",
     "from_fingerprint", "dataset.path", "fold.file", "fold.group_by", "paths.*",
+    "inference.previous_stage", "inference.previous_stage_predictions",
 )  # fmt: skip
 SECTIONS = {
     "predict": "inference",
     "evaluate": "evaluation",
     "postprocess": "postprocessing",
     "select": "selection",
+    "bundle": "bundle",
 }
 """Command → the section that its settings stand in."""
 

@@ -185,6 +185,11 @@ def read(settings: type[Settings], node: Any) -> Settings:
         raise SegflowError(f"setting '{where}.{error.full_key}': {message}") from error
 
 
+def several(value: Any) -> list[str]:
+    """The texts of a setting that is a list, where a user may also give one by itself."""
+    return [str(value)] if isinstance(value, str) else [str(text) for text in value]
+
+
 def build(node: Any, *positional: Any, **keywords: Any) -> Any:
     """Build the object (or the partial) that a node's ``_target_`` names."""
     return hydra.utils.instantiate(node, *positional, **keywords)

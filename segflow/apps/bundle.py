@@ -38,7 +38,7 @@ def run(config: DictConfig) -> None:
         if is_bundle(model):
             runs = import_bundle(model, outputs, run_name=config.run_name)
         else:
-            options = {"folds": folds, "checkpoint": config.checkpoint, "configuration": config.configuration}
+            options = {"folds": folds, "checkpoint": config.checkpoint, "configuration": config.bundle.configuration}
             runs = [import_nnunet_model(model, outputs, run_name=config.run_name, **options)]
         for folder in runs:
             _terminal.say(f"Written to {folder}. Next: segflow predict model={folder} input=DIR output=DIR")

@@ -22,7 +22,7 @@ def run(config: DictConfig) -> None:
         raise SegflowError(
             "members= and output= are needed", fix="Use: segflow ensemble members=[DIR,DIR] output=DIR weights=[2,1]"
         )
-    members = [Path(member).expanduser() for member in config.members]
+    members = [Path(member).expanduser() for member in _edge.several(config.members)]
     output = Path(config.output).expanduser()
     settings = _edge.read(EnsembleSettings, {"weights": config.weights, "resume": config.resume})
     report = average(members, output, settings)

@@ -49,7 +49,10 @@ def show(summary: Summary, labels: Labels, title: str) -> None:
 
 def description_beside(given: str | None, prediction: Path, reference: Path) -> DatasetDescription:
     """The dataset.json that names the labels: the one given, or one beside the label maps."""
-    candidates = [Path(given).expanduser()] if given else []
+    candidates = []
+    if given:
+        place = Path(given).expanduser()
+        candidates.append(place / "dataset.json" if place.is_dir() else place)
     candidates += [folder / "dataset.json" for folder in (prediction, reference, reference.parent, prediction.parent)]
     for file in candidates:
         if file.is_file():

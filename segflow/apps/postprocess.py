@@ -72,15 +72,23 @@ def _crossval(config: DictConfig) -> tuple[Path, Path]:
 
 def _apply(config: DictConfig) -> None:
     prediction, output, file = (_path(config, name) for name in ("prediction", "output", "choice"))
-    report = apply(prediction, read_choice(file), output, processes=config.postprocessing.processes)
+    choice, processes = read_choice(file), config.postprocessing.processes
+    report = apply(prediction, choice, output, labels=config.labels, processes=processes)
     _terminal.say(f"Postprocessed {len(report.done)} cases. Written to {output}.")
     if report.failed:
         raise CaseErrors("some cases could not be postprocessed", list(report.failed.values()))
 
 
-def apply(prediction: Path, choice: PostprocessingChoice, output: Path, *, processes: int | None = None) -> ApplyReport:
-    """Open the door that applies chosen steps, with what the dataset.json beside the label maps says."""
-    description = evaluate.description_beside(None, prediction, prediction)
+def apply(
+    prediction: Path,
+    choice: PostprocessingChoice,
+    output: Path,
+    *,
+    labels: str | None = None,
+    processes: int | None = None,
+) -> ApplyReport:
+    """Open the door that applies chosen steps, with what dataset.json says: the one given, or beside the label maps."""
+    description = evaluate.description_beside(labels, prediction, prediction)
     with _terminal.progress() as progress:
         return apply_postprocessing(
             prediction,

@@ -20,7 +20,7 @@ def run(config: DictConfig) -> None:
     name = _datasets.folder_name(_edge.read(_datasets.DatasetSettings, config.dataset), paths)
     output = Path(paths.outputs).expanduser() / name
     if config.runs:
-        runs = [Path(run).expanduser() for run in config.runs]
+        runs = [Path(run).expanduser() for run in _edge.several(config.runs)]
     else:  # imported and interrupted runs have nothing to be compared by
         runs = [run for run in find_runs(output) if any(run.glob("fold_*/validation/summary.json"))]
     selection = select(config, runs, _datasets.reference_folder(name, paths), output)

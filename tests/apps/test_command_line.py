@@ -43,6 +43,8 @@ def test_settings_of_a_command_with_one_section_need_not_name_it() -> None:
     assert rewritten("partial=true", "output=o", command="evaluate") == ["evaluation.partial=true", "output=o"]
     assert rewritten("fill_holes=true", command="postprocess") == ["postprocessing.fill_holes=true"]
     assert rewritten("resume=false", command="ensemble") == ["resume=false"]
+    assert rewritten("configuration=2d", command="bundle") == ["bundle.configuration=2d"]
+    assert rewritten("previous_stage=/my runs/(1)", command="predict") == ["inference.previous_stage='/my runs/(1)'"]
     assert rewritten("part=0/4") == ["part=0/4"]
 
 

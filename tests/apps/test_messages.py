@@ -51,6 +51,9 @@ def segflow(*arguments: str, folder: Path, **environment: str) -> subprocess.Com
         (["run", "trainer.devices=2"], 1, "trains each fold on one device"),
         (["ensemble", "output=out"], 1, "members= and output= are needed"),
         (["ensemble", "members=[one,two]", "output=out"], 1, "inference.probabilities=true"),
+        (["ensemble", "members=one", "output=out"], 1, "there is no one/dataset.json"),
+        (["select", "runs=one"], 1, "there is no folder one"),
+        (["evaluate", "prediction=.", "reference=.", "labels=."], 1, "there is no dataset.json"),
         (["postprocess"], 1, "prediction= is missing"),
         (["postprocess", "action=aply"], 1, "found aply; expected choose or apply"),
         (["postprocess", "run=outputs/none"], 1, "Train first"),
@@ -59,7 +62,7 @@ def segflow(*arguments: str, folder: Path, **environment: str) -> subprocess.Com
         (["report"], 1, "segflow report run="),
         (["report", "run=outputs/none"], 1, "Train first"),
         (["bundle"], 1, "segflow bundle action=export"),
-        (["bundle", "action=import", "model=/no/such.zip"], 1, "/no/such.zip"),
+        (["bundle", "action=import", "model=/no/such.zip", "configuration=2d"], 1, "/no/such.zip"),
         (["doctor", "dataset=Dataset999_X"], 1, "Dataset999_X"),
     ],
 )

@@ -245,3 +245,17 @@ def test_a_conversion_does_not_replace_a_dataset(files: Path, tmp_path: Path) ->
     assert result.returncode == 1
     assert "another dataset_id" in result.stderr
     assert [f.name for f in existing.parent.iterdir()] == [existing.name]
+
+
+def test_label_maps_alone_are_postprocessed_by_a_description_from_elsewhere(files: Path, tmp_path: Path) -> None:
+    maps = shutil.copytree(files / "labelsTr", tmp_path / "alone" / "maps")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    description = {"channel_names": {"0": "MRI"}, "labels": {"background": 0, "organ": 1, "tumour": 2}}
+    (elsewhere / "dataset.json").write_text(json.dumps({**description, "numTraining": 5, "file_ending": ".nii.gz"}))
+    (tmp_path / "steps.json").write_text('{"steps": [{"kind": "keep_largest", "labels": [1, 2]}]}')
+    apply = ["postprocess", "action=apply", f"prediction={maps}", "choice=steps.json", "output=out"]
+    assert "labels=" in start(tmp_path, *apply).stderr
+    result = start(tmp_path, *apply, f"labels={elsewhere}")
+    assert result.returncode == 0, result.stderr
+    assert len(label_maps(tmp_path / "out")) == 5
