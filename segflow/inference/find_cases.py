@@ -10,7 +10,7 @@ from pathlib import Path
 
 from segflow.core.case import CaseFiles
 from segflow.core.errors import SegflowError
-from segflow.storage.case_files import list_files
+from segflow.storage.case_files import IMAGE_ENDINGS, list_files
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ def _in_folder(folder: Path, file_ending: str) -> list[CaseFiles]:
 def _group(files: Iterable[Path], file_ending: str) -> list[CaseFiles]:
     channels: dict[str, dict[str, Path]] = {}
     for file in files:
-        stem = file.name.removesuffix(file_ending) if file.name.endswith(file_ending) else file.name.split(".", 1)[0]
+        stem = _stem(file.name, file_ending)
         match = CHANNEL.fullmatch(stem)
         case_id, number = (match[1], match[2]) if match else (stem, "0000")
         if number in channels.setdefault(case_id, {}):
@@ -93,6 +93,12 @@ def _group(files: Iterable[Path], file_ending: str) -> list[CaseFiles]:
             )
         channels[case_id][number] = file
     return [CaseFiles(case_id, tuple(found[n] for n in sorted(found))) for case_id, found in channels.items()]
+
+
+def _stem(name: str, file_ending: str) -> str:
+    """The name without its ending: the training images', or another of images; a name may hold dots of its own."""
+    known = next((ending for ending in (file_ending, *IMAGE_ENDINGS) if name.lower().endswith(ending.lower())), None)
+    return name[: -len(known)] if known else Path(name).stem
 
 
 def _in_table(table: Path, file_ending: str) -> list[CaseFiles]:

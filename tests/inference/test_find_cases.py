@@ -35,6 +35,8 @@ def test_a_file_without_channel_number_is_a_case_of_its_own(tmp_path: Path) -> N
 def test_files_of_another_ending_than_in_training_may_be_listed(tmp_path: Path) -> None:
     files = touch(tmp_path, "a_0000.nrrd", "a_0001.nrrd", "b_0000.mha", "b_0001.mha")
     assert [case.case_id for case in find_cases(files, ".nii.gz")] == ["a", "b"]
+    dotted = touch(tmp_path, "p.1 a_0000.nrrd", "p.2.b_0000.MHA", "p.3_0000.nii", "p.4.odd")
+    assert [case.case_id for case in find_cases(dotted, ".nii.gz")] == ["p.1 a", "p.2.b", "p.3", "p.4"]
 
 
 def test_table_names_cases_and_files_relative_to_itself(tmp_path: Path) -> None:
