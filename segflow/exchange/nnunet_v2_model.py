@@ -92,18 +92,24 @@ def export_nnunet_model(run: Path, target: Path, *, folds: Folds = "all", checkp
     place = target if zipped else target / relative
     if place.exists():
         raise SegflowError(f"{place} exists already", fix="Remove it, or choose another target.")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".writing-", dir=target.parent) as temporary:
-        model = Path(temporary) / relative
-        write_json(model / "plans.json", record.plans.to_json())
-        write_json(model / "dataset.json", record.dataset.to_json())
-        for folder, fold in trained:
-            _write_fold(model / f"fold_{fold.record.fold}", folder, fold)
-        if zipped:
-            _zip(Path(temporary), target)
-        else:
-            place.parent.mkdir(parents=True, exist_ok=True)
-            shutil.move(model, place)
+    home = target.parent if zipped else target  # what lies above a folder may be another disk, or not be ours
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".writing-", dir=home) as temporary:
+            model = Path(temporary) / relative
+            write_json(model / "plans.json", record.plans.to_json())
+            write_json(model / "dataset.json", record.dataset.to_json())
+            for folder, fold in trained:
+                _write_fold(model / f"fold_{fold.record.fold}", folder, fold)
+            if zipped:
+                _zip(Path(temporary), target)
+            else:
+                place.parent.mkdir(parents=True, exist_ok=True)
+                model.rename(place)
+    except (OSError, RuntimeError) as error:  # the latter from torch.save, on a full disk
+        raise SegflowError(
+            f"cannot write {place}: {getattr(error, 'strerror', None) or error}", fix="Check space and permissions."
+        ) from error
     return place
 
 

@@ -123,6 +123,30 @@ def test_a_failed_export_leaves_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "results").exists() or not list((tmp_path / "results").iterdir())
 
 
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = tiny_models.make_run(tmp_path)
+    (tmp_path / "file").write_text("")
+    for target in (tmp_path / "file" / "results", tmp_path / "file" / "model.zip"):
+        with pytest.raises(SegflowError, match=rf"cannot write {target}"):
+            export_nnunet_model(run, target)
+
+    def full(*_: object) -> None:
+        raise RuntimeError("file write failed")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(SegflowError, match=r"cannot write .*results.*file write failed"):
+        export_nnunet_model(run, tmp_path / "results")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_an_export_writes_below_its_own_folder_only(tmp_path: Path) -> None:
+    run, results = tiny_models.make_run(tmp_path / "ours"), tmp_path / "shared" / "results"
+    results.mkdir(parents=True)
+    results.parent.chmod(0o555)
+    assert export_nnunet_model(run, results).parent.parent == results
+    assert len(list(results.iterdir())) == 1
+
+
 def test_a_chosen_fold_and_regions_survive_the_way(tmp_path: Path) -> None:
     run = tiny_models.make_run(tmp_path, folds=(0, 1), regions=True)
     model = export_nnunet_model(run, tmp_path / "model.zip", folds=1)
