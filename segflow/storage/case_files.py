@@ -244,7 +244,7 @@ def _foreign(folder: str, name: str, ending: str) -> list[Problem]:
         Problem(
             match[1] if match else stem,
             "error",
-            f"mixed file endings: {folder}/{name} ends in {kind}; expected {ending}",
+            f"mixed file endings: {folder}/{name} ends in {name[-len(kind) :]}; expected {ending}",
             "Convert it, remove it, or correct file_ending in dataset.json.",
         )
     ]
