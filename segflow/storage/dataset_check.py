@@ -16,6 +16,8 @@ from segflow.storage.case_files import Problem, discover
 from segflow.storage.images import SAME_GRID, ImageIO, check_channels, is_sheared, mm, same_placement
 
 STAGE = "check"
+COUNTED = 1 << 15
+"""Values from lowest to highest that are counted, and that int16 can tell apart; counting takes memory for each."""
 
 
 def check_dataset(
@@ -165,8 +167,10 @@ class _CaseCheck:
 
 def label_values(label: np.ndarray) -> list[int]:
     """The values of a label map (Z, Y, X), ascending."""
-    lowest = int(label.min())
-    seen = np.zeros(int(label.max()) - lowest + 1, dtype=bool)
+    lowest, highest = int(label.min()), int(label.max())
+    if highest - lowest >= COUNTED:
+        return [int(value) for value in np.unique(label)]
+    seen = np.zeros(highest - lowest + 1, dtype=bool)
     for plane in label:  # plane by plane: counting widens what it counts to 64 bits
         counts = np.bincount(plane.ravel() - lowest, minlength=seen.size)
         seen |= counts > 0

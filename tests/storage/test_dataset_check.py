@@ -95,6 +95,19 @@ DEFECTS: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "NaN in image": (lambda d: put(image_file(d), ones(np.nan, np.float32)), "error", "NaN in 1 voxels"),
     "infinite image": (lambda d: put(image_file(d), ones(np.inf, np.float32)), "error", "infinite"),
     "zero image": (lambda d: put(image_file(d), np.zeros(SHAPE, np.int16)), "error", "zero everywhere"),
+    "no label at all": (lambda d: put(label_file(d), ones(1e12, np.float64)), "error", "values that are no labels"),
+    "too large a label": (
+        lambda d: put(label_file(d), ones(2**32 + 1, np.int64)),
+        "error",
+        "values that are no labels",
+    ),
+    "far label": (lambda d: put(label_file(d), ones(2e9, np.float64)), "error", "found [2000000000]"),
+    "almost whole label": (lambda d: put(label_file(d), ones(1.0000001, np.float64)), "error", "found 1.0000001, in 1"),
+    "upper-case ending": (
+        lambda d: image_file(d).rename(d / "imagesTr" / "b_0000.NII.GZ"),
+        "error",
+        "ends in .NII.GZ; expected .nii.gz",
+    ),
     "empty label": (lambda d: put(label_file(d), np.zeros(SHAPE, np.uint8)), "warning", "background only"),
     "extra channel file": (
         lambda d: put(d / "imagesTr" / "b_0001.nii.gz", ones()),
@@ -184,6 +197,9 @@ def test_worker_processes_find_the_same_and_report_progress(tmp_path: Path) -> N
 def test_the_values_of_a_label_map() -> None:
     label = np.array([[[3, -1]], [[0, 300]]], np.int16)
     assert label_values(label) == [-1, 0, 3, 300]
+    extremes = np.array([[[-32768, 32767, 0]]], np.int16)
+    assert label_values(extremes) == [-32768, 0, 32767]
+    assert label_values(np.array([[[2_000_000_000, 0]]], np.int32)) == [0, 2_000_000_000]
 
 
 @pytest.mark.parametrize("name", ["Dataset027_ACDC", "Dataset144_BrainNrrd", "Dataset145_SpinalCordGeom"])

@@ -167,7 +167,7 @@ def as_label(voxels: np.ndarray, file: Path) -> np.ndarray:
     """Voxels of any type as labels: int16, or int32 where a value needs it; floats must be whole numbers.
 
     Raises:
-        SegflowError: A value is NaN, infinite or fractional.
+        SegflowError: A value is NaN, infinite, fractional, or too large for int32.
     """
     if voxels.dtype.kind == "f":
         whole = np.rint(voxels)
@@ -175,16 +175,23 @@ def as_label(voxels: np.ndarray, file: Path) -> np.ndarray:
         if wrong.any():
             raise SegflowError(
                 f"the label map {file.name} holds values that are not whole numbers",
-                found=f"{float(voxels[wrong][0]):g}, in {int(wrong.sum())} voxels in all",
+                found=f"{float(voxels[wrong][0]):.9g}, in {int(wrong.sum())} voxels in all",
                 expected="whole numbers, stored as integer or float",
                 fix="Was it resampled with interpolation? Use nearest neighbour for labels.",
             )
         voxels = whole
     if voxels.dtype in (np.uint8, np.int8, np.int16, np.bool_):
         return voxels.astype(np.int16)
-    small = np.iinfo(np.int16)
-    fits = not voxels.size or (voxels.min() >= small.min and voxels.max() <= small.max)
-    return voxels.astype(np.int16 if fits else np.int32)
+    lowest, highest = (int(voxels.min()), int(voxels.max())) if voxels.size else (0, 0)
+    for dtype in (np.int16, np.int32):
+        if np.iinfo(dtype).min <= lowest and highest <= np.iinfo(dtype).max:
+            return voxels.astype(dtype)
+    raise SegflowError(
+        f"the label map {file.name} holds values that are no labels",
+        found=f"values from {lowest} to {highest}",
+        expected=f"whole numbers up to {np.iinfo(np.int32).max}",
+        fix="Is it an image, or damaged?",
+    )
 
 
 def check_spacing(spacing: Sequence[float], file: Path) -> None:
