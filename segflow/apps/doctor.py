@@ -7,8 +7,9 @@ from omegaconf import DictConfig
 from segflow.apps import _datasets, _edge, _terminal
 from segflow.core.errors import SegflowError
 from segflow.core.machine import processor_count
-from segflow.storage.images import choose_reader
-from segflow.storage.raw_dataset import check_dataset, find_images, read_description
+from segflow.storage.case_files import discover
+from segflow.storage.images import reader_of
+from segflow.storage.raw_dataset import check_dataset, read_description
 
 
 def run(config: DictConfig) -> None:
@@ -18,10 +19,8 @@ def run(config: DictConfig) -> None:
     with _terminal.progress() as progress:
         raw = _datasets.raw_folder(dataset, paths, progress=progress)
         description = read_description(raw)
-        example = None
-        if "dataset" not in description.raw and (raw / "imagesTr").is_dir():
-            example = find_images(raw / "imagesTr", description.file_ending, len(description.channels))[0].images[0]
-        reader = choose_reader(description.file_ending, example, description.reader)
+        images = (case.images[0] for case in discover(raw, description).cases)
+        reader = reader_of(images, description.file_ending, description.reader)
         processes = processor_count() if config.processes is None else config.processes
         problems = check_dataset(raw, description, reader, processes=processes, progress=progress)
     if not problems:

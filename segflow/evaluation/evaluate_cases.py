@@ -11,10 +11,10 @@ from segflow.core.machine import memory_bytes
 from segflow.core.metrics import CaseMetrics, Summary
 from segflow.core.parallel import Job, run_jobs
 from segflow.core.progress import Progress, ProgressEvent, silent
-from segflow.evaluation.label_pairs import LabelPair, find_pairs, read_pair, reader_of, worker_count
+from segflow.evaluation.label_pairs import LabelPair, find_pairs, read_pair, worker_count
 from segflow.evaluation.score_case import ScoreSettings, score_case
 from segflow.evaluation.summary import write_summary
-from segflow.storage.images import ImageIO, voxels_of
+from segflow.storage.images import ImageIO, reader_of, voxels_of
 
 BYTES_PER_VOXEL = 12
 """Two label maps as read and as decoded, and the masks and cell codes of one label."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import numpy as np
 from segflow.core.errors import CaseErrors, SegflowError
 from segflow.core.geometry import Geometry
 from segflow.core.machine import processor_count
-from segflow.storage.images import ImageIO, case_error, choose_reader, same_placement
+from segflow.storage.images import ImageIO, case_error, same_placement
 
 MATCH_BY_NAME = "A prediction is held against the reference of the same file name."
 SMALL_WORK_VOXELS = 1 << 25
@@ -77,25 +77,6 @@ def label_files(folder: Path, file_ending: str) -> dict[str, Path]:
 def _endings(folder: Path) -> str:
     found = sorted({"".join(Path(entry.name).suffixes[-2:]) for entry in folder.iterdir() if entry.is_file()})
     return ", ".join(found) or "no file"
-
-
-def reader_of(files: Iterable[Path], file_ending: str, name: str | None) -> ImageIO:
-    """The reader for label maps: the first that understands one of them, so that a damaged file does not decide.
-
-    Args:
-        files: The label maps.
-        file_ending: Their ending, with its dot.
-        name: The reader that a person or dataset.json asks for.
-
-    Raises:
-        SegflowError: No reader knows the ending.
-    """
-    for file in files:
-        try:
-            return choose_reader(file_ending, file, name)
-        except SegflowError:
-            continue
-    return choose_reader(file_ending, None, name)
 
 
 def read_pair(pair: LabelPair, reader: ImageIO) -> tuple[np.ndarray, np.ndarray, Geometry]:

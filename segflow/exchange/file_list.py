@@ -13,7 +13,7 @@ from segflow.core.progress import Progress, ProgressEvent, silent
 from segflow.exchange.raw_layout import refuse_taken
 from segflow.storage.case_files import IMAGE_ENDINGS
 from segflow.storage.dataset_check import label_values
-from segflow.storage.images import choose_reader
+from segflow.storage.images import case_error, reader_of
 from segflow.storage.json_files import write_json
 from segflow.storage.whole_folder import folder_written_whole
 
@@ -127,9 +127,15 @@ def _ending(file: Path) -> str:
 
 
 def _found_labels(rows: Sequence[_Row], ending: str, progress: Progress) -> dict[str, int]:
-    reader = choose_reader(ending, rows[0].images[0])
+    reader = reader_of((row.images[0] for row in rows), ending)
     values: set[int] = set()
+    problems = []
     for done, row in enumerate(rows, start=1):
-        values.update(label_values(reader.read_label(row.label)[0]))
+        try:
+            values.update(label_values(reader.read_label(row.label)[0]))
+        except SegflowError as error:
+            problems.append(str(case_error(row.case_id, error)))
         progress(ProgressEvent(STAGE, row.case_id, done, len(rows)))
+    if problems:
+        raise CaseErrors("label maps cannot be used", problems)
     return {"background": 0, **{f"label_{value}": value for value in sorted(values - {0})}}

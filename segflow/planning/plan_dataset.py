@@ -20,7 +20,7 @@ from segflow.planning.measure_dataset import content_key, measure_dataset, read_
 from segflow.planning.planner import CONFIGURATIONS, PlannerSettings, decide
 from segflow.planning.split_dataset import split_dataset
 from segflow.storage.case_files import discover, find_training_cases
-from segflow.storage.images import ImageIO, choose_reader
+from segflow.storage.images import ImageIO, reader_of
 from segflow.storage.json_files import read_json, write_json, written_whole
 from segflow.storage.raw_dataset import read_description
 
@@ -90,7 +90,7 @@ def plan_dataset(
     """
     description = read_description(dataset_folder)
     cases = _find_cases(dataset_folder, description, required=fingerprint is None)
-    reader = choose_reader(description.file_ending, cases[0].images[0] if cases else None, description.reader)
+    reader = reader_of((case.images[0] for case in cases), description.file_ending, description.reader)
     measured = False
     if fingerprint is not None:
         source = {"given": str(fingerprint)}

@@ -12,9 +12,9 @@ from segflow.core.parallel import Job, run_jobs
 from segflow.core.postprocessing import PostprocessingChoice, PostprocessingStep
 from segflow.core.progress import Progress, ProgressEvent, silent
 from segflow.evaluation.evaluate_cases import BYTES_PER_VOXEL
-from segflow.evaluation.label_pairs import label_files, reader_of, worker_count
+from segflow.evaluation.label_pairs import label_files, worker_count
 from segflow.postprocessing.components import postprocess_label_map
-from segflow.storage.images import ImageIO, case_error, voxels_of
+from segflow.storage.images import ImageIO, case_error, reader_of, voxels_of
 from segflow.storage.json_files import read_json
 
 

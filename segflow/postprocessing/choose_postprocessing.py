@@ -17,9 +17,9 @@ from segflow.core.parallel import Job, run_jobs
 from segflow.core.postprocessing import PostprocessingChoice, PostprocessingStep, PostprocessingTrial
 from segflow.core.progress import Progress, ProgressEvent, silent
 from segflow.evaluation.evaluate_cases import BYTES_PER_VOXEL
-from segflow.evaluation.label_pairs import find_pairs, reader_of, worker_count
+from segflow.evaluation.label_pairs import find_pairs, worker_count
 from segflow.postprocessing.held_case import HeldCase, hold_case, try_steps
-from segflow.storage.images import voxels_of
+from segflow.storage.images import reader_of, voxels_of
 from segflow.storage.json_files import write_json
 
 log = logging.getLogger(__name__)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import logging
 import math
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,7 @@ __all__ = [
     "mm",
     "read_case",
     "reader_by_name",
+    "reader_of",
     "register_reader",
     "same_placement",
     "voxels_of",
@@ -114,6 +116,25 @@ def choose_reader(file_ending: str, example: Path | None = None, name: str | Non
         else:
             return reader
     raise SegflowError(f"no reader understands {example} ({'; '.join(reasons)})")
+
+
+def reader_of(files: Iterable[Path], file_ending: str, name: str | None = None) -> ImageIO:
+    """The reader for a dataset's files: the first that understands one of them, so that a damaged file does not decide.
+
+    Args:
+        files: Images or label maps.
+        file_ending: Their ending, with its dot.
+        name: The reader that a person or dataset.json asks for.
+
+    Raises:
+        SegflowError: No reader knows the ending.
+    """
+    for file in files:
+        try:
+            return choose_reader(file_ending, file, name)
+        except SegflowError:
+            continue
+    return choose_reader(file_ending, None, name)
 
 
 def read_case(files: CaseFiles, reader: ImageIO, *, channels: int | None = None) -> Case:

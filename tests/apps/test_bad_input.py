@@ -111,12 +111,23 @@ def test_the_doctor_lists_every_problem_with_what_to_do(raw: Path, tmp_path: Pat
     nan_in_image(raw)
     label = raw / "labelsTr" / "case_4.nii.gz"
     label.unlink()
+    (raw / "imagesTr" / "case_0_0000.nii.gz").write_text("the first file is damaged")
+    (raw / "imagesTr" / "case_5_0000.nii.gz").rename(raw / "imagesTr" / "case_5.nii.gz")
     result = start(tmp_path, "doctor", f"dataset={NAME}", "processes=0")
     assert result.returncode == 1
-    for case in ("case_1", "case_2", "case_4"):
+    for case in ("case_0", "case_1", "case_2", "case_4", "case_5"):
         assert case in result.stdout
-    assert "case_0" not in result.stdout
+    assert "case_3" not in result.stdout
     assert "Traceback" not in result.stderr
+
+
+def test_a_damaged_first_image_hides_no_other_case(raw: Path, tmp_path: Path) -> None:
+    (raw / "imagesTr" / "case_0_0000.nii.gz").write_text("the first file is damaged")
+    nan_in_image(raw)
+    result = start(tmp_path, "plan", f"dataset={NAME}", "processes=0")
+    assert result.returncode == 1
+    assert "case_0" in result.stderr
+    assert "case_2" in result.stderr
 
 
 def test_a_good_dataset_goes_through_and_a_case_that_turns_bad_is_named(raw: Path, tmp_path: Path) -> None:

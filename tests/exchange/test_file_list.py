@@ -78,3 +78,10 @@ def test_a_broken_table_is_named_and_nothing_is_made(scans: Path, text: str, mes
 def test_a_missing_table_is_named(tmp_path: Path) -> None:
     with pytest.raises(SegflowError, match=r"cannot read .*list\.csv"):
         convert_file_list(tmp_path / "list.csv", tmp_path, 1, "Mine")
+
+
+def test_all_label_maps_that_cannot_be_read_are_named_by_their_case(scans: Path) -> None:
+    for name in ("a", "b"):
+        (scans / "scans" / f"{name}.nii.gz").write_text("damaged")
+    with pytest.raises(SegflowError, match=r"(?s)case 'a': .*case 'b': "):
+        convert_file_list(table(scans, GOOD), scans / "raw", 9, "Mine")
