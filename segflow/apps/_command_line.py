@@ -4,7 +4,8 @@
 - ``fold=0``: Hydra refuses a number for a group's option but takes a quoted one.
 - ``fold=glob(*)``: expanded here, since Hydra globs before it knows quoted options.
 - ``input=/data/a b=(1).nii.gz``: plain paths with signs of Hydra's grammar are quoted.
-- ``dataset=Dataset004_Hippocampus`` or ``dataset=4``: a folder of ``paths.raw`` without a YAML of its own.
+- ``dataset=Dataset004_Hippocampus``, ``dataset=4``, ``dataset=/data/Dataset004_Hippocampus``: a folder of
+  ``paths.raw``, or any other, without a YAML of its own.
 - ``predict … part=0/4``: settings of the one section that a command has, without its name.
 - ``-m optimizer.lr=0.1,0.01``: runs that differ in more than dataset, configuration and fold get names.
 """
@@ -19,12 +20,9 @@ from typing import Any
 
 import yaml
 
+from segflow.apps._flags import WITH_VALUE, check_flags
 from segflow.core.errors import SegflowError
 
-FLAGS_WITH_VALUE = {
-    "--cfg": "-c", "--package": "-p", "--config-path": "-cp", "--config-name": "-cn", "--config-dir": "-cd",
-    "--info": "-i", "--experimental-rerun": "",
-}  # fmt: skip
 PATH_KEYS = (
     "choice", "labels", "model", "input", "output", "prediction", "reference", "run", "source",
     "from_fingerprint", "dataset.path", "fold.file", "fold.group_by", "paths.*",
@@ -42,7 +40,7 @@ SECTIONS = {
 NAMED_BY_FOLDER = ("dataset", "configuration", "fold", "planner", "run_name", "plans", "paths", "hydra", "logger")
 _OVERRIDE = re.compile(r"^(?P<mark>~|\+\+?)?(?P<key>[\w./@:-]+?)=(?P<value>.*)$", re.DOTALL)
 _SPECIAL = re.compile(r"[\s=,(){}\[\]:'\"\\%#!&^*?~`|;<>]")
-_DATASET = re.compile(r"^(\d+|Dataset\d{3}_\w+)$")
+_DATASET = re.compile(r"^(\d+|Dataset\d{3,}(_[^,]+)?)$")
 
 
 def rewrite(command: str, arguments: Sequence[str], folders: Sequence[Path]) -> list[str]:
@@ -54,6 +52,7 @@ def rewrite(command: str, arguments: Sequence[str], folders: Sequence[Path]) -> 
         folders: Folders of configuration, the user's included.
     """
     flags, overrides = _split(arguments)
+    check_flags(command, flags)
     multirun = any(flag in ("-m", "--multirun") for flag in flags)
     result: list[str] = []
     short = _short_names(command, folders)
@@ -68,7 +67,7 @@ def rewrite(command: str, arguments: Sequence[str], folders: Sequence[Path]) -> 
 
 
 def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    takes_value = {form for pair in FLAGS_WITH_VALUE.items() for form in pair if form}
+    takes_value = {form for pair in WITH_VALUE.items() for form in pair if form}
     flags: list[str] = []
     overrides: list[str] = []
     rest = list(arguments)
@@ -130,8 +129,12 @@ def _rewrite_one(argument: str, multirun: bool, folders: Sequence[Path]) -> list
             if "none" not in names:
                 raise SegflowError(f"'{key}' needs one of its options", found=argument, expected=", ".join(names))
             return [f"{head}none"]
-        if key == "dataset" and value not in names and _DATASET.match(value):
-            return [f"{head}raw", f"dataset.name={quote(value)}"]
+        parts = value.split(",") if multirun else [value]
+        if key == "dataset" and not set(parts) & set(names):
+            if all(_DATASET.match(part) for part in parts):
+                return [f"{head}raw", f"dataset.name={','.join(map(quote, parts))}"]
+            if all("/" in part for part in parts):
+                return [f"{head}raw", f"dataset.path={','.join(map(quote, parts))}"]
         return [head + ",".join(quote(v) if v.strip().isdigit() else v for v in value.split(","))]
     if any(fnmatch(key, pattern) for pattern in PATH_KEYS) and _needs_quotes(value, multirun):
         return [head + quote(value)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,8 @@ class DatasetSettings:
     def __post_init__(self) -> None:
         if self.source not in SOURCES:
             raise SegflowError("unknown dataset.source", found=self.source, expected=list(SOURCES))
+        if not self.name and not self.path:
+            raise SegflowError("which dataset?", fix="Name it: dataset=Dataset042_Liver, dataset=42, or its folder.")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -136,7 +139,7 @@ def folder_name(dataset: DatasetSettings, paths: PathSettings) -> str:
 
             return dataset_name(folder)
         return folder.name
-    if dataset.source != "raw" or dataset.name.startswith("Dataset"):
+    if dataset.source != "raw" or re.match(r"Dataset\d+_", dataset.name):
         return dataset.name
     return resolve_dataset(dataset.name, Path(paths.raw).expanduser()).name
 

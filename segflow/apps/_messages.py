@@ -32,7 +32,8 @@ def explain(error: BaseException, folders: Sequence[Path]) -> tuple[str, int]:
         return _missing(str(error), folders), 2
     if isinstance(error, OverrideParseException):
         return (
-            f"cannot read the argument '{error.override}'; write KEY=VALUE, and quote special signs: \"KEY='a b'\"",
+            f"cannot read the argument '{error.override}'; write KEY=VALUE, and quote special signs: \"KEY='a b'\""
+            f"{_setting_for(error.override, folders)}",
             2,
         )
     if isinstance(error, InstantiationException):
@@ -54,6 +55,15 @@ def nearest(wanted: str, known: Sequence[str]) -> str:
         return f" Did you mean {' or '.join(repr(key) for key in inside[:3])}?"
     near = get_close_matches(wanted, known, n=1, cutoff=0.5)
     return f" Did you mean '{near[0]}'?" if near else ""
+
+
+def _setting_for(word: str | None, folders: Sequence[Path]) -> str:
+    """Which setting a bare word is meant for, as in nnU-Net's ``train 4 3d_fullres 0``."""
+    if word and (word.isdigit() or re.match(r"Dataset\d", word)):
+        return f". Did you mean 'dataset={word}'?"
+    groups = sorted({child.name for folder in folders for child in folder.iterdir() if child.is_dir()})
+    meant = [f"'{group}={word}'" for group in groups if word in _command_line.options(group, folders)]
+    return f". Did you mean {' or '.join(meant)}?" if meant else ""
 
 
 def _missing(text: str, folders: Sequence[Path]) -> str:

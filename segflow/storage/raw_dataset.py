@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from pathlib import Path
 
 from segflow.core.dataset import DatasetDescription
@@ -39,15 +40,16 @@ def resolve_dataset(name_or_path: str | int, raw_root: Path) -> Path:
     """The folder of a raw dataset.
 
     Args:
-        name_or_path: Its name (``Dataset004_Hippocampus``), its number (``4``), or the path of its folder.
+        name_or_path: Its name (``Dataset004_Hippocampus``), its number (``4``, ``Dataset004``), or the path of its
+            folder.
         raw_root: Where raw datasets lie.
 
     Raises:
         SegflowError: There is none, or several have the number.
     """
     text = str(name_or_path)
-    if text.isdigit():
-        return _by_number(int(text), raw_root)
+    if number := re.fullmatch(r"(?:Dataset)?(\d+)", text):
+        return _by_number(int(number[1]), raw_root)
     for folder in (raw_root / text, Path(text).expanduser()):
         if folder.is_dir():
             return folder

@@ -67,6 +67,10 @@ def test_a_sweep_over_all_folds_expands_the_glob() -> None:
 def test_a_folder_of_the_raw_datasets_needs_no_yaml() -> None:
     assert rewritten("dataset=Dataset042_X") == ["dataset=raw", "dataset.name='Dataset042_X'"]
     assert rewritten("dataset=42") == ["dataset=raw", "dataset.name='42'"]
+    assert rewritten("dataset=Dataset042") == ["dataset=raw", "dataset.name='Dataset042'"]
+    assert rewritten("dataset=Dataset042_Liver-2.1") == ["dataset=raw", "dataset.name='Dataset042_Liver-2.1'"]
+    assert rewritten("dataset=/data/Dataset042_X") == ["dataset=raw", "dataset.path='/data/Dataset042_X'"]
+    assert rewritten("-m", "dataset=4,5") == ["-m", "dataset=raw", "dataset.name='4','5'"]
     assert rewritten("dataset=hippocampus") == ["dataset=hippocampus"]
 
 

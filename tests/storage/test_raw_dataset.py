@@ -181,7 +181,7 @@ def raw_root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("given", ["Dataset004_Hippocampus", "4", "004", 4])
+@pytest.mark.parametrize("given", ["Dataset004_Hippocampus", "Dataset004", "4", "004", 4])
 def test_a_dataset_is_found_by_name_and_number(raw_root: Path, given: str | int) -> None:
     assert resolve_dataset(given, raw_root) == raw_root / "Dataset004_Hippocampus"
 
