@@ -187,7 +187,7 @@ def _group(folder: Path, names: Sequence[str], ending: str, channels: int) -> tu
                 )
             )
     if not files and not problems:
-        seen = f"found {_some(names)}" if names else "it is empty"
+        seen = f"found {some(names)}" if names else "it is empty"
         problems.append(
             Problem(None, "error", f"{folder} holds no image; {seen}; expected names like case_0000{ending}")
         )
@@ -216,7 +216,7 @@ def _wrong_channels(
             Problem(
                 case_id,
                 "error",
-                f"a channel is missing: {_some(missing)}; found {_some(list(numbered.values()))}; "
+                f"a channel is missing: {some(missing)}; found {some(list(numbered.values()))}; "
                 f"expected {channels} channels numbered from 0000",
                 f"The nearest existing file is {near}." if near else "Add it, or remove the case.",
             )
@@ -226,7 +226,7 @@ def _wrong_channels(
             Problem(
                 case_id,
                 "error",
-                f"a channel is too many: {_some(extra)}; expected {channels} as dataset.json declares",
+                f"a channel is too many: {some(extra)}; expected {channels} as dataset.json declares",
                 "Remove it, or declare it in channel_names.",
             )
         )
@@ -290,6 +290,7 @@ def _nearest(wanted: str, names: Sequence[str]) -> str | None:
     return near[0] if near else None
 
 
-def _some(names: Sequence[str]) -> str:
+def some(names: Sequence[str]) -> str:
+    """The first names, and how many more there are."""
     more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
     return ", ".join(names[:LISTED]) + more

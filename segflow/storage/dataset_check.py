@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +14,8 @@ from segflow.core.errors import SegflowError
 from segflow.core.geometry import Geometry
 from segflow.core.parallel import Job, run_jobs
 from segflow.core.progress import Progress, ProgressEvent, silent
-from segflow.storage.case_files import Problem, discover
-from segflow.storage.images import SAME_GRID, ImageIO, check_channels, is_sheared, mm, same_placement
+from segflow.storage.case_files import Problem, discover, some
+from segflow.storage.images import SAME_GRID, ImageIO, check_channels, is_sheared, mm, orientation, same_placement
 
 STAGE = "check"
 COUNTED = 1 << 15
@@ -48,17 +50,37 @@ def check_dataset(
     ignore = description.labels.ignore_label
     declared = (*description.labels.all_labels, *(() if ignore is None else (ignore,)))
     jobs = [Job(case.case_id, (case, reader, len(description.channels), declared)) for case in found.cases]
+    cases: list[CheckedCase] = []
     progress(ProgressEvent(STAGE, "", 0, len(jobs)))
     for done, outcome in enumerate(run_jobs(check_case, jobs, processes=processes), start=1):
         if outcome.error is not None:
             problems.append(Problem(outcome.name, "error", outcome.error))
         else:
-            problems.extend(outcome.value)
+            cases.append(outcome.value)
+            problems.extend(outcome.value.problems)
         progress(ProgressEvent(STAGE, outcome.name, done, len(jobs)))
+    problems.extend(_of_all_cases(cases, reader))
     return sorted(problems, key=lambda problem: (problem.case is not None, problem.case or ""))
 
 
-def check_case(files: CaseFiles, reader: ImageIO, channels: int, declared: tuple[int, ...]) -> list[Problem]:
+@dataclass(frozen=True, slots=True)
+class CheckedCase:
+    """What one case adds to the judgement of the whole dataset.
+
+    Attributes:
+        case_id: Name of the case.
+        problems: What is wrong with it.
+        orientation: Of its image, such as ``RAS``; None where it has none.
+        background_only: Whether its label map is 0 everywhere; None where it could not be read.
+    """
+
+    case_id: str
+    problems: list[Problem]
+    orientation: str | None
+    background_only: bool | None
+
+
+def check_case(files: CaseFiles, reader: ImageIO, channels: int, declared: tuple[int, ...]) -> CheckedCase:
     """Check one case, channel by channel.
 
     Args:
@@ -70,7 +92,7 @@ def check_case(files: CaseFiles, reader: ImageIO, channels: int, declared: tuple
     check = _CaseCheck(files, reader)
     check.images(channels)
     check.label(declared)
-    return check.problems
+    return CheckedCase(files.case_id, check.problems, check.orientation, check.background_only)
 
 
 class _CaseCheck:
@@ -78,6 +100,8 @@ class _CaseCheck:
 
     def __init__(self, files: CaseFiles, reader: ImageIO) -> None:
         self.problems: list[Problem] = []
+        self.orientation: str | None = None
+        self.background_only: bool | None = None
         self._files = files
         self._reader = reader
         self._grid: tuple[tuple[int, ...], Geometry] | None = None
@@ -132,7 +156,8 @@ class _CaseCheck:
                 if unknown == [255]
                 else "Name them in dataset.json, or correct the label map.",
             )
-        if values == [0]:
+        self.background_only = values == [0]
+        if self.background_only:
             self._warn(f"{file.name} holds background only", "Right for a case without findings.")
 
     def _intensities(self, file: Path, image: np.ndarray) -> bool:
@@ -143,11 +168,14 @@ class _CaseCheck:
             self._error(f"{file.name} holds NaN in {count} voxels", "Replace them, for example by the air's value.")
         elif np.isinf(lowest) or np.isinf(highest):
             self._error(f"{file.name} holds infinite values", "Replace them.")
+        elif lowest == highest != 0.0:
+            self._warn(f"{file.name} is {lowest:g} everywhere", "Is that intended?")
         return lowest == 0.0 and highest == 0.0
 
     def _same_grid(self, file: Path, shape: tuple[int, ...], geometry: Geometry) -> None:
         if self._grid is None:
             self._grid, self._grid_file = (shape, geometry), file.name
+            self.orientation = orientation(geometry)
             return
         first_shape, first = self._grid
         pair = f"{self._grid_file} and {file.name}"
@@ -163,6 +191,37 @@ class _CaseCheck:
 
     def _warn(self, message: str, fix: str) -> None:
         self.problems.append(Problem(self._files.case_id, "warning", message, fix))
+
+
+def _of_all_cases(cases: Sequence[CheckedCase], reader: ImageIO) -> list[Problem]:
+    """What no case shows by itself."""
+    problems = []
+    if cases and all(case.background_only for case in cases):
+        problems.append(
+            Problem(
+                None,
+                "error",
+                "no label map has foreground: all are 0 everywhere",
+                "Check that labelsTr holds the label maps of these images.",
+            )
+        )
+    oriented: dict[str, list[str]] = {}
+    for case in sorted(cases, key=lambda case: case.case_id):
+        if case.orientation is not None:
+            oriented.setdefault(case.orientation, []).append(case.case_id)
+    if len(oriented) > 1:
+        groups = sorted(oriented.items(), key=lambda item: -len(item[1]))
+        listed = "; ".join(f"{code} in {some(ids)}" for code, ids in groups)
+        turning = "NibabelIOWithReorient" if reader.name == "NibabelIO" else "SimpleITKIOWithReorient"
+        problems.append(
+            Problem(
+                None,
+                "warning",
+                f"the images' axes run in different directions: {listed}; networks see them as they are stored",
+                f'"overwrite_image_reader_writer": "{turning}" in dataset.json turns them all to RAS as they are read.',
+            )
+        )
+    return problems
 
 
 def label_values(label: np.ndarray) -> list[int]:

@@ -94,6 +94,7 @@ DEFECTS: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "NaN in label": (lambda d: put(label_file(d), ones(np.nan, np.float32)), "error", "not whole numbers"),
     "NaN in image": (lambda d: put(image_file(d), ones(np.nan, np.float32)), "error", "NaN in 1 voxels"),
     "infinite image": (lambda d: put(image_file(d), ones(np.inf, np.float32)), "error", "infinite"),
+    "constant image": (lambda d: put(image_file(d), np.full(SHAPE, 7, np.int16)), "warning", "is 7 everywhere"),
     "zero image": (lambda d: put(image_file(d), np.zeros(SHAPE, np.int16)), "error", "zero everywhere"),
     "no label at all": (lambda d: put(label_file(d), ones(1e12, np.float64)), "error", "values that are no labels"),
     "too large a label": (
@@ -185,6 +186,38 @@ def test_labels_of_a_region_and_the_ignore_label_are_declared(tmp_path: Path) ->
     assert check(folder) == []
 
 
+def test_images_whose_axes_run_in_different_directions_are_told_of(tmp_path: Path) -> None:
+    folder = make(tmp_path / "Dataset001_Toy")
+    flipped = (-1, 0, 0, 0, -1, 0, 0, 0, 1)
+    put(image_file(folder), ones(), direction=flipped)
+    put(label_file(folder), ones(), direction=flipped)
+    (problem,) = [problem for problem in check(folder) if problem.case is None]
+    assert problem.severity == "warning"
+    assert "LPS in a, c; RAS in b" in problem.message
+    assert "SimpleITKIOWithReorient" in (problem.fix or "")
+    assert not [
+        p
+        for p in check_dataset(folder, read_description(folder), reader_by_name("SimpleITKIOWithReorient"))
+        if p.case is None
+    ]
+
+
+def test_oblique_images_raise_no_alarm(tmp_path: Path) -> None:
+    folder = make(tmp_path / "Dataset001_Toy")
+    oblique = (0.6, -0.8, 0, 0.8, 0.6, 0, 0, 0, 1)
+    put(image_file(folder), ones(2), direction=oblique)
+    put(label_file(folder), ones(), direction=oblique)
+    assert check(folder) == []
+
+
+def test_a_dataset_without_any_foreground_is_an_error(tmp_path: Path) -> None:
+    folder = make(tmp_path / "Dataset001_Toy", ("b",))
+    put(label_file(folder), np.zeros(SHAPE, np.uint8))
+    (problem,) = [problem for problem in check(folder) if problem.case is None]
+    assert problem.severity == "error"
+    assert "no label map has foreground" in problem.message
+
+
 def test_worker_processes_find_the_same_and_report_progress(tmp_path: Path) -> None:
     folder = make(tmp_path / "Dataset001_Toy")
     put(label_file(folder), ones(3))
@@ -202,8 +235,15 @@ def test_the_values_of_a_label_map() -> None:
     assert label_values(np.array([[[2_000_000_000, 0]]], np.int32)) == [0, 2_000_000_000]
 
 
-@pytest.mark.parametrize("name", ["Dataset027_ACDC", "Dataset144_BrainNrrd", "Dataset145_SpinalCordGeom"])
+@pytest.mark.parametrize("name", ["Dataset027_ACDC", "Dataset144_BrainNrrd"])
 def test_real_datasets_raise_no_alarm(test_data: Path, name: str) -> None:
     folder = test_data / name
     description = read_description(folder)
     assert check_dataset(folder, description, reader_by_name("SimpleITKIO")) == []
+
+
+def test_a_real_dataset_of_several_orientations_is_told_of(test_data: Path) -> None:
+    folder = test_data / "Dataset145_SpinalCordGeom"
+    (problem,) = check_dataset(folder, read_description(folder), reader_by_name("SimpleITKIO"))
+    assert problem.severity == "warning"
+    assert "axes run in different directions" in problem.message

@@ -21,6 +21,9 @@ FLAT_SPACING_FACTOR = 999
 ORTHONORMAL_TOLERANCE = 1e-4
 """Headers hold float32 cosines; what they leave of a right angle is no shear."""
 
+STRAIGHT = 0.9
+"""Cosine to the nearest axis of the patient: below it a grid is oblique, and follows an organ rather than the body."""
+
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
@@ -96,6 +99,16 @@ def left_right_axis(geometry: Geometry) -> int | None:
     world_axes = nibabel.io_orientation(affine)[:, 0]
     (found,) = np.flatnonzero(world_axes == 0) if (world_axes == 0).sum() == 1 else (None,)
     return None if found is None else 2 - int(found)
+
+
+def orientation(geometry: Geometry) -> str | None:
+    """Where x, y and z grow to, such as ``RAS``; None for oblique grids, planes, and files that do not say."""
+    header = geometry.header
+    if file_ndim(geometry) == 2 or not {"affine", "direction", "reoriented_affine"} & set(header):
+        return None
+    affine = np.asarray(header.get("reoriented_affine", affine_of(geometry)), dtype=np.float64)
+    cosines = np.abs(affine[:3, :3]) / np.linalg.norm(affine[:3, :3], axis=0)
+    return "".join(nibabel.aff2axcodes(affine)) if cosines.max(axis=0).min() > STRAIGHT else None
 
 
 def same_placement(one: Geometry, other: Geometry) -> bool:
