@@ -30,4 +30,4 @@ def run(config: DictConfig) -> None:
     _terminal.table(f"{raw}", ("severity", "case", "what", "what to do"), rows)
     errors = sum(p.severity == "error" for p in problems)
     if errors:
-        raise SegflowError(f"{errors} errors must be mended before planning")
+        raise SegflowError(f"{'1 error' if errors == 1 else f'{errors} errors'} must be mended before planning")

@@ -67,13 +67,11 @@ class CaseErrors(SegflowError):
     def __init__(self, summary: str, problems: Sequence[str], fix: str | None = None) -> None:
         self.problems = tuple(problems)
         self.summary = summary
+        self.advice = fix
         listing = "".join(f"\n  - {problem}" for problem in self.problems)
         tail = f"\n{fix}" if fix else ""
-        super().__init__(f"{summary} ({len(self.problems)} problems):{listing}{tail}")
+        count = "1 problem" if len(self.problems) == 1 else f"{len(self.problems)} problems"
+        super().__init__(f"{summary} ({count}):{listing}{tail}")
 
     def __reduce__(self) -> tuple[object, ...]:
-        return (_rebuild_many, (self.summary, self.problems))
-
-
-def _rebuild_many(summary: str, problems: tuple[str, ...]) -> CaseErrors:
-    return CaseErrors(summary, problems)
+        return (CaseErrors, (self.summary, self.problems, self.advice))

@@ -6,7 +6,7 @@ import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from segflow.core.errors import SegflowError
 from segflow.storage.case_files import list_files
@@ -76,16 +76,18 @@ def described(old: Mapping[str, Any], *, cases: int, file_ending: str) -> dict[s
     Raises:
         SegflowError: ``modality`` or ``labels`` is missing or of another form.
     """
-    modality, labels = old.get("modality"), old.get("labels")
-    if not isinstance(modality, Mapping) or not isinstance(labels, Mapping) or "0" not in labels:
+    modality, labels = (old.get(key) if isinstance(old, Mapping) else None for key in ("modality", "labels"))
+    if not _is_numbered(modality) or not _is_numbered(labels) or "0" not in labels:
         raise SegflowError(
             "this dataset.json is neither the decathlon's nor nnU-Net v1's",
-            found=sorted(old),
+            found=f"modality {modality}, labels {labels}",
             expected='"modality": {"0": "CT"} and "labels": {"0": "background", "1": "liver"}',
             fix="A dataset in today's layout needs no conversion: dataset.path=FOLDER.",
         )
     names = {int(value): str(name) for value, name in labels.items()}
     names[0] = "background"
+    if len(set(names.values())) < len(names):
+        raise SegflowError("dataset.json: two labels have the same name", found=labels, fix="Rename one of them.")
     return {
         **{key: value for key, value in old.items() if key not in DROPPED_KEYS},
         "channel_names": {str(number): str(modality[key]) for number, key in enumerate(sorted(modality, key=int))},
@@ -94,3 +96,7 @@ def described(old: Mapping[str, Any], *, cases: int, file_ending: str) -> dict[s
         "file_ending": file_ending,
         "converted_by": "segflow",
     }
+
+
+def _is_numbered(value: Any) -> TypeGuard[Mapping[str, Any]]:
+    return isinstance(value, Mapping) and bool(value) and all(str(key).isdigit() for key in value)

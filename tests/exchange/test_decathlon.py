@@ -129,6 +129,10 @@ def test_a_task_without_test_images_converts(tmp_path: Path) -> None:
         (lambda task: (task / "dataset.json").unlink(), "Is this a decathlon task"),
         (lambda task: make_task(task, labels={"background": 0}), "neither the decathlon's"),
         (lambda task: make_task(task, modality="MR"), "neither the decathlon's"),
+        (lambda task: make_task(task, modality={"MR": "0"}), "neither the decathlon's"),
+        (lambda task: make_task(task, labels={"0": "background", "liver": 1}), "neither the decathlon's"),
+        (lambda task: make_task(task, labels={"0": "background", "1": "a", "2": "a"}), "the same name"),
+        (lambda task: (task / "dataset.json").write_text("[1]"), "neither the decathlon's"),
     ],
 )
 def test_a_failed_conversion_names_the_cause_and_leaves_nothing(tmp_path: Path, damage: Any, message: str) -> None:
