@@ -9,8 +9,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from segflow.core.case import CaseFiles
-from segflow.core.errors import SegflowError
-from segflow.storage.case_files import IMAGE_ENDINGS, list_files
+from segflow.core.errors import CaseErrors, SegflowError
+from segflow.storage.case_files import IMAGE_ENDINGS, list_files, some
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ def find_cases(source: Input, file_ending: str) -> list[CaseFiles]:
         file_ending: Ending of the training images, with the dot.
 
     Raises:
-        SegflowError: There is nothing there, or two cases have one name.
+        SegflowError: There is nothing there, two cases have one name, or a folder's channels are misnumbered.
     """
     if not isinstance(source, (str, Path)):
         cases = _group([Path(file) for file in source], file_ending)
@@ -75,7 +75,26 @@ def _in_folder(folder: Path, file_ending: str) -> list[CaseFiles]:
             found=", ".join(names[:5]) or "an empty folder",
             expected=f"names like case_0000{file_ending}, as in training",
         )
-    return _group(files, file_ending)
+    cases = _group(files, file_ending)
+    problems = [str(problem) for case in cases if (problem := _wrong_numbers(case, file_ending)) is not None]
+    if problems:
+        raise CaseErrors(f"the images in {folder} do not fit together", problems)
+    return cases
+
+
+def _wrong_numbers(case: CaseFiles, file_ending: str) -> SegflowError | None:
+    """Channels that do not count from 0000 would go into the network in places that are not theirs."""
+    names = [file.name for file in case.images]
+    expected = [f"{case.case_id}_{number:04d}{file_ending}" for number in range(len(names))]
+    if names == expected or names == [case.case_id + file_ending]:
+        return None
+    return SegflowError(
+        "the channels are not numbered from 0000 without gaps",
+        case=case.case_id,
+        found=some(names),
+        expected=some(expected),
+        fix="A case whose own name ends in four digits needs the channel's number too: case_0012_0000.",
+    )
 
 
 def _group(files: Iterable[Path], file_ending: str) -> list[CaseFiles]:

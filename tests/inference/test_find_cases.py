@@ -32,6 +32,12 @@ def test_a_file_without_channel_number_is_a_case_of_its_own(tmp_path: Path) -> N
         assert (case.case_id, case.images) == ("scan", (file,))
 
 
+def test_a_folder_whose_channels_do_not_count_from_0_is_refused_and_all_its_cases_named(tmp_path: Path) -> None:
+    touch(tmp_path, "a_0000.nii.gz", "scan_0011.nii.gz", "scan_0012.nii.gz", "b_0001.nii.gz")
+    with pytest.raises(SegflowError, match=r"(?s)'b': .*expected b_0000\.nii\.gz.*'scan': .*found scan_0011"):
+        find_cases(tmp_path, ".nii.gz")
+
+
 def test_files_of_another_ending_than_in_training_may_be_listed(tmp_path: Path) -> None:
     files = touch(tmp_path, "a_0000.nrrd", "a_0001.nrrd", "b_0000.mha", "b_0001.mha")
     assert [case.case_id for case in find_cases(files, ".nii.gz")] == ["a", "b"]
