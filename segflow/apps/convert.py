@@ -12,8 +12,10 @@ from segflow.core.progress import Progress
 from segflow.exchange.decathlon import convert_decathlon
 from segflow.exchange.file_list import convert_file_list
 from segflow.exchange.nnunet_v1_dataset import convert_nnunet_v1_dataset
+from segflow.exchange.renumber import renumber_dataset
+from segflow.storage.json_files import read_json
 
-KINDS = ("auto", "decathlon", "nnunet_v1", "csv")
+KINDS = ("auto", "decathlon", "nnunet_v1", "csv", "renumber")
 USE = "Use: segflow convert source=/data/Task04_Hippocampus, or: segflow convert source=FILES.csv dataset_id=42"
 
 
@@ -39,6 +41,8 @@ def convert(config: DictConfig, source: Path, raw_root: Path, progress: Progress
         return convert_decathlon(source, raw_root, config.dataset_id, progress=progress)
     if kind == "nnunet_v1":
         return convert_nnunet_v1_dataset(source, raw_root, config.dataset_id, progress=progress)
+    if kind == "renumber":
+        return renumber_dataset(source, raw_root, config.dataset_id, progress=progress)
     if config.dataset_id is None:
         raise SegflowError("a list of files has no number", fix="Give it one: dataset_id=42")
     return convert_file_list(
@@ -53,9 +57,16 @@ def convert(config: DictConfig, source: Path, raw_root: Path, progress: Progress
 
 
 def kind_of(source: Path) -> str:
-    """A file is a list. Of the two kinds of tasks, nnU-Net v1's has one file for each channel, ``_0000`` and on."""
+    """A file is a list, and a dataset in today's layout can only be renumbered.
+
+    Of the two kinds of tasks, nnU-Net v1's has one file for each channel, ``_0000`` and on.
+    """
     if source.is_file():
         return "csv"
+    file = source / "dataset.json"
+    content = read_json(file) if file.is_file() else None
+    if isinstance(content, dict) and "file_ending" in content:
+        return "renumber"
     labels = {file.name for file in (source / "labelsTr").glob("*.nii.gz")}
     first_channels = (source / "imagesTr").glob("*_0000.nii.gz")
     split = any(file.name.replace("_0000.nii.gz", ".nii.gz") in labels for file in first_channels)

@@ -8,7 +8,7 @@ from difflib import get_close_matches
 
 COMMANDS = {
     "demo": "the whole job on a phantom that segflow makes itself, or on dataset=hippocampus",
-    "convert": "decathlon or nnU-Net v1 task, or a CSV list of files → raw dataset",
+    "convert": "decathlon or nnU-Net v1 task, CSV list of files, or labels such as 0 and 255 → raw dataset",
     "doctor": "everything that is wrong with a raw dataset",
     "plan": "raw dataset → fingerprint, plans and splits",
     "preprocess": "raw dataset and plans → arrays for training",

@@ -63,6 +63,7 @@ class Labels:
                 "dataset.json: the ignore label must be one above the highest other label",
                 found=ignore,
                 expected=max(self.all_labels) + 1,
+                fix="Renumber them into a new dataset: segflow convert source=FOLDER dataset_id=NUMBER.",
             )
         if self.has_regions:
             order = self.regions_class_order

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from segflow.core.case import CaseFiles
 from segflow.core.errors import CaseErrors, SegflowError
 from segflow.core.progress import Progress, ProgressEvent, silent
 from segflow.exchange.raw_layout import refuse_taken
+from segflow.exchange.renumber import renumbered, write_renumbered
 from segflow.storage.case_files import IMAGE_ENDINGS
 from segflow.storage.dataset_check import label_values
 from segflow.storage.images import case_error, reader_of
@@ -52,7 +54,8 @@ def convert_file_list(
         progress: Told after each label map that was read.
 
     Returns:
-        The new folder, which holds a dataset.json that lists the files.
+        The new folder, which holds a dataset.json that lists the files; and renumbered copies of the label maps, where
+        their values do not count 0, 1, 2, ….
 
     Raises:
         SegflowError: The table has no such columns, a file is missing, endings are mixed, or the number is taken.
@@ -60,9 +63,10 @@ def convert_file_list(
     channels, rows = _read_table(table)
     target = refuse_taken(raw_root, f"Dataset{dataset_id:03d}_{name}")
     ending = _common_ending(rows)
+    named, new = renumbered(labels if labels is not None else _found_labels(rows, ending, progress))
     content: dict[str, Any] = {
         "channel_names": {str(number): channel for number, channel in enumerate(channels)},
-        "labels": dict(labels) if labels is not None else _found_labels(rows, ending, progress),
+        "labels": named,
         "numTraining": len(rows),
         "file_ending": ending,
         "dataset": {
@@ -71,8 +75,12 @@ def convert_file_list(
         "converted_by": "segflow",
     }
     if regions_class_order is not None:
-        content["regions_class_order"] = list(regions_class_order)
+        content["regions_class_order"] = [new.get(value, value) for value in regions_class_order]
     with folder_written_whole(target) as partial:
+        if any(old != value for old, value in new.items()):
+            cases = [CaseFiles(row.case_id, row.images, row.label) for row in rows]
+            reader = reader_of((row.images[0] for row in rows), ending)
+            content["dataset"] = write_renumbered(cases, new, reader, partial, ending, progress)
         write_json(partial / "dataset.json", content)
     return target
 

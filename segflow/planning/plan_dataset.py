@@ -144,7 +144,7 @@ def _check_whole(folder: Path, description: DatasetDescription, cases: int) -> N
             "dataset.json: labels are not consecutive",
             found=values,
             expected=list(range(len(values))),
-            fix="Renumber them in dataset.json and in the label maps.",
+            fix="Renumber them into a new dataset: segflow convert source=FOLDER dataset_id=NUMBER.",
         )
 
 

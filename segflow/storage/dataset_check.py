@@ -152,7 +152,7 @@ class _CaseCheck:
             self._error(
                 f"{file.name} holds labels that dataset.json does not name; found {unknown[:10]}; "
                 f"expected only {sorted(declared)}",
-                "A mask of 0 and 255 must be stored as 0 and 1."
+                "Put 255 in place of 1 into its labels, then: segflow convert source=FOLDER dataset_id=NUMBER."
                 if unknown == [255]
                 else "Name them in dataset.json, or correct the label map.",
             )
@@ -255,7 +255,7 @@ def _of_the_whole(description: DatasetDescription, cases: int) -> list[Problem]:
                 None,
                 "error",
                 f"dataset.json: labels are not consecutive; found {values}; expected {list(range(len(values)))}",
-                "Renumber them in dataset.json and in the label maps.",
+                "Renumber them into a new dataset: segflow convert source=FOLDER dataset_id=NUMBER.",
             )
         )
     return problems

@@ -1,0 +1,149 @@
+"""Label maps whose values do not count 0, 1, 2, …, such as 0 and 255 → a dataset of renumbered copies.
+
+Images stay where they are (recipe 1.3, key ``dataset``); only label maps are written.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from segflow.core.case import CaseFiles
+from segflow.core.dataset import DatasetDescription
+from segflow.core.errors import CaseErrors, SegflowError
+from segflow.core.parallel import Job, run_jobs
+from segflow.core.progress import Progress, ProgressEvent, silent
+from segflow.exchange.raw_layout import refuse_taken
+from segflow.storage.case_files import LABELS, find_training_cases
+from segflow.storage.dataset_check import label_values
+from segflow.storage.images import ImageIO, case_error, reader_of
+from segflow.storage.json_files import read_json, write_json
+from segflow.storage.whole_folder import folder_written_whole
+
+STAGE = "renumber"
+
+log = logging.getLogger(__name__)
+
+
+def renumbered(labels: Mapping[str, Any]) -> tuple[dict[str, Any], dict[int, int]]:
+    """The labels of a dataset.json with consecutive values: background first, the others in the order of the old ones.
+
+    Args:
+        labels: Name → value or list of values; ``ignore`` may list several.
+
+    Returns:
+        The same names with their new values; and old value → new value.
+
+    Raises:
+        SegflowError: A value is not a whole number.
+    """
+    lists = {name: entry if isinstance(entry, list) else [entry] for name, entry in labels.items()}
+    wrong = {name: labels[name] for name, entry in lists.items() if any(type(value) is not int for value in entry)}
+    if wrong:
+        raise SegflowError("labels must be whole numbers or lists of them", found=wrong)
+    values = {value for name, entry in lists.items() if name != "ignore" for value in entry}
+    background = labels.get("background")
+    new = {old: number for number, old in enumerate(sorted(values, key=lambda value: (value != background, value)))}
+    ignore = len(new)
+    new = {**dict.fromkeys(lists.get("ignore", []), ignore), **new}
+    result: dict[str, Any] = {}
+    for name, entry in labels.items():
+        if name == "ignore":
+            result[name] = ignore
+        else:
+            result[name] = [new[value] for value in entry] if isinstance(entry, list) else new[entry]
+    return result, new
+
+
+def renumber_dataset(source: Path, raw_root: Path, dataset_id: int | None, *, progress: Progress = silent) -> Path:
+    """Make a dataset of the images of another, with renumbered copies of its label maps.
+
+    Args:
+        source: A raw dataset whose dataset.json names the values that its label maps hold.
+        raw_root: Where raw datasets lie.
+        dataset_id: Number of the new dataset; its name is the old one's.
+        progress: Told after each label map.
+
+    Raises:
+        SegflowError: The labels count 0, 1, 2, … already, files do not fit together, a label map cannot be read or
+            holds a value without a name, or the number is taken. Everything wrong with the cases is listed together.
+    """
+    content = read_json(source / "dataset.json")
+    labels = content.get("labels") if isinstance(content, Mapping) else None
+    if not isinstance(labels, Mapping):
+        raise SegflowError(f"{source / 'dataset.json'} names no labels", expected='{"background": 0, "tumour": 255}')
+    named, new = renumbered(labels)
+    if named == labels:
+        raise SegflowError(
+            "the labels count 0, 1, 2, … already", found=labels, fix="It needs no conversion: dataset.path=FOLDER."
+        )
+    if dataset_id is None:
+        raise SegflowError("the renumbered dataset has no number", fix="Give it one: dataset_id=42")
+    order = content.get("regions_class_order")
+    content = {**content, "labels": named, **({"regions_class_order": [new.get(v, v) for v in order]} if order else {})}
+    description = DatasetDescription.from_json(source.resolve().name, content)
+    target = refuse_taken(raw_root, f"Dataset{dataset_id:03d}_{description.name.split('_', 1)[-1]}")
+    cases = find_training_cases(source.resolve(), description)
+    reader = reader_of((case.images[0] for case in cases), description.file_ending, description.reader)
+    with folder_written_whole(target) as partial:
+        content["dataset"] = write_renumbered(cases, new, reader, partial, description.file_ending, progress)
+        content["numTraining"] = len(cases)
+        write_json(partial / "dataset.json", content)
+    return target
+
+
+def write_renumbered(
+    cases: Sequence[CaseFiles], new: Mapping[int, int], reader: ImageIO, folder: Path, ending: str, progress: Progress
+) -> dict[str, Any]:
+    """Write the cases' label maps with new values below ``folder``.
+
+    Returns:
+        What dataset.json's key ``dataset`` lists.
+
+    Raises:
+        CaseErrors: Label maps cannot be read, or hold values that ``new`` does not know.
+    """
+    log.info("labels are renumbered, in predictions too: %s", ", ".join(f"{old} → {new[old]}" for old in sorted(new)))
+    (folder / LABELS).mkdir()
+    jobs = [Job(case.case_id, (case, new, reader, folder / LABELS / f"{case.case_id}{ending}")) for case in cases]
+    failed = []
+    for done, outcome in enumerate(run_jobs(renumber_case, jobs, processes=0), start=1):
+        if outcome.error is not None:
+            failed.append(outcome.error)
+        progress(ProgressEvent(STAGE, outcome.name, done, len(jobs)))
+    if failed:
+        raise CaseErrors("some label maps could not be renumbered", failed, fix="Nothing was written.")
+    return {
+        case.case_id: {
+            "images": [str(file.resolve()) for file in case.images],
+            "label": f"{LABELS}/{case.case_id}{ending}",
+        }
+        for case in cases
+    }
+
+
+def renumber_case(case: CaseFiles, new: Mapping[int, int], reader: ImageIO, file: Path) -> None:
+    """Write one case's label map with new values."""
+    if case.label is None:
+        raise SegflowError("the case has no label", case=case.case_id)
+    try:
+        label, geometry = reader.read_label(case.label)
+    except SegflowError as error:
+        raise case_error(case.case_id, error) from error
+    values = label_values(label)
+    if unknown := [value for value in values if value not in new]:
+        raise SegflowError(
+            f"{case.label.name} holds labels without a name",
+            case=case.case_id,
+            found=unknown[:10],
+            expected=f"only {sorted(new)}",
+            fix="Name them, or correct the label map.",
+        )
+    result = np.zeros_like(label)
+    for value in values:
+        result[label == value] = new[value]
+    reader.write_label(result, geometry, file)
