@@ -13,11 +13,12 @@ from segflow.core.case import CaseFiles
 from segflow.core.dataset import DatasetDescription
 from segflow.core.errors import CaseErrors, SegflowError
 from segflow.core.fingerprint import CaseMeasurement, Fingerprint
+from segflow.core.labels import Labels
 from segflow.core.machine import memory_bytes, processor_count
 from segflow.core.parallel import Job, run_jobs
 from segflow.core.progress import Progress, ProgressEvent, silent
 from segflow.planning.measure import measure_case, samples_per_case, summarize
-from segflow.storage.dataset_check import label_values
+from segflow.storage.dataset_check import check_label_values
 from segflow.storage.images import ImageIO, read_case
 from segflow.storage.json_files import read_json, write_json
 
@@ -90,12 +91,10 @@ def measure_dataset(
     Raises:
         SegflowError: Cases cannot be read or do not fit the description; all of them are listed.
     """
-    ignore = description.labels.ignore_label
-    declared = (*description.labels.all_labels, *(() if ignore is None else (ignore,)))
     samples = samples_per_case(len(cases))
     channels = len(description.channels)
     jobs = [
-        Job(case.case_id, (case, reader, channels, declared, samples), _peak_bytes(case, reader, channels))
+        Job(case.case_id, (case, reader, channels, description.labels, samples), _peak_bytes(case, reader, channels))
         for case in cases
     ]
     found: dict[str, CaseMeasurement] = {}
@@ -121,19 +120,10 @@ def measure_dataset(
     return summarize([found[case.case_id] for case in cases])
 
 
-def _measure_files(
-    files: CaseFiles, reader: ImageIO, channels: int, declared: tuple[int, ...], samples: int
-) -> CaseMeasurement:
+def _measure_files(files: CaseFiles, reader: ImageIO, channels: int, labels: Labels, samples: int) -> CaseMeasurement:
     case = read_case(files, reader, channels=channels)
-    unknown = [] if case.label is None else [value for value in label_values(case.label) if value not in declared]
-    if unknown:
-        raise SegflowError(
-            "the label map holds values that dataset.json does not name",
-            case=files.case_id,
-            found=unknown[:10],
-            expected=f"only {sorted(declared)}",
-            fix="Name them in dataset.json, or correct the label map.",
-        )
+    if case.label is not None:
+        check_label_values(case.label, labels, files.case_id)
     return measure_case(case, samples)
 
 

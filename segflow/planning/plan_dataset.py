@@ -20,6 +20,7 @@ from segflow.planning.measure_dataset import content_key, measure_dataset, read_
 from segflow.planning.planner import CONFIGURATIONS, PlannerSettings, decide
 from segflow.planning.split_dataset import split_dataset
 from segflow.storage.case_files import discover, find_training_cases
+from segflow.storage.dataset_check import declared_values
 from segflow.storage.images import ImageIO, reader_of
 from segflow.storage.json_files import read_json, write_json, written_whole
 from segflow.storage.raw_dataset import read_description
@@ -137,8 +138,7 @@ def _check_whole(folder: Path, description: DatasetDescription, cases: int) -> N
             found=f"{cases}; {lonely[0]}" if lonely else cases,
             fix="Correct numTraining, or look for missing or misnamed files: segflow doctor.",
         )
-    ignore = description.labels.ignore_label
-    values = [*description.labels.all_labels, *([] if ignore is None else [ignore])]
+    values = list(declared_values(description.labels))
     if values != list(range(len(values))):
         raise SegflowError(
             "dataset.json: labels are not consecutive",

@@ -21,6 +21,7 @@ from segflow.core.progress import Progress, ProgressEvent, silent
 from segflow.preprocessing.preprocess_case import normalization_of, normalize_case, spacing_in_plan, to_plan_space
 from segflow.preprocessing.provenance import PROVENANCE, choices_of, is_current, stamp_files
 from segflow.storage.case_files import find_training_cases
+from segflow.storage.dataset_check import check_label_values
 from segflow.storage.images import ImageIO, case_error, read_case, reader_by_name
 from segflow.storage.json_files import written_whole
 from segflow.storage.preprocessed import PreprocessedStore
@@ -173,6 +174,8 @@ def _preprocess_one(
     """Make one case's arrays for some configurations; runs in a worker."""
     stamps = stamp_files(files)
     case = read_case(files, reader, channels=channels)
+    if case.label is not None:  # it may have been edited since planning, and training could not say which case it is
+        check_label_values(case.label, labels, files.case_id)
     groups: dict[Any, list[_Target]] = {}
     for target in targets:
         groups.setdefault(normalization_of(target.plan), []).append(target)

@@ -12,6 +12,7 @@ from segflow.core.case import CaseFiles
 from segflow.core.dataset import DatasetDescription
 from segflow.core.errors import SegflowError
 from segflow.core.geometry import Geometry
+from segflow.core.labels import Labels
 from segflow.core.parallel import Job, run_jobs
 from segflow.core.progress import Progress, ProgressEvent, silent
 from segflow.storage.case_files import Problem, discover, some
@@ -47,8 +48,7 @@ def check_dataset(
     """
     found = discover(folder, description)
     problems = [*_of_the_whole(description, len(found.cases)), *found.problems]
-    ignore = description.labels.ignore_label
-    declared = (*description.labels.all_labels, *(() if ignore is None else (ignore,)))
+    declared = declared_values(description.labels)
     jobs = [Job(case.case_id, (case, reader, len(description.channels), declared)) for case in found.cases]
     cases: list[CheckedCase] = []
     progress(ProgressEvent(STAGE, "", 0, len(jobs)))
@@ -236,6 +236,29 @@ def label_values(label: np.ndarray) -> list[int]:
     return [int(index) + lowest for index in np.flatnonzero(seen)]
 
 
+def check_label_values(label: np.ndarray, labels: Labels, case_id: str) -> None:
+    """Refuse a label map with values that the dataset does not declare.
+
+    Raises:
+        SegflowError: There are some; names the case.
+    """
+    declared = declared_values(labels)
+    unknown = [value for value in label_values(label) if value not in declared]
+    if unknown:
+        raise SegflowError(
+            "the label map holds values that dataset.json does not name",
+            case=case_id,
+            found=unknown[:10],
+            expected=f"only {sorted(declared)}",
+            fix="Name them in dataset.json, or correct the label map.",
+        )
+
+
+def declared_values(labels: Labels) -> tuple[int, ...]:
+    """All values that a label map may hold, ignore included, ascending."""
+    return (*labels.all_labels, *(() if labels.ignore_label is None else (labels.ignore_label,)))
+
+
 def _of_the_whole(description: DatasetDescription, cases: int) -> list[Problem]:
     problems = []
     if cases != description.num_training:
@@ -247,8 +270,7 @@ def _of_the_whole(description: DatasetDescription, cases: int) -> list[Problem]:
                 "Correct numTraining, or look for missing or misnamed files.",
             )
         )
-    ignore = description.labels.ignore_label
-    values = [*description.labels.all_labels, *([] if ignore is None else [ignore])]
+    values = list(declared_values(description.labels))
     if values != list(range(len(values))):
         problems.append(
             Problem(

@@ -216,6 +216,14 @@ def test_a_bad_case_is_named_and_the_others_are_done(setup: Setup, processes: in
     assert PreprocessedStore(setup.out / "plans_fine").case_ids() == ["case_0", "case_2"]
 
 
+def test_a_label_that_was_edited_after_planning_is_checked_again(setup: Setup) -> None:
+    file = setup.raw / "labelsTr" / "case_1.nii.gz"
+    sitk.WriteImage(sitk.ReadImage(str(file)) + 5, str(file))
+    report = setup.run()
+    assert list(report.failed) == ["case_1"]
+    assert "found [5, 6, 7]; expected only [0, 1, 2]" in report.failed["case_1"]
+
+
 def test_references_are_copied_once(setup: Setup) -> None:
     setup.run()
     copy = setup.out / "gt_segmentations" / "case_0.nii.gz"
