@@ -29,6 +29,7 @@ PATH_KEYS = (
     "inference.previous_stage", "inference.previous_stage_predictions",
 )  # fmt: skip
 SECTIONS = {
+    "preprocess": "preprocessing",
     "predict": "inference",
     "evaluate": "evaluation",
     "postprocess": "postprocessing",

@@ -101,7 +101,7 @@ def start(command: str, arguments: list[str]) -> None:
     for job, failure in failures:
         if show_traceback:
             raise failure
-        message, code = _messages.explain(failure, folders)
+        message, code = _messages.explain(failure, folders, command)
         sys.stderr.write(f"segflow {command}{job}: {message}\n")
         logger.debug("traceback", exc_info=failure)
     if failures:

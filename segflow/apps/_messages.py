@@ -24,7 +24,7 @@ from segflow.core.errors import SegflowError
 SEE_MORE = "HYDRA_FULL_ERROR=1 shows where it comes from."
 
 
-def explain(error: BaseException, folders: Sequence[Path]) -> tuple[str, int]:
+def explain(error: BaseException, folders: Sequence[Path], command: str) -> tuple[str, int]:
     """The message for a user, and the exit code: 2 for a command line or configuration, 1 for a job that failed."""
     if isinstance(error, SegflowError):
         return str(error), 1
@@ -44,7 +44,7 @@ def explain(error: BaseException, folders: Sequence[Path]) -> tuple[str, int]:
     if isinstance(error, yaml.YAMLError):
         return f"a configuration file is not valid YAML: {' '.join(str(error).split())}", 2
     if isinstance(error, HydraException | OmegaConfBaseException):
-        return _composition(error, folders), 2
+        return _composition(error, folders, command), 2
     return f"{type(error).__name__}: {error}. {SEE_MORE}", 1
 
 
@@ -76,7 +76,7 @@ def _missing(text: str, folders: Sequence[Path]) -> str:
     return f"there is no '{option}' for '{group}'{there}{nearest(option, known)}"
 
 
-def _composition(error: BaseException, folders: Sequence[Path]) -> str:
+def _composition(error: BaseException, folders: Sequence[Path], command: str) -> str:
     chain = list(_chain(error))
     text = "\n".join(str(e) for e in chain)
     key = next((e.full_key for e in chain if isinstance(e, OmegaConfBaseException) and e.full_key), None)
@@ -89,15 +89,15 @@ def _composition(error: BaseException, folders: Sequence[Path]) -> str:
     unknown = re.search(r"Key '([^']+)' (?:is not in struct|not in '(\w+)')", text)
     if unknown:
         name = override[1] if override else (key or unknown[1])
-        known = known_keys(folders)
+        known = known_keys(folders, command)
         if any(other.startswith(f"{name}.") for other in known):
             return f"setting '{name}' cannot be set as a whole; set its parts one by one, as {name}.PART=VALUE"
         return f"there is no setting '{name}'.{nearest(name, known)}"
-    if override and "Multiple values" not in text:
-        return f"cannot set '{override[1]}': {' '.join(text.split())}"
     group = re.search(r"Could not override '([\w/]+)'\.\s*No match in the defaults list", text)
     if group:
-        return f"there is no group '{group[1]}'.{nearest(group[1], known_keys(folders))}"
+        return f"there is no group '{group[1]}'.{nearest(group[1], known_keys(folders, command))}"
+    if override and "Multiple values" not in text:
+        return f"cannot set '{override[1]}': {' '.join(text.split())}"
     where = f"setting '{key}': " if key else ""
     first = next((str(e).splitlines()[0] for e in reversed(chain) if str(e)), type(error).__name__)
     return f"{where}{first}"
@@ -109,17 +109,14 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def known_keys(folders: Sequence[Path]) -> list[str]:
-    """Every group and every dotted key of the shipped configurations; empty where they do not compose."""
-    keys: set[str] = set()
+def known_keys(folders: Sequence[Path], command: str) -> list[str]:
+    """Every group and every dotted key of a command's shipped configuration; empty where it does not compose."""
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(folders[0]), version_base="1.3"):
-        for file in sorted(folders[0].glob("*.yaml")):
-            try:
-                keys.update(_dotted(compose(file.stem)))
-            except (HydraException, OmegaConfBaseException):
-                continue
-    return sorted(keys)
+        try:
+            return sorted(_dotted(compose(command)))
+        except (HydraException, OmegaConfBaseException):
+            return []
 
 
 def _dotted(node: Any, prefix: str = "") -> Iterator[str]:

@@ -33,7 +33,8 @@ def preprocess(config: DictConfig) -> PreprocessReport:
         folder = _datasets.preprocessed_folder(raw, paths)
         file = folder / f"{config.plans}.json"
         plans = Plans.from_json(read_json(file, fix="Plan first: segflow plan, with the same dataset."))
-        names = list(config.configurations) if config.configurations else list(plans.configurations)
+        asked = config.configurations or list(plans.configurations)
+        names = [asked] if isinstance(asked, str) else list(asked)
         report = preprocess_dataset(Path(raw), plans, names, folder, settings, progress=progress)
     _terminal.say(report.text())
     if report.failed:

@@ -14,7 +14,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("job")
     for arguments in (
         ["plan", *TINY],
-        ["preprocess", "plans=tinyPlans", "configurations=[3d_fullres]"],
+        ["preprocess", "plans=tinyPlans", "configurations=3d_fullres"],
         ["train", "fold=0", *SHORT, "save_probabilities=true"],
     ):
         result = start(folder, *arguments)

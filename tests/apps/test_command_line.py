@@ -45,6 +45,7 @@ def test_settings_of_a_command_with_one_section_need_not_name_it() -> None:
     assert rewritten("resume=false", command="ensemble") == ["resume=false"]
     assert rewritten("configuration=2d", command="bundle") == ["bundle.configuration=2d"]
     assert rewritten("previous_stage=/my runs/(1)", command="predict") == ["inference.previous_stage='/my runs/(1)'"]
+    assert rewritten("processes=1", command="preprocess") == ["preprocessing.processes=1"]
     assert rewritten("part=0/4") == ["part=0/4"]
 
 
