@@ -45,6 +45,11 @@ class RunRecord:
         extra = len(self.dataset.labels.foreground_labels) if self.plan.previous_stage else 0
         return len(self.dataset.channels) + extra
 
+    @property
+    def from_nnunet(self) -> bool:
+        """Whether nnU-Net trained it: its settings are the name of a trainer's class, ours a whole configuration."""
+        return isinstance(self.settings.get("trainer"), str)
+
     def to_json(self) -> dict[str, Any]:
         """Plain JSON."""
         return {

@@ -44,7 +44,8 @@ class Predictor:
     Args:
         model: The networks with their record.
         device: Where they compute.
-        settings: How images are covered with patches.
+        settings: How images are covered with patches. ``sums=auto`` becomes nnU-Net's arithmetic for its own models,
+            so that they predict here what they predict there.
         previous_stage: Predictor of the configuration that a cascade builds on.
     """
 
@@ -62,6 +63,8 @@ class Predictor:
         self.folds = model.folds
         self.device = choose_device(device) if isinstance(device, str) else device
         self.settings = SlidingWindowSettings() if settings is None else settings
+        if self.settings.sums == "auto":
+            self.settings = replace(self.settings, sums="float16" if self.record.from_nnunet else "float32")
         self.networks = tuple(network.to(self.device) for network in model.networks)
         self.previous_stage = previous_stage
 

@@ -27,7 +27,7 @@ GPU_SHARE_OF_FREE_MEMORY = 0.4
 
 LARGEST_BATCH = 64
 
-SUMS = {"float32": torch.float32, "float16": torch.float16}
+SUMS = {"auto": torch.float32, "float32": torch.float32, "float16": torch.float16}
 
 
 @dataclass(kw_only=True, slots=True)
@@ -40,14 +40,15 @@ class SlidingWindowSettings:
         mirroring: Average over the mirrored views that the network was trained with.
         batch_size: Tiles and mirrored views in one forward pass, or ``auto``: what memory allows.
         sums: ``float32``, or ``float16``: nnU-Net's own arithmetic, in which nearly equal logits decide as they do
-            there and where outer corners, whose weights it hardly holds, are coarse. Takes half the memory.
+            there and where outer corners, whose weights it hardly holds, are coarse; it takes half the memory. Or
+            ``auto``: float16 for a model that nnU-Net trained, see `Predictor`, and float32 for others.
     """
 
     overlap: float = 0.5
     gaussian: bool = True
     mirroring: bool = True
     batch_size: int | str = "auto"
-    sums: str = "float32"
+    sums: str = "auto"
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.overlap < 1.0:
@@ -57,7 +58,7 @@ class SlidingWindowSettings:
                 "batch_size of the sliding window", found=self.batch_size, expected="auto, or a number from 1"
             )
         if self.sums not in SUMS:
-            raise SegflowError("sums of the sliding window", found=self.sums, expected=" or ".join(SUMS))
+            raise SegflowError("sums of the sliding window", found=self.sums, expected=" | ".join(SUMS))
 
 
 def predict_logits(
@@ -98,7 +99,7 @@ def predict_logits(
     window = Window.over(image.shape[1:], patch_size, settings.overlap)
     padded = functional.pad(image, window.padding) if any(window.padding) else image
     # In float16 the networks are averaged one by one, each by itself already rounded, as in the recipe (11.4, step 9).
-    groups = [networks] if settings.sums == "float32" else [[network] for network in networks]
+    groups = [[network] for network in networks] if settings.sums == "float16" else [networks]
     logits = mean_logits(_Pass(group, padded, window, mirror_axes, settings).run(progress) for group in groups)
     return logits[(slice(None), *window.inside)]
 

@@ -124,10 +124,16 @@ def test_previous_stage_is_the_one_that_the_cascade_was_trained_on(tmp_path: Pat
 
 def test_nnunet_model_predicts_as_a_run_with_the_same_weights(tmp_path: Path) -> None:
     run = load(tmp_path / "ours")
-    model = Predictor.load(tiny_models.make_nnunet_model(tmp_path / "theirs"), device="cpu")
+    settings = SlidingWindowSettings(sums="float32")
+    model = Predictor.load(tiny_models.make_nnunet_model(tmp_path / "theirs"), device="cpu", settings=settings)
     image = make_image()
     ours, theirs = (sitk.GetArrayFromImage(p.predict(image)) for p in (run, model))
     assert np.array_equal(ours, theirs)
+
+
+def test_nnunet_model_is_summed_as_nnunet_sums_and_our_own_more_finely(tmp_path: Path) -> None:
+    model = Predictor.load(tiny_models.make_nnunet_model(tmp_path / "theirs"), device="cpu")
+    assert (model.settings.sums, load(tmp_path / "ours").settings.sums) == ("float16", "float32")
 
 
 def test_orientation_is_followed_where_the_plans_reader_turns_images(tmp_path: Path) -> None:
