@@ -55,7 +55,7 @@ def run(config: DictConfig) -> None:
     if summary is not None:
         evaluate.show(summary, labels, f"Validation cases of {result.folder}")
     if not result.finished:
-        _terminal.say(f"Stopped after epoch {result.epochs}. The same command goes on.")
+        _terminal.say(f"Stopped after {result.epochs} epochs. The same command goes on.")
     _terminal.say(f"The run lies in {result.folder}. Next: segflow predict model={result.folder} input=DIR output=DIR")
 
 
@@ -251,13 +251,13 @@ def _augmentation(node: DictConfig) -> AugmentationFactory:
 
 
 def _write_configuration(folder: RunFolder, config: DictConfig) -> None:
-    """``.hydra/`` of the first start; a run's folder belongs to one configuration."""
-    target = folder.path / ".hydra"
+    """``.hydra/`` of the first start; from then on a run's folder belongs to one configuration."""
+    if folder.record_file.is_file():
+        return
     texts: dict[str, Any] = {"config.yaml": _edge.yaml_text(config), "overrides.yaml": _edge.overrides_text()}
     for name, text in texts.items():
-        if not (target / name).exists():
-            with written_whole(target / name) as temporary:
-                temporary.write_text(text, encoding="utf-8")
+        with written_whole(folder.path / ".hydra" / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
 
 
 @contextmanager

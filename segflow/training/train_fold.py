@@ -98,10 +98,16 @@ def train_fold(
     record = replace(record, mirror_axes=tuple(augmentation.mirror_axes))
     resuming = _claim(folder, record, settings, free_settings)
     max_epochs = trainer_options(parts).get("max_epochs")
-    if folder.is_finished() and not (settings.extend and _is_longer(folder, max_epochs)):
+    if folder.is_finished() and not _is_longer(folder, max_epochs):  # what may not be longer, was refused above
         return _finished_before(folder)
     run = _Run(folder, record, store, parts, settings, augmentation, previous_stage, progress)
-    return run.train(resuming)
+    try:
+        return run.train(resuming)
+    except Exception:
+        if rank_zero_only.rank == 0 and not folder.metrics_csv.is_file():
+            # Not one epoch: the settings that failed, such as a batch too large, shall not bind the next attempt.
+            folder.record_file.unlink(missing_ok=True)
+        raise
 
 
 @dataclass(slots=True)

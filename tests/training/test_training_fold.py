@@ -20,6 +20,7 @@ from training_toy import TENSORBOARD, PowerCut, Toy, make_record
 
 from segflow.core.errors import SegflowError
 from segflow.network.build import build_network
+from segflow.training.schedule import PolynomialDecay
 
 
 class WithDropout(nn.Module):
@@ -186,6 +187,28 @@ def test_an_extended_run_goes_on_from_its_end(toy: Toy):
     assert rates[-1] == pytest.approx(0.01 * 0.2**0.9)
     again = toy.train(record=longer(toy, 5), trainer={"max_epochs": 5}, settings={"extend": True})
     assert not again.trained
+
+
+def test_an_interrupted_extension_goes_on(toy: Toy):
+    toy.train()
+    with pytest.raises(RuntimeError, match="power cut"):
+        toy.train(record=longer(toy, 5), trainer={"max_epochs": 5}, settings={"extend": True}, callbacks=[PowerCut(3)])
+    assert toy.train(record=longer(toy, 5), trainer={"max_epochs": 5}).epochs == 5, "it was asked for once"
+
+
+@pytest.mark.parametrize("when", ["before", "within"])
+def test_a_start_that_trained_no_epoch_does_not_bind_the_next(toy: Toy, when: str):
+    broken = functools.partial(PolynomialDecay, warmup_epochs=50)
+    with pytest.raises((SegflowError, RuntimeError), match=r"warmup_epochs|power cut"):
+        toy.train(schedule=broken) if when == "before" else toy.train(callbacks=[PowerCut(0)])
+    assert toy.train(record=longer(toy, 3), trainer={"max_epochs": 3}).epochs == 3
+
+
+def test_a_start_that_trained_an_epoch_does_bind_the_next(toy: Toy):
+    with pytest.raises(RuntimeError, match="power cut"):
+        toy.train(callbacks=[PowerCut(1)])
+    with pytest.raises(SegflowError, match="other settings"):
+        toy.train(record=longer(toy, 3), trainer={"max_epochs": 3})
 
 
 def test_best_is_the_epoch_with_the_highest_moving_average(toy: Toy):
