@@ -6,6 +6,7 @@
 - ``input=/data/a b=(1).nii.gz``: plain paths with signs of Hydra's grammar are quoted.
 - ``dataset=Dataset004_Hippocampus``, ``dataset=4``, ``dataset=/data/Dataset004_Hippocampus``: a folder of
   ``paths.raw``, or any other, without a YAML of its own.
+- ``training.lr_factors={encoder.*:0.1}``: keys of the user's own are added, which Hydra wants marked.
 - ``predict … part=0/4``: settings of the one section that a command has, without its name.
 - ``-m optimizer.lr=0.1,0.01``: runs that differ in more than dataset, configuration and fold get names.
 """
@@ -25,9 +26,14 @@ from segflow.core.errors import SegflowError
 
 PATH_KEYS = (
     "choice", "labels", "model", "input", "output", "prediction", "reference", "run", "source",
-    "from_fingerprint", "dataset.path", "fold.file", "fold.group_by", "paths.*",
+    "from_fingerprint", "dataset.path", "fold.file", "fold.group_by", "paths.*", "training.initial_weights",
     "inference.previous_stage", "inference.previous_stage_predictions",
 )  # fmt: skip
+OPEN_MAPPINGS = ("training.lr_factors", "sampling.class_weights", "callbacks")
+"""Settings whose keys are the user's own; they are shipped empty."""
+
+TRAINING_COMMANDS = ("train", "run", "demo")
+
 SECTIONS = {
     "preprocess": "preprocessing",
     "predict": "inference",
@@ -60,6 +66,8 @@ def rewrite(command: str, arguments: Sequence[str], folders: Sequence[Path]) -> 
     for argument in overrides:
         key = _key(argument)
         whole = f"{short[key]}{argument[len(key) :]}" if key in short and argument.startswith(key) else argument
+        if command in TRAINING_COMMANDS and argument.startswith(OPEN_MAPPINGS) and _is_open(key):
+            whole = f"++{whole}"
         result.extend(_rewrite_one(whole, multirun, folders))
     if command == "train" and multirun and not any(_key(argument) == "run_name" for argument in result):
         name = _sweep_name(result, folders)
@@ -81,6 +89,10 @@ def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
         if argument in takes_value and rest and not rest[0].startswith("-") and "=" not in rest[0]:
             flags.append(rest.pop(0))
     return flags, overrides
+
+
+def _is_open(key: str) -> bool:
+    return any(key == name or key.startswith(f"{name}.") for name in OPEN_MAPPINGS)
 
 
 def _short_names(command: str, folders: Sequence[Path]) -> dict[str, str]:

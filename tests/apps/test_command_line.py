@@ -28,6 +28,10 @@ def rewritten(*arguments: str, command: str = "train") -> list[str]:
         ("dataset.path=/data/x=1,(2)", "dataset.path='/data/x=1,(2)'"),
         ("dataset.path=/data/it's", "dataset.path='/data/it\\'s'"),
         ("paths.raw=/my data", "paths.raw='/my data'"),
+        ("training.initial_weights=/my runs/a", "training.initial_weights='/my runs/a'"),
+        ("training.lr_factors={encoder.*:0.1}", "++training.lr_factors={encoder.*:0.1}"),
+        ("sampling.class_weights.tumor=3", "++sampling.class_weights.tumor=3"),
+        ("+callbacks.mine={a:1}", "+callbacks.mine={a:1}"),
         ("model=[runs/a,runs/b]", "model=[runs/a,runs/b]"),
     ],
 )
@@ -50,8 +54,14 @@ def test_settings_of_a_command_with_one_section_need_not_name_it() -> None:
 
 
 def test_rewriting_twice_changes_nothing() -> None:
-    once = rewritten("-m", "fold=0,1", "dataset.path=/a b", "optimizer.lr=0.1,0.01")
+    once = rewritten(
+        "-m", "fold=0,1", "dataset.path=/a b", "optimizer.lr=0.1,0.01", "training.lr_factors={encoder.*:0.1}"
+    )
     assert rewritten(*once) == once
+
+
+def test_a_command_that_does_not_train_gets_no_settings_of_training() -> None:
+    assert rewritten("training.lr_factors={a:1}", command="predict") == ["training.lr_factors={a:1}"]
 
 
 def test_flags_may_stand_anywhere() -> None:

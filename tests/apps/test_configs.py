@@ -10,7 +10,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
-from segflow.apps import _datasets, _edge, train
+from segflow.apps import _command_line, _datasets, _edge, train
 from segflow.core.labels import Labels
 from segflow.core.plans import NetworkTopology
 from segflow.evaluation.evaluate_cases import EvaluateSettings
@@ -132,3 +132,16 @@ def test_an_experiment_changes_groups_and_values_and_the_command_line_has_the_la
 )
 def test_leaves_are_overridable(override: str, path: str, value: object) -> None:
     assert OmegaConf.select(composed("train", override), path) == value
+
+
+@pytest.mark.parametrize(
+    ("typed", "where", "value"),
+    [
+        ("training.lr_factors={encoder.*: 0.1}", "training.lr_factors", {"encoder.*": 0.1}),
+        ("sampling.class_weights={tumor: 3}", "sampling.class_weights", {"tumor": 3}),
+        ("sampling.class_weights.tumor=3", "sampling.class_weights", {"tumor": 3}),
+    ],
+)
+def test_keys_of_the_users_own_need_no_mark(typed: str, where: str, value: dict[str, float]) -> None:
+    config = composed("train", *_command_line.rewrite("train", [typed], [CONF]))
+    assert OmegaConf.to_container(OmegaConf.select(config, where)) == value
