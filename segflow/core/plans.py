@@ -62,6 +62,15 @@ class NetworkTopology:
                 "kernels and strides of the topology must all have 2 or all 3 entries",
                 found=[list(v) for v in (*self.kernel_sizes, *self.strides)],
             )
+        layers = {"features": self.features, "encoder": self.encoder_blocks, "decoder": self.decoder_convs}
+        spatial = {"strides": sum(self.strides, ()), "kernels": sum(self.kernel_sizes, ())}
+        wrong = {name: list(values) for name, values in (layers | spatial).items() if any(v < 1 for v in values)}
+        if any(k % 2 == 0 for k in spatial["kernels"]):
+            wrong["kernels"] = [list(k) for k in self.kernel_sizes]
+        if wrong:
+            raise SegflowError(
+                "the network topology holds impossible numbers", found=wrong, expected="at least 1, and odd kernels"
+            )
         if self.network not in NETWORKS:
             raise SegflowError("unknown network in the plans", found=self.network, expected=sorted(NETWORKS))
 
@@ -276,6 +285,13 @@ class ConfigurationPlan:
             raise SegflowError(
                 f"configuration '{name}' of the plans lacks the key {missing}", found=sorted(value)
             ) from None
+        except SegflowError:
+            raise
+        except (TypeError, ValueError, AttributeError) as error:
+            raise SegflowError(
+                f"configuration '{name}' of the plans holds a value that cannot be used: {error}",
+                fix="Correct what was edited, or plan anew: segflow plan",
+            ) from error
 
 
 def _resampling(value: Options, kind: str) -> ResamplingPlan:
