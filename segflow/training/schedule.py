@@ -76,12 +76,11 @@ class EpochSchedule(LRScheduler):
         self._apply()
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain numbers; the shape of the schedule comes from the settings again."""
+        """Plain numbers; the shape of the schedule, and its end, come from the settings again."""
         return {
             "last_epoch": self.last_epoch,
             "_step_count": self._step_count,
             "planned_epochs": self.planned_epochs,
-            "end": self.end,
             "ramp": None if self.ramp is None else list(self.ramp),
             "factor_before": self.factor(max(self.last_epoch - 1, 0)),
         }
@@ -93,9 +92,7 @@ class EpochSchedule(LRScheduler):
         ramp = state_dict["ramp"]
         self.ramp = None if ramp is None else (int(ramp[0]), int(ramp[1]), float(ramp[2]))
         added = self.planned_epochs - int(state_dict["planned_epochs"])
-        if added == 0:
-            self.end = float(state_dict["end"])
-        elif self.last_epoch > 0:
+        if added != 0 and self.last_epoch > 0:
             self.ramp = (self.last_epoch, max(1, round(RAMP_SHARE * abs(added))), float(state_dict["factor_before"]))
         self._apply()
 

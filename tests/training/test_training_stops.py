@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -15,7 +16,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from torch import nn
-from training_toy import Toy
+from training_toy import PowerCut, Toy
 
 from segflow.core.errors import SegflowError
 from segflow.loss.compound import DiceCrossEntropy
@@ -201,3 +202,13 @@ def test_a_time_budget_ends_the_schedule_with_the_time(toy: Toy):
     assert result.finished
     assert result.epochs == 10
     assert result.metrics["lr"] == pytest.approx(0.01 * 0.1**0.9)
+
+
+def test_without_the_time_budget_a_run_goes_on_to_the_end_of_its_epochs(toy: Toy):
+    """The budget moved the end of the schedule; what is trained after it must not have a rate of 0."""
+    seconds = itertools.count()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("segflow.training.time_budget.time.monotonic", lambda: float(next(seconds)))
+        with pytest.raises(RuntimeError, match="power cut"):
+            toy.train(trainer={"max_epochs": 8, "max_time": "20s"}, callbacks=[PowerCut(2)])
+    assert toy.train(trainer={"max_epochs": 8}).metrics["lr"] == pytest.approx(0.01 * 0.125**0.9)
