@@ -62,11 +62,13 @@ class NetworkTopology:
                 "kernels and strides of the topology must all have 2 or all 3 entries",
                 found=[list(v) for v in (*self.kernel_sizes, *self.strides)],
             )
-        layers = {"features": self.features, "encoder": self.encoder_blocks, "decoder": self.decoder_convs}
-        spatial = {"strides": sum(self.strides, ()), "kernels": sum(self.kernel_sizes, ())}
-        wrong = {name: list(values) for name, values in (layers | spatial).items() if any(v < 1 for v in values)}
-        if any(k % 2 == 0 for k in spatial["kernels"]):
-            wrong["kernels"] = [list(k) for k in self.kernel_sizes]
+        numbers = {"features": self.features, "encoder": self.encoder_blocks, "decoder": self.decoder_convs}
+        numbers |= {"strides": sum(self.strides, ()), "kernels": sum(self.kernel_sizes, ())}
+        wrong = {
+            name: list(values)
+            for name, values in numbers.items()
+            if any(v < 1 or (name == "kernels" and v % 2 == 0) for v in values)
+        }
         if wrong:
             raise SegflowError(
                 "the network topology holds impossible numbers", found=wrong, expected="at least 1, and odd kernels"
