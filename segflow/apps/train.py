@@ -29,7 +29,7 @@ from segflow.inference.predict_validation import next_stage_folder, predict_vali
 from segflow.inference.score_volumes import volume_scorer
 from segflow.network.bundle_file import is_bundle, read_bundle
 from segflow.network.cpu_memory import tune_cpu
-from segflow.network.nnunet_model import is_nnunet_model, read_nnunet_model
+from segflow.network.nnunet_model import is_nnunet_model, read_nnunet_model, read_nnunet_weights
 from segflow.planning.override import override_configuration
 from segflow.planning.split_dataset import read_fold
 from segflow.sampling.patch_sampler import PatchSampler, PatchSamplerSettings
@@ -201,7 +201,8 @@ def _previous_stage(record: RunRecord, outputs: Path, config: DictConfig) -> Pre
         raise SegflowError(
             f"'{record.configuration}' builds on predictions of '{previous}', and {len(missing)} are missing",
             found=f"none of '{missing[0]}' in {store.folder}",
-            fix=f"Train all its folds first: segflow train -m configuration={previous} fold=0,1,2,3,4",
+            fix="Train all its folds first, with the same dataset: "
+            f"segflow train -m configuration={previous} fold=0,1,2,3,4",
         )
     return store
 
@@ -230,7 +231,14 @@ def parts(config: DictConfig, inputs: Inputs | None = None) -> TrainingParts:
 
 
 def _read_weights(source: Path) -> Mapping[str, Tensor]:
-    """Initial weights from whatever prediction can load too: a run, a checkpoint, a bundle, a model of nnU-Net v2."""
+    """Initial weights from a run or bundle of ours, a model of nnU-Net v2, or a checkpoint file of either."""
+    if not source.exists():
+        raise SegflowError(
+            f"training.initial_weights: there is no {source}",
+            expected="a run's folder, a bundle, a model of nnU-Net v2, or a checkpoint (.ckpt, .pth)",
+        )
+    if source.suffix == ".pth":
+        return read_nnunet_weights(source)
     if source.suffix == ".ckpt" or (source.is_dir() and not is_nnunet_model(source)):
         return read_initial_weights(source)
     trained = read_bundle(source) if is_bundle(source) else read_nnunet_model(source)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import _codecs
 import json
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from segflow.core.dataset import DatasetDescription
 from segflow.core.errors import SegflowError
@@ -44,7 +45,7 @@ Place = Path | zipfile.Path
 def is_nnunet_model(path: Path) -> bool:
     """Whether a folder or zip holds a model of nnU-Net v2, as far as its file names tell."""
     if path.is_dir():
-        return any(True for _ in _models(path))
+        return any(True for _ in _models(_open(path)))
     if path.is_file() and zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             return any(PurePosixPath(name).name == "plans.json" for name in archive.namelist())
@@ -57,9 +58,9 @@ def read_nnunet_model(
     """Read the folds of a model.
 
     Args:
-        path: The model's folder (``Trainer__Plans__Configuration``), a folder above it, or nnU-Net's export as a zip,
-            which is read in place: nothing is unpacked to the disk.
-        folds: ``all`` that have the checkpoint, or a list.
+        path: The model's folder (``Trainer__Plans__Configuration``), one of its folds, a folder above it, or nnU-Net's
+            export as a zip, which is read in place: nothing is unpacked to the disk.
+        folds: ``all`` that have the checkpoint (of a fold's folder, this fold), or a list.
         checkpoint: ``final``, ``best`` or ``last``.
         configuration: Which model, where there are several. A cascade goes before the stage that it builds on.
 
@@ -73,6 +74,8 @@ def read_nnunet_model(
     if checkpoint not in CHECKPOINTS:
         raise SegflowError(f"unknown checkpoint '{checkpoint}'", expected=" | ".join(CHECKPOINTS))
     place = _open(path)
+    if folds == "all" and path.is_dir() and place != path:
+        folds = [path.name.removeprefix("fold_")]
     found = list(_models(place))
     if not found:
         raise SegflowError(
@@ -83,6 +86,22 @@ def read_nnunet_model(
     dataset = DatasetDescription.from_json(plans.dataset_name, _dataset_json(model, plans))
     chosen = _folds(model, folds, CHECKPOINTS[checkpoint])
     return [_read_fold(model / f"fold_{fold}" / CHECKPOINTS[checkpoint], plans, dataset) for fold in chosen]
+
+
+def read_nnunet_weights(file: Path) -> dict[str, Tensor]:
+    """Weights of one checkpoint file by our names; it carries the plans that it was trained with.
+
+    Raises:
+        SegflowError: It cannot be read, would run code, is no checkpoint of nnU-Net v2, or names layers that segflow
+            does not build.
+    """
+    content = read_tensors(file, str(file), HARMLESS_GLOBALS)
+    try:
+        arguments = content["init_args"]
+        plan = Plans.from_json(arguments["plans"]).configuration(str(arguments["configuration"]))
+        return from_nnunet(content["network_weights"], plan.topology)
+    except (KeyError, TypeError) as error:
+        raise _no_checkpoint(str(file), content) from error
 
 
 def previous_model(path: Path, configuration: str) -> Path:
@@ -190,9 +209,7 @@ def _read_fold(file: Place, plans: Plans, dataset: DatasetDescription) -> Traine
         arguments, state = content["init_args"], content["network_weights"]
         configuration = str(arguments["configuration"])
     except (KeyError, TypeError) as error:
-        raise SegflowError(
-            f"{name} is not a checkpoint of nnU-Net v2", found=sorted(map(str, content)), expected="network_weights"
-        ) from error
+        raise _no_checkpoint(name, content) from error
     record = RunRecord(
         dataset=dataset,
         plans=plans,
@@ -204,3 +221,9 @@ def _read_fold(file: Place, plans: Plans, dataset: DatasetDescription) -> Traine
         settings={"trainer": str(content.get("trainer_name", "nnUNetTrainer"))},
     )
     return TrainedFold(record, from_nnunet(state, record.plan.topology), name)
+
+
+def _no_checkpoint(name: str, content: Mapping[str, Any]) -> SegflowError:
+    return SegflowError(
+        f"{name} is not a checkpoint of nnU-Net v2", found=sorted(map(str, content)), expected="network_weights"
+    )

@@ -209,4 +209,6 @@ def _reason(error: BaseException) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
     for noise in ("Weights only load failed. ", "from a trusted source. ", "WeightsUnpickler error: "):
         text = text.split(noise, 1)[-1]
-    return text.split(" Please ", 1)[0].split(" Check the documentation", 1)[0][:300]
+    for advice in (" Please ", " Check the documentation", " This is an internal"):
+        text = text.split(advice, 1)[0]
+    return text[:300].rstrip(". ")

@@ -39,7 +39,13 @@ def read_initial_weights(source: Path) -> Mapping[str, Tensor]:
         SegflowError: There is none, or it cannot be used.
     """
     if source.is_dir():
-        return read_fold(find_folds(source)[0]).weights
+        fold = find_folds(source)[0]
+        if not fold.checkpoint().is_file():
+            raise SegflowError(
+                f"training.initial_weights: {fold.path} is not trained to its end",
+                fix=f"Finish it, or give a file such as {fold.checkpoint('best')}",
+            )
+        return read_fold(fold).weights
     content = read_tensors(source)
     state = content.get("state_dict", content)
     own = {

@@ -179,7 +179,7 @@ class _Run:
         network = parts.network(plan.topology, record.in_channels, labels.num_outputs, settings.deep_supervision)
         if fresh and settings.initial_weights is not None:
             read = parts.read_weights or read_initial_weights
-            source = Path(settings.initial_weights)
+            source = Path(settings.initial_weights).expanduser()
             transfer_weights(network, read(source), str(source))
         freeze(network, settings.freeze)
         device = trainer.strategy.root_device

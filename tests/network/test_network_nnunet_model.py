@@ -13,7 +13,7 @@ from test_network_weights import Malicious
 
 from segflow.core.errors import SegflowError
 from segflow.network.build import build_network
-from segflow.network.nnunet_model import is_nnunet_model, previous_model, read_nnunet_model
+from segflow.network.nnunet_model import is_nnunet_model, previous_model, read_nnunet_model, read_nnunet_weights
 from segflow.network.weights import load_weights
 
 
@@ -29,7 +29,7 @@ def zipped(folder: Path, target: Path) -> Path:
 def test_folder_and_zip_give_networks_that_load_strictly(tmp_path: Path, name: str, network: str) -> None:
     model = tiny_models.make_nnunet_model(tmp_path / "results", name, (0, 1), network=network)
     archive = zipped(tmp_path / "results", tmp_path / "model.zip")
-    for place in (model, model / "fold_0", tmp_path / "results", archive):
+    for place in (model, tmp_path / "results", archive):
         folds = read_nnunet_model(place)
         assert [fold.record.fold for fold in folds] == [0, 1]
         one = folds[1].record
@@ -38,6 +38,23 @@ def test_folder_and_zip_give_networks_that_load_strictly(tmp_path: Path, name: s
         expected = tiny_models.weights(one)
         loaded = load_weights(net, folds[1]).state_dict()
         assert all(torch.equal(loaded[key], value) for key, value in expected.items())
+
+
+def test_the_folder_of_a_fold_is_this_fold(tmp_path: Path) -> None:
+    model = tiny_models.make_nnunet_model(tmp_path, "2d", (0, 1))
+    assert is_nnunet_model(model / "fold_1")
+    assert [fold.record.fold for fold in read_nnunet_model(model / "fold_1")] == [1]
+
+
+def test_one_file_is_enough_for_weights(tmp_path: Path) -> None:
+    model = tiny_models.make_nnunet_model(tmp_path, "3d_fullres")
+    (fold,) = read_nnunet_model(model)
+    file = (model / "fold_0" / "checkpoint_final.pth").rename(tmp_path / "mine.pth")
+    weights = read_nnunet_weights(file)
+    assert weights.keys() == fold.weights.keys()
+    torch.save({"network_weights": {}}, file)
+    with pytest.raises(SegflowError, match=r"mine\.pth is not a checkpoint of nnU-Net v2"):
+        read_nnunet_weights(file)
 
 
 def test_regions_and_ignore_label_are_kept(tmp_path: Path) -> None:

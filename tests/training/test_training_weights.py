@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from training_toy import Toy, make_record, make_store
+from training_toy import PowerCut, Toy, make_record, make_store
 
 from segflow.core.errors import SegflowError
 from segflow.core.labels import Labels
@@ -74,6 +74,19 @@ def test_weights_are_read_from_a_run_or_a_file(toy: Toy, where: str):
     toy.train()
     source = toy.run().path if where == "folder" else toy.run().checkpoint("best")
     assert set(read_initial_weights(source)) == set(make_network().state_dict())
+
+
+def test_a_run_that_is_not_finished_says_which_file_to_give(toy: Toy):
+    with pytest.raises(RuntimeError, match="power cut"):
+        toy.train(callbacks=[PowerCut(1)])
+    with pytest.raises(SegflowError, match=r"not trained to its end.*best\.ckpt"):
+        read_initial_weights(toy.run().path)
+
+
+def test_the_home_folder_may_be_written_as_a_tilde(toy: Toy, monkeypatch: pytest.MonkeyPatch):
+    toy.train("one")
+    monkeypatch.setenv("HOME", str(toy.folder))
+    assert toy.train("two", settings={"initial_weights": "~/one"}).finished
 
 
 def test_a_foreign_file_is_no_source(tmp_path):
