@@ -112,8 +112,9 @@ def _job(command: str, folders: list[Path], failures: list[tuple[str, Exception]
     def run(config: DictConfig) -> None:
         try:
             _check_kinds(config, command, folders)
-            # Lightning's own use of torch, which no user can mend.
-            warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+            # Lightning's own use of torch, and its advice to reduce over the processes what is reduced already.
+            for message in (".*LeafSpec.*", ".*sync_dist=True.*"):
+                warnings.filterwarnings("ignore", message=message)
             if config.verbose:
                 logging.getLogger("segflow").setLevel(logging.DEBUG)
             # Only now: help, --cfg and every mistake in the command line answer without waiting for torch.

@@ -68,6 +68,8 @@ def train(config: DictConfig) -> tuple[TrainResult, Summary | None, Labels]:
     inputs = _read_inputs(config)
     settings = _edge.read(TrainingSettings, config.training)
     tune_cpu()
+    if rank_zero_only.rank != 0:  # one process tells
+        logging.getLogger("segflow").setLevel(logging.ERROR)
     with _log_file(inputs.folder):
         if rank_zero_only.rank == 0:
             _write_configuration(inputs.folder, config)

@@ -102,6 +102,19 @@ def test_a_sweep_fills_the_folders_that_single_runs_would(job: Path) -> None:
         assert not any(f"fold {other}:" in log for other in "0123456789" if other != fold.name[-1])
 
 
+def test_a_sweep_over_two_devices_fills_the_same_folders_and_tells_each_thing_once(job: Path) -> None:
+    two = ["trainer.devices=2", "trainer.accelerator=cpu", "run_name=two", "validation=false"]
+    result = start(job, "train", "-m", "fold=0,1", *SHORT, *two)
+    assert result.returncode == 0, result.stderr
+    assert "sync_dist" not in result.stderr
+    for fold in (0, 1):
+        assert result.stderr.count(f"3d_fullres fold {fold}:") == 1
+    folders = {file.parent for file in (job / "outputs").rglob("run.json") if "two" in file.parts}
+    run = job / "outputs" / "Dataset001_Phantom" / "tinyPlans" / "3d_fullres" / "two"
+    assert folders == {run / "fold_0", run / "fold_1"}
+    assert all((folder / "finished.json").is_file() for folder in folders)
+
+
 def test_one_bad_job_of_a_sweep_does_not_stop_the_others(job: Path) -> None:
     result = start(job, "train", "-m", "fold.index=7,3", *SHORT, "validation=false", "run_name=half")
     assert result.returncode == 1
