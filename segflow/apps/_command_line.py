@@ -2,6 +2,7 @@
 
 - Flags may stand anywhere (argparse wants them together).
 - ``fold=0``: Hydra refuses a number for a group's option but takes a quoted one.
+- ``run_name=2024``: a name, whatever it looks like.
 - ``fold=glob(*)``: expanded here, since Hydra globs before it knows quoted options.
 - ``input=/data/a b=(1).nii.gz``: plain paths with signs of Hydra's grammar are quoted.
 - ``dataset=Dataset004_Hippocampus``, ``dataset=4``, ``dataset=/data/Dataset004_Hippocampus``: a folder of
@@ -29,6 +30,7 @@ PATH_KEYS = (
     "from_fingerprint", "dataset.path", "fold.file", "fold.group_by", "paths.*", "training.initial_weights",
     "inference.previous_stage", "inference.previous_stage_predictions",
 )  # fmt: skip
+NAME_KEYS = ("run_name", "previous_run_name", "plans", "planner.plans_name")
 OPEN_MAPPINGS = ("training.lr_factors", "sampling.class_weights", "callbacks")
 """Settings whose keys are the user's own; they are shipped empty."""
 
@@ -47,6 +49,7 @@ SECTIONS = {
 NAMED_BY_FOLDER = ("dataset", "configuration", "fold", "planner", "run_name", "plans", "paths", "hydra", "logger")
 _OVERRIDE = re.compile(r"^(?P<mark>~|\+\+?)?(?P<key>[\w./@:-]+?)=(?P<value>.*)$", re.DOTALL)
 _SPECIAL = re.compile(r"[\s=,(){}\[\]:'\"\\%#!&^*?~`|;<>]")
+_NO_TEXT = re.compile(r"[+-]?[\d.][\d._]*(e[+-]?\d+)?|[+-]?(inf|nan)|true|false", re.IGNORECASE)
 _DATASET = re.compile(r"^(\d+|Dataset\d{3,}(_[^,]+)?)$")
 
 
@@ -149,6 +152,8 @@ def _rewrite_one(argument: str, multirun: bool, folders: Sequence[Path]) -> list
             if all("/" in part for part in parts):
                 return [f"{head}raw", f"dataset.path={','.join(map(quote, parts))}"]
         return [head + ",".join(quote(v) if v.strip().isdigit() else v for v in value.split(","))]
+    if key in NAME_KEYS:
+        return [head + ",".join(quote(v) if _NO_TEXT.fullmatch(v.strip()) else v for v in value.split(","))]
     if any(fnmatch(key, pattern) for pattern in PATH_KEYS) and _needs_quotes(value, multirun):
         return [head + quote(value)]
     return [argument]

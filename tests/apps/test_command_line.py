@@ -28,6 +28,12 @@ def rewritten(*arguments: str, command: str = "train") -> list[str]:
         ("dataset.path=/data/x=1,(2)", "dataset.path='/data/x=1,(2)'"),
         ("dataset.path=/data/it's", "dataset.path='/data/it\\'s'"),
         ("paths.raw=/my data", "paths.raw='/my data'"),
+        ("run_name=2024", "run_name='2024'"),
+        ("run_name=nan", "run_name='nan'"),
+        ("run_name=1e-3", "run_name='1e-3'"),
+        ("run_name=v1.2", "run_name=v1.2"),
+        ("plans=007", "plans='007'"),
+        ("previous_run_name=null", "previous_run_name=null"),
         ("training.initial_weights=/my runs/a", "training.initial_weights='/my runs/a'"),
         ("training.lr_factors={encoder.*:0.1}", "++training.lr_factors={encoder.*:0.1}"),
         ("sampling.class_weights.tumor=3", "++sampling.class_weights.tumor=3"),
@@ -94,6 +100,7 @@ def test_a_sweep_over_other_settings_names_its_runs() -> None:
     assert rewritten("-m", "fold=0", "optimizer.lr=0.1,0.01")[-1] == "run_name=optimizer.lr-${optimizer.lr}"
     assert rewritten("-m", "optimizer=sgd,adamw")[-1] == "run_name=optimizer-${hydra:runtime.choices.optimizer}"
     assert rewritten("-m", "optimizer.lr=0.1,0.01", "run_name=mine")[-1] == "run_name=mine"
+    assert rewritten("-m", "run_name=1,b") == ["-m", "run_name='1',b"]
     assert rewritten("-m", "configuration.patch_size=[8,8,8]", "fold=0,1")[-1] == "fold='0','1'"
 
 
