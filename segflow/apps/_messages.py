@@ -92,8 +92,6 @@ def _composition(error: BaseException, folders: Sequence[Path], command: str) ->
         known = known_keys(folders, command)
         if any(other.startswith(f"{name}.") for other in known):
             return f"setting '{name}' cannot be set as a whole; set its parts one by one, as {name}.PART=VALUE"
-        if name in known:
-            return f"this command has no setting '{name}'; another command has it."
         return f"there is no setting '{name}'.{nearest(name, known)}"
     group = re.search(r"Could not override '([\w/]+)'\.\s*No match in the defaults list", text)
     if group:

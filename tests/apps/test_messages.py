@@ -76,7 +76,7 @@ def segflow(*arguments: str, folder: Path, **environment: str) -> subprocess.Com
         (["select"], 1, "Train first"),
         (["report"], 1, "segflow report run="),
         (["report", "run=outputs/none"], 1, "Train first"),
-        (["bundle", "run=outputs/none"], 2, "this command has no setting 'run'"),
+        (["bundle", "run=outputs/none"], 2, "there is no setting 'run'. Did you mean 'run_name'?"),
         (["bundle"], 1, "segflow bundle action=export"),
         (["bundle", "action=import", "model=/no/such.zip", "configuration=2d"], 1, "/no/such.zip"),
         (["doctor", "dataset=Dataset999_X"], 1, "Dataset999_X"),

@@ -163,7 +163,9 @@ def test_a_model_goes_to_nnunet_and_back(finished: tuple[Path, str, int]) -> Non
     assert "another run_name" in again.stderr
     images = f"input=data/raw/{NAME}/imagesTs"
     for model, output in ((run, "own"), (RUNS / "2d" / "back", "returned")):
-        result = start(folder, "predict", f"model={model}", images, f"output={output}", "inference=no_mirroring")
+        # What comes from nnU-Net's format is otherwise summed as nnU-Net sums.
+        alike = ("inference=no_mirroring", "inference.sums=float32")
+        result = start(folder, "predict", f"model={model}", images, f"output={output}", *alike)
         assert result.returncode == 0, result.stderr
     own, returned = label_maps(folder / "own"), label_maps(folder / "returned")
     assert len(own) == 4
