@@ -247,7 +247,7 @@ class _Sums:
         tile = self.tile.to(self.logits.device)
         for start in self.starts:
             for sums, channel in zip(self.window.tile(self.logits, start), tile, strict=True):
-                # Torch adds float32 to float16 at a tenth of the speed of converting, adding and converting back.
+                # Torch is slow where it mixes types: quicker to convert, add and convert back, with the same rounding.
                 sums.copy_(sums.to(channel.dtype).add_(channel)) if sums.dtype != channel.dtype else sums.add_(channel)
             if self.weights is not None and self.importance is not None:
                 self.window.tile(self.weights, start).add_(self.importance.to(self.weights.device))
