@@ -47,7 +47,7 @@ class RunRecord:
 
     @property
     def from_nnunet(self) -> bool:
-        """Whether it came in nnU-Net's format: its trainer is the name of a class, that of our own runs a configuration."""
+        """Whether it came in nnU-Net's format: its trainer is the name of a class, ours a whole configuration."""
         return isinstance(self.settings.get("trainer"), str)
 
     def to_json(self) -> dict[str, Any]:
