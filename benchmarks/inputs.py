@@ -48,19 +48,20 @@ def link_dataset(source: Path, raw_root: Path, cases: int | None = None) -> Path
     return target
 
 
-def share_plans(source: Path, raw: Path, work: Path) -> tuple[Path, Path]:
+def share_plans(source: Path, raw: Path, work: Path, settings: PlannerSettings | None = None) -> tuple[Path, Path]:
     """Give both sides the same plans, fingerprint and splits.
 
     Args:
         source: The dataset that is planned for.
         raw: The same dataset, perhaps of a few cases: plans for those alone would have small batches.
         work: Where ``nnUNet_preprocessed`` and ``segflow_preprocessed`` are.
+        settings: Of the planner; None takes the defaults.
 
     Returns:
         nnU-Net's and segflow's folder of the preprocessed dataset.
     """
     planned = work / "plans" / source.name
-    plan_dataset(source, planned, PlannerSettings())
+    plan_dataset(source, planned, settings or PlannerSettings())
     ending = read_json(raw / "dataset.json")["file_ending"]
     case_ids = [file.name.removesuffix(ending) for file in (raw / "labelsTr").iterdir()]
     file = planned / "splits_final.json"

@@ -22,6 +22,7 @@ from inputs import ACDC, HIPPOCAMPUS, link_dataset, share_plans
 from measure import Measured, Meter, run_function
 from record import OURS, REFERENCE, Options, Record, options, peak_bytes
 
+from segflow.planning.settings import PlannerSettings
 from segflow.storage.json_files import read_json, write_json
 
 TASKS = {
@@ -261,7 +262,9 @@ def segflow_prepare(meter: Meter, raw: str, prepared: str, configuration: str, p
         preprocess_dataset(Path(raw), plans, [configuration], folder, settings)
 
 
-def prepare(chosen: Options, name: str, configuration: str, cases: int | None) -> tuple[Path, Path]:
+def prepare(
+    chosen: Options, name: str, configuration: str, cases: int | None, settings: PlannerSettings | None = None
+) -> tuple[Path, Path]:
     """Folders of both sides' arrays of a dataset's first cases, with the same plans and splits.
 
     Args:
@@ -269,13 +272,14 @@ def prepare(chosen: Options, name: str, configuration: str, cases: int | None) -
         name: Of the dataset.
         configuration: To preprocess.
         cases: How many; the plans are those of all.
+        settings: Of the planner; None takes the defaults.
 
     Returns:
         nnU-Net's and segflow's preprocessed folder of the dataset.
     """
     source = chosen.data / name
     raw = link_dataset(source, chosen.work / "nnUNet_raw", cases)
-    theirs, ours = share_plans(source, raw, chosen.work)
+    theirs, ours = share_plans(source, raw, chosen.work, settings)
     processes = len(chosen.machine.cores)
     call = {"configuration": configuration, "processes": processes}
     run_function(chosen.machine, nnunet_prepare, identifier=int(name[7:10]), **call)
