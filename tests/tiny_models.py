@@ -11,8 +11,9 @@ import numpy as np
 import torch
 
 from segflow.core.dataset import DatasetDescription
-from segflow.core.plans import NetworkTopology, Plans
+from segflow.core.plans import Plans
 from segflow.core.run import RunRecord
+from segflow.core.topology import NetworkTopology
 from segflow.network.build import build_network
 from segflow.network.state import to_nnunet
 from segflow.storage.run_folder import RunFolder

@@ -9,170 +9,9 @@ from typing import Any
 
 from segflow.core.errors import SegflowError
 from segflow.core.fingerprint import ChannelIntensities, intensities_from_json, intensities_to_json
+from segflow.core.topology import NetworkTopology, architecture_of_old_plans
 
 Options = Mapping[str, Any]
-
-NETWORKS = {
-    "plain_unet": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
-    "residual_unet": "dynamic_network_architectures.architectures.unet.ResidualEncoderUNet",
-}
-"""Our name of a network → the class name that nnU-Net's plans carry. Only text: nothing is imported by it."""
-
-
-@dataclass(frozen=True, slots=True)
-class NetworkTopology:
-    """The shape of a U-Net. Level 0 is the finest; spatial tuples follow the plan's axes (z, y, x) or (y, x).
-
-    Attributes:
-        network: ``plain_unet`` or ``residual_unet``.
-        features: Feature maps of each level.
-        kernel_sizes: Kernel of each level.
-        strides: Stride on entering each level; all ones at level 0.
-        encoder_blocks: Convolutions (plain) or residual blocks (residual) of each encoder level.
-        decoder_convs: Convolutions of each decoder level, coarsest first; one entry fewer than levels.
-        conv_bias: Whether convolutions have a bias.
-        norm: ``instance`` or ``batch``.
-        norm_eps: Added to the variance.
-        negative_slope: Of the leaky ReLU.
-    """
-
-    network: str
-    features: tuple[int, ...]
-    kernel_sizes: tuple[tuple[int, ...], ...]
-    strides: tuple[tuple[int, ...], ...]
-    encoder_blocks: tuple[int, ...]
-    decoder_convs: tuple[int, ...]
-    conv_bias: bool = True
-    norm: str = "instance"
-    norm_eps: float = 1e-5
-    negative_slope: float = 0.01
-
-    def __post_init__(self) -> None:
-        levels = len(self.features)
-        lengths = (len(self.kernel_sizes), len(self.strides), len(self.encoder_blocks), len(self.decoder_convs) + 1)
-        if levels < 1 or any(length != levels for length in lengths):
-            raise SegflowError(
-                "the network topology does not fit together",
-                found=f"{levels} feature entries, {lengths[0]} kernels, {lengths[1]} strides, {lengths[2]} encoder "
-                f"levels, {lengths[3] - 1} decoder levels",
-                expected="as many kernels, strides and encoder levels as features, and one decoder level fewer",
-            )
-        if len({len(v) for v in (*self.kernel_sizes, *self.strides)}) != 1 or self.spatial_dims not in (2, 3):
-            raise SegflowError(
-                "kernels and strides of the topology must all have 2 or all 3 entries",
-                found=[list(v) for v in (*self.kernel_sizes, *self.strides)],
-            )
-        numbers = {"features": self.features, "encoder": self.encoder_blocks, "decoder": self.decoder_convs}
-        numbers |= {"strides": sum(self.strides, ()), "kernels": sum(self.kernel_sizes, ())}
-        wrong = {
-            name: list(values)
-            for name, values in numbers.items()
-            if any(v < 1 or (name == "kernels" and v % 2 == 0) for v in values)
-        }
-        if wrong:
-            raise SegflowError(
-                "the network topology holds impossible numbers", found=wrong, expected="at least 1, and odd kernels"
-            )
-        if self.network not in NETWORKS:
-            raise SegflowError("unknown network in the plans", found=self.network, expected=sorted(NETWORKS))
-
-    @property
-    def levels(self) -> int:
-        """Number of resolutions."""
-        return len(self.features)
-
-    @property
-    def spatial_dims(self) -> int:
-        """2 or 3."""
-        return len(self.strides[0])
-
-    @property
-    def divisor(self) -> tuple[int, ...]:
-        """What each axis of a patch must be divisible by: the product of all strides along it."""
-        result = [1] * self.spatial_dims
-        for stride in self.strides:
-            result = [a * b for a, b in zip(result, stride, strict=True)]
-        return tuple(result)
-
-    def to_architecture(self) -> dict[str, Any]:
-        """The value of the plans' key ``architecture``."""
-        dims = self.spatial_dims
-        norm = {"instance": "instancenorm.InstanceNorm", "batch": "batchnorm.BatchNorm"}[self.norm]
-        nonlinearity: dict[str, Any] = {"inplace": True}
-        if self.negative_slope != 0.01:  # torch's default, which nnU-Net leaves unsaid
-            nonlinearity = {"negative_slope": self.negative_slope, "inplace": True}
-        blocks = "n_conv_per_stage" if self.network == "plain_unet" else "n_blocks_per_stage"
-        return {
-            "network_class_name": NETWORKS[self.network],
-            "arch_kwargs": {
-                "n_stages": self.levels,
-                "features_per_stage": list(self.features),
-                "conv_op": f"torch.nn.modules.conv.Conv{dims}d",
-                "kernel_sizes": [list(k) for k in self.kernel_sizes],
-                "strides": [list(s) for s in self.strides],
-                blocks: list(self.encoder_blocks),
-                "n_conv_per_stage_decoder": list(self.decoder_convs),
-                "conv_bias": self.conv_bias,
-                "norm_op": f"torch.nn.modules.{norm}{dims}d",
-                "norm_op_kwargs": {"eps": self.norm_eps, "affine": True},
-                "dropout_op": None,
-                "dropout_op_kwargs": None,
-                "nonlin": "torch.nn.LeakyReLU",
-                "nonlin_kwargs": nonlinearity,
-            },
-            "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
-        }
-
-    @classmethod
-    def from_architecture(cls, value: Options) -> NetworkTopology:
-        """Inverse of `to_architecture`. Names of classes are looked up in a list of ours and never imported.
-
-        Raises:
-            SegflowError: The network, normalisation or activation is not one that segflow builds.
-        """
-        class_name = str(value.get("network_class_name", ""))
-        network = next(
-            (ours for ours, theirs in NETWORKS.items() if theirs.split(".")[-1] == class_name.split(".")[-1]), None
-        )
-        if network is None:
-            raise SegflowError(
-                "the plans name a network that segflow does not build",
-                found=class_name,
-                expected=list(NETWORKS.values()),
-            )
-        kwargs = dict(value["arch_kwargs"])
-        blocks = kwargs.get("n_conv_per_stage", kwargs.get("n_blocks_per_stage"))
-        norm_name = str(kwargs.get("norm_op", "")).split(".")[-1]
-        norm = next((ours for ours in ("instance", "batch") if norm_name.lower().startswith(ours)), None)
-        if norm is None or kwargs.get("dropout_op") is not None or not str(kwargs.get("nonlin")).endswith("LeakyReLU"):
-            raise SegflowError(
-                "the plans ask for layers that segflow does not build",
-                found={key: kwargs.get(key) for key in ("norm_op", "dropout_op", "nonlin")},
-                expected="InstanceNorm or BatchNorm, no dropout, LeakyReLU",
-            )
-        levels = int(kwargs["n_stages"])
-        dims = 2 if str(kwargs.get("conv_op", "")).endswith("2d") else 3
-        return cls(
-            network=network,
-            features=_per_level(kwargs["features_per_stage"], levels),
-            kernel_sizes=tuple(_spatial(k, dims) for k in _per_level(kwargs["kernel_sizes"], levels)),
-            strides=tuple(_spatial(s, dims) for s in _per_level(kwargs["strides"], levels)),
-            encoder_blocks=_per_level(blocks, levels),
-            decoder_convs=_per_level(kwargs["n_conv_per_stage_decoder"], levels - 1),
-            conv_bias=bool(kwargs.get("conv_bias", True)),
-            norm=norm,
-            norm_eps=float((kwargs.get("norm_op_kwargs") or {}).get("eps", 1e-5)),
-            negative_slope=float((kwargs.get("nonlin_kwargs") or {}).get("negative_slope", 0.01)),
-        )
-
-
-def _per_level(value: Any, levels: int) -> tuple[Any, ...]:
-    """nnU-Net allows one number for all levels."""
-    return (value,) * levels if isinstance(value, int) else tuple(value)
-
-
-def _spatial(value: Any, dims: int) -> tuple[int, ...]:
-    return (value,) * dims if isinstance(value, int) else tuple(int(v) for v in value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,7 +100,7 @@ class ConfigurationPlan:
             SegflowError: A key is missing or cannot be used.
         """
         if "architecture" not in value and "UNet_class_name" in value:
-            value = {**value, "architecture": _architecture_of_old_plans(value)}
+            value = {**value, "architecture": architecture_of_old_plans(value)}
         try:
             topology = NetworkTopology.from_architecture(value["architecture"])
             following = value.get("next_stage") or ()
@@ -298,34 +137,6 @@ class ConfigurationPlan:
 
 def _resampling(value: Options, kind: str) -> ResamplingPlan:
     return ResamplingPlan(str(value[f"resampling_fn_{kind}"]), dict(value[f"resampling_fn_{kind}_kwargs"]))
-
-
-def _architecture_of_old_plans(value: Options) -> dict[str, Any]:
-    """Plans written before 2.4 spell the network out in keys of their own (recipe 3.11)."""
-    pool = value["pool_op_kernel_sizes"]
-    levels, dims = len(pool), len(value["patch_size"])
-    base, most = int(value["UNet_base_num_features"]), int(value["unet_max_num_features"])
-    residual = str(value["UNet_class_name"]).startswith("Residual")
-    return {
-        "network_class_name": str(value["UNet_class_name"]),
-        "arch_kwargs": {
-            "n_stages": levels,
-            "features_per_stage": [min(base * 2**level, most) for level in range(levels)],
-            "conv_op": f"torch.nn.modules.conv.Conv{dims}d",
-            "kernel_sizes": value["conv_kernel_sizes"],
-            "strides": pool,
-            "n_blocks_per_stage" if residual else "n_conv_per_stage": value["n_conv_per_stage_encoder"],
-            "n_conv_per_stage_decoder": value["n_conv_per_stage_decoder"],
-            "conv_bias": True,
-            "norm_op": f"torch.nn.modules.instancenorm.InstanceNorm{dims}d",
-            "norm_op_kwargs": {"eps": 1e-5, "affine": True},
-            "dropout_op": None,
-            "dropout_op_kwargs": None,
-            "nonlin": "torch.nn.LeakyReLU",
-            "nonlin_kwargs": {"inplace": True},
-        },
-        "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
-    }
 
 
 @dataclass(frozen=True, slots=True)

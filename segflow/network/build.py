@@ -8,7 +8,7 @@ from dataclasses import replace
 from torch import nn
 
 from segflow.core.errors import SegflowError
-from segflow.core.plans import NetworkTopology
+from segflow.core.topology import NetworkTopology
 from segflow.network.initialization import initialize
 from segflow.network.plain_unet import PlainEncoder
 from segflow.network.residual_unet import ResidualEncoder

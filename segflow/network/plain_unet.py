@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from segflow.core.plans import NetworkTopology
+from segflow.core.topology import NetworkTopology
 from segflow.network.blocks import ConvStack
 
 

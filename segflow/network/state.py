@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from torch import Tensor
 
 from segflow.core.errors import SegflowError
-from segflow.core.plans import NetworkTopology
+from segflow.core.topology import NetworkTopology
 
 _CONV = ("weight", "bias")
 _NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from segflow.core.errors import SegflowError
-from segflow.core.plans import NetworkTopology
+from segflow.core.topology import NetworkTopology
 from segflow.network.blocks import POINTWISE, UPSAMPLING, ConvStack, joined
 
 

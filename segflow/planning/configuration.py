@@ -10,7 +10,7 @@ import numpy as np
 
 from segflow.core.dataset import DatasetDescription
 from segflow.core.errors import SegflowError
-from segflow.core.plans import NetworkTopology
+from segflow.core.topology import NetworkTopology
 from segflow.planning.memory import network_size
 from segflow.planning.settings import PlannerSettings
 from segflow.planning.topology import Pooling, plan_pooling

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from segflow.core.errors import SegflowError
-from segflow.core.plans import NETWORKS
+from segflow.core.topology import NETWORKS
 
 RESAMPLING_CHOICES = ("spline", "torch", "torch_separate_z", "none")
 """nnU-Net's planner variants by how arrays are resampled; `resampling_entries` spells each out."""

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from segflow.core.labels import Labels
-from segflow.core.plans import NetworkTopology
+from segflow.core.topology import NetworkTopology
 
 
 class NetworkFactory(Protocol):

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from segflow.apps import _command_line, _datasets, _edge, train
 from segflow.core.labels import Labels
-from segflow.core.plans import NetworkTopology
+from segflow.core.topology import NetworkTopology
 from segflow.evaluation.evaluate_cases import EvaluateSettings
 from segflow.inference.predict_cases import PredictSettings
 from segflow.planning.settings import PlannerSettings

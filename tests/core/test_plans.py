@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from segflow.core.errors import SegflowError
-from segflow.core.plans import ConfigurationPlan, NetworkTopology
+from segflow.core.plans import ConfigurationPlan
+from segflow.core.topology import NetworkTopology
 
 
 def plan() -> dict[str, Any]:

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from segflow.core.errors import SegflowError
 from segflow.core.labels import Labels
-from segflow.core.plans import NetworkTopology
+from segflow.core.topology import NetworkTopology
 from segflow.loss.compound import DiceCrossEntropy
 from segflow.loss.deep_supervision import DeepSupervisionLoss, downsample, supervision_weights
 from segflow.network.build import build_network

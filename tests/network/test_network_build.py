@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from segflow.core.errors import SegflowError
-from segflow.core.plans import NetworkTopology
+from segflow.core.topology import NetworkTopology
 from segflow.network.blocks import ConvBlock
 from segflow.network.build import build_network
 from segflow.network.normalization import InstanceNorm

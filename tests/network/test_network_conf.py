@@ -12,7 +12,7 @@ import torch
 import yaml
 
 from segflow.core.labels import Labels
-from segflow.core.plans import NetworkTopology
+from segflow.core.topology import NetworkTopology
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 PLAN = NetworkTopology("plain_unet", (4, 8), ((3, 3), (3, 3)), ((1, 1), (2, 2)), (1, 1), (1,))

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from segflow.core.errors import SegflowError
-from segflow.core.plans import NetworkTopology
+from segflow.core.topology import NetworkTopology
 from segflow.network.build import build_network
 from segflow.network.state import from_nnunet, to_nnunet
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segflow.core.plans import NetworkTopology
+from segflow.core.topology import NetworkTopology
 from segflow.planning.configuration import build_topology
 from segflow.planning.memory import memory_gb, network_size
 from segflow.planning.planner import PlannerSettings

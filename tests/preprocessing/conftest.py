@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from segflow.core.fingerprint import ChannelIntensities
-from segflow.core.plans import NetworkTopology, Plans
+from segflow.core.plans import Plans
+from segflow.core.topology import NetworkTopology
 
 SPLINE = "resample_data_or_seg_to_shape"
 

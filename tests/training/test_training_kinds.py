@@ -16,8 +16,9 @@ from training_toy import CASES, PATCH, TENSORBOARD, Toy, make_case, make_parts
 
 from segflow.core.errors import SegflowError
 from segflow.core.labels import Labels
-from segflow.core.plans import ConfigurationPlan, NetworkTopology
+from segflow.core.plans import ConfigurationPlan
 from segflow.core.run import RunRecord
+from segflow.core.topology import NetworkTopology
 from segflow.storage.preprocessed import PreprocessedStore
 from segflow.training.settings import TrainingSettings
 from segflow.training.train_fold import train_fold

@@ -19,9 +19,10 @@ from segflow.core.dataset import DatasetDescription
 from segflow.core.fingerprint import ChannelIntensities
 from segflow.core.geometry import Box, Geometry
 from segflow.core.labels import Labels
-from segflow.core.plans import NetworkTopology, Plans
+from segflow.core.plans import Plans
 from segflow.core.preprocessed import PreprocessedCase, SpatialRecord
 from segflow.core.run import RunRecord
+from segflow.core.topology import NetworkTopology
 from segflow.loss.compound import DiceCrossEntropy
 from segflow.network.build import build_network
 from segflow.sampling.patch_sampler import PatchSampler, PatchSamplerSettings
