@@ -13,7 +13,7 @@ from segflow.core.errors import CaseErrors, SegflowError
 from segflow.core.plans import Plans
 from segflow.inference.ensemble import EnsembleSettings, ensemble_cases
 from segflow.inference.pipeline import PredictReport
-from segflow.storage.json_files import read_json
+from segflow.storage.json_files import read_json, read_json_as
 
 
 def run(config: DictConfig) -> None:
@@ -35,7 +35,7 @@ def average(members: Sequence[Path], output: Path, settings: EnsembleSettings) -
     """Open the ensemble door, with labels and reader as the first member was predicted."""
     made_by = "Predict it with inference.probabilities=true."
     description = DatasetDescription.from_json("ensemble", read_json(members[0] / "dataset.json", fix=made_by))
-    plans = Plans.from_json(read_json(members[0] / "plans.json", fix=made_by))
+    plans = read_json_as(members[0] / "plans.json", Plans.from_json, fix=made_by)
     with _terminal.progress() as progress:
         return ensemble_cases(
             members,

@@ -10,7 +10,7 @@ from segflow.apps import _datasets, _edge, _terminal
 from segflow.core.errors import CaseErrors
 from segflow.core.plans import Plans
 from segflow.preprocessing.preprocess_dataset import PreprocessReport, PreprocessSettings, preprocess_dataset
-from segflow.storage.json_files import read_json
+from segflow.storage.json_files import read_json_as
 
 
 def run(config: DictConfig) -> None:
@@ -32,7 +32,7 @@ def preprocess(config: DictConfig) -> PreprocessReport:
         raw = _datasets.raw_folder(dataset, paths, progress=progress)
         folder = _datasets.preprocessed_folder(raw, paths)
         file = folder / f"{config.plans}.json"
-        plans = Plans.from_json(read_json(file, fix="Plan first: segflow plan, with the same dataset."))
+        plans = read_json_as(file, Plans.from_json, fix="Plan first: segflow plan, with the same dataset.")
         asked = config.configurations or list(plans.configurations)
         names = [asked] if isinstance(asked, str) else list(asked)
         report = preprocess_dataset(Path(raw), plans, names, folder, settings, progress=progress)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -33,7 +33,7 @@ from segflow.network.nnunet_model import is_nnunet_model, read_nnunet_model, rea
 from segflow.planning.override import override_configuration
 from segflow.planning.split_dataset import read_fold
 from segflow.sampling.patch_sampler import PatchSampler, PatchSamplerSettings
-from segflow.storage.json_files import read_json, written_whole
+from segflow.storage.json_files import read_json, read_json_as, written_whole
 from segflow.storage.preprocessed import PreprocessedStore
 from segflow.storage.run_folder import RunFolder
 from segflow.training.initial_weights import read_initial_weights
@@ -70,7 +70,8 @@ def train(config: DictConfig) -> tuple[TrainResult, Summary | None, Labels]:
     tune_cpu()
     if rank_zero_only.rank != 0:  # one process tells
         logging.getLogger("segflow").setLevel(logging.ERROR)
-    with _log_file(inputs.folder):
+    alone = inputs.folder.locked() if rank_zero_only.rank == 0 else nullcontext()
+    with alone, _log_file(inputs.folder):
         if rank_zero_only.rank == 0:
             _write_configuration(inputs.folder, config)
         result = train_fold(
@@ -160,7 +161,7 @@ def _read_inputs(config: DictConfig) -> Inputs:
     prepared = Path(paths.preprocessed).expanduser() / name
     plan_first = "Plan and preprocess first: segflow plan and segflow preprocess, with the same dataset."
     description = DatasetDescription.from_json(name, read_json(prepared / "dataset.json", fix=plan_first))
-    plans = Plans.from_json(read_json(prepared / f"{config.plans}.json", fix=plan_first))
+    plans = read_json_as(prepared / f"{config.plans}.json", Plans.from_json, fix=plan_first)
     plans = override_configuration(
         plans,
         config.configuration.name,
@@ -244,6 +245,9 @@ def _read_weights(source: Path) -> Mapping[str, Tensor]:
     if source.suffix == ".ckpt" or (source.is_dir() and not is_nnunet_model(source)):
         return read_initial_weights(source)
     trained = read_bundle(source) if is_bundle(source) else read_nnunet_model(source)
+    if len(trained) > 1:
+        fold = trained[0].record.fold
+        logger.info("initial weights: of %d folds in %s, those of fold %s", len(trained), source, fold)
     return trained[0].weights
 
 

@@ -10,6 +10,8 @@ import numpy as np
 
 from segflow.core.errors import SegflowError
 
+MEASURE_AGAIN = "Measure the dataset again: segflow plan dataset=… clean=true"
+
 
 @dataclass(frozen=True, slots=True)
 class ChannelIntensities:
@@ -98,7 +100,7 @@ class Fingerprint:
             raise SegflowError(
                 f"the fingerprint has no key {missing}",
                 found=sorted(value),
-                fix="Measure the dataset again: segflow plan dataset=… clean=true",
+                fix=MEASURE_AGAIN,
             ) from None
         return cls(
             shapes_cropped=tuple(tuple(int(n) for n in shape) for shape in shapes),

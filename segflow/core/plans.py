@@ -60,6 +60,14 @@ class ConfigurationPlan:
     previous_stage: str | None = None
     raw: Options = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if len(self.normalization_schemes) != len(self.use_mask_for_norm):
+            raise SegflowError(
+                f"configuration '{self.name}': every channel needs its entry in 'normalization_schemes' and in "
+                "'use_mask_for_norm'",
+                found=f"{list(self.normalization_schemes)} and {list(self.use_mask_for_norm)}",
+            )
+
     @property
     def spatial_dims(self) -> int:
         """2 or 3."""
@@ -213,10 +221,10 @@ class Plans:
         """Inverse of `to_json`; also reads nnU-Net's own plans.
 
         Raises:
-            SegflowError: A key is missing.
+            SegflowError: A key is missing, or a value cannot be used.
         """
-        rest = dict(value)
         try:
+            rest = dict(value)
             channels = rest.pop("foreground_intensity_properties_per_channel", None)
             if channels is None:  # the name in plans of early 2.x releases
                 channels = rest.pop("foreground_intensity_properties_by_modality")
@@ -236,3 +244,5 @@ class Plans:
             )
         except KeyError as missing:
             raise SegflowError(f"the plans lack the key {missing}", found=sorted(value)) from None
+        except (TypeError, ValueError, AttributeError) as error:
+            raise SegflowError(f"the plans hold a value that cannot be used: {error}") from error

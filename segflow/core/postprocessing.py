@@ -47,9 +47,7 @@ class PostprocessingStep:
             SegflowError: The kind is unknown, or a value is missing or of the wrong kind.
         """
         if not isinstance(value, Mapping) or value.get("kind") not in STEP_KINDS:
-            raise SegflowError(
-                "postprocessing: unknown step", found=repr(value), expected=f"'kind': {' | '.join(STEP_KINDS)}"
-            )
+            raise SegflowError("unknown step", found=repr(value), expected=f"'kind': {' | '.join(STEP_KINDS)}")
         kind = value["kind"]
         try:
             step = cls(
@@ -59,9 +57,9 @@ class PostprocessingStep:
                 fill_with=int(value["fill_with"]) if kind == "fill_holes" else 0,
             )
         except (KeyError, TypeError, ValueError) as error:
-            raise SegflowError(f"postprocessing: step '{kind}' is incomplete: {error!r}", found=dict(value)) from None
+            raise SegflowError(f"step '{kind}' is incomplete: {error!r}", found=dict(value)) from None
         if not step.labels or min(step.labels) < 1:
-            raise SegflowError(f"postprocessing: step '{kind}' needs foreground labels", found=list(step.labels))
+            raise SegflowError(f"step '{kind}' needs foreground labels", found=list(step.labels))
         return step
 
 
@@ -125,7 +123,7 @@ class PostprocessingChoice:
             SegflowError: There are no steps in it, or one cannot be used.
         """
         if not isinstance(value, Mapping) or not isinstance(value.get("steps"), (list, tuple)):
-            raise SegflowError("postprocessing: the file has no list 'steps'", expected='{"steps": [{"kind": …}, …]}')
+            raise SegflowError("there is no list 'steps'", expected='{"steps": [{"kind": …}, …]}')
         trials = tuple(
             PostprocessingTrial(
                 PostprocessingStep.from_json(trial["step"]),

@@ -7,11 +7,10 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from segflow.core.errors import SegflowError
 from segflow.core.labels import Labels, key_text
 from segflow.core.metrics import OVERLAP_METRICS, Summary
 from segflow.evaluation.compare import Estimate, estimate_mean
-from segflow.storage.json_files import read_json, write_json, written_whole
+from segflow.storage.json_files import read_json_as, write_json, written_whole
 
 SUMMARY_FILE = "summary.json"
 TABLE_FILE = "metrics.csv"
@@ -50,11 +49,11 @@ def read_summary(file: Path, file_ending: str = "") -> Summary:
     Raises:
         SegflowError: It is missing or is no such file.
     """
-    value = read_json(file, fix="Make it: segflow evaluate prediction=… reference=…")
-    try:
-        return Summary.from_json(value, file_ending)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise SegflowError(f"{file} is not the summary of an evaluation: {error!r}") from error
+    return read_json_as(
+        file,
+        lambda value: Summary.from_json(value, file_ending),
+        fix="Make it: segflow evaluate prediction=… reference=…",
+    )
 
 
 def table_rows(summary: Summary, labels: Labels, *, intervals: bool = True) -> list[list[str]]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from segflow.core.case import CaseFiles
 from segflow.core.dataset import DatasetDescription
 from segflow.core.errors import CaseErrors, SegflowError
-from segflow.core.fingerprint import CaseMeasurement, Fingerprint
+from segflow.core.fingerprint import MEASURE_AGAIN, CaseMeasurement, Fingerprint
 from segflow.core.labels import Labels
 from segflow.core.machine import memory_bytes, processor_count
 from segflow.core.parallel import Job, run_jobs
@@ -20,7 +20,7 @@ from segflow.core.progress import Progress, ProgressEvent, silent
 from segflow.planning.measure import measure_case, samples_per_case, summarize
 from segflow.storage.dataset_check import check_label_values
 from segflow.storage.images import ImageIO, read_case
-from segflow.storage.json_files import read_json, write_json
+from segflow.storage.json_files import read_json, read_json_as, write_json
 
 FINGERPRINT_FILE = "dataset_fingerprint.json"
 SOURCE_FILE = "dataset_fingerprint_source.json"
@@ -48,7 +48,7 @@ def read_fingerprint(folder: Path, source: dict[str, str], cases: int) -> Finger
     file, source_file = folder / FINGERPRINT_FILE, folder / SOURCE_FILE
     if not file.is_file():
         return None
-    stored = Fingerprint.from_json(read_json(file))
+    stored = read_json_as(file, Fingerprint.from_json, fix=MEASURE_AGAIN)
     if source_file.is_file():
         if read_json(source_file) == source:
             logger.info("The dataset is unchanged: its fingerprint is used again (clean=true measures anew)")

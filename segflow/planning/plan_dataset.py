@@ -22,7 +22,7 @@ from segflow.planning.split_dataset import split_dataset
 from segflow.storage.case_files import discover, find_training_cases
 from segflow.storage.dataset_check import declared_values
 from segflow.storage.images import ImageIO, reader_of
-from segflow.storage.json_files import read_json, write_json, written_whole
+from segflow.storage.json_files import read_json_as, write_json, written_whole
 from segflow.storage.raw_dataset import read_description
 
 logger = logging.getLogger(__name__)
@@ -95,7 +95,7 @@ def plan_dataset(
     measured = False
     if fingerprint is not None:
         source = {"given": str(fingerprint)}
-        found = Fingerprint.from_json(read_json(fingerprint))
+        found = read_json_as(fingerprint, Fingerprint.from_json)
     else:
         _check_whole(dataset_folder, description, len(cases))
         source = {"files": content_key(dataset_folder, cases, reader)}
@@ -166,7 +166,7 @@ def _with_user_configurations(plans: Plans, file: Path) -> tuple[Plans, tuple[st
     """Take over what a user added to earlier plans of this name; what a planner made then is not kept."""
     if not file.is_file():
         return plans, (), ()
-    earlier = Plans.from_json(read_json(file)).configurations
+    earlier = read_json_as(file, Plans.from_json, fix="Mend the file, or remove it.").configurations
     own = {name: value for name, value in earlier.items() if name not in {*CONFIGURATIONS, *plans.configurations}}
     merged = replace(plans, configurations={**plans.configurations, **own})
     dropped = [name for name in earlier if name not in merged.configurations]

@@ -15,7 +15,7 @@ from segflow.evaluation.evaluate_cases import BYTES_PER_VOXEL
 from segflow.evaluation.label_pairs import label_files, worker_count
 from segflow.postprocessing.components import postprocess_label_map
 from segflow.storage.images import ImageIO, case_error, reader_of, voxels_of
-from segflow.storage.json_files import read_json
+from segflow.storage.json_files import read_json_as
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ def read_choice(file: Path) -> PostprocessingChoice:
     Raises:
         SegflowError: It is missing or cannot be used.
     """
-    return PostprocessingChoice.from_json(read_json(file, fix="Make it: segflow postprocess action=choose …"))
+    return read_json_as(file, PostprocessingChoice.from_json, fix="Make it: segflow postprocess action=choose …")
 
 
 def apply_postprocessing(

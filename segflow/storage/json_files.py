@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from segflow.core.errors import SegflowError
+
+Built = TypeVar("Built")
 
 TEMPORARY_PREFIX = ".writing-"
 """Files of this name were being written when something ended; no reader takes them for a result."""
@@ -67,3 +69,29 @@ def read_json(path: Path, fix: str | None = None) -> Any:
         raise SegflowError(f"cannot read {path}: {error}") from error
     except json.JSONDecodeError as error:
         raise SegflowError(f"{path} is not valid JSON: {error}", fix=fix) from error
+
+
+def read_json_as(path: Path, build: Callable[[Any], Built], fix: str | None = None) -> Built:
+    """Read a JSON file and build what it describes, such as a record of ours.
+
+    Args:
+        path: The file.
+        build: Makes it from the file's content, and says what is wrong with that.
+        fix: What a user should do where the file is missing or cannot be used.
+
+    Raises:
+        SegflowError: The file is missing, unreadable, not JSON, or its content cannot be used; names the file.
+    """
+    value = read_json(path, fix)
+    try:
+        return build(value)
+    except SegflowError as error:
+        raise SegflowError(
+            f"{path}: {error.problem}",
+            case=error.case,
+            found=error.found,
+            expected=error.expected,
+            fix=error.fix or fix,
+        ) from error
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise SegflowError(f"{path} holds something that cannot be used: {error!r}", fix=fix) from error

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+import platform
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+try:
+    import fcntl
+except ModuleNotFoundError:  # Windows has no such locks: there `locked` keeps nobody out
+    fcntl = None  # type: ignore[assignment]
+
 from segflow.core.errors import SegflowError
 from segflow.core.run import RunRecord
-from segflow.storage.json_files import read_json, write_json
+from segflow.storage.json_files import read_json_as, write_json
 
 CHECKPOINT_NAMES = ("final", "best", "last")
 FOLD_PREFIX = "fold_"
+LOCK_FILE = ".lock"
 TRAIN_FIRST = "Train first: segflow train"
 
 
@@ -99,6 +109,36 @@ class RunFolder:
             )
         return file
 
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes out while this one trains in the folder.
+
+        The lock is the operating system's and goes with this process, however that ends; processes that it starts
+        do not have it. Where the file system knows no locks there is none.
+
+        Raises:
+            SegflowError: Another process has it; names that.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / LOCK_FILE).open("a+", encoding="utf-8") as file:
+            with suppress(OSError):  # of a file system without locks
+                try:
+                    if fcntl is not None:
+                        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except (BlockingIOError, PermissionError):  # which of the two, depends on the system
+                    file.seek(0)
+                    raise SegflowError(
+                        f"another process trains in {self.path}",
+                        found=file.read().strip() or None,
+                        fix="Wait for it, or end it; a run beside it needs a run_name of its own.",
+                    ) from None
+            file.seek(0)
+            file.truncate()
+            started = time.strftime("%Y-%m-%d %H:%M:%S")
+            file.write(f"process {os.getpid()} on {platform.node()}, since {started}\n")
+            file.flush()
+            yield
+
     def write_record(self, record: RunRecord) -> None:
         """Write ``run.json``, whole or not at all."""
         write_json(self.record_file, record.to_json())
@@ -109,11 +149,7 @@ class RunFolder:
         Raises:
             SegflowError: The fold was never trained, or its record cannot be used.
         """
-        value = read_json(self.record_file, fix=TRAIN_FIRST)
-        try:
-            return RunRecord.from_json(value)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise SegflowError(f"{self.record_file} is not the record of a run: {error!r}", fix=TRAIN_FIRST) from error
+        return read_json_as(self.record_file, RunRecord.from_json, fix=TRAIN_FIRST)
 
     def is_finished(self) -> bool:
         """Whether the training reached its end and its weights are there."""

@@ -70,11 +70,12 @@ class LossGuard(Callback):
             file = self._folder.path / "nan_batch.json"
             position = {"epoch": trainer.current_epoch, "batch": index, "rank": trainer.global_rank}
             write_json(file, position | {"loss": str(loss), "cases": case_ids})
+            last = self._folder.checkpoint("last")
             raise SegflowError(
                 f"the loss became {loss} in epoch {trainer.current_epoch}, batch {index}",
                 found=f"cases {', '.join(sorted(set(case_ids)))}",
                 fix=f"Look at these cases (segflow doctor), lower optimizer.lr, or set trainer.precision=32-true. "
-                f"{file} has the batch; the last checkpoint is from before this epoch.",
+                f"{file} names the batch" + (f"; {last.name} is from before this epoch." if last.is_file() else "."),
             )
 
 

@@ -39,7 +39,10 @@ def read_initial_weights(source: Path) -> Mapping[str, Tensor]:
         SegflowError: There is none, or it cannot be used.
     """
     if source.is_dir():
-        fold = find_folds(source)[0]
+        folds = find_folds(source)
+        fold = folds[0]
+        if len(folds) > 1:
+            logger.info("initial weights: of %d folds in %s, those of fold %s", len(folds), source, fold.fold)
         if not fold.checkpoint().is_file():
             raise SegflowError(
                 f"training.initial_weights: {fold.path} is not trained to its end",

@@ -88,6 +88,7 @@ def train_fold(
     plan = record.plan
     plan.check()
     _check_cases(record, store)
+    _name_absent_labels(record, store)
     augmentation = parts.augmentation(
         plan.patch_size,
         labels=record.dataset.labels,
@@ -345,6 +346,15 @@ def _check_cases(record: RunRecord, store: PreprocessedStore) -> None:
             found=f"{len(missing)} missing in {store.folder}, such as {missing[0]}" if missing else None,
             fix="Run: segflow preprocess" if missing else "Check splits_final.json.",
         )
+
+
+def _name_absent_labels(record: RunRecord, store: PreprocessedStore) -> None:
+    """Warn of what no training case has: it cannot be learnt, and its Dice is 0 wherever a validation case has it."""
+    labels = record.dataset.labels
+    present = {key for case_id in record.train_cases for key in store.open(case_id).foreground.keys}
+    absent = [labels.name_of(key) for key in labels.foreground_keys if key not in present]
+    if absent:
+        logger.warning("none of the %d training cases has: %s", len(record.train_cases), ", ".join(absent))
 
 
 def _left_right_axis(record: RunRecord, store: PreprocessedStore) -> int | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,8 @@ import pytest
 import SimpleITK as sitk
 import torch
 from apps_commands import SHORT, TINY, start
+
+from segflow.storage.run_folder import RunFolder
 
 NAME = "Dataset001_Phantom"
 RUN = Path("outputs") / NAME / "tinyPlans" / "3d_fullres" / "default" / "fold_0"
@@ -89,6 +92,16 @@ def test_other_settings_are_refused_with_the_difference(job: Path) -> None:
     assert "run_name" in result.stderr
     config = (job / RUN / ".hydra" / "config.yaml").read_text()
     assert "lr: 0.01" in config
+
+
+def test_a_second_command_in_the_folder_of_a_training_is_turned_away(job: Path) -> None:
+    before = (job / RUN / "train.log").read_bytes()
+    with RunFolder(job / RUN).locked():
+        result = start(job, "train", "fold=0", *SHORT, "save_probabilities=true")
+    assert result.returncode == 1
+    assert f"found process {os.getpid()} on" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert (job / RUN / "train.log").read_bytes() == before
 
 
 def test_a_sweep_fills_the_folders_that_single_runs_would(job: Path) -> None:

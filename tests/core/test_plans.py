@@ -57,6 +57,7 @@ def test_a_sound_plan_is_read() -> None:
         (lambda p, net: net.update(strides=[[1, 1, 1]]), "does not fit together"),
         (lambda p, net: p.update(patch_size=[8, 9, 8]), r"multiples of \[2, 2, 2\]"),
         (lambda p, net: p.update(batch_size=0), "batch_size must be at least 1"),
+        (lambda p, net: p.update(use_mask_for_norm=[]), "'3d_fullres': every channel needs its entry"),
     ],
 )
 def test_an_impossible_plan_is_refused(edit: Callable[[dict[str, Any], dict[str, Any]], None], message: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -59,7 +61,7 @@ def test_a_run_without_record_says_train_first(tmp_path: Path) -> None:
 
 def test_a_foreign_run_json_is_refused(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text("{}")
-    with pytest.raises(SegflowError, match="not the record of a run"):
+    with pytest.raises(SegflowError, match=r"run\.json holds something that cannot be used"):
         RunFolder(tmp_path).read_record()
 
 
@@ -83,3 +85,29 @@ def test_finished_needs_both_the_mark_and_the_weights(tmp_path: Path) -> None:
     run.checkpoints.mkdir()
     run.checkpoint("final").touch()
     assert run.is_finished()
+
+
+HOLDS_THE_LOCK = """
+import sys
+from pathlib import Path
+from segflow.storage.run_folder import RunFolder
+with RunFolder(Path(sys.argv[1])).locked():
+    print("locked", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_two_processes_cannot_train_in_one_folder(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "fold_0")
+    command = [sys.executable, "-c", HOLDS_THE_LOCK, str(run.path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "locked\n"
+        with pytest.raises(SegflowError, match=f"found process {other.pid} on .* since .*run_name"), run.locked():
+            pass
+        other.kill()  # the lock goes with the process, not with an orderly end
+        other.wait()
+        with run.locked():
+            pass
+        with run.locked():
+            pass

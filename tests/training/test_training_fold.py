@@ -18,6 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 from training_toy import TENSORBOARD, PowerCut, Toy, make_record
 
+from segflow.core.dataset import DatasetDescription
 from segflow.core.errors import SegflowError
 from segflow.network.build import build_network
 from segflow.training.schedule import PolynomialDecay
@@ -288,6 +289,13 @@ def test_a_checkpoint_of_another_network_is_refused(toy: Toy):
     toy.run("wide").checkpoint("last").write_bytes(toy.run("small").checkpoint("last").read_bytes())
     with pytest.raises(SegflowError, match="another network"):
         toy.train("wide", record=wide)
+
+
+def test_a_label_that_no_training_case_has_is_named(toy: Toy, caplog: pytest.LogCaptureFixture):
+    description = {**toy.record.dataset.to_json(), "labels": {"background": 0, "ball": 1, "core": 2, "shell": 3}}
+    toy.train(record=replace(toy.record, dataset=DatasetDescription.from_json("Dataset999_Toy", description)))
+    warned = [record.message for record in caplog.records if record.name == "segflow.training.train_fold"]
+    assert f"none of the {len(toy.record.train_cases)} training cases has: shell" in warned
 
 
 def test_a_fold_without_validation_cases_trains(toy: Toy, caplog: pytest.LogCaptureFixture):

@@ -55,6 +55,13 @@ def test_nan_stops_and_names_the_cases(toy: Toy):
     assert set(saved["cases"]) <= set(toy.record.train_cases)
     assert all(case in str(caught.value) for case in saved["cases"])
     assert torch.load(toy.run().checkpoint("last"), weights_only=True)["epoch"] == 0
+    assert "last.ckpt is from before this epoch" in str(caught.value)
+
+
+def test_nan_in_the_first_epoch_speaks_of_no_checkpoint(toy: Toy):
+    with pytest.raises(SegflowError, match="epoch 0, batch 0") as caught:
+        toy.train(loss=lambda labels, batch_dice: TurnsBad(DiceCrossEntropy(labels, batch_dice), 0))
+    assert "last.ckpt" not in str(caught.value)
 
 
 def test_stop_file_ends_after_the_epoch_and_the_same_command_goes_on(toy: Toy):

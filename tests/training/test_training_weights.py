@@ -76,6 +76,16 @@ def test_weights_are_read_from_a_run_or_a_file(toy: Toy, where: str):
     assert set(read_initial_weights(source)) == set(make_network().state_dict())
 
 
+def test_of_several_folds_the_one_that_is_taken_is_named(toy: Toy, caplog: pytest.LogCaptureFixture):
+    for fold in (1, 4):
+        toy.train(f"run/fold_{fold}", record=replace(toy.record, fold=fold), settings={"seed": fold})
+    with caplog.at_level(logging.INFO):
+        weights = read_initial_weights(toy.folder / "run")
+    assert f"of 2 folds in {toy.folder / 'run'}, those of fold 1" in caplog.text
+    for name, value in read_initial_weights(toy.run("run/fold_1").path).items():
+        assert torch.equal(weights[name], value)
+
+
 def test_a_run_that_is_not_finished_says_which_file_to_give(toy: Toy):
     with pytest.raises(RuntimeError, match="power cut"):
         toy.train(callbacks=[PowerCut(1)])

@@ -1,0 +1,35 @@
+"""Whatever is wrong with a JSON file, the message names the file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from segflow.core.errors import SegflowError
+from segflow.core.fingerprint import Fingerprint
+from segflow.core.plans import Plans
+from segflow.core.postprocessing import PostprocessingChoice
+from segflow.core.run import RunRecord
+from segflow.storage.json_files import read_json_as
+
+
+@pytest.mark.parametrize("text", ["", "[1, 2]", "{}", "null", '"text"', "3"])
+@pytest.mark.parametrize(
+    "build", [Plans.from_json, Fingerprint.from_json, PostprocessingChoice.from_json, RunRecord.from_json]
+)
+def test_a_file_of_something_else_is_named(tmp_path: Path, build: Callable[[Any], Any], text: str) -> None:
+    file = tmp_path / "record.json"
+    file.write_text(text)
+    with pytest.raises(SegflowError) as caught:
+        read_json_as(file, build, fix="Make it anew.")
+    assert str(file) in str(caught.value)
+
+
+def test_what_is_wrong_in_it_and_what_to_do_are_said(tmp_path: Path) -> None:
+    file = tmp_path / "postprocessing.json"
+    file.write_text('{"steps": [{"kind": "polish", "labels": [1]}]}')
+    with pytest.raises(SegflowError, match=r"postprocessing.json: unknown step; found .*polish.* Make it anew\."):
+        read_json_as(file, PostprocessingChoice.from_json, fix="Make it anew.")
