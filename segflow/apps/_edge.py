@@ -192,8 +192,11 @@ def several(value: Any) -> list[str]:
 
 
 def build(node: Any, *positional: Any, **keywords: Any) -> Any:
-    """Build the object (or the partial) that a node's ``_target_`` names."""
-    return hydra.utils.instantiate(node, *positional, **keywords)
+    """Build the object (or the partial) that a node's ``_target_`` names, with plain lists and dicts as arguments.
+
+    OmegaConf's own containers would end up in checkpoints, which hold tensors and plain values only.
+    """
+    return hydra.utils.instantiate(node, *positional, _convert_="all", **keywords)
 
 
 def for_command(config: DictConfig, command: str, **values: Any) -> DictConfig:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
+from importlib.metadata import requires
 from pathlib import Path
 from typing import Any
 
@@ -40,12 +41,24 @@ def explain(error: BaseException, folders: Sequence[Path], command: str) -> tupl
         cause = error.__cause__
         if isinstance(cause, SegflowError):
             return str(cause), 1
+        missing = re.search(r"ModuleNotFoundError\(\"No module named '([\w.]+)'", str(cause))
+        if missing:
+            return _no_module(missing[1]), 1
         return f"{str(error).splitlines()[0]}{f': {cause}' if cause else ''}", 1
     if isinstance(error, yaml.YAMLError):
         return f"a configuration file is not valid YAML: {' '.join(str(error).split())}", 2
     if isinstance(error, HydraException | OmegaConfBaseException):
         return _composition(error, folders, command), 2
     return f"{type(error).__name__}: {error}. {SEE_MORE}", 1
+
+
+def _no_module(name: str) -> str:
+    """What to do about a `_target_` whose module is not installed: take one of our extras, where one brings it."""
+    package = name.split(".")[0].replace("_", "-").lower()
+    extras = (re.match(rf"{package}\b.*extra == .(\w+)", text, re.IGNORECASE) for text in requires("segflow") or [])
+    extra = next((match[1] for match in extras if match), None)
+    fix = f"pip install segflow[{extra}]" if extra else "Install the package that has it, or correct the _target_."
+    return f"there is no module '{name}'. {fix}"
 
 
 def nearest(wanted: str, known: Sequence[str]) -> str:

@@ -14,6 +14,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
+from torch.serialization import get_unsafe_globals_in_checkpoint
 
 from segflow.core.errors import SegflowError
 from segflow.network.weights import read_tensors
@@ -99,6 +100,13 @@ def link_checkpoint(source: Path, target: Path) -> None:
 def _write(checkpoint: dict[str, Any], path: Path, second_name: Path | None) -> None:
     with written_whole(path) as temporary:
         torch.save(checkpoint, temporary)
+        foreign = get_unsafe_globals_in_checkpoint(temporary)
+        if foreign:
+            raise SegflowError(
+                "this training cannot be saved: a checkpoint holds tensors and plain values only",
+                found=", ".join(sorted(foreign)),
+                fix="An optimizer, schedule or callback of your own has it in its state: keep a plain value there.",
+            )
     if second_name is not None:
         link_checkpoint(path, second_name)
 

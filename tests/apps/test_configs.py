@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import pytest
@@ -99,7 +100,7 @@ def _build_and_use(config: DictConfig) -> None:
     parts.sampler(augmentation.loader_patch_size, (8, 8, 8), labels=LABELS)
     network = parts.network(topology(3), 1, LABELS.num_outputs, True)
     optimizer = parts.optimizer(network.parameters())
-    parts.schedule(optimizer, total_epochs=config.trainer.max_epochs)
+    schedule = parts.schedule(optimizer, total_epochs=config.trainer.max_epochs)
     shape = (2, 1, *augmentation.loader_patch_size)
     generator = torch.Generator().manual_seed(0)
     label = torch.randint(0, 3, shape, generator=generator).to(torch.int16)
@@ -109,6 +110,10 @@ def _build_and_use(config: DictConfig) -> None:
     loss.backward()
     optimizer.step()
     assert torch.isfinite(loss)
+    saved = io.BytesIO()
+    torch.save({"optimizer": optimizer.state_dict(), "schedule": schedule.state_dict()}, saved)
+    saved.seek(0)
+    torch.load(saved, weights_only=True)  # nothing of OmegaConf's or our own is in it
 
 
 def test_an_experiment_changes_groups_and_values_and_the_command_line_has_the_last_word() -> None:

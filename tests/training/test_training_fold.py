@@ -9,6 +9,7 @@ import logging
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -289,6 +290,17 @@ def test_a_checkpoint_of_another_network_is_refused(toy: Toy):
     toy.run("wide").checkpoint("last").write_bytes(toy.run("small").checkpoint("last").read_bytes())
     with pytest.raises(SegflowError, match="another network"):
         toy.train("wide", record=wide)
+
+
+def test_what_a_checkpoint_may_not_hold_ends_the_training_at_the_first_one(toy: Toy):
+    def noted(groups: Any) -> torch.optim.Optimizer:
+        optimizer = torch.optim.SGD(groups, lr=0.01)
+        optimizer.param_groups[0]["note"] = Path("somewhere")
+        return optimizer
+
+    with pytest.raises(SegflowError, match=r"cannot be saved.*pathlib"):
+        toy.train(optimizer=noted)
+    assert not toy.run().checkpoint("last").exists()
 
 
 def test_a_label_that_no_training_case_has_is_named(toy: Toy, caplog: pytest.LogCaptureFixture):
