@@ -80,6 +80,15 @@ class Pointwise3d(_Pointwise, nn.Conv3d):
     """1x1x1 convolution of volumes."""
 
 
+def channels_last(image: Tensor) -> Tensor:
+    """image (B, C, *spatial), in channels-last memory."""
+    memory_format = _channels_last_of(image)
+    if image.shape[1] > 1:
+        return image.contiguous(memory_format=memory_format)
+    # One channel fits both formats, and torch would leave strides that the first convolution takes for contiguous.
+    return torch.empty_like(image, memory_format=memory_format).copy_(image)
+
+
 def in_format_of(x: Tensor, y: Tensor) -> Tensor:
     """y (B, C', *spatial), in channels-last memory where the network runs in it, as the x that y was made from does.
 

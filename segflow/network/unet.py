@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
 from segflow.core.errors import SegflowError
 from segflow.core.topology import NetworkTopology
 from segflow.network.blocks import POINTWISE, UPSAMPLING, ConvStack, joined
+from segflow.network.convolution import channels_last
 
 
 class DecoderStage(nn.Module):
@@ -90,7 +90,7 @@ class UNet(nn.Module):
         """
         _check_patch(image.shape[2:], self.topology.divisor)
         if self.memory_format == "channels_last" or (self.memory_format == "auto" and image.device.type == "cpu"):
-            image = _channels_last(image)
+            image = channels_last(image)
         levels = self.encoder(image)
         x = levels.pop()
         if not self.decoder:
@@ -102,14 +102,6 @@ class UNet(nn.Module):
             if index >= first:
                 logits.insert(0, head(x))
         return logits
-
-
-def _channels_last(image: Tensor) -> Tensor:
-    memory_format = torch.channels_last if image.ndim == 4 else torch.channels_last_3d
-    if image.shape[1] > 1:
-        return image.contiguous(memory_format=memory_format)
-    # One channel fits both formats, and torch would leave strides that the first convolution takes for contiguous.
-    return torch.empty_like(image, memory_format=memory_format).copy_(image)
 
 
 def _check_patch(shape: Sequence[int], divisor: Sequence[int]) -> None:

@@ -57,7 +57,6 @@ def build_trainer(
         "logger": list(loggers) or False,
         "plugins": [*_as_list(options.get("plugins")), files, *_plugins()],
         "precision": resolve_precision(options.get("precision"), str(options.get("accelerator", "auto"))),
-        "strategy": _strategy(options),
         "limit_train_batches": train_batches,
         "limit_val_batches": val_batches,
         "log_every_n_steps": min(options.get("log_every_n_steps") or 50, train_batches),
@@ -92,15 +91,6 @@ def _plugins() -> list[Any]:
         # Lightning's own requeueing saves in the middle of an epoch, requeues, and trains on until it is killed.
         plugins.append(SLURMEnvironment(auto_requeue=False))
     return plugins
-
-
-def _strategy(options: Mapping[str, Any]) -> Any:
-    """The coarsest output has weight 0 in the loss, so that its parameters get no gradient: DDP must be told."""
-    strategy = options.get("strategy", "auto")
-    many = options.get("devices", "auto") not in ("auto", 1, "1", [0]) or options.get("num_nodes", 1) != 1
-    if strategy == "ddp" or (strategy == "auto" and many):
-        return "ddp_find_unused_parameters_true"
-    return strategy
 
 
 def _benchmark(options: Mapping[str, Any]) -> bool:
