@@ -15,14 +15,17 @@ from segflow.core.errors import SegflowError
 RAMP_SHARE = 0.1
 """Share of the added epochs that an extended run takes to come back to the longer schedule."""
 
+NEAR_THE_END = 0.5
+"""Epochs; a budget of time with less than this left of it is used up."""
+
 
 class EpochSchedule(LRScheduler):
     """Base of our schedules: the rate is its first value times a factor that depends on the epoch alone.
 
     Three things may bend it. A warm-up rises linearly and reaches the full rate in its last epoch. A time budget moves
-    the end (`move_end`). A run that is extended to more epochs than its checkpoint was planned for rises (or falls)
-    linearly from the rate that it ended with, over a tenth of the added epochs, to where a run of the new length
-    would be by then, and follows that run's schedule to its end.
+    the end (`move_end`). A run that is extended, to more epochs than its checkpoint was planned for or beyond the end
+    of its time, rises (or falls) linearly from the rate that it ended with, over a tenth of the added epochs, to where
+    a run of the new length would be by then, and follows that run's schedule to its end.
 
     Args:
         optimizer: Its groups' rates are the full rates; groups may differ.
@@ -42,7 +45,7 @@ class EpochSchedule(LRScheduler):
         self.planned_epochs = total_epochs
         self.end = float(total_epochs)
         self.warmup_epochs = warmup_epochs
-        self.ramp: tuple[int, int, float] | None = None
+        self.extension: tuple[int, float, float] | None = None  # first epoch, where the end was, last factor before it
         super().__init__(optimizer)
 
     @abstractmethod
@@ -51,8 +54,9 @@ class EpochSchedule(LRScheduler):
 
     def factor(self, epoch: int) -> float:
         """What the full rate is multiplied by in this epoch (the first is 0)."""
-        if self.ramp is not None:
-            start, length, before = self.ramp
+        if self.extension is not None:
+            start, ended, before = self.extension
+            length = max(1, round(RAMP_SHARE * abs(self.end - ended)))
             if epoch < start + length:
                 share = (epoch - start + 1) / (length + 1)
                 return before + share * (self._unbent(start + length) - before)
@@ -81,19 +85,22 @@ class EpochSchedule(LRScheduler):
             "last_epoch": self.last_epoch,
             "_step_count": self._step_count,
             "planned_epochs": self.planned_epochs,
-            "ramp": None if self.ramp is None else list(self.ramp),
+            "end": self.end,
+            "extension": None if self.extension is None else list(self.extension),
             "factor_before": self.factor(max(self.last_epoch - 1, 0)),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue where a checkpoint was; begins the ramp where this run is longer than the checkpoint's."""
+        """Continue where a checkpoint was; begins a ramp where this run goes on beyond the checkpoint's end."""
         self.last_epoch = int(state_dict["last_epoch"])
         self._step_count = int(state_dict["_step_count"])
-        ramp = state_dict["ramp"]
-        self.ramp = None if ramp is None else (int(ramp[0]), int(ramp[1]), float(ramp[2]))
-        added = self.planned_epochs - int(state_dict["planned_epochs"])
-        if added != 0 and self.last_epoch > 0:
-            self.ramp = (self.last_epoch, max(1, round(RAMP_SHARE * abs(added))), float(state_dict["factor_before"]))
+        extension = state_dict["extension"]
+        self.extension = None if extension is None else (int(extension[0]), float(extension[1]), float(extension[2]))
+        planned, end = int(state_dict["planned_epochs"]), float(state_dict["end"])
+        time_was_up = end < planned and end - self.last_epoch < NEAR_THE_END
+        if self.last_epoch > 0 and (time_was_up or self.planned_epochs != planned):
+            before = float(state_dict["factor_before"])
+            self.extension = (self.last_epoch, end if time_was_up else float(planned), before)
         self._apply()
 
     def _apply(self) -> None:

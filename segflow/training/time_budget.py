@@ -12,7 +12,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 
 from segflow.core.errors import SegflowError
-from segflow.training.schedule import EpochSchedule
+from segflow.training.schedule import NEAR_THE_END, EpochSchedule
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ class TimeBudget(Callback):
         # Mostly the recent epochs: a machine's speed changes in the course of days.
         self._epoch_seconds = seconds if self._epoch_seconds is None else 0.7 * self._epoch_seconds + 0.3 * seconds
         left = trainer.strategy.broadcast(self._epochs_left())
-        if left is not None and left < 0.5:
+        if left is not None and left < NEAR_THE_END:
             trainer.should_stop = True
             logger.info("trainer.max_time is used up after epoch %d", trainer.current_epoch)
 

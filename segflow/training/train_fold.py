@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -98,8 +98,7 @@ def train_fold(
     )
     record = replace(record, mirror_axes=tuple(augmentation.mirror_axes))
     resuming = _claim(folder, record, settings, free_settings)
-    max_epochs = trainer_options(parts).get("max_epochs")
-    if folder.is_finished() and not _is_longer(folder, max_epochs):  # what may not be longer, was refused above
+    if folder.is_finished() and not _goes_on(folder, trainer_options(parts), extend=settings.extend):
         return _finished_before(folder)
     run = _Run(folder, record, store, parts, settings, augmentation, previous_stage, progress)
     try:
@@ -295,9 +294,11 @@ class _Run:
             last = self.folder.checkpoint("last")
             if last.is_file():
                 link_checkpoint(last, self.folder.checkpoint("final"))
+            max_time = trainer_options(self.parts).get("max_time")
             facts = {
                 "epochs": epochs,
                 "max_epochs": trainer.max_epochs,
+                "max_time_seconds": None if max_time is None else parse_duration(max_time),
                 "seconds": round(seconds, 1),
                 "fastest_epoch_seconds": min(report.history.get("time/epoch", [math.nan])),
                 "metrics": {tag: None if math.isnan(v) else v for tag, v in report.latest.items()},
@@ -371,13 +372,28 @@ def _read_facts(folder: RunFolder) -> dict[str, Any]:
     return dict(read_json(folder.finished_file))
 
 
-def _is_longer(folder: RunFolder, max_epochs: Any) -> bool:
+def _goes_on(folder: RunFolder, options: Mapping[str, Any], *, extend: bool) -> bool:
+    """Whether a finished run is to be longer: in epochs, or in time where that ended it."""
     facts = _read_facts(folder)
-    return isinstance(max_epochs, int) and max_epochs > int(facts.get("max_epochs") or 0)
+    max_epochs = options.get("max_epochs")
+    if not isinstance(max_epochs, int):
+        return False
+    if max_epochs > int(facts.get("max_epochs") or 0):
+        return True  # without `extend` it was refused before
+    if not extend or not _time_was_up(facts):
+        return False
+    max_time = options.get("max_time")
+    return max_time is None or parse_duration(max_time) > facts["max_time_seconds"]
+
+
+def _time_was_up(facts: Mapping[str, Any]) -> bool:
+    return facts.get("max_time_seconds") is not None and facts["epochs"] < facts["max_epochs"]
 
 
 def _finished_before(folder: RunFolder) -> TrainResult:
     facts = _read_facts(folder)
     logger.info("%s is finished (%s epochs); nothing to do", folder.path, facts.get("epochs"))
+    if _time_was_up(facts):
+        logger.info("trainer.max_time ended it: a longer one, or none, with training.extend=true goes on")
     metrics = {tag: math.nan if value is None else float(value) for tag, value in facts.get("metrics", {}).items()}
     return TrainResult(folder.path, True, int(facts.get("epochs") or 0), metrics, trained=False)

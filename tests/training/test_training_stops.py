@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import itertools
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -21,6 +23,7 @@ from training_toy import PowerCut, Toy
 from segflow.core.errors import SegflowError
 from segflow.loss.compound import DiceCrossEntropy
 from segflow.training.loader import EpochLoader, choose_workers, name_dead_worker
+from segflow.training.protocols import TrainResult
 
 SCRIPT = """
 import sys
@@ -209,6 +212,35 @@ def test_a_time_budget_ends_the_schedule_with_the_time(toy: Toy):
     assert result.finished
     assert result.epochs == 10
     assert result.metrics["lr"] == pytest.approx(0.01 * 0.1**0.9)
+
+
+def test_a_run_that_its_time_ended_goes_on_with_more_of_it(toy: Toy, caplog: pytest.LogCaptureFixture):
+    class Clock(pl.Callback):
+        """An epoch takes 10 s of a clock of ours."""
+
+        def on_train_batch_end(self, *args: Any) -> None:
+            clock[0] += 10 / 3
+
+    def train(max_time: str, extend: bool) -> TrainResult:
+        return toy.train(
+            trainer={"max_epochs": 1000, "max_time": max_time, "limit_val_batches": 0},
+            settings={"extend": extend},
+            callbacks=[Clock()],
+        )
+
+    clock = [0.0]
+    with pytest.MonkeyPatch.context() as patch, caplog.at_level(logging.INFO):
+        patch.setattr("segflow.training.time_budget.time.monotonic", lambda: clock[0])
+        assert train("100s", False).epochs == 10
+        assert not train("100s", True).trained
+        assert not train("300s", False).trained
+        assert "trainer.max_time ended it" in caplog.text
+        longer = train("300s", True)
+    assert (longer.trained, longer.finished, longer.epochs) == (True, True, 30)
+    rates = [float(row["lr"]) for row in csv.DictReader(toy.run().metrics_csv.open())]
+    whole = [0.01 * (1 - epoch / 30) ** 0.9 for epoch in range(30)]
+    assert rates[9] < rates[10] < rates[11] < rates[12] == pytest.approx(whole[12]), "no jump"
+    assert rates[12:] == pytest.approx(whole[12:])
 
 
 def test_without_the_time_budget_a_run_goes_on_to_the_end_of_its_epochs(toy: Toy):
