@@ -9,11 +9,13 @@ is kept in ``--work``: the same command goes on after an interruption, and a lar
 from __future__ import annotations
 
 import argparse
+import csv
 import statistics
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from inputs import ACDC, HIPPOCAMPUS
 from measure import Measured, Meter, Section, run_function
@@ -29,10 +31,8 @@ ALLOWED_LOSS = 0.005
 VALIDATION_BATCHES = 5
 
 
-def nnunet_fold(
-    meter: Meter, prepared: str, epochs: int, iterations: int, one_view: bool, seed: int
-) -> dict[str, float]:
-    """Dice of each label, and their mean, after nnU-Net's training and validation of fold 0."""
+def nnunet_fold(meter: Meter, prepared: str, epochs: int, iterations: int, one_view: bool, seed: int) -> dict[str, Any]:
+    """nnU-Net's training and validation of fold 0: ``dice`` of each label and their mean, ``losses`` of the epochs."""
     import random
 
     import numpy as np
@@ -48,12 +48,13 @@ def nnunet_fold(
         trainer.inference_allowed_mirroring_axes = None
     with meter.section("validate"):
         trainer.perform_actual_validation()
-    return _dice(Path(trainer.output_folder) / "validation" / "summary.json")
+    losses = [float(trainer.logger.get_value("train_losses", epoch)) for epoch in range(epochs)]
+    return {"dice": _dice(Path(trainer.output_folder) / "validation" / "summary.json"), "losses": losses}
 
 
 def segflow_fold(
     meter: Meter, prepared: str, outputs: str, epochs: int, iterations: int, one_view: bool, seed: int
-) -> dict[str, float]:
+) -> dict[str, Any]:
     """The same with ``segflow train``, which validates at its end."""
     from segflow.apps import train
 
@@ -70,7 +71,9 @@ def segflow_fold(
     )
     with meter.section("train and validate"):
         result, _, _ = train.train(config)
-    return _dice(result.folder / "validation" / "summary.json")
+    with (result.folder / "metrics.csv").open(encoding="utf-8", newline="") as file:
+        losses = [float(row["train/loss"]) for row in csv.DictReader(file)]
+    return {"dice": _dice(result.folder / "validation" / "summary.json"), "losses": losses}
 
 
 def _dice(file: Path) -> dict[str, float]:
@@ -131,12 +134,18 @@ def _task(record: Record, chosen: Options, name: str) -> None:
 
     pair = record.compare(f"{name}, {epochs} × {iterations} iterations of {batch}{views}", reference, own)
     runs = dict(zip((REFERENCE, OURS), pair, strict=True))
-    for label in pair[0][0].value:
+    for label in pair[0][0].value["dice"]:
         means = {side: _mean(found, label) for side, found in runs.items()}
         record.value(f"{name}: Dice, {'label ' if label != 'mean' else ''}{label}", unit="mean of seeds", **means)
-    for side, found in runs.items():
-        every = ", ".join(f"{run.value['mean']:.4f}" for run in found)
-        record.note(f"{name}, {side}: mean foreground Dice of each seed {every}.")
+    for seed in range(chosen.repeats):
+        of_seed = {side: found[seed].value for side, found in runs.items()}
+        dice = {side: value["dice"]["mean"] for side, value in of_seed.items()}
+        record.value(f"{name}: Dice, mean of labels", unit=f"seed {seed}", **dice)
+        last = {side: value["losses"][-1] for side, value in of_seed.items()}
+        record.value(f"{name}: training loss of the last epoch", unit=f"seed {seed}", **last)
+    epochs_of_both = zip(*([loss for run in found for loss in run.value["losses"]] for found in pair), strict=True)
+    apart = statistics.fmean(abs(a - b) for a, b in epochs_of_both)
+    record.value(f"{name}: difference of an epoch's training losses", unit="mean of epochs and seeds", both=apart)
     difference = _mean(runs[OURS], "mean") - _mean(runs[REFERENCE], "mean")
     record.check(f"{name}: Dice above nnU-Net's", difference, at_least=-ALLOWED_LOSS)
 
@@ -160,7 +169,7 @@ def _once(file: Path, call: Callable[[], Measured]) -> Measured:
 
 
 def _mean(runs: list[Measured], label: str) -> float:
-    return statistics.fmean(run.value[label] for run in runs)
+    return statistics.fmean(run.value["dice"][label] for run in runs)
 
 
 if __name__ == "__main__":

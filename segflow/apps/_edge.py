@@ -113,7 +113,7 @@ def _job(command: str, folders: list[Path], failures: list[tuple[str, Exception]
         try:
             _check_kinds(config, command, folders)
             # Lightning's own use of torch, and its advice to reduce over the processes what is reduced already.
-            for message in (".*LeafSpec.*", ".*sync_dist=True.*"):
+            for message in (".*LeafSpec.*", ".*sync_dist=True.*", ".*callbacks used to create the checkpoint.*"):
                 warnings.filterwarnings("ignore", message=message)
             if config.verbose:
                 logging.getLogger("segflow").setLevel(logging.DEBUG)
