@@ -43,6 +43,9 @@ from segflow.training.train_fold import train_fold
 
 logger = logging.getLogger(__name__)
 
+SHIPPED_NETWORK = "segflow.network.build.build_network"
+"""Prediction builds it unless told otherwise."""
+
 
 def run(config: DictConfig) -> None:
     """Train one fold, and print the scores of its validation cases."""
@@ -56,7 +59,10 @@ def run(config: DictConfig) -> None:
         evaluate.show(summary, labels, f"Validation cases of {result.folder}")
     if not result.finished:
         _terminal.say(f"Stopped after {result.epochs} epochs. The same command goes on.")
-    _terminal.say(f"The run lies in {result.folder}. Next: segflow predict model={result.folder} input=DIR output=DIR")
+    own = "" if config.network.get("_target_") == SHIPPED_NETWORK else " with the same network="
+    _terminal.say(
+        f"The run lies in {result.folder}. Next: segflow predict model={result.folder} input=DIR output=DIR{own}"
+    )
 
 
 def train(config: DictConfig) -> tuple[TrainResult, Summary | None, Labels]:

@@ -198,10 +198,22 @@ def load_weights(network: nn.Module, fold: TrainedFold) -> nn.Module:
         raise SegflowError(
             f"the weights in {fold.source} do not fit the network of configuration '{fold.record.configuration}'",
             found="; ".join(problems[:SHOWN]) + more,
-            fix="The plans beside the weights were changed after the training, or the trainer built another network.",
+            fix=_other_network(fold),
         )
     network.load_state_dict(dict(fold.weights))
     return network
+
+
+def _other_network(fold: TrainedFold) -> str:
+    """Why a network may not fit: nothing that a file names is built, so that a user's own has to be asked for."""
+    settings = fold.record.settings.get("network")
+    trained = settings.get("_target_") if isinstance(settings, Mapping) else None
+    if trained is None:
+        return "The plans beside the weights were changed after the training, or the trainer built another network."
+    return (
+        f"They were trained with a network of '{trained}': give this command the network= that the training was given "
+        "(and its --config-dir, for a network of your own)."
+    )
 
 
 def _reason(error: BaseException) -> str:

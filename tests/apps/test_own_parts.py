@@ -1,0 +1,60 @@
+"""Everything is changed without editing code: network, loss, optimizer, schedule and augmentation of a user's own."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import own_parts
+import pytest
+from apps_commands import SHORT, start
+
+CONFIGURATION = {
+    "network/shallow": ("own_parts.Shallow", {"width": 6, "kernels": "[3, 1]"}),
+    "loss/weighted": ("own_parts.WeightedCrossEntropy", {"weights": "[0.2, 1.0, 4.0]"}),
+    "optimizer/nadam": ("torch.optim.NAdam", {"lr": 0.001, "betas": "[0.8, 0.99]"}),
+    "schedule/steps": ("torch.optim.lr_scheduler.MultiStepLR", {"milestones": "[1, 2]", "gamma": 0.5}),
+    "augmentation/nothing": ("own_parts.Nothing", {}),
+}
+OWN = ["--config-dir", "my_conf", *(name.replace("/", "=") for name in CONFIGURATION)]
+NETWORK = ["--config-dir", "my_conf", "network=shallow"]
+
+
+@pytest.fixture
+def own(job: Path) -> Path:
+    """The folder of the phantom, with files of the user's own in it."""
+    shutil.copyfile(Path(own_parts.__file__), job / "own_parts.py")
+    for name, (target, options) in CONFIGURATION.items():
+        file = job / "my_conf" / f"{name}.yaml"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        lines = [f"_target_: {target}", "_partial_: true", *(f"{key}: {value}" for key, value in options.items())]
+        file.write_text("\n".join(lines) + "\n")
+    return job
+
+
+def test_parts_of_a_users_own_train_resume_and_predict(own: Path) -> None:
+    train = ["train", *OWN, *SHORT, "fold=0", "run_name=own"]
+    result = start(own, *train)
+    assert result.returncode == 0, result.stderr
+    assert "with the same network=" in result.stdout
+    run = Path("outputs/Dataset001_Phantom/tinyPlans/3d_fullres/own/fold_0")
+    longer = ["trainer.max_epochs=3", "training.extend=true"]
+    result = start(own, *train, *longer)  # reads optimizer and schedule from the checkpoint
+    assert result.returncode == 0, result.stderr
+    assert [line.split(",")[1] for line in (own / run / "metrics.csv").read_text().split()[1:]] == [
+        "0.001",
+        "0.0005",
+        "0.00025",
+    ]
+    images = "data/raw/Dataset001_Phantom/imagesTs"
+    refused = start(own, "predict", f"model={run}", f"input={images}", "output=refused")
+    assert refused.returncode == 1
+    assert "network of 'own_parts.Shallow'" in refused.stderr
+    assert "--config-dir" in refused.stderr
+    predicted = start(own, "predict", *NETWORK, f"model={run}", f"input={images}", "output=predicted")
+    assert predicted.returncode == 0, predicted.stderr
+    assert len(list((own / "predicted").glob("*.nii.gz"))) == 4
+    bundled = start(own, "bundle", "action=export", f"model={run.parent}", "output=own.segflow")
+    assert bundled.returncode == 0, bundled.stderr
+    again = start(own, "predict", *NETWORK, "model=own.segflow", f"input={images}", "output=again")
+    assert again.returncode == 0, again.stderr
