@@ -117,7 +117,8 @@ def _task(record: Record, chosen: Options, name: str) -> None:
     plan = read_json(ours / "nnUNetPlans.json")["configurations"][CONFIGURATION]
     batch = f"{plan['batch_size']} of {'×'.join(str(voxels) for voxels in plan['patch_size'])}"
     views = ", one view" if chosen.extra.one_view else ""
-    kept = chosen.work / "accuracy" / f"{name}, {epochs} × {iterations} of {batch}{views}".replace(" ", "_")
+    what = f"{name}_{epochs}x{iterations}_{batch}{views}"
+    kept = chosen.work / "accuracy" / what.replace(" ", "_").replace(",", "").replace("×", "x")
 
     def reference() -> Measured:
         seed = next(seeds[REFERENCE])
