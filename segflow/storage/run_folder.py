@@ -117,10 +117,17 @@ class RunFolder:
         do not have it. Where the file system knows no locks there is none.
 
         Raises:
-            SegflowError: Another process has it; names that.
+            SegflowError: Another process has it; names that. Or the folder cannot be written.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / LOCK_FILE).open("a+", encoding="utf-8") as file:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            opened = (self.path / LOCK_FILE).open("a+", encoding="utf-8")
+        except OSError as error:
+            raise SegflowError(
+                f"cannot write into {self.path}: {error.strerror}",
+                fix="Check space and permissions, or choose another place with paths.outputs=",
+            ) from error
+        with opened as file:
             with suppress(OSError):  # of a file system without locks
                 try:
                     if fcntl is not None:

@@ -111,3 +111,10 @@ def test_two_processes_cannot_train_in_one_folder(tmp_path: Path) -> None:
             pass
         with run.locked():
             pass
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "outputs").write_text("a file in the way")
+    run = RunFolder(tmp_path / "outputs" / "fold_0")
+    with pytest.raises(SegflowError, match=r"cannot write into .*fold_0.*paths\.outputs="), run.locked():
+        pass
