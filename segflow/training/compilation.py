@@ -64,7 +64,9 @@ def _seconds(network: nn.Module, shape: Sequence[int], device: torch.device, aut
             torch.cuda.synchronize(device)
             started = time.perf_counter()
         with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
-            loss = sum(logits.float().mean() for logits in network(image))
+            output = network(image)
+            several = [output] if isinstance(output, torch.Tensor) else output
+            loss = torch.stack([logits.float().mean() for logits in several]).sum()
         loss.backward()
     torch.cuda.synchronize(device)
     network.zero_grad(set_to_none=True)

@@ -48,7 +48,8 @@ class SegmentationModule(pl.LightningModule):
     Losses and overlap counts gather on the device and are read once an epoch, so that no step waits for the device.
 
     Args:
-        network: Image (B, C, …) → list of logits, finest first. Its parameters appear as ``network.…``.
+        network: Image (B, C, *patch) → list of logits (B, outputs, *patch of the level), finest first, or logits alone.
+            Its parameters appear as ``network.…``.
         loss: List of logits, target (B, 1, …) → scalar.
         labels: Of the dataset.
         optimizer, schedule: Factories, see `segflow.training.protocols`.
@@ -83,7 +84,16 @@ class SegmentationModule(pl.LightningModule):
         self._counts: Tensor | None = None
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        return self.network(image)
+        output = self.network(image)
+        logits = [output] if isinstance(output, Tensor) else list(output)
+        wanted = (len(image), self.labels.num_outputs, *image.shape[2:])
+        if tuple(logits[0].shape) != wanted:
+            raise SegflowError(
+                "the network's logits do not fit the patch and the labels",
+                found=list(logits[0].shape),
+                expected=f"{list(wanted)}, as (batch, outputs, *patch), or a list that begins with it",
+            )
+        return logits
 
     def training_step(self, batch: PatchBatch, batch_idx: int) -> Tensor:
         image, label = batch.image, batch.label

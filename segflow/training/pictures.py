@@ -54,7 +54,7 @@ class PatchPictures(Callback):
         if self._batch is None:
             first = trainer.datamodule.val_dataset[0, 0]  # type: ignore[attr-defined]
             self._batch = PatchBatch(first.image[: self._count], first.label[: self._count], first.case_ids)
-        logits = pl_module.network(self._batch.image.to(pl_module.device))[0].float().cpu().numpy()
+        logits = pl_module(self._batch.image.to(pl_module.device))[0].float().cpu().numpy()
         picture = draw_patches(self._batch.image.numpy(), self._batch.label.numpy(), logits, self._labels)
         for board in boards:
             board.experiment.add_image(TAG, picture, epoch, dataformats="HWC")

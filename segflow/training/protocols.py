@@ -19,7 +19,10 @@ from segflow.core.topology import NetworkTopology
 
 
 class NetworkFactory(Protocol):
-    """Builds a module: image (B, C, …) → list of logits (B, K, …), finest first, without a final activation."""
+    """Builds a module: image (B, C, *patch) → logits (B, K, *patch) without a final activation.
+
+    Where ``deep_supervision`` is asked for it may give a list: these first, then those of coarser levels.
+    """
 
     def __call__(
         self, topology: NetworkTopology, in_channels: int, out_channels: int, deep_supervision: bool

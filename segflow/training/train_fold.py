@@ -176,7 +176,14 @@ class _Run:
         record, settings, parts, plan = self.record, self.settings, self.parts, self.record.plan
         labels = record.dataset.labels
         torch.manual_seed(settings.seed)
-        network = parts.network(plan.topology, record.in_channels, labels.num_outputs, settings.deep_supervision)
+        try:
+            network = parts.network(plan.topology, record.in_channels, labels.num_outputs, settings.deep_supervision)
+        except TypeError as error:
+            raise SegflowError(
+                "the network cannot be built",
+                found=error,
+                expected="something that is called with (topology, in_channels, out_channels, deep_supervision)",
+            ) from error
         if fresh and settings.initial_weights is not None:
             read = parts.read_weights or read_initial_weights
             source = Path(settings.initial_weights).expanduser()

@@ -37,6 +37,37 @@ def with_plan(record: RunRecord, **changes: Any) -> RunRecord:
     return replace(record, plans=replace(record.plans, configurations={"3d_fullres": plan}))
 
 
+def test_a_networks_logits_may_come_without_a_list(toy: Toy):
+    class Bare(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = torch.nn.Conv3d(1, 3, 1)
+
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            return self.layer(image)
+
+    result = toy.train(network=lambda *_: Bare(), settings={"picture_every": 1}, loggers=[TENSORBOARD])
+    assert result.finished
+    assert not math.isnan(result.metrics["val/loss"])
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        (torch.nn.Conv3d(1, 2, 1), r"found \[2, 2, 16, 16, 16\]; expected \[2, 3, 16, 16, 16\]"),
+        (torch.nn.Conv3d(1, 3, 2, 2), r"found \[2, 3, 8, 8, 8\]; expected \[2, 3, 16, 16, 16\]"),
+    ],
+)
+def test_logits_of_another_shape_are_refused(toy: Toy, layer: torch.nn.Module, message: str):
+    with pytest.raises(SegflowError, match=message):
+        toy.train(network=lambda *_: layer)
+
+
+def test_a_network_that_is_called_otherwise_is_refused(toy: Toy):
+    with pytest.raises(SegflowError, match=r"cannot be built.*called with \(topology, in_channels"):
+        toy.train(network=lambda in_channels, out_channels: torch.nn.Conv3d(1, 3, 1))
+
+
 def test_2d(toy: Toy):
     topology = NetworkTopology(
         network="plain_unet",
