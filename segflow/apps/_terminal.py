@@ -21,6 +21,11 @@ LINE_EVERY_SECONDS = 15.0
 logger = logging.getLogger(__name__)
 
 
+def cases(count: int) -> str:
+    """``1 case``, ``2 cases``, …"""
+    return "1 case" if count == 1 else f"{count} cases"
+
+
 @contextmanager
 def progress() -> Iterator[Reporter]:
     """A function to report to while the block runs: it draws a bar on a terminal and logs lines elsewhere."""

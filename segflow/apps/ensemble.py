@@ -26,7 +26,9 @@ def run(config: DictConfig) -> None:
     output = Path(config.output).expanduser()
     settings = _edge.read(EnsembleSettings, {"weights": config.weights, "resume": config.resume})
     report = average(members, output, settings)
-    _terminal.say(f"Averaged {len(report.done)} cases, {len(report.skipped)} were there. Written to {output}.")
+    _terminal.say(
+        f"Averaged {_terminal.cases(len(report.done))}, {len(report.skipped)} were there. Written to {output}."
+    )
     if not report.ok:
         raise CaseErrors("some cases could not be averaged", list(report.failed.values()))
 

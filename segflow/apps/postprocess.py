@@ -74,7 +74,7 @@ def _apply(config: DictConfig) -> None:
     prediction, output, file = (_path(config, name) for name in ("prediction", "output", "choice"))
     choice, processes = read_choice(file), config.postprocessing.processes
     report = apply(prediction, choice, output, labels=config.labels, processes=processes)
-    _terminal.say(f"Postprocessed {len(report.done)} cases. Written to {output}.")
+    _terminal.say(f"Postprocessed {_terminal.cases(len(report.done))}. Written to {output}.")
     if report.failed:
         raise CaseErrors("some cases could not be postprocessed", list(report.failed.values()))
 

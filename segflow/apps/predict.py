@@ -21,7 +21,7 @@ def run(config: DictConfig) -> None:
     source = [str(s) for s in config.input] if OmegaConf.is_list(config.input) else str(config.input)
     report = predict(config, str(config.model), source, Path(config.output).expanduser())
     skipped = f", {len(report.skipped)} were there already" if report.skipped else ""
-    _terminal.say(f"Predicted {len(report.done)} cases{skipped}. Written to {config.output}.")
+    _terminal.say(f"Predicted {_terminal.cases(len(report.done))}{skipped}. Written to {config.output}.")
     if not report.ok:
         raise CaseErrors("some cases could not be predicted", list(report.failed.values()))
 

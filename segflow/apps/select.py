@@ -40,6 +40,6 @@ def select(config: DictConfig, runs: Sequence[Path], reference: Path, output: Pa
 def show(selection: Selection) -> None:
     """The ranking, and what a person should know about it."""
     header, *rows = selection_rows(selection)
-    _terminal.table(f"Cross-validation of {selection.dataset}, {len(selection.cases)} cases", header, rows)
+    _terminal.table(f"Cross-validation of {selection.dataset}, {_terminal.cases(len(selection.cases))}", header, rows)
     for note in selection.notes:
         _terminal.say(f"  {note}")
