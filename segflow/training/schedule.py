@@ -94,9 +94,10 @@ class EpochSchedule(LRScheduler):
         """Continue where a checkpoint was; begins a ramp where this run goes on beyond the checkpoint's end."""
         self.last_epoch = int(state_dict["last_epoch"])
         self._step_count = int(state_dict["_step_count"])
-        extension = state_dict["extension"]
+        extension = state_dict.get("extension")
         self.extension = None if extension is None else (int(extension[0]), float(extension[1]), float(extension[2]))
-        planned, end = int(state_dict["planned_epochs"]), float(state_dict["end"])
+        planned = int(state_dict["planned_epochs"])
+        end = float(state_dict.get("end", planned))  # checkpoints of the first versions do not say it
         time_was_up = end < planned and end - self.last_epoch < NEAR_THE_END
         if self.last_epoch > 0 and (time_was_up or self.planned_epochs != planned):
             before = float(state_dict["factor_before"])

@@ -100,6 +100,17 @@ def test_an_extension_survives_an_interruption():
     assert before + rates_of(restored(begun, 60), 38) == uninterrupted
 
 
+def test_a_checkpoint_of_the_first_versions_goes_on():
+    first = PolynomialDecay(make_optimizer(), 20)
+    rates = rates_of(first, 20)
+    before = PolynomialDecay(make_optimizer(), 20)
+    rates_of(before, 10)
+    state = {key: value for key, value in before.state_dict().items() if key not in ("end", "extension")}
+    schedule = PolynomialDecay(make_optimizer(), 20)
+    schedule.load_state_dict({**state, "ramp": None})
+    assert rates_of(schedule, 10) == rates[10:]
+
+
 def test_a_moved_end_changes_the_present_rate_at_once():
     schedule = PolynomialDecay(make_optimizer(), 1000)
     rates_of(schedule, 10)
