@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,13 +24,13 @@ from segflow.core.run import RunRecord
 from segflow.loss.deep_supervision import DeepSupervisionLoss
 from segflow.sampling.patch_dataset import PatchDataset
 from segflow.storage.images import left_right_axis
-from segflow.storage.json_files import read_json
 from segflow.storage.preprocessed import PreprocessedStore
 from segflow.storage.run_folder import RunFolder
 from segflow.training.checkpoints import RunCheckpoints, WholeCheckpointIO, link_checkpoint
 from segflow.training.compilation import compile_if_it_pays
 from segflow.training.datamodule import PatchDataModule
 from segflow.training.device_augmentation import DeviceAugmentation
+from segflow.training.finished_run import finished_before, goes_on
 from segflow.training.guards import EndingSignals, EpochSeed, LossGuard, StopFile, exit_code_of, leave_process_group
 from segflow.training.initial_weights import read_initial_weights, transfer_weights
 from segflow.training.loader import name_dead_worker
@@ -98,8 +98,8 @@ def train_fold(
     )
     record = replace(record, mirror_axes=tuple(augmentation.mirror_axes))
     resuming = _claim(folder, record, settings, free_settings)
-    if folder.is_finished() and not _goes_on(folder, trainer_options(parts), extend=settings.extend):
-        return _finished_before(folder)
+    if folder.is_finished() and not goes_on(folder, trainer_options(parts), extend=settings.extend):
+        return finished_before(folder)
     run = _Run(folder, record, store, parts, settings, augmentation, previous_stage, progress)
     try:
         return run.train(resuming)
@@ -373,34 +373,3 @@ def _left_right_axis(record: RunRecord, store: PreprocessedStore) -> int | None:
         axis = left_right_axis(spatial.geometry)
         found.add(None if axis is None else spatial.axis_order.index(axis))
     return found.pop() if len(found) == 1 else None
-
-
-def _read_facts(folder: RunFolder) -> dict[str, Any]:
-    return dict(read_json(folder.finished_file))
-
-
-def _goes_on(folder: RunFolder, options: Mapping[str, Any], *, extend: bool) -> bool:
-    """Whether a finished run is to be longer: in epochs, or in time where that ended it."""
-    facts = _read_facts(folder)
-    max_epochs = options.get("max_epochs")
-    if not isinstance(max_epochs, int):
-        return False
-    if max_epochs > int(facts.get("max_epochs") or 0):
-        return True  # without `extend` it was refused before
-    if not extend or not _time_was_up(facts):
-        return False
-    max_time = options.get("max_time")
-    return max_time is None or parse_duration(max_time) > facts["max_time_seconds"]
-
-
-def _time_was_up(facts: Mapping[str, Any]) -> bool:
-    return facts.get("max_time_seconds") is not None and facts["epochs"] < facts["max_epochs"]
-
-
-def _finished_before(folder: RunFolder) -> TrainResult:
-    facts = _read_facts(folder)
-    logger.info("%s is finished (%s epochs); nothing to do", folder.path, facts.get("epochs"))
-    if _time_was_up(facts):
-        logger.info("trainer.max_time ended it: a longer one, or none, with training.extend=true goes on")
-    metrics = {tag: math.nan if value is None else float(value) for tag, value in facts.get("metrics", {}).items()}
-    return TrainResult(folder.path, True, int(facts.get("epochs") or 0), metrics, trained=False)
