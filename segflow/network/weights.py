@@ -208,11 +208,12 @@ def _other_network(fold: TrainedFold) -> str:
     """Why a network may not fit: nothing that a file names is built, so that a user's own has to be asked for."""
     settings = fold.record.settings.get("network")
     trained = settings.get("_target_") if isinstance(settings, Mapping) else None
+    changed = "the plans beside the weights were changed after the training"
     if trained is None:
-        return "The plans beside the weights were changed after the training, or the trainer built another network."
+        return f"Either {changed}, or the trainer built another network."
     return (
         f"They were trained with a network of '{trained}': give this command the network= that the training was given "
-        "(and its --config-dir, for a network of your own)."
+        f"(and its --config-dir, for a network of your own). Where that is so, {changed}."
     )
 
 
