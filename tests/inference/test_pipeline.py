@@ -66,25 +66,25 @@ def test_finished_cases_are_skipped_unless_everything_shall_be_done_anew() -> No
 
 
 def test_the_next_case_is_read_and_the_last_one_written_while_one_is_computed() -> None:
-    both_run = threading.Barrier(2, timeout=60)
+    with_reading, with_writing = threading.Barrier(2, timeout=60), threading.Barrier(2, timeout=60)
     meetings: list[str] = []
 
     def compute(n: int, given: int) -> int:
         if n == 1:  # meets the reading of case 2, then the writing of case 0
-            both_run.wait()
+            with_reading.wait()
             meetings.append("read")
-            both_run.wait()
+            with_writing.wait()
             meetings.append("write")
         return n
 
     def read(n: int) -> int:
         if n == 2:
-            both_run.wait()
+            with_reading.wait()
         return n
 
     def write(n: int, result: int) -> None:
         if n == 0:
-            both_run.wait()
+            with_writing.wait()
 
     cases = {f"case{n}": n for n in range(3)}
     run_cases(steps([], read=read, compute=compute, write=write), cases, Threads(), silent)
