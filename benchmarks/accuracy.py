@@ -2,23 +2,26 @@
 
 Each side preprocesses, trains and validates by itself, on the same cases, plans and folds. On two cores a run takes
 half an hour (hippocampus) to two hours (ACDC); ``--memory 0.35 --one-view`` plans ACDC's patches for less
-memory and validates without mirroring, in a quarter of an hour. The seeds of both sides take turns. What a run found
-is kept in ``--work``: the same command goes on after an interruption, and a larger ``--repeats`` adds seeds.
+memory and validates without mirroring, in a quarter of an hour. The seeds of both sides take turns, or ``--at-once 2``
+run at the same time, each on its share of the cores: no figure of this benchmark is a time. What a run found is kept
+in ``--work``: the same command goes on after an interruption, and a larger ``--repeats`` adds seeds.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import queue
 import statistics
 from collections.abc import Callable
-from dataclasses import asdict
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from inputs import ACDC, HIPPOCAMPUS
-from measure import Measured, Meter, Section, run_function
+from measure import Machine, Measured, Meter, Section, run_function
 from record import OURS, REFERENCE, Options, Record, options
 from training import composed, nnunet_trainer, prepare, shrink
 
@@ -89,6 +92,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=int, default=None, help="in place of the plans'")
     parser.add_argument("--memory", type=float, default=None, help="GB of a GPU to plan for (default: the planner's)")
     parser.add_argument("--one-view", action="store_true", help="validate without mirroring")
+    parser.add_argument("--at-once", type=int, default=1, help="runs at the same time, each on its share of the cores")
 
 
 def main() -> None:
@@ -112,7 +116,6 @@ def _task(record: Record, chosen: Options, name: str) -> None:
             shrink(folder, CONFIGURATION)
     for folder in (theirs, ours):
         _set_batch_size(folder, chosen.extra.batch_size)
-    seeds = {side: iter(range(chosen.repeats)) for side in (REFERENCE, OURS)}
     schedule = {"epochs": epochs, "iterations": iterations, "one_view": chosen.extra.one_view}
     plan = read_json(ours / "nnUNetPlans.json")["configurations"][CONFIGURATION]
     batch = f"{plan['batch_size']} of {'×'.join(str(voxels) for voxels in plan['patch_size'])}"
@@ -120,20 +123,19 @@ def _task(record: Record, chosen: Options, name: str) -> None:
     what = f"{name}_{epochs}x{iterations}_{batch}{views}"
     kept = chosen.work / "accuracy" / what.replace(" ", "_").replace(",", "").replace("×", "x")
 
-    def reference() -> Measured:
-        seed = next(seeds[REFERENCE])
-        call = partial(run_function, chosen.machine, nnunet_fold, prepared=theirs, seed=seed, **schedule)
-        return _once(kept / f"{REFERENCE}_{seed}.json", call)
+    def run(side: str, seed: int, machine: Machine) -> Measured:
+        record.console.log(f"{name}: {side}, seed {seed}")
+        if side == REFERENCE:
+            call = partial(run_function, machine, nnunet_fold, prepared=theirs, seed=seed, **schedule)
+        else:
+            outputs = kept / f"outputs_{seed}"
+            call = partial(run_function, machine, segflow_fold, prepared=ours, outputs=outputs, seed=seed, **schedule)
+        return _once(kept / f"{side}_{seed}.json", call)
 
-    def own() -> Measured:
-        seed = next(seeds[OURS])
-        outputs = kept / f"outputs_{seed}"
-        call = partial(
-            run_function, chosen.machine, segflow_fold, prepared=ours, outputs=outputs, seed=seed, **schedule
-        )
-        return _once(kept / f"{OURS}_{seed}.json", call)
-
-    pair = record.compare(f"{name}, {epochs} × {iterations} iterations of {batch}{views}", reference, own)
+    turns = [(side, seed) for seed in range(chosen.repeats) for side in (REFERENCE, OURS)]
+    found_in_turn = _at_once(run, turns, _shares(chosen.machine, chosen.extra.at_once))
+    pair = tuple([found_in_turn[side, seed] for seed in range(chosen.repeats)] for side in (REFERENCE, OURS))
+    record.add_rows(f"{name}, {epochs} × {iterations} iterations of {batch}{views}", *pair)
     runs = dict(zip((REFERENCE, OURS), pair, strict=True))
     for label in pair[0][0].value["dice"]:
         means = {side: _mean(found, label) for side, found in runs.items()}
@@ -149,6 +151,33 @@ def _task(record: Record, chosen: Options, name: str) -> None:
     record.value(f"{name}: difference of an epoch's training losses", unit="mean of epochs and seeds", both=apart)
     difference = _mean(runs[OURS], "mean") - _mean(runs[REFERENCE], "mean")
     record.check(f"{name}: Dice above nnU-Net's", difference, at_least=-ALLOWED_LOSS)
+
+
+def _shares(machine: Machine, number: int) -> list[Machine]:
+    """The machine's cores and threads dealt out to so many runs."""
+    if not 1 <= number <= len(machine.cores):
+        raise SystemExit(f"--at-once {number}: expected 1 to {len(machine.cores)}, the number of cores")
+    threads = max(1, machine.threads // number)
+    return [replace(machine, cores=machine.cores[share::number], threads=threads) for share in range(number)]
+
+
+def _at_once(
+    run: Callable[[str, int, Machine], Measured], turns: list[tuple[str, int]], machines: list[Machine]
+) -> dict[tuple[str, int], Measured]:
+    """Every turn's run, in order, each on the first machine that is free."""
+    free: queue.SimpleQueue[Machine] = queue.SimpleQueue()
+    for machine in machines:
+        free.put(machine)
+
+    def on_a_free_one(turn: tuple[str, int]) -> Measured:
+        machine = free.get()
+        try:
+            return run(*turn, machine)
+        finally:
+            free.put(machine)
+
+    with ThreadPoolExecutor(len(machines)) as pool:
+        return dict(zip(turns, pool.map(on_a_free_one, turns), strict=True))
 
 
 def _set_batch_size(folder: Path, batch_size: int | None) -> None:
