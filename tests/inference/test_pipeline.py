@@ -66,7 +66,7 @@ def test_finished_cases_are_skipped_unless_everything_shall_be_done_anew() -> No
 
 
 def test_the_next_case_is_read_and_the_last_one_written_while_one_is_computed() -> None:
-    with_reading, with_writing = threading.Barrier(2, timeout=60), threading.Barrier(2, timeout=60)
+    with_reading, with_writing = threading.Barrier(2, timeout=240), threading.Barrier(2, timeout=240)
     meetings: list[str] = []
 
     def compute(n: int, given: int) -> int:

@@ -257,7 +257,7 @@ def test_a_checkpoint_is_written_beside_the_next_step_and_holds_its_own_epoch(
 
     def slow(checkpoint: dict[str, Any], file: Any) -> None:
         if checkpoint["epoch"] == 0:
-            assert under_way.wait(60), "the next step waited for the file"
+            assert under_way.wait(240), "the next step waited for the file"
         save(checkpoint, file)
         if checkpoint["epoch"] == 0:
             save(checkpoint, toy.folder / "first.ckpt")

@@ -176,7 +176,7 @@ class Slow(pl.Callback):
     """Leaves time to interrupt a training."""
 
     def on_train_batch_start(self, *args: Any) -> None:
-        time.sleep(0.3)
+        time.sleep(0.5)
 
 
 class _Plain(ValidationTransform):
