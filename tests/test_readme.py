@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```sh\n(.*?)```", README, flags=re.DOTALL)
+FILES = re.findall(r"```(?:python|yaml)\n# (\S+\.(?:py|yaml))\n(.*?)```", README, flags=re.DOTALL)
 LINES = [line for block in BLOCKS for line in block.splitlines() if line.strip()]
 SHORT = [
     "trainer.max_epochs=1",
@@ -37,6 +38,9 @@ def test_the_segflow_commands_run_in_order(tmp_path: Path) -> None:
     environment = dict(os.environ)
     for name in ("SEGFLOW_RAW", "SEGFLOW_PREPROCESSED", "SEGFLOW_OUTPUTS", "nnUNet_raw", "nnUNet_preprocessed"):
         environment.pop(name, None)
+    for name, content in FILES:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(content, encoding="utf-8")
     commands = [shlex.split(line)[1:] for line in LINES if line.startswith("segflow ")]
     assert {command[0] for command in commands} >= {"plan", "preprocess", "train", "predict", "evaluate"}
     for command in commands:
@@ -48,7 +52,7 @@ def test_the_segflow_commands_run_in_order(tmp_path: Path) -> None:
     summary = tmp_path / "predictions" / "summary.json"
     assert summary.is_file()
     runs = tmp_path / "outputs" / "Dataset001_Phantom" / "nnUNetPlans" / "3d_fullres"
-    assert {run.name for run in runs.iterdir()} >= {"default", "quick", "gentle"}
+    assert {run.name for run in runs.iterdir()} >= {"default", "quick", "gentle", "monai"}
     assert all((run / "fold_0" / "finished.json").is_file() for run in runs.glob("optimizer.lr-*"))
 
 
