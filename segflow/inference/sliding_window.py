@@ -13,6 +13,7 @@ from torch.nn import functional
 from segflow.core.errors import SegflowError
 from segflow.core.progress import Progress, ProgressEvent, silent
 from segflow.inference.tiles import Window, gaussian_importance, group_identical_tiles, mirrored_views
+from segflow.network.levels import logits_of_levels
 
 logger = logging.getLogger(__name__)
 
@@ -166,9 +167,9 @@ class _Pass:
             tiles.append(tile.flip(_channel_first(view)) if view else tile)
         inputs = torch.stack(tiles).to(self.device)
         with torch.autocast(self.device.type, dtype=torch.float16, enabled=self.device.type == "cuda"):
-            total = _finest(self.networks[0](inputs))
+            total = logits_of_levels(self.networks[0](inputs))[0]
             for network in self.networks[1:]:
-                total = total.float() + _finest(network(inputs))
+                total = total.float() + logits_of_levels(network(inputs))[0]
         return total
 
     def _add(self, group: int, view: tuple[int, ...], logits: Tensor) -> None:
@@ -279,10 +280,6 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether torch failed for want of memory; main memory has no exception class of its own."""
     text = str(error)
     return isinstance(error, torch.OutOfMemoryError) or "out of memory" in text or "can't allocate memory" in text
-
-
-def _finest(output: Tensor | Sequence[Tensor]) -> Tensor:
-    return output if isinstance(output, Tensor) else output[0]
 
 
 def _channel_first(view: Sequence[int]) -> list[int]:

@@ -34,7 +34,7 @@ class DeepSupervisionLoss(nn.Module):
         self.loss = loss
         self.weights = supervision_weights(max(len(strides) - 1, 1))
 
-    def forward(self, logits: Sequence[Tensor] | Tensor, target: Tensor) -> Tensor:
+    def forward(self, logits: Sequence[Tensor], target: Tensor) -> Tensor:
         """The loss of a batch.
 
         Args:
@@ -45,8 +45,6 @@ class DeepSupervisionLoss(nn.Module):
         Raises:
             SegflowError: There are no logits, or more than the network has levels for.
         """
-        if isinstance(logits, Tensor):
-            logits = [logits]
         if not 1 <= len(logits) <= len(self.weights):
             raise SegflowError(
                 "the network's list of logits does not fit its plan",

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from segflow.network.levels import logits_of_levels
+
 logger = logging.getLogger(__name__)
 
 _WARM_UP, _MEASURED = 2, 5
@@ -64,9 +66,7 @@ def _seconds(network: nn.Module, shape: Sequence[int], device: torch.device, aut
             torch.cuda.synchronize(device)
             started = time.perf_counter()
         with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
-            output = network(image)
-            several = [output] if isinstance(output, torch.Tensor) else output
-            loss = torch.stack([logits.float().mean() for logits in several]).sum()
+            loss = torch.stack([logits.float().mean() for logits in logits_of_levels(network(image))]).sum()
         loss.backward()
     torch.cuda.synchronize(device)
     network.zero_grad(set_to_none=True)

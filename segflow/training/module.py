@@ -13,6 +13,7 @@ from torch import nn
 from segflow.core.errors import SegflowError
 from segflow.core.labels import Labels
 from segflow.loss.overlap import hard_counts
+from segflow.network.levels import logits_of_levels
 from segflow.sampling.batch import PatchBatch
 from segflow.training.device_augmentation import DeviceAugmentation
 from segflow.training.parameters import parameter_groups
@@ -84,8 +85,7 @@ class SegmentationModule(pl.LightningModule):
         self._counts: Tensor | None = None
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        output = self.network(image)
-        logits = [output] if isinstance(output, Tensor) else list(output)
+        logits = logits_of_levels(self.network(image))
         wanted = (len(image), self.labels.num_outputs, *image.shape[2:])
         if tuple(logits[0].shape) != wanted:
             raise SegflowError(

@@ -48,7 +48,6 @@ def test_a_single_output_has_the_weight_one() -> None:
     for strides in ([(1, 1)], [(1, 1), (2, 2)], [(1, 1), (2, 2), (2, 2), (2, 2)]):
         loss = DeepSupervisionLoss(_First(), strides)
         assert loss(_logits(3.0), target).item() == pytest.approx(3.0)
-        assert loss(_logits(3.0)[0], target).item() == pytest.approx(3.0)
 
 
 @pytest.mark.parametrize("count", [0, 4])
