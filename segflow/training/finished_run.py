@@ -38,7 +38,9 @@ def goes_on(folder: RunFolder, options: Mapping[str, Any], *, extend: bool) -> b
 def finished_before(folder: RunFolder) -> TrainResult:
     """The result of a run that was finished by an earlier start."""
     facts = _read_facts(folder)
-    logger.info("%s is finished (%s epochs); nothing to do", folder.path, facts.get("epochs"))
+    epochs, wanted = facts.get("epochs"), facts.get("max_epochs", facts.get("epochs"))
+    ended = f"{epochs} epochs" if epochs == wanted else f"ended early, after {epochs} of {wanted} epochs"
+    logger.info("%s is finished (%s); nothing to do", folder.path, ended)
     if _time_was_up(facts):
         logger.info("trainer.max_time ended it: a longer one, or none, with training.extend=true goes on")
     metrics = {tag: math.nan if value is None else float(value) for tag, value in facts.get("metrics", {}).items()}

@@ -52,10 +52,15 @@ class TimeBudget(Callback):
 
     Args:
         seconds: The budget.
+
+    Attributes:
+        seconds: The budget.
+        is_used_up: Whether it ended the training.
     """
 
     def __init__(self, seconds: float) -> None:
-        self._budget = seconds
+        self.seconds = seconds
+        self.is_used_up = False
         self._before = 0.0
         self._epoch_seconds: float | None = None
         self._begun = 0.0
@@ -82,7 +87,7 @@ class TimeBudget(Callback):
         self._epoch_seconds = seconds if self._epoch_seconds is None else 0.7 * self._epoch_seconds + 0.3 * seconds
         left = trainer.strategy.broadcast(self._epochs_left())
         if left is not None and left < NEAR_THE_END:
-            trainer.should_stop = True
+            trainer.should_stop = self.is_used_up = True
             logger.info("trainer.max_time is used up after epoch %d", trainer.current_epoch)
 
     def state_dict(self) -> dict[str, Any]:
@@ -93,4 +98,4 @@ class TimeBudget(Callback):
         self._epoch_seconds = state_dict["epoch_seconds"]
 
     def _epochs_left(self) -> float | None:
-        return None if self._epoch_seconds is None else (self._budget - self.used) / self._epoch_seconds
+        return None if self._epoch_seconds is None else (self.seconds - self.used) / self._epoch_seconds

@@ -301,11 +301,11 @@ class _Run:
             last = self.folder.checkpoint("last")
             if last.is_file():
                 link_checkpoint(last, self.folder.checkpoint("final"))
-            max_time = trainer_options(self.parts).get("max_time")
+            used_up = [c.seconds for c in trainer.callbacks if isinstance(c, TimeBudget) and c.is_used_up]
             facts = {
                 "epochs": epochs,
                 "max_epochs": trainer.max_epochs,
-                "max_time_seconds": None if max_time is None else parse_duration(max_time),
+                "max_time_seconds": used_up[0] if used_up else None,  # which ended it
                 "seconds": round(seconds, 1),
                 "fastest_epoch_seconds": min(report.history.get("time/epoch", [math.nan])),
                 "metrics": {tag: None if math.isnan(v) else v for tag, v in report.latest.items()},

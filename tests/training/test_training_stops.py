@@ -242,6 +242,20 @@ def test_a_run_that_its_time_ended_goes_on_with_more_of_it(toy: Toy, caplog: pyt
     assert rates[12:] == pytest.approx(whole[12:])
 
 
+def test_a_run_that_a_callback_ended_is_not_said_to_be_out_of_time(toy: Toy, caplog: pytest.LogCaptureFixture):
+    class EndsIt(pl.Callback):
+        def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+            trainer.should_stop = trainer.current_epoch == 1
+
+    options = {"max_epochs": 5, "max_time": "2h"}
+    assert toy.train(trainer=options, callbacks=[EndsIt()]).epochs == 2
+    with caplog.at_level(logging.INFO):
+        again = toy.train(trainer=options | {"max_time": "3h"}, settings={"extend": True})
+    assert (again.trained, again.finished) == (False, True)
+    assert "ended early, after 2 of 5 epochs" in caplog.text
+    assert "max_time" not in caplog.text
+
+
 def test_without_the_time_budget_a_run_goes_on_to_the_end_of_its_epochs(toy: Toy):
     """The budget moved the end of the schedule; what is trained after it must not have a rate of 0."""
     seconds = itertools.count()
