@@ -8,12 +8,12 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from segflow.apps import _edge, _terminal
-from segflow.core.dataset import DatasetDescription
 from segflow.core.errors import CaseErrors, SegflowError
 from segflow.core.plans import Plans
 from segflow.inference.ensemble import EnsembleSettings, ensemble_cases
 from segflow.inference.pipeline import PredictReport
-from segflow.storage.json_files import read_json, read_json_as
+from segflow.storage.json_files import read_json_as
+from segflow.storage.raw_dataset import read_dataset_json
 
 
 def run(config: DictConfig) -> None:
@@ -36,7 +36,7 @@ def run(config: DictConfig) -> None:
 def average(members: Sequence[Path], output: Path, settings: EnsembleSettings) -> PredictReport:
     """Open the ensemble door, with labels and reader as the first member was predicted."""
     made_by = "Predict it with inference.probabilities=true."
-    description = DatasetDescription.from_json("ensemble", read_json(members[0] / "dataset.json", fix=made_by))
+    description = read_dataset_json(members[0] / "dataset.json", "ensemble", made_by)
     plans = read_json_as(members[0] / "plans.json", Plans.from_json, fix=made_by)
     with _terminal.progress() as progress:
         return ensemble_cases(

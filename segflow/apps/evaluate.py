@@ -13,7 +13,7 @@ from segflow.core.labels import Labels
 from segflow.core.metrics import Summary
 from segflow.evaluation.evaluate_cases import EvaluateSettings, evaluate_cases
 from segflow.evaluation.summary import table_rows
-from segflow.storage.json_files import read_json
+from segflow.storage.raw_dataset import read_dataset_json
 
 
 def run(config: DictConfig) -> None:
@@ -56,7 +56,7 @@ def description_beside(given: str | None, prediction: Path, reference: Path) -> 
     candidates += [folder / "dataset.json" for folder in (prediction, reference, reference.parent, prediction.parent)]
     for file in candidates:
         if file.is_file():
-            return DatasetDescription.from_json(file.parent.name, read_json(file))
+            return read_dataset_json(file, file.parent.name)
         if given:
             raise SegflowError(f"there is no {file}", expected="a dataset.json that names the labels")
     raise SegflowError(

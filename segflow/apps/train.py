@@ -16,7 +16,6 @@ from torch import Tensor
 
 from segflow.apps import _datasets, _edge, _processes, _terminal, evaluate
 from segflow.augmentation.pipeline import Augmentation, AugmentationSettings
-from segflow.core.dataset import DatasetDescription
 from segflow.core.errors import CaseErrors, SegflowError
 from segflow.core.labels import Labels
 from segflow.core.metrics import Summary
@@ -33,8 +32,9 @@ from segflow.network.nnunet_model import is_nnunet_model, read_nnunet_model, rea
 from segflow.planning.override import override_configuration
 from segflow.planning.split_dataset import read_fold
 from segflow.sampling.patch_sampler import PatchSampler, PatchSamplerSettings
-from segflow.storage.json_files import read_json, read_json_as, written_whole
+from segflow.storage.json_files import read_json_as, written_whole
 from segflow.storage.preprocessed import PreprocessedStore
+from segflow.storage.raw_dataset import read_dataset_json
 from segflow.storage.run_folder import RunFolder
 from segflow.training.initial_weights import read_initial_weights
 from segflow.training.protocols import AugmentationFactory, TrainingParts, TrainResult
@@ -166,7 +166,7 @@ def _read_inputs(config: DictConfig) -> Inputs:
     name = _datasets.folder_name(dataset, paths)
     prepared = Path(paths.preprocessed).expanduser() / name
     plan_first = "Plan and preprocess first: segflow plan and segflow preprocess, with the same dataset."
-    description = DatasetDescription.from_json(name, read_json(prepared / "dataset.json", fix=plan_first))
+    description = read_dataset_json(prepared / "dataset.json", name, plan_first)
     plans = read_json_as(prepared / f"{config.plans}.json", Plans.from_json, fix=plan_first)
     plans = override_configuration(
         plans,

@@ -41,13 +41,17 @@ class DatasetDescription:
         Raises:
             SegflowError: A key is missing or its value cannot be used.
         """
+        if not isinstance(value, Mapping):
+            raise SegflowError(
+                f"the description of {name} must be an object", found=type(value).__name__, expected=list(REQUIRED_KEYS)
+            )
         keys = dict(value)
         if "channel_names" not in keys and "modality" in keys:  # written by early converters; nnU-Net reads it too
             keys["channel_names"] = keys["modality"]
         missing = [key for key in REQUIRED_KEYS if key not in keys]
         if missing:
             raise SegflowError(
-                f"dataset.json of {name} lacks {', '.join(repr(k) for k in missing)}",
+                f"the description of {name} lacks {', '.join(repr(k) for k in missing)}",
                 found=sorted(value),
                 expected=list(REQUIRED_KEYS),
                 fix="A decathlon folder is converted by: segflow convert source=TASK_FOLDER",
@@ -58,7 +62,7 @@ class DatasetDescription:
             wanted = [str(i) for i in range(len(numbered))]
             if not numbered or sorted(numbered, key=str) != sorted(wanted):
                 raise SegflowError(
-                    "dataset.json: 'channel_names' must be numbered from 0 without gaps",
+                    "'channel_names' must be numbered from 0 without gaps",
                     found=list(numbered),
                     expected=wanted or ["0"],
                 )
@@ -67,16 +71,16 @@ class DatasetDescription:
             channels = tuple(str(v) for v in names)
         else:
             raise SegflowError(
-                "dataset.json: 'channel_names' must map channel numbers to names",
+                "'channel_names' must map channel numbers to names",
                 found=repr(names)[:80],
                 expected='{"0": "CT"}',
             )
         ending = keys["file_ending"]
         if not isinstance(ending, str) or not ending.startswith("."):
-            raise SegflowError("dataset.json: 'file_ending' must start with a dot", found=repr(ending))
+            raise SegflowError("'file_ending' must start with a dot", found=repr(ending))
         count = keys["numTraining"]
         if isinstance(count, bool) or not isinstance(count, int) or count < 0:
-            raise SegflowError("dataset.json: 'numTraining' must be a whole number", found=repr(count))
+            raise SegflowError("'numTraining' must be a whole number", found=repr(count))
         reader = keys.get("overwrite_image_reader_writer")
         return cls(
             name=name,

@@ -37,7 +37,7 @@ class Labels:
         """
         if not isinstance(labels, Mapping) or not labels:
             raise SegflowError(
-                "dataset.json: 'labels' must map names to values",
+                "'labels' must map names to values",
                 found=repr(labels)[:80],
                 expected='{"background": 0, "tumour": 1}',
             )
@@ -46,7 +46,7 @@ class Labels:
             entries[str(name)] = _label_key(str(name), value)
         if entries.get("background") != 0:
             raise SegflowError(
-                "dataset.json: label 'background' must be 0",
+                "label 'background' must be 0",
                 found=entries.get("background", "no 'background'"),
                 expected=0,
                 fix='Names are keys and values are numbers: {"background": 0, "tumour": 1}.',
@@ -60,7 +60,7 @@ class Labels:
         ignore = self.entries.get("ignore")
         if ignore is not None and (not isinstance(ignore, int) or ignore != max(self.all_labels) + 1):
             raise SegflowError(
-                "dataset.json: the ignore label must be one above the highest other label",
+                "the ignore label must be one above the highest other label",
                 found=ignore,
                 expected=max(self.all_labels) + 1,
                 fix="Renumber them into a new dataset: segflow convert source=FOLDER dataset_id=NUMBER.",
@@ -69,7 +69,7 @@ class Labels:
             order = self.regions_class_order
             if order is None or len(order) != len(self.regions):
                 raise SegflowError(
-                    "dataset.json: 'regions_class_order' must give one label for each region",
+                    "'regions_class_order' must give one label for each region",
                     found=None if order is None else list(order),
                     expected=f"{len(self.regions)} labels",
                 )
@@ -136,14 +136,14 @@ class Labels:
 def _label_key(name: str, value: Any) -> LabelKey:
     if isinstance(value, bool) or not isinstance(value, (int, list, tuple)):
         raise SegflowError(
-            f"dataset.json: label '{name}' must be a whole number or a list of them",
+            f"label '{name}' must be a whole number or a list of them",
             found=repr(value),
             fix="Decathlon's inverted form is converted by: segflow convert source=TASK_FOLDER",
         )
     if isinstance(value, int):
         return value
     if not value or not all(isinstance(v, int) and not isinstance(v, bool) for v in value):
-        raise SegflowError(f"dataset.json: region '{name}' must list whole numbers", found=list(value))
+        raise SegflowError(f"region '{name}' must list whole numbers", found=list(value))
     return tuple(value)
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 from segflow.core.dataset import DatasetDescription
 from segflow.core.progress import Progress, ProgressEvent, silent
 from segflow.exchange.raw_layout import copy_files, dataset_name, described, refuse_taken, visible_images
-from segflow.storage.json_files import read_json, write_json
+from segflow.storage.json_files import build_as, read_json, write_json
 from segflow.storage.raw_dataset import find_training_cases
 from segflow.storage.whole_folder import folder_written_whole
 
@@ -37,7 +38,10 @@ def convert_nnunet_v1_dataset(
     target = refuse_taken(raw_root, dataset_name(task_folder, dataset_id))
     labels = visible_images(task_folder / "labelsTr", ENDING)
     content = described(old, cases=len(labels), file_ending=ENDING)
-    find_training_cases(task_folder, DatasetDescription.from_json(target.name, content))
+    description = build_as(
+        task_folder / "dataset.json", content, functools.partial(DatasetDescription.from_json, target.name)
+    )
+    find_training_cases(task_folder, description)
     present = [name for name in FOLDERS if (task_folder / name).is_dir()]
     with folder_written_whole(target) as partial:
         for done, name in enumerate(present, start=1):

@@ -5,6 +5,7 @@ Images stay where they are (recipe 1.3, key ``dataset``); only label maps are wr
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,7 +22,7 @@ from segflow.exchange.raw_layout import refuse_taken
 from segflow.storage.case_files import LABELS, find_training_cases
 from segflow.storage.dataset_check import label_values
 from segflow.storage.images import ImageIO, case_error, reader_of
-from segflow.storage.json_files import read_json, write_json
+from segflow.storage.json_files import build_as, read_json, write_json
 from segflow.storage.whole_folder import folder_written_whole
 
 STAGE = "renumber"
@@ -85,7 +86,9 @@ def renumber_dataset(source: Path, raw_root: Path, dataset_id: int | None, *, pr
         raise SegflowError("the renumbered dataset has no number", fix="Give it one: dataset_id=42")
     order = content.get("regions_class_order")
     content = {**content, "labels": named, **({"regions_class_order": [new.get(v, v) for v in order]} if order else {})}
-    description = DatasetDescription.from_json(source.resolve().name, content)
+    description = build_as(
+        source / "dataset.json", content, functools.partial(DatasetDescription.from_json, source.resolve().name)
+    )
     target = refuse_taken(raw_root, f"Dataset{dataset_id:03d}_{description.name.split('_', 1)[-1]}")
     cases = find_training_cases(source.resolve(), description)
     reader = reader_of((case.images[0] for case in cases), description.file_ending, description.reader)

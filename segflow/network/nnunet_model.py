@@ -6,6 +6,7 @@ import _codecs
 import json
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -18,6 +19,7 @@ from segflow.core.plans import Plans
 from segflow.core.run import RunRecord
 from segflow.network.state import from_nnunet
 from segflow.network.weights import Folds, TrainedFold, choose_folds, read_tensors
+from segflow.storage.json_files import build_as
 
 CHECKPOINTS = {"final": "checkpoint_final.pth", "best": "checkpoint_best.pth", "last": "checkpoint_latest.pth"}
 """Our name of a checkpoint → nnU-Net's."""
@@ -82,8 +84,12 @@ def read_nnunet_model(
             f"{path} holds no model of nnU-Net v2", expected="plans.json, dataset.json and fold_0/checkpoint_final.pth"
         )
     model = _choose(found, configuration, path)
-    plans = Plans.from_json(_json(model / "plans.json"))
-    dataset = DatasetDescription.from_json(plans.dataset_name, _dataset_json(model, plans))
+    plans = build_as(model / "plans.json", _json(model / "plans.json"), Plans.from_json)
+    dataset = build_as(
+        model / "dataset.json",
+        _dataset_json(model),
+        partial(DatasetDescription.from_json, plans.dataset_name),
+    )
     chosen = _folds(model, folds, CHECKPOINTS[checkpoint])
     return [_read_fold(model / f"fold_{fold}" / CHECKPOINTS[checkpoint], plans, dataset) for fold in chosen]
 
@@ -97,11 +103,12 @@ def read_nnunet_weights(file: Path) -> dict[str, Tensor]:
     """
     content = read_tensors(file, str(file), HARMLESS_GLOBALS)
     try:
-        arguments = content["init_args"]
-        plan = Plans.from_json(arguments["plans"]).configuration(str(arguments["configuration"]))
-        return from_nnunet(content["network_weights"], plan.topology)
+        arguments, state = content["init_args"], content["network_weights"]
+        plans, configuration = arguments["plans"], str(arguments["configuration"])
     except (KeyError, TypeError) as error:
         raise _no_checkpoint(str(file), content) from error
+    plan = build_as(file, plans, lambda content: Plans.from_json(content).configuration(configuration))
+    return from_nnunet(state, plan.topology)
 
 
 def previous_model(path: Path, configuration: str) -> Path:
@@ -174,8 +181,10 @@ def _choose(models: Sequence[Place], configuration: str | None, path: Path) -> P
 
 
 def _previous_stage(configuration: str, model: Place) -> str | None:
-    options = _json(model / "plans.json").get("configurations", {}).get(configuration, {})
-    return options.get("previous_stage")
+    def find(content: dict[str, Any]) -> str | None:
+        return content.get("configurations", {}).get(configuration, {}).get("previous_stage")
+
+    return build_as(model / "plans.json", _json(model / "plans.json"), find)
 
 
 def _json(file: Place) -> dict[str, Any]:
@@ -188,7 +197,7 @@ def _json(file: Place) -> dict[str, Any]:
     return value
 
 
-def _dataset_json(model: Place, plans: Plans) -> dict[str, Any]:
+def _dataset_json(model: Place) -> dict[str, Any]:
     """Old models lack a key that prediction does not need."""
     return {"numTraining": 0, "file_ending": ".nii.gz", **_json(model / "dataset.json")}
 

@@ -82,16 +82,29 @@ def read_json_as(path: Path, build: Callable[[Any], Built], fix: str | None = No
     Raises:
         SegflowError: The file is missing, unreadable, not JSON, or its content cannot be used; names the file.
     """
-    value = read_json(path, fix)
+    return build_as(path, read_json(path, fix), build, fix)
+
+
+def build_as(name: object, value: Any, build: Callable[[Any], Built], fix: str | None = None) -> Built:
+    """Build what a file's content describes.
+
+    Args:
+        name: The file, for messages.
+        value: Its content.
+        build, fix: See `read_json_as`.
+
+    Raises:
+        SegflowError: The content cannot be used; names the file.
+    """
     try:
         return build(value)
     except SegflowError as error:
         raise SegflowError(
-            f"{path}: {error.problem}",
+            f"{name}: {error.problem}",
             case=error.case,
             found=error.found,
             expected=error.expected,
             fix=error.fix or fix,
         ) from error
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise SegflowError(f"{path} holds something that cannot be used: {error!r}", fix=fix) from error
+        raise SegflowError(f"{name} holds something that cannot be used: {error!r}", fix=fix) from error

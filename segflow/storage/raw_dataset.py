@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import difflib
 import re
+from functools import partial
 from pathlib import Path
 
 from segflow.core.dataset import DatasetDescription
 from segflow.core.errors import SegflowError
 from segflow.storage.case_files import Problem, find_images, find_training_cases
 from segflow.storage.dataset_check import check_dataset
-from segflow.storage.json_files import read_json
+from segflow.storage.json_files import read_json_as
 
 __all__ = [
     "Problem",
     "check_dataset",
     "find_images",
     "find_training_cases",
+    "read_dataset_json",
     "read_description",
     "resolve_dataset",
 ]
@@ -30,10 +32,22 @@ def read_description(folder: Path) -> DatasetDescription:
     """
     if not folder.is_dir():
         raise SegflowError(f"there is no dataset folder {folder}", fix="Check dataset.path or paths.raw.")
-    content = read_json(folder / "dataset.json", fix="Every raw dataset needs one; see the README's section on data.")
-    if not isinstance(content, dict):
-        raise SegflowError(f"{folder / 'dataset.json'} must hold an object", found=type(content).__name__)
-    return DatasetDescription.from_json(folder.resolve().name, content)
+    fix = "Every raw dataset needs one; see the README's section on data."
+    return read_dataset_json(folder / "dataset.json", folder.resolve().name, fix)
+
+
+def read_dataset_json(file: Path, name: str, fix: str | None = None) -> DatasetDescription:
+    """Read a dataset.json, wherever it lies.
+
+    Args:
+        file: The file.
+        name: Of the dataset.
+        fix: What a user should do where the file is missing or cannot be used.
+
+    Raises:
+        SegflowError: It is missing, or its content cannot be used; names the file.
+    """
+    return read_json_as(file, partial(DatasetDescription.from_json, name), fix)
 
 
 def resolve_dataset(name_or_path: str | int, raw_root: Path) -> Path:

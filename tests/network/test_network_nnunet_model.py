@@ -129,6 +129,15 @@ def test_class_names_in_the_plans_are_never_imported(tmp_path: Path) -> None:
         read_nnunet_model(model)
 
 
+@pytest.mark.parametrize("file", ["plans.json", "dataset.json"])
+@pytest.mark.parametrize("content", ["[]", '{"labels": []}', '{"configurations": 3}'])
+def test_a_broken_file_of_a_model_is_named(tmp_path: Path, file: str, content: str) -> None:
+    model = tiny_models.make_nnunet_model(tmp_path)
+    (model / file).write_text(content)
+    with pytest.raises(SegflowError, match=f"{model / file}"):
+        read_nnunet_model(model)
+
+
 def test_plans_that_do_not_fit_the_weights_say_so(tmp_path: Path) -> None:
     model = tiny_models.make_nnunet_model(tmp_path)
     other = tiny_models.record(network="residual_unet")

@@ -220,15 +220,16 @@ def test_the_description_is_read(tmp_path: Path) -> None:
     [
         (None, r"there is no .*dataset\.json"),
         ("{", "not valid JSON"),
-        ("[]", "must hold an object"),
+        ("[]", "must be an object; found list"),
         ('{"labels": {"background": 0}}', "lacks 'channel_names', 'numTraining', 'file_ending'"),
     ],
 )
 def test_an_unusable_description_is_named(tmp_path: Path, content: str | None, message: str) -> None:
     if content is not None:
         (tmp_path / "dataset.json").write_text(content)
-    with pytest.raises(SegflowError, match=message):
+    with pytest.raises(SegflowError, match=message) as caught:
         read_description(tmp_path)
+    assert str(tmp_path / "dataset.json") in str(caught.value)
 
 
 def test_the_real_datasets_are_found(test_data: Path) -> None:
