@@ -212,3 +212,24 @@ def test_impossible_options_are_refused(options: dict[str, float]) -> None:
 def test_options_of_labels_are_refused_for_regions(options: dict[str, float]) -> None:
     with pytest.raises(SegflowError, match="regions"):
         DiceCrossEntropy(REGIONS, True, **options)
+
+
+@pytest.mark.parametrize("labels", [THREE, REGIONS_IGNORE], ids=["labels", "regions"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("batch_dice", [True, False])
+def test_mixed_precision_costs_no_precision_in_the_loss(labels: Labels, dtype: torch.dtype, batch_dice: bool) -> None:
+    """A class holds more voxels here than float16 can count, and the loss is scaled as mixed precision does."""
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.randn(1, labels.num_outputs, 64, 64, 64, generator=generator).to(dtype)
+    target = torch.randint(0, 3, (1, 1, 64, 64, 64), generator=generator).to(torch.int16)
+    loss = DiceCrossEntropy(labels, batch_dice)
+    found = []
+    for logits in (coarse.float(), coarse):
+        logits.requires_grad_()
+        value = loss(logits, target)
+        (value * 2**16).backward()
+        assert logits.grad is not None
+        found.append((value.item(), logits.grad.float()))
+    (expected, gradient), (value_of_coarse, gradient_of_coarse) = found
+    assert value_of_coarse == pytest.approx(expected, rel=1e-5)
+    torch.testing.assert_close(gradient_of_coarse, gradient, rtol=1e-2, atol=1e-4)

@@ -1,0 +1,190 @@
+"""What runs on a GPU computes there what it computes on the CPU, mixes no devices, and waits only where it must.
+
+Started by `test_gpu.py`, in a process of its own.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+
+import numpy as np
+import pytest
+import tiny_models
+import torch
+from pretend_gpu import DEVICE, on_gpu, pretend_gpu, values
+
+from segflow.augmentation.local import GradientSettings, LocalGammaSettings, RectanglesSettings
+from segflow.augmentation.orientation import TurnSettings
+from segflow.augmentation.pipeline import Augmentation, AugmentationSettings, ValidationTransform
+from segflow.augmentation.resolution import SharpenSettings
+from segflow.core.geometry import Box, Geometry
+from segflow.core.labels import Labels
+from segflow.core.preprocessed import SpatialRecord
+from segflow.inference.sliding_window import SlidingWindowSettings, predict_logits
+from segflow.loss.compound import DiceCrossEntropy
+from segflow.loss.deep_supervision import DeepSupervisionLoss
+from segflow.loss.overlap import hard_counts
+from segflow.network.build import build_network
+from segflow.preprocessing.restore import restore_labels, restore_probabilities
+from segflow.training.device_augmentation import DeviceAugmentation
+
+PLAIN = Labels.from_json({"background": 0, "a": 1, "b": 2})
+REGIONS = Labels.from_json({"background": 0, "whole": [1, 2], "core": 2, "ignore": 3}, [1, 2])
+SHAPES = {"3d": (20, 28, 20), "dummy 2d": (4, 48, 48), "2d": (64, 64)}
+EVERY_STEP = [
+    *("noise", "blur", "brightness", "contrast", "low_resolution", "gamma_inverted", "gamma"),
+    *("brightness_shift", "contrast_free", "rectangles", "gradient", "local_gamma", "sharpen"),
+]
+
+
+def batch(shape: tuple[int, ...], channels: int, labels: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    image = torch.randn(3, channels, *shape, generator=generator)
+    return image, torch.randint(-1, 3, (3, labels, *shape), generator=generator).to(torch.int16)
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+@pytest.mark.parametrize("previous", [False, True], ids=["", "cascade"])
+def test_augmentation(shape: tuple[int, ...], previous: bool) -> None:
+    settings = AugmentationSettings(
+        steps=EVERY_STEP,
+        turn=TurnSettings(turn_probability=0.3, exchange_probability=0.3),
+        rectangles=RectanglesSettings(probability=0.3),
+        gradient=GradientSettings(probability=0.3),
+        local_gamma=LocalGammaSettings(probability=0.3),
+        sharpen=SharpenSettings(probability=0.3),
+    )
+    augmentation = Augmentation(shape, settings, labels=PLAIN, use_mask_for_norm=[True, False], previous_stage=previous)
+    for seed in range(8):
+        image, label = batch(augmentation.loader_patch_size, 2, 1 + previous, seed)
+        draws = augmentation.draw(3, 2, torch.Generator().manual_seed(seed))
+        expected = augmentation.apply(image, label, draws)
+        with pretend_gpu():
+            found = augmentation.apply(on_gpu(image), on_gpu(label), draws)
+        for here, there in zip(expected, found, strict=True):
+            torch.testing.assert_close(values(there), here, rtol=1e-5, atol=1e-5)
+
+
+def test_augmentation_of_a_training_batch() -> None:
+    shape = SHAPES["3d"]
+    plain = AugmentationSettings(steps=["brightness", "gamma"])
+    build = functools.partial(Augmentation, shape, plain, labels=PLAIN, use_mask_for_norm=[False], previous_stage=False)
+    for augmentation in (build(), ValidationTransform(shape, labels=PLAIN, previous_stage=False)):
+        on_device = DeviceAugmentation(augmentation, seed=1, batch_size=3, rank=0, world_size=1)
+        image, label = batch(augmentation.loader_patch_size, 1, 1, 0)
+        expected = on_device(image, label, epoch=2, index=5)
+        with pretend_gpu():
+            found = on_device(on_gpu(image), on_gpu(label), epoch=2, index=5)
+        assert all(torch.equal(values(there), here) for here, there in zip(expected, found, strict=True))
+
+
+LOSSES = {
+    "dice_ce": DiceCrossEntropy,
+    "topk": functools.partial(DiceCrossEntropy, top_k_percent=10, dice_weight=0.0),
+    "smoothed": functools.partial(DiceCrossEntropy, label_smoothing=0.1),
+}
+
+
+@pytest.mark.parametrize("network", ["plain_unet", "residual_unet"])
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize(
+    ("labels", "loss"), [*((PLAIN, name) for name in LOSSES), (REGIONS, "dice_ce")], ids=[*LOSSES, "regions"]
+)
+def test_a_training_step(network: str, dims: int, labels: Labels, loss: str) -> None:
+    topology = tiny_models.topology(dims, network)
+    torch.manual_seed(0)
+    here = build_network(topology, 1, labels.num_outputs)
+    torch.manual_seed(0)
+    there = build_network(topology, 1, labels.num_outputs)
+    image, label = batch((16,) * dims, 1, 1, 0)
+    label = label.clamp(min=0)
+    if labels.ignore_label is not None:
+        label[:, :, :3] = labels.ignore_label
+    compute = DeepSupervisionLoss(LOSSES[loss](labels, True), topology.strides)
+
+    def step(net: torch.nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        value = compute(net(x), y)
+        value.backward()
+        torch.nn.utils.clip_grad_norm_(net.parameters(), 12.0)
+        torch.optim.SGD(net.parameters(), 0.01, momentum=0.99, nesterov=True, foreach=False).step()
+        return value.detach()
+
+    expected = step(here, image, label)
+    with pretend_gpu() as gpu:
+        there.to(DEVICE)
+        x, y = on_gpu(image), on_gpu(label)
+        gpu.waits.clear()
+        found = step(there, x, y)
+        assert not gpu.waits, "a step waits for the device"
+    torch.testing.assert_close(values(found), expected, rtol=1e-4, atol=1e-5)
+    for mine, theirs in zip(here.parameters(), there.parameters(), strict=True):
+        torch.testing.assert_close(values(theirs.data), mine.data, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("labels", [PLAIN, REGIONS], ids=["labels", "regions"])
+def test_the_counts_of_the_pseudo_dice(labels: Labels) -> None:
+    logits = torch.randn(3, labels.num_outputs, 8, 8, 8, generator=torch.Generator().manual_seed(0))
+    label = batch((8, 8, 8), 1, 1, 0)[1].clamp(min=0)
+    expected = hard_counts(logits, label, labels)
+    with pretend_gpu() as gpu:
+        found = hard_counts(on_gpu(logits), on_gpu(label), labels)
+        assert not gpu.waits
+    assert all(torch.equal(values(there), here) for here, there in zip(expected, found, strict=True))
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("sums", ["float32", "float16"])
+def test_the_sliding_window(dims: int, sums: str) -> None:
+    networks = []
+    for seed in range(2):
+        torch.manual_seed(seed)
+        networks.append(build_network(tiny_models.topology(dims), 1, 3, deep_supervision=False).eval())
+    image = torch.randn(1, 10, 21, 26, generator=torch.Generator().manual_seed(0))
+    patch, axes = (8, 16, 16)[-dims:], tuple(range(dims))
+    settings = SlidingWindowSettings(sums=sums)
+    expected = predict_logits(networks, image, patch, axes, settings)
+    with pretend_gpu(), torch.no_grad():
+        for network in networks:
+            network.to(DEVICE)
+        found = predict_logits(networks, image, patch, axes, settings)
+    torch.testing.assert_close(values(found), expected, rtol=1e-3, atol=1e-4 if sums == "float32" else 1e-2)
+
+
+@pytest.mark.parametrize(
+    ("labels", "spacing"),
+    list(itertools.product([PLAIN, REGIONS], [(1.0, 1.0, 1.0), (5.0, 1.0, 1.0)])),
+    ids=["labels", "labels, thick slices", "regions", "regions, thick slices"],
+)
+def test_the_way_back_to_the_image(labels: Labels, spacing: tuple[float, ...]) -> None:
+    shape_plan, cropped = (9, 11, 8), (7, 15, 12)
+    spatial = SpatialRecord(
+        geometry=Geometry((1.0, 1.0, 1.0)),
+        shape_original=(9, 18, 14),
+        axis_order=(0, 1, 2),
+        crop=Box((1, 2, 0), (8, 17, 12)),
+        spacing_transposed=spacing,
+        spacing_plan=tuple(s * n / m for s, n, m in zip(spacing, cropped, shape_plan, strict=True)),
+        shape_plan=shape_plan,
+    )
+    plan = tiny_models.record().plan
+    logits = torch.randn(labels.num_outputs, *shape_plan, generator=torch.Generator().manual_seed(0))
+    expected = restore_labels(logits, spatial, plan, labels)
+    probabilities = list(restore_probabilities(logits, spatial, plan, labels))
+    with pretend_gpu():
+        found = restore_labels(on_gpu(logits), spatial, plan, labels)
+        of_gpu = list(restore_probabilities(on_gpu(logits), spatial, plan, labels))
+    assert (found == expected).mean() > 0.999
+    for here, there in zip(probabilities, of_gpu, strict=True):
+        np.testing.assert_allclose(there, here, atol=1e-5)
+
+
+def test_what_a_gpu_refuses_is_refused() -> None:
+    with pretend_gpu() as gpu:
+        tensor = on_gpu(torch.ones(3))
+        with pytest.raises(RuntimeError, match="expected all tensors on"):
+            tensor + torch.ones(3)
+        assert float(tensor.sum()) == 3
+        assert gpu.waits == {"_local_scalar_dense": 1}
+    with pytest.raises(AssertionError, match="not on the GPU"):
+        values(torch.ones(3))
