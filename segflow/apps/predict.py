@@ -37,4 +37,5 @@ def predict(config: DictConfig, model: str, source: str | Sequence[str], output:
             _edge.read(PredictSettings, config.inference),
             progress=progress,
             build=_edge.build(config.network),
+            build_previous=_edge.build(config.previous_network) if config.get("previous_network") else None,
         )

@@ -100,6 +100,7 @@ def predict_cases(
     *,
     progress: Progress = silent,
     build: Build = build_network,
+    build_previous: Build | None = None,
 ) -> PredictReport:
     """Predict a folder, a CSV table or a list of files.
 
@@ -113,7 +114,7 @@ def predict_cases(
         output: Folder for the label maps.
         settings: See `PredictSettings`.
         progress: Told of each case that ended.
-        build: See `Predictor.load`.
+        build, build_previous: See `Predictor.load`.
 
     Raises:
         SegflowError: The model cannot be loaded, there is no input, or the output folder cannot be written or holds
@@ -134,6 +135,7 @@ def predict_cases(
         previous_stage=settings.previous_stage,
         with_previous_stage=given is None,
         build=build,
+        build_previous=build_previous,
     )
     cases = part_of(find_cases(source, predictor.record.dataset.file_ending), settings.part)
     _write_arguments(output, predictor, {"model": str(Path(model).resolve()), "input": _text(source)}, settings)

@@ -81,6 +81,7 @@ class Predictor:
         previous_stage: str | Path | None = None,
         with_previous_stage: bool = True,
         build: Build = build_network,
+        build_previous: Build | None = None,
     ) -> Predictor:
         """Load a model, and for a cascade the model of the previous stage too.
 
@@ -94,6 +95,7 @@ class Predictor:
             previous_stage: Model of the stage that a cascade builds on, where it does not lie beside the model.
             with_previous_stage: False where the previous stage's label maps are given to every call.
             build: What makes the network; only to be given for networks of one's own.
+            build_previous: What makes the previous stage's, where that is another.
 
         Raises:
             SegflowError: The model is missing, cannot be read, or does not fit its plans.
@@ -105,6 +107,7 @@ class Predictor:
             place, name = (
                 (Path(previous_stage), None) if previous_stage else find_previous_stage(Path(model), loaded.record)
             )
+            options["build"] = build_previous or build
             before = cls(load_model(place, configuration=name, **options), device=device, settings=settings)
         return cls(loaded, device=device, settings=settings, previous_stage=before)
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import numpy as np
 import own_parts
 import pytest
+import SimpleITK as sitk
+import tiny_models
 from apps_commands import SHORT, start
 
 CONFIGURATION = {
@@ -58,3 +61,17 @@ def test_parts_of_a_users_own_train_resume_and_predict(own: Path) -> None:
     assert bundled.returncode == 0, bundled.stderr
     again = start(own, "predict", *NETWORK, "model=own.segflow", f"input={images}", "output=again")
     assert again.returncode == 0, again.stderr
+
+
+def test_the_previous_stage_of_a_cascade_may_have_another_network(tmp_path: Path) -> None:
+    tiny_models.make_run(tmp_path, "3d_lowres")
+    run = tiny_models.make_run(tmp_path, "3d_cascade_fullres")
+    values = np.random.default_rng(0).normal(size=(20, 20, 20)).astype(np.float32)
+    sitk.WriteImage(sitk.GetImageFromArray(values), str(tmp_path / "a_0000.nii.gz"))
+    options = ["network@previous_network=planned", f"model={run}", "input=a_0000.nii.gz", "output=predicted"]
+    result = start(tmp_path, "predict", *options, "inference.mirroring=false")
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "predicted" / "a.nii.gz").is_file()
+    other = start(tmp_path, "predict", *options, "previous_network.norm=batch", "inference.resume=false")
+    assert other.returncode == 1
+    assert "network of configuration '3d_lowres'" in other.stderr

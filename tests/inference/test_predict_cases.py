@@ -6,7 +6,9 @@ import json
 import os
 import stat
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,11 +16,13 @@ import SimpleITK as sitk
 import tiny_models
 import torch
 from inference_images import make_image
+from torch import nn
 
 from segflow.core.errors import SegflowError
 from segflow.core.progress import ProgressEvent
 from segflow.inference.predict_cases import PredictSettings, predict_cases
 from segflow.inference.predictor import Predictor
+from segflow.network.build import build_network
 
 WriteImages = Callable[..., Path]
 
@@ -125,6 +129,20 @@ def test_cascade_predicts_its_previous_stage_first(tmp_path: Path, write_images:
     assert given.ok
     assert np.array_equal(read(tmp_path / "given" / "a.nii.gz"), read(tmp_path / "out" / "a.nii.gz"))
     assert not (tmp_path / "given" / "previous_stage").exists()
+
+
+def test_the_stages_of_a_cascade_may_have_different_networks(tmp_path: Path, write_images: WriteImages) -> None:
+    tiny_models.make_run(tmp_path, "3d_lowres")
+    run, images = tiny_models.make_run(tmp_path, "3d_cascade_fullres"), write_images("a")
+    built: list[str] = []
+
+    def stage(name: str, *arguments: Any) -> nn.Module:
+        built.append(name)
+        return build_network(*arguments)
+
+    options = {"build": partial(stage, "cascade"), "build_previous": partial(stage, "previous")}
+    assert predict_cases(run, images, tmp_path / "out", settings(), **options).ok
+    assert built == ["cascade", "previous"]
 
 
 def test_cascades_of_two_previous_stages_are_not_mixed(tmp_path: Path, write_images: WriteImages) -> None:
