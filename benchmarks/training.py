@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+from core_distance import core_distance
 from inputs import ACDC, HIPPOCAMPUS, link_dataset, share_plans
 from measure import Measured, Meter, run_function
 from record import OURS, REFERENCE, Options, Record, options, peak_bytes
@@ -37,37 +38,51 @@ LIGHTNING_STEPS = 100
 
 
 class Clock:
-    """When the steps of a training began and ended; works for both sides."""
+    """When the steps of a training began and ended; works for both sides.
 
-    def __init__(self) -> None:
+    Args:
+        distances: Measure after every step how far apart the cores are. It does not count as time.
+    """
+
+    def __init__(self, distances: bool = True) -> None:
+        self._wants_distances = distances
         self.train_ends: list[list[float]] = []
         self.gaps: list[float] = []
+        self.distances: list[float] = []
+        self._paused = 0.0
         self._left = 0.0
         self._gap = 0.0
 
     def epoch_starts(self) -> None:
         """All of the last epoch's bookkeeping is done; the first batch is not yet made."""
         if self.train_ends:
-            self.gaps.append(self._gap + time.monotonic() - self._left)
+            self.gaps.append(self._gap + self._now() - self._left)
         self.train_ends.append([])
 
     def train_step_ends(self) -> None:
         """The optimizer has stepped."""
-        self._left = time.monotonic()
+        self._left = self._now()
         self.train_ends[-1].append(self._left)
+        distance = core_distance() if self._wants_distances else None
+        if distance is not None:
+            self.distances.append(distance)
+        self._paused += self._now() - self._left
 
     def validation_starts(self) -> None:
         """The first validation batch is not yet made."""
-        self._gap = time.monotonic() - self._left
+        self._gap = self._now() - self._left
 
     def validation_step_ends(self) -> None:
         """A validation batch is done."""
-        self._left = time.monotonic()
+        self._left = self._now()
 
     def result(self) -> dict[str, Any]:
         """Seconds of the iterations that count, and of the last gap, when everything was imported."""
         seconds = [end - start for ends in self.train_ends[1:] for start, end in itertools.pairwise(ends)]
-        return {"iterations": seconds, "gap": self.gaps[-1]}
+        return {"iterations": seconds, "gap": self.gaps[-1], "distances": self.distances}
+
+    def _now(self) -> float:
+        return time.monotonic() - self._paused
 
 
 class LightningClock(pl.Callback):
@@ -75,8 +90,8 @@ class LightningClock(pl.Callback):
 
     current: LightningClock
 
-    def __init__(self) -> None:
-        self.clock = Clock()
+    def __init__(self, distances: bool = True) -> None:
+        self.clock = Clock(distances)
         LightningClock.current = self
 
     def on_train_epoch_start(self, *_: Any) -> None:
@@ -224,7 +239,7 @@ def lightning_and_bare(meter: Meter, prepared: str, outputs: str, steps: int) ->
         f"trainer.limit_train_batches={steps}",
         "trainer.limit_val_batches=0",
         "training.repeat_batch=true",
-        "+callbacks.clock={_target_: training.LightningClock}",
+        "+callbacks.clock={_target_: training.LightningClock, distances: false}",
     )
     with meter.section("Lightning"):
         train.train(config)
@@ -351,8 +366,14 @@ def _judge(record: Record, what: str, theirs: list[Measured], ours: list[Measure
     def gap(runs: list[Measured]) -> float:
         return statistics.median(run.value["gap"] for run in runs)
 
+    def distances(runs: list[Measured]) -> str:
+        found = sorted(value for run in runs for value in run.value["distances"])
+        return f"{found[0]:.0f} to {found[-1]:.0f}, median {statistics.median(found):.0f}"
+
     for name, measure in (("iteration", seconds), ("step on one batch", alone), ("gap between epochs", gap)):
         record.value(f"{what}: {name}", unit="s", **{REFERENCE: measure(theirs), OURS: measure(ours)})
+    if all(run.value["distances"] for run in (*theirs, *ours)):
+        record.value(f"{what}: from core to core", unit="ns", **{REFERENCE: distances(theirs), OURS: distances(ours)})
     record.check(f"{what}: iterations, times quicker", seconds(theirs) / seconds(ours), at_least=QUICKER)
     record.check(f"{what}: gap between epochs, s", gap(ours), at_most=0.5)
     memory = peak_bytes(ours, "training") / peak_bytes(theirs, "training")
