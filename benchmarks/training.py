@@ -34,6 +34,8 @@ TASKS = {
 PARTS = (*TASKS, "lightning")
 EPOCHS = 3
 QUICKER = 1.3
+NEAR = 1.6
+"""Cores are called near up to this multiple of the shortest distance that was seen."""
 LIGHTNING_STEPS = 100
 
 
@@ -48,7 +50,7 @@ class Clock:
         self._wants_distances = distances
         self.train_ends: list[list[float]] = []
         self.gaps: list[float] = []
-        self.distances: list[float] = []
+        self.distances: list[list[float]] = []
         self._paused = 0.0
         self._left = 0.0
         self._gap = 0.0
@@ -58,6 +60,7 @@ class Clock:
         if self.train_ends:
             self.gaps.append(self._gap + self._now() - self._left)
         self.train_ends.append([])
+        self.distances.append([])
 
     def train_step_ends(self) -> None:
         """The optimizer has stepped."""
@@ -65,7 +68,7 @@ class Clock:
         self.train_ends[-1].append(self._left)
         distance = core_distance() if self._wants_distances else None
         if distance is not None:
-            self.distances.append(distance)
+            self.distances[-1].append(distance)
         self._paused += self._now() - self._left
 
     def validation_starts(self) -> None:
@@ -77,9 +80,13 @@ class Clock:
         self._left = self._now()
 
     def result(self) -> dict[str, Any]:
-        """Seconds of the iterations that count, and of the last gap, when everything was imported."""
+        """Seconds of the iterations that count and of the last gap, when everything was imported.
+
+        ``distances`` has those before and after each of the iterations.
+        """
         seconds = [end - start for ends in self.train_ends[1:] for start, end in itertools.pairwise(ends)]
-        return {"iterations": seconds, "gap": self.gaps[-1], "distances": self.distances}
+        distances = [pair for found in self.distances[1:] for pair in itertools.pairwise(found)]
+        return {"iterations": seconds, "gap": self.gaps[-1], "distances": distances}
 
     def _now(self) -> float:
         return time.monotonic() - self._paused
@@ -366,18 +373,36 @@ def _judge(record: Record, what: str, theirs: list[Measured], ours: list[Measure
     def gap(runs: list[Measured]) -> float:
         return statistics.median(run.value["gap"] for run in runs)
 
-    def distances(runs: list[Measured]) -> str:
-        found = sorted(value for run in runs for value in run.value["distances"])
-        return f"{found[0]:.0f} to {found[-1]:.0f}, median {statistics.median(found):.0f}"
-
     for name, measure in (("iteration", seconds), ("step on one batch", alone), ("gap between epochs", gap)):
         record.value(f"{what}: {name}", unit="s", **{REFERENCE: measure(theirs), OURS: measure(ours)})
-    if all(run.value["distances"] for run in (*theirs, *ours)):
-        record.value(f"{what}: from core to core", unit="ns", **{REFERENCE: distances(theirs), OURS: distances(ours)})
+    _by_distance(record, what, {REFERENCE: theirs, OURS: ours})
     record.check(f"{what}: iterations, times quicker", seconds(theirs) / seconds(ours), at_least=QUICKER)
     record.check(f"{what}: gap between epochs, s", gap(ours), at_most=0.5)
     memory = peak_bytes(ours, "training") / peak_bytes(theirs, "training")
     record.check(f"{what}: share of nnU-Net's memory", memory, at_most=1.0)
+
+
+def _by_distance(record: Record, what: str, sides: dict[str, list[Measured]]) -> None:
+    """How far apart the cores were, and the iterations for which they stayed near, or far."""
+    found = {
+        side: [each for run in runs for each in zip(run.value["distances"], run.value["iterations"], strict=False)]
+        for side, runs in sides.items()
+    }
+    if not all(found.values()):
+        return  # there was one core
+    pairs = {side: [pair for pair, _ in iterations] for side, iterations in found.items()}
+    nearest = min(distance for side in pairs.values() for pair in side for distance in pair)
+    spans = {side: [*itertools.chain(*side_pairs)] for side, side_pairs in pairs.items()}
+    texts = {side: f"{min(distances):.0f} to {max(distances):.0f}" for side, distances in spans.items()}
+    record.value(f"{what}: from core to core", unit="ns", **texts)
+    for name, belongs in (
+        ("near", lambda pair: max(pair) < NEAR * nearest),
+        ("far apart", lambda pair: min(pair) >= NEAR * nearest),
+    ):
+        chosen = {side: [s for pair, s in iterations if belongs(pair)] for side, iterations in found.items()}
+        medians = {side: statistics.median(seconds) if seconds else None for side, seconds in chosen.items()}
+        counts = " and ".join(str(len(seconds)) for seconds in chosen.values())
+        record.value(f"{what}: iteration, cores {name}", unit=f"s, median of {counts}", **medians)
 
 
 def _lightning(record: Record, chosen: Options) -> None:
