@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import math
+import shutil
 import statistics
 import time
 from functools import partial
@@ -185,6 +186,7 @@ def segflow_training(
     """The same with ``segflow train``; the steps on one batch are a bare loop without Lightning."""
     from segflow.apps import train
 
+    shutil.rmtree(outputs, ignore_errors=True)  # an earlier start's runs are finished
     config = composed(
         prepared,
         outputs,
@@ -237,6 +239,7 @@ def lightning_and_bare(meter: Meter, prepared: str, outputs: str, steps: int) ->
     """Milliseconds that a step takes in Lightning's loop and in a bare one, on patches so small that it shows."""
     from segflow.apps import train
 
+    shutil.rmtree(outputs, ignore_errors=True)  # an earlier start's runs are finished
     config = composed(
         prepared,
         outputs,
