@@ -2,9 +2,9 @@
 
 Each side preprocesses, trains and validates by itself, on the same cases, plans and folds. On two cores a run takes
 half an hour (hippocampus) to two hours (ACDC); ``--memory 0.35 --one-view`` plans ACDC's patches for less
-memory and validates without mirroring, in a quarter of an hour. The seeds of both sides take turns, or ``--at-once 2``
-run at the same time, each on its share of the cores: no figure of this benchmark is a time. What a run found is kept
-in ``--work``: the same command goes on after an interruption, and a larger ``--repeats`` adds seeds.
+memory and validates without mirroring, in less than half an hour. The seeds of both sides take turns, or ``--at-once
+2`` run at the same time, each on its share of the cores: its seconds are not what this benchmark is for. What a run
+found is kept in ``--work``: the same command goes on after an interruption, and a larger ``--repeats`` adds seeds.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """How far apart two cores are: nanoseconds that a written byte takes from the one to the other, a Python loop included.
 
-Of a virtual machine the host moves the cores about. Cores that share a cache are near, cores on different chiplets are
-two or three times as far apart, and a training step, whose threads pass each other their results, takes longer there.
+Of a virtual machine the host moves the cores about. Cores that share a cache are near, cores on different chiplets far
+apart, and a training step, whose threads pass each other their results, takes longer there.
 """
 
 from __future__ import annotations

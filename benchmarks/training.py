@@ -394,11 +394,10 @@ def _by_distance(record: Record, what: str, sides: dict[str, list[Measured]]) ->
     }
     if not all(found.values()):
         return  # there was one core
-    pairs = {side: [pair for pair, _ in iterations] for side, iterations in found.items()}
-    nearest = min(distance for side in pairs.values() for pair in side for distance in pair)
-    spans = {side: [*itertools.chain(*side_pairs)] for side, side_pairs in pairs.items()}
-    texts = {side: f"{min(distances):.0f} to {max(distances):.0f}" for side, distances in spans.items()}
-    record.value(f"{what}: from core to core", unit="ns", **texts)
+    distances = {side: [distance for pair, _ in iterations for distance in pair] for side, iterations in found.items()}
+    spans = {side: f"{min(values):.0f} to {max(values):.0f}" for side, values in distances.items()}
+    record.value(f"{what}: from core to core", unit="ns", **spans)
+    nearest = min(map(min, distances.values()))
     for name, belongs in (
         ("near", lambda pair: max(pair) < NEAR * nearest),
         ("far apart", lambda pair: min(pair) >= NEAR * nearest),
