@@ -189,7 +189,7 @@ def _previous_stage(configuration: str, model: Place) -> str | None:
 
 def _json(file: Place) -> dict[str, Any]:
     try:
-        value = json.loads(file.read_text(encoding="utf-8"))
+        value = json.loads(file.read_text(encoding="utf-8-sig"))  # Windows editors write a mark before the text
     except (OSError, ValueError, KeyError) as error:
         raise SegflowError(f"cannot read {file}: {error}") from error
     if not isinstance(value, dict):

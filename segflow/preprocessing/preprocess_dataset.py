@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +22,7 @@ from segflow.preprocessing.provenance import PROVENANCE, choices_of, is_current,
 from segflow.storage.case_files import find_training_cases
 from segflow.storage.dataset_check import check_label_values
 from segflow.storage.images import ImageIO, case_error, read_case, reader_by_name
-from segflow.storage.json_files import written_whole
+from segflow.storage.label_map_files import copy_label_map, is_copied, remove_label_map
 from segflow.storage.preprocessed import PreprocessedStore
 from segflow.storage.raw_dataset import read_description
 
@@ -290,24 +289,12 @@ def _count(shape: Iterable[int]) -> int:
 def _copy_references(
     cases: Iterable[CaseFiles], folder: Path, ending: str, done: Container[str], removed: Iterable[str]
 ) -> None:
-    """Copy the reference labels, where the copy is missing or older, for evaluation without the raw dataset."""
+    """Copy the reference labels, where the copy is missing or another, for evaluation without the raw dataset."""
     for case_id in removed:
-        (folder / f"{case_id}{ending}").unlink(missing_ok=True)
+        remove_label_map(folder / f"{case_id}{ending}")
     for case in cases:
         if case.label is None:
             continue
-        files = {case.label: folder / f"{case.case_id}{ending}"}
-        sidecar = case.label.parent / f"{case.label.name.removesuffix(ending)}.json"
-        if sidecar.is_file():  # a TIFF's spacing lies in a file beside it
-            files[sidecar] = folder / f"{case.case_id}.json"
-        for source, target in files.items():
-            if case.case_id in done or not _is_as_new(target, source):
-                with written_whole(target) as temporary:
-                    shutil.copyfile(source, temporary)
-
-
-def _is_as_new(copy: Path, source: Path) -> bool:
-    if not copy.is_file():
-        return False
-    there, here = copy.stat(), source.stat()
-    return there.st_mtime >= here.st_mtime and there.st_size == here.st_size
+        target = folder / f"{case.case_id}{ending}"
+        if case.case_id in done or not is_copied(case.label, target):
+            copy_label_map(case.label, target)

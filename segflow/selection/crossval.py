@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,8 @@ from segflow.evaluation.evaluate_cases import EvaluateSettings, evaluate_cases
 from segflow.evaluation.score_case import overlap_only
 from segflow.inference.ensemble import StoredProbabilities
 from segflow.storage.images import reader_by_name
-from segflow.storage.json_files import write_json, written_whole
+from segflow.storage.json_files import write_json
+from segflow.storage.label_map_files import copy_label_map, is_copied, remove_label_map
 from segflow.storage.run_folder import TRAIN_FIRST, RunFolder, find_folds
 
 log = logging.getLogger(__name__)
@@ -146,12 +146,11 @@ def _gather(folder: Path, cases: Mapping[str, RunFolder], record: RunRecord) -> 
     ending = record.dataset.file_ending
     for case_id, fold in cases.items():
         source, target = fold.validation / f"{case_id}{ending}", folder / f"{case_id}{ending}"
-        if not (target.is_file() and target.stat().st_mtime_ns == source.stat().st_mtime_ns):
-            with written_whole(target) as temporary:
-                shutil.copy2(source, temporary)
+        if not is_copied(source, target):
+            copy_label_map(source, target)
     for file in folder.iterdir():
         if file.name.endswith(ending) and file.name.removesuffix(ending) not in cases:
-            file.unlink()  # of folds that are gone
+            remove_label_map(file)  # of folds that are gone
     write_json(folder / "dataset.json", record.dataset.to_json())
     write_json(folder / "plans.json", record.plans.to_json())
 

@@ -13,6 +13,7 @@ from segflow.inference.ensemble import StoredProbabilities, decide_case
 from segflow.selection.crossval import CrossValidation
 from segflow.storage.images import ImageIO, reader_by_name, voxels_of
 from segflow.storage.json_files import write_json
+from segflow.storage.label_map_files import remove_label_map
 
 
 def write_ensemble(
@@ -34,7 +35,7 @@ def write_ensemble(
     ending = record.dataset.file_ending
     for file in folder.glob(f"*{ending}"):
         if file.name.removesuffix(ending) not in set(cases):
-            file.unlink()  # of an earlier selection
+            remove_label_map(file)  # of an earlier selection
     patterns = [runs[0].folder / f"{case_id}{ending}" for case_id in cases]
     jobs = [
         Job(

@@ -62,13 +62,31 @@ def read_json(path: Path, fix: str | None = None) -> Any:
         SegflowError: The file is missing, unreadable or not JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(_text(path.read_bytes(), path))
     except FileNotFoundError:
         raise SegflowError(f"there is no {path}", fix=fix) from None
     except (OSError, UnicodeDecodeError) as error:
         raise SegflowError(f"cannot read {path}: {error}") from error
     except json.JSONDecodeError as error:
         raise SegflowError(f"{path} is not valid JSON: {error}", fix=fix) from error
+
+
+def _text(content: bytes, path: Path) -> str:
+    """The text of a JSON file, which is UTF-8, with or without the mark that some editors put before it.
+
+    Raises:
+        SegflowError: It is in another encoding that can be told by its first bytes.
+        UnicodeDecodeError: It is not UTF-8.
+    """
+    encoding = json.detect_encoding(content) if content.strip(b"\0") else "utf-8"
+    if not encoding.startswith("utf-8"):
+        raise SegflowError(
+            f"cannot read {path}: its text is in another encoding",
+            found=encoding.upper(),
+            expected="UTF-8",
+            fix="Save it as UTF-8, as every text editor can.",
+        )
+    return content.decode(encoding)
 
 
 def read_json_as(path: Path, build: Callable[[Any], Built], fix: str | None = None) -> Built:

@@ -10,17 +10,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny_models
 from selection_runs import CASES, probabilities_of, read_map, reference_map, write_references, write_run
 
 from segflow.core.errors import SegflowError
+from segflow.core.geometry import Geometry
 from segflow.core.metrics import mean_of_defined
 from segflow.core.selection import Candidate, Selection
 from segflow.evaluation.overlap import count_pairs
-from segflow.postprocessing.apply_postprocessing import read_choice
+from segflow.postprocessing.apply_postprocessing import apply_postprocessing, read_choice
 from segflow.selection.commands import predict_commands
-from segflow.selection.crossval import accumulate_crossval, find_runs
+from segflow.selection.crossval import CROSSVAL_FOLDER, accumulate_crossval, find_runs
 from segflow.selection.select_configuration import SelectSettings, select_configuration
 from segflow.selection.table import selection_rows
+from segflow.storage.images import reader_by_name
 from segflow.storage.run_folder import RunFolder
 
 QUALITY = {"2d": (1, 0.55), "3d_fullres": (2, 0.45), "3d_lowres": (3, 0.6)}
@@ -230,3 +233,28 @@ def test_the_commands_name_everything_that_is_needed(tmp_path: Path) -> None:
 def test_settings_that_mean_nothing_are_refused(wrong: dict) -> None:
     with pytest.raises(SegflowError, match=next(iter(wrong))):
         SelectSettings(**wrong)
+
+
+def test_a_stack_of_tiff_keeps_its_spacing_from_fold_to_crossval_and_postprocessing(tmp_path: Path) -> None:
+    tiff, spacing = reader_by_name("Tiff3DIO"), (3.0, 0.5, 0.75)
+    run = tmp_path / "run"
+    for fold, own in enumerate((CASES[:3], CASES[3:])):
+        folder = RunFolder(run / f"fold_{fold}")
+        folder.write_record(tiny_models.record("3d_fullres", fold, ending=".tif", reader="Tiff3DIO", val_cases=own))
+        for case_id in own:
+            label, geometry = reference_map(case_id), Geometry(spacing)
+            tiff.write_label(label, geometry, tmp_path / "ref" / f"{case_id}.tif")
+            tiff.write_label(label, geometry, folder.validation / f"{case_id}.tif")
+    selection = select_configuration([run], tmp_path / "ref", tmp_path)
+    assert selection.best.dice == 1.0
+    assert {tiff.read_label(run / CROSSVAL_FOLDER / f"{c}.tif")[1].spacing for c in CASES} == {spacing}
+    apply_postprocessing(
+        run / CROSSVAL_FOLDER, read_choice(run / CROSSVAL_FOLDER / "postprocessing.json"), tmp_path / "done",
+        file_ending=".tif", reader="Tiff3DIO",
+    )  # fmt: skip
+    assert {tiff.read_label(tmp_path / "done" / f"{c}.tif")[1].spacing for c in CASES} == {spacing}
+
+    fewer = tiny_models.record("3d_fullres", 1, ending=".tif", reader="Tiff3DIO", val_cases=CASES[3:5])
+    RunFolder(run / "fold_1").write_record(fewer)
+    accumulate_crossval(run, tmp_path / "ref")
+    assert not list((run / CROSSVAL_FOLDER).glob("c5.*"))

@@ -13,7 +13,7 @@ from segflow.core.fingerprint import Fingerprint
 from segflow.core.plans import Plans
 from segflow.core.postprocessing import PostprocessingChoice
 from segflow.core.run import RunRecord
-from segflow.storage.json_files import read_json_as
+from segflow.storage.json_files import read_json, read_json_as
 
 
 @pytest.mark.parametrize("text", ["", "[1, 2]", "{}", "null", '"text"', "3"])
@@ -33,3 +33,25 @@ def test_what_is_wrong_in_it_and_what_to_do_are_said(tmp_path: Path) -> None:
     file.write_text('{"steps": [{"kind": "polish", "labels": [1]}]}')
     with pytest.raises(SegflowError, match=r"postprocessing.json: unknown step; found .*polish.* Make it anew\."):
         read_json_as(file, PostprocessingChoice.from_json, fix="Make it anew.")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_the_mark_that_editors_put_before_a_text_is_passed_over(tmp_path: Path, encoding: str) -> None:
+    file = tmp_path / "dataset.json"
+    file.write_text('{"name": "Fuß"}', encoding=encoding)
+    assert read_json(file) == {"name": "Fuß"}
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be"])
+def test_another_encoding_is_named(tmp_path: Path, encoding: str) -> None:
+    file = tmp_path / "dataset.json"
+    file.write_text('{"name": "Fuß"}', encoding=encoding)
+    with pytest.raises(SegflowError, match=rf"dataset.json.*found {encoding[:6].upper()}.*expected UTF-8"):
+        read_json(file)
+
+
+def test_a_file_of_zeros_is_no_json(tmp_path: Path) -> None:
+    file = tmp_path / "run.json"
+    file.write_bytes(bytes(64))
+    with pytest.raises(SegflowError, match=r"run.json is not valid JSON"):
+        read_json(file)

@@ -74,6 +74,10 @@ class ImageFormat(ABC):
     def _read(self, file: Path) -> tuple[np.ndarray, Geometry]:
         """Voxels as stored, (C, Z, Y, X), any type; raises `SegflowError` where the file cannot be read."""
 
+    def _read_label(self, file: Path) -> tuple[np.ndarray, Geometry]:
+        """As `_read`, for a format in which a label map says its values or its place otherwise than an image."""
+        return self._read(file)
+
     @abstractmethod
     def read_header(self, file: Path) -> ImageHeader:
         """Read what the file says of itself, without its voxels.
@@ -133,7 +137,7 @@ class ImageFormat(ABC):
         Raises:
             SegflowError: The file cannot be read, has several channels, or values that are not whole numbers.
         """
-        voxels, geometry = self._read(file)
+        voxels, geometry = self._read_label(file)
         if voxels.shape[0] != 1:
             raise SegflowError(
                 f"the label map {file.name} has several channels",

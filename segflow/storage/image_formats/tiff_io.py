@@ -30,15 +30,10 @@ class Tiff3DIO(ImageFormat):
     endings = (".tif", ".tiff")
 
     def _read(self, file: Path) -> tuple[np.ndarray, Geometry]:
-        try:
-            with tifffile.TiffFile(file) as tiff:
-                _stack_shape(tiff, file)
-                voxels = tiff.asarray()
-        except SegflowError:
-            raise
-        except Exception as error:  # tifffile lets out whatever a damaged file provokes
-            raise unreadable(file, error) from error
-        return voxels[None], Geometry(_spacing(file), {"ndim": 3})
+        return _voxels(file)[None], _geometry(_image_side_car(file), file)
+
+    def _read_label(self, file: Path) -> tuple[np.ndarray, Geometry]:
+        return _voxels(file)[None], _geometry(file.with_suffix(".json"), file)
 
     def read_header(self, file: Path) -> ImageHeader:
         """Read what the file says of itself, without its voxels.
@@ -54,12 +49,18 @@ class Tiff3DIO(ImageFormat):
             raise
         except Exception as error:  # as above
             raise unreadable(file, error) from error
-        return ImageHeader(shape, 1, Geometry(_spacing(file), {"ndim": 3}), dtype)
+        return ImageHeader(shape, 1, _geometry(_image_side_car(file), file), dtype)
 
     def _write(self, values: np.ndarray, geometry: Geometry, file: Path) -> None:
         with written_whole(file) as temporary:
             tifffile.imwrite(temporary, values, compression="zlib", photometric="minisblack")
-        write_json(file.with_suffix(".json"), {"spacing": list(geometry.spacing)})
+            # before the stack gets its name: whoever sees the stack finds its spacing
+            write_json(file.with_suffix(".json"), {"spacing": list(geometry.spacing)})
+
+
+def side_car(file: Path) -> Path | None:
+    """Where a label map's spacing stands, if its format keeps that in a file of its own; it need not be there."""
+    return file.with_suffix(".json") if file.name.lower().endswith(Tiff3DIO.endings) else None
 
 
 def _stack_shape(tiff: tifffile.TiffFile, file: Path) -> tuple[int, int, int]:
@@ -72,16 +73,30 @@ def _stack_shape(tiff: tifffile.TiffFile, file: Path) -> tuple[int, int, int]:
     return shape[0], shape[1], shape[2]
 
 
-def _spacing(file: Path) -> tuple[float, float, float]:
-    own = file.with_suffix(".json")
+def _voxels(file: Path) -> np.ndarray:
+    try:
+        with tifffile.TiffFile(file) as tiff:
+            _stack_shape(tiff, file)
+            return np.asarray(tiff.asarray())
+    except SegflowError:
+        raise
+    except Exception as error:  # tifffile lets out whatever a damaged file provokes
+        raise unreadable(file, error) from error
+
+
+def _image_side_car(file: Path) -> Path:
     shared = file.with_name(CHANNEL_SUFFIX.sub("", file.stem) + ".json")
-    side_car = shared if shared.is_file() else own
+    own = file.with_suffix(".json")
+    return own if own.is_file() and not shared.is_file() else shared
+
+
+def _geometry(side_car: Path, file: Path) -> Geometry:
     if not side_car.is_file():
-        log.warning("no %s beside %s: spacing 1, 1, 1 mm is assumed", shared.name, file)
-        return (1.0, 1.0, 1.0)
+        log.warning("no %s beside %s: spacing 1, 1, 1 mm is assumed", side_car.name, file)
+        return Geometry((1.0, 1.0, 1.0), {"ndim": 3})
     value = read_json(side_car)
     spacing = value.get("spacing") if isinstance(value, dict) else None
     if not isinstance(spacing, list) or len(spacing) != 3 or not all(isinstance(s, (int, float)) for s in spacing):
         raise SegflowError(f"{side_car} gives no spacing", found=repr(value)[:80], expected='{"spacing": [z, y, x]}')
     check_spacing(spacing, side_car)
-    return (float(spacing[0]), float(spacing[1]), float(spacing[2]))
+    return Geometry((float(spacing[0]), float(spacing[1]), float(spacing[2])), {"ndim": 3})

@@ -1,0 +1,62 @@
+"""A label map's file and what lies beside it, such as the spacing of a TIFF: copied and removed as one."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from segflow.storage.image_formats.tiff_io import side_car
+from segflow.storage.json_files import written_whole
+
+
+def copy_label_map(source: Path, target: Path) -> None:
+    """Copy a label map byte for byte, with its times and what lies beside it; each file whole or not at all.
+
+    Args:
+        source: The label map.
+        target: Where the copy shall be; it is replaced. Its folder is made where it is missing.
+
+    Raises:
+        SegflowError: The copy cannot be written.
+    """
+    beside, copied_beside = side_car(source), side_car(target)
+    if beside is not None and copied_beside is not None:
+        if beside.is_file():
+            _copy(beside, copied_beside)
+        else:
+            copied_beside.unlink(missing_ok=True)  # of another label map of this name
+    _copy(source, target)  # last, so that a label map that is there is whole
+
+
+def is_copied(source: Path, target: Path) -> bool:
+    """Whether `copy_label_map` has nothing to do: all files are there, as large as their source and as old."""
+    pairs = [(source, target)]
+    beside, copied_beside = side_car(source), side_car(target)
+    if beside is not None and copied_beside is not None:
+        if beside.is_file():
+            pairs.append((beside, copied_beside))
+        elif copied_beside.is_file():
+            return False
+    return all(_same_age_and_size(*pair) for pair in pairs)
+
+
+def remove_label_map(file: Path) -> None:
+    """Delete a label map and what lies beside it, where they are there."""
+    file.unlink(missing_ok=True)
+    if (beside := side_car(file)) is not None:
+        beside.unlink(missing_ok=True)
+
+
+def _copy(source: Path, target: Path) -> None:
+    with written_whole(target) as temporary:
+        shutil.copyfile(source, temporary)
+        status = source.stat()
+        os.utime(temporary, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def _same_age_and_size(source: Path, target: Path) -> bool:
+    if not target.is_file():
+        return False
+    there, here = source.stat(), target.stat()
+    return (there.st_mtime_ns, there.st_size) == (here.st_mtime_ns, here.st_size)
