@@ -5,11 +5,14 @@ VENV ?= .venv
 TORCH ?= torch
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint clean help
+N ?= 5000
+
+.PHONY: demo test fuzz lint clean help
 
 help:
 	@echo "make demo   set up $(VENV) and run the whole job on the phantom"
 	@echo "make test   set up $(VENV), run linters and tests"
+	@echo "make fuzz   give N=5000 damaged and hostile files to each reader; SEED= chooses others"
 	@echo "make clean  remove $(VENV)"
 
 $(VENV)/.ready: pyproject.toml
@@ -30,6 +33,9 @@ lint: $(VENV)/.ready
 
 test: lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+fuzz: $(VENV)/.ready
+	SEGFLOW_FUZZ_N=$(N) SEGFLOW_FUZZ_SEED=$(SEED) $(BIN)/python -m pytest tests/fuzz -q
 
 clean:
 	rm -rf $(VENV)
