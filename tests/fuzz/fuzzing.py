@@ -2,8 +2,8 @@
 
 A test module of this folder has two functions: ``samples()``, whole inputs by file name, and ``read(file)``, which
 reads one as a user's command would. `fuzz` damages the samples, gives each input to ``read`` in a process of its own
-and returns what went wrong: an exception that is not `SegflowError` or does not name the file, a crash, more than `SECONDS` for one input, more
-memory than `MEMORY_BYTES`, a file opened outside the input's folder, anything executed.
+and returns what went wrong: an exception that is not `SegflowError` or does not name the file, a crash, more than
+`SECONDS` for one input, more memory than `MEMORY_BYTES`, a file opened outside the input's folder, anything executed.
 
 Every input is a function of the seed and its number: ``SEGFLOW_FUZZ_SEED`` and ``SEGFLOW_FUZZ_N`` choose others and
 more (``make fuzz N=5000``). A failure names both, and its input is kept.
