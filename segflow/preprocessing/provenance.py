@@ -6,7 +6,6 @@ they do not depend on (batch size, patch size, topology, learning rate) redo not
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,13 +18,14 @@ from segflow.core.plans import ConfigurationPlan, Plans
 from segflow.preprocessing.foreground import location_keys
 from segflow.storage.json_files import read_json
 from segflow.storage.preprocessed import PreprocessedStore
+from segflow.storage.stamps import FileStamp, is_same_file, stamp_file
 
 PROVENANCE = "made_from"
 """Key of a stored case's properties."""
 
 _VERSION = 1  # raise it when preprocessing makes other arrays from the same choices
 
-Stamps = dict[str, dict[str, Any]]
+Stamps = dict[str, FileStamp]
 
 
 def choices_of(plans: Plans, plan: ConfigurationPlan, labels: Labels) -> dict[str, Any]:
@@ -52,7 +52,7 @@ def choices_of(plans: Plans, plan: ConfigurationPlan, labels: Labels) -> dict[st
 
 def stamp_files(files: CaseFiles) -> Stamps:
     """Size, time and content of a case's files. Taken before they are read, so that no later change goes unseen."""
-    return {role: {**_status(path), "digest": _digest(path)} for role, path in _roles(files)}
+    return {role: stamp_file(path) for role, path in _roles(files)}
 
 
 def is_current(store: PreprocessedStore, files: CaseFiles, choices: dict[str, Any]) -> bool:
@@ -68,30 +68,10 @@ def is_current(store: PreprocessedStore, files: CaseFiles, choices: dict[str, An
     roles = _roles(files)
     if known_choices != choices or sorted(stamps) != sorted(role for role, _ in roles):
         return False
-    return all(_is_same(path, stamps[role]) for role, path in roles) and store.is_whole(files.case_id)
+    return all(is_same_file(path, stamps[role]) for role, path in roles) and store.is_whole(files.case_id)
 
 
 def _roles(files: CaseFiles) -> Sequence[tuple[str, Path]]:
     """What each file is to the case; its folder may change without a change of content."""
     roles = [(f"image_{number}", path) for number, path in enumerate(files.images)]
     return roles if files.label is None else [*roles, ("label", files.label)]
-
-
-def _is_same(path: Path, stamp: dict[str, Any]) -> bool:
-    try:
-        status = _status(path)
-        if status["bytes"] != stamp["bytes"]:
-            return False
-        return status["time_ns"] == stamp["time_ns"] or _digest(path) == stamp["digest"]
-    except (OSError, KeyError):
-        return False
-
-
-def _status(path: Path) -> dict[str, int]:
-    status = path.stat()
-    return {"bytes": status.st_size, "time_ns": status.st_mtime_ns}
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
