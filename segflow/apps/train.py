@@ -38,6 +38,7 @@ from segflow.storage.raw_dataset import read_dataset_json
 from segflow.storage.run_folder import RunFolder
 from segflow.training.initial_weights import read_initial_weights
 from segflow.training.protocols import AugmentationFactory, TrainingParts, TrainResult
+from segflow.training.run_record import release_folder
 from segflow.training.settings import TrainingSettings
 from segflow.training.train_fold import train_fold
 
@@ -79,6 +80,7 @@ def train(config: DictConfig) -> tuple[TrainResult, Summary | None, Labels]:
     alone = inputs.folder.locked() if rank_zero_only.rank == 0 else nullcontext()
     with alone, _log_file(inputs.folder):
         if rank_zero_only.rank == 0:
+            release_folder(inputs.folder)
             _write_configuration(inputs.folder, config)
         result = train_fold(
             inputs.folder,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -24,6 +25,19 @@ CHECKPOINT_NAMES = ("final", "best", "last")
 FOLD_PREFIX = "fold_"
 LOCK_FILE = ".lock"
 TRAIN_FIRST = "Train first: segflow train"
+START_FILES = (
+    "run.json",
+    ".hydra",
+    "metrics.csv",
+    "progress.png",
+    "finished.json",
+    "nan_batch.json",
+    "events.*",
+    "hparams.yaml",
+    "csv",
+    ".writing-*",
+)
+"""What a training writes into its folder beside checkpoints, validation and log."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +122,33 @@ class RunFolder:
                 fix=f"Finish the training, or give checkpoint={present[0]}." if present else TRAIN_FIRST,
             )
         return file
+
+    def has_weights(self) -> bool:
+        """Whether any checkpoint is there; until then the folder belongs to no settings."""
+        return any(self.checkpoint(name).is_file() for name in CHECKPOINT_NAMES)
+
+    def clear_start(self) -> bool:
+        """Delete what a start leaves that ended before its first checkpoint; its log stays, and goes on.
+
+        Returns:
+            Whether there was anything.
+
+        Raises:
+            SegflowError: A file cannot be deleted.
+        """
+        left = [path for pattern in START_FILES for path in self.path.glob(pattern)]
+        try:
+            for path in left:
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink(missing_ok=True)
+        except OSError as error:
+            raise SegflowError(
+                f"cannot delete what an earlier start left in {self.path}: {error.strerror}",
+                fix="Check permissions, or give the run its own run_name.",
+            ) from error
+        return bool(left)
 
     @contextmanager
     def locked(self) -> Iterator[None]:

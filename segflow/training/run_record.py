@@ -1,8 +1,12 @@
-"""A run's folder belongs to one configuration: the same command continues it, another one is refused."""
+"""A run's folder belongs to one configuration: the same command continues it, another one is refused.
+
+It belongs to none before its first checkpoint: what ended earlier taught nothing that another start could spoil.
+"""
 
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
@@ -46,11 +50,19 @@ FREE_SETTINGS = (
 LENGTH_SETTING = "settings.trainer.max_epochs"
 SHOWN = 5
 
+logger = logging.getLogger(__name__)
+
+
+def release_folder(folder: RunFolder) -> None:
+    """Make room for a start anew where no checkpoint binds the folder, and say so."""
+    if not folder.has_weights() and folder.clear_start():
+        logger.info("%s: an earlier start ended before its first checkpoint; this one begins anew", folder.path)
+
 
 def claim_folder(
     folder: RunFolder, record: RunRecord, *, free: Sequence[str] = FREE_SETTINGS, extend: bool = False
 ) -> bool:
-    """Write ``run.json``, or check that the one that is there says the same.
+    """Write ``run.json``, or check that the one that is there says the same; without checkpoints it is replaced.
 
     Args:
         folder: The run's folder.
@@ -64,6 +76,8 @@ def claim_folder(
     Raises:
         SegflowError: It belongs to a run with other settings; names them.
     """
+    if folder.record_file.is_file():
+        release_folder(folder)
     if not folder.record_file.is_file():
         folder.write_record(record)
         return False

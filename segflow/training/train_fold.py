@@ -103,10 +103,9 @@ def train_fold(
     run = _Run(folder, record, store, parts, settings, augmentation, previous_stage, progress)
     try:
         return run.train(resuming)
-    except Exception:
-        if rank_zero_only.rank == 0 and not folder.metrics_csv.is_file():
-            # Not one epoch: the settings that failed, such as a batch too large, shall not bind the next attempt.
-            folder.record_file.unlink(missing_ok=True)
+    except BaseException:  # a signal too: it arrives as SystemExit or KeyboardInterrupt
+        if rank_zero_only.rank == 0 and not (folder.has_weights() or folder.metrics_csv.is_file()):
+            folder.record_file.unlink(missing_ok=True)  # not one epoch: no other command shall take it for a run
         raise
 
 

@@ -206,6 +206,43 @@ def test_a_start_that_trained_no_epoch_does_not_bind_the_next(toy: Toy, when: st
     assert toy.train(record=longer(toy, 3), trainer={"max_epochs": 3}).epochs == 3
 
 
+def test_ctrl_c_and_signals_in_the_first_epoch_do_not_bind_the_next(toy: Toy):
+    class Ends(pl.Callback):
+        def __init__(self, error: BaseException) -> None:
+            self.error = error
+
+        def on_train_batch_start(self, *args: Any) -> None:
+            raise self.error
+
+    for error in (KeyboardInterrupt(), SystemExit(143)):
+        with pytest.raises((KeyboardInterrupt, SystemExit)):
+            toy.train(callbacks=[Ends(error)])
+        assert not toy.run().record_file.exists()
+    assert toy.train(record=longer(toy, 3), trainer={"max_epochs": 3}).epochs == 3
+
+
+def test_nothing_is_left_of_a_start_that_was_killed_before_its_first_checkpoint(
+    toy: Toy, caplog: pytest.LogCaptureFixture
+):
+    folder, clean = toy.run(), toy.run("clean")
+    folder.write_record(toy.record)  # what is there after kill -9, however far it came
+    for name in (
+        "metrics.csv",
+        "events.out.tfevents.1.old",
+        "hparams.yaml",
+        ".hydra/config.yaml",
+        ".writing-1-last.ckpt",
+    ):
+        (folder.path / name).parent.mkdir(exist_ok=True)
+        (folder.path / name).write_text("old")
+    with caplog.at_level("INFO"):
+        toy.train(record=longer(toy, 3), trainer={"max_epochs": 3})
+    assert "ended before its first checkpoint; this one begins anew" in caplog.text
+    toy.train("clean", record=longer(toy, 3), trainer={"max_epochs": 3})
+    assert {file.name for file in folder.path.iterdir()} == {file.name for file in clean.path.iterdir()}
+    assert same(toy.weights(), toy.weights("clean"))
+
+
 def test_a_start_that_trained_an_epoch_does_bind_the_next(toy: Toy):
     with pytest.raises(RuntimeError, match="power cut"):
         toy.train(callbacks=[PowerCut(1)])
