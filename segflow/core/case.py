@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from segflow.core.geometry import Geometry
+from segflow.core.names import safe_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,9 @@ class CaseFiles:
     case_id: str
     images: tuple[Path, ...]
     label: Path | None = None
+
+    def __post_init__(self) -> None:
+        safe_name(self.case_id, "the name of a case")
 
 
 @dataclass(frozen=True, slots=True)

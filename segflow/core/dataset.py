@@ -8,6 +8,7 @@ from typing import Any
 
 from segflow.core.errors import SegflowError
 from segflow.core.labels import Labels
+from segflow.core.names import safe_ending, shortened
 
 REQUIRED_KEYS = ("channel_names", "labels", "numTraining", "file_ending")
 
@@ -33,6 +34,9 @@ class DatasetDescription:
     file_ending: str
     reader: str | None = None
     raw: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        safe_ending(self.file_ending)
 
     @classmethod
     def from_json(cls, name: str, value: Mapping[str, Any]) -> DatasetDescription:
@@ -75,19 +79,16 @@ class DatasetDescription:
                 found=repr(names)[:80],
                 expected='{"0": "CT"}',
             )
-        ending = keys["file_ending"]
-        if not isinstance(ending, str) or not ending.startswith("."):
-            raise SegflowError("'file_ending' must start with a dot", found=repr(ending))
         count = keys["numTraining"]
         if isinstance(count, bool) or not isinstance(count, int) or count < 0:
-            raise SegflowError("'numTraining' must be a whole number", found=repr(count))
+            raise SegflowError("'numTraining' must be a whole number", found=shortened(count))
         reader = keys.get("overwrite_image_reader_writer")
         return cls(
             name=name,
             channels=channels,
             labels=Labels.from_json(keys["labels"], keys.get("regions_class_order")),
             num_training=count,
-            file_ending=ending,
+            file_ending=safe_ending(keys["file_ending"]),
             reader=None if reader in (None, "None", "") else str(reader),
             raw=dict(value),
         )

@@ -9,6 +9,7 @@ from typing import Any
 
 from segflow.core.errors import SegflowError
 from segflow.core.fingerprint import ChannelIntensities, intensities_from_json, intensities_to_json
+from segflow.core.names import safe_name, safe_names
 from segflow.core.topology import NetworkTopology, architecture_of_old_plans
 
 Options = Mapping[str, Any]
@@ -61,6 +62,10 @@ class ConfigurationPlan:
     raw: Options = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        safe_name(self.name, "the name of a configuration")
+        safe_name(self.data_identifier, f"configuration '{self.name}': data_identifier")
+        stages = (*self.next_stages, *(() if self.previous_stage is None else (self.previous_stage,)))
+        safe_names(stages, f"configuration '{self.name}': the name of another stage")
         if len(self.normalization_schemes) != len(self.use_mask_for_norm):
             raise SegflowError(
                 f"configuration '{self.name}': every channel needs its entry in 'normalization_schemes' and in "
@@ -114,7 +119,7 @@ class ConfigurationPlan:
             following = value.get("next_stage") or ()
             return cls(
                 name=name,
-                data_identifier=str(value["data_identifier"]),
+                data_identifier=value["data_identifier"],
                 batch_size=int(value["batch_size"]),
                 patch_size=tuple(int(n) for n in value["patch_size"]),
                 median_shape=tuple(float(n) for n in value["median_image_size_in_voxels"]),
@@ -177,6 +182,11 @@ class Plans:
     label_manager: str = "LabelManager"
     extra: Options = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        safe_name(self.dataset_name, "the dataset_name of the plans")
+        safe_name(self.plans_name, "the plans_name of the plans")
+        safe_names(self.configurations, "the name of a configuration")
+
     def configuration(self, name: str) -> ConfigurationPlan:
         """The configuration of this name, with ``inherits_from`` resolved.
 
@@ -230,8 +240,8 @@ class Plans:
                 channels = rest.pop("foreground_intensity_properties_by_modality")
             rest.pop("transpose_backward", None)
             return cls(
-                dataset_name=str(rest.pop("dataset_name")),
-                plans_name=str(rest.pop("plans_name")),
+                dataset_name=rest.pop("dataset_name"),
+                plans_name=rest.pop("plans_name"),
                 median_spacing=tuple(float(s) for s in rest.pop("original_median_spacing_after_transp")),
                 median_shape=tuple(int(n) for n in rest.pop("original_median_shape_after_transp")),
                 reader=str(rest.pop("image_reader_writer")),
@@ -244,5 +254,7 @@ class Plans:
             )
         except KeyError as missing:
             raise SegflowError(f"the plans lack the key {missing}", found=sorted(value)) from None
+        except SegflowError:
+            raise
         except (TypeError, ValueError, AttributeError) as error:
             raise SegflowError(f"the plans hold a value that cannot be used: {error}") from error

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from segflow.core.dataset import DatasetDescription
+from segflow.core.names import check_fold, safe_name, safe_names
 from segflow.core.plans import ConfigurationPlan, Plans
 
 
@@ -33,6 +34,12 @@ class RunRecord:
     val_cases: tuple[str, ...]
     mirror_axes: tuple[int, ...]
     settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        safe_name(self.dataset.name, "the name of the dataset")
+        safe_name(self.configuration, "the name of the configuration")
+        check_fold(self.fold)
+        safe_names((*self.train_cases, *self.val_cases), "the name of a case")
 
     @property
     def plan(self) -> ConfigurationPlan:
@@ -69,9 +76,9 @@ class RunRecord:
     def from_json(cls, value: Mapping[str, Any]) -> RunRecord:
         """Inverse of `to_json`."""
         return cls(
-            dataset=DatasetDescription.from_json(str(value["dataset_name"]), value["dataset"]),
+            dataset=DatasetDescription.from_json(value["dataset_name"], value["dataset"]),
             plans=Plans.from_json(value["plans"]),
-            configuration=str(value["configuration"]),
+            configuration=value["configuration"],
             fold=value["fold"],
             train_cases=tuple(value["train_cases"]),
             val_cases=tuple(value["val_cases"]),

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from segflow.core.errors import SegflowError
+from segflow.core.names import safe_names, shortened
 
 SCHEMES = ("kfold", "stratified", "leave_one_group_out")
 FALLBACK_TRAIN_SHARE = 0.8
@@ -33,6 +34,9 @@ class Split:
 
     train: tuple[str, ...]
     val: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        safe_names((*self.train, *self.val), "the name of a case")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -294,10 +298,15 @@ def splits_from_json(value: Any, *, source: str = "the splits") -> list[Split]:
         if not all(isinstance(side, list) and all(isinstance(case, str) for case in side) for side in sides):
             raise SegflowError(
                 f"{source}, fold {index}: not a split",
-                found=repr(entry)[:80],
+                found=shortened(entry),
                 expected='[{"train": ["case_1", …], "val": ["case_2", …]}, …]',
             )
-        splits.append(Split(tuple(sides[0]), tuple(sides[1])))  # type: ignore[arg-type]
+        try:
+            splits.append(Split(tuple(sides[0]), tuple(sides[1])))  # type: ignore[arg-type]
+        except SegflowError as error:
+            raise SegflowError(
+                f"{source}, fold {index}: {error.problem}", found=error.found, expected=error.expected, fix=error.fix
+            ) from None
     return splits
 
 

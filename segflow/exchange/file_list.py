@@ -10,10 +10,11 @@ from typing import Any
 
 from segflow.core.case import CaseFiles
 from segflow.core.errors import CaseErrors, SegflowError
+from segflow.core.names import shortened, why_unsafe
 from segflow.core.progress import Progress, ProgressEvent, silent
 from segflow.exchange.raw_layout import refuse_taken
 from segflow.exchange.renumber import renumbered, write_renumbered
-from segflow.storage.case_files import IMAGE_ENDINGS
+from segflow.storage.case_files import IMAGE_ENDINGS, listed_file
 from segflow.storage.dataset_check import label_values
 from segflow.storage.images import case_error, reader_of
 from segflow.storage.json_files import write_json
@@ -105,16 +106,18 @@ def _read_table(table: Path) -> tuple[list[str], list[_Row]]:
         case_id = (line[CASE] or "").strip()
         cells = {column: (line[column] or "").strip() for column in (*channels, LABEL)}
         empty = [column for column, cell in cells.items() if not cell]
-        if not case_id or case_id in seen or "/" in case_id:
-            problems.append(f"line {number}: the case's name is empty, repeated or holds a slash; found '{case_id}'")
+        if reason := "is there twice" if case_id in seen else why_unsafe(case_id):
+            problems.append(f"line {number}: {shortened(case_id)} cannot be the name of a case: it {reason}")
         elif empty:
             problems.append(f"line {number}, case '{case_id}': no file in column {', '.join(empty)}")
         seen.add(case_id)
-        files = {column: base / Path(cell).expanduser() for column, cell in cells.items() if cell}
-        problems.extend(
-            f"line {number}, case '{case_id}': there is no file {file}" for file in files.values() if not file.is_file()
-        )
-        if not empty:
+        files = {}
+        for column, cell in cells.items():
+            try:
+                files |= {column: listed_file(base, cell)} if cell else {}
+            except SegflowError as error:
+                problems.append(f"line {number}, case '{case_id}': {error}")
+        if len(files) == len(cells):
             rows.append(_Row(case_id, tuple(files[channel] for channel in channels), files[LABEL]))
     if problems:
         raise CaseErrors(f"{table} cannot be used", problems)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from segflow.core.errors import SegflowError
+from segflow.core.names import safe_name
 from segflow.storage.case_files import list_files
 
 TASK_NAME = re.compile(r"Task(\d+)_(.+)")
@@ -40,8 +41,9 @@ def refuse_taken(raw_root: Path, name: str) -> Path:
     """The folder for a new dataset.
 
     Raises:
-        SegflowError: A dataset of this number exists.
+        SegflowError: A dataset of this number exists, or the name cannot be a folder's.
     """
+    safe_name(name, "the name of the dataset")
     number = name.split("_", 1)[0]
     taken = sorted(child.name for child in raw_root.glob(f"{number}_*")) if raw_root.is_dir() else []
     if taken:

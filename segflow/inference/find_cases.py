@@ -10,6 +10,7 @@ from pathlib import Path
 
 from segflow.core.case import CaseFiles
 from segflow.core.errors import CaseErrors, SegflowError
+from segflow.core.names import safe_name
 from segflow.storage.case_files import IMAGE_ENDINGS, list_files, some
 
 logger = logging.getLogger(__name__)
@@ -141,9 +142,8 @@ def _in_table(table: Path, file_ending: str) -> list[CaseFiles]:
         if named is None and not files:
             continue
         case_id = row[named].strip() if named is not None else _group(files[:1], file_ending)[0].case_id
-        if not case_id or "/" in case_id or case_id in cases:
-            raise SegflowError(
-                f"{table}: cases need names of their own, without slashes, for their predictions", found=repr(case_id)
-            )
+        safe_name(case_id, f"{table}: the name of a case")
+        if case_id in cases:
+            raise SegflowError(f"{table}: cases need names of their own, for their predictions", found=repr(case_id))
         cases[case_id] = CaseFiles(case_id, files)
     return list(cases.values())

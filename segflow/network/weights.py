@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from segflow.core.errors import SegflowError
+from segflow.core.names import safe_name
 from segflow.core.run import RunRecord
 from segflow.storage.run_folder import FOLD_PREFIX, RunFolder, find_folds
 
@@ -96,6 +97,8 @@ def previous_run(path: Path, record: RunRecord) -> Path:
     run = path.parent if path.name.startswith(FOLD_PREFIX) else path
     home = run.parent.parent / str(record.plan.previous_stage)
     named = record.settings.get("previous_run_name")
+    if named:
+        safe_name(named, "the previous_run_name of the run's settings")
     if (place := home / str(named or run.name)).is_dir():
         return place
     others = sorted(child for child in home.iterdir() if child.is_dir()) if home.is_dir() else []

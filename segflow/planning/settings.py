@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from segflow.core.errors import SegflowError
+from segflow.core.names import safe_name
 from segflow.core.topology import NETWORKS
 
 RESAMPLING_CHOICES = ("spline", "torch", "torch_separate_z", "none")
@@ -106,8 +107,7 @@ class PlannerSettings:
             raise SegflowError(
                 "unknown planner.resampling", found=repr(self.resampling), expected=", ".join(RESAMPLING_CHOICES)
             )
-        if not self.plans_name or "/" in self.plans_name or "\\" in self.plans_name:
-            raise SegflowError("planner.plans_name must be usable as a file name", found=repr(self.plans_name))
+        safe_name(self.plans_name, "planner.plans_name")
         if not self.encoder_blocks or len(self.decoder_convs) < len(self.encoder_blocks) - 1:
             raise SegflowError(
                 "planner.decoder_convs must have at most one entry fewer than planner.encoder_blocks",

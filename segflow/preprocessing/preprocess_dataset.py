@@ -196,10 +196,6 @@ def _targets(plans: Plans, configurations: Sequence[str], labels: Labels, output
     for name in configurations:
         plan = plans.configuration(name)
         identifier = plan.data_identifier
-        if Path(identifier).name != identifier or identifier.startswith("."):
-            raise SegflowError(
-                f"configuration '{name}': data_identifier must be the name of a folder", found=repr(identifier)
-            )
         target = _Target(plan, PreprocessedStore(output_folder / identifier), choices_of(plans, plan, labels))
         known = targets.setdefault(identifier, target)
         if known.choices != target.choices:

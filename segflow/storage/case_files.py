@@ -13,6 +13,7 @@ from typing import Any, Literal
 from segflow.core.case import CaseFiles
 from segflow.core.dataset import DatasetDescription
 from segflow.core.errors import CaseErrors, SegflowError
+from segflow.core.names import shortened, why_unsafe
 
 IMAGES, LABELS = "imagesTr", "labelsTr"
 NUMBERED = re.compile(r"(.+)_(\d{4})", re.DOTALL)
@@ -196,10 +197,12 @@ def _group(folder: Path, names: Sequence[str], ending: str, channels: int) -> tu
         expected = range(channels if split or len(numbered) > 1 else 1)
         candidates = names if len(problems) < GUESSES else ()
         problems.extend(_wrong_channels(case_id, numbered, expected, channels, ending, candidates))
-    cases = [
-        CaseFiles(case_id, tuple(folder / files[case_id][number] for number in sorted(files[case_id])))
-        for case_id in sorted(files)
-    ]
+    cases = []
+    for case_id in sorted(files):
+        if reason := why_unsafe(case_id):
+            problems.append(_unsafe(folder.name, case_id, reason))
+        else:
+            cases.append(CaseFiles(case_id, tuple(folder / files[case_id][k] for k in sorted(files[case_id]))))
     return cases, problems
 
 
@@ -233,6 +236,11 @@ def _wrong_channels(
     return problems
 
 
+def _unsafe(where: str, case_id: str, reason: str) -> Problem:
+    text = f"{where}: {shortened(case_id)} cannot be the name of a case: it {reason}"
+    return Problem(None, "error", text, "Files are named after their case; rename it.")
+
+
 def _foreign(folder: str, name: str, ending: str) -> list[Problem]:
     """An image of another ending than the dataset's; files that are no images may lie about."""
     kind = next((known for known in IMAGE_ENDINGS if name.lower().endswith(known)), None)
@@ -255,34 +263,57 @@ def _listed_in_json(folder: Path, listing: Any) -> Discovery:
     if not isinstance(listing, Mapping) or not listing:
         raise SegflowError(
             "dataset.json: 'dataset' must map case ids to files",
-            found=repr(listing)[:80],
+            found=shortened(listing),
             expected='{"case": {"images": ["…"], "label": "…"}}',
         )
     cases, problems = [], []
     for case_id in sorted(listing):
         entry = listing[case_id]
-        if not isinstance(entry, Mapping) or not entry.get("images") or isinstance(entry["images"], str):
+        if reason := why_unsafe(case_id):
+            problems.append(_unsafe("dataset.json's key 'dataset'", case_id, reason))
+            continue
+        if not isinstance(entry, Mapping) or not entry.get("images") or not isinstance(entry["images"], (list, tuple)):
             problems.append(
                 Problem(
                     case_id, "error", "dataset.json lists no images for the case", '{"images": ["…"], "label": "…"}'
                 )
             )
             continue
-        images = tuple(_expanded(folder, text) for text in entry["images"])
-        label = _expanded(folder, entry["label"]) if entry.get("label") else None
-        if label is None:
+        label = entry.get("label")
+        if not label:
             problems.append(Problem(case_id, "error", "dataset.json lists no label for the case", "Add it."))
-        for file in (*images, *([label] if label else [])):
-            if not file.is_file():
-                problems.append(
-                    Problem(case_id, "error", f"there is no file {file}, which dataset.json lists", "Correct the list.")
-                )
-        cases.append(CaseFiles(case_id, images, label))
+        files = []
+        for text in (*entry["images"], *([label] if label else [])):
+            try:
+                files.append(listed_file(folder, text, expand=True))
+            except SegflowError as error:
+                message = f"{error}, which dataset.json lists"
+                problems.append(Problem(case_id, "error", message, "Correct the list."))
+        if len(files) == len(entry["images"]) + bool(label):
+            images = tuple(files[: len(entry["images"])])
+            cases.append(CaseFiles(case_id, images, files[-1] if label else None))
     return Discovery(cases, problems)
 
 
-def _expanded(folder: Path, text: str) -> Path:
-    return folder / Path(os.path.expandvars(text)).expanduser()
+def listed_file(folder: Path, text: Any, *, expand: bool = False) -> Path:
+    """The file that a table or a dataset.json names.
+
+    Args:
+        folder: What relative paths count from.
+        text: As it stands there.
+        expand: Whether environment variables in it are replaced by their values.
+
+    Raises:
+        SegflowError: There is no such file, or it is no path.
+    """
+    try:
+        file = folder / Path(os.path.expandvars(text) if expand else text).expanduser()
+        found = file.is_file()
+    except (TypeError, ValueError, RuntimeError, OSError):  # no text, a NUL in it, no such user, too long a name
+        raise SegflowError(f"there is no file {shortened(text)}") from None
+    if not found:
+        raise SegflowError(f"there is no file {file}")
+    return file
 
 
 def _nearest(wanted: str, names: Sequence[str]) -> str | None:

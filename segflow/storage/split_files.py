@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from segflow.core.errors import SegflowError
+from segflow.core.names import safe_name
 from segflow.core.splits import (
     Split,
     SplitSettings,
@@ -35,6 +36,8 @@ def read_splits(file: Path) -> list[Split]:
     if file.suffix.lower() != ".csv":
         return splits_from_json(read_json(file), source=str(file))
     fold_of = _read_table(file)
+    for case_id in fold_of:
+        safe_name(case_id, f"{file}: the name of a case")
     names = sorted(set(fold_of.values()), key=lambda name: (len(name), name))
     return [
         Split(

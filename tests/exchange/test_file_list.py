@@ -64,8 +64,11 @@ def test_labels_may_be_given(scans: Path) -> None:
         ("case,CT,label\na,gone.nii.gz,scans/a.nii.gz\n", r"line 2, case 'a': there is no file .*gone\.nii\.gz"),
         ("case,CT,label\na,,scans/a.nii.gz\n", "line 2, case 'a': no file in column CT"),
         ("case,CT,label\na,scans/a1.nii.gz\n", "no file in column label"),
-        ("case,CT,label\n,scans/a1.nii.gz,scans/a.nii.gz\n", "line 2: the case's name is empty"),
-        (GOOD + "a,scans/a1.nii.gz,scans/a2.nii.gz,scans/a.nii.gz\n", "line 4: the case's name is .*repeated"),
+        ("case,CT,label\n,scans/a1.nii.gz,scans/a.nii.gz\n", "line 2: '' cannot be the name of a case: it is empty"),
+        (
+            GOOD + "a,scans/a1.nii.gz,scans/a2.nii.gz,scans/a.nii.gz\n",
+            "line 4: 'a' cannot be the name of a case: it is there twice",
+        ),
         ("case,CT,label\na,list.csv,scans/a.nii.gz\n", r"mixed file endings; found \.csv \.nii\.gz"),
     ],
 )

@@ -65,7 +65,7 @@ def test_table_without_names_takes_them_from_the_files(tmp_path: Path) -> None:
         ("case,image\n", "lists no case"),
         ("", "lists no case"),
         ("case,image\na,1.nii.gz\na,2.nii.gz\n", "names of their own"),
-        ("case,image\n../../a,1.nii.gz\n", "without slashes"),
+        ("case,image\n../../a,1.nii.gz\n", "name of a case cannot be part of a path"),
         ("case,image\na,1.nii.gz,2.nii.gz\n", "line 2 has another number of cells"),
     ],
 )

@@ -1,0 +1,106 @@
+"""Names that become parts of paths: checked wherever a file, a table or a model gives one."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any, NewType
+
+from segflow.core.errors import SegflowError
+
+SafeName = NewType("SafeName", str)
+"""A single plain component of a path: no separator, nothing hidden, nothing that leads elsewhere. See `safe_name`."""
+
+FileEnding = NewType("FileEnding", str)
+"""Such as ``.nii.gz``. See `safe_ending`."""
+
+LONGEST_NAME = 224
+"""Bytes in UTF-8. File systems allow 255; endings and the mark of an unfinished file come on top."""
+
+SEPARATORS = "/\\"
+_ENDING = re.compile(r"(\.[A-Za-z0-9_+-]+)+")
+_LONGEST_ENDING = 40
+
+
+def safe_name(value: Any, what: str) -> SafeName:
+    """Check a name that a path will be made of.
+
+    Spaces, dots within, hyphens and letters of every script are allowed.
+
+    Args:
+        value: The name, as a file gives it.
+        what: What it names, for the message, such as ``case id`` or ``key 'plans_name'``.
+
+    Raises:
+        SegflowError: It is no text, is empty or too long, begins with a dot, or holds a separator or a sign that cannot
+            be shown.
+    """
+    reason = why_unsafe(value)
+    if reason is not None:
+        raise SegflowError(
+            f"{what} cannot be part of a path: it {reason}",
+            found=shortened(value),
+            expected="a plain name, without / and \\ and not beginning with a dot",
+            fix="It names files and folders; rename it where it comes from.",
+        )
+    return SafeName(value)
+
+
+def safe_names(values: Iterable[Any], what: str) -> tuple[SafeName, ...]:
+    """Check several; see `safe_name`."""
+    return tuple(safe_name(value, what) for value in values)
+
+
+def why_unsafe(value: Any) -> str | None:
+    """What keeps a value from being a plain name, or None. See `safe_name`."""
+    if not isinstance(value, str):
+        return "is no text"
+    if not value.strip():
+        return "is empty"
+    if any(sign in value for sign in SEPARATORS):
+        return "holds a separator of paths"
+    if value.startswith("."):
+        return "begins with a dot"
+    if any(ord(sign) < 32 or 127 <= ord(sign) < 160 or 0xD800 <= ord(sign) < 0xE000 for sign in value):
+        return "holds a sign that cannot be shown"
+    if len(value.encode()) > LONGEST_NAME:
+        return f"is longer than {LONGEST_NAME} bytes"
+    return None
+
+
+def safe_ending(value: Any) -> FileEnding:
+    """Check the ending of a dataset's files.
+
+    Raises:
+        SegflowError: It does not begin with a dot, or holds more than letters, digits, dots and ``_ + -``.
+    """
+    if not isinstance(value, str) or not value.startswith("."):
+        raise SegflowError("'file_ending' must start with a dot", found=shortened(value))
+    if len(value) > _LONGEST_ENDING or not _ENDING.fullmatch(value):
+        raise SegflowError(
+            "'file_ending' is no ending of files", found=shortened(value), expected="such as .nii.gz, .nrrd or .png"
+        )
+    return FileEnding(value)
+
+
+def check_fold(value: Any) -> None:
+    """Refuse what is no fold of a run: a number from 0, or a name such as ``all``.
+
+    Raises:
+        SegflowError: It is neither.
+    """
+    if isinstance(value, bool) or not isinstance(value, int):
+        safe_name(value, "the fold")
+    elif not 0 <= value < 10**6:
+        raise SegflowError("there is no such fold", found=shortened(value), expected="a number from 0, or all")
+
+
+def is_number(text: str) -> bool:
+    """Whether a text is digits 0 to 9 only: Python takes many other signs for digits that are no numbers."""
+    return text.isascii() and text.isdigit()
+
+
+def shortened(value: Any, limit: int = 80) -> str:
+    """A value of unknown origin as a short text of printable signs."""
+    text = repr(value if not isinstance(value, str) else value[: limit + 1])
+    return text if len(text) <= limit else f"{text[:limit]}…"
