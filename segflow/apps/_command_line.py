@@ -23,6 +23,7 @@ from typing import Any
 import yaml
 
 from segflow.apps._flags import WITH_VALUE, check_flags
+from segflow.core.command_line import quoted
 from segflow.core.errors import SegflowError
 
 PATH_KEYS = (
@@ -48,8 +49,10 @@ SECTIONS = {
 
 NAMED_BY_FOLDER = ("dataset", "configuration", "fold", "planner", "run_name", "plans", "paths", "hydra", "logger")
 _OVERRIDE = re.compile(r"^(?P<mark>~|\+\+?)?(?P<key>[\w./@:-]+?)=(?P<value>.*)$", re.DOTALL)
-_SPECIAL = re.compile(r"[\s=,(){}\[\]:'\"\\%#!&^*?~`|;<>]")
+_SPECIAL = re.compile(r"[^\w./@+$-]", re.ASCII)
 _NO_TEXT = re.compile(r"[+-]?[\d.][\d._]*(e[+-]?\d+)?|[+-]?(inf|nan)|true|false", re.IGNORECASE)
+_TOKEN = re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|.""", re.DOTALL)
+_FUNCTION = re.compile(r"(range|choice|glob|interval|shuffle|sort|tag)\(")
 _DATASET = re.compile(r"^(\d+|Dataset\d{3,}(_[^,]+)?)$")
 
 
@@ -76,6 +79,19 @@ def rewrite(command: str, arguments: Sequence[str], folders: Sequence[Path]) -> 
         name = _sweep_name(result, folders)
         result.extend([f"run_name={name}"] if name else [])
     return flags + result
+
+
+def config_flags(arguments: Sequence[str]) -> list[str]:
+    """The flags among arguments that say which configuration is composed and where it lies, each with its value."""
+    wanted = {form for name in ("--config-dir", "--config-path", "--config-name") for form in (name, WITH_VALUE[name])}
+    result: list[str] = []
+    flags, _ = _split(arguments)
+    for position, flag in enumerate(flags):
+        if flag.partition("=")[0] in wanted:
+            result.append(flag)
+            if "=" not in flag:
+                result += flags[position + 1 : position + 2]
+    return result
 
 
 def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -145,30 +161,40 @@ def _rewrite_one(argument: str, multirun: bool, folders: Sequence[Path]) -> list
             if "none" not in names:
                 raise SegflowError(f"'{key}' needs one of its options", found=argument, expected=", ".join(names))
             return [f"{head}none"]
-        parts = value.split(",") if multirun else [value]
+        parts = _split_values(value) if multirun else [value]
         if key == "dataset" and not set(parts) & set(names):
             if all(_DATASET.match(part) for part in parts):
-                return [f"{head}raw", f"dataset.name={','.join(map(quote, parts))}"]
+                return [f"{head}raw", f"dataset.name={','.join(map(_quote, parts))}"]
             if all("/" in part for part in parts):
-                return [f"{head}raw", f"dataset.path={','.join(map(quote, parts))}"]
-        return [head + ",".join(quote(v) if v.strip().isdigit() else v for v in value.split(","))]
-    if key in NAME_KEYS:
-        return [head + ",".join(quote(v) if _NO_TEXT.fullmatch(v.strip()) else v for v in value.split(","))]
-    if any(fnmatch(key, pattern) for pattern in PATH_KEYS) and _needs_quotes(value, multirun):
-        return [head + quote(value)]
+                return [f"{head}raw", f"dataset.path={','.join(map(_quote, parts))}"]
+        return [head + ",".join(_quote(v) if v.strip().isdigit() else v for v in _split_values(value))]
+    is_name = key in NAME_KEYS
+    if (is_name or any(fnmatch(key, pattern) for pattern in PATH_KEYS)) and not (multirun and _FUNCTION.match(value)):
+        return [head + ",".join(map(_quote_text, _split_values(value) if multirun or is_name else [value]))]
     return [argument]
 
 
-def _needs_quotes(value: str, multirun: bool) -> bool:
-    if not value or value[0] in "'\"[{" or "${" in value or (multirun and "," in value):
-        return False
-    return bool(_SPECIAL.search(value))
+def _split_values(value: str) -> list[str]:
+    """The values of a sweep; commas within quotes, brackets and braces part nothing."""
+    parts = [""]
+    depth = 0
+    for token in _TOKEN.findall(value):
+        depth += (token in "([{") - (token in ")]}")
+        if token == "," and depth <= 0:
+            parts.append("")
+        else:
+            parts[-1] += token
+    return parts
 
 
-def quote(value: str) -> str:
-    """A value in single quotes, as Hydra's grammar wants it; digits stay text."""
-    escaped = value.strip().replace("\\'", "\\\\'").replace("'", "\\'")
-    return f"'{escaped}'"
+def _quote(value: str) -> str:
+    return value if value.strip()[:1] in ("'", '"') else quoted(value.strip())
+
+
+def _quote_text(value: str) -> str:
+    if value[:1] in ("", "'", '"', "[", "{") or "${" in value:
+        return value
+    return quoted(value) if _SPECIAL.search(value) or _NO_TEXT.fullmatch(value) else value
 
 
 def _sweep_name(overrides: Sequence[str], folders: Sequence[Path]) -> str:
@@ -187,7 +213,4 @@ def _sweep_name(overrides: Sequence[str], folders: Sequence[Path]) -> str:
 
 
 def _is_sweep(value: str) -> bool:
-    if re.match(r"(range|choice|glob|interval|shuffle|sort|tag)\(", value):
-        return True
-    outside = re.sub(r"\[[^\]]*\]|\{[^}]*\}|'[^']*'|\"[^\"]*\"|\([^)]*\)", "", value)
-    return "," in outside
+    return bool(_FUNCTION.match(value)) or len(_split_values(value)) > 1

@@ -17,6 +17,8 @@ from segflow.core.splits import SplitSettings
 HIPPOCAMPUS_URL = "https://msd-for-monai.s3-us-west-2.amazonaws.com/Task04_Hippocampus.tar"
 HIPPOCAMPUS_HASH = "md5:9d24dba78a72977dbd1d2e110310f31b"
 SOURCES = ("raw", "phantom", "hippocampus")
+OWN_NAMES = {"phantom": "Dataset001_Phantom", "hippocampus": "Dataset004_Hippocampus"}
+"""Source → name of the dataset that the option of that name ships."""
 TEST_DATA = "SEGFLOW_TEST_DATA"
 
 logger = logging.getLogger(__name__)
@@ -142,6 +144,18 @@ def folder_name(dataset: DatasetSettings, paths: PathSettings) -> str:
     if dataset.source != "raw" or re.match(r"Dataset\d+_", dataset.name):
         return dataset.name
     return resolve_dataset(dataset.name, Path(paths.raw).expanduser()).name
+
+
+def as_settings(dataset: DatasetSettings) -> dict[str, object]:
+    """What names this dataset on a command line."""
+    name: dict[str, object] = {"dataset__name": dataset.name}
+    if dataset.path:
+        return {"dataset__path": Path(dataset.path)}
+    if dataset.source != "raw":
+        return {"dataset": dataset.source, **({} if dataset.name == OWN_NAMES[dataset.source] else name)}
+    if re.fullmatch(r"\d+|Dataset\d{3,}(_[\w.-]+)?", dataset.name):
+        return {"dataset": dataset.name}
+    return {"dataset": "raw", **name}
 
 
 def preprocessed_folder(raw: Path, paths: PathSettings) -> Path:

@@ -236,12 +236,14 @@ def is_sweep() -> bool:
     return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
 
 
+def config_flags() -> list[str]:
+    """The flags that brought folders of configuration, as this process was started with them."""
+    return _command_line.config_flags(sys.argv[1:])
+
+
 def child_arguments() -> list[str]:
     """Arguments that start this job of a sweep as a single run."""
-    folders = [argument for argument in sys.argv[1:] if argument.startswith(("--config-dir=", "-cd="))]
-    if "--config-dir" in sys.argv:
-        folders = ["--config-dir", sys.argv[sys.argv.index("--config-dir") + 1]]
-    return [*folders, *task_overrides()]
+    return [*config_flags(), *task_overrides()]
 
 
 def exception() -> Any:

@@ -7,6 +7,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from segflow.apps import _datasets, _edge, _terminal
+from segflow.core.command_line import command_line
 from segflow.core.errors import SegflowError
 from segflow.exchange.bundle import export_bundle, import_bundle
 from segflow.exchange.nnunet_v2_model import export_nnunet_model, import_nnunet_model
@@ -41,6 +42,8 @@ def run(config: DictConfig) -> None:
             options = {"folds": folds, "checkpoint": config.checkpoint, "configuration": config.bundle.configuration}
             runs = [import_nnunet_model(model, outputs, run_name=config.run_name, **options)]
         for folder in runs:
-            _terminal.say(f"Written to {folder}. Next: segflow predict model={folder} input=DIR output=DIR")
+            _terminal.say(
+                f"Written to {folder}. Next: {command_line('predict', model=folder, input='DIR', output='DIR')}"
+            )
     else:
         raise SegflowError("unknown action", found=config.action, expected="export or import", fix=USE)

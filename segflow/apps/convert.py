@@ -7,6 +7,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from segflow.apps import _datasets, _edge, _terminal
+from segflow.core.command_line import command_line
 from segflow.core.errors import SegflowError
 from segflow.core.progress import Progress
 from segflow.exchange.decathlon import convert_decathlon
@@ -31,7 +32,7 @@ def run(config: DictConfig) -> None:
     paths = _edge.read(_datasets.PathSettings, config.paths)
     with _terminal.progress() as progress:
         folder = convert(config, source, Path(paths.raw).expanduser(), progress)
-    _terminal.say(f"Written to {folder}. Next: segflow plan dataset.path={folder}")
+    _terminal.say(f"Written to {folder}. Next: {command_line('plan', dataset__path=folder)}")
 
 
 def convert(config: DictConfig, source: Path, raw_root: Path, progress: Progress) -> Path:

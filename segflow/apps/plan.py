@@ -7,6 +7,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from segflow.apps import _datasets, _edge, _terminal
+from segflow.core.command_line import command_line
 from segflow.planning.explain import TABLE_HEADER
 from segflow.planning.plan_dataset import PlanReport, plan_dataset
 from segflow.planning.settings import PlannerSettings
@@ -16,7 +17,9 @@ def run(config: DictConfig) -> None:
     """Plan, and print what was decided and why."""
     report = plan(config)
     show(report)
-    _terminal.say(f"Written to {report.folder}. Next: segflow preprocess, with the same dataset.")
+    same = _datasets.as_settings(_edge.read(_datasets.DatasetSettings, config.dataset))
+    following = command_line("preprocess", **same, plans=report.plans.plans_name)
+    _terminal.say(f"Written to {report.folder}. Next: {following}")
 
 
 def plan(config: DictConfig) -> PlanReport:

@@ -7,6 +7,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from segflow.apps import _datasets, _edge, _terminal
+from segflow.core.command_line import command_line
 from segflow.core.errors import CaseErrors
 from segflow.core.plans import Plans
 from segflow.preprocessing.preprocess_dataset import PreprocessReport, PreprocessSettings, preprocess_dataset
@@ -16,7 +17,9 @@ from segflow.storage.json_files import read_json_as
 def run(config: DictConfig) -> None:
     """Preprocess, and say what was done."""
     report = preprocess(config)
-    _terminal.say(f"Written to {report.folder}. Next: segflow train, with the same dataset.")
+    same = _datasets.as_settings(_edge.read(_datasets.DatasetSettings, config.dataset))
+    following = command_line("train", **same, plans=str(config.plans), fold=0)
+    _terminal.say(f"Written to {report.folder}. Next: {following}")
 
 
 def preprocess(config: DictConfig) -> PreprocessReport:
@@ -32,7 +35,9 @@ def preprocess(config: DictConfig) -> PreprocessReport:
         raw = _datasets.raw_folder(dataset, paths, progress=progress)
         folder = _datasets.preprocessed_folder(raw, paths)
         file = folder / f"{config.plans}.json"
-        plans = read_json_as(file, Plans.from_json, fix="Plan first: segflow plan, with the same dataset.")
+        plans = read_json_as(
+            file, Plans.from_json, fix=f"Plan first: {command_line('plan', **_datasets.as_settings(dataset))}"
+        )
         asked = config.configurations or list(plans.configurations)
         names = [asked] if isinstance(asked, str) else list(asked)
         report = preprocess_dataset(Path(raw), plans, names, folder, settings, progress=progress)

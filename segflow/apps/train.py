@@ -16,6 +16,7 @@ from torch import Tensor
 
 from segflow.apps import _datasets, _edge, _processes, _terminal, evaluate
 from segflow.augmentation.pipeline import Augmentation, AugmentationSettings
+from segflow.core.command_line import command_line
 from segflow.core.errors import CaseErrors, SegflowError
 from segflow.core.labels import Labels
 from segflow.core.metrics import Summary
@@ -60,10 +61,14 @@ def run(config: DictConfig) -> None:
         evaluate.show(summary, labels, f"Validation cases of {result.folder}")
     if not result.finished:
         _terminal.say(f"Stopped after {result.epochs} epochs. The same command goes on.")
-    own = "" if config.network.get("_target_") == SHIPPED_NETWORK else " with the same network="
-    _terminal.say(
-        f"The run lies in {result.folder}. Next: segflow predict model={result.folder} input=DIR output=DIR{own}"
-    )
+    _terminal.say(f"The run lies in {result.folder}. Next: {_predict_command(config, result.folder)}")
+
+
+def _predict_command(config: DictConfig, folder: Path) -> str:
+    """What to type to predict, with the network where it is one of the user's own."""
+    own = config.network.get("_target_") != SHIPPED_NETWORK
+    words = [*_edge.config_flags(), *(o for o in _edge.task_overrides() if o.startswith("network"))] if own else []
+    return command_line("predict", *words, model=folder, input="DIR", output="DIR")
 
 
 def train(config: DictConfig) -> tuple[TrainResult, Summary | None, Labels]:
@@ -167,7 +172,8 @@ def _read_inputs(config: DictConfig) -> Inputs:
     fold = _edge.read(_datasets.FoldSettings, config.fold)
     name = _datasets.folder_name(dataset, paths)
     prepared = Path(paths.preprocessed).expanduser() / name
-    plan_first = "Plan and preprocess first: segflow plan and segflow preprocess, with the same dataset."
+    same = _datasets.as_settings(dataset)
+    plan_first = f"Plan and preprocess first: {command_line('plan', **same)}; {command_line('preprocess', **same)}"
     description = read_dataset_json(prepared / "dataset.json", name, plan_first)
     plans = read_json_as(prepared / f"{config.plans}.json", Plans.from_json, fix=plan_first)
     plans = override_configuration(
@@ -181,7 +187,7 @@ def _read_inputs(config: DictConfig) -> Inputs:
     if not cases:
         raise SegflowError(
             f"'{config.configuration.name}' of {name} is not preprocessed",
-            fix="Run: segflow preprocess, with the same dataset.",
+            fix=f"Run: {command_line('preprocess', **same, plans=str(config.plans))}",
         )
     split = read_fold(prepared, cases, fold.index, fold)
     record = RunRecord(
@@ -209,11 +215,12 @@ def _previous_stage(record: RunRecord, outputs: Path, config: DictConfig) -> Pre
     present = set(store.case_ids()) if store.folder.is_dir() else set()
     missing = sorted({*record.train_cases, *record.val_cases} - present)
     if missing:
+        dataset = _datasets.as_settings(_edge.read(_datasets.DatasetSettings, config.dataset))
+        wanted = {"configuration": previous, "plans": str(config.plans), "run_name": run.name}
         raise SegflowError(
             f"'{record.configuration}' builds on predictions of '{previous}', and {len(missing)} are missing",
             found=f"none of '{missing[0]}' in {store.folder}",
-            fix="Train all its folds first, with the same dataset: "
-            f"segflow train -m configuration={previous} fold=0,1,2,3,4",
+            fix="Train all its folds first: " + command_line("train", "-m", "fold=0,1,2,3,4", **dataset, **wanted),
         )
     return store
 

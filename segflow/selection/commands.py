@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from segflow.core.command_line import command_line
 from segflow.core.run import RunRecord
 from segflow.core.selection import Candidate
 from segflow.inference.predict_cases import PredictSettings
@@ -34,29 +34,23 @@ def predict_commands(
     alone = len(candidate.runs) == 1
     folders = [output if alone else f"{output}/member_{k}" for k in range(1, len(candidate.runs) + 1)]
     for run, folds, folder, record in zip(candidate.runs, candidate.folds, folders, records, strict=True):
-        words = [
-            "predict",
-            f"model={run}",
-            f"input={source}",
-            f"output={folder}",
-            f"inference.folds=[{','.join(folds)}]",
-            *_inference(record),
-        ]
-        commands.append(_line(words if alone else [*words, "inference.probabilities=true"]))
+        settings = {"inference__folds": [int(fold) if fold.isdigit() else fold for fold in folds], **_inference(record)}
+        if not alone:
+            settings["inference__probabilities"] = True
+        commands.append(command_line("predict", model=Path(run), input=source, output=folder, **settings))
     if not alone:
-        commands.append(_line(["ensemble", f"members=[{','.join(folders)}]", f"output={output}"]))
+        commands.append(command_line("ensemble", members=folders, output=output))
     if postprocessing is not None:
-        words = ["postprocess", "action=apply", f"prediction={output}", f"choice={postprocessing}"]
-        commands.append(_line([*words, f"output={output}/postprocessed"]))
+        folder = f"{output}/postprocessed"
+        commands.append(
+            command_line("postprocess", action="apply", prediction=output, choice=postprocessing, output=folder)
+        )
     return tuple(commands)
 
 
-def _inference(record: RunRecord) -> list[str]:
+def _inference(record: RunRecord) -> dict[str, object]:
     """What differs from the defaults."""
     used, defaults = record.settings.get("inference") or {}, PredictSettings()
-    changed = {key: used[key] for key in VALIDATED_WITH if key in used and used[key] != getattr(defaults, key)}
-    return [f"inference.{key}={str(value).lower()}" for key, value in changed.items()]
-
-
-def _line(words: list[str]) -> str:
-    return " ".join(["segflow", *(shlex.quote(word) for word in words)])
+    return {
+        f"inference__{key}": used[key] for key in VALIDATED_WITH if key in used and used[key] != getattr(defaults, key)
+    }
