@@ -49,6 +49,7 @@ class CaseMeasurement:
         spacing: mm along z, y, x, original axis order.
         relative_size: Voxels after cropping divided by voxels before.
         intensities: One sample per channel.
+        absurd: What is absurd about its image's values, in one clause; None where nothing is.
     """
 
     case_id: str
@@ -56,6 +57,7 @@ class CaseMeasurement:
     spacing: tuple[float, ...]
     relative_size: float
     intensities: tuple[IntensitySample, ...]
+    absurd: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

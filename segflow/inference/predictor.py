@@ -16,6 +16,7 @@ from torch import Tensor
 from segflow.core.case import Case
 from segflow.core.errors import SegflowError
 from segflow.core.geometry import permute
+from segflow.core.intensities import absurd_channels, describe_absurd
 from segflow.core.labels import Labels
 from segflow.core.plans import ConfigurationPlan
 from segflow.core.preprocessed import PreprocessedCase
@@ -236,6 +237,8 @@ class Predictor:
             )
         for channel in np.flatnonzero(constant):
             logger.warning("case '%s': channel %d is constant", case.case_id, channel)
+        if absurd := absurd_channels(case.image):
+            logger.warning("%s", describe_absurd({case.case_id: absurd}))
         self._compare_spacing(case)
 
     def _compare_spacing(self, case: Case) -> None:

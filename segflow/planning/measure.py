@@ -10,6 +10,7 @@ from segflow.core.case import Case
 from segflow.core.cropping import crop_to_nonzero
 from segflow.core.errors import SegflowError
 from segflow.core.fingerprint import CaseMeasurement, ChannelIntensities, Fingerprint, IntensitySample
+from segflow.core.intensities import absurd_channels
 
 SAMPLES_OF_DATASET = 100_000_000
 """Foreground intensities drawn per channel, over all cases together."""
@@ -52,6 +53,7 @@ def measure_case(case: Case, samples: int) -> CaseMeasurement:
         spacing=case.geometry.spacing,
         relative_size=float(np.prod(cropped.box.shape) / np.prod(case.image.shape[1:])),
         intensities=tuple(_draw(channel, foreground, samples, generator) for channel in cropped.image),
+        absurd=absurd_channels(case.image),
     )
 
 

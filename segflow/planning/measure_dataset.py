@@ -13,6 +13,7 @@ from segflow.core.case import CaseFiles
 from segflow.core.dataset import DatasetDescription
 from segflow.core.errors import CaseErrors, SegflowError
 from segflow.core.fingerprint import MEASURE_AGAIN, CaseMeasurement, Fingerprint
+from segflow.core.intensities import describe_absurd
 from segflow.core.labels import Labels
 from segflow.core.machine import memory_bytes, processor_count
 from segflow.core.parallel import Job, run_jobs
@@ -117,6 +118,8 @@ def measure_dataset(
     empty = [name for name, measurement in found.items() if not measurement.intensities[0].counts.size]
     if empty and len(empty) < len(found):
         logger.warning("%d cases have no foreground: %s", len(empty), ", ".join(sorted(empty)[:8]))
+    if absurd := {name: measurement.absurd for name, measurement in found.items() if measurement.absurd}:
+        logger.warning("%s", describe_absurd(absurd))
     return summarize([found[case.case_id] for case in cases])
 
 

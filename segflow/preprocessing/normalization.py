@@ -1,7 +1,12 @@
-"""Intensity normalisation of one channel (recipe 5). All in float32, in place."""
+"""Intensity normalisation of one channel (recipe 5): float32 values in place, sums in float64.
+
+nnU-Net divides by 1e-8 at least, whatever the unit; here the least divisor is relative to the image, so that diffusion
+in m²/s (1e-9) is normalised like everything else.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -9,7 +14,12 @@ import numpy as np
 from segflow.core.errors import SegflowError
 from segflow.core.fingerprint import ChannelIntensities
 
-_SMALLEST_DIVISOR = 1e-8
+_SMALLEST_SHARE = 1e-8
+"""Of the largest magnitude: a deviation below it is the rounding of an image that is constant."""
+_REACH = 100
+"""Exponents of 2 up to which float32 has room for the differences and quotients of values."""
+_VALUES_AT_ONCE = 1 << 16
+"""Of which the float64 copies stay in the cache."""
 
 
 def normalize(
@@ -49,21 +59,60 @@ def _z_score(image: np.ndarray, inside: np.ndarray | None, _: ChannelIntensities
 
 
 def _standardize(values: np.ndarray) -> None:
-    if values.min() == values.max():
+    low, high = float(values.min()), float(values.max())
+    if low == high:
         values[...] = 0  # the mean of equal values may be off by a rounding error, which the division would blow up
         return
-    values -= values.mean(dtype=np.float64).astype(np.float32)
-    parts = values if values.ndim > 1 else np.array_split(values, -(-values.size // 2**18))
-    squares = sum(float(np.vdot(part, part)) for part in parts)
-    values /= np.float32(max((squares / values.size) ** 0.5, _SMALLEST_DIVISOR))
+    largest = _bring_within_reach(values, low, high)
+    values -= np.float32(values.mean(dtype=np.float64))
+    deviation = (_sum_of_squares(values.reshape(-1)) / values.size) ** 0.5
+    values /= np.float32(max(deviation, _SMALLEST_SHARE * largest))
+
+
+def _bring_within_reach(values: np.ndarray, low: float, high: float) -> float:
+    """Scale values that are too large or too small for float32's sums and quotients by a power of two, in place.
+
+    Args:
+        values: float32; scaled by a power of two they are as exact as before.
+        low, high: Their lowest and highest, not both 0.
+
+    Returns:
+        The largest magnitude, after scaling.
+    """
+    exponent = _exponent_out_of_reach(low, high)
+    if exponent:
+        np.ldexp(values, -exponent, out=values)
+    return math.ldexp(max(abs(low), abs(high)), -exponent)
+
+
+def _exponent_out_of_reach(low: float, high: float) -> int:
+    """By which power of two values between these are to be divided; 0 for all but absurd ones."""
+    _, exponent = math.frexp(max(abs(low), abs(high)))
+    return exponent if abs(exponent) > _REACH else 0
+
+
+def _sum_of_squares(values: np.ndarray) -> float:
+    """In float64, part by part, so that no copy of the image is made."""
+    total = 0.0
+    for start in range(0, values.size, _VALUES_AT_ONCE):
+        part = values[start : start + _VALUES_AT_ONCE].astype(np.float64)
+        total += float(np.dot(part, part))
+    return total
 
 
 def _ct(image: np.ndarray, _: np.ndarray | None, intensities: ChannelIntensities | None) -> None:
     if intensities is None:
         raise SegflowError("CT normalisation needs the dataset's foreground intensities, which the plans lack")
-    np.clip(image, intensities.percentile_00_5, intensities.percentile_99_5, out=image)
-    image -= np.float32(intensities.mean)
-    image /= np.float32(max(intensities.std, _SMALLEST_DIVISOR))
+    low, high = intensities.percentile_00_5, intensities.percentile_99_5
+    np.clip(image, low, high, out=image)
+    exponent = _exponent_out_of_reach(low, high)
+    if exponent:
+        np.ldexp(image, -exponent, out=image)
+    mean, deviation, low, high = (
+        math.ldexp(value, -exponent) for value in (intensities.mean, intensities.std, low, high)
+    )
+    image -= np.float32(mean)
+    image /= np.float32(max(deviation, _SMALLEST_SHARE * max(abs(low), abs(high))) or 1.0)
 
 
 def _none(image: np.ndarray, _: np.ndarray | None, __: ChannelIntensities | None) -> None:
@@ -71,8 +120,13 @@ def _none(image: np.ndarray, _: np.ndarray | None, __: ChannelIntensities | None
 
 
 def _rescale(image: np.ndarray, _: np.ndarray | None, __: ChannelIntensities | None) -> None:
+    low, high = float(image.min()), float(image.max())
+    if low == high:
+        image[...] = 0
+        return
+    _bring_within_reach(image, low, high)
     image -= image.min()
-    image /= np.float32(max(float(image.max()), _SMALLEST_DIVISOR))
+    image /= image.max()
 
 
 def _rgb(image: np.ndarray, _: np.ndarray | None, __: ChannelIntensities | None) -> None:

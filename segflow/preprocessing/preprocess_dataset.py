@@ -12,6 +12,7 @@ from segflow.core.case import CaseFiles
 from segflow.core.dataset import DatasetDescription
 from segflow.core.errors import SegflowError
 from segflow.core.geometry import permute, resampled_shape
+from segflow.core.intensities import absurd_channels, describe_absurd
 from segflow.core.labels import Labels
 from segflow.core.machine import memory_bytes, processor_count
 from segflow.core.parallel import Job, run_jobs
@@ -146,16 +147,20 @@ def preprocess_dataset(
     jobs, failed = _make_jobs(waiting, needed, reader, plans, description)
     limit = int((settings.max_memory_gb or _SHARE_OF_MEMORY * memory_bytes() / 2**30) * 2**30)
     processes = processor_count() if settings.processes is None else settings.processes
-    done = []
+    done, absurd = [], {}
     progress(ProgressEvent(STAGE, "", 0, len(jobs)))
     outcomes = run_jobs(_preprocess_one, jobs, processes=processes, memory_limit_bytes=limit)
     for count, outcome in enumerate(outcomes, start=1):
         if outcome.error is None:
             done.append(outcome.name)
+            if outcome.value is not None:
+                absurd[outcome.name] = outcome.value
         else:
             log.error("%s", outcome.error)
             failed[outcome.name] = outcome.error
         progress(ProgressEvent(STAGE, outcome.name, count, len(jobs)))
+    if absurd:
+        log.warning("%s", describe_absurd(absurd))
     _copy_references(cases, output_folder / REFERENCES, description.file_ending, set(done), removed)
     return PreprocessReport(
         folder=output_folder,
@@ -169,12 +174,13 @@ def preprocess_dataset(
 
 def _preprocess_one(
     files: CaseFiles, reader: ImageIO, channels: int, plans: Plans, labels: Labels, targets: Sequence[_Target]
-) -> None:
-    """Make one case's arrays for some configurations; runs in a worker."""
+) -> str | None:
+    """Make one case's arrays for some configurations, and say what is absurd about its values; runs in a worker."""
     stamps = stamp_files(files)
     case = read_case(files, reader, channels=channels)
     if case.label is not None:  # it may have been edited since planning, and training could not say which case it is
         check_label_values(case.label, labels, files.case_id)
+    absurd = absurd_channels(case.image)
     groups: dict[Any, list[_Target]] = {}
     for target in targets:
         groups.setdefault(normalization_of(target.plan), []).append(target)
@@ -188,6 +194,7 @@ def _preprocess_one(
             made_from = {"choices": target.choices, "files": stamps}
             target.store.write(result, target.plan.patch_size, {PROVENANCE: made_from})
             del result  # before the next one is made
+    return absurd
 
 
 def _targets(plans: Plans, configurations: Sequence[str], labels: Labels, output_folder: Path) -> tuple[_Target, ...]:

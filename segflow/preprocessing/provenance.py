@@ -23,7 +23,7 @@ from segflow.storage.stamps import FileStamp, is_same_file, stamp_file
 PROVENANCE = "made_from"
 """Key of a stored case's properties."""
 
-_VERSION = 1  # raise it when preprocessing makes other arrays from the same choices
+_VERSION = 2  # raise it when preprocessing makes other arrays from the same choices
 
 Stamps = dict[str, FileStamp]
 

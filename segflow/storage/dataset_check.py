@@ -12,6 +12,7 @@ from segflow.core.case import CaseFiles
 from segflow.core.dataset import DatasetDescription
 from segflow.core.errors import SegflowError
 from segflow.core.geometry import Geometry
+from segflow.core.intensities import ABSURD_FIX, absurd_channels, absurd_values
 from segflow.core.labels import Labels
 from segflow.core.parallel import Job, run_jobs
 from segflow.core.progress import Progress, ProgressEvent, silent
@@ -170,6 +171,8 @@ class _CaseCheck:
             self._error(f"{file.name} holds infinite values", "Replace them.")
         elif lowest == highest != 0.0:
             self._warn(f"{file.name} is {lowest:g} everywhere", "Is that intended?")
+        elif absurd := absurd_values(image[0]) if len(image) == 1 else absurd_channels(image):
+            self._warn(f"{file.name} holds values that no measurement gives; {absurd}", ABSURD_FIX)
         return lowest == 0.0 and highest == 0.0
 
     def _same_grid(self, file: Path, shape: tuple[int, ...], geometry: Geometry) -> None:

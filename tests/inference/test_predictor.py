@@ -180,6 +180,13 @@ def test_a_constant_channel_beside_others_is_warned_of(tmp_path: Path, caplog: p
     assert "channel 1 is constant" in caplog.text
 
 
+def test_values_that_no_measurement_gives_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    image = np.random.default_rng(0).normal(100, 10, size=(16, 16, 16)).astype(np.float32)
+    image[0, 0, 0] = -3.4e38
+    load(tmp_path).predict(image, (1.0, 1.0, 1.0))
+    assert "1 of 4096 voxels is as large as -3.4e+38" in caplog.text
+
+
 def test_mirroring_follows_the_record_and_may_be_switched_off(tmp_path: Path) -> None:
     run = tiny_models.make_run(tmp_path)
     case = Case("c", sitk.GetArrayFromImage(make_image())[None], None, Geometry((2.0, 0.8, 1.25)))

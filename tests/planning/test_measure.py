@@ -90,3 +90,21 @@ def test_cases_must_agree_in_channels() -> None:
     measurements = [measure_case(make_case(), 10), measure_case(make_case(channels=1, case_id="odd"), 10)]
     with pytest.raises(SegflowError, match=r"case 'odd'.*channels"):
         summarize(measurements)
+
+
+@pytest.mark.parametrize("change", ["sentinel", 1e-42, 1e-20, 1e-9, 1e25, 1e36])
+def test_statistics_of_absurd_images_are_finite_and_in_proportion(change: str | float) -> None:
+    case = make_case(channels=1)
+    plain = summarize([measure_case(case, 2000)]).intensities[0]
+    foreground = np.argwhere(case.label > 0)  # type: ignore[operator]
+    if isinstance(change, str):
+        case.image[0][tuple(foreground[0])] = np.finfo(np.float32).min
+    else:
+        case.image[:] = (case.image.astype(np.float64) * change).astype(np.float32)
+    measured = measure_case(case, 2000)
+    found = summarize([measured]).intensities[0]
+    assert all(np.isfinite(getattr(found, name)) for name in ("min", "max", "mean", "median", "std"))
+    if isinstance(change, float):
+        assert found.std == pytest.approx(plain.std * change, rel=1e-3)
+        assert found.mean == pytest.approx(plain.mean * change, rel=1e-3)
+    assert (measured.absurd is None) == (change == 1e-9)

@@ -117,6 +117,19 @@ def test_each_case_is_read_once_for_all_configurations(setup: Setup, monkeypatch
     assert read == ["case_0", "case_1", "case_2"]
 
 
+def test_absurd_values_are_normalised_and_told_of_in_one_line(setup: Setup, caplog: pytest.LogCaptureFixture) -> None:
+    for number, scale in ((0, 1e-20), (1, 1e25)):
+        file = setup.raw / "imagesTr" / f"case_{number}_0000.nii.gz"
+        sitk.WriteImage(sitk.ReadImage(str(file)) * scale, str(file))
+    setup.run(names=["fine"])
+    (line,) = [record.message for record in caplog.records]
+    assert line.startswith(
+        "2 cases hold values that no measurement gives. Case 'case_0': channel 0: no value is larger"
+    )
+    images = [PreprocessedStore(setup.out / "plans_fine").open(f"case_{n}").read_image() for n in range(3)]
+    assert all(0.5 < image.std() < 1.5 and abs(image.mean()) < 0.1 for image in images)
+
+
 def test_a_second_run_does_nothing(setup: Setup) -> None:
     setup.run()
     before = setup.times("plans_fine")

@@ -94,6 +94,16 @@ DEFECTS: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "NaN in label": (lambda d: put(label_file(d), ones(np.nan, np.float32)), "error", "not whole numbers"),
     "NaN in image": (lambda d: put(image_file(d), ones(np.nan, np.float32)), "error", "NaN in 1 voxels"),
     "infinite image": (lambda d: put(image_file(d), ones(np.inf, np.float32)), "error", "infinite"),
+    "marker of a missing voxel": (
+        lambda d: put(image_file(d), np.where(ones(0) == 0, -3.4e38, np.arange(120).reshape(SHAPE)).astype(np.float32)),
+        "warning",
+        "values that no measurement gives; 1 of 120 voxels is as large as -3.4e+38",
+    ),
+    "scaled away": (
+        lambda d: put(image_file(d), (np.arange(120).reshape(SHAPE) * 1e23).astype(np.float32)),
+        "warning",
+        "values that no measurement gives; the values reach 1.19e+25",
+    ),
     "constant image": (lambda d: put(image_file(d), np.full(SHAPE, 7, np.int16)), "warning", "is 7 everywhere"),
     "zero image": (lambda d: put(image_file(d), np.zeros(SHAPE, np.int16)), "error", "zero everywhere"),
     "no label at all": (lambda d: put(label_file(d), ones(1e12, np.float64)), "error", "values that are no labels"),
