@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +17,11 @@ from segflow.core.geometry import Geometry
 from segflow.storage.image_formats.placement import same_placement
 
 log = logging.getLogger(__name__)
+
+LEAST_MM, MOST_MM = 1e-12, 1e12
+"""No image has smaller or larger lengths; their products stay numbers."""
+FLAT = 1e-6
+"""Volume that three directions span, below which they lie in a plane."""
 
 RESAVE = "Is the file whole? Copy or export it again."
 
@@ -215,6 +221,38 @@ def check_spacing(spacing: Sequence[float], file: Path) -> None:
             expected="millimetres above 0",
             fix="Correct the file's header.",
         )
+    if not all(LEAST_MM <= s <= MOST_MM for s in spacing):
+        raise SegflowError(
+            f"{file.name} has a spacing beyond all bounds",
+            found=tuple(float(s) for s in spacing),
+            expected="millimetres",
+            fix="Correct the file's header.",
+        )
+
+
+def check_affine(affine: np.ndarray, file: Path) -> None:
+    """Refuse a place in the patient that is none.
+
+    Args:
+        affine: (4, 4), voxel index → mm.
+        file: Named in the error.
+
+    Raises:
+        SegflowError: A number is not finite or beyond all bounds, or two axes run the same way.
+    """
+    rows = np.asarray(affine, dtype=np.float64)[:3].tolist()
+    problem = None
+    if not all(abs(number) <= MOST_MM for row in rows for number in row):  # which NaN is not
+        problem = "has a position or direction that is not a number, or beyond all bounds"
+    else:
+        (a, b, c), (d, e, f), (g, h, i) = (row[:3] for row in rows)
+        lengths = math.hypot(a, d, g), math.hypot(b, e, h), math.hypot(c, f, i)
+        volume = abs(a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g))
+        if min(lengths) < LEAST_MM or volume < FLAT * math.prod(lengths):
+            problem = "has axes that do not span space"
+    if problem is not None:
+        found = ", ".join("(" + " ".join(f"{n:.6g}" for n in row) + ")" for row in rows)
+        raise SegflowError(f"{file} {problem}", found=found, fix="Correct the file's header.")
 
 
 def unreadable(file: Path, reason: object) -> SegflowError:

@@ -10,7 +10,7 @@ import numpy as np
 
 from segflow.core.errors import SegflowError
 from segflow.core.geometry import Geometry
-from segflow.storage.image_formats.contract import ImageFormat, ImageHeader
+from segflow.storage.image_formats.contract import ImageFormat, ImageHeader, check_affine
 from segflow.storage.image_formats.nifti_files import (
     NIFTI_ENDINGS,
     NiftiHeader,
@@ -75,6 +75,7 @@ def _image_header(nifti: NiftiHeader, file: Path) -> ImageHeader:
         raise SegflowError(
             f"{file.name} is a 2D image", expected="3D or 4D", fix="Use the reader SimpleITKIO for 2D NIfTI."
         )
+    check_affine(nifti.affine, file)
     x, y, z = nifti.size[:3]
     spacing = nifti.zooms[::-1]
     geometry = Geometry((spacing[0], spacing[1], spacing[2]), {"ndim": 3, "affine": nifti.affine.tolist()})

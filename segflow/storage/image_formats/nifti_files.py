@@ -6,11 +6,12 @@ nibabel only interpret headers.
 
 from __future__ import annotations
 
-import zlib
+import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import BinaryIO
 
 import nibabel
 import numpy as np
@@ -20,17 +21,20 @@ from nibabel.spatialimages import HeaderDataError
 from segflow.core.errors import SegflowError
 from segflow.core.geometry import Geometry
 from segflow.storage.image_formats.contract import RESAVE, check_spacing, unreadable
+from segflow.storage.image_formats.inflate import DAMAGE, GZIP_MAGIC, GZIP_WINDOW, inflate, truncated
 from segflow.storage.image_formats.placement import is_sheared
+from segflow.storage.image_formats.regular_files import check_voxel_bytes, open_regular
 from segflow.storage.json_files import written_whole
 
 NIFTI_ENDINGS = (".nii", ".nii.gz")
-GZIP_MAGIC = b"\x1f\x8b"
 HEADER_BYTES = 540
 """Enough for NIfTI-1 (348) and NIfTI-2 (540)."""
 DATA_START = 352
 FAST_LEVEL = 2
-
-DAMAGE = (OSError, EOFError, zlib.error, cast(type[Exception], isal_zlib.IsalError))  # its stub calls it an object
+MOST_AXES = 7
+MOST_OFFSET = 256 << 20
+"""Between header and voxels lie extensions, which are texts."""
+PIECE_BYTES = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,18 +70,8 @@ def read_nifti_header(file: Path) -> NiftiHeader:
     Raises:
         SegflowError: The file is missing, damaged, not NIfTI, or has a spacing that is no distance.
     """
-    try:
-        with file.open("rb") as stream:
-            zipped = stream.read(2) == GZIP_MAGIC
-            stream.seek(0)
-            if zipped:
-                with igzip.IGzipFile(fileobj=stream) as unzipped:
-                    start = unzipped.read(HEADER_BYTES)
-            else:
-                start = stream.read(HEADER_BYTES)
-    except DAMAGE as error:
-        raise unreadable(file, error) from error
-    return _parse(start, file)
+    with open_regular(file) as stream:
+        return _parse(_start_of(stream, file), file)
 
 
 def read_nifti(file: Path) -> tuple[NiftiHeader, np.ndarray]:
@@ -90,22 +84,24 @@ def read_nifti(file: Path) -> tuple[NiftiHeader, np.ndarray]:
     Raises:
         SegflowError: The file is missing, truncated, damaged, or of a type that is no image.
     """
-    try:
-        content = file.read_bytes()
-        if content[:2] == GZIP_MAGIC:
-            content = igzip.decompress(content)
-    except DAMAGE as error:
-        raise unreadable(file, error) from error
-    header = _parse(content, file)
-    count = int(np.prod(header.size))
-    missing = header.offset + count * header.dtype.itemsize - len(content)
-    if missing > 0:
-        raise SegflowError(
-            f"cannot read {file}: it is truncated",
-            found=f"{len(content)} bytes",
-            expected=f"{len(content) + missing} bytes",
-            fix=RESAVE,
-        )
+    with open_regular(file) as stream:
+        header = _parse(_start_of(stream, file), file)
+        count = math.prod(header.size)
+        expected = header.offset + count * header.dtype.itemsize
+        check_voxel_bytes(expected, file)
+        try:
+            stream.seek(0)
+            if stream.read(len(GZIP_MAGIC)) == GZIP_MAGIC:
+                stream.seek(0)
+                content = inflate(stream.read(), expected, file)
+            else:
+                there = os.fstat(stream.fileno()).st_size
+                if there < expected:
+                    raise truncated(file, f"{there} bytes", f"{expected} bytes")
+                stream.seek(0)
+                content = stream.read(expected)
+        except OSError as error:
+            raise unreadable(file, error) from error
     voxels = np.frombuffer(content, header.dtype, count, header.offset).reshape(header.size[::-1])
     if header.slope is not None and header.intercept is not None and (header.slope, header.intercept) != (1.0, 0.0):
         voxels = (voxels * np.float64(header.slope) + header.intercept).astype(np.float32)
@@ -149,6 +145,21 @@ def write_nifti(voxels: np.ndarray, affine: np.ndarray, spacing: Sequence[float]
             stream.write(data)
 
 
+def _start_of(stream: BinaryIO, file: Path) -> bytes:
+    """The first bytes of a file, unpacked: enough for its header, fewer where there are no more."""
+    try:
+        start = stream.read(PIECE_BYTES)
+        if start[: len(GZIP_MAGIC)] != GZIP_MAGIC:
+            return start[:HEADER_BYTES]
+        unpacker = isal_zlib.decompressobj(GZIP_WINDOW)
+        unpacked = unpacker.decompress(start, HEADER_BYTES)
+        while len(unpacked) < HEADER_BYTES and not unpacker.eof and (start := stream.read(PIECE_BYTES)):
+            unpacked += unpacker.decompress(start, HEADER_BYTES - len(unpacked))
+    except DAMAGE as error:
+        raise unreadable(file, error) from error
+    return unpacked
+
+
 def _parse(start: bytes, file: Path) -> NiftiHeader:
     kind: type[nibabel.Nifti1Header] = nibabel.Nifti1Header
     if start[:4] in ((540).to_bytes(4, "little"), (540).to_bytes(4, "big")):
@@ -157,21 +168,32 @@ def _parse(start: bytes, file: Path) -> NiftiHeader:
     if len(start) < length or start[:4] not in (length.to_bytes(4, "little"), length.to_bytes(4, "big")):
         raise SegflowError(f"cannot read {file}: it is not a NIfTI file", found=f"{len(start)} bytes", fix=RESAVE)
     header = kind(start[:length], check=False)
-    size = tuple(int(n) for n in header.get_data_shape())
-    if len(size) < 2 or min(size) < 1:
-        raise SegflowError(f"{file.name} is not an image", found=f"size {size}", expected="2, 3 or 4 axes", fix=RESAVE)
-    spatial = min(len(size), 3)
-    zooms = tuple(float(z) for z in header["pixdim"][1 : 1 + spatial])
-    check_spacing(zooms, file)
+    axes = int(header["dim"][0])
     try:
+        size = tuple(int(n) for n in header.get_data_shape())
         dtype = header.get_data_dtype()
         slope, intercept = header.get_slope_inter()
         affine = header.get_best_affine()
-    except (HeaderDataError, ValueError, KeyError) as error:
+    except (HeaderDataError, ValueError, KeyError, OverflowError) as error:
         raise unreadable(file, error) from error
+    if not 2 <= axes <= MOST_AXES or min(size) < 1:
+        raise SegflowError(
+            f"{file} is not an image", found=f"{axes} axes, size {size}", expected="2, 3 or 4 axes", fix=RESAVE
+        )
+    spatial = min(len(size), 3)
+    zooms = tuple(float(z) for z in header["pixdim"][1 : 1 + spatial])
+    check_spacing(zooms, file)
     if dtype.kind not in "iufb":
         raise SegflowError(
             f"{file.name} holds colours or complex numbers", found=str(dtype), expected="one real number per voxel"
         )
-    offset = max(int(header["vox_offset"]), length)  # some writers leave it 0
+    start_of_voxels = float(header["vox_offset"])
+    if not 0 <= start_of_voxels <= MOST_OFFSET:
+        raise SegflowError(
+            f"cannot read {file}: its voxels begin nowhere",
+            found=f"vox_offset {start_of_voxels:g}",
+            expected=f"0 to {MOST_OFFSET}",
+            fix=RESAVE,
+        )
+    offset = max(int(start_of_voxels), length)  # some writers leave it 0
     return NiftiHeader(size, zooms, affine, dtype, offset, slope, intercept)

@@ -16,6 +16,7 @@ from segflow.storage.image_formats.contract import (
     RESAVE,
     ImageFormat,
     ImageHeader,
+    check_affine,
     check_spacing,
     unreadable,
 )
@@ -134,6 +135,7 @@ def _itk_header(file: Path, nifti: NiftiHeader | None = None) -> ImageHeader:
     except RuntimeError as error:
         if nifti is not None and len(nifti.size) > 2:  # sheared, or NIfTI-2
             log.warning("%s: %s It is read by its affine, as it stands.", file, _reason(error))
+            check_affine(nifti.affine, file)
             return _header_by_affine(nifti.size, nifti.zooms, nifti.affine, nifti.dtype.name)
         raise unreadable(file, _reason(error)) from error
     size = reader.GetSize()
@@ -144,6 +146,7 @@ def _itk_header(file: Path, nifti: NiftiHeader | None = None) -> ImageHeader:
         tuple(np.reshape(reader.GetDirection(), (len(size), len(size)))[:ndim, :ndim].ravel().tolist()),
     )
     check_spacing(placement.spacing, file)
+    check_affine(placement.to_affine(), file)
     channels = int(np.prod(size[3:], dtype=int)) * reader.GetNumberOfComponents()
     dtype = _dtype(reader.GetPixelID())
     if file.suffix.lower() == ".gipl":
