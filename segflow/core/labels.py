@@ -112,8 +112,13 @@ class Labels:
 
     @property
     def foreground_keys(self) -> tuple[LabelKey, ...]:
-        """What is scored and sampled for: the regions where there are any, else the foreground labels."""
-        return self.regions if self.has_regions else self.foreground_labels
+        """What is scored and sampled for: the regions where there are any, else the foreground labels.
+
+        A region of a single label goes by that label, so that it has one key and one text.
+        """
+        if not self.has_regions:
+            return self.foreground_labels
+        return tuple(region[0] if len(region) == 1 else region for region in self.regions)
 
     @property
     def num_outputs(self) -> int:
@@ -149,11 +154,12 @@ def _label_key(name: str, value: Any) -> LabelKey:
 
 def key_text(key: LabelKey) -> str:
     """A label key as text, the way nnU-Net writes it into ``summary.json``: ``1`` or ``(1, 2, 3)``."""
-    return str(key)
+    return str(key[0] if isinstance(key, tuple) and len(key) == 1 else key)
 
 
 def key_from_text(text: str) -> LabelKey:
-    """Inverse of `key_text`."""
-    if text.startswith("("):
-        return tuple(int(part) for part in text.strip("()").split(",") if part.strip())
-    return int(text)
+    """Inverse of `key_text`. Of a single label also ``(1,)`` is read, which earlier versions wrote."""
+    if not text.startswith("("):
+        return int(text)
+    values = tuple(int(part) for part in text.strip("()").split(",") if part.strip())
+    return values[0] if len(values) == 1 else values

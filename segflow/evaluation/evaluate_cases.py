@@ -14,6 +14,7 @@ from segflow.core.progress import Progress, ProgressEvent, silent
 from segflow.evaluation.label_pairs import LabelPair, find_pairs, read_pair, worker_count
 from segflow.evaluation.score_case import ScoreSettings, score_case
 from segflow.evaluation.summary import write_summary
+from segflow.evaluation.undeclared import Undeclared, undeclared_values, warn_of_undeclared
 from segflow.storage.images import ImageIO, reader_of, voxels_of
 
 BYTES_PER_VOXEL = 12
@@ -53,6 +54,7 @@ def evaluate_cases(
     """Score every case of a folder of predictions.
 
     A case that cannot be scored does not stop the others: it is named, with the reason, in ``failed`` of the result.
+    Values that are no labels are warned of.
 
     Args:
         prediction: Folder of predicted label maps.
@@ -76,6 +78,7 @@ def evaluate_cases(
         for pair, count in zip(pairs, voxels, strict=True)
     ]
     cases: list[CaseMetrics] = []
+    undeclared: dict[str, Undeclared] = {}
     progress(ProgressEvent("evaluate", "", 0, len(jobs)))
     outcomes = run_jobs(
         _evaluate_case,
@@ -85,19 +88,24 @@ def evaluate_cases(
     )
     for done, outcome in enumerate(outcomes, start=1):
         if outcome.error is None:
-            cases.append(outcome.value)
+            metrics, undeclared[outcome.name] = outcome.value
+            cases.append(metrics)
         else:
             failed[outcome.name] = outcome.error
         progress(ProgressEvent("evaluate", outcome.name, done, len(jobs)))
     if not cases:
         raise CaseErrors("no case could be evaluated", [failed[case_id] for case_id in sorted(failed)])
+    warn_of_undeclared(undeclared, labels)
     summary = Summary.of_cases(cases, {case_id: failed[case_id] for case_id in sorted(failed)})
     if output is not None:
         write_summary(summary, labels, output)
     return summary
 
 
-def _evaluate_case(pair: LabelPair, reader: ImageIO, labels: Labels, settings: ScoreSettings) -> CaseMetrics:
+def _evaluate_case(
+    pair: LabelPair, reader: ImageIO, labels: Labels, settings: ScoreSettings
+) -> tuple[CaseMetrics, Undeclared]:
     reference, prediction, geometry = read_pair(pair, reader)
     scores: dict[LabelKey, dict[str, float]] = score_case(reference, prediction, geometry.spacing, labels, settings)
-    return CaseMetrics(pair.case_id, scores, str(pair.prediction), str(pair.reference))
+    metrics = CaseMetrics(pair.case_id, scores, str(pair.prediction), str(pair.reference))
+    return metrics, undeclared_values(reference, prediction, labels)

@@ -90,7 +90,7 @@ class StoredProbabilities:
         self.outputs = len(keys)
         found = read_json(folder / PROBABILITIES / OUTPUTS_FILE, fix=SAVE_THEM)
         meant = [text for _, (_, text) in sorted(found.items())]
-        if meant != [key_text(key) for key in keys]:
+        if meant not in ([key_text(key) for key in keys], [str(key) for key in keys]):  # "(1,)" is an earlier "1"
             raise SegflowError(
                 f"the probabilities in {folder} are of other labels", found=meant, expected=[key_text(k) for k in keys]
             )

@@ -18,6 +18,7 @@ from segflow.core.postprocessing import PostprocessingChoice, PostprocessingStep
 from segflow.core.progress import Progress, ProgressEvent, silent
 from segflow.evaluation.evaluate_cases import BYTES_PER_VOXEL
 from segflow.evaluation.label_pairs import find_pairs, worker_count
+from segflow.evaluation.undeclared import warn_of_undeclared
 from segflow.postprocessing.held_case import HeldCase, hold_case, try_steps
 from segflow.storage.images import reader_of, voxels_of
 from segflow.storage.json_files import write_json
@@ -127,6 +128,7 @@ def _hold_cases(
         progress(ProgressEvent("postprocess", outcome.name, done, len(jobs)))
     if problems:
         raise CaseErrors("postprocessing cannot be chosen", sorted(problems))
+    warn_of_undeclared({case.case_id: case.undeclared for case in held}, labels)
     return sorted(held, key=lambda case: case.case_id), processes
 
 
@@ -167,9 +169,9 @@ class _Search:
 
     def _paint(self, key: LabelKey) -> int:
         """The label that a voxel of this label or region is given."""
-        if isinstance(key, int):
-            return key
-        return (self._labels.regions_class_order or ())[self._keys.index(key)]
+        if self._labels.has_regions:
+            return (self._labels.regions_class_order or ())[self._keys.index(key)]
+        return key if isinstance(key, int) else key[0]
 
     def _try_foreground(self) -> None:
         step = PostprocessingStep("keep_largest", self._labels.foreground_labels)

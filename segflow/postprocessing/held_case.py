@@ -14,6 +14,7 @@ from segflow.core.postprocessing import PostprocessingStep
 from segflow.evaluation.label_maps import LabelBoxes, box_of, boxes_of_labels, mask_of
 from segflow.evaluation.label_pairs import LabelPair, read_pair
 from segflow.evaluation.overlap import Overlap, count_pairs
+from segflow.evaluation.undeclared import Undeclared, undeclared_values
 from segflow.postprocessing.components import apply_step, postprocess_label_map
 from segflow.storage.images import ImageIO
 
@@ -27,6 +28,7 @@ class HeldCase:
         prediction, reference: Label maps within the box of the predicted foreground, as blosc2 frames.
         spacing: mm along z, y, x.
         overlaps: Label or region → counts of the whole case, before postprocessing.
+        undeclared: Values that are no labels.
     """
 
     case_id: str
@@ -34,6 +36,7 @@ class HeldCase:
     reference: bytes
     spacing: tuple[float, ...]
     overlaps: Mapping[LabelKey, Overlap]
+    undeclared: Undeclared
 
 
 def hold_case(pair: LabelPair, reader: ImageIO, labels: Labels) -> HeldCase:
@@ -45,12 +48,13 @@ def hold_case(pair: LabelPair, reader: ImageIO, labels: Labels) -> HeldCase:
     reference, prediction, geometry = read_pair(pair, reader)
     counts = count_pairs(reference, prediction)
     overlaps = {key: counts.overlap(key, labels.ignore_label) for key in labels.foreground_keys}
+    undeclared = undeclared_values(reference, prediction, labels)
     boxes = boxes_of_labels(prediction)
     tight = box_of(range(1, len(boxes) + 1), [boxes]) or Box((0, 0, 0), (0, 0, 0))
     # One voxel more, so that an object of one slice in a volume is not taken for a 2D image.
     box = Box(tuple(n - 1 for n in tight.start), tuple(n + 1 for n in tight.stop)).clip(prediction.shape)
     parts = [_compress(label_map[box.slices]) for label_map in (prediction, reference)]
-    return HeldCase(pair.case_id, parts[0], parts[1], geometry.spacing, overlaps)
+    return HeldCase(pair.case_id, parts[0], parts[1], geometry.spacing, overlaps, undeclared)
 
 
 def try_steps(

@@ -146,9 +146,10 @@ def _weights_by_key(weights: dict[str, float], labels: Labels | None) -> dict[st
     if not weights or labels is None:
         return dict(weights)
     texts = {labels.name_of(key): key_text(key) for key in labels.foreground_keys}
-    unknown = [name for name in weights if name not in texts and name not in texts.values()]
+    numbers = {text: text for text in texts.values()} | {f"({text},)": text for text in texts.values()}
+    unknown = [name for name in weights if name not in texts and name not in numbers]
     if unknown:
         raise SegflowError(
             "sampling.class_weights names what is no foreground of this dataset", found=unknown, expected=list(texts)
         )
-    return {texts.get(name, name): weight for name, weight in weights.items()}
+    return {texts[name] if name in texts else numbers[name]: weight for name, weight in weights.items()}

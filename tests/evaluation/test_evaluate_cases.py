@@ -81,10 +81,46 @@ def test_a_label_that_no_case_holds_makes_the_foreground_mean_nan_but_not_the_sc
 def test_what_is_written_is_read_back(folders: tuple[Path, Path]) -> None:
     pred, ref = folders
     summary = evaluate_cases(pred, ref, REGIONS, EvaluateSettings(processes=0), file_ending=".nii.gz", output=pred)
-    assert set(json.loads((pred / "summary.json").read_text())["mean"]) == {"(1, 2)", "(2,)"}
+    assert set(json.loads((pred / "summary.json").read_text())["mean"]) == {"(1, 2)", "2"}
     again = read_summary(pred / "summary.json", ".nii.gz")
     assert [case.case_id for case in again.cases] == ["case_1", "case_2", "case_3"]
     np.testing.assert_equal(_plain(again), _plain(summary))
+
+
+def test_keys_that_earlier_versions_wrote_for_a_region_of_one_label_are_read(folders: tuple[Path, Path]) -> None:
+    pred, ref = folders
+    summary = evaluate_cases(pred, ref, REGIONS, QUICK, file_ending=".nii.gz", output=pred)
+    file = pred / "summary.json"
+    file.write_text(file.read_text().replace('"2":', '"(2,)":'))
+    assert read_summary(file, ".nii.gz").keys == summary.keys == REGIONS.foreground_keys == ((1, 2), 2)
+
+
+def test_values_that_are_no_labels_are_named_with_their_side_and_cases(
+    folders: tuple[Path, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    pred, ref = folders
+    evaluate_cases(pred, ref, LABELS, QUICK, file_ending=".nii.gz")
+    assert not caplog.records
+    for number in (1, 3):
+        _write(pred / f"case_{number}.nii.gz", 255 * (_label(number) > 0))
+    _write(ref / "case_2.nii.gz", 7 * (_label(2) > 0))
+    summary = evaluate_cases(pred, ref, LABELS, QUICK, file_ending=".nii.gz")
+    assert len(summary.cases) == 3
+    ours, theirs = (record.message for record in caplog.records)
+    assert "2 cases: the prediction holds values that are no labels" in ours
+    assert "found 255 in case_1, case_3; expected only [0, 1, 2]. Write the label's number in place of 255" in ours
+    assert "1 case: the reference holds values that are no labels" in theirs
+    assert "found 7 in case_2" in theirs
+
+
+def test_references_of_0_and_255_are_mended_by_convert(
+    folders: tuple[Path, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    pred, ref = folders
+    _write(ref / "case_1.nii.gz", 255 * (_label(1) > 0))
+    evaluate_cases(pred, ref, LABELS, QUICK, file_ending=".nii.gz")
+    assert "found 255 in case_1" in caplog.text
+    assert "segflow convert source=FOLDER" in caplog.text
 
 
 def _plain(summary: Summary) -> object:

@@ -83,7 +83,7 @@ def test_regions_are_scored_as_unions() -> None:
     whole = Labels({"background": 0, "whole": 1})
     alone = score_case((reference > 0).astype(int), (prediction > 0).astype(int), SPACING, whole, ScoreSettings())
     assert scores[(1, 2)] == alone[1]
-    assert scores[(2,)]["n_ref"] == 4
+    assert scores[2]["n_ref"] == 4
 
 
 def test_what_lies_under_the_ignore_label_changes_nothing() -> None:

@@ -188,7 +188,7 @@ def test_maps_lie_beside_the_label_maps_in_the_same_geometry(
         expected = probabilities.argmax(0)
     assert np.mean(expected == label) > 0.9999  # rounding decides between what is equal to seven digits
     names = json.loads((out / "probabilities" / "outputs.json").read_text())
-    assert names["0001"] == (["lesion", "(2,)"] if regions else ["organ", "1"])
+    assert names["0001"] == (["lesion", "2"] if regions else ["organ", "1"])
     undecided, disputed = read(out / "entropy" / "a.nii.gz"), read(out / "disagreement" / "a.nii.gz")
     assert 0 <= undecided.min() <= undecided.max() <= 1 + 1e-6
     assert set(np.unique(disputed)) <= {0.0, 0.5, 1.0}

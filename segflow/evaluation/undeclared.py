@@ -1,0 +1,68 @@
+"""Values of label maps that are no labels of the dataset: they are scored as background, and named."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from segflow.core.labels import Labels
+from segflow.storage.case_files import some
+from segflow.storage.dataset_check import declared_values, label_values
+
+logger = logging.getLogger(__name__)
+
+MASK = 255
+"""What programs for pictures write where a mask is 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Undeclared:
+    """Values of one case that the dataset does not name, ascending."""
+
+    prediction: tuple[int, ...]
+    reference: tuple[int, ...]
+
+
+def undeclared_values(reference: np.ndarray, prediction: np.ndarray, labels: Labels) -> Undeclared:
+    """Look for values without a name in both label maps (Z, Y, X) of a case."""
+    declared = set(declared_values(labels))
+    ours, theirs = (
+        tuple(value for value in label_values(label_map) if value not in declared)
+        for label_map in (prediction, reference)
+    )
+    return Undeclared(ours, theirs)
+
+
+def warn_of_undeclared(found: Mapping[str, Undeclared], labels: Labels) -> None:
+    """Log one line for the predictions and one for the references, where there are such values.
+
+    Args:
+        found: Case → its values.
+        labels: The dataset's.
+    """
+    for side, fix in (
+        ("prediction", "Write the label's number in place of 255 into them."),
+        (
+            "reference",
+            "Put 255 in place of 1 into the labels of their dataset.json, and make a dataset of 0 and 1 of it: "
+            "segflow convert source=FOLDER dataset_id=NUMBER.",
+        ),
+    ):
+        values = {case_id: getattr(undeclared, side) for case_id, undeclared in sorted(found.items())}
+        concerned = [case_id for case_id, own in values.items() if own]
+        if not concerned:
+            continue
+        distinct = sorted({value for own in values.values() for value in own})
+        logger.warning(
+            "%s: the %s holds values that are no labels, and they count as background; found %s in %s; "
+            "expected only %s. %s",
+            "1 case" if len(concerned) == 1 else f"{len(concerned)} cases",
+            side,
+            some([str(value) for value in distinct]),
+            some(concerned),
+            list(declared_values(labels)),
+            fix if distinct == [MASK] else "Is this the dataset.json of these label maps?",
+        )
