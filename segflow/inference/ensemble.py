@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +15,14 @@ from segflow.core.progress import Progress, silent
 from segflow.inference.maps import ENDING, OUTPUTS_FILE, PROBABILITIES
 from segflow.inference.pipeline import PredictReport, Steps, run_cases
 from segflow.storage.images import ImageIO, reader_by_name
-from segflow.storage.json_files import read_json, write_json
+from segflow.storage.json_files import read_json
+from segflow.storage.predictions import Predictions, Wanted
+from segflow.storage.stamps import FileStamp, Origin
 
+WAY = "ensemble"
+VERSION = 1  # raise it when the same probabilities begin to give other label maps
 ARGUMENTS_FILE = "ensemble.json"
+DESCRIPTIONS = ("dataset.json", "plans.json")
 SAVE_THEM = "Predict with inference.probabilities=true; for validation cases: segflow train … save_probabilities=true"
 
 
@@ -28,7 +32,7 @@ class EnsembleSettings:
 
     Attributes:
         weights: One per member; null for equal weights.
-        resume: Skip cases whose label map exists.
+        resume: Skip cases that are done: their label map is there, and made from the same probabilities.
         readers, writers: Threads that read and decide, and that write.
     """
 
@@ -103,17 +107,29 @@ class StoredProbabilities:
         """Whether all outputs of a case are there."""
         return all(self.file(case_id, output).is_file() for output in range(self.outputs))
 
+    def require(self, case_id: str) -> None:
+        """Refuse a case of which an output is missing.
+
+        Raises:
+            SegflowError: Names the file.
+        """
+        for output in range(self.outputs):
+            self._existing(case_id, output)
+
     def read(self, case_id: str, output: int) -> np.ndarray:
         """One output of a case, float32 (Z, Y, X).
 
         Raises:
             SegflowError: It is missing or unreadable.
         """
+        image, _ = self._reader.read_image([self._existing(case_id, output)])
+        return image[0]
+
+    def _existing(self, case_id: str, output: int) -> Path:
         file = self.file(case_id, output)
         if not file.is_file():
             raise SegflowError(f"there is no {file}", case=case_id, fix=SAVE_THEM)
-        image, _ = self._reader.read_image([file])
-        return image[0]
+        return file
 
 
 def weighted_mean(values: Sequence[np.ndarray], weights: Sequence[float] | None = None) -> np.ndarray:
@@ -168,6 +184,7 @@ def ensemble_cases(
     file_ending: str,
     reader: str,
     cases: Sequence[str] | None = None,
+    own: bool = False,
     progress: Progress = silent,
 ) -> PredictReport:
     """Average the probabilities of prediction folders and write the label maps that they mean.
@@ -183,13 +200,15 @@ def ensemble_cases(
         file_ending: Ending of the label maps, with its dot.
         reader: Name of their reader.
         cases: Which cases; None for all that any member holds.
+        own: Whether nobody but segflow writes into the output folder: another ensemble's label maps are replaced then.
         progress: Told of each case that ended.
 
     Returns:
         What became of the cases; one that a member lacks fails, and the others are done.
 
     Raises:
-        SegflowError: A member has no probabilities, weights do not fit, or the output holds another ensemble.
+        SegflowError: A member has no probabilities, weights do not fit, or the output holds another ensemble, or
+            files in the way that segflow did not write.
     """
     settings = settings or EnsembleSettings()
     if settings.weights is not None and len(settings.weights) != len(members):
@@ -201,23 +220,56 @@ def ensemble_cases(
     chosen = _case_ids(stored) if cases is None else list(cases)
     if not chosen:
         raise CaseErrors("there are no probabilities to average", [str(folder) for folder in members], SAVE_THEM)
-    _write_arguments(output, members, settings)
+    predictions = Predictions(output, file_ending)
+    arguments = {"members": [str(folder.resolve()) for folder in members], "weights": settings.weights}
+    texts = [key_text(key) for key in (labels.regions if labels.has_regions else labels.all_labels)]
+    decisive = arguments | {"labels": texts, "regions_class_order": labels.regions_class_order}
 
-    def decide(case_id: str) -> tuple[np.ndarray, Geometry]:
+    def origin(case_id: str) -> Origin:
+        probabilities = {
+            f"probability_{k}_{output}": member.file(case_id, output)
+            for k, member in enumerate(stored)
+            for output in range(member.outputs)
+        }
+        return Origin(WAY, VERSION, decisive, {**probabilities, "label_map": members[0] / f"{case_id}{file_ending}"})
+
+    beside = {name: members[0] / name for name in DESCRIPTIONS if (members[0] / name).is_file()}
+    done = predictions.prepare(
+        {case_id: Wanted(origin(case_id)) for case_id in chosen},
+        what="label maps",
+        maker="ensemble",
+        documents=(*beside, ARGUMENTS_FILE),
+        resume=settings.resume,
+        own=own,
+    )
+    predictions.write_document(ARGUMENTS_FILE, arguments, WAY)
+    for name, file in beside.items():
+        predictions.write_document(name, read_json(file), WAY)
+
+    def decide(case_id: str) -> _Decided:
+        for member in stored:
+            member.require(case_id)
+        inputs = origin(case_id).stamp_inputs()
         label, geometry = images.read_label(members[0] / f"{case_id}{file_ending}")
-        return decide_case(stored, case_id, labels, label.shape, settings.weights), geometry
+        return _Decided(decide_case(stored, case_id, labels, label.shape, settings.weights), geometry, inputs)
 
-    def target(case_id: str) -> Path:
-        return output / f"{case_id}{file_ending}"
+    def write(case_id: str, decided: _Decided) -> None:
+        with predictions.written(case_id, origin(case_id), decided.inputs) as place:
+            images.write_label(decided.label_map, decided.geometry, place / predictions.file(case_id).name)
 
     steps = Steps(
-        "ensemble",
-        read=decide,
-        compute=lambda case_id, decided: decided,
-        write=lambda case_id, decided: images.write_label(*decided, target(case_id)),
-        is_done=lambda case_id: target(case_id).is_file(),
+        "ensemble", read=decide, compute=lambda case_id, decided: decided, write=write, is_done=done.__contains__
     )
     return run_cases(steps, {case_id: case_id for case_id in chosen}, settings, progress)
+
+
+@dataclass(frozen=True, slots=True)
+class _Decided:
+    """A label map that waits to be written, with stamps of the files from before they were read."""
+
+    label_map: np.ndarray
+    geometry: Geometry
+    inputs: dict[str, FileStamp]
 
 
 def _case_ids(members: Sequence[StoredProbabilities]) -> list[str]:
@@ -229,19 +281,3 @@ def _case_ids(members: Sequence[StoredProbabilities]) -> list[str]:
         if file.name.endswith(ending) and not file.name.startswith(".")
     }
     return sorted(names)
-
-
-def _write_arguments(output: Path, members: Sequence[Path], settings: EnsembleSettings) -> None:
-    arguments = {"members": [str(folder.resolve()) for folder in members], "weights": settings.weights}
-    file = output / ARGUMENTS_FILE
-    if settings.resume and file.is_file() and read_json(file) != arguments:
-        raise SegflowError(
-            f"{output} holds another ensemble",
-            found=read_json(file),
-            expected=arguments,
-            fix="Choose another output folder, or resume=false to decide everything anew.",
-        )
-    write_json(file, arguments)
-    for name in ("dataset.json", "plans.json"):
-        if (members[0] / name).is_file():
-            shutil.copyfile(members[0] / name, output / name)

@@ -66,45 +66,47 @@ class Maps:
     and ``disagreement``. All are NIfTI of the input's geometry.
 
     Args:
-        folder: Of the label maps.
         plan: The configuration.
         labels: What the outputs mean.
         reader: The images' own reader, which also writes the maps if it writes NIfTI.
         wanted: Which maps.
     """
 
-    def __init__(self, folder: Path, plan: ConfigurationPlan, labels: Labels, reader: ImageIO, wanted: Wanted) -> None:
-        self.folder = folder
+    def __init__(self, plan: ConfigurationPlan, labels: Labels, reader: ImageIO, wanted: Wanted) -> None:
         self.plan = plan
         self.labels = labels
         self.wanted = wanted
         self.writer = reader if ENDING in reader.endings else reader_by_name("SimpleITKIO")
 
-    def files(self, case_id: str) -> list[Path]:
-        """Every file that is written for a case."""
+    def files(self, folder: Path, case_id: str) -> tuple[Path, ...]:
+        """Every file that is written for a case, for label maps in ``folder``."""
         files = []
         if self.wanted.probabilities:
-            files += [probability_file(self.folder, case_id, k) for k in range(self.labels.num_outputs)]
+            files += [probability_file(folder, case_id, k) for k in range(self.labels.num_outputs)]
         if self.wanted.entropy:
-            files.append(self._entropy_file(case_id))
+            files.append(folder / ENTROPY / f"{case_id}{ENDING}")
         if self.wanted.disagreement:
-            files.append(self.folder / DISAGREEMENT / f"{case_id}{ENDING}")
-        return files
+            files.append(folder / DISAGREEMENT / f"{case_id}{ENDING}")
+        return tuple(files)
 
-    def _entropy_file(self, case_id: str) -> Path:
-        return self.folder / ENTROPY / f"{case_id}{ENDING}"
-
-    def write_names(self) -> None:
+    def write_names(self, folder: Path) -> None:
         """Say beside the probabilities what each output is. Once, before any case is written."""
         if self.wanted.probabilities:
-            write_json(self.folder / PROBABILITIES / OUTPUTS_FILE, output_names(self.labels))
+            write_json(folder / PROBABILITIES / OUTPUTS_FILE, output_names(self.labels))
 
     def write(
-        self, case_id: str, label: np.ndarray, logits: Tensor, votes: Iterable[np.ndarray], spatial: SpatialRecord
+        self,
+        folder: Path,
+        case_id: str,
+        label: np.ndarray,
+        logits: Tensor,
+        votes: Iterable[np.ndarray],
+        spatial: SpatialRecord,
     ) -> None:
         """Write the maps of one case.
 
         Args:
+            folder: Of the label maps.
             case_id: Its name.
             label: (Z, Y, X) in image space, of all folds together.
             logits: (K, Z, Y, X) in plan space.
@@ -118,14 +120,14 @@ class Maps:
             undecided = Entropy(spatial.shape_original, self.labels) if self.wanted.entropy else None
             for k, values in enumerate(restore_probabilities(logits, spatial, self.plan, self.labels)):
                 if self.wanted.probabilities:
-                    self.writer.write_map(values, spatial.geometry, probability_file(self.folder, case_id, k))
+                    self.writer.write_map(values, spatial.geometry, probability_file(folder, case_id, k))
                 if undecided is not None:
                     undecided.add(values)
             if undecided is not None:
-                self.writer.write_map(undecided.value(), spatial.geometry, self._entropy_file(case_id))
+                self.writer.write_map(undecided.value(), spatial.geometry, folder / ENTROPY / f"{case_id}{ENDING}")
         if self.wanted.disagreement:
             values = disagreement(label, votes)
-            self.writer.write_map(values, spatial.geometry, self.folder / DISAGREEMENT / f"{case_id}{ENDING}")
+            self.writer.write_map(values, spatial.geometry, folder / DISAGREEMENT / f"{case_id}{ENDING}")
 
 
 class Entropy:

@@ -17,22 +17,22 @@ from segflow.core.progress import Progress, silent
 from segflow.inference.find_cases import Input, find_cases, part_of
 from segflow.inference.load_network import Build
 from segflow.inference.maps import Maps
+from segflow.inference.origins import WINDOW_SETTINGS, described, image_inputs, record_digest, weights_digest
 from segflow.inference.pipeline import PredictReport, Steps, run_cases
 from segflow.inference.predictor import Predictor
 from segflow.inference.sliding_window import SlidingWindowSettings, mean_logits
 from segflow.network.build import build_network
-from segflow.storage.images import read_case, reader_by_name
-from segflow.storage.json_files import read_json, write_json
+from segflow.storage.images import ImageIO, read_case, reader_by_name
+from segflow.storage.predictions import Predictions, Wanted
+from segflow.storage.stamps import FileStamp, Origin
 
 logger = logging.getLogger(__name__)
 
 ARGUMENTS_FILE = "predict.json"
 PREVIOUS_STAGE_FOLDER = "previous_stage"
-MODEL_KEYS = (
-    *("model", "configuration", "folds", "checkpoint", "weights", "previous_stage_predictions"),
-    *("overlap", "gaussian", "mirroring", "sums"),
-)
-"""What decides the label maps; predictions of one folder must agree in it."""
+WAY = "predict"
+DOCUMENTS = ("dataset.json", "plans.json", ARGUMENTS_FILE)
+VERSION = 1  # raise it when the same model, images and settings begin to give other label maps
 
 
 @dataclass(kw_only=True, slots=True)
@@ -49,7 +49,8 @@ class PredictSettings(SlidingWindowSettings):
         probabilities: Also write every label's or region's probability.
         entropy: Also write how undecided the probabilities are, 0 to 1.
         disagreement: Also write the share of folds whose own label is another.
-        resume: Skip cases whose outputs exist.
+        resume: Skip cases that are done: their outputs are there, and made from the same images by the same model and
+            settings.
         part: ``k/n``: predict only every n-th case, beginning with the k-th.
         readers, writers: Threads that read and preprocess, and that restore and write.
     """
@@ -101,12 +102,13 @@ def predict_cases(
     progress: Progress = silent,
     build: Build = build_network,
     build_previous: Build | None = None,
+    own: bool = False,
 ) -> PredictReport:
     """Predict a folder, a CSV table or a list of files.
 
     Beside ``<case><ending>`` the output folder receives the model's ``dataset.json`` and ``plans.json``, and
     ``predict.json`` with the arguments. Every file is written under a temporary name and renamed. A case that fails
-    is reported and the others are done.
+    is reported and the others are done. Each case has a stamp of what made it, see ``storage/stamps.py``.
 
     Args:
         model: See `Predictor.load`.
@@ -115,10 +117,11 @@ def predict_cases(
         settings: See `PredictSettings`.
         progress: Told of each case that ended.
         build, build_previous: See `Predictor.load`.
+        own: Whether nobody but segflow writes into the output folder: predictions of another model are replaced then.
 
     Raises:
-        SegflowError: The model cannot be loaded, there is no input, or the output folder cannot be written or holds
-            the predictions of another model.
+        SegflowError: The model cannot be loaded, there is no input, or the output folder cannot be written, holds
+            predictions of another model, or files in the way that segflow did not write.
     """
     settings = PredictSettings() if settings is None else settings
     output = Path(output)
@@ -137,48 +140,141 @@ def predict_cases(
         build=build,
         build_previous=build_previous,
     )
-    cases = part_of(find_cases(source, predictor.record.dataset.file_ending), settings.part)
-    _write_arguments(output, predictor, {"model": str(Path(model).resolve()), "input": _text(source)}, settings)
+    everything = find_cases(source, predictor.record.dataset.file_ending)
+    cases = part_of(everything, settings.part)
+    decisive = _decisive(predictor, model, settings, build, build_previous)
+    arguments = {"input": _text(source), **asdict(settings), **decisive}
     before = None if given is None else Path(given)
-    failed: dict[str, str] = {}
-    if predictor.plan.previous_stage and before is None and predictor.previous_stage is not None:
+    predicted_before = predictor.plan.previous_stage and given is None
+    if predicted_before:
         before = output / PREVIOUS_STAGE_FOLDER
+    family = {case.case_id for case in everything}
+    last = _Stage("predict", predictor, output, settings, decisive, before, family, own)
+    last.prepare(cases)
+    last.write_documents(arguments)
+    failed: dict[str, str] = {}
+    if predicted_before and predictor.previous_stage is not None and before is not None:
         plain = replace(settings, probabilities=False, entropy=False, disagreement=False)
-        stage = f"predict {predictor.plan.previous_stage}"
-        first = _predict(predictor.previous_stage, cases, before, plain, None, progress, stage)
-        failed.update(first.failed)
+        name = f"predict {predictor.plan.previous_stage}"
+        first = replace(
+            last, name=name, predictor=predictor.previous_stage, output=before, settings=plain, previous=None
+        )
+        failed.update(first.run(cases, progress).failed)
         cases = [case for case in cases if case.case_id not in failed]
-    report = _predict(predictor, cases, output, settings, before, progress)
+    report = last.run(cases, progress)
     return replace(report, failed={**failed, **report.failed})
+
+
+def _decisive(
+    predictor: Predictor, model: str | Path, settings: PredictSettings, build: Build, build_previous: Build | None
+) -> dict[str, Any]:
+    """What decides label maps beside the images, as plain JSON; predictions of one folder must agree in it."""
+    stages = [predictor] if predictor.previous_stage is None else [predictor, predictor.previous_stage]
+    return {
+        "model": str(Path(model).resolve()),
+        "configuration": predictor.plan.name,
+        "folds": list(predictor.folds),
+        "checkpoint": settings.checkpoint,
+        "weights": weights_digest(network for stage in stages for network in stage.networks),
+        "plans": record_digest(*(stage.record for stage in stages)),
+        "network": [described(build), None if build_previous is None else described(build_previous)],
+        "previous_stage_predictions": settings.previous_stage_predictions,
+        **{name: getattr(settings, name) for name in WINDOW_SETTINGS},
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """What one case waits with to be computed; stamps of its files from before they were read."""
+
+    preprocessed: PreprocessedCase
+    inputs: dict[str, FileStamp]
 
 
 @dataclass(frozen=True, slots=True)
 class _Computed:
     """What one case waits with to be written."""
 
-    preprocessed: PreprocessedCase
+    read: _Read
     logits: Tensor
     fold_logits: tuple[Tensor, ...]
 
 
-def _predict(
-    predictor: Predictor,
-    cases: Sequence[CaseFiles],
-    output: Path,
-    settings: PredictSettings,
-    previous: Path | None,
-    progress: Progress,
-    stage: str = "predict",
-) -> PredictReport:
-    reader = reader_by_name(predictor.record.plans.reader)
-    ending = predictor.record.dataset.file_ending
-    maps = Maps(output, predictor.plan, predictor.labels, reader, settings)
+@dataclass(frozen=True, slots=True)
+class _Stage:
+    """One model and the folder that its label maps go to.
 
-    def read(files: CaseFiles) -> PreprocessedCase:
-        case = read_case(files, reader)
-        if previous is None:
-            return predictor.preprocess(case)
-        label, _ = reader.read_label(previous / f"{files.case_id}{ending}")
+    Attributes:
+        name: What to call it.
+        predictor: The model.
+        output: The folder.
+        settings: How to predict.
+        decisive: See `_decisive`.
+        previous: Folder of the label maps that a cascade takes as input.
+        family: Cases of all parts.
+        own: See `predict_cases`.
+    """
+
+    name: str
+    predictor: Predictor
+    output: Path
+    settings: PredictSettings
+    decisive: dict[str, Any]
+    previous: Path | None
+    family: set[str]
+    own: bool
+
+    @property
+    def reader(self) -> ImageIO:
+        return reader_by_name(self.predictor.record.plans.reader)
+
+    @property
+    def maps(self) -> Maps:
+        return Maps(self.predictor.plan, self.predictor.labels, self.reader, self.settings)
+
+    @property
+    def predictions(self) -> Predictions:
+        return Predictions(self.output, self.predictor.record.dataset.file_ending)
+
+    def origin(self, files: CaseFiles) -> Origin:
+        before = {} if self.previous is None else {"previous_stage": self._previous_file(self.previous, files.case_id)}
+        return Origin(WAY, VERSION, self.decisive, image_inputs(files, before))
+
+    def prepare(self, cases: Sequence[CaseFiles]) -> set[str]:
+        """Refuse what is in the way, delete what is out of date, and say which cases are done."""
+        wanted = {case.case_id: Wanted(self.origin(case), self.maps.files(self.output, case.case_id)) for case in cases}
+        resume, documents = self.settings.resume, DOCUMENTS if self.name == "predict" else ()
+        return self.predictions.prepare(wanted, documents=documents, family=self.family, resume=resume, own=self.own)
+
+    def write_documents(self, arguments: dict[str, Any]) -> None:
+        """Say in the folder what made its label maps."""
+        record = self.predictor.record
+        try:
+            self.output.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SegflowError(
+                f"cannot write into {self.output}: {error.strerror}", fix="Choose another folder."
+            ) from error
+        contents = (record.dataset.to_json(), record.plans.to_json(), arguments)
+        for name, content in zip(DOCUMENTS, contents, strict=True):
+            self.predictions.write_document(name, content, WAY)
+
+    def run(self, cases: Sequence[CaseFiles], progress: Progress) -> PredictReport:
+        """Predict the cases that are not done."""
+        done = self.prepare(cases)
+        self.maps.write_names(self.output)
+        steps = Steps(self.name, self._read, self._compute, self._write, done.__contains__)
+        return run_cases(steps, {case.case_id: case for case in cases}, self.settings, progress)
+
+    def _previous_file(self, folder: Path, case_id: str) -> Path:
+        return folder / f"{case_id}{self.predictor.record.dataset.file_ending}"
+
+    def _read(self, files: CaseFiles) -> _Read:
+        inputs = self.origin(files).stamp_inputs()
+        case = read_case(files, self.reader)
+        if self.previous is None:
+            return _Read(self.predictor.preprocess(case), inputs)
+        label, _ = self.reader.read_label(self._previous_file(self.previous, files.case_id))
         if label.shape != case.image.shape[1:]:
             raise SegflowError(
                 "the previous stage's label map has another shape than the image",
@@ -186,51 +282,24 @@ def _predict(
                 found=label.shape,
                 expected=case.image.shape[1:],
             )
-        return predictor.preprocess(case, label)
+        return _Read(self.predictor.preprocess(case, label), inputs)
 
-    def compute(files: CaseFiles, preprocessed: PreprocessedCase) -> _Computed:
-        if not settings.disagreement:
-            return _Computed(preprocessed, predictor.logits(preprocessed), ())
-        apart = tuple(predictor.logits(preprocessed, fold=k) for k in range(len(predictor.networks)))
-        return _Computed(preprocessed, mean_logits(logits.clone() for logits in apart), apart)
+    def _compute(self, files: CaseFiles, read: _Read) -> _Computed:
+        predictor, case = self.predictor, read.preprocessed
+        if not self.settings.disagreement:
+            return _Computed(read, predictor.logits(case), ())
+        apart = tuple(predictor.logits(case, fold=k) for k in range(len(predictor.networks)))
+        return _Computed(read, mean_logits(logits.clone() for logits in apart), apart)
 
-    def write(files: CaseFiles, computed: _Computed) -> None:
-        label = predictor.restore(computed.logits, computed.preprocessed)
-        votes = (predictor.restore(logits, computed.preprocessed) for logits in computed.fold_logits)
-        maps.write(files.case_id, label, computed.logits, votes, computed.preprocessed.spatial)
-        # Last: a label map says that the case is done.
-        reader.write_label(label, computed.preprocessed.spatial.geometry, output / f"{files.case_id}{ending}")
-
-    def is_done(case_id: str) -> bool:
-        return all(file.is_file() for file in (output / f"{case_id}{ending}", *maps.files(case_id)))
-
-    maps.write_names()
-    steps = Steps(stage, read, compute, write, is_done)
-    return run_cases(steps, {case.case_id: case for case in cases}, settings, progress)
-
-
-def _write_arguments(output: Path, predictor: Predictor, arguments: dict[str, Any], settings: PredictSettings) -> None:
-    """Say in the output folder what made its label maps; refuse to mix them with another model's."""
-    used = {"configuration": predictor.plan.name, "folds": list(predictor.folds), "weights": predictor.weights_digest()}
-    arguments |= {**asdict(settings), **used}
-    file = output / ARGUMENTS_FILE
-    if settings.resume and file.is_file():
-        earlier = read_json(file)
-        for key in MODEL_KEYS:
-            if earlier.get(key) != arguments.get(key):
-                raise SegflowError(
-                    f"{output} holds predictions made with another '{key}'",
-                    found=earlier.get(key),
-                    expected=arguments.get(key),
-                    fix="Choose another output folder, or predict everything anew with inference.resume=false.",
-                )
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SegflowError(f"cannot write into {output}: {error.strerror}", fix="Choose another folder.") from error
-    write_json(output / "dataset.json", predictor.record.dataset.to_json())
-    write_json(output / "plans.json", predictor.record.plans.to_json())
-    write_json(file, arguments)
+    def _write(self, files: CaseFiles, computed: _Computed) -> None:
+        predictor, case = self.predictor, computed.read.preprocessed
+        label = predictor.restore(computed.logits, case)
+        votes = (predictor.restore(logits, case) for logits in computed.fold_logits)
+        predictions = self.predictions
+        with predictions.written(files.case_id, self.origin(files), computed.read.inputs) as place:
+            self.maps.write(place, files.case_id, label, computed.logits, votes, case.spatial)
+            target = place / predictions.file(files.case_id).name
+            self.reader.write_label(label, case.spatial.geometry, target)
 
 
 def _text(source: Input) -> str | list[str]:

@@ -6,7 +6,7 @@ import os
 import shutil
 from pathlib import Path
 
-from segflow.storage.image_formats.tiff_io import side_car
+from segflow.storage.image_formats.tiff_io import side_car, side_cars_of_image
 from segflow.storage.json_files import written_whole
 
 
@@ -39,6 +39,11 @@ def is_copied(source: Path, target: Path) -> bool:
         elif copied_beside.is_file():
             return False
     return all(_same_age_and_size(*pair) for pair in pairs)
+
+
+def files_beside(image: Path) -> tuple[Path, ...]:
+    """What is read with an image or label map, as far as it is there: a TIFF's spacing."""
+    return tuple(file for file in side_cars_of_image(image) if file.is_file())
 
 
 def remove_label_map(file: Path) -> None:

@@ -8,10 +8,12 @@ name of the result's main file. They also tell what segflow wrote from what is t
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -24,6 +26,8 @@ from segflow.core.errors import SegflowError
 from segflow.storage.json_files import read_json, write_json
 
 STAMPS_FOLDER = ".segflow"
+MAKING_PREFIX = ".making-"
+"""Folders of this name hold what was being made when a process ended."""
 FORMAT = 1
 MISSING = "no file"
 """The reason of a result that was never made."""
@@ -103,7 +107,7 @@ class Origin:
         if not isinstance(stamped, Mapping) or sorted(stamped) != sorted(self.inputs):
             return "made from other files"
         changed = next((role for role, path in self.inputs.items() if not is_same_file(path, stamped[role])), None)
-        return None if changed is None else f"another {changed.replace('_', ' ')}"
+        return None if changed is None else f"another {_spoken(changed)}"
 
     def changed_setting(self, stamp: Mapping[str, Any]) -> str | None:
         """The first setting in which a stamp differs; None where there is none."""
@@ -188,7 +192,10 @@ class StampedFolder:
             for file, written in (self._outputs(stamp) if stamp else {}).items():
                 if is_same_file(file, written):
                     file.unlink()
-            self._stamp_file(name).unlink(missing_ok=True)
+            if stamp or self._stamp_file(name).exists():
+                self._stamp_file(name).unlink()
+            for left in (self.path / STAMPS_FOLDER).glob(f"{MAKING_PREFIX}*-{glob.escape(name)}"):
+                shutil.rmtree(left, ignore_errors=True)  # of a process that was killed
         except OSError as error:
             raise SegflowError(
                 f"cannot delete what is out of date in {self.path}: {error.strerror}", fix="Check its permissions."
@@ -211,9 +218,9 @@ class StampedFolder:
         """
         inputs = origin.stamp_inputs() if inputs is None else inputs
         home = self._inside(self.path / STAMPS_FOLDER)
-        staging = home / f".making-{name}"
+        staging = home / f"{MAKING_PREFIX}{os.getpid()}-{name}"
         try:
-            shutil.rmtree(staging, ignore_errors=True)  # of a process that was killed
+            shutil.rmtree(staging, ignore_errors=True)  # left by a process of this number that was killed
             staging.mkdir(parents=True)
             yield staging
             files = sorted(
@@ -287,6 +294,11 @@ def say_why(what: str, reasons: Mapping[str, str], total: int) -> None:
     if counts:
         text = ", ".join(f"{reason} ({count})" for reason, count in counts.most_common())
         logger.warning("%d of %d %s are made anew: %s", counts.total(), total, what, text)
+
+
+def _spoken(role: str) -> str:
+    """``image_0`` → ``image``, ``previous_stage`` → ``previous stage``."""
+    return re.sub(r"(_\d+)?(_beside_\d+)?$", "", role).replace("_", " ")
 
 
 def _is_below(path: Path, folder: Path) -> bool:

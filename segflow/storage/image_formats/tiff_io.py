@@ -84,9 +84,17 @@ def _voxels(file: Path) -> np.ndarray:
         raise unreadable(file, error) from error
 
 
+def side_cars_of_image(file: Path) -> tuple[Path, ...]:
+    """Where an image's spacing may stand, the channels' common file first; nothing for other formats."""
+    if not file.name.lower().endswith(Tiff3DIO.endings):
+        return ()
+    files = (file.with_name(CHANNEL_SUFFIX.sub("", file.stem) + ".json"), file.with_suffix(".json"))
+    return tuple(dict.fromkeys(files))
+
+
 def _image_side_car(file: Path) -> Path:
-    shared = file.with_name(CHANNEL_SUFFIX.sub("", file.stem) + ".json")
-    own = file.with_suffix(".json")
+    shared, *others = side_cars_of_image(file)
+    own = others[0] if others else shared
     return own if own.is_file() and not shared.is_file() else shared
 
 

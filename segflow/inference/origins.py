@@ -1,0 +1,75 @@
+"""What label maps are made from, for their stamps (see ``storage/stamps.py``)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from segflow.core.case import CaseFiles
+from segflow.core.run import RunRecord
+from segflow.storage.label_map_files import files_beside
+from segflow.storage.stamps import digest_of
+
+WINDOW_SETTINGS = ("overlap", "gaussian", "mirroring", "sums")
+"""Settings of the sliding window that change label maps; its batch size does not."""
+
+
+def weights_digest(networks: Iterable[nn.Module]) -> str:
+    """A text that other weights do not share: a checksum of every parameter and buffer."""
+    digest = hashlib.blake2b(digest_size=16)
+    for network in networks:
+        for name, value in network.state_dict().items():
+            digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
+            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def record_digest(*records: RunRecord) -> str:
+    """A text for all that a run's record says of how images are prepared and what outputs mean."""
+    return digest_of(
+        [
+            {
+                "dataset": record.dataset.to_json(),
+                "plans": record.plans.to_json(),
+                "configuration": record.configuration,
+                "mirror_axes": list(record.mirror_axes),
+            }
+            for record in records
+        ]
+    )
+
+
+def described(build: Any) -> Any:
+    """What makes a network, as plain JSON: its name, and the options that are plain."""
+    if isinstance(build, partial):
+        options = {str(k): v for k, v in (*enumerate(build.args), *build.keywords.items())}
+        return {"name": described(build.func), "options": {key: _plain(value) for key, value in options.items()}}
+    return f"{getattr(build, '__module__', '')}.{getattr(build, '__qualname__', type(build).__qualname__)}"
+
+
+def image_inputs(files: CaseFiles, more: Mapping[str, Path] | None = None) -> dict[str, Path]:
+    """Role → file of everything that is read of a case's images.
+
+    Args:
+        files: Of the case; its label is not looked at.
+        more: Further files, such as the previous stage's label map.
+    """
+    inputs = {f"image_{k}": path for k, path in enumerate(files.images)} | dict(more or {})
+    beside = {f"{role}_beside_{k}": file for role, path in inputs.items() for k, file in enumerate(files_beside(path))}
+    return inputs | beside
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, str | int | float | bool | None):
+        return value
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    if isinstance(value, Mapping):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    return described(value) if callable(value) else type(value).__qualname__

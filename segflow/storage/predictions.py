@@ -1,0 +1,176 @@
+"""A folder of label maps, one for each case, that know what they were made from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from segflow.core.errors import SegflowError
+from segflow.storage.case_files import some
+from segflow.storage.json_files import write_json
+from segflow.storage.stamps import FileStamp, Origin, StampedFolder, say_why
+
+ANOTHER_FOLDER = "Choose another output folder, or move them away."
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a case's result is to be.
+
+    Attributes:
+        origin: What it is made from.
+        maps: Files that lie beside the label map.
+    """
+
+    origin: Origin
+    maps: tuple[Path, ...] = ()
+
+
+class Predictions:
+    """Label maps ``<case><ending>`` of one folder, with the maps and documents beside them, and a stamp for each.
+
+    Args:
+        path: The folder. Nothing is made before a method says so.
+        file_ending: Of the label maps, with its dot.
+    """
+
+    def __init__(self, path: Path, file_ending: str) -> None:
+        self.path = path
+        self.file_ending = file_ending
+        self._folder = StampedFolder(path)
+
+    def file(self, case_id: str) -> Path:
+        """Where the label map of a case belongs."""
+        return self.path / self._name(case_id)
+
+    def _name(self, case_id: str) -> str:
+        return f"{case_id}{self.file_ending}"
+
+    def case_ids(self) -> list[str]:
+        """The cases that have a stamp."""
+        names = [name for name in self._folder.stamps() if name.endswith(self.file_ending)]
+        return [name.removesuffix(self.file_ending) for name in names]
+
+    def stamp_of(self, case_id: str) -> dict[str, Any] | None:
+        """The stamp of a case; None where there is none."""
+        return self._folder.stamp_of(self._name(case_id))
+
+    def is_intact(self, case_id: str) -> bool:
+        """Whether the label map of a case is the one that its stamp was written for."""
+        return not self._folder.foreign({self._name(case_id): [self.file(case_id)]})
+
+    def prepare(
+        self,
+        wanted: Mapping[str, Wanted],
+        *,
+        what: str = "predictions",
+        maker: str = "model",
+        documents: Iterable[str] = (),
+        family: Iterable[str] = (),
+        resume: bool = True,
+        own: bool = False,
+    ) -> set[str]:
+        """Look through the folder before anything is made, and delete what is out of date.
+
+        Nothing is deleted where something is wrong.
+
+        Args:
+            wanted: Case → its result.
+            what: What the results are called in messages.
+            maker: What makes them.
+            documents: Names of further files that will be written.
+            family: Further cases that will be made, such as those of another machine's part.
+            resume: Whether what is done is kept. Then results of other settings are refused, not replaced.
+            own: Whether the folder is one of a run's, where segflow alone writes. Then whatever is out of date is
+                made anew, and results of cases that are not wanted are deleted.
+
+        Returns:
+            The cases that are done.
+
+        Raises:
+            SegflowError: A file is in the way that segflow did not write, or that is one of the inputs; or the folder
+                holds results of other settings.
+        """
+        if not own:
+            self._refuse_inputs(wanted, documents)
+            self._refuse_foreign(wanted, documents)
+            self._refuse_others(wanted, set(family), f"{what} of another {maker}", resume=resume)
+        reasons = {}
+        for case_id, result in wanted.items():
+            reason = self._folder.why_stale(self._name(case_id), result.origin, result.maps) if resume else "asked for"
+            if reason is not None:
+                reasons[case_id] = reason
+        if resume:
+            say_why(what, reasons, len(wanted))
+        gone = set(self.case_ids()) - {*wanted, *family} if own else set()
+        for case_id in {*reasons, *gone}:
+            self._folder.discard(self._name(case_id))
+        return set(wanted) - set(reasons)
+
+    @contextmanager
+    def written(self, case_id: str, origin: Origin, inputs: Mapping[str, FileStamp]) -> Iterator[Path]:
+        """Give a folder for the files of a case, and take them in when the block succeeds; see `StampedFolder`."""
+        with self._folder.written(self._name(case_id), origin, inputs) as place:
+            yield place
+
+    def write_document(self, name: str, content: Any, way: str) -> None:
+        """Write JSON that says something of the folder as a whole, and note that it is segflow's."""
+        with self._folder.written(name, Origin(way, 1)) as place:
+            write_json(place / name, content)
+
+    def _files(self, wanted: Mapping[str, Wanted]) -> dict[str, list[Path]]:
+        return {self._name(case_id): [self.file(case_id), *result.maps] for case_id, result in wanted.items()}
+
+    def _refuse_inputs(self, wanted: Mapping[str, Wanted], documents: Iterable[str]) -> None:
+        inputs = {path.resolve() for result in wanted.values() for path in result.origin.inputs.values()}
+        files = [file for files in self._files(wanted).values() for file in files]
+        files += [self.path / name for name in documents]
+        hit = [file for file in files if file.resolve() in inputs]
+        if hit:
+            raise SegflowError(
+                "an output would replace an input",
+                found=some([str(file) for file in hit]),
+                fix="Choose another output folder.",
+            )
+
+    def _refuse_foreign(self, wanted: Mapping[str, Wanted], documents: Iterable[str]) -> None:
+        foreign = self._folder.foreign(self._files(wanted))
+        # A document may be replaced by several processes at a time: that it has a stamp is all that can be asked.
+        foreign += [
+            self.path / name
+            for name in documents
+            if (self.path / name).exists() and self._folder.stamp_of(name) is None
+        ]
+        if foreign:
+            raise SegflowError(
+                f"{self.path} holds files that would be replaced, and segflow has no record of having written them so",
+                found=some([str(file.relative_to(self.path)) for file in foreign]),
+                expected="a new folder, or one with nothing but results of segflow, unchanged",
+                fix=ANOTHER_FOLDER,
+            )
+
+    def _refuse_others(self, wanted: Mapping[str, Wanted], family: set[str], what: str, *, resume: bool) -> None:
+        """Results of one folder must agree in what made them."""
+        origins = [result.origin for result in wanted.values()]
+        if not origins:
+            return
+        for name, stamp in self._folder.stamps().items():
+            case_id = name.removesuffix(self.file_ending)
+            if not name.endswith(self.file_ending) or (not resume and case_id in {*wanted, *family}):
+                continue
+            origin = wanted[case_id].origin if case_id in wanted else origins[0]
+            key = "way" if stamp.get("way") != origin.way else origin.changed_setting(stamp)
+            if key is not None:
+                settings = stamp.get("settings", {})
+                raise SegflowError(
+                    f"{self.path} holds {what}, with another '{key}'",
+                    case=case_id,
+                    found=stamp.get("way") if key == "way" else settings.get(key),
+                    expected=origin.way if key == "way" else origin.settings.get(key),
+                    fix=ANOTHER_FOLDER
+                    if case_id not in {*wanted, *family}
+                    else "Choose another output folder, or make everything anew with resume=false.",
+                )
