@@ -4,26 +4,36 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import Tensor
 
+from segflow.core.errors import SegflowError
 from segflow.core.preprocessed import PreprocessedCase, SpatialRecord
 from segflow.core.progress import Progress, silent
+from segflow.core.run import RunRecord
 from segflow.inference.load_network import Build
 from segflow.inference.maps import Maps
+from segflow.inference.origins import WINDOW_SETTINGS, described, record_digest
 from segflow.inference.pipeline import PredictReport, Steps, run_cases
 from segflow.inference.predict_cases import PredictSettings
 from segflow.inference.predictor import Predictor
 from segflow.network.build import build_network
 from segflow.preprocessing.restore import labels_on_grid, restore_labels
 from segflow.storage.images import reader_by_name
+from segflow.storage.predictions import Predictions, Wanted
 from segflow.storage.preprocessed import PreprocessedStore, StoredCase
 from segflow.storage.run_folder import RunFolder
+from segflow.storage.stamps import FileStamp, Origin, is_same_file
 
 logger = logging.getLogger(__name__)
 
+WAY = "validation"
+VERSION = 1  # raise it when the same weights, arrays and settings begin to give other label maps
+VALIDATE_AGAIN = "Run the same 'segflow train' command again; it predicts what is missing or out of date."
 NEXT_STAGE_FOLDER = "predicted_next_stage"
 
 
@@ -49,7 +59,7 @@ def predict_validation(
 ) -> PredictReport:
     """Predict the cases that a fold was not trained on, into its ``validation`` folder.
 
-    A case is skipped where its label map is there and younger than the weights.
+    A case is skipped where its label map is there and was made from the same arrays, by the same weights and settings.
 
     Args:
         folder: The fold.
@@ -75,23 +85,36 @@ def predict_validation(
     )
     record = predictor.record
     reader = reader_by_name(record.plans.reader)
-    maps = Maps(folder.validation, predictor.plan, predictor.labels, reader, settings)
-    trained = folder.existing_checkpoint(settings.checkpoint).stat().st_mtime
+    maps = Maps(predictor.plan, predictor.labels, reader, settings)
+    predictions = Predictions(folder.validation, record.dataset.file_ending)
+    decisive = {
+        "checkpoint": settings.checkpoint,
+        **{name: getattr(settings, name) for name in WINDOW_SETTINGS},
+        "plans": record_digest(record),
+        "network": described(build),
+    }
     following = {
         name: (cases, PreprocessedStore(next_stage_folder(folder.path.parent, name)))
         for name, cases in (next_stages or {}).items()
     }
 
-    def read(case_id: str) -> PreprocessedCase:
+    def origin(case_id: str) -> Origin:
+        inputs = {"weights": folder.existing_checkpoint(settings.checkpoint), "arrays": store.properties_file(case_id)}
+        if previous_stage is not None:
+            inputs["previous_stage"] = previous_stage.properties_file(case_id)
+        return Origin(WAY, VERSION, decisive, inputs)
+
+    def read(case_id: str) -> _Read:
         stored = store.open(case_id)
+        inputs = origin(case_id).stamp_inputs()
         before = None if previous_stage is None else previous_stage.open(case_id).read_label()
-        return PreprocessedCase(case_id, stored.read_image(), before, stored.spatial)
+        return _Read(PreprocessedCase(case_id, stored.read_image(), before, stored.spatial), inputs)
 
-    def compute(case_id: str, case: PreprocessedCase) -> tuple[Tensor, SpatialRecord]:
-        return predictor.logits(case), case.spatial
+    def compute(case_id: str, case: _Read) -> _Computed:
+        return _Computed(predictor.logits(case.preprocessed), case.preprocessed.spatial, case.inputs)
 
-    def write(case_id: str, computed: tuple[Tensor, SpatialRecord]) -> None:
-        logits, spatial = computed
+    def write(case_id: str, computed: _Computed) -> None:
+        logits, spatial = computed.logits, computed.spatial
         for name, (cases, target) in following.items():
             if case_id in cases.case_ids():
                 plan = record.plans.configuration(name)
@@ -99,21 +122,76 @@ def predict_validation(
             else:
                 logger.warning("case '%s' is not preprocessed for '%s' and is left out of its input", case_id, name)
         label = restore_labels(logits, spatial, predictor.plan, predictor.labels)
-        maps.write(case_id, label, logits, (), spatial)
-        reader.write_label(label, spatial.geometry, target_file(case_id))
+        with predictions.written(case_id, origin(case_id), computed.inputs) as place:
+            maps.write(place, case_id, label, logits, (), spatial)
+            reader.write_label(label, spatial.geometry, place / predictions.file(case_id).name)
 
-    def target_file(case_id: str) -> Path:
-        return folder.validation / f"{case_id}{record.dataset.file_ending}"
+    wanted = {name: Wanted(origin(name), maps.files(folder.validation, name)) for name in record.val_cases}
+    done = predictions.prepare(wanted, what="validation maps", resume=settings.resume, own=True)
 
     def is_done(case_id: str) -> bool:
-        files = [target_file(case_id), *maps.files(case_id)]
-        files += [target.folder / f"{case_id}.json" for _, target in following.values()]
-        return all(file.is_file() and file.stat().st_mtime > trained for file in files)
+        given = [target.folder / f"{case_id}.json" for _, target in following.values()]
+        return case_id in done and all(file.is_file() for file in given)
 
-    maps.write_names()
+    maps.write_names(folder.validation)
     return run_cases(
         Steps("validate", read, compute, write, is_done), {name: name for name in record.val_cases}, settings, progress
     )
+
+
+def validated_with(folder: RunFolder, record: RunRecord) -> dict[str, Any] | None:
+    """The settings of the inference by which a fold's validation cases were predicted.
+
+    Args:
+        folder: The fold.
+        record: What it says of itself.
+
+    Returns:
+        Name → value of every setting that changes label maps; None where there are no stamps, as in runs of an earlier
+        segflow or of another tool.
+
+    Raises:
+        SegflowError: Label maps were changed since, are of other weights than those that are there, or differ in how
+            they were made.
+    """
+    predictions = Predictions(folder.validation, record.dataset.file_ending)
+    found: dict[str, Any] | None = None
+    weights: Any = None
+    for case_id in record.val_cases:
+        stamp = predictions.stamp_of(case_id)
+        if stamp is None:
+            continue
+        if not predictions.is_intact(case_id):
+            raise _not_those(folder, case_id, "its label map was changed or exchanged since it was predicted")
+        settings, made_by = stamp["settings"], stamp["inputs"]["weights"]
+        if found is None:
+            found, weights = settings, made_by
+            if not is_same_file(folder.checkpoint(str(settings["checkpoint"])), weights):
+                raise _not_those(folder, case_id, "its label map was predicted with other weights than are there now")
+        if settings != found or made_by["digest"] != weights["digest"]:
+            raise _not_those(folder, case_id, "its label map was made in another way than those of other cases")
+    return None if found is None else {name: found[name] for name in ("checkpoint", *WINDOW_SETTINGS)}
+
+
+def _not_those(folder: RunFolder, case_id: str, problem: str) -> SegflowError:
+    return SegflowError(f"{folder.validation}: {problem}", case=case_id, fix=VALIDATE_AGAIN)
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """What one case waits with to be computed; stamps of its files from before they were read."""
+
+    preprocessed: PreprocessedCase
+    inputs: dict[str, FileStamp]
+
+
+@dataclass(frozen=True, slots=True)
+class _Computed:
+    """What one case waits with to be written."""
+
+    logits: Tensor
+    spatial: SpatialRecord
+    inputs: dict[str, FileStamp]
 
 
 def _on_grid_of(stored: StoredCase, logits: Tensor, spatial: SpatialRecord, predictor: Predictor) -> PreprocessedCase:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from segflow.core.errors import CaseErrors, SegflowError
@@ -14,6 +14,7 @@ from segflow.core.run import RunRecord
 from segflow.evaluation.evaluate_cases import EvaluateSettings, evaluate_cases
 from segflow.evaluation.score_case import overlap_only
 from segflow.inference.ensemble import StoredProbabilities
+from segflow.inference.predict_validation import VALIDATE_AGAIN, validated_with
 from segflow.storage.images import reader_by_name
 from segflow.storage.json_files import write_json
 from segflow.storage.label_map_files import copy_label_map, is_copied, remove_label_map
@@ -32,7 +33,7 @@ class CrossValidation:
     Attributes:
         run: The run's folder, above its folds.
         folder: Where its label maps lie together.
-        record: What its first fold says of itself.
+        record: What its first fold says of itself, with the settings of the inference that its label maps were made by.
         folds: Fold of each, such as ``0``.
         cases: Case → the fold that did not see it in training.
         summary: Scores of the label maps.
@@ -98,8 +99,8 @@ def accumulate_crossval(
     numbered = [fold for fold in folds if fold.fold.isdigit()]
     folds, waiting = _apart(numbered or folds)
     records = [fold.read_record() for fold in folds]
-    record = records[0]
     cases = _cases_of(folds, records)
+    record = _as_validated(folds, records)
     folder = run / CROSSVAL_FOLDER
     _gather(folder, cases, record)
     summary = evaluate_cases(
@@ -140,6 +141,40 @@ def _cases_of(folds: list[RunFolder], records: list[RunRecord]) -> dict[str, Run
     if not cases:
         raise SegflowError(f"the folds of {folds[0].path.parent} have no validation cases")
     return cases
+
+
+def _as_validated(folds: list[RunFolder], records: list[RunRecord]) -> RunRecord:
+    """The first record, with the settings that the validation cases were really predicted with.
+
+    ``run.json`` says how they would be predicted by the last start, which may not have come to it.
+
+    Raises:
+        CaseErrors: A fold's label maps are not of its weights, or the folds differ in how they were predicted.
+    """
+    problems, used = [], []
+    for fold, record in zip(folds, records, strict=True):
+        try:
+            settings = validated_with(fold, record)
+        except SegflowError as error:
+            problems.append(str(error))
+            continue
+        if settings is None:
+            log.warning("%s: nothing says how these label maps were made. %s", fold.validation, VALIDATE_AGAIN)
+            continue
+        used.append(settings)
+        if settings != used[0]:
+            key = next(name for name, value in settings.items() if value != used[0][name])
+            problems.append(
+                f"{fold.path} was validated with {key}={settings[key]}, and {folds[0].path} with {used[0][key]}. "
+                f"{VALIDATE_AGAIN}"
+            )
+    if problems:
+        raise CaseErrors(f"the cross-validation of {folds[0].path.parent} is not of one making", problems)
+    first = records[0]
+    if not used:
+        return first
+    inference = {**(first.settings.get("inference") or {}), **used[0]}
+    return replace(first, settings={**first.settings, "inference": inference})
 
 
 def _gather(folder: Path, cases: Mapping[str, RunFolder], record: RunRecord) -> None:

@@ -195,6 +195,10 @@ class PreprocessedStore:
         """Names of all whole cases, sorted."""
         return sorted(path.stem for path in self.folder.glob("*.json") if not path.name.startswith("."))
 
+    def properties_file(self, case_id: str) -> Path:
+        """The file that says all of a case, checksums of its arrays among it; it stands for their content."""
+        return self.folder / f"{case_id}.json"
+
     def open(self, case_id: str) -> StoredCase:
         """The case of this name; opening it again costs nothing.
 
@@ -202,7 +206,7 @@ class PreprocessedStore:
             SegflowError: There is none, or its properties are damaged.
         """
         if case_id not in self._opened:
-            file = self.folder / f"{case_id}.json"
+            file = self.properties_file(case_id)
             if not file.is_file():
                 raise SegflowError(
                     "the case is not among the preprocessed ones",

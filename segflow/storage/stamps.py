@@ -31,6 +31,8 @@ MAKING_PREFIX = ".making-"
 FORMAT = 1
 MISSING = "no file"
 """The reason of a result that was never made."""
+UNKNOWN = "not known what from"
+"""The reason of a result without a stamp, such as one of a segflow that wrote none."""
 
 logger = logging.getLogger(__name__)
 
@@ -156,7 +158,7 @@ class StampedFolder:
         """
         stamp = self.stamp_of(name)
         if stamp is None:
-            return MISSING
+            return UNKNOWN if (self.path / name).exists() else MISSING
         outputs = self._outputs(stamp)
         if any(file not in outputs for file in (self.path / name, *files)):
             return "a file is missing"

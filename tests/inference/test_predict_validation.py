@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,12 @@ import tiny_models
 from inference_images import make_image
 
 from segflow.core.case import Case
+from segflow.core.errors import SegflowError
 from segflow.core.geometry import Geometry
 from segflow.core.run import RunRecord
 from segflow.inference.image_objects import image_object
 from segflow.inference.predict_cases import PredictSettings
-from segflow.inference.predict_validation import next_stage_folder, predict_validation
+from segflow.inference.predict_validation import next_stage_folder, predict_validation, validated_with
 from segflow.inference.predictor import Predictor
 from segflow.preprocessing.preprocess_case import preprocess_case
 from segflow.storage.preprocessed import PreprocessedStore
@@ -58,14 +60,57 @@ def test_validation_cases_get_the_labels_that_their_images_would(tmp_path: Path,
         assert written.GetOrigin() == pytest.approx(expected.GetOrigin())
 
 
-def test_cases_are_predicted_anew_when_the_weights_are_younger(tmp_path: Path) -> None:
+def test_cases_are_predicted_anew_after_any_change_of_what_made_them(tmp_path: Path) -> None:
     folder = fold_of(tmp_path)
     store = store_of(tmp_path / "store", folder.read_record())
     predict_validation(folder, store, CPU)
+    weights = folder.checkpoint("final")
+    later = weights.stat().st_mtime + 5
+    os.utime(weights, (later, later))  # the same weights, copied
     assert predict_validation(folder, store, CPU).skipped == CASES
-    later = (folder.validation / "b.nii.gz").stat().st_mtime + 5
-    os.utime(folder.checkpoint("final"), (later, later))
+    plain = PredictSettings(device="cpu", mirroring=False)
+    assert predict_validation(folder, store, plain).done == CASES
+    assert predict_validation(folder, store, plain).skipped == CASES
+    other = RunFolder(tiny_models.make_run(tmp_path / "other", folds=(1,)) / "fold_1").checkpoint("final")
+    weights.write_bytes(other.read_bytes())
+    os.utime(weights, (0, 0))  # however old they look
+    assert predict_validation(folder, store, plain).done == CASES
+    changed = store_of(tmp_path / "changed", folder.read_record(), ("b", "a"))
+    for name in ("a.b2nd", "a.json"):
+        (store.folder / name).write_bytes((changed.folder / name).read_bytes())
+    report = predict_validation(folder, PreprocessedStore(store.folder), plain)
+    assert (report.skipped, report.done) == (("b",), ("a",))
+
+
+def test_label_maps_that_nothing_is_known_of_are_made_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = fold_of(tmp_path)
+    store = store_of(tmp_path / "store", folder.read_record())
+    predict_validation(folder, store, CPU)
+    before = labels(folder.validation / "a.nii.gz")
+    shutil.rmtree(folder.validation / ".segflow")  # as an earlier segflow left them
+    assert validated_with(folder, folder.read_record()) is None
     assert predict_validation(folder, store, CPU).done == CASES
+    assert "2 of 2 validation maps are made anew: not known what from (2)" in caplog.text
+    assert np.array_equal(labels(folder.validation / "a.nii.gz"), before)
+
+
+def test_a_fold_says_how_it_was_validated_whatever_its_record_says(tmp_path: Path) -> None:
+    folder = fold_of(tmp_path)
+    store, record = store_of(tmp_path / "store", folder.read_record()), folder.read_record()
+    predict_validation(folder, store, PredictSettings(device="cpu", mirroring=False, overlap=0.75))
+    used = validated_with(folder, record)
+    assert used is not None
+    assert (used["mirroring"], used["overlap"], used["checkpoint"]) == (False, 0.75, "final")
+    file = folder.validation / "b.nii.gz"
+    kept = file.read_bytes()
+    file.write_bytes((folder.validation / "a.nii.gz").read_bytes())
+    with pytest.raises(SegflowError, match=r"case 'b'.*exchanged"):
+        validated_with(folder, record)
+    file.write_bytes(kept)
+    other = RunFolder(tiny_models.make_run(tmp_path / "other", folds=(1,)) / "fold_1").checkpoint("final")
+    folder.checkpoint("final").write_bytes(other.read_bytes())
+    with pytest.raises(SegflowError, match=r"other weights.*segflow train"):
+        validated_with(folder, record)
 
 
 def test_a_case_that_is_not_preprocessed_fails_and_the_others_are_done(tmp_path: Path) -> None:
