@@ -26,7 +26,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, ValidationError
 
 from segflow.apps import _command_line, _messages
-from segflow.core.errors import SegflowError
+from segflow.core.errors import NoSpaceError, SegflowError
 
 Settings = TypeVar("Settings")
 USER_CONF = "SEGFLOW_CONF"
@@ -119,6 +119,8 @@ def _job(command: str, folders: list[Path], failures: list[tuple[str, Exception]
                 logging.getLogger("segflow").setLevel(logging.DEBUG)
             # Only now: help, --cfg and every mistake in the command line answer without waiting for torch.
             importlib.import_module(f"segflow.apps.{command}").run(config)
+        except NoSpaceError:  # a sweep's other jobs would meet it too
+            raise
         except Exception as error:
             if not HydraConfig.get().launcher._target_.endswith("BasicLauncher"):
                 raise  # another process: the launcher brings the error back

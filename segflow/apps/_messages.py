@@ -21,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from segflow.apps import _command_line
 from segflow.core.errors import SegflowError
+from segflow.core.system_errors import system_error
 
 SEE_MORE = "HYDRA_FULL_ERROR=1 shows where it comes from."
 
@@ -49,6 +50,9 @@ def explain(error: BaseException, folders: Sequence[Path], command: str) -> tupl
         return f"a configuration file is not valid YAML: {' '.join(str(error).split())}", 2
     if isinstance(error, HydraException | OmegaConfBaseException):
         return _composition(error, folders, command), 2
+    if isinstance(error, OSError) and error.errno:
+        refused = system_error(error)
+        return str(refused) if refused.fix else f"{refused}. {SEE_MORE}", 1
     return f"{type(error).__name__}: {error}. {SEE_MORE}", 1
 
 

@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 from segflow.apps import _datasets, _edge, _terminal, ensemble, plan, postprocess, predict, preprocess, report, select
 from segflow.apps import train as training
-from segflow.core.errors import CaseErrors, SegflowError
+from segflow.core.errors import CaseErrors, NoSpaceError, SegflowError
 from segflow.core.plans import Plans
 from segflow.core.selection import Candidate, Selection
 from segflow.inference.ensemble import EnsembleSettings
@@ -135,6 +135,8 @@ def train(config: DictConfig, names: Sequence[str], folds: Sequence[int]) -> lis
             try:
                 own = _edge.for_command(config, "train", configuration__name=name, fold__index=fold)
                 result, _, _ = training.train(own)
+            except NoSpaceError:
+                raise
             except Exception as error:  # whatever befell this fold, the others can be trained
                 logger.error("%s fold %d failed: %s", name, fold, error, exc_info=logger.isEnabledFor(logging.DEBUG))
                 kind = "" if isinstance(error, SegflowError) else f"{type(error).__name__}: "

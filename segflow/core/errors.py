@@ -48,11 +48,24 @@ class SegflowError(ValueError):
 
     def __reduce__(self) -> tuple[object, ...]:
         # Errors travel from worker processes; keyword-only arguments are lost by the default reduction.
-        return (_rebuild, (self.problem, self.case, self.found, self.expected, self.fix))
+        return (_rebuild, (type(self), self.problem, self.case, self.found, self.expected, self.fix))
+
+    def of_case(self, case: str) -> SegflowError:
+        """The same problem, said of a case."""
+        return _rebuild(type(self), self.problem, case, self.found, self.expected, self.fix)
 
 
-def _rebuild(problem: str, case: str | None, found: object, expected: object, fix: str | None) -> SegflowError:
-    return SegflowError(problem, case=case, found=found, expected=expected, fix=fix)
+def _rebuild(
+    kind: type[SegflowError], problem: str, case: str | None, found: object, expected: object, fix: str | None
+) -> SegflowError:
+    return kind(problem, case=case, found=found, expected=expected, fix=fix)
+
+
+class NoSpaceError(SegflowError):
+    """A disk is full, a quota used up, or a place read-only: whatever else is written there would fail too.
+
+    Work on many cases ends with it, where any other error ends one case only.
+    """
 
 
 class CaseErrors(SegflowError):
@@ -72,6 +85,10 @@ class CaseErrors(SegflowError):
         tail = f"\n{fix}" if fix else ""
         count = "1 problem" if len(self.problems) == 1 else f"{len(self.problems)} problems"
         super().__init__(f"{summary} ({count}):{listing}{tail}")
+
+    def of_case(self, case: str) -> SegflowError:
+        """The whole list, said of a case."""
+        return SegflowError(self.problem, case=case)
 
     def __reduce__(self) -> tuple[object, ...]:
         return (CaseErrors, (self.summary, self.problems, self.advice))

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
+
+try:
+    import resource
+except ModuleNotFoundError:  # Windows has no such limits
+    resource = None  # type: ignore[assignment]
 
 THREADS_VARIABLE = "SEGFLOW_THREADS"
 """How many threads a worker may start, as its parent tells it."""
+
+_ENOUGH_FILES = 2**16
+_SYSTEM_WITHOUT_LIMITS = 8192
 
 _CGROUP = Path("/sys/fs/cgroup")
 
@@ -36,6 +45,25 @@ def memory_bytes() -> int:
             if limit is not None:
                 limits.append(limit)
     return min(limits)
+
+
+def open_files_limit() -> int:
+    """Files that this process may have open at once."""
+    if resource is None:
+        return _SYSTEM_WITHOUT_LIMITS
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return _ENOUGH_FILES if soft == resource.RLIM_INFINITY else min(soft, _ENOUGH_FILES)
+
+
+def raise_open_files_limit() -> None:
+    """Let this process and those that it starts have as many open files as the system grants for the asking."""
+    if resource is None:
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _ENOUGH_FILES if hard == resource.RLIM_INFINITY else min(hard, _ENOUGH_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with suppress(ValueError, OSError):  # macOS grants less than it says
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def out_of_memory_kills() -> int:

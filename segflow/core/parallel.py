@@ -23,8 +23,9 @@ from dataclasses import dataclass
 from logging.handlers import QueueHandler
 from typing import IO, Any
 
-from segflow.core.errors import SegflowError
+from segflow.core.errors import NoSpaceError, SegflowError
 from segflow.core.machine import THREADS_VARIABLE, out_of_memory_kills, processor_count
+from segflow.core.system_errors import system_error
 
 _log = logging.getLogger(__name__)
 
@@ -85,13 +86,18 @@ def run_jobs(
 
     Args:
         function: Must live in a module that can be imported (not in the main script), as must its arguments' classes.
-        jobs: What to do. An exception ends one job only; its message becomes the outcome's error.
+        jobs: What to do. An exception ends one job only; its message becomes the outcome's error. But where a disk
+            is full, the others would fail too.
         processes: Workers at most; 0 runs the jobs one by one in this process.
         memory_limit_bytes: Jobs run together only while the sum of their ``memory_bytes`` stays below it; a job that
             exceeds it by itself runs alone. None sets no limit.
 
     Yields:
         One outcome for each job, in the order of completion. Leaving the loop early ends the workers.
+
+    Raises:
+        NoSpaceError: Of the first job that met a full or read-only disk; the others are not begun any more.
+        SegflowError: Not one worker process could be started.
     """
     if processes < 0:
         raise SegflowError("the number of processes cannot be negative", found=processes, expected="0 or more")
@@ -188,14 +194,15 @@ class _Pool:
     def run(self, jobs: Sequence[Job]) -> Iterator[Outcome]:
         waiting = sorted(jobs, key=lambda job: -job.memory_bytes)
         again: list[Job] = []
-        for outcome in self._run_all(waiting, self._processes):
+        for outcome in self._run_all(waiting):
             if isinstance(outcome, Outcome):
                 yield outcome
             else:
                 job, cause = outcome
                 _log.warning("'%s' is tried again alone when the others are done: %s", job.name, cause)
                 again.append(job)
-        for outcome in self._run_all(again, 1):
+        self._processes = 1
+        for outcome in self._run_all(again):
             if isinstance(outcome, Outcome):
                 yield outcome
             else:
@@ -207,10 +214,10 @@ class _Pool:
             worker.stop()
         self._workers.clear()
 
-    def _run_all(self, waiting: list[Job], processes: int) -> Iterator[Outcome | tuple[Job, str]]:
+    def _run_all(self, waiting: list[Job]) -> Iterator[Outcome | tuple[Job, str]]:
         """Outcomes, or a job with the cause of its worker's death."""
         while waiting or any(worker.job for worker in self._workers):
-            self._admit(waiting, processes)
+            self._admit(waiting)
             worker, message = self._events.get()
             if isinstance(message, logging.LogRecord):
                 logging.getLogger(message.name).handle(message)
@@ -225,14 +232,16 @@ class _Pool:
             elif isinstance(message, MemoryError):
                 if job is not None:
                     yield job, f"it asked for more memory than there is. {_LESS_AT_ONCE}"
+            elif isinstance(message, NoSpaceError):
+                raise message
             else:
                 yield message
 
-    def _admit(self, waiting: list[Job], processes: int) -> None:
+    def _admit(self, waiting: list[Job]) -> None:
         """Start the largest jobs that fit; one always runs, however large."""
         while waiting:
             busy = [worker.job for worker in self._workers if worker.job is not None]
-            if len(busy) >= processes:
+            if len(busy) >= self._processes:
                 return
             used = sum(job.memory_bytes for job in busy)
             limit = self._memory_limit
@@ -244,15 +253,26 @@ class _Pool:
             index = next(fitting, None)
             if index is None:
                 return
+            worker = self._idle_worker()
+            if worker is None:
+                return
             job = waiting.pop(index)
             # Wrapped twice, so that a worker which cannot find the function can still say which job that was.
-            self._idle_worker().send(job, pickle.dumps((job.name, pickle.dumps((self._function, job.arguments)))))
+            worker.send(job, pickle.dumps((job.name, pickle.dumps((self._function, job.arguments)))))
 
-    def _idle_worker(self) -> _Worker:
+    def _idle_worker(self) -> _Worker | None:
+        """One that waits for work, or a new one; None where the system grants no more than are busy."""
         for worker in self._workers:
             if worker.job is None:
                 return worker
-        worker = _Worker(self._threads, self._events)
+        try:
+            worker = _Worker(self._threads, self._events)
+        except OSError as error:
+            if not self._workers:
+                raise system_error(error, "cannot start a worker process") from error
+            _log.warning("no more than %d worker processes: %s", len(self._workers), error.strerror)
+            self._processes = len(self._workers)
+            return None
         self._workers.append(worker)
         return worker
 
@@ -280,6 +300,8 @@ def serve(log_level: int) -> None:
             sender.put_nowait(_run(name, function, arguments))
         except MemoryError:
             sender.put_nowait(MemoryError())
+        except NoSpaceError as error:
+            sender.put_nowait(error)
 
 
 def _receive(incoming: IO[bytes], jobs: queue.SimpleQueue[tuple[str, bytes]]) -> None:
@@ -312,10 +334,16 @@ class _Sender:
 def _run(name: str, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Outcome:
     try:
         return Outcome(name, function(*arguments))
+    except (NoSpaceError, MemoryError):
+        raise
     except SegflowError as error:
         return Outcome(name, None, str(error))
-    except MemoryError:
-        raise
+    except OSError as error:
+        _log.debug("'%s' failed", name, exc_info=True)
+        refused = system_error(error)
+        if isinstance(refused, NoSpaceError):
+            raise refused.of_case(name) from error
+        return Outcome(name, None, f"'{name}': {refused}")
     except Exception as error:
         _log.debug("'%s' failed", name, exc_info=True)
         return Outcome(name, None, f"'{name}': {_describe(error)}")

@@ -9,8 +9,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
-from segflow.core.errors import SegflowError
+from segflow.core.errors import NoSpaceError, SegflowError
 from segflow.core.progress import Progress, ProgressEvent
+from segflow.core.system_errors import system_error
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +75,7 @@ def overlapping(
     Reading and writing run on threads: their time is spent in numpy, torch, zlib and ITK, which let other threads run.
     Computing runs on the caller's thread, in the order of the cases. At most ``readers + 1`` cases wait to be
     computed and ``writers + 1`` to be written, so memory does not grow with their number. A failure ends its case
-    only.
+    only, unless the disk is full: the others could not be written either.
 
     Args:
         cases: Id → case.
@@ -83,6 +84,9 @@ def overlapping(
 
     Yields:
         Id of each case when it was written or failed, and in the latter case why.
+
+    Raises:
+        NoSpaceError: Of the first case that met a full or read-only disk.
     """
     waiting = deque(cases.items())
     reading: deque[tuple[str, Item, Future[Given]]] = deque()
@@ -122,6 +126,9 @@ def run_cases(
         cases: Id → case, in order.
         settings: See `Threads`.
         progress: Told of each case that ended.
+
+    Raises:
+        NoSpaceError: The disk is full or read-only; names the first case that met it.
     """
     skipped = [name for name in cases if settings.resume and steps.is_done(name)]
     waiting = {name: case for name, case in cases.items() if name not in set(skipped)}
@@ -147,6 +154,12 @@ def _written(name: str, future: Future[None]) -> tuple[str, str | None]:
 
 
 def _message(name: str, error: Exception) -> str:
+    """What a user reads of a case that failed; what concerns all cases is raised."""
+    if isinstance(error, OSError):
+        logger.debug("the system refused something to case '%s'", name, exc_info=error)
+        error = system_error(error)
+    if isinstance(error, NoSpaceError):
+        raise error.of_case(name)
     if isinstance(error, SegflowError):
         text = str(error)
     else:

@@ -206,4 +206,4 @@ def check_channels(found: int, declared: int) -> None:
 
 def case_error(case_id: str, error: SegflowError) -> SegflowError:
     """The same problem, said of a case."""
-    return SegflowError(error.problem, case=case_id, found=error.found, expected=error.expected, fix=error.fix)
+    return error.of_case(case_id)

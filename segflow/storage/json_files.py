@@ -9,7 +9,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-from segflow.core.errors import SegflowError
+from segflow.core.errors import NoSpaceError, SegflowError
+from segflow.core.system_errors import hidden_error, system_error
 
 Built = TypeVar("Built")
 
@@ -18,7 +19,7 @@ TEMPORARY_PREFIX = ".writing-"
 
 
 @contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
+def written_whole(path: Path, *, needed: int | None = None) -> Iterator[Path]:
     """Give a temporary path in the same folder, and rename it to ``path`` when the block succeeds.
 
     The temporary name keeps the ending of ``path``, which writers choose their format by. On any failure, a full
@@ -26,8 +27,10 @@ def written_whole(path: Path) -> Iterator[Path]:
 
     Args:
         path: Where the file shall be. Its folder is made where it is missing.
+        needed: Bytes that it takes at most, for the message about a full disk; None where that is not known.
 
     Raises:
+        NoSpaceError: The disk is full or read-only, whatever the library made of it.
         SegflowError: The folder or the file cannot be written; names it and says why.
     """
     temporary = path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{path.name}")
@@ -35,10 +38,15 @@ def written_whole(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         os.replace(temporary, path)
-    except OSError as error:
-        raise SegflowError(
-            f"cannot write {path}: {error.strerror or error}", fix="Check space and permissions."
-        ) from error
+    except NoSpaceError:
+        raise
+    except Exception as error:
+        refused = error if isinstance(error, OSError) else hidden_error(path.parent)
+        if refused is None:
+            raise
+        with suppress(OSError):  # before the free space is looked at
+            temporary.unlink(missing_ok=True)
+        raise system_error(refused, f"cannot write {path}", place=path.parent, needed=needed) from error
     finally:
         with suppress(OSError):  # a second error here would hide the first
             temporary.unlink(missing_ok=True)
@@ -65,7 +73,9 @@ def read_json(path: Path, fix: str | None = None) -> Any:
         return json.loads(_text(path.read_bytes(), path))
     except FileNotFoundError:
         raise SegflowError(f"there is no {path}", fix=fix) from None
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise system_error(error, f"cannot read {path}") from error
+    except UnicodeDecodeError as error:
         raise SegflowError(f"cannot read {path}: {error}") from error
     except json.JSONDecodeError as error:
         raise SegflowError(f"{path} is not valid JSON: {error}", fix=fix) from error

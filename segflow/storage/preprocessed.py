@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,8 +22,10 @@ from segflow.core.geometry import Box
 from segflow.core.labels import LabelKey, key_from_text, key_text
 from segflow.core.machine import granted_threads
 from segflow.core.preprocessed import PreprocessedCase, SpatialRecord
+from segflow.core.system_errors import system_error
 from segflow.storage.chunks import chunk_and_block
 from segflow.storage.json_files import TEMPORARY_PREFIX, read_json, write_json, written_whole
+from segflow.storage.open_files import OpenFiles
 
 FORMAT = 1
 
@@ -34,6 +35,7 @@ _LEVEL = 1
 _IN_MEMORY = 64 * 2**20
 _THREADS = "BLOSC_NTHREADS"
 
+_ARRAYS = (".b2nd", "_seg.b2nd", "_locations.npy")
 _DAMAGE = (RuntimeError, ValueError, OSError, EOFError)
 
 log = logging.getLogger(__name__)
@@ -55,7 +57,6 @@ class ForegroundLocations:
             self._starts[key] = start
             start += count
         self._total = start
-        self._indices: np.ndarray | None = None
 
     @property
     def keys(self) -> tuple[LabelKey, ...]:
@@ -70,16 +71,21 @@ class ForegroundLocations:
         """One of them as (z, y, x), ``0 <= index < count(key)``."""
         if not 0 <= index < self.count(key):
             raise IndexError(f"location {index} of {self.count(key)} of label {key}")
-        if self._indices is None:
-            self._indices = self._case._open_locations(self._total)
+        indices = self._case._open_locations(self._total)
         _, rows, columns = self._case.shape
-        z, rest = divmod(int(self._indices[self._starts[key] + index]), rows * columns)
+        z, rest = divmod(int(indices[self._starts[key] + index]), rows * columns)
         y, x = divmod(rest, columns)
         return z, y, x
 
 
 class StoredCase:
-    """A case of the store; its arrays are opened when they are first read.
+    """A case of the store; its arrays are opened when they are read.
+
+    Args:
+        folder: Of the store.
+        case_id: Its name.
+        properties: What its JSON file says.
+        files: Keeps the arrays open that were read last, of all cases of the store.
 
     Attributes:
         case_id: Its name.
@@ -90,8 +96,9 @@ class StoredCase:
         foreground: See `ForegroundLocations`.
     """
 
-    def __init__(self, folder: Path, case_id: str, properties: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, case_id: str, properties: Mapping[str, Any], files: OpenFiles) -> None:
         self._folder = folder
+        self._files = files
         self.case_id = case_id
         self.properties = properties
         try:
@@ -102,7 +109,6 @@ class StoredCase:
             raise self._damaged(f"its properties cannot be used ({error!r})") from error
         self.shape: tuple[int, int, int] = self.spatial.shape_plan  # type: ignore[assignment]
         self.foreground = ForegroundLocations(self, counts)
-        self._arrays: dict[str, Any] = {}
 
     def read_image(self, box: Box | None = None) -> np.ndarray:
         """The image within a box, float32 (C, *box.shape); all of it without one.
@@ -132,29 +138,48 @@ class StoredCase:
 
     def _read(self, name: str, index: tuple[int | slice, ...]) -> np.ndarray:
         try:
-            if name not in self._arrays:
-                self._check_size(name)
-                mapping = {} if os.name == "nt" else {"mmap_mode": "r"}
-                path = str(self._folder / name)
-                self._arrays[name] = blosc2.open(urlpath=path, mode="r", dparams={"nthreads": 1}, **mapping)
-            return self._arrays[name][index]
+            values: np.ndarray = self._files.get(name, lambda: self._open_array(name))[index]
         except _DAMAGE as error:
-            if isinstance(error, SegflowError):
-                raise
-            raise self._damaged(f"{name} cannot be read ({error})") from error
+            raise self._unreadable(name, error) from error
+        return values
+
+    def _open_array(self, name: str) -> Any:
+        self._check_size(name)
+        mapping = {} if os.name == "nt" else {"mmap_mode": "r"}
+        return blosc2.open(urlpath=str(self._folder / name), mode="r", dparams={"nthreads": 1}, **mapping)
 
     def _open_locations(self, count: int) -> np.ndarray:
         name = f"{self.case_id}_locations.npy"
-        try:
+
+        def open_file() -> np.ndarray:
             self._check_size(name)
-            indices = np.load(self._folder / name, mmap_mode="r", allow_pickle=False)
+            indices: np.ndarray = np.load(self._folder / name, mmap_mode="r", allow_pickle=False)
+            if indices.shape != (count,):
+                raise self._damaged(f"{name} holds {indices.shape} entries instead of {count}")
+            return indices
+
+        try:
+            locations: np.ndarray = self._files.get(name, open_file)
         except _DAMAGE as error:
-            if isinstance(error, SegflowError):
-                raise
-            raise self._damaged(f"{name} cannot be read ({error})") from error
-        if indices.shape != (count,):
-            raise self._damaged(f"{name} holds {indices.shape} entries instead of {count}")
-        return indices
+            raise self._unreadable(name, error) from error
+        return locations
+
+    def _unreadable(self, name: str, error: Exception) -> SegflowError:
+        """What is wrong with a file: damage, or something that the system refuses, which libraries do not pass on."""
+        if isinstance(error, SegflowError):
+            return error
+        file = self._folder / name
+        try:
+            if isinstance(error, OSError) and error.errno and not isinstance(error, FileNotFoundError):
+                raise error
+            whole = _checksum(file) == self.properties["files"][name]["crc32"]
+        except FileNotFoundError:
+            whole = False
+        except OSError as refused:
+            return system_error(refused, f"cannot read {file}").of_case(self.case_id)
+        if whole:
+            return SegflowError(f"cannot read {file}, though it is whole: {error}", case=self.case_id)
+        return self._damaged(f"{name} cannot be read ({error})")
 
     def _check_size(self, name: str) -> None:
         expected = self.properties.get("files", {}).get(name)
@@ -187,6 +212,7 @@ class PreprocessedStore:
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
         self._opened: dict[str, StoredCase] = {}
+        self._files = OpenFiles()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (PreprocessedStore, (self.folder,))  # open files do not travel to other processes
@@ -215,7 +241,7 @@ class PreprocessedStore:
                     fix="Run `segflow preprocess` first.",
                 )
             fix = f"Delete {file} and run `segflow preprocess` again: only this case is made anew."
-            self._opened[case_id] = StoredCase(self.folder, case_id, read_json(file, fix))
+            self._opened[case_id] = StoredCase(self.folder, case_id, read_json(file, fix), self._files)
         return self._opened[case_id]
 
     def write(
@@ -229,7 +255,8 @@ class PreprocessedStore:
             properties: More plain JSON to keep with it.
 
         Raises:
-            SegflowError: The folder cannot be written, such as for want of space; names the case.
+            NoSpaceError: The disk is full or read-only; names the case.
+            SegflowError: The folder cannot be written; names the case.
         """
         name = case.case_id
         marker = self.folder / f"{name}.json"
@@ -240,9 +267,7 @@ class PreprocessedStore:
             arrays[f"{name}_seg.b2nd"] = np.ascontiguousarray(case.label, np.int16)[None]
         locations = dict(case.foreground_locations)
         arrays[f"{name}_locations.npy"] = _flat_indices(locations.values(), case.spatial.shape_plan)
-        self._opened.pop(name, None)
-        marker.unlink(missing_ok=True)
-        files = {file: self._write_array(name, self.folder / file, array, patch_size) for file, array in arrays.items()}
+        self._forget(name)
         counts = {key_text(key): len(voxels) for key, voxels in locations.items()}
         content = {
             "format": FORMAT,
@@ -250,16 +275,30 @@ class PreprocessedStore:
             "channels": int(case.image.shape[0]),
             **case.spatial.to_json(),
             "foreground_locations": counts,
-            "files": files,
+            "files": {},
             **(properties or {}),
         }
-        write_json(marker, content)
+        try:
+            marker.unlink(missing_ok=True)
+            files = {file: self._write_array(self.folder / file, array, patch_size) for file, array in arrays.items()}
+            write_json(marker, content | {"files": files})
+        except SegflowError as error:
+            raise error.of_case(name) from error
+        except OSError as error:
+            raise system_error(error, f"cannot write {marker}", place=self.folder).of_case(name) from error
+        except RuntimeError as error:  # of the library, which does not say more
+            raise SegflowError(f"cannot write into {self.folder}: {error}", case=name) from error
 
     def remove(self, case_id: str) -> None:
         """Delete a case's files; the marker first, so that no half of it is taken for a whole."""
-        self._opened.pop(case_id, None)
-        for ending in (".json", ".b2nd", "_seg.b2nd", "_locations.npy"):
+        self._forget(case_id)
+        for ending in (".json", *_ARRAYS):
             (self.folder / f"{case_id}{ending}").unlink(missing_ok=True)
+
+    def _forget(self, case_id: str) -> None:
+        self._opened.pop(case_id, None)
+        for ending in _ARRAYS:
+            self._files.forget(f"{case_id}{ending}")
 
     def is_whole(self, case_id: str) -> bool:
         """Whether the case's files are still what was written.
@@ -287,23 +326,13 @@ class PreprocessedStore:
             if path.stat().st_mtime + older_than_seconds < newest:
                 path.unlink(missing_ok=True)
 
-    def _write_array(self, case_id: str, path: Path, array: np.ndarray, patch_size: Sequence[int]) -> dict[str, int]:
-        try:
-            with written_whole(path) as temporary:
-                if path.suffix == ".npy":
-                    np.save(temporary, array, allow_pickle=False)
-                else:
-                    _write_b2nd(temporary, array, patch_size)
-                return {"bytes": temporary.stat().st_size, "crc32": _checksum(temporary)}
-        except (RuntimeError, SegflowError) as error:
-            free = shutil.disk_usage(self.folder).free if self.folder.is_dir() else 0
-            raise SegflowError(
-                f"cannot write {path}: {error}",
-                case=case_id,
-                found=f"{free / 2**30:.1f} GB free",
-                expected=f"{array.nbytes / 2**30:.1f} GB at most",
-                fix="Make room and run the command again: cases that are done are kept.",
-            ) from error
+    def _write_array(self, path: Path, array: np.ndarray, patch_size: Sequence[int]) -> dict[str, int]:
+        with written_whole(path, needed=array.nbytes) as temporary:
+            if path.suffix == ".npy":
+                np.save(temporary, array, allow_pickle=False)
+            else:
+                _write_b2nd(temporary, array, patch_size)
+            return {"bytes": temporary.stat().st_size, "crc32": _checksum(temporary)}
 
 
 def _write_b2nd(path: Path, array: np.ndarray, patch_size: Sequence[int]) -> None:

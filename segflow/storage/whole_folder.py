@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from segflow.core.errors import SegflowError
+from segflow.core.errors import NoSpaceError
+from segflow.core.system_errors import hidden_error, system_error
 from segflow.storage.json_files import TEMPORARY_PREFIX
 
 
@@ -23,6 +24,7 @@ def folder_written_whole(folder: Path) -> Iterator[Path]:
 
     Raises:
         FileExistsError: Somebody else made ``folder`` meanwhile.
+        NoSpaceError: The disk is full or read-only, whatever the library made of it.
         SegflowError: The folder cannot be written; names it and says why.
     """
     temporary = folder.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{folder.name}")
@@ -34,13 +36,15 @@ def folder_written_whole(folder: Path) -> Iterator[Path]:
             if folder.exists():
                 raise FileExistsError(folder)
             temporary.rename(folder)
-        except FileExistsError:
+        except (FileExistsError, NoSpaceError):
             raise
-        except OSError as error:
-            if folder.exists():
+        except Exception as error:
+            if isinstance(error, OSError) and folder.exists():
                 raise FileExistsError(folder) from error
-            raise SegflowError(
-                f"cannot write {folder}: {error.strerror or error}", fix="Check space and permissions."
-            ) from error
+            refused = error if isinstance(error, OSError) else hidden_error(temporary)
+            if refused is None:
+                raise
+            shutil.rmtree(temporary, ignore_errors=True)  # before the free space is looked at
+            raise system_error(refused, f"cannot write {folder}", place=folder.parent) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import signal
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from segflow.core.errors import SegflowError
+from segflow.core.errors import NoSpaceError, SegflowError
 from segflow.core.machine import memory_bytes, processor_count
 from segflow.core.parallel import Job, run_jobs
 
@@ -51,6 +52,14 @@ def span(folder: Path, name: str) -> tuple[float, float]:
     return float((folder / f"{name}.start").read_text()), float((folder / f"{name}.end").read_text())
 
 
+def fill_the_disk(value: int) -> int:
+    if value == 1:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/data/x.nii.gz")
+    if value == 2:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), "/data/y.nii.gz")
+    return value
+
+
 def leave(code: int) -> None:
     os._exit(code)
 
@@ -86,6 +95,16 @@ def test_an_exception_ends_its_own_job_only(processes: int) -> None:
     assert "'c2': KeyError: 'spacing'" in str(outcomes["c2"].error)
     assert "test_parallel.py" in str(outcomes["c2"].error)
     assert outcomes["c3"].value == 3
+
+
+@pytest.mark.parametrize("processes", [0, 1])
+def test_a_full_disk_ends_all_jobs_and_any_other_refusal_its_own(processes: int) -> None:
+    outcomes = run_jobs(fill_the_disk, [Job(f"c{i}", (i,)) for i in (2, 0, 1, 3)], processes=processes)
+    assert "/data/y.nii.gz: Too many open files" in str(next(outcomes).error)
+    assert next(outcomes).value == 0
+    with pytest.raises(NoSpaceError, match=r"case 'c1': /data/x.nii.gz: No space left.*The same command goes on"):
+        next(outcomes)
+    assert not children(os.getpid())
 
 
 @pytest.mark.parametrize(

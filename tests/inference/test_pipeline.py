@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import threading
 from dataclasses import dataclass
 
 import pytest
 
-from segflow.core.errors import SegflowError
+from segflow.core.errors import NoSpaceError, SegflowError
 from segflow.core.progress import ProgressEvent, silent
 from segflow.inference.pipeline import Steps, overlapping, run_cases
 
@@ -52,6 +54,20 @@ def test_a_failure_ends_its_case_only_and_is_told_with_its_name(stage: str) -> N
     assert set(report.done) == {"case0", "case2", "case3", "case5"}
     assert report.failed == {"case1": "case 'case1': it is no image", "case4": "case 'case4': RuntimeError: boom"}
     assert not report.ok
+
+
+@pytest.mark.parametrize("stage", ["read", "compute", "write"])
+def test_a_full_disk_ends_the_work_at_the_first_case_that_meets_it(stage: str) -> None:
+    def fail(n: int, given: int = 0) -> int:
+        begun.append(n)
+        if n == 1:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/data/x.nii.gz")
+        return n
+
+    begun: list[int] = []
+    with pytest.raises(NoSpaceError, match=r"case 'case1': /data/x.nii.gz: No space left"):
+        run_cases(steps([], **{stage: fail}), CASES, Threads(), silent)
+    assert len(begun) < len(CASES)
 
 
 def test_finished_cases_are_skipped_unless_everything_shall_be_done_anew() -> None:

@@ -5,6 +5,8 @@ import os
 import pickle
 import resource
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import blosc2
@@ -167,13 +169,55 @@ def test_a_full_disk_leaves_no_half_case(tmp_path: Path, store: PreprocessedStor
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, previous[1]))
-        with pytest.raises(SegflowError, match=r"case 'case_2'.*cannot write.*GB free.*Make room"):
+        with pytest.raises(SegflowError, match=r"case 'case_2': cannot write .*case_2.b2nd: File too large"):
             store.write(make_case("case_2"), (8, 16, 16))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, previous)
         signal.signal(signal.SIGXFSZ, handler)
     assert store.case_ids() == ["case_1"]
     assert not [path.name for path in store.folder.iterdir() if path.name.startswith(".writing")]
+
+
+FEW_FILES = """
+import os, resource, sys
+from pathlib import Path
+from segflow.core.errors import SegflowError
+from segflow.storage.preprocessed import PreprocessedStore
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+store = PreprocessedStore(Path(sys.argv[1]))
+for _ in range(2):
+    for case_id in store.case_ids():
+        case = store.open(case_id)
+        print(float(case.read_image().sum()), case.read_label().sum(), case.foreground.location(1, 0))
+held = []
+try:
+    while True:
+        held.append(open(os.devnull))
+except OSError:
+    pass
+for read in (lambda case: case.read_image(), lambda case: case.foreground.location(1, 0)):
+    try:
+        read(store.open("case_0"))
+    except SegflowError as error:
+        print(error)
+"""
+
+
+def test_more_cases_than_open_files(tmp_path: Path) -> None:
+    store = PreprocessedStore(tmp_path)
+    for number in range(40):
+        store.write(make_case(f"case_{number}", (4, 6, 5)), (4, 6, 5))
+    done = subprocess.run([sys.executable, "-c", FEW_FILES, tmp_path], capture_output=True, text=True, check=True)
+    *values, first, second = done.stdout.splitlines()
+    case = make_case("any", (4, 6, 5))
+    assert (
+        values
+        == [f"{float(case.image.sum())} {case.label.sum()} {tuple(map(int, case.foreground_locations[1][0]))}"] * 80
+    )
+    for message, name in ((first, "case_0.b2nd"), (second, "case_0_locations.npy")):
+        assert f"{name}: Too many open files" in message
+        assert "ulimit -n" in message
+        assert "damaged" not in message
 
 
 def test_leftovers_of_killed_writers_are_cleared(store: PreprocessedStore) -> None:

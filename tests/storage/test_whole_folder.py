@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from segflow.core.errors import SegflowError
+from segflow.core.errors import NoSpaceError, SegflowError
 from segflow.storage.whole_folder import folder_written_whole
 
 
@@ -38,7 +38,7 @@ def test_nothing_is_left_after_a_failure(tmp_path: Path, error: BaseException) -
 
 
 def test_a_failing_disk_is_reported_with_the_folder(tmp_path: Path) -> None:
-    with pytest.raises(SegflowError, match=r"cannot write .*data: No space left"):
+    with pytest.raises(NoSpaceError, match=r"cannot write .*data: No space left.*; found .* free. Make room"):
         write(tmp_path / "data", lambda: fail(OSError(28, "No space left on device")))
 
 
