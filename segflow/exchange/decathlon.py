@@ -88,7 +88,8 @@ def split_channels(image: Path, folder: Path, channels: int) -> None:
         return
     header, voxels = read_nifti(image)
     for number, channel in enumerate(voxels.reshape(found, *size[2::-1])):
-        write_nifti(channel, header.affine, header.zooms, folder / f"{case_id}_{number:04d}{ENDING}")
+        file = folder / f"{case_id}_{number:04d}{ENDING}"
+        write_nifti(channel, header.affine, header.zooms, file, header.forms)
 
 
 def _check_labels(task_folder: Path, images: list[str]) -> None:

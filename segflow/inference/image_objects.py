@@ -13,7 +13,9 @@ import SimpleITK as sitk
 from segflow.core.case import Case
 from segflow.core.errors import SegflowError
 from segflow.core.geometry import Geometry
-from segflow.storage.image_formats.placement import ItkPlacement, reorient, restore_orientation
+from segflow.storage.image_formats.contract import check_spacing
+from segflow.storage.image_formats.nifti_forms import NiftiForms
+from segflow.storage.image_formats.placement import FLAT_SPACING_FACTOR, ItkPlacement, reorient, restore_orientation
 
 UNNAMED = "image"
 """Case id of an image that came without a file, for messages."""
@@ -107,17 +109,24 @@ def _from_simpleitk(images: Sequence[sitk.Image]) -> ImageObject:
 
 def _from_nibabel(images: Sequence[Any]) -> ImageObject:
     first = images[0]
-    if len(first.shape) < 3:
+    ndim = min(len(first.shape), 3)
+    if ndim < 2 or first.affine is None:
         raise SegflowError(
-            "a nibabel image must have three axes", found=first.shape, fix="Use SimpleITK for 2D images."
+            "a nibabel image must have two axes or more, and an affine", found=first.shape, fix="Give it its affine."
         )
-    zooms = tuple(float(z) for z in first.header.get_zooms()[:3])
-    geometry = Geometry((zooms[2], zooms[1], zooms[0]), {"ndim": 3, "affine": first.affine.tolist()})
+    header = first.header
+    forms = NiftiForms.of(header) if isinstance(header, nibabel.Nifti1Header) else None
+    zooms = [float(forms.in_mm(zoom) if forms else zoom) for zoom in header.get_zooms()[:ndim]]
+    check_spacing(zooms, "the image")
+    x, y, z = (*zooms, max(zooms) * FLAT_SPACING_FACTOR)[:3]
+    affine = forms.affine_in_mm(first.affine) if forms else first.affine
+    geometry = Geometry((z, y, x), {"ndim": ndim, "affine": affine.tolist()})
     channels = [np.asarray(image.dataobj, dtype=np.float32).T for image in images]
-    case = Case(UNNAMED, _stack(channels, tuple(reversed(first.shape[:3]))), None, geometry)
+    case = Case(UNNAMED, _stack(channels, (*reversed((*first.shape, 1)[:3]),)), None, geometry)
 
     def label_map(labels: np.ndarray) -> Any:
-        result = first.__class__(np.ascontiguousarray(labels.T), first.affine, first.header)
+        array = np.ascontiguousarray(labels.reshape(labels.shape[-ndim:]).T)
+        result = first.__class__(array, first.affine, header)  # which keeps forms, codes and unit
         result.set_data_dtype(labels.dtype)
         return result
 

@@ -17,7 +17,17 @@ from segflow.core.labels import Labels
 from segflow.core.parallel import Job, run_jobs
 from segflow.core.progress import Progress, ProgressEvent, silent
 from segflow.storage.case_files import Problem, discover, some
-from segflow.storage.images import SAME_GRID, ImageIO, check_channels, is_sheared, mm, orientation, same_placement
+from segflow.storage.images import (
+    SAME_GRID,
+    ImageIO,
+    check_channels,
+    form_conflict,
+    is_left_handed,
+    is_sheared,
+    mm,
+    orientation,
+    same_placement,
+)
 
 STAGE = "check"
 COUNTED = 1 << 15
@@ -73,12 +83,14 @@ class CheckedCase:
         problems: What is wrong with it.
         orientation: Of its image, such as ``RAS``; None where it has none.
         background_only: Whether its label map is 0 everywhere; None where it could not be read.
+        left_handed: Whether its image's axes are those of a mirror image.
     """
 
     case_id: str
     problems: list[Problem]
     orientation: str | None
     background_only: bool | None
+    left_handed: bool
 
 
 def check_case(files: CaseFiles, reader: ImageIO, channels: int, declared: tuple[int, ...]) -> CheckedCase:
@@ -93,7 +105,7 @@ def check_case(files: CaseFiles, reader: ImageIO, channels: int, declared: tuple
     check = _CaseCheck(files, reader)
     check.images(channels)
     check.label(declared)
-    return CheckedCase(files.case_id, check.problems, check.orientation, check.background_only)
+    return CheckedCase(files.case_id, check.problems, check.orientation, check.background_only, check.left_handed)
 
 
 class _CaseCheck:
@@ -103,6 +115,7 @@ class _CaseCheck:
         self.problems: list[Problem] = []
         self.orientation: str | None = None
         self.background_only: bool | None = None
+        self.left_handed = False
         self._files = files
         self._reader = reader
         self._grid: tuple[tuple[int, ...], Geometry] | None = None
@@ -176,9 +189,15 @@ class _CaseCheck:
         return lowest == 0.0 and highest == 0.0
 
     def _same_grid(self, file: Path, shape: tuple[int, ...], geometry: Geometry) -> None:
+        if conflict := form_conflict(geometry, shape):
+            self._warn(
+                f"{file.name} has two places in the patient: {conflict}",
+                "Viewers follow one or the other; find out which is right and write it to both.",
+            )
         if self._grid is None:
             self._grid, self._grid_file = (shape, geometry), file.name
             self.orientation = orientation(geometry)
+            self.left_handed = is_left_handed(geometry)
             return
         first_shape, first = self._grid
         pair = f"{self._grid_file} and {file.name}"
@@ -206,6 +225,16 @@ def _of_all_cases(cases: Sequence[CheckedCase], reader: ImageIO) -> list[Problem
                 "error",
                 "no label map has foreground: all are 0 everywhere",
                 "Check that labelsTr holds the label maps of these images.",
+            )
+        )
+    left_handed = sorted(case.case_id for case in cases if case.left_handed)
+    if left_handed:
+        problems.append(
+            Problem(
+                None,
+                "warning",
+                f"images are left-handed, so their axes are those of a mirror image: {some(left_handed)}",
+                "They are used as they stand. Look in a viewer whether left is left; not every viewer shows them.",
             )
         )
     oriented: dict[str, list[str]] = {}

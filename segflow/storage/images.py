@@ -19,7 +19,14 @@ from segflow.storage.image_formats.contract import ImageHeader, ImageIO, mm
 from segflow.storage.image_formats.natural_io import NaturalImage2DIO
 from segflow.storage.image_formats.nibabel_io import NibabelIO, NibabelIOWithReorient
 from segflow.storage.image_formats.nifti_files import is_nifti, read_nifti_header
-from segflow.storage.image_formats.placement import is_sheared, left_right_axis, orientation, same_placement
+from segflow.storage.image_formats.nifti_forms import form_conflict
+from segflow.storage.image_formats.placement import (
+    is_left_handed,
+    is_sheared,
+    left_right_axis,
+    orientation,
+    same_placement,
+)
 from segflow.storage.image_formats.simpleitk_io import SimpleITKIO, SimpleITKIOWithReorient
 from segflow.storage.image_formats.tiff_io import Tiff3DIO
 
@@ -29,6 +36,8 @@ __all__ = [
     "case_error",
     "check_channels",
     "choose_reader",
+    "form_conflict",
+    "is_left_handed",
     "is_sheared",
     "left_right_axis",
     "mm",

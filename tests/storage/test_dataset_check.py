@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -173,8 +174,11 @@ def test_each_file_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     folder = make(tmp_path / "Dataset001_Toy")
     read: list[str] = []
     reader = reader_by_name("SimpleITKIO")
-    whole = type(reader)._read
-    monkeypatch.setattr(type(reader), "_read", lambda self, file: (read.append(file.name), whole(self, file))[1])
+    for method in ("_read", "_read_label"):
+        whole = getattr(type(reader), method)
+        monkeypatch.setattr(
+            type(reader), method, lambda self, file, whole=whole: (read.append(file.name), whole(self, file))[1]
+        )
     check(folder)
     assert sorted(read) == sorted([*(f"{c}_0000.nii.gz" for c in "abc"), *(f"{c}.nii.gz" for c in "abc")])
 
@@ -245,11 +249,42 @@ def test_the_values_of_a_label_map() -> None:
     assert label_values(np.array([[[2_000_000_000, 0]]], np.int32)) == [0, 2_000_000_000]
 
 
-@pytest.mark.parametrize("name", ["Dataset027_ACDC", "Dataset144_BrainNrrd"])
-def test_real_datasets_raise_no_alarm(test_data: Path, name: str) -> None:
-    folder = test_data / name
-    description = read_description(folder)
-    assert check_dataset(folder, description, reader_by_name("SimpleITKIO")) == []
+def test_a_real_dataset_raises_no_alarm(test_data: Path) -> None:
+    folder = test_data / "Dataset027_ACDC"
+    assert check_dataset(folder, read_description(folder), reader_by_name("SimpleITKIO")) == []
+
+
+def test_a_real_dataset_whose_images_are_left_handed_is_told_of(test_data: Path) -> None:
+    folder = test_data / "Dataset144_BrainNrrd"
+    (problem,) = check_dataset(folder, read_description(folder), reader_by_name("SimpleITKIO"))
+    assert (problem.case, problem.severity) == (None, "warning")
+    assert "left-handed" in problem.message
+
+
+def test_a_nifti_of_either_hand_raises_no_alarm(tmp_path: Path) -> None:
+    folder = make(tmp_path / "Dataset001_Toy", ("b",))
+    mirrored = (-1, 0, 0, 0, 1, 0, 0, 0, 1)
+    put(image_file(folder), ones(2), direction=mirrored)
+    put(label_file(folder), ones(), direction=mirrored)
+    assert check(folder) == []
+
+
+def test_images_with_two_places_are_told_of(tmp_path: Path) -> None:
+    folder = make(tmp_path / "Dataset001_Toy")
+    for file in (image_file(folder), label_file(folder)):
+        image = nibabel.load(file)
+        moved = image.affine.copy()
+        moved[0, 3] += 12.0
+        image.set_sform(moved, 4)
+        image.set_qform(image.header.get_qform(), 1)
+        nibabel.save(image, file)
+    problems = check(folder)
+    assert {(problem.case, problem.severity) for problem in problems} == {("b", "warning")}
+    assert [problem.message.split(" has ")[0] for problem in problems] == [
+        image_file(folder).name,
+        label_file(folder).name,
+    ]
+    assert all("12 mm apart" in problem.message for problem in problems)
 
 
 def test_a_real_dataset_of_several_orientations_is_told_of(test_data: Path) -> None:

@@ -204,26 +204,26 @@ def as_label(voxels: np.ndarray, file: Path) -> np.ndarray:
     )
 
 
-def check_spacing(spacing: Sequence[float], file: Path) -> None:
+def check_spacing(spacing: Sequence[float], file: Path | str) -> None:
     """Refuse spacing that is not a distance.
 
     Args:
         spacing: mm along any axes, in the file's own order.
-        file: Named in the error.
+        file: Named in the error; or what has no file.
 
     Raises:
         SegflowError: An entry is zero, negative or not finite.
     """
     if not all(np.isfinite(s) and s > 0 for s in spacing):
         raise SegflowError(
-            f"{file.name} has a spacing that is zero, negative or not a number",
+            f"{file.name if isinstance(file, Path) else file} has a spacing that is zero, negative or not a number",
             found=tuple(float(s) for s in spacing),
             expected="millimetres above 0",
             fix="Correct the file's header.",
         )
     if not all(LEAST_MM <= s <= MOST_MM for s in spacing):
         raise SegflowError(
-            f"{file.name} has a spacing beyond all bounds",
+            f"{file.name if isinstance(file, Path) else file} has a spacing beyond all bounds",
             found=tuple(float(s) for s in spacing),
             expected="millimetres",
             fix="Correct the file's header.",

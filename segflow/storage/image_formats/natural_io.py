@@ -7,33 +7,39 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageMode, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from segflow.core.errors import SegflowError
 from segflow.core.geometry import Geometry
 from segflow.storage.image_formats.contract import ImageFormat, ImageHeader, unreadable
+from segflow.storage.image_formats.pictures import channels_and_type, colours, is_planar, label_values
+from segflow.storage.image_formats.tiff_io import has_spacing_beside
 from segflow.storage.json_files import written_whole
 
 FLAT_GEOMETRY = Geometry((999.0, 1.0, 1.0), {"ndim": 2})
 LOSSY_ENDINGS = (".jpg", ".jpeg")
 TIFF_ENDINGS = (".tif", ".tiff")
 COLOURS = (3, 4)
+UNREADABLE = (OSError, RuntimeError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError)
+"""What Pillow, and ITK for deep colours, say of a file that they cannot read."""
 
 
 class NaturalImage2DIO(ImageFormat):
-    """Arrays (C, 1, height, width); grey pictures have one channel, colour ones three or four."""
+    """Arrays (C, 1, height, width); grey pictures have one channel, colour ones three or four.
+
+    A palette is applied in images; a label map's values are the numbers that its file stores.
+    """
 
     name = "NaturalImage2DIO"
     endings = (".png", ".bmp", ".tif", *LOSSY_ENDINGS)
 
     def _read(self, file: Path) -> tuple[np.ndarray, Geometry]:
         with _opened(file) as picture:
-            pixels = np.asarray(picture)
-        if pixels.ndim == 2:
-            return pixels[None, None], FLAT_GEOMETRY
-        if pixels.shape[-1] not in COLOURS:
-            raise SegflowError(f"{file.name} has {pixels.shape[-1]} channels", expected="1, 3 or 4")
-        return pixels.transpose(2, 0, 1)[:, None], FLAT_GEOMETRY
+            return _channels_first(colours(picture, file), file), FLAT_GEOMETRY
+
+    def _read_label(self, file: Path) -> tuple[np.ndarray, Geometry]:
+        with _opened(file) as picture:
+            return _channels_first(label_values(picture, file), file), FLAT_GEOMETRY
 
     def read_header(self, file: Path) -> ImageHeader:
         """Read what the file says of itself, without its pixels.
@@ -42,8 +48,8 @@ class NaturalImage2DIO(ImageFormat):
             SegflowError: The file is missing, unreadable, or a stack of several pictures.
         """
         with _opened(file) as picture:
-            dtype = np.dtype(ImageMode.getmode(picture.mode).typestr).name
-            return ImageHeader((1, picture.height, picture.width), len(picture.getbands()), FLAT_GEOMETRY, dtype)
+            channels, dtype = channels_and_type(picture)
+            return ImageHeader((1, picture.height, picture.width), channels, FLAT_GEOMETRY, dtype)
 
     def _write(self, values: np.ndarray, geometry: Geometry, file: Path) -> None:
         ending = file.suffix.lower()
@@ -61,6 +67,14 @@ class NaturalImage2DIO(ImageFormat):
             picture.save(temporary)
 
 
+def _channels_first(pixels: np.ndarray, file: Path) -> np.ndarray:
+    if pixels.ndim == 2:
+        return pixels[None, None]
+    if pixels.shape[-1] not in COLOURS:
+        raise SegflowError(f"{file.name} has {pixels.shape[-1]} channels", expected="1, 3 or 4")
+    return pixels.transpose(2, 0, 1)[:, None]
+
+
 @contextmanager
 def _opened(file: Path) -> Iterator[Image.Image]:
     """The picture of a file; every failure while it is open is told as one of the file."""
@@ -72,8 +86,14 @@ def _opened(file: Path) -> Iterator[Image.Image]:
                     expected="one picture",
                     fix="Use the reader Tiff3DIO for 3D TIFF.",
                 )
+            if is_planar(picture) and has_spacing_beside(file):
+                raise SegflowError(
+                    f"{file.name} is a stack of slices: a file beside it gives their distance",
+                    expected="one picture",
+                    fix="Use the reader Tiff3DIO for 3D TIFF.",
+                )
             yield picture
     except SegflowError:
         raise
-    except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+    except UNREADABLE as error:
         raise unreadable(file, error) from error

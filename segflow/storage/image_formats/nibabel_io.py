@@ -8,41 +8,46 @@ from pathlib import Path
 import nibabel
 import numpy as np
 
-from segflow.core.errors import SegflowError
 from segflow.core.geometry import Geometry
-from segflow.storage.image_formats.contract import ImageFormat, ImageHeader, check_affine
+from segflow.storage.image_formats.contract import ImageFormat, ImageHeader
 from segflow.storage.image_formats.nifti_files import (
     NIFTI_ENDINGS,
     NiftiHeader,
+    header_by_affine,
     read_nifti,
     read_nifti_header,
+    read_nifti_labels,
     write_nifti,
 )
-from segflow.storage.image_formats.placement import affine_of, reorient, restore_orientation
+from segflow.storage.image_formats.nifti_forms import forms_of
+from segflow.storage.image_formats.placement import affine_of, file_ndim, reorient, restore_orientation
 from segflow.storage.image_formats.simpleitk_io import reoriented_header
 
 
 class NibabelIO(ImageFormat):
-    """Array axes z, y, x; a fourth axis is channels. Spacing is the header's zooms."""
+    """Array axes z, y, x; a fourth axis is channels; 2D images get z = 1. Spacing is the header's zooms, in mm."""
 
     name = "NibabelIO"
     endings: tuple[str, ...] = NIFTI_ENDINGS
 
     def _read(self, file: Path) -> tuple[np.ndarray, Geometry]:
-        nifti, voxels = read_nifti(file)
-        header = _image_header(nifti, file)
-        return voxels.reshape(header.channels, *header.shape), header.geometry
+        return _arranged(file, *read_nifti(file))
+
+    def _read_label(self, file: Path) -> tuple[np.ndarray, Geometry]:
+        return _arranged(file, *read_nifti_labels(file))
 
     def read_header(self, file: Path) -> ImageHeader:
         """Read what the file says of itself, without its voxels.
 
         Raises:
-            SegflowError: The file is missing, unreadable, or 2D.
+            SegflowError: The file is missing or unreadable.
         """
-        return _image_header(read_nifti_header(file), file)
+        return header_by_affine(read_nifti_header(file), file)
 
     def _write(self, values: np.ndarray, geometry: Geometry, file: Path) -> None:
-        write_nifti(values, affine_of(geometry), geometry.spacing[::-1], file)
+        ndim = file_ndim(geometry)
+        array = values[0] if ndim == 2 else values
+        write_nifti(array, affine_of(geometry), geometry.spacing[: -ndim - 1 : -1], file, forms_of(geometry))
 
 
 class NibabelIOWithReorient(NibabelIO):
@@ -51,8 +56,10 @@ class NibabelIOWithReorient(NibabelIO):
     name = "NibabelIOWithReorient"
 
     def _read(self, file: Path) -> tuple[np.ndarray, Geometry]:
-        voxels, geometry = reorient(*super()._read(file))
-        return voxels, _spacing_by_affine(geometry)
+        return _turned(*super()._read(file))
+
+    def _read_label(self, file: Path) -> tuple[np.ndarray, Geometry]:
+        return _turned(*super()._read_label(file))
 
     def read_header(self, file: Path) -> ImageHeader:
         """As `NibabelIO.read_header`, turned to RAS."""
@@ -63,20 +70,20 @@ class NibabelIOWithReorient(NibabelIO):
         super()._write(*restore_orientation(values, geometry), file)
 
 
+def _arranged(file: Path, nifti: NiftiHeader, voxels: np.ndarray) -> tuple[np.ndarray, Geometry]:
+    header = header_by_affine(nifti, file)
+    return voxels.reshape(header.channels, *header.shape), header.geometry
+
+
+def _turned(voxels: np.ndarray, geometry: Geometry) -> tuple[np.ndarray, Geometry]:
+    turned, geometry = reorient(voxels, geometry)
+    return turned, _spacing_by_affine(geometry)
+
+
 def _spacing_by_affine(geometry: Geometry) -> Geometry:
     """nibabel gives a turned image new zooms from its affine, in float32; nnU-Net plans with those."""
+    if file_ndim(geometry) == 2:
+        return geometry
     sizes = nibabel.affines.voxel_sizes(np.asarray(geometry.header["reoriented_affine"]))
     x, y, z = (float(np.float32(size)) for size in sizes)
     return Geometry((z, y, x), geometry.header)
-
-
-def _image_header(nifti: NiftiHeader, file: Path) -> ImageHeader:
-    if len(nifti.size) < 3:
-        raise SegflowError(
-            f"{file.name} is a 2D image", expected="3D or 4D", fix="Use the reader SimpleITKIO for 2D NIfTI."
-        )
-    check_affine(nifti.affine, file)
-    x, y, z = nifti.size[:3]
-    spacing = nifti.zooms[::-1]
-    geometry = Geometry((spacing[0], spacing[1], spacing[2]), {"ndim": 3, "affine": nifti.affine.tolist()})
-    return ImageHeader((z, y, x), int(np.prod(nifti.size[3:], dtype=int)), geometry, nifti.dtype.name)

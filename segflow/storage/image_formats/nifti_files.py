@@ -20,21 +20,25 @@ from nibabel.spatialimages import HeaderDataError
 
 from segflow.core.errors import SegflowError
 from segflow.core.geometry import Geometry
-from segflow.storage.image_formats.contract import RESAVE, check_spacing, unreadable
+from segflow.storage.image_formats.contract import RESAVE, ImageHeader, check_affine, check_spacing, unreadable
 from segflow.storage.image_formats.inflate import DAMAGE, GZIP_MAGIC, GZIP_WINDOW, inflate, truncated
-from segflow.storage.image_formats.placement import is_sheared
+from segflow.storage.image_formats.nifti_forms import KEY, NiftiForms
+from segflow.storage.image_formats.placement import FLAT_SPACING_FACTOR, is_sheared, upright
 from segflow.storage.image_formats.regular_files import check_voxel_bytes, open_regular
 from segflow.storage.json_files import written_whole
 
 NIFTI_ENDINGS = (".nii", ".nii.gz")
 HEADER_BYTES = 540
 """Enough for NIfTI-1 (348) and NIfTI-2 (540)."""
-DATA_START = 352
+DATA_START = {348: 352, 540: 544}
+"""Byte at which voxels begin, by the length of the header."""
 FAST_LEVEL = 2
 MOST_AXES = 7
 MOST_OFFSET = 256 << 20
 """Between header and voxels lie extensions, which are texts."""
 PIECE_BYTES = 4096
+FLOAT32_STEP = 2.0**-22
+"""Of a value: slope and intercept are float32, and each is off by a little."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,7 @@ class NiftiHeader:
         size: Voxels along x, y, z, then further axes.
         zooms: mm along x, y, z (fewer in a 2D file).
         affine: float64 (4, 4), index (x, y, z) → RAS+ mm, sform before qform.
+        forms: What the header says of the grid's place, in its own unit, for what is written in its place.
         dtype: Stored type, byte order included.
         offset: Byte at which the voxels begin.
         slope, intercept: Scaling of stored values, or None.
@@ -53,10 +58,16 @@ class NiftiHeader:
     size: tuple[int, ...]
     zooms: tuple[float, ...]
     affine: np.ndarray
+    forms: NiftiForms
     dtype: np.dtype
     offset: int
     slope: float | None
     intercept: float | None
+
+    @property
+    def is_scaled(self) -> bool:
+        """Whether values are others than those stored."""
+        return None not in (self.slope, self.intercept) and (self.slope, self.intercept) != (1.0, 0.0)
 
 
 def is_nifti(file: Path) -> bool:
@@ -84,6 +95,48 @@ def read_nifti(file: Path) -> tuple[NiftiHeader, np.ndarray]:
     Raises:
         SegflowError: The file is missing, truncated, damaged, or of a type that is no image.
     """
+    header, stored = _read_stored(file)
+    return header, _scaled(header, stored).astype(np.float32) if header.is_scaled else stored
+
+
+def read_nifti_labels(file: Path) -> tuple[NiftiHeader, np.ndarray]:
+    """Read a whole NIfTI file that holds labels.
+
+    Returns:
+        As `read_nifti`; but scaled values are float64, and whole wherever the scaling's step is all that they lack.
+        nibabel, for one, stores labels 0…4 of type float64 in a header of int16 by a slope of 4/65535.
+
+    Raises:
+        SegflowError: As `read_nifti`, or scaled values are no whole numbers.
+    """
+    header, stored = _read_stored(file)
+    return header, _whole_numbers(header, stored, file) if header.is_scaled else stored
+
+
+def _scaled(header: NiftiHeader, stored: np.ndarray) -> np.ndarray:
+    return np.asarray(stored * np.float64(header.slope or 1.0) + (header.intercept or 0.0))
+
+
+def _whole_numbers(header: NiftiHeader, stored: np.ndarray, file: Path) -> np.ndarray:
+    step = abs(header.slope or 0.0) if stored.dtype.kind in "iu" else 0.0
+    with np.errstate(all="ignore"):  # what is not finite is wrong
+        values = _scaled(header, stored)
+        whole = np.rint(values)
+        # Two whole numbers may be stored as one where a step is as large as their distance: then nothing is rounded.
+        nearest = (0.5 * step if step < 1 else 0.0) + FLOAT32_STEP * np.abs(values)
+        wrong = ~(np.abs(values - whole) <= nearest)
+    if wrong.any():
+        raise SegflowError(
+            f"the label map {file.name} holds scaled values that are not whole numbers",
+            found=f"{float(values[wrong][0]):.7g}, in {int(wrong.sum())} voxels in all, "
+            f"by slope {header.slope:.7g} and intercept {header.intercept:.7g}",
+            expected="whole numbers, or what a slope below 1 leaves of them",
+            fix="Save it as integers without slope. Was it resampled? Use nearest neighbour for labels.",
+        )
+    return whole
+
+
+def _read_stored(file: Path) -> tuple[NiftiHeader, np.ndarray]:
     with open_regular(file) as stream:
         header = _parse(_start_of(stream, file), file)
         count = math.prod(header.size)
@@ -102,38 +155,63 @@ def read_nifti(file: Path) -> tuple[NiftiHeader, np.ndarray]:
                 content = stream.read(expected)
         except OSError as error:
             raise unreadable(file, error) from error
-    voxels = np.frombuffer(content, header.dtype, count, header.offset).reshape(header.size[::-1])
-    if header.slope is not None and header.intercept is not None and (header.slope, header.intercept) != (1.0, 0.0):
-        voxels = (voxels * np.float64(header.slope) + header.intercept).astype(np.float32)
-    return header, voxels
+    return header, np.frombuffer(content, header.dtype, count, header.offset).reshape(header.size[::-1])
 
 
-def write_nifti(voxels: np.ndarray, affine: np.ndarray, spacing: Sequence[float], file: Path) -> None:
-    """Write a NIfTI-1 file, whole or not at all; gzip where its name says so.
+def header_by_affine(nifti: NiftiHeader, file: Path) -> ImageHeader:
+    """What a header says of an image by nibabel's rules: its affine as it stands; a plane gets z = 1.
+
+    Raises:
+        SegflowError: The affine is no place in the patient; names the file.
+    """
+    ndim = min(len(nifti.size), 3)
+    check_affine(nifti.affine if ndim == 3 else upright(nifti.affine), file)
+    x, y, z = (*nifti.zooms, max(nifti.zooms) * FLAT_SPACING_FACTOR)[:3]
+    header = {"ndim": ndim, "affine": nifti.affine.tolist(), KEY: nifti.forms.to_json()}
+    shape = (*nifti.size, 1)[:3]
+    return ImageHeader(
+        (shape[2], shape[1], shape[0]),
+        int(np.prod(nifti.size[3:], dtype=int)),
+        Geometry((z, y, x), header),
+        nifti.dtype.name,
+    )
+
+
+def write_nifti(
+    voxels: np.ndarray, affine: np.ndarray, spacing: Sequence[float], file: Path, forms: NiftiForms | None = None
+) -> None:
+    """Write a NIfTI file, whole or not at all; gzip where its name says so.
 
     Args:
         voxels: (…, Z, Y, X) or (Y, X).
         affine: (4, 4), index (x, y, z) → RAS+ mm; stored as sform, and as qform where it has no shear.
         spacing: mm along x, y (, z).
         file: Ends in .nii or .nii.gz.
+        forms: Of the NIfTI that the voxels' grid comes from; stored, in a file of the same version, instead of
+            ``affine`` and ``spacing``.
 
     Raises:
         SegflowError: The file cannot be written.
     """
     voxels = voxels.astype(voxels.dtype.newbyteorder("<"), copy=False)
-    header = nibabel.Nifti1Header(endianness="<")
+    kind = nibabel.Nifti2Header if forms is not None and forms.version == 2 else nibabel.Nifti1Header
+    header = kind(endianness="<")
     try:
         header.set_data_dtype(voxels.dtype)
         header.set_data_shape(voxels.shape[::-1])
     except HeaderDataError as error:
         raise SegflowError(f"cannot write {file}: {error}", found=f"{voxels.dtype} {voxels.shape}") from error
-    if not is_sheared(Geometry((1.0, 1.0, 1.0), {"affine": affine})):
-        header.set_qform(affine, code="scanner")
-    header.set_sform(affine, code="scanner")
-    header["pixdim"][1 : 1 + len(spacing)] = spacing
-    header.set_xyzt_units("mm")
-    header["vox_offset"] = DATA_START
-    start = header.binaryblock.ljust(DATA_START, b"\0")
+    if forms is not None:
+        forms.write_to(header)
+    else:
+        if not is_sheared(Geometry((1.0, 1.0, 1.0), {"affine": affine})):
+            header.set_qform(affine, code="scanner")
+        header.set_sform(affine, code="scanner")
+        header["pixdim"][1 : 1 + len(spacing)] = spacing
+        header.set_xyzt_units("mm")
+    data_start = DATA_START[kind.sizeof_hdr]
+    header["vox_offset"] = data_start
+    start = header.binaryblock.ljust(data_start, b"\0")
     data = np.ascontiguousarray(voxels).data.cast("B")
     with written_whole(file) as temporary, temporary.open("wb") as stream:
         if file.name.lower().endswith(".gz"):
@@ -169,11 +247,12 @@ def _parse(start: bytes, file: Path) -> NiftiHeader:
         raise SegflowError(f"cannot read {file}: it is not a NIfTI file", found=f"{len(start)} bytes", fix=RESAVE)
     header = kind(start[:length], check=False)
     axes = int(header["dim"][0])
+    forms = NiftiForms.of(header)
     try:
         size = tuple(int(n) for n in header.get_data_shape())
         dtype = header.get_data_dtype()
         slope, intercept = header.get_slope_inter()
-        affine = header.get_best_affine()
+        affine = forms.affine_in_mm(header.get_best_affine())
     except (HeaderDataError, ValueError, KeyError, OverflowError) as error:
         raise unreadable(file, error) from error
     if not 2 <= axes <= MOST_AXES or min(size) < 1:
@@ -181,7 +260,7 @@ def _parse(start: bytes, file: Path) -> NiftiHeader:
             f"{file} is not an image", found=f"{axes} axes, size {size}", expected="2, 3 or 4 axes", fix=RESAVE
         )
     spatial = min(len(size), 3)
-    zooms = tuple(float(z) for z in header["pixdim"][1 : 1 + spatial])
+    zooms = tuple(float(forms.in_mm(length)) for length in forms.pixdim[1 : 1 + spatial])
     check_spacing(zooms, file)
     if dtype.kind not in "iufb":
         raise SegflowError(
@@ -196,4 +275,4 @@ def _parse(start: bytes, file: Path) -> NiftiHeader:
             fix=RESAVE,
         )
     offset = max(int(start_of_voxels), length)  # some writers leave it 0
-    return NiftiHeader(size, zooms, affine, dtype, offset, slope, intercept)
+    return NiftiHeader(size, zooms, affine, forms, dtype, offset, slope, intercept)

@@ -2,7 +2,7 @@
 
 Header orders (x, y, z) are confined to this package. ITK's world is LPS+, NIfTI's is RAS+; both are in mm. A
 geometry's ``header`` holds either ITK's ``spacing, origin, direction`` or an ``affine``, or nothing at all for an
-array that came without a file.
+array that came without a file; and under ``nifti`` what a NIfTI said itself (`nifti_forms`).
 """
 
 from __future__ import annotations
@@ -24,6 +24,9 @@ ORTHONORMAL_TOLERANCE = 1e-4
 STRAIGHT = 0.9
 """Cosine to the nearest axis of the patient: below it a grid is oblique, and follows an organ rather than the body."""
 
+LEFT_HANDED_SPACE = "3D-left-handed"
+"""NRRD's name of a world that is no patient's."""
+
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
@@ -39,6 +42,12 @@ class ItkPlacement:
     def ndim(self) -> int:
         """2 or 3."""
         return len(self.spacing)
+
+    @property
+    def is_orthonormal(self) -> bool:
+        """Whether the axes are perpendicular and of length 1."""
+        matrix = np.reshape(self.direction, (self.ndim, self.ndim))
+        return bool(np.allclose(matrix.T @ matrix, np.eye(self.ndim), atol=ORTHONORMAL_TOLERANCE))
 
     def to_geometry(self) -> Geometry:
         """The geometry of arrays read with this header."""
@@ -85,6 +94,16 @@ def affine_of(geometry: Geometry) -> np.ndarray:
     return itk_placement(geometry).to_affine()
 
 
+def upright(affine: np.ndarray) -> np.ndarray:
+    """The affine of a plane with a third axis of 1 mm, perpendicular to it; a file may give one that is nothing."""
+    result = np.array(affine, dtype=np.float64)
+    with np.errstate(all="ignore"):  # of what is no plane, no third axis is one either
+        x, y = (result[:3, axis] / np.linalg.norm(result[:3, axis]) for axis in (0, 1))
+        normal = np.cross(x, y)
+        result[:3, 2] = normal / np.linalg.norm(normal)
+    return result
+
+
 def file_ndim(geometry: Geometry) -> int:
     """Dimensions of the file that an array of this geometry belongs into: 2 or 3."""
     return int(geometry.header.get("ndim", 3))
@@ -114,18 +133,32 @@ def orientation(geometry: Geometry) -> str | None:
 def same_placement(one: Geometry, other: Geometry) -> bool:
     """Whether two grids start at the same place and run in the same directions, within rounding (recipe 1.4)."""
     a, b = (np.asarray(g.header.get("reoriented_affine", affine_of(g)), dtype=np.float64) for g in (one, other))
-    scale_a, scale_b = (np.linalg.norm(m[:3, :3], axis=0) for m in (a, b))
+    n = min(file_ndim(one), file_ndim(other))  # a plane's third axis may be nothing
+    scale_a, scale_b = (np.linalg.norm(m[:3, :n], axis=0) for m in (a, b))
     return bool(
-        np.allclose(a[:3, :3] / scale_a, b[:3, :3] / scale_b, atol=1e-4)
+        np.allclose(a[:3, :n] / scale_a, b[:3, :n] / scale_b, atol=1e-4)
         and np.allclose(a[:3, 3], b[:3, 3], rtol=1e-5, atol=1e-3 * min(scale_a.min(), scale_b.min()))
     )
 
 
 def is_sheared(geometry: Geometry) -> bool:
     """Whether the grid's axes are not perpendicular in the patient."""
-    affine = affine_of(geometry)[:3, :3]
-    directions = affine / np.linalg.norm(affine, axis=0)
-    return not np.allclose(directions.T @ directions, np.eye(3), atol=ORTHONORMAL_TOLERANCE)
+    n = file_ndim(geometry)
+    axes = affine_of(geometry)[:3, :n]
+    directions = axes / np.linalg.norm(axes, axis=0)
+    return not np.allclose(directions.T @ directions, np.eye(n), atol=ORTHONORMAL_TOLERANCE)
+
+
+def is_left_handed(geometry: Geometry) -> bool:
+    """Whether z runs against where the right hand's rule puts it after x and y.
+
+    Never said of a NIfTI, where both hands are common and every viewer takes either.
+    """
+    header = geometry.header
+    if file_ndim(geometry) == 2 or "direction" not in header or "nifti" in header:
+        return False
+    mirrored = float(np.linalg.det(np.reshape(header["direction"], (3, 3)))) < 0
+    return mirrored != (header.get("space") == LEFT_HANDED_SPACE)
 
 
 def reorient(voxels: np.ndarray, geometry: Geometry) -> tuple[np.ndarray, Geometry]:

@@ -20,14 +20,19 @@ from segflow.storage.image_formats.contract import (
     check_spacing,
     unreadable,
 )
+from segflow.storage.image_formats.layers import one_layer
 from segflow.storage.image_formats.nifti_files import (
     NiftiHeader,
+    header_by_affine,
     is_nifti,
     read_nifti,
     read_nifti_header,
+    read_nifti_labels,
     write_nifti,
 )
+from segflow.storage.image_formats.nifti_forms import KEY, forms_of
 from segflow.storage.image_formats.placement import (
+    LEFT_HANDED_SPACE,
     ItkPlacement,
     affine_of,
     file_ndim,
@@ -55,19 +60,13 @@ class SimpleITKIO(ImageFormat):
     endings: tuple[str, ...] = (".nii.gz", ".nrrd", ".mha", ".gipl")
 
     def _read(self, file: Path) -> tuple[np.ndarray, Geometry]:
+        return _arranged(file, *read_nifti(file)) if is_nifti(file) else _read_by_itk(file)
+
+    def _read_label(self, file: Path) -> tuple[np.ndarray, Geometry]:
         if is_nifti(file):
-            nifti, voxels = read_nifti(file)
-            header = _itk_header(file, nifti)
-            return voxels.reshape(header.channels, *header.shape), header.geometry
-        header = _itk_header(file)
-        try:
-            image = sitk.ReadImage(str(file))
-        except RuntimeError as error:
-            raise unreadable(file, _reason(error)) from error
-        voxels = sitk.GetArrayFromImage(image)
-        if image.GetNumberOfComponentsPerPixel() > 1:
-            voxels = np.moveaxis(voxels, -1, 0)
-        return voxels.reshape(header.channels, *header.shape), header.geometry
+            return _arranged(file, *read_nifti_labels(file))
+        voxels, geometry = _read_by_itk(file)
+        return one_layer(voxels, file) if len(voxels) > 1 and _has_layers(file) else voxels, geometry
 
     def read_header(self, file: Path) -> ImageHeader:
         """Read what the file says of itself, without its voxels.
@@ -79,11 +78,12 @@ class SimpleITKIO(ImageFormat):
         return _itk_header(file, read_nifti_header(file) if is_nifti(file) else None)
 
     def _write(self, values: np.ndarray, geometry: Geometry, file: Path) -> None:
-        placement = itk_placement(geometry)
         array = values[0] if file_ndim(geometry) == 2 else values
         if is_nifti(file):
-            write_nifti(array, affine_of(geometry), placement.spacing, file)
+            spacing = itk_placement(geometry).spacing
+            write_nifti(array, affine_of(geometry), spacing, file, forms_of(geometry))
             return
+        placement = itk_placement(geometry)
         image = sitk.GetImageFromArray(np.ascontiguousarray(array))
         image.SetSpacing(placement.spacing)
         image.SetOrigin(placement.origin)
@@ -107,6 +107,9 @@ class SimpleITKIOWithReorient(SimpleITKIO):
     def _read(self, file: Path) -> tuple[np.ndarray, Geometry]:
         return reorient(*super()._read(file))
 
+    def _read_label(self, file: Path) -> tuple[np.ndarray, Geometry]:
+        return reorient(*super()._read_label(file))
+
     def read_header(self, file: Path) -> ImageHeader:
         """As `SimpleITKIO.read_header`, turned to RAS."""
         return reoriented_header(super().read_header(file))
@@ -122,6 +125,35 @@ def reoriented_header(header: ImageHeader) -> ImageHeader:
     return ImageHeader(_zyx(turned.shape[:0:-1]), header.channels, geometry, header.dtype)
 
 
+def _arranged(file: Path, nifti: NiftiHeader, voxels: np.ndarray) -> tuple[np.ndarray, Geometry]:
+    header = _itk_header(file, nifti)
+    return voxels.reshape(header.channels, *header.shape), header.geometry
+
+
+def _read_by_itk(file: Path) -> tuple[np.ndarray, Geometry]:
+    header = _itk_header(file)
+    try:
+        image = sitk.ReadImage(str(file))
+    except RuntimeError as error:
+        raise unreadable(file, _reason(error)) from error
+    voxels = sitk.GetArrayFromImage(image)
+    if image.GetNumberOfComponentsPerPixel() > 1:
+        voxels = np.moveaxis(voxels, -1, 0)
+    return voxels.reshape(header.channels, *header.shape), header.geometry
+
+
+def _has_layers(file: Path) -> bool:
+    """Whether the values of a voxel are a list, as the layers of a segmentation are, and not a colour or a vector."""
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(file))
+    reader.ReadImageInformation()
+    return _noted(reader, "NRRD_kinds[pixel]") == "list"
+
+
+def _noted(reader: sitk.ImageFileReader, key: str) -> str:
+    return str(reader.GetMetaData(key)) if reader.HasMetaDataKey(key) else ""
+
+
 def _itk_header(file: Path, nifti: NiftiHeader | None = None) -> ImageHeader:
     """What ITK makes of a file's header; ``nifti`` is the same file's, read before, if it is one."""
     if file.suffix.lower() in META_ENDINGS:
@@ -133,10 +165,9 @@ def _itk_header(file: Path, nifti: NiftiHeader | None = None) -> ImageHeader:
     try:
         reader.ReadImageInformation()
     except RuntimeError as error:
-        if nifti is not None and len(nifti.size) > 2:  # sheared, or NIfTI-2
+        if nifti is not None:  # sheared, or NIfTI-2
             log.warning("%s: %s It is read by its affine, as it stands.", file, _reason(error))
-            check_affine(nifti.affine, file)
-            return _header_by_affine(nifti.size, nifti.zooms, nifti.affine, nifti.dtype.name)
+            return header_by_affine(nifti, file)
         raise unreadable(file, _reason(error)) from error
     size = reader.GetSize()
     ndim = min(len(size), 3)
@@ -145,25 +176,26 @@ def _itk_header(file: Path, nifti: NiftiHeader | None = None) -> ImageHeader:
         reader.GetOrigin()[:ndim],
         tuple(np.reshape(reader.GetDirection(), (len(size), len(size)))[:ndim, :ndim].ravel().tolist()),
     )
+    if nifti is not None and not placement.is_orthonormal:  # a plane that is not axial
+        return header_by_affine(nifti, file)
     check_spacing(placement.spacing, file)
     check_affine(placement.to_affine(), file)
     channels = int(np.prod(size[3:], dtype=int)) * reader.GetNumberOfComponents()
     dtype = _dtype(reader.GetPixelID())
     if file.suffix.lower() == ".gipl":
         _check_gipl_size(file, int(np.prod(size)) * dtype.itemsize)
-    return ImageHeader(_zyx(size[:ndim]), channels, placement.to_geometry(), dtype.name)
+    geometry = placement.to_geometry()
+    if nifti is not None:
+        geometry = Geometry(geometry.spacing, {**geometry.header, KEY: nifti.forms.to_json()})
+    elif _noted(reader, "NRRD_space").startswith(LEFT_HANDED_SPACE):  # all others ITK turns to LPS+
+        geometry = Geometry(geometry.spacing, {**geometry.header, "space": LEFT_HANDED_SPACE})
+    return ImageHeader(_zyx(size[:ndim]), channels, geometry, dtype.name)
 
 
 @functools.cache
 def _dtype(pixel_id: int) -> np.dtype:
     """numpy's type for one of ITK's numbers of pixel types; found by making an image, which takes a moment."""
     return sitk.GetArrayFromImage(sitk.Image([1, 1], pixel_id)).dtype
-
-
-def _header_by_affine(size: tuple[int, ...], zooms: tuple[float, ...], affine: np.ndarray, dtype: str) -> ImageHeader:
-    zyx = (*zooms, *(1.0,) * (3 - len(zooms)))[::-1]
-    geometry = Geometry((zyx[0], zyx[1], zyx[2]), {"ndim": 3, "affine": affine.tolist()})
-    return ImageHeader(_zyx(size[:3]), int(np.prod(size[3:], dtype=int)), geometry, dtype)
 
 
 def _zyx(size_xyz: tuple[int, ...]) -> tuple[int, int, int]:

@@ -64,9 +64,12 @@ def side_car(file: Path) -> Path | None:
 
 
 def _stack_shape(tiff: tifffile.TiffFile, file: Path) -> tuple[int, int, int]:
+    """Voxels along z, y, x. Three or four slices that were stored as the planes of a colour picture (``SYX``, as
+    tifffile does with such arrays if it is not told otherwise) are slices; interleaved colours are a photograph.
+    """
     series = tiff.series[0]
     shape = tuple(int(n) for n in series.shape)
-    if len(shape) != 3 or "S" in series.axes:  # S: colour samples, so a photograph and not a volume
+    if len(shape) != 3 or "S" in series.axes[1:]:  # S: colour samples
         raise SegflowError(
             f"{file.name} is not a stack of grey pictures", found=f"axes {series.axes} {shape}", expected="z, y, x"
         )
@@ -96,6 +99,11 @@ def _image_side_car(file: Path) -> Path:
     shared, *others = side_cars_of_image(file)
     own = others[0] if others else shared
     return own if own.is_file() and not shared.is_file() else shared
+
+
+def has_spacing_beside(file: Path) -> bool:
+    """Whether a stack's spacing stands beside a file, so that it is no photograph."""
+    return _image_side_car(file).is_file()
 
 
 def _geometry(side_car: Path, file: Path) -> Geometry:

@@ -1,0 +1,125 @@
+"""What the pixels of a picture mean: palettes, transparency, and more levels than Pillow keeps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+import tifffile
+from PIL import Image, ImageMode
+
+from segflow.core.errors import SegflowError
+
+PALETTE_MODES = ("P", "PA")
+GREY_AND_ALPHA = "LA"
+BITS_PER_SAMPLE, PLANAR_CONFIGURATION = 258, 284
+"""TIFF's tags."""
+LEVELS = {"L;2": 3, "L;4": 15}
+"""Highest sample of grey pictures of less than 8 bits, which Pillow stretches to 255."""
+
+
+def colours(picture: Image.Image, file: Path) -> np.ndarray:
+    """A picture's colours, as a person sees them.
+
+    Args:
+        picture: Opened by Pillow.
+        file: Its file.
+
+    Returns:
+        (Y, X) where it is grey, else (Y, X, C) with 3 channels, or 4 where parts of it are transparent.
+
+    Raises:
+        SegflowError: It is grey and transparent, or of a kind that cannot be read.
+    """
+    if picture.mode in PALETTE_MODES:
+        mode = _mode_of_palette(picture)
+        if mode != "RGBA":
+            picture.info.pop("transparency", None)  # none of it is used
+        return np.asarray(picture.convert(mode))
+    pixels = _deep(picture, file) if _is_deep(picture) else np.asarray(picture)
+    return _without_alpha(pixels, file) if picture.mode == GREY_AND_ALPHA else pixels
+
+
+def label_values(picture: Image.Image, file: Path) -> np.ndarray:
+    """The numbers that a picture's file stores, whatever colours stand for them: (Y, X), or (Y, X, C) of colours.
+
+    Raises:
+        SegflowError: It is of a kind that cannot be read.
+    """
+    highest = LEVELS.get(_raw_mode(picture))  # known only before the pixels are read
+    pixels = _deep(picture, file) if _is_deep(picture) else np.asarray(picture)
+    if picture.mode in ("PA", GREY_AND_ALPHA):
+        return pixels[..., 0]
+    return pixels // (255 // highest) if highest else pixels
+
+
+def channels_and_type(picture: Image.Image) -> tuple[int, str]:
+    """How many channels `colours` returns, and numpy's name of their type, before the pixels are read."""
+    if picture.mode in PALETTE_MODES:
+        return len(_mode_of_palette(picture)), "uint8"
+    dtype = "uint16" if _is_deep(picture) else np.dtype(ImageMode.getmode(picture.mode).typestr).name
+    return 1 if picture.mode == GREY_AND_ALPHA else len(picture.getbands()), dtype
+
+
+def is_planar(picture: Image.Image) -> bool:
+    """Whether the file stores the channels of its colours one after the other, as it would store slices."""
+    return getattr(picture, "tag_v2", {}).get(PLANAR_CONFIGURATION) == 2
+
+
+def _mode_of_palette(picture: Image.Image) -> str:
+    """``L`` for a palette of greys, ``RGB`` for one of colours, ``RGBA`` where some are transparent."""
+    transparent = picture.info.get("transparency")
+    if picture.mode == "PA" or (
+        min(transparent, default=255) < 255 if isinstance(transparent, bytes) else transparent is not None
+    ):
+        return "RGBA"
+    palette = np.reshape(picture.getpalette("RGB") or [0, 0, 0], (-1, 3))
+    return "L" if (palette == palette[:, :1]).all() else "RGB"
+
+
+def _raw_mode(picture: Image.Image) -> str:
+    """Pillow's name of how samples are stored."""
+    tiles = getattr(picture, "tile", None)
+    arguments = tiles[0][3] if tiles else ""
+    return str(arguments if isinstance(arguments, str) or not arguments else arguments[0])
+
+
+def _is_deep(picture: Image.Image) -> bool:
+    """Whether the file holds colours of more than 8 bits, of which Pillow keeps 8."""
+    if len(picture.getbands()) == 1:
+        return False  # Pillow keeps all bits of grey
+    tags = getattr(picture, "tag_v2", {})
+    return max(tags.get(BITS_PER_SAMPLE, (8,))) > 8 or ";16" in _raw_mode(picture)
+
+
+def _deep(picture: Image.Image, file: Path) -> np.ndarray:
+    """Colours with all their bits: (Y, X, C)."""
+    if picture.format == "PNG" and not _raw_mode(picture).startswith(GREY_AND_ALPHA):  # which ITK does not read
+        pixels = sitk.GetArrayFromImage(sitk.ReadImage(str(file), imageIO="PNGImageIO"))
+    elif picture.format == "TIFF":
+        with tifffile.TiffFile(file) as tiff:
+            series = tiff.series[0]
+            pixels = series.asarray()
+            pixels = np.moveaxis(pixels, 0, -1) if series.axes.startswith("S") else pixels
+    else:
+        pixels = np.empty(0)
+    if pixels.shape != (picture.height, picture.width, len(picture.getbands())):
+        raise SegflowError(
+            f"cannot read {file}: more than 8 bits for each channel are not read in this form",
+            found=f"{picture.format}, {_raw_mode(picture)}",
+            fix="Save it with 8 bits, or as grey, RGB or RGBA PNG with 16.",
+        )
+    return pixels
+
+
+def _without_alpha(pixels: np.ndarray, file: Path) -> np.ndarray:
+    alpha = pixels[..., 1]
+    if (alpha != np.iinfo(pixels.dtype).max).any():
+        raise SegflowError(
+            f"{file.name} is a grey picture with transparent parts",
+            found=f"{int((alpha != np.iinfo(pixels.dtype).max).sum())} pixels that are not opaque",
+            expected="grey, or colours",
+            fix="Save it without its alpha channel.",
+        )
+    return pixels[..., 0]
