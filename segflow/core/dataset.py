@@ -10,6 +10,9 @@ from segflow.core.errors import SegflowError
 from segflow.core.labels import Labels
 from segflow.core.names import safe_ending, shortened
 
+MOST_CHANNELS = 10_000
+"""The files of a case number their channels with four digits."""
+
 REQUIRED_KEYS = ("channel_names", "labels", "numTraining", "file_ending")
 
 
@@ -76,8 +79,12 @@ class DatasetDescription:
         else:
             raise SegflowError(
                 "'channel_names' must map channel numbers to names",
-                found=repr(names)[:80],
+                found=shortened(names),
                 expected='{"0": "CT"}',
+            )
+        if len(channels) > MOST_CHANNELS:
+            raise SegflowError(
+                "'channel_names' names too many", found=len(channels), expected=f"at most {MOST_CHANNELS}"
             )
         count = keys["numTraining"]
         if isinstance(count, bool) or not isinstance(count, int) or count < 0:

@@ -8,6 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+UNUSABLE = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError, MemoryError)
+"""What reading a value of unknown origin may raise: a key that is not there, infinity as an int, too deep a list."""
+
+LONGEST_TEXT = 2000
+"""Signs of a value that a message shows: what came from a file may be as long as it likes."""
+
 
 class SegflowError(ValueError):
     """A problem that the user can mend.
@@ -39,9 +45,9 @@ class SegflowError(ValueError):
     def _render(self) -> str:
         text = f"case '{self.case}': {self.problem}" if self.case is not None else self.problem
         if self.found is not None:
-            text += f"; found {self.found}"
+            text += f"; found {_limited(self.found)}"
         if self.expected is not None:
-            text += f"; expected {self.expected}"
+            text += f"; expected {_limited(self.expected)}"
         if self.fix is not None:
             text += f". {self.fix}"
         return text
@@ -53,6 +59,14 @@ class SegflowError(ValueError):
     def of_case(self, case: str) -> SegflowError:
         """The same problem, said of a case."""
         return _rebuild(type(self), self.problem, case, self.found, self.expected, self.fix)
+
+
+def _limited(value: object) -> str:
+    try:
+        text = str(value)
+    except UNUSABLE:  # a number of more digits than Python writes, a list that holds itself
+        return f"something that cannot be shown ({type(value).__name__})"
+    return text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]}…"
 
 
 def _rebuild(

@@ -6,11 +6,14 @@ Spatial tuples follow the array axes (z, y, x). The order of a file format's own
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+
+from segflow.core.errors import SegflowError
 
 ANISOTROPY_THRESHOLD = 3.0
 """A grid is anisotropic where its largest spacing exceeds its smallest by more than this factor (recipe 4.2)."""
@@ -96,5 +99,13 @@ def resampled_shape(shape: Sequence[int], spacing: Sequence[float], target_spaci
         shape: Voxels along each axis.
         spacing: Present spacing in mm, in the same axis order.
         target_spacing: Spacing wanted in mm, in the same axis order.
+
+    Raises:
+        SegflowError: The result would be no number.
     """
-    return tuple(round(float(s) / float(t) * int(n)) for n, s, t in zip(shape, spacing, target_spacing, strict=True))
+    lengths = [float(s) / float(t) * int(n) for n, s, t in zip(shape, spacing, target_spacing, strict=True)]
+    if not all(math.isfinite(n) for n in lengths):
+        raise SegflowError(
+            "the spacing cannot be resampled", found=f"{list(spacing)} mm", expected=f"about {list(target_spacing)} mm"
+        )
+    return tuple(round(n) for n in lengths)

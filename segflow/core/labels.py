@@ -7,9 +7,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from segflow.core.errors import SegflowError
+from segflow.core.names import shortened
 
 LabelKey = int | tuple[int, ...]
 """What the network has a foreground output for: a label, or a region as a tuple of labels."""
+
+LARGEST_LABEL = 65535
+"""Label maps are written with 16 bits at most."""
+
+MOST_LABELS = 10_000
+"""Names that a dataset may give to labels and regions."""
 
 OUTSIDE = -1
 """Value of voxels outside the non-zero mask in a preprocessed label map (recipe 2)."""
@@ -38,9 +45,11 @@ class Labels:
         if not isinstance(labels, Mapping) or not labels:
             raise SegflowError(
                 "'labels' must map names to values",
-                found=repr(labels)[:80],
+                found=shortened(labels),
                 expected='{"background": 0, "tumour": 1}',
             )
+        if len(labels) > MOST_LABELS:
+            raise SegflowError("'labels' names too many", found=len(labels), expected=f"at most {MOST_LABELS}")
         entries: dict[str, LabelKey] = {}
         for name, value in labels.items():
             entries[str(name)] = _label_key(str(name), value)
@@ -51,7 +60,11 @@ class Labels:
                 expected=0,
                 fix='Names are keys and values are numbers: {"background": 0, "tumour": 1}.',
             )
-        order = None if regions_class_order is None else tuple(int(v) for v in regions_class_order)
+        order = None if regions_class_order is None else tuple(regions_class_order)
+        if order is not None and not all(_is_label(value) for value in order):
+            raise SegflowError(
+                "'regions_class_order' must list labels", found=shortened(order), expected=f"0 to {LARGEST_LABEL}"
+            )
         result = cls(entries, order)
         result._check()
         return result
@@ -142,14 +155,24 @@ def _label_key(name: str, value: Any) -> LabelKey:
     if isinstance(value, bool) or not isinstance(value, (int, list, tuple)):
         raise SegflowError(
             f"label '{name}' must be a whole number or a list of them",
-            found=repr(value),
+            found=shortened(value),
             fix="Decathlon's inverted form is converted by: segflow convert source=TASK_FOLDER",
         )
     if isinstance(value, int):
+        if not _is_label(value):
+            raise SegflowError(
+                f"label '{name}' has an impossible value", found=shortened(value), expected=f"0 to {LARGEST_LABEL}"
+            )
         return value
-    if not value or not all(isinstance(v, int) and not isinstance(v, bool) for v in value):
-        raise SegflowError(f"region '{name}' must list whole numbers", found=list(value))
+    if not value or not all(_is_label(v) for v in value):
+        raise SegflowError(
+            f"region '{name}' must list whole numbers", found=shortened(value), expected=f"0 to {LARGEST_LABEL}"
+        )
     return tuple(value)
+
+
+def _is_label(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= LARGEST_LABEL
 
 
 def key_text(key: LabelKey) -> str:

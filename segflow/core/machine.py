@@ -6,6 +6,8 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
+from segflow.core.errors import SegflowError
+
 try:
     import resource
 except ModuleNotFoundError:  # Windows has no such limits
@@ -64,6 +66,28 @@ def raise_open_files_limit() -> None:
     if soft != resource.RLIM_INFINITY and soft < wanted:
         with suppress(ValueError, OSError):  # macOS grants less than it says
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def check_room(wanted: int, what: str, *, found: str, case: str | None = None) -> None:
+    """Refuse what could not fit into this machine's memory, before it is asked for.
+
+    Args:
+        wanted: Bytes that it takes at least.
+        what: What takes them, in the singular.
+        found: The sizes that it follows from.
+        case: Id of the case that it concerns, if it is one.
+
+    Raises:
+        SegflowError: There is not so much memory at all.
+    """
+    if wanted > (there := memory_bytes()):
+        raise SegflowError(
+            f"{what} needs {wanted / 2**30:,.0f} GiB of memory",
+            case=case,
+            found=found,
+            expected=f"at most {there / 2**30:.0f} GiB",
+            fix="Are spacing and sizes right? Else take a machine with more memory.",
+        )
 
 
 def out_of_memory_kills() -> int:

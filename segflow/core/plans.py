@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from segflow.core.errors import SegflowError
+from segflow.core.errors import UNUSABLE, SegflowError
 from segflow.core.fingerprint import ChannelIntensities, intensities_from_json, intensities_to_json
-from segflow.core.names import safe_name, safe_names
+from segflow.core.names import safe_name, safe_names, shortened
 from segflow.core.topology import NetworkTopology, architecture_of_old_plans
 
 Options = Mapping[str, Any]
+
+LARGEST_PATCH, LARGEST_BATCH = 2**15, 2**15
+"""Voxels along an axis, and samples."""
+
+DEEPEST_INHERITANCE = 50
+"""Configurations that inherit from each other in a row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +73,32 @@ class ConfigurationPlan:
         safe_name(self.data_identifier, f"configuration '{self.name}': data_identifier")
         stages = (*self.next_stages, *(() if self.previous_stage is None else (self.previous_stage,)))
         safe_names(stages, f"configuration '{self.name}': the name of another stage")
+        self._check_numbers()
         if len(self.normalization_schemes) != len(self.use_mask_for_norm):
             raise SegflowError(
                 f"configuration '{self.name}': every channel needs its entry in 'normalization_schemes' and in "
                 "'use_mask_for_norm'",
                 found=f"{list(self.normalization_schemes)} and {list(self.use_mask_for_norm)}",
+            )
+
+    def _check_numbers(self) -> None:
+        """Refuse what no image and no machine could satisfy, before anything is made as large as it says."""
+        where = f"configuration '{self.name}'"
+        if not all(math.isfinite(s) and s > 0 for s in self.spacing):
+            raise SegflowError(f"{where}: spacing must be positive", found=list(self.spacing))
+        if not all(math.isfinite(n) for n in self.median_shape):
+            raise SegflowError(f"{where}: the median shape must be numbers", found=list(self.median_shape))
+        if len(self.patch_size) not in (2, 3) or not all(n <= LARGEST_PATCH for n in self.patch_size):
+            raise SegflowError(
+                f"{where}: the patch size is impossible",
+                found=shortened(list(self.patch_size)),
+                expected=f"2 or 3 numbers up to {LARGEST_PATCH}",
+            )
+        if self.batch_size > LARGEST_BATCH:
+            raise SegflowError(
+                f"{where}: batch_size is impossible",
+                found=shortened(self.batch_size),
+                expected=f"up to {LARGEST_BATCH}",
             )
 
     @property
@@ -102,8 +130,6 @@ class ConfigurationPlan:
             )
         if self.batch_size < 1:
             raise SegflowError(f"configuration '{self.name}': batch_size must be at least 1", found=self.batch_size)
-        if any(not s > 0 for s in self.spacing):
-            raise SegflowError(f"configuration '{self.name}': spacing must be positive", found=list(self.spacing))
 
     @classmethod
     def from_json(cls, name: str, value: Options) -> ConfigurationPlan:
@@ -141,7 +167,7 @@ class ConfigurationPlan:
             ) from None
         except SegflowError:
             raise
-        except (TypeError, ValueError, AttributeError) as error:
+        except UNUSABLE as error:
             raise SegflowError(
                 f"configuration '{name}' of the plans holds a value that cannot be used: {error}",
                 fix="Correct what was edited, or plan anew: segflow plan",
@@ -186,6 +212,16 @@ class Plans:
         safe_name(self.dataset_name, "the dataset_name of the plans")
         safe_name(self.plans_name, "the plans_name of the plans")
         safe_names(self.configurations, "the name of a configuration")
+        if sorted(self.axis_order) != [0, 1, 2]:
+            raise SegflowError(
+                "'transpose_forward' of the plans must name each axis once",
+                found=shortened(list(self.axis_order)),
+                expected=[0, 1, 2],
+            )
+        if len(self.median_spacing) != 3 or not all(math.isfinite(s) and s > 0 for s in self.median_spacing):
+            raise SegflowError(
+                "the median spacing of the plans must be three positive numbers", found=list(self.median_spacing)
+            )
 
     def configuration(self, name: str) -> ConfigurationPlan:
         """The configuration of this name, with ``inherits_from`` resolved.
@@ -204,6 +240,8 @@ class Plans:
             )
         if name in seen:
             raise SegflowError("configurations inherit from each other in a circle", found=" → ".join((*seen, name)))
+        if len(seen) > DEEPEST_INHERITANCE:
+            raise SegflowError("too many configurations inherit from each other", found=" → ".join(seen[:3]) + " → …")
         own = copy.deepcopy(dict(self.configurations[name]))
         parent = own.pop("inherits_from", None)
         return own if parent is None else {**self._resolve(str(parent), (*seen, name)), **own}
@@ -256,5 +294,5 @@ class Plans:
             raise SegflowError(f"the plans lack the key {missing}", found=sorted(value)) from None
         except SegflowError:
             raise
-        except (TypeError, ValueError, AttributeError) as error:
+        except UNUSABLE as error:
             raise SegflowError(f"the plans hold a value that cannot be used: {error}") from error

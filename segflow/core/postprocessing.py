@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from segflow.core.errors import SegflowError
+from segflow.core.errors import UNUSABLE, SegflowError
 from segflow.core.labels import LabelKey, key_from_text, key_text
 
 STEP_KINDS = ("keep_largest", "remove_small", "fill_holes")
@@ -56,7 +56,7 @@ class PostprocessingStep:
                 min_volume_mm3=float(value["min_volume_mm3"]) if kind == "remove_small" else 0.0,
                 fill_with=int(value["fill_with"]) if kind == "fill_holes" else 0,
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except UNUSABLE as error:
             raise SegflowError(f"step '{kind}' is incomplete: {error!r}", found=dict(value)) from None
         if not step.labels or min(step.labels) < 1:
             raise SegflowError(f"step '{kind}' needs foreground labels", found=list(step.labels))

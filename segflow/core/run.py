@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from segflow.core.dataset import DatasetDescription
-from segflow.core.names import check_fold, safe_name, safe_names
+from segflow.core.errors import SegflowError
+from segflow.core.names import check_fold, safe_name, safe_names, shortened
 from segflow.core.plans import ConfigurationPlan, Plans
 
 
@@ -40,6 +41,28 @@ class RunRecord:
         safe_name(self.configuration, "the name of the configuration")
         check_fold(self.fold)
         safe_names((*self.train_cases, *self.val_cases), "the name of a case")
+
+    def check(self) -> None:
+        """Refuse a record whose parts do not fit together.
+
+        Raises:
+            SegflowError: The plan cannot be used, or is of other channels or axes than the rest.
+        """
+        plan = self.plan
+        plan.check()
+        axes = self.mirror_axes
+        if len(set(axes)) != len(axes) or not set(axes) <= set(range(plan.spatial_dims)):
+            raise SegflowError(
+                "the axes to mirror along are not the patch's",
+                found=shortened(list(axes)),
+                expected=f"some of {list(range(plan.spatial_dims))}",
+            )
+        if len(plan.normalization_schemes) != len(self.dataset.channels):
+            raise SegflowError(
+                f"configuration '{self.configuration}' is of another number of channels than the dataset",
+                found=len(plan.normalization_schemes),
+                expected=len(self.dataset.channels),
+            )
 
     @property
     def plan(self) -> ConfigurationPlan:
@@ -74,8 +97,12 @@ class RunRecord:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> RunRecord:
-        """Inverse of `to_json`."""
-        return cls(
+        """Inverse of `to_json`.
+
+        Raises:
+            SegflowError: A value cannot be used, or they do not fit together; see `check`.
+        """
+        record = cls(
             dataset=DatasetDescription.from_json(value["dataset_name"], value["dataset"]),
             plans=Plans.from_json(value["plans"]),
             configuration=value["configuration"],
@@ -85,3 +112,5 @@ class RunRecord:
             mirror_axes=tuple(int(axis) for axis in value["mirror_axes"]),
             settings=dict(value.get("settings", {})),
         )
+        record.check()
+        return record

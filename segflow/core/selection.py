@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from segflow.core.errors import SegflowError
+from segflow.core.errors import UNUSABLE, SegflowError
 from segflow.core.labels import LabelKey, key_from_text, key_text
 
 
@@ -122,5 +122,5 @@ class Selection:
                 notes=tuple(value["notes"]),
                 commands=tuple(value["commands"]),
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except UNUSABLE as error:
             raise SegflowError(f"this is not the content of selection.json: {error!r}") from None

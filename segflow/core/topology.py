@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from operator import index
 from typing import Any
 
 from segflow.core.errors import SegflowError
+from segflow.core.names import shortened
 
 NETWORKS = {
     "plain_unet": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
     "residual_unet": "dynamic_network_architectures.architectures.unet.ResidualEncoderUNet",
 }
 """Our name of a network → the class name that nnU-Net's plans carry. Only text: nothing is imported by it."""
+
+MOST_LEVELS, MOST_BLOCKS = 20, 500
+"""Of a network: what no plan comes near, and what a machine still builds in a moment."""
+
+LARGEST = {"features": 2**15, "kernels": 63, "strides": 2**10, "encoder": 500, "decoder": 500}
+"""The most that plans may ask for of each kind."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +54,10 @@ class NetworkTopology:
 
     def __post_init__(self) -> None:
         levels = len(self.features)
+        if levels > MOST_LEVELS:
+            raise SegflowError(
+                "the network topology has too many levels", found=levels, expected=f"at most {MOST_LEVELS}"
+            )
         lengths = (len(self.kernel_sizes), len(self.strides), len(self.encoder_blocks), len(self.decoder_convs) + 1)
         if levels < 1 or any(length != levels for length in lengths):
             raise SegflowError(
@@ -63,11 +76,21 @@ class NetworkTopology:
         wrong = {
             name: list(values)
             for name, values in numbers.items()
-            if any(v < 1 or (name == "kernels" and v % 2 == 0) for v in values)
+            if any(not 1 <= v <= LARGEST[name] or (name == "kernels" and v % 2 == 0) for v in values)
         }
         if wrong:
             raise SegflowError(
-                "the network topology holds impossible numbers", found=wrong, expected="at least 1, and odd kernels"
+                "the network topology holds impossible numbers",
+                found=wrong,
+                expected=f"at least 1, odd kernels, and at most {LARGEST}",
+            )
+        if self.blocks > MOST_BLOCKS:
+            raise SegflowError(
+                "the network topology has too many blocks", found=self.blocks, expected=f"at most {MOST_BLOCKS}"
+            )
+        if not (math.isfinite(self.norm_eps) and math.isfinite(self.negative_slope)):
+            raise SegflowError(
+                "the network topology holds what is no number", found=f"{self.norm_eps}, {self.negative_slope}"
             )
         if self.network not in NETWORKS:
             raise SegflowError("unknown network in the plans", found=self.network, expected=sorted(NETWORKS))
@@ -81,6 +104,23 @@ class NetworkTopology:
     def spatial_dims(self) -> int:
         """2 or 3."""
         return len(self.strides[0])
+
+    @property
+    def blocks(self) -> int:
+        """Convolutions or residual blocks of encoder and decoder."""
+        return sum(self.encoder_blocks) + sum(self.decoder_convs)
+
+    def size(self, in_channels: int, out_channels: int) -> int:
+        """Numbers that the convolutions of such a network hold, at least: a residual block has more than one."""
+        total, before = self.features[0] * out_channels, in_channels
+        for width, kernel, count in zip(self.features, self.kernel_sizes, self.encoder_blocks, strict=True):
+            total += math.prod(kernel) * width * (before + width * (count - 1))
+            before = width
+        for level, count in enumerate(reversed(self.decoder_convs)):
+            width, below = self.features[level : level + 2]
+            total += math.prod(self.strides[level + 1]) * below * width
+            total += math.prod(self.kernel_sizes[level]) * width * width * (count + 1)
+        return total
 
     @property
     def divisor(self) -> tuple[int, ...]:
@@ -146,15 +186,21 @@ class NetworkTopology:
                 found={key: kwargs.get(key) for key in ("norm_op", "dropout_op", "nonlin")},
                 expected="InstanceNorm or BatchNorm, no dropout, LeakyReLU",
             )
-        levels = int(kwargs["n_stages"])
+        levels = index(kwargs["n_stages"])
+        if not 1 <= levels <= MOST_LEVELS:
+            raise SegflowError(
+                "the network of the plans has an impossible number of stages",
+                found=shortened(levels),
+                expected=f"1 to {MOST_LEVELS}",
+            )
         dims = 2 if str(kwargs.get("conv_op", "")).endswith("2d") else 3
         return cls(
             network=network,
-            features=_per_level(kwargs["features_per_stage"], levels),
+            features=_whole(_per_level(kwargs["features_per_stage"], levels)),
             kernel_sizes=tuple(_spatial(k, dims) for k in _per_level(kwargs["kernel_sizes"], levels)),
             strides=tuple(_spatial(s, dims) for s in _per_level(kwargs["strides"], levels)),
-            encoder_blocks=_per_level(blocks, levels),
-            decoder_convs=_per_level(kwargs["n_conv_per_stage_decoder"], levels - 1),
+            encoder_blocks=_whole(_per_level(blocks, levels)),
+            decoder_convs=_whole(_per_level(kwargs["n_conv_per_stage_decoder"], levels - 1)),
             conv_bias=bool(kwargs.get("conv_bias", True)),
             norm=norm,
             norm_eps=float((kwargs.get("norm_op_kwargs") or {}).get("eps", 1e-5)),
@@ -202,4 +248,9 @@ def _per_level(value: Any, levels: int) -> tuple[Any, ...]:
 
 
 def _spatial(value: Any, dims: int) -> tuple[int, ...]:
-    return (value,) * dims if isinstance(value, int) else tuple(int(v) for v in value)
+    return _whole((value,) * dims if isinstance(value, int) else value)
+
+
+def _whole(values: Iterable[Any]) -> tuple[int, ...]:
+    """The values, which must be whole numbers: a fraction is no number of features."""
+    return tuple(index(value) for value in values)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from segflow.core.errors import SegflowError
-from segflow.core.names import safe_name
+from segflow.core.names import is_number, safe_name
 from segflow.storage.case_files import list_files
 
 TASK_NAME = re.compile(r"Task(\d+)_(.+)")
@@ -101,4 +101,4 @@ def described(old: Mapping[str, Any], *, cases: int, file_ending: str) -> dict[s
 
 
 def _is_numbered(value: Any) -> TypeGuard[Mapping[str, Any]]:
-    return isinstance(value, Mapping) and bool(value) and all(str(key).isdigit() for key in value)
+    return isinstance(value, Mapping) and bool(value) and all(is_number(str(key)) for key in value)

@@ -16,7 +16,7 @@ from segflow.core.run import RunRecord
 from segflow.network.build import build_network
 from segflow.network.bundle_file import is_bundle, read_bundle
 from segflow.network.nnunet_model import is_nnunet_model, previous_model, read_nnunet_model
-from segflow.network.weights import Folds, TrainedFold, load_weights, previous_run, read_fold, read_run
+from segflow.network.weights import Folds, TrainedFold, check_size, load_weights, previous_run, read_fold, read_run
 from segflow.storage.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
@@ -148,6 +148,8 @@ def choose_device(name: str = "auto") -> torch.device:
 
 def _build(fold: TrainedFold, build: Build) -> nn.Module:
     record = fold.record
+    if getattr(build, "func", build) is build_network:  # a network of the user's own need not follow the plans
+        check_size(fold)
     return build(record.plan.topology, record.in_channels, record.dataset.labels.num_outputs, False)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from segflow.core.errors import SegflowError
 from segflow.core.geometry import permute
 from segflow.core.intensities import absurd_channels, describe_absurd
 from segflow.core.labels import Labels
+from segflow.core.machine import check_room
 from segflow.core.plans import ConfigurationPlan
 from segflow.core.preprocessed import PreprocessedCase
 from segflow.core.progress import Progress, silent
@@ -66,6 +68,7 @@ class Predictor:
         self.settings = SlidingWindowSettings() if settings is None else settings
         if self.settings.sums == "auto":
             self.settings = replace(self.settings, sums="float16" if self.record.from_nnunet else "float32")
+        _check_memory(self.record, self.device)
         self.networks = tuple(network.to(self.device) for network in model.networks)
         self.previous_stage = previous_stage
 
@@ -253,6 +256,19 @@ class Predictor:
                 [round(s, 4) for s in own],
                 [round(s, 4) for s in usual],
             )
+
+
+def _check_memory(record: RunRecord, device: torch.device) -> None:
+    """Refuse a patch that no case could be predicted with: its size is only what a file says."""
+    if device.type != "cpu":
+        return  # has memory of its own, and says well what it lacks
+    plan, labels = record.plan, record.dataset.labels
+    values = record.in_channels + plan.topology.features[0] + labels.num_outputs
+    check_room(
+        4 * values * math.prod(plan.patch_size),
+        f"one patch of configuration '{plan.name}'",
+        found=f"patch {list(plan.patch_size)}, {record.in_channels} channels, {labels.num_outputs} outputs",
+    )
 
 
 def _one_hot(label: np.ndarray, labels: Labels) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from segflow.core.errors import SegflowError
+from segflow.core.machine import check_room
 from segflow.core.progress import Progress, ProgressEvent, silent
 from segflow.inference.tiles import Window, gaussian_importance, group_identical_tiles, mirrored_views
 from segflow.network.levels import logits_of_levels
@@ -212,6 +214,8 @@ class _Sums:
         weighted = window.overlapping or dtype == torch.float16
         self.importance = weights.to(device) if weighted else None
         shape = (outputs, *window.shape)
+        if device.type == "cpu":
+            check_room(math.prod(shape) * dtype.itemsize, "the sum of the logits", found=f"{list(shape)}")
         try:
             self.logits = torch.zeros(shape, dtype=dtype, device=device)
         except RuntimeError as error:

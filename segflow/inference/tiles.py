@@ -12,6 +12,11 @@ import torch
 from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
 
+from segflow.core.errors import SegflowError
+
+MOST_TILES = 2_000_000
+"""Of one image: more would take days."""
+
 PEAK_WEIGHT = 10.0
 """Weight at a tile's centre. Above 1, so that few weights vanish in float16 (recipe 11.4)."""
 
@@ -90,6 +95,13 @@ class Window:
         along = [tile_starts(m, p, overlap) for m, p in zip(padded, patch, strict=True)]
         if flat:
             along[0] = tuple(range(padded[0]))
+        if (count := math.prod(len(starts) for starts in along)) > MOST_TILES:
+            raise SegflowError(
+                "the image takes too many tiles",
+                found=f"{count:,} of {list(patch)} voxels for {list(shape)}",
+                expected=f"at most {MOST_TILES:,}",
+                fix="Is the spacing of the image right, and the patch size of the model?",
+            )
         pairs = [(b, m - n - b) for b, m, n in zip(before, padded, shape, strict=True)]
         return cls(
             shape=padded,

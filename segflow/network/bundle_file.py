@@ -10,28 +10,30 @@ import hashlib
 import json
 import zipfile
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load, save
+from torch import Tensor
 
-from segflow.core.errors import SegflowError
+from segflow.core.errors import UNUSABLE, SegflowError
+from segflow.core.names import check_fold, is_number, shortened
 from segflow.core.run import RunRecord
 from segflow.network.weights import Folds, TrainedFold, choose_folds
-from segflow.storage.json_files import written_whole
+from segflow.storage.json_files import build_as, parse_json, written_whole
+from segflow.storage.zip_files import BROKEN, is_zip, open_zip, read_member
 
 FORMAT = 1
 MANIFEST = "bundle.json"
-BROKEN = "It may be cut off or changed; copy it again."
 
 
 def is_bundle(path: Path) -> bool:
     """Whether a path is a bundle, as far as its table of contents tells."""
-    if not path.is_file() or not zipfile.is_zipfile(path):
+    if not is_zip(path):
         return False
-    with zipfile.ZipFile(path) as archive:
+    with open_zip(path) as archive:
         return MANIFEST in archive.namelist()
 
 
@@ -70,23 +72,19 @@ def read_bundle(path: Path, folds: Folds = "all", configuration: str | None = No
     Raises:
         SegflowError: The file is damaged, or has no such model or fold.
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            models = _models(path, archive)
-            name = _choose(path, models, configuration)
-            record = RunRecord.from_json(models[name]["record"])
-            listed = models[name]["folds"]
-            chosen = choose_folds(list(listed), folds, f"{path} ({name})")
-            return [
-                TrainedFold(
-                    replace(record, fold=int(fold) if fold.isdigit() else fold),
-                    load(_checked(path, archive, listed[fold])),
-                    f"{path} ({listed[fold]['file']})",
-                )
-                for fold in chosen
-            ]
-    except (OSError, KeyError, TypeError, AttributeError, zipfile.BadZipFile, SafetensorError) as error:
-        raise SegflowError(f"cannot read the bundle {path}: {error!r}", fix=BROKEN) from error
+    with open_zip(path) as archive:
+        models = _models(path, archive)
+        name = _choose(path, models, configuration)
+        record, listed = models[name]
+        chosen = choose_folds(list(listed), folds, f"{path} ({name})")
+        return [
+            TrainedFold(
+                replace(record, fold=int(fold) if is_number(fold) else fold),
+                _weights(path, archive, listed[fold]),
+                f"{path} ({listed[fold].file})",
+            )
+            for fold in chosen
+        ]
 
 
 def configurations_in(path: Path) -> list[str]:
@@ -95,33 +93,51 @@ def configurations_in(path: Path) -> list[str]:
     Raises:
         SegflowError: The file is damaged.
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return list(_models(path, archive))
-    except (OSError, KeyError, zipfile.BadZipFile) as error:
-        raise SegflowError(f"cannot read the bundle {path}: {error!r}", fix=BROKEN) from error
+    with open_zip(path) as archive:
+        return list(_models(path, archive))
 
 
-def _models(path: Path, archive: zipfile.ZipFile) -> dict[str, dict[str, Any]]:
-    try:
-        manifest = json.loads(archive.read(MANIFEST))
-    except (ValueError, KeyError) as error:
-        raise SegflowError(f"{path} is not a bundle: {error!r}", fix=BROKEN) from error
+@dataclass(frozen=True, slots=True)
+class _Listed:
+    """A fold's file within the bundle, and the checksum of its content."""
+
+    file: str
+    sha256: str
+
+
+def _models(path: Path, archive: zipfile.ZipFile) -> dict[str, tuple[RunRecord, dict[str, _Listed]]]:
+    """Configuration → record and folds, all of them checked."""
+    manifest = parse_json(f"{path}, {MANIFEST}", read_member(archive, MANIFEST), BROKEN)
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise SegflowError(
             f"{path} was written in another format",
-            found=manifest.get("format") if isinstance(manifest, dict) else type(manifest).__name__,
+            found=shortened(manifest.get("format") if isinstance(manifest, dict) else manifest),
             expected=FORMAT,
             fix="Update segflow.",
         )
-    models: dict[str, dict[str, Any]] = manifest["models"]
+    return build_as(f"{path}, {MANIFEST}", manifest, _read_models, BROKEN)
+
+
+def _read_models(manifest: Mapping[str, Any]) -> dict[str, tuple[RunRecord, dict[str, _Listed]]]:
+    models = {}
+    for name, model in manifest["models"].items():
+        record = RunRecord.from_json(model["record"])
+        if record.configuration != name:
+            raise SegflowError(
+                "a model is listed under another name", found=shortened(name), expected=record.configuration
+            )
+        for fold in model["folds"]:
+            check_fold(fold)
+        models[name] = (record, {f: _Listed(str(v["file"]), str(v["sha256"])) for f, v in model["folds"].items()})
     return models
 
 
-def _choose(path: Path, models: Mapping[str, Mapping[str, Any]], configuration: str | None) -> str:
+def _choose(
+    path: Path, models: Mapping[str, tuple[RunRecord, Mapping[str, _Listed]]], configuration: str | None
+) -> str:
     if configuration is not None and configuration in models:
         return configuration
-    needed = {RunRecord.from_json(model["record"]).plan.previous_stage for model in models.values()}
+    needed = {record.plan.previous_stage for record, _ in models.values()}
     last = [name for name in models if name not in needed]
     if configuration is not None or len(last) != 1:
         raise SegflowError(
@@ -132,11 +148,14 @@ def _choose(path: Path, models: Mapping[str, Mapping[str, Any]], configuration: 
     return last[0]
 
 
-def _checked(path: Path, archive: zipfile.ZipFile, listed: Mapping[str, str]) -> bytes:
-    content = archive.read(listed["file"])
-    if hashlib.sha256(content).hexdigest() != listed["sha256"]:
-        raise SegflowError(f"{path}: {listed['file']} is not what was written", fix=BROKEN)
-    return content
+def _weights(path: Path, archive: zipfile.ZipFile, listed: _Listed) -> dict[str, Tensor]:
+    content = read_member(archive, listed.file)
+    if hashlib.sha256(content).hexdigest() != listed.sha256:
+        raise SegflowError(f"{path}: {listed.file} is not what was written", fix=BROKEN)
+    try:
+        return load(content)
+    except (SafetensorError, *UNUSABLE) as error:
+        raise SegflowError(f"cannot read the bundle {path}: {shortened(error, 200)}", fix=BROKEN) from error
 
 
 def _public(record: RunRecord) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import _codecs
-import json
+import io
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
@@ -15,11 +15,13 @@ from torch import Tensor
 
 from segflow.core.dataset import DatasetDescription
 from segflow.core.errors import SegflowError
+from segflow.core.names import LONGEST_NAME, shortened
 from segflow.core.plans import Plans
 from segflow.core.run import RunRecord
 from segflow.network.state import from_nnunet
-from segflow.network.weights import Folds, TrainedFold, choose_folds, read_tensors
-from segflow.storage.json_files import build_as
+from segflow.network.weights import Folds, TrainedFold, choose_folds, plain_weights, read_tensors
+from segflow.storage.json_files import build_as, parse_json, read_json
+from segflow.storage.zip_files import is_zip, open_zip, read_member
 
 CHECKPOINTS = {"final": "checkpoint_final.pth", "best": "checkpoint_best.pth", "last": "checkpoint_latest.pth"}
 """Our name of a checkpoint → nnU-Net's."""
@@ -48,8 +50,8 @@ def is_nnunet_model(path: Path) -> bool:
     """Whether a folder or zip holds a model of nnU-Net v2, as far as its file names tell."""
     if path.is_dir():
         return any(True for _ in _models(_open(path)))
-    if path.is_file() and zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
+    if is_zip(path):
+        with open_zip(path) as archive:
             return any(PurePosixPath(name).name == "plans.json" for name in archive.namelist())
     return False
 
@@ -102,13 +104,15 @@ def read_nnunet_weights(file: Path) -> dict[str, Tensor]:
             does not build.
     """
     content = read_tensors(file, str(file), HARMLESS_GLOBALS)
-    try:
-        arguments, state = content["init_args"], content["network_weights"]
-        plans, configuration = arguments["plans"], str(arguments["configuration"])
-    except (KeyError, TypeError) as error:
-        raise _no_checkpoint(str(file), content) from error
-    plan = build_as(file, plans, lambda content: Plans.from_json(content).configuration(configuration))
-    return from_nnunet(state, plan.topology)
+    if not isinstance(content.get("init_args"), Mapping) or "network_weights" not in content:
+        raise _no_checkpoint(str(file), content)
+
+    def build(content: Mapping[str, Any]) -> dict[str, Tensor]:
+        arguments = content["init_args"]
+        plan = Plans.from_json(arguments["plans"]).configuration(arguments["configuration"])
+        return from_nnunet(plain_weights(content["network_weights"]), plan.topology)
+
+    return build_as(file, content, build)
 
 
 def previous_model(path: Path, configuration: str) -> Path:
@@ -131,16 +135,7 @@ def _open(path: Path) -> Place:
         return path
     if not path.exists():
         raise SegflowError(f"there is no {path}", expected="a model folder or zip of nnU-Net v2")
-    try:
-        archive = zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, OSError) as error:
-        raise SegflowError(f"{path} is neither a folder nor a readable zip: {error}") from error
-    for name in archive.namelist():
-        # Nothing is unpacked; a name that points outside can only be there to do harm.
-        parts = PurePosixPath(name.replace("\\", "/"))
-        if parts.is_absolute() or ".." in parts.parts or ":" in name:
-            raise SegflowError(f"{path} is refused: a file in it would lie outside its folder", found=repr(name))
-    return zipfile.Path(archive)
+    return zipfile.Path(open_zip(path))
 
 
 def _models(place: Place, depth: int = DEPTH) -> Iterator[Place]:
@@ -188,10 +183,7 @@ def _previous_stage(configuration: str, model: Place) -> str | None:
 
 
 def _json(file: Place) -> dict[str, Any]:
-    try:
-        value = json.loads(file.read_text(encoding="utf-8-sig"))  # Windows editors write a mark before the text
-    except (OSError, ValueError, KeyError) as error:
-        raise SegflowError(f"cannot read {file}: {error}") from error
+    value = read_json(file) if isinstance(file, Path) else parse_json(file, read_member(file.root, file.at))
     if not isinstance(value, dict):
         raise SegflowError(f"{file} does not hold a JSON object", found=type(value).__name__)
     return value
@@ -209,30 +201,29 @@ def _folds(model: Place, folds: Folds, file: str) -> list[str]:
 
 def _read_fold(file: Place, plans: Plans, dataset: DatasetDescription) -> TrainedFold:
     name = str(file)
-    if isinstance(file, zipfile.Path):
-        with file.open("rb") as stream:
-            content = read_tensors(stream, name, HARMLESS_GLOBALS)
-    else:
-        content = read_tensors(file, name, HARMLESS_GLOBALS)
-    try:
-        arguments, state = content["init_args"], content["network_weights"]
-        configuration = str(arguments["configuration"])
-    except (KeyError, TypeError) as error:
-        raise _no_checkpoint(name, content) from error
-    record = RunRecord(
-        dataset=dataset,
-        plans=plans,
-        configuration=configuration,
-        fold=arguments.get("fold", 0),
-        train_cases=(),
-        val_cases=(),
-        mirror_axes=tuple(int(axis) for axis in content.get("inference_allowed_mirroring_axes") or ()),
-        settings={"trainer": str(content.get("trainer_name", "nnUNetTrainer"))},
-    )
-    return TrainedFold(record, from_nnunet(state, record.plan.topology), name)
+    source = file if isinstance(file, Path) else io.BytesIO(read_member(file.root, file.at))
+    content = read_tensors(source, name, HARMLESS_GLOBALS)
+    if not isinstance(content.get("init_args"), Mapping) or "network_weights" not in content:
+        raise _no_checkpoint(name, content)
+
+    def build(content: Mapping[str, Any]) -> TrainedFold:
+        record = RunRecord(
+            dataset=dataset,
+            plans=plans,
+            configuration=content["init_args"]["configuration"],
+            fold=content["init_args"].get("fold", 0),
+            train_cases=(),
+            val_cases=(),
+            mirror_axes=tuple(int(axis) for axis in content.get("inference_allowed_mirroring_axes") or ()),
+            settings={"trainer": str(content.get("trainer_name", "nnUNetTrainer"))[:LONGEST_NAME]},
+        )
+        record.check()
+        return TrainedFold(record, from_nnunet(plain_weights(content["network_weights"]), record.plan.topology), name)
+
+    return build_as(name, content, build)
 
 
 def _no_checkpoint(name: str, content: Mapping[str, Any]) -> SegflowError:
     return SegflowError(
-        f"{name} is not a checkpoint of nnU-Net v2", found=sorted(map(str, content)), expected="network_weights"
+        f"{name} is not a checkpoint of nnU-Net v2", found=shortened(list(content), 300), expected="network_weights"
     )

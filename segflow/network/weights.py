@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import pickle
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from segflow.core.errors import SegflowError
-from segflow.core.names import safe_name
+from segflow.core.names import is_number, safe_name, shortened
 from segflow.core.run import RunRecord
 from segflow.storage.run_folder import FOLD_PREFIX, RunFolder, find_folds
+from segflow.storage.zip_files import refuse_compressed
 
 NETWORK_PREFIX = "network."
 """Lightning stores the module's attributes by name; ours is called so."""
@@ -26,6 +26,12 @@ Folds = str | int | Sequence[int | str]
 
 WRAPPER_PREFIXES = ("_orig_mod.", "module.")
 """What torch.compile and DistributedDataParallel put before the name of every tensor."""
+
+MOST_ALIASES = 8
+"""Names that a stored tensor may have: nnU-Net's checkpoints have each weight of the encoder four times."""
+
+FAR_MORE = 4
+"""A network so many times larger than its weights is none that they were trained with."""
 
 SHOWN = 8
 """Tensors that a message lists before it says how many more there are."""
@@ -58,11 +64,51 @@ def read_fold(folder: RunFolder, checkpoint: str = "final") -> TrainedFold:
     """
     record = folder.read_record()
     file = folder.existing_checkpoint(checkpoint)
-    content = read_tensors(file)
+    return TrainedFold(record, network_weights(read_tensors(file), str(file)), str(file))
+
+
+def network_weights(content: Mapping[str, Any], name: str) -> dict[str, Tensor]:
+    """The weights of the network in a checkpoint of ours.
+
+    Args:
+        content: Of the file.
+        name: What to call it in messages.
+
+    Raises:
+        SegflowError: It holds no tensors, or none that are their own size.
+    """
     state = content.get("state_dict", content)
-    named = {key: value for key, value in state.items() if isinstance(value, Tensor)}
+    if not isinstance(state, Mapping):
+        raise SegflowError(f"{name} holds no weights", found=type(state).__name__, expected="tensors by name")
+    named = {key: value for key, value in state.items() if isinstance(value, Tensor) and isinstance(key, str)}
     own = {key.removeprefix(NETWORK_PREFIX): value for key, value in named.items() if key.startswith(NETWORK_PREFIX)}
-    return TrainedFold(record, without_wrappers(own or named), str(file))
+    return without_wrappers(plain_weights(own or named, name))
+
+
+def plain_weights(state: Any, name: str = "the checkpoint") -> dict[str, Tensor]:
+    """Check that weights of any origin are tensors by name, each as large in memory as it says.
+
+    A file may call a single number a tensor of any shape; whoever copies it needs room for all of it.
+
+    Raises:
+        SegflowError: They are something else.
+    """
+    if not isinstance(state, Mapping) or not all(isinstance(key, str) for key in state):
+        raise SegflowError(f"the weights of {name} are no tensors by name", found=type(state).__name__)
+    held: dict[int, int] = {}
+    claimed = 0
+    for key, value in state.items():
+        if not isinstance(value, Tensor) or value.layout != torch.strided or value.device.type != "cpu":
+            raise SegflowError(f"the weights of {name} hold what is no plain tensor", found=shortened(key))
+        size = value.numel() * value.element_size()
+        storage = value.untyped_storage()
+        if size > storage.nbytes():
+            raise SegflowError(f"a tensor of {name} is larger than what is stored of it", found=shortened(key))
+        claimed += size
+        held[storage.data_ptr()] = storage.nbytes()
+    if claimed > MOST_ALIASES * sum(held.values()):
+        raise SegflowError(f"the tensors of {name} are larger than what is stored of them", found=f"{claimed} bytes")
+    return dict(state)
 
 
 def read_run(path: Path, folds: Folds = "all", checkpoint: str = "final") -> list[TrainedFold]:
@@ -125,11 +171,15 @@ def read_tensors(file: Path | IO[bytes], name: str | None = None, allowed: Seque
     name = str(file) if name is None else name
     try:
         with torch.serialization.safe_globals(list(allowed)):
-            mapped = isinstance(file, Path) and zipfile.is_zipfile(file)
             source = file if isinstance(file, Path) else io.BytesIO(file.read())
+            if isinstance(source, Path) and source.exists() and not source.is_file():
+                raise SegflowError(f"{name} is no regular file")
+            mapped = refuse_compressed(source, name) and isinstance(source, Path)
             content = torch.load(source, map_location="cpu", weights_only=True, mmap=mapped or None)
     except FileNotFoundError:
         raise SegflowError(f"there is no checkpoint {name}", fix="Train first: segflow train") from None
+    except SegflowError:
+        raise
     except pickle.UnpicklingError as error:
         raise SegflowError(
             f"{name} holds more than tensors and plain data, and is refused",
@@ -167,7 +217,7 @@ def choose_folds(present: Sequence[str], folds: Folds, source: str) -> list[str]
     Raises:
         SegflowError: One that is asked for is not there.
     """
-    numbered = sorted((name for name in present if name.isdigit()), key=int)
+    numbered = sorted((name for name in present if is_number(name)), key=int)
     if folds == "all":
         chosen = numbered or list(present)
     else:
@@ -205,6 +255,27 @@ def load_weights(network: nn.Module, fold: TrainedFold) -> nn.Module:
         )
     network.load_state_dict(dict(fold.weights))
     return network
+
+
+def check_size(fold: TrainedFold) -> None:
+    """Hold the size of the network that the plans ask for against the weights, before it is built.
+
+    Where it is of the weights' order, building it shows what differs; see `load_weights`.
+
+    Raises:
+        SegflowError: It is far larger.
+    """
+    record = fold.record
+    topology = record.plan.topology
+    wanted = topology.size(record.in_channels, record.dataset.labels.num_outputs)
+    held = sum(value.numel() for value in fold.weights.values())
+    if wanted > FAR_MORE * held or topology.blocks > FAR_MORE * len(fold.weights):
+        raise SegflowError(
+            f"the plans beside the weights in {fold.source} ask for a network that is far larger than they are",
+            found=f"{wanted:,} numbers in {topology.blocks} blocks",
+            expected=f"about {held:,} numbers in {len(fold.weights)} tensors",
+            fix="Use the plans that the weights were trained with.",
+        )
 
 
 def _other_network(fold: TrainedFold) -> str:

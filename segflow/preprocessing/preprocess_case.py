@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ from segflow.core.errors import SegflowError
 from segflow.core.fingerprint import ChannelIntensities
 from segflow.core.geometry import Box, Geometry, permute, resampled_shape
 from segflow.core.labels import Labels
+from segflow.core.machine import check_room
 from segflow.core.plans import ConfigurationPlan, Plans
 from segflow.core.preprocessed import PreprocessedCase, SpatialRecord
 from segflow.preprocessing.foreground import draw_foreground_locations, location_keys
@@ -109,8 +111,13 @@ def to_plan_space(case: NormalizedCase, plan: ConfigurationPlan, labels: Labels)
     """
     spacing = permute(case.geometry.spacing, case.axis_order)
     spacing_plan = spacing_in_plan(plan, spacing)
-    shape = resampled_shape(case.crop.shape, spacing, spacing_plan)
     try:
+        shape = resampled_shape(case.crop.shape, spacing, spacing_plan)
+        check_room(
+            4 * len(case.image) * math.prod(shape),
+            "the case after resampling",
+            found=f"{list(shape)} voxels: {list(case.crop.shape)} of {_mm(spacing)} at {_mm(spacing_plan)}",
+        )
         image = resample_image(case.image, shape, spacing, spacing_plan, plan.resampling_image)
         label, locations = None, {}
         if case.label is not None:
@@ -138,6 +145,10 @@ def spacing_in_plan(plan: ConfigurationPlan, spacing: Sequence[float]) -> tuple[
         spacing: The case's, in plan axes.
     """
     return plan.spacing if len(plan.spacing) == len(spacing) else (float(spacing[0]), *plan.spacing)
+
+
+def _mm(spacing: Sequence[float]) -> str:
+    return " × ".join(f"{value:.4g}" for value in spacing) + " mm"
 
 
 def _check(case: Case, channels: int) -> None:

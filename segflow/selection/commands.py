@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from segflow.core.command_line import command_line
+from segflow.core.names import is_number
 from segflow.core.run import RunRecord
 from segflow.core.selection import Candidate
 from segflow.inference.predict_cases import PredictSettings
@@ -34,7 +35,10 @@ def predict_commands(
     alone = len(candidate.runs) == 1
     folders = [output if alone else f"{output}/member_{k}" for k in range(1, len(candidate.runs) + 1)]
     for run, folds, folder, record in zip(candidate.runs, candidate.folds, folders, records, strict=True):
-        settings = {"inference__folds": [int(fold) if fold.isdigit() else fold for fold in folds], **_inference(record)}
+        settings = {
+            "inference__folds": [int(fold) if is_number(fold) else fold for fold in folds],
+            **_inference(record),
+        }
         if not alone:
             settings["inference__probabilities"] = True
         commands.append(command_line("predict", model=Path(run), input=source, output=folder, **settings))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from segflow.core.errors import CaseErrors, SegflowError
 from segflow.core.metrics import Summary
+from segflow.core.names import is_number
 from segflow.core.progress import Progress, silent
 from segflow.core.run import RunRecord
 from segflow.evaluation.evaluate_cases import EvaluateSettings, evaluate_cases
@@ -96,7 +97,7 @@ def accumulate_crossval(
         SegflowError: A fold lacks a label map, two folds hold the same case, or a case cannot be scored.
     """
     folds = find_folds(run)
-    numbered = [fold for fold in folds if fold.fold.isdigit()]
+    numbered = [fold for fold in folds if is_number(fold.fold)]
     folds, waiting = _apart(numbered or folds)
     records = [fold.read_record() for fold in folds]
     cases = _cases_of(folds, records)
@@ -199,7 +200,7 @@ def _notes(
 ) -> tuple[str, ...]:
     known = {case for record in records for case in (*record.train_cases, *record.val_cases)}
     notes = [f"{fold.path} is not trained to its end and is left out. {VALIDATE_FIRST}" for fold in waiting]
-    if not folds[0].fold.isdigit():
+    if not is_number(folds[0].fold):
         notes.append(f"{run} has only the fold 'all', which was trained on the cases that it is scored on.")
     elif len(cases) < len(known):
         notes.append(

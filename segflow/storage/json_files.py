@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+import stat
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-from segflow.core.errors import NoSpaceError, SegflowError
+from segflow.core.errors import UNUSABLE, NoSpaceError, SegflowError
+from segflow.core.names import shortened
 from segflow.core.system_errors import hidden_error, system_error
 
 Built = TypeVar("Built")
+
+LARGEST_BYTES = 256 << 20
+"""Of a JSON file. The largest records list a hundred thousand cases in a tenth of it."""
+
+DEEPEST = 100
+"""Lists and objects within each other."""
+
+LONGEST_REASON = 300
 
 TEMPORARY_PREFIX = ".writing-"
 """Files of this name were being written when something ended; no reader takes them for a result."""
@@ -56,7 +66,8 @@ def write_json(path: Path, value: Any, *, sort_keys: bool = False) -> None:
     """Write ``value`` as indented JSON, atomically. NaN is written bare, as nnU-Net does."""
     text = json.dumps(value, indent=4, sort_keys=sort_keys, ensure_ascii=False)
     with written_whole(path) as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
+        # Half a pair of UTF-16, which JSON may spell and UTF-8 may not hold, is spelt again as JSON spells it.
+        temporary.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
 
 
 def read_json(path: Path, fix: str | None = None) -> Any:
@@ -70,18 +81,65 @@ def read_json(path: Path, fix: str | None = None) -> Any:
         SegflowError: The file is missing, unreadable or not JSON.
     """
     try:
-        return json.loads(_text(path.read_bytes(), path))
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):  # a pipe would never end
+            raise SegflowError(f"{path} is no regular file", fix=fix)
+        if status.st_size > LARGEST_BYTES:
+            raise SegflowError(
+                f"{path} is too large for a record",
+                found=f"{status.st_size >> 20} MiB",
+                expected=f"at most {LARGEST_BYTES >> 20} MiB",
+            )
+        content = path.read_bytes()
     except FileNotFoundError:
         raise SegflowError(f"there is no {path}", fix=fix) from None
     except OSError as error:
         raise system_error(error, f"cannot read {path}") from error
-    except UnicodeDecodeError as error:
-        raise SegflowError(f"cannot read {path}: {error}") from error
+    return parse_json(path, content, fix)
+
+
+def parse_json(name: object, content: bytes, fix: str | None = None) -> Any:
+    """The value that a JSON text of any origin means.
+
+    Args:
+        name: What to call it in messages, such as the file's path.
+        content: The text.
+        fix: What a user should do where it cannot be used.
+
+    Raises:
+        SegflowError: It is not JSON, or too deep or too large to be taken in.
+    """
+    try:
+        value = json.loads(_text(content, name))
+    except SegflowError:
+        raise
     except json.JSONDecodeError as error:
-        raise SegflowError(f"{path} is not valid JSON: {error}", fix=fix) from error
+        raise SegflowError(f"{name} is not valid JSON: {error}", fix=fix) from error
+    except UnicodeDecodeError as error:
+        raise SegflowError(f"cannot read {name}: {error}") from error
+    except RecursionError:
+        raise _too_deep(name) from None
+    except (ValueError, MemoryError) as error:  # the former of a number with thousands of digits
+        raise SegflowError(f"{name} cannot be read: {error}", fix=fix) from error
+    nodes, depth = [value], 0
+    while nodes := [child for node in nodes for child in _children(node)]:
+        depth += 1
+        if depth > DEEPEST:
+            raise _too_deep(name)
+    return value
 
 
-def _text(content: bytes, path: Path) -> str:
+def _children(node: Any) -> Iterable[Any]:
+    if isinstance(node, dict):
+        return node.values()
+    return node if isinstance(node, list) else ()
+
+
+def _too_deep(name: object) -> SegflowError:
+    return SegflowError(f"{name}: its lists and objects lie too deep within each other", expected=f"at most {DEEPEST}")
+
+
+def _text(content: bytes, name: object) -> str:
     """The text of a JSON file, which is UTF-8, with or without the mark that some editors put before it.
 
     Raises:
@@ -91,7 +149,7 @@ def _text(content: bytes, path: Path) -> str:
     encoding = json.detect_encoding(content) if content.strip(b"\0") else "utf-8"
     if not encoding.startswith("utf-8"):
         raise SegflowError(
-            f"cannot read {path}: its text is in another encoding",
+            f"cannot read {name}: its text is in another encoding",
             found=encoding.upper(),
             expected="UTF-8",
             fix="Save it as UTF-8, as every text editor can.",
@@ -134,5 +192,6 @@ def build_as(name: object, value: Any, build: Callable[[Any], Built], fix: str |
             expected=error.expected,
             fix=error.fix or fix,
         ) from error
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise SegflowError(f"{name} holds something that cannot be used: {error!r}", fix=fix) from error
+    except UNUSABLE as error:
+        text = shortened(error, LONGEST_REASON)
+        raise SegflowError(f"{name} holds something that cannot be used: {text}", fix=fix) from error

@@ -17,7 +17,7 @@ from typing import Any
 import blosc2
 import numpy as np
 
-from segflow.core.errors import SegflowError
+from segflow.core.errors import UNUSABLE, SegflowError
 from segflow.core.geometry import Box
 from segflow.core.labels import LabelKey, key_from_text, key_text
 from segflow.core.machine import granted_threads
@@ -105,7 +105,7 @@ class StoredCase:
             self.spatial = SpatialRecord.from_json(properties)
             self.channels = int(properties["channels"])
             counts = {key_from_text(key): int(n) for key, n in properties["foreground_locations"].items()}
-        except (KeyError, TypeError, ValueError) as error:
+        except UNUSABLE as error:
             raise self._damaged(f"its properties cannot be used ({error!r})") from error
         self.shape: tuple[int, int, int] = self.spatial.shape_plan  # type: ignore[assignment]
         self.foreground = ForegroundLocations(self, counts)

@@ -18,6 +18,7 @@ except ModuleNotFoundError:  # Windows has no such locks: there `locked` keeps n
     fcntl = None  # type: ignore[assignment]
 
 from segflow.core.errors import SegflowError
+from segflow.core.names import is_number
 from segflow.core.run import RunRecord
 from segflow.storage.json_files import read_json_as, write_json
 
@@ -239,4 +240,9 @@ def find_folds(path: Path) -> list[RunFolder]:
             expected="run.json in it, or folders fold_0, fold_1, … with one each",
             fix=TRAIN_FIRST,
         )
-    return sorted(found, key=lambda run: (not run.fold.isdigit(), int(run.fold) if run.fold.isdigit() else 0, run.fold))
+    return sorted(found, key=_order)
+
+
+def _order(run: RunFolder) -> tuple[bool, int, str]:
+    numbered = is_number(run.fold)
+    return not numbered, int(run.fold) if numbered else 0, run.fold

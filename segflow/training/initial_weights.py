@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from segflow.core.errors import SegflowError
-from segflow.network.weights import NETWORK_PREFIX, read_fold, read_tensors, without_wrappers
+from segflow.core.names import shortened
+from segflow.network.weights import NETWORK_PREFIX, network_weights, read_fold, read_tensors
 from segflow.storage.run_folder import find_folds
 
 logger = logging.getLogger(__name__)
@@ -51,18 +52,13 @@ def read_initial_weights(source: Path) -> Mapping[str, Tensor]:
         return read_fold(fold).weights
     content = read_tensors(source)
     state = content.get("state_dict", content)
-    own = {
-        key.removeprefix(NETWORK_PREFIX): value
-        for key, value in state.items()
-        if isinstance(value, Tensor) and key.startswith(NETWORK_PREFIX)
-    }
-    if not own:
+    if not isinstance(state, Mapping) or not any(str(key).startswith(NETWORK_PREFIX) for key in state):
         raise SegflowError(
             f"{source} holds no weights of a segflow network",
-            found=list(content)[:5],
+            found=shortened(list(content)[:5]),
             expected=f"tensors named '{NETWORK_PREFIX}…'",
         )
-    return without_wrappers(own)
+    return network_weights(content, str(source))
 
 
 def transfer_weights(network: nn.Module, weights: Mapping[str, Tensor], source: str) -> WeightTransfer:
