@@ -33,8 +33,8 @@ def run(config: DictConfig) -> None:
         raise CaseErrors("some cases could not be averaged", list(report.failed.values()))
 
 
-def average(members: Sequence[Path], output: Path, settings: EnsembleSettings) -> PredictReport:
-    """Open the ensemble door, with labels and reader as the first member was predicted."""
+def average(members: Sequence[Path], output: Path, settings: EnsembleSettings, *, own: bool = False) -> PredictReport:
+    """Open the ensemble door, with labels and reader as the first member was predicted; ``own``: see there."""
     made_by = "Predict it with inference.probabilities=true."
     description = read_dataset_json(members[0] / "dataset.json", "ensemble", made_by)
     plans = read_json_as(members[0] / "plans.json", Plans.from_json, fix=made_by)
@@ -46,5 +46,6 @@ def average(members: Sequence[Path], output: Path, settings: EnsembleSettings) -
             settings,
             file_ending=description.file_ending,
             reader=plans.reader,
+            own=own,
             progress=progress,
         )

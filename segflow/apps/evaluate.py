@@ -12,8 +12,9 @@ from segflow.core.errors import CaseErrors, SegflowError
 from segflow.core.labels import Labels
 from segflow.core.metrics import Summary
 from segflow.evaluation.evaluate_cases import EvaluateSettings, evaluate_cases
-from segflow.evaluation.summary import table_rows
+from segflow.evaluation.summary import SUMMARY_FILE, TABLE_FILE, table_rows
 from segflow.storage.raw_dataset import read_dataset_json
+from segflow.storage.stamps import StampedFolder
 
 
 def run(config: DictConfig) -> None:
@@ -23,6 +24,7 @@ def run(config: DictConfig) -> None:
             raise SegflowError(f"{name}= is missing", fix="Use: segflow evaluate prediction=DIR reference=DIR")
     prediction, reference = Path(config.prediction).expanduser(), Path(config.reference).expanduser()
     output = Path(config.output).expanduser() if config.output else prediction
+    StampedFolder(output).refuse_foreign({SUMMARY_FILE: [output / SUMMARY_FILE, output / TABLE_FILE]})
     description = description_beside(config.labels, prediction, reference)
     with _terminal.progress() as progress:
         summary = evaluate_cases(
@@ -36,7 +38,7 @@ def run(config: DictConfig) -> None:
             progress=progress,
         )
     show(summary, description.labels, f"{prediction} against {reference}")
-    _terminal.say(f"Written to {output / 'summary.json'} and {output / 'metrics.csv'}.")
+    _terminal.say(f"Written to {output / SUMMARY_FILE} and {output / TABLE_FILE}.")
     if summary.failed:
         raise CaseErrors("some cases could not be evaluated", list(summary.failed.values()))
 

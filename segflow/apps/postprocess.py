@@ -13,6 +13,7 @@ from segflow.postprocessing.apply_postprocessing import ApplyReport, apply_postp
 from segflow.postprocessing.choose_postprocessing import CHOICE_FILE, PostprocessSettings, choose_postprocessing
 from segflow.selection.crossval import accumulate_crossval
 from segflow.storage.run_folder import find_folds
+from segflow.storage.stamps import StampedFolder
 
 USE = (
     "Use: segflow postprocess action=choose run=RUN_FOLDER, "
@@ -37,6 +38,8 @@ def _choose(config: DictConfig) -> None:
     else:
         prediction, reference = _path(config, "prediction"), _path(config, "reference")
     output = Path(config.output).expanduser() if config.output else prediction
+    if config.output or not config.run:  # in a run's folders nobody but segflow writes
+        StampedFolder(output).refuse_foreign({CHOICE_FILE: [output / CHOICE_FILE]})
     description = evaluate.description_beside(config.labels, prediction, reference)
     with _terminal.progress() as progress:
         choice = choose_postprocessing(
@@ -86,6 +89,7 @@ def apply(
     *,
     labels: str | None = None,
     processes: int | None = None,
+    own: bool = False,
 ) -> ApplyReport:
     """Open the door that applies chosen steps, with what dataset.json says: the one given, or beside the label maps."""
     description = evaluate.description_beside(labels, prediction, prediction)
@@ -97,6 +101,7 @@ def apply(
             file_ending=description.file_ending,
             reader=description.reader,
             processes=processes,
+            own=own,
             progress=progress,
         )
 

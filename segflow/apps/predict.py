@@ -26,8 +26,10 @@ def run(config: DictConfig) -> None:
         raise CaseErrors("some cases could not be predicted", list(report.failed.values()))
 
 
-def predict(config: DictConfig, model: str, source: str | Sequence[str], output: Path) -> PredictReport:
-    """Open the inference door with the settings of a composed configuration."""
+def predict(
+    config: DictConfig, model: str, source: str | Sequence[str], output: Path, *, own: bool = False
+) -> PredictReport:
+    """Open the inference door with the settings of a composed configuration; ``own``: see `predict_cases`."""
     tune_cpu()
     with _terminal.progress() as progress:
         return predict_cases(
@@ -38,4 +40,5 @@ def predict(config: DictConfig, model: str, source: str | Sequence[str], output:
             progress=progress,
             build=_edge.build(config.network),
             build_previous=_edge.build(config.previous_network) if config.get("previous_network") else None,
+            own=own,
         )

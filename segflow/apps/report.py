@@ -10,11 +10,12 @@ from omegaconf import DictConfig
 from segflow.apps import _datasets, _edge, _terminal
 from segflow.core.case import CaseFiles
 from segflow.core.errors import SegflowError
-from segflow.evaluation.summary import SUMMARY_FILE, read_summary, table_rows
+from segflow.evaluation.summary import read_scores_of, table_rows
 from segflow.reporting.write_report import Table, write_report
 from segflow.selection.crossval import accumulate_crossval
 from segflow.storage.raw_dataset import find_training_cases, read_description, resolve_dataset
 from segflow.storage.run_folder import find_folds
+from segflow.storage.stamps import StampedFolder
 
 PAGE = "report.html"
 
@@ -25,6 +26,8 @@ def run(config: DictConfig) -> None:
         raise SegflowError("run= is missing", fix="Use: segflow report run=RUN_FOLDER")
     folder = Path(config.run).expanduser()
     page = Path(config.output).expanduser() if config.output else folder / PAGE
+    if config.output:  # in a run's folder nobody but segflow writes
+        StampedFolder(page.parent).refuse_foreign({page.name: [page]})
     write(folder, page, _edge.read(_datasets.PathSettings, config.paths), channel=config.channel)
     _terminal.say(f"Written to {page}.")
 
@@ -53,7 +56,7 @@ def write(
     folds = find_folds(folder)
     record = folds[0].read_record()
     if folds[0].path == folder:
-        summary = read_summary(folds[0].validation / SUMMARY_FILE, record.dataset.file_ending)
+        summary = read_scores_of(folds[0].validation, record.dataset.file_ending)
     else:
         reference = _datasets.reference_folder(record.dataset.name, paths)
         with _terminal.progress() as progress:

@@ -165,14 +165,14 @@ def apply_selection(config: DictConfig, selection: Selection, images: Path, outp
     failed: dict[str, str] = {}
     for model, folds, folder in zip(best.runs, best.folds, members, strict=True):
         values = {"inference__folds": list(folds), "inference__probabilities": not alone}
-        done = predict.predict(_edge.for_command(config, "predict", **values), model, str(images), folder)
+        done = predict.predict(_edge.for_command(config, "predict", **values), model, str(images), folder, own=True)
         failed.update(done.failed)
     if not alone:
         resume = config.inference.resume
-        failed = {**ensemble.average(members, output, EnsembleSettings(resume=resume)).failed, **failed}
+        failed = {**ensemble.average(members, output, EnsembleSettings(resume=resume), own=True).failed, **failed}
     choice = read_choice(Path(selection.postprocessing))
     if choice.steps:
-        applied = postprocess.apply(output, choice, output / POSTPROCESSED)
+        applied = postprocess.apply(output, choice, output / POSTPROCESSED, own=True)
         failed = {**applied.failed, **failed}
         output = output / POSTPROCESSED
     if failed:

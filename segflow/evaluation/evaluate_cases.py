@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from segflow.core.errors import CaseErrors, SegflowError
@@ -11,11 +11,12 @@ from segflow.core.machine import memory_bytes
 from segflow.core.metrics import CaseMetrics, Summary
 from segflow.core.parallel import Job, run_jobs
 from segflow.core.progress import Progress, ProgressEvent, silent
-from segflow.evaluation.label_pairs import LabelPair, find_pairs, read_pair, worker_count
+from segflow.evaluation.label_pairs import LabelPair, find_pairs, inputs_of, read_pair, worker_count
 from segflow.evaluation.score_case import ScoreSettings, score_case
-from segflow.evaluation.summary import write_summary
+from segflow.evaluation.summary import SUMMARY_FILE, write_summary
 from segflow.evaluation.undeclared import Undeclared, undeclared_values, warn_of_undeclared
 from segflow.storage.images import ImageIO, reader_of, voxels_of
+from segflow.storage.stamps import Origin, StampedFolder
 
 BYTES_PER_VOXEL = 12
 """Two label maps as read and as decoded, and the masks and cell codes of one label."""
@@ -70,7 +71,12 @@ def evaluate_cases(
         SegflowError: A folder is missing or empty, or not one case could be scored.
     """
     settings = settings or EvaluateSettings()
+    stamped = None if output is None else StampedFolder(output)
+    if stamped is not None:
+        stamped.discard(SUMMARY_FILE)  # whatever happens now, old scores are of other label maps, or will come again
     pairs, failed = find_pairs(prediction, reference, file_ending, partial=settings.partial)
+    origin = Origin("scores", 1, {**asdict(settings.scores), "labels": labels.to_json()}, inputs_of(pairs))
+    inputs = {} if stamped is None else origin.stamp_inputs(unreadable_too=True)
     images = reader_of((pair.reference for pair in pairs), file_ending, reader)
     voxels = [voxels_of(pair.prediction, images) for pair in pairs]
     jobs = [
@@ -97,8 +103,9 @@ def evaluate_cases(
         raise CaseErrors("no case could be evaluated", [failed[case_id] for case_id in sorted(failed)])
     warn_of_undeclared(undeclared, labels)
     summary = Summary.of_cases(cases, {case_id: failed[case_id] for case_id in sorted(failed)})
-    if output is not None:
-        write_summary(summary, labels, output)
+    if stamped is not None:
+        with stamped.written(SUMMARY_FILE, origin, inputs) as place:
+            write_summary(summary, labels, place)
     return summary
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,6 +57,20 @@ def find_pairs(
     if not pairs:
         raise CaseErrors(f"{prediction} and {reference} have no case in common", list(missing.values()))
     return pairs, missing
+
+
+def inputs_of(pairs: Iterable[LabelPair]) -> dict[str, Path]:
+    """Role → file of label maps that are scored, for a stamp; see `prediction_role`."""
+    inputs: dict[str, Path] = {}
+    for pair in pairs:
+        inputs[prediction_role(pair.case_id)] = pair.prediction
+        inputs[f"reference {pair.case_id}"] = pair.reference
+    return inputs
+
+
+def prediction_role(case_id: str) -> str:
+    """What a case's predicted label map is to its scores."""
+    return f"prediction {case_id}"
 
 
 def label_files(folder: Path, file_ending: str) -> dict[str, Path]:

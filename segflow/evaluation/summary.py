@@ -7,10 +7,13 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+from segflow.core.errors import SegflowError
 from segflow.core.labels import Labels, key_text
 from segflow.core.metrics import OVERLAP_METRICS, Summary
 from segflow.evaluation.compare import Estimate, estimate_mean
+from segflow.evaluation.label_pairs import prediction_role
 from segflow.storage.json_files import read_json_as, write_json, written_whole
+from segflow.storage.stamps import StampedFolder, is_same_file
 
 SUMMARY_FILE = "summary.json"
 TABLE_FILE = "metrics.csv"
@@ -54,6 +57,30 @@ def read_summary(file: Path, file_ending: str = "") -> Summary:
         lambda value: Summary.from_json(value, file_ending),
         fix="Make it: segflow evaluate prediction=… reference=…",
     )
+
+
+def read_scores_of(folder: Path, file_ending: str) -> Summary:
+    """Read the ``summary.json`` beside label maps, and check that it is of these.
+
+    Args:
+        folder: Of the label maps.
+        file_ending: Theirs, with its dot.
+
+    Raises:
+        SegflowError: There is none, or a label map was made anew or changed since. Scores without a stamp, as earlier
+            versions and nnU-Net write them, are taken as they are.
+    """
+    summary = read_summary(folder / SUMMARY_FILE, file_ending)
+    scored = (StampedFolder(folder).stamp_of(SUMMARY_FILE) or {}).get("inputs", {})
+    for case in summary.cases if scored else ():
+        role = prediction_role(case.case_id)
+        if not is_same_file(folder / f"{case.case_id}{file_ending}", scored.get(role, {})):
+            raise SegflowError(
+                f"the scores in {folder} are of another label map than the one that is there",
+                case=case.case_id,
+                fix="Score them anew: segflow evaluate, or for a fold the same 'segflow train' command again.",
+            )
+    return summary
 
 
 def table_rows(summary: Summary, labels: Labels, *, intervals: bool = True) -> list[list[str]]:

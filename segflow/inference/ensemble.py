@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -222,16 +223,9 @@ def ensemble_cases(
         raise CaseErrors("there are no probabilities to average", [str(folder) for folder in members], SAVE_THEM)
     predictions = Predictions(output, file_ending)
     arguments = {"members": [str(folder.resolve()) for folder in members], "weights": settings.weights}
-    texts = [key_text(key) for key in (labels.regions if labels.has_regions else labels.all_labels)]
-    decisive = arguments | {"labels": texts, "regions_class_order": labels.regions_class_order}
 
     def origin(case_id: str) -> Origin:
-        probabilities = {
-            f"probability_{k}_{output}": member.file(case_id, output)
-            for k, member in enumerate(stored)
-            for output in range(member.outputs)
-        }
-        return Origin(WAY, VERSION, decisive, {**probabilities, "label_map": members[0] / f"{case_id}{file_ending}"})
+        return ensemble_origin(stored, case_id, members[0] / f"{case_id}{file_ending}", labels, arguments)
 
     beside = {name: members[0] / name for name in DESCRIPTIONS if (members[0] / name).is_file()}
     done = predictions.prepare(
@@ -270,6 +264,31 @@ class _Decided:
     label_map: np.ndarray
     geometry: Geometry
     inputs: dict[str, FileStamp]
+
+
+def ensemble_origin(
+    members: Sequence[StoredProbabilities],
+    case_id: str,
+    label_map: Path,
+    labels: Labels,
+    settings: Mapping[str, Any] | None = None,
+) -> Origin:
+    """What the label map of an ensemble is made from, for its stamp.
+
+    Args:
+        members: Their probabilities.
+        case_id: The case.
+        label_map: A member's label map, which gives the geometry.
+        labels: What the outputs mean.
+        settings: What else decides it, as plain JSON.
+    """
+    probabilities = {
+        f"probability_{k}_{output}": member.file(case_id, output)
+        for k, member in enumerate(members)
+        for output in range(member.outputs)
+    }
+    decisive = {**(settings or {}), "labels": labels.to_json(), "regions_class_order": labels.regions_class_order}
+    return Origin(WAY, VERSION, decisive, {**probabilities, "label_map": label_map})
 
 
 def _case_ids(members: Sequence[StoredProbabilities]) -> list[str]:

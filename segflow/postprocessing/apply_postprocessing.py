@@ -16,6 +16,12 @@ from segflow.evaluation.label_pairs import label_files, worker_count
 from segflow.postprocessing.components import postprocess_label_map
 from segflow.storage.images import ImageIO, case_error, reader_of, voxels_of
 from segflow.storage.json_files import read_json_as
+from segflow.storage.label_map_files import files_beside
+from segflow.storage.predictions import Predictions, Wanted
+from segflow.storage.stamps import Origin
+
+WAY = "postprocess"
+VERSION = 1  # raise it when the same label map and steps begin to give another label map
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +54,7 @@ def apply_postprocessing(
     file_ending: str,
     reader: str | None = None,
     processes: int | None = None,
+    own: bool = False,
     progress: Progress = silent,
 ) -> ApplyReport:
     """Do the chosen steps on every label map of a folder and write the results under the same names.
@@ -55,23 +62,32 @@ def apply_postprocessing(
     Args:
         prediction: Folder of label maps.
         choice: What to do.
-        output: Folder for the results; may be ``prediction`` itself.
+        output: Folder for the results, another than ``prediction``.
         file_ending: Ending of the label maps, with its dot.
         reader: Name of the reader; None chooses by ending.
         processes: Worker processes; None for as many as there are processors, or none for little work.
+        own: Whether nobody but segflow writes into the output folder.
         progress: Told of each case.
 
     Returns:
         What was done; a file that cannot be read or written does not stop the others.
 
     Raises:
-        SegflowError: The folder is missing or holds no label map.
+        SegflowError: The folder is missing or holds no label map; or a file is in the way in the output folder that
+            segflow did not write, or that is one of the inputs.
     """
     files = label_files(prediction, file_ending)
     images = reader_of(files.values(), file_ending, reader)
+    predictions = Predictions(output, file_ending)
+    decisive = {"steps": [step.to_json() for step in choice.steps]}
+    wanted = {
+        case_id: Wanted(Origin(WAY, VERSION, decisive, {"label_map": file, **_beside(file)}))
+        for case_id, file in files.items()
+    }
+    predictions.prepare(wanted, what="label maps", maker="choice of steps", resume=False, own=own)
     voxels = [voxels_of(file, images) for file in files.values()]
     jobs = [
-        Job(case_id, (case_id, file, choice.steps, output / file.name, images), BYTES_PER_VOXEL * n)
+        Job(case_id, (case_id, file, choice.steps, predictions, wanted[case_id].origin, images), BYTES_PER_VOXEL * n)
         for (case_id, file), n in zip(files.items(), voxels, strict=True)
     ]
     done, failed = [], {}
@@ -88,11 +104,22 @@ def apply_postprocessing(
     return ApplyReport(tuple(sorted(done)), {case_id: failed[case_id] for case_id in sorted(failed)})
 
 
+def _beside(file: Path) -> dict[str, Path]:
+    return {f"label_map_beside_{k}": beside for k, beside in enumerate(files_beside(file))}
+
+
 def _apply_to_file(
-    case_id: str, file: Path, steps: Sequence[PostprocessingStep], target: Path, reader: ImageIO
+    case_id: str,
+    file: Path,
+    steps: Sequence[PostprocessingStep],
+    predictions: Predictions,
+    origin: Origin,
+    reader: ImageIO,
 ) -> None:
     try:
+        inputs = origin.stamp_inputs()
         label_map, geometry = reader.read_label(file)
-        reader.write_label(postprocess_label_map(label_map, steps, geometry.spacing), geometry, target)
+        with predictions.written(case_id, origin, inputs) as place:
+            reader.write_label(postprocess_label_map(label_map, steps, geometry.spacing), geometry, place / file.name)
     except SegflowError as error:
         raise case_error(case_id, error) from error

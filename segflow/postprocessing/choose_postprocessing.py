@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +17,12 @@ from segflow.core.parallel import Job, run_jobs
 from segflow.core.postprocessing import PostprocessingChoice, PostprocessingStep, PostprocessingTrial
 from segflow.core.progress import Progress, ProgressEvent, silent
 from segflow.evaluation.evaluate_cases import BYTES_PER_VOXEL
-from segflow.evaluation.label_pairs import find_pairs, worker_count
+from segflow.evaluation.label_pairs import find_pairs, inputs_of, worker_count
 from segflow.evaluation.undeclared import warn_of_undeclared
 from segflow.postprocessing.held_case import HeldCase, hold_case, try_steps
 from segflow.storage.images import reader_of, voxels_of
 from segflow.storage.json_files import write_json
+from segflow.storage.stamps import Origin, StampedFolder
 
 log = logging.getLogger(__name__)
 
@@ -87,11 +88,27 @@ def choose_postprocessing(
         SegflowError: A folder is missing or empty, or a case cannot be read: the choice needs all of them.
     """
     settings = settings or PostprocessSettings()
+    stamped = None if output is None else StampedFolder(output)
+    if stamped is not None:
+        stamped.discard(CHOICE_FILE)
+    origin = _origin(prediction, reference, labels, settings, file_ending)
+    inputs = {} if stamped is None else origin.stamp_inputs(unreadable_too=True)
     cases, processes = _hold_cases(prediction, reference, labels, settings, file_ending, reader, progress)
     choice = _Search(cases, labels, settings, processes).run()
-    if output is not None:
-        write_json(output / CHOICE_FILE, choice.to_json())
+    if stamped is not None:
+        with stamped.written(CHOICE_FILE, origin, inputs) as place:
+            write_json(place / CHOICE_FILE, choice.to_json())
     return choice
+
+
+def _origin(
+    prediction: Path, reference: Path, labels: Labels, settings: PostprocessSettings, file_ending: str
+) -> Origin:
+    """What a choice is made from, for its stamp."""
+    tried = asdict(settings)
+    del tried["processes"]
+    pairs, _ = find_pairs(prediction, reference, file_ending)
+    return Origin("choose", 1, {**tried, "labels": labels.to_json()}, inputs_of(pairs))
 
 
 def _hold_cases(

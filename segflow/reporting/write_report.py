@@ -20,8 +20,8 @@ from segflow.core.metrics import CaseMetrics, Summary, mean_of_defined
 from segflow.core.run import RunRecord
 from segflow.reporting.overlays import PALETTE, best_slice, channel_of, draw_overlay
 from segflow.storage.images import reader_by_name
-from segflow.storage.json_files import written_whole
 from segflow.storage.run_folder import RunFolder
+from segflow.storage.stamps import Origin, StampedFolder, digest_of
 
 STYLE = """
 :root { color-scheme: light dark; }
@@ -93,8 +93,9 @@ def write_report(
         f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{STYLE}</style></head>\n'
         f"<body>{''.join(body)}</body></html>\n"
     )
-    with written_whole(file) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+    shown = {"scores": digest_of(summary.to_json()), "notes": list(notes), "channel": channel}
+    with StampedFolder(file.parent).written(file.name, Origin("report", 1, shown)) as place:
+        (place / file.name).write_text(page, encoding="utf-8")
 
 
 def _heading(record: RunRecord, folds: Sequence[RunFolder], summary: Summary, notes: Sequence[str]) -> str:

@@ -18,8 +18,10 @@ from segflow.inference.ensemble import StoredProbabilities
 from segflow.inference.predict_validation import VALIDATE_AGAIN, validated_with
 from segflow.storage.images import reader_by_name
 from segflow.storage.json_files import write_json
-from segflow.storage.label_map_files import copy_label_map, is_copied, remove_label_map
+from segflow.storage.label_map_files import copy_label_map, remove_label_map
+from segflow.storage.predictions import Predictions, Wanted
 from segflow.storage.run_folder import TRAIN_FIRST, RunFolder, find_folds
+from segflow.storage.stamps import Origin
 
 log = logging.getLogger(__name__)
 
@@ -179,11 +181,16 @@ def _as_validated(folds: list[RunFolder], records: list[RunRecord]) -> RunRecord
 
 
 def _gather(folder: Path, cases: Mapping[str, RunFolder], record: RunRecord) -> None:
+    """Copy the label maps that are not there already; a copy says which label map it is of."""
     ending = record.dataset.file_ending
-    for case_id, fold in cases.items():
-        source, target = fold.validation / f"{case_id}{ending}", folder / f"{case_id}{ending}"
-        if not is_copied(source, target):
-            copy_label_map(source, target)
+    predictions = Predictions(folder, ending)
+    sources = {case_id: fold.validation / f"{case_id}{ending}" for case_id, fold in cases.items()}
+    wanted = {case_id: Wanted(Origin("crossval", 1, {}, {"label_map": file})) for case_id, file in sources.items()}
+    done = predictions.prepare(wanted, what="copies of validation maps", own=True)
+    for case_id, source in sources.items():
+        if case_id not in done:
+            with predictions.written(case_id, wanted[case_id].origin) as place:
+                copy_label_map(source, place / source.name)
     for file in folder.iterdir():
         if file.name.endswith(ending) and file.name.removesuffix(ending) not in cases:
             remove_label_map(file)  # of folds that are gone

@@ -12,6 +12,7 @@ from segflow.core.metrics import Summary, mean_of_defined
 from segflow.core.progress import Progress, silent
 from segflow.core.selection import Candidate, Selection
 from segflow.evaluation.compare import estimate_difference
+from segflow.evaluation.summary import SUMMARY_FILE
 from segflow.inference.ensemble import SAVE_THEM
 from segflow.postprocessing.choose_postprocessing import CHOICE_FILE, PostprocessSettings, choose_postprocessing
 from segflow.selection.commands import predict_commands
@@ -19,6 +20,7 @@ from segflow.selection.crossval import CrossValidation, accumulate_crossval
 from segflow.selection.score_ensembles import Members, ensembles_of, score_ensembles
 from segflow.selection.write_ensemble import write_ensemble
 from segflow.storage.json_files import write_json
+from segflow.storage.stamps import Origin, StampedFolder
 
 SELECTION_FILE = "selection.json"
 ENSEMBLES_FOLDER = "ensembles"
@@ -115,7 +117,10 @@ def select_configuration(
             best.candidate, [run.record for run in winners], steps_file if choice.steps else None
         ),
     )
-    write_json(output / SELECTION_FILE, selection.to_json())
+    scores = {f"scores_{k}": crossval.folder / SUMMARY_FILE for k, crossval in enumerate(crossvals)}
+    origin = Origin("select", 1, {"max_members": settings.max_members}, {**scores, "postprocessing": steps_file})
+    with StampedFolder(output).written(SELECTION_FILE, origin) as place:
+        write_json(place / SELECTION_FILE, selection.to_json())
     return selection
 
 

@@ -9,11 +9,13 @@ from segflow.core.errors import CaseErrors
 from segflow.core.labels import Labels
 from segflow.core.parallel import Job, run_jobs
 from segflow.evaluation.label_pairs import worker_count
-from segflow.inference.ensemble import StoredProbabilities, decide_case
+from segflow.inference.ensemble import StoredProbabilities, decide_case, ensemble_origin
 from segflow.selection.crossval import CrossValidation
 from segflow.storage.images import ImageIO, reader_by_name, voxels_of
 from segflow.storage.json_files import write_json
 from segflow.storage.label_map_files import remove_label_map
+from segflow.storage.predictions import Predictions, Wanted
+from segflow.storage.stamps import Origin
 
 
 def write_ensemble(
@@ -37,19 +39,17 @@ def write_ensemble(
         if file.name.removesuffix(ending) not in set(cases):
             remove_label_map(file)  # of an earlier selection
     patterns = [runs[0].folder / f"{case_id}{ending}" for case_id in cases]
-    jobs = [
-        Job(
-            case_id,
-            (
-                case_id,
-                tuple(run.probabilities(case_id) for run in runs),
-                record.dataset.labels,
-                reader,
-                pattern,
-                folder / pattern.name,
-            ),
-        )
+    labels, predictions = record.dataset.labels, Predictions(folder, ending)
+    members = {case_id: tuple(run.probabilities(case_id) for run in runs) for case_id in cases}
+    wanted = {
+        case_id: Wanted(ensemble_origin(members[case_id], case_id, pattern, labels))
         for case_id, pattern in zip(cases, patterns, strict=True)
+    }
+    done = predictions.prepare(wanted, what="label maps", maker="ensemble", own=True)
+    jobs = [
+        Job(case_id, (case_id, members[case_id], labels, reader, pattern, predictions, wanted[case_id].origin))
+        for case_id, pattern in zip(cases, patterns, strict=True)
+        if case_id not in done
     ]
     workers = worker_count(processes, [voxels_of(file, reader) for file in patterns])
     outcomes = list(run_jobs(_write_case, jobs, processes=workers))
@@ -66,7 +66,10 @@ def _write_case(
     labels: Labels,
     reader: ImageIO,
     pattern: Path,
-    target: Path,
+    predictions: Predictions,
+    origin: Origin,
 ) -> None:
+    inputs = origin.stamp_inputs()
     label, geometry = reader.read_label(pattern)
-    reader.write_label(decide_case(members, case_id, labels, label.shape), geometry, target)
+    with predictions.written(case_id, origin, inputs) as place:
+        reader.write_label(decide_case(members, case_id, labels, label.shape), geometry, place / pattern.name)

@@ -11,9 +11,7 @@ from typing import Any
 from segflow.core.errors import SegflowError
 from segflow.storage.case_files import some
 from segflow.storage.json_files import write_json
-from segflow.storage.stamps import FileStamp, Origin, StampedFolder, say_why
-
-ANOTHER_FOLDER = "Choose another output folder, or move them away."
+from segflow.storage.stamps import ANOTHER_FOLDER, FileStamp, Origin, StampedFolder, say_why
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +94,7 @@ class Predictions:
         """
         if not own:
             self._refuse_inputs(wanted, documents)
-            self._refuse_foreign(wanted, documents)
+            self._folder.refuse_foreign(self._files(wanted), documents)
             self._refuse_others(wanted, set(family), f"{what} of another {maker}", resume=resume)
         reasons = {}
         for case_id, result in wanted.items():
@@ -111,7 +109,7 @@ class Predictions:
         return set(wanted) - set(reasons)
 
     @contextmanager
-    def written(self, case_id: str, origin: Origin, inputs: Mapping[str, FileStamp]) -> Iterator[Path]:
+    def written(self, case_id: str, origin: Origin, inputs: Mapping[str, FileStamp] | None = None) -> Iterator[Path]:
         """Give a folder for the files of a case, and take them in when the block succeeds; see `StampedFolder`."""
         with self._folder.written(self._name(case_id), origin, inputs) as place:
             yield place
@@ -134,22 +132,6 @@ class Predictions:
                 "an output would replace an input",
                 found=some([str(file) for file in hit]),
                 fix="Choose another output folder.",
-            )
-
-    def _refuse_foreign(self, wanted: Mapping[str, Wanted], documents: Iterable[str]) -> None:
-        foreign = self._folder.foreign(self._files(wanted))
-        # A document may be replaced by several processes at a time: that it has a stamp is all that can be asked.
-        foreign += [
-            self.path / name
-            for name in documents
-            if (self.path / name).exists() and self._folder.stamp_of(name) is None
-        ]
-        if foreign:
-            raise SegflowError(
-                f"{self.path} holds files that would be replaced, and segflow has no record of having written them so",
-                found=some([str(file.relative_to(self.path)) for file in foreign]),
-                expected="a new folder, or one with nothing but results of segflow, unchanged",
-                fix=ANOTHER_FOLDER,
             )
 
     def _refuse_others(self, wanted: Mapping[str, Wanted], family: set[str], what: str, *, resume: bool) -> None:

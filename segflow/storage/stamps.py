@@ -23,6 +23,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from segflow.core.errors import SegflowError
+from segflow.storage.case_files import some
 from segflow.storage.json_files import read_json, write_json
 
 STAMPS_FOLDER = ".segflow"
@@ -33,6 +34,8 @@ MISSING = "no file"
 """The reason of a result that was never made."""
 UNKNOWN = "not known what from"
 """The reason of a result without a stamp, such as one of a segflow that wrote none."""
+
+ANOTHER_FOLDER = "Choose another output, or move them away."
 
 logger = logging.getLogger(__name__)
 
@@ -90,13 +93,24 @@ class Origin:
     settings: Mapping[str, Any] = field(default_factory=dict)
     inputs: Mapping[str, Path] = field(default_factory=dict)
 
-    def stamp_inputs(self) -> dict[str, FileStamp]:
+    def stamp_inputs(self, *, unreadable_too: bool = False) -> dict[str, FileStamp]:
         """The stamps of the files. Take them before the files are read.
+
+        Args:
+            unreadable_too: Whether a file that cannot be read gets an empty stamp, which no file is the same as.
 
         Raises:
             SegflowError: A file cannot be read.
         """
-        return {role: stamp_file(path) for role, path in self.inputs.items()}
+        stamps = {}
+        for role, path in self.inputs.items():
+            try:
+                stamps[role] = stamp_file(path)
+            except SegflowError:
+                if not unreadable_too:
+                    raise
+                stamps[role] = {}
+        return stamps
 
     def difference(self, stamp: Mapping[str, Any]) -> str | None:
         """In what a stamp differs, such as ``another weights``; None where it says the same."""
@@ -182,6 +196,29 @@ class StampedFolder:
                 if os.path.lexists(path) and not is_same_file(path, outputs.get(path, {})):
                     found.append(path)
         return found
+
+    def refuse_foreign(self, files: Mapping[str, Iterable[Path]], documents: Iterable[str] = ()) -> None:
+        """Refuse to write where something lies that is not segflow's.
+
+        Args:
+            files: Name of a result → its files.
+            documents: Names of further files, of which no more is asked than that they have a stamp: several processes
+                may replace them at a time.
+
+        Raises:
+            SegflowError: Names the files that are in the way.
+        """
+        found = self.foreign(files)
+        found += [
+            self.path / name for name in documents if os.path.lexists(self.path / name) and self.stamp_of(name) is None
+        ]
+        if found:
+            names = sorted(str(file.relative_to(self.path)) for file in found)
+            raise SegflowError(
+                f"{self.path} holds files that would be replaced, and segflow has no record of having written them so",
+                found=some(names),
+                fix=ANOTHER_FOLDER,
+            )
 
     def discard(self, name: str) -> None:
         """Delete a result, as far as its files are what segflow wrote, and its stamp.

@@ -256,7 +256,7 @@ def test_a_file_that_cannot_be_read_does_not_stop_applying(tmp_path: Path) -> No
     report = apply_postprocessing(folder, PostprocessingChoice((), {}, {}), tmp_path / "out", file_ending=".nii.gz")
     assert report.done == ("case_0",)
     assert "broken" in report.failed["broken"]
-    assert [f.name for f in (tmp_path / "out").iterdir()] == ["case_0.nii.gz"]
+    assert [f.name for f in (tmp_path / "out").glob("[!.]*")] == ["case_0.nii.gz"]
 
 
 def test_choosing_needs_every_case(tmp_path: Path) -> None:
