@@ -19,7 +19,7 @@ from segflow.core.metrics import Summary
 from segflow.core.progress import ProgressEvent
 from segflow.evaluation.evaluate_cases import EvaluateSettings, evaluate_cases
 from segflow.evaluation.score_case import overlap_only
-from segflow.evaluation.summary import read_summary, table_rows
+from segflow.evaluation.summary import read_scores_of, read_summary, table_rows
 
 LABELS = Labels({"background": 0, "anterior": 1, "posterior": 2})
 REGIONS = Labels.from_json({"background": 0, "whole": [1, 2], "core": [2]}, [1, 2])
@@ -217,3 +217,27 @@ def test_folders_that_cannot_be_evaluated_say_why(folders: tuple[Path, Path], tm
 def test_evaluation_needs_no_torch() -> None:
     code = "import sys, segflow.evaluation.evaluate_cases; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_scores_know_which_label_maps_they_are_of(folders: tuple[Path, Path]) -> None:
+    pred, ref = folders
+    evaluate_cases(pred, ref, LABELS, QUICK, file_ending=".nii.gz", output=pred)
+    assert read_scores_of(pred, ".nii.gz").score == read_summary(pred / "summary.json", ".nii.gz").score
+    _write(pred / "case_2.nii.gz", _label(99))
+    with pytest.raises(SegflowError, match=r"case 'case_2'.*another label map"):
+        read_scores_of(pred, ".nii.gz")
+    evaluate_cases(pred, ref, LABELS, QUICK, file_ending=".nii.gz", output=pred)
+    assert read_scores_of(pred, ".nii.gz").cases
+    (pred / ".segflow" / "summary.json.json").unlink()  # as an earlier version or nnU-Net writes it
+    assert read_scores_of(pred, ".nii.gz").cases
+
+
+def test_an_evaluation_that_fails_leaves_no_scores_of_before(folders: tuple[Path, Path]) -> None:
+    pred, ref = folders
+    evaluate_cases(pred, ref, LABELS, QUICK, file_ending=".nii.gz", output=pred)
+    for file in pred.glob("*.nii.gz"):
+        file.write_bytes(b"no image")
+    with pytest.raises(SegflowError):
+        evaluate_cases(pred, ref, LABELS, QUICK, file_ending=".nii.gz", output=pred)
+    assert not (pred / "summary.json").exists()
+    assert not (pred / "metrics.csv").exists()

@@ -302,3 +302,34 @@ def test_a_missing_choice_says_how_to_make_one(tmp_path: Path) -> None:
 def test_settings_that_mean_nothing_are_refused(wrong: dict) -> None:
     with pytest.raises(SegflowError, match=next(iter(wrong))):
         PostprocessSettings(**wrong)
+
+
+def test_applying_replaces_neither_its_input_nor_anything_that_segflow_did_not_write(tmp_path: Path) -> None:
+    folder, out = _write(tmp_path / "pred", [_organ()]), _write(tmp_path / "out", [_organ()])
+    nothing = PostprocessingChoice((), {}, {})
+    before = {file: file.read_bytes() for file in (*folder.glob("*.nii.gz"), *out.glob("*.nii.gz"))}
+    with pytest.raises(SegflowError, match="replace an input"):
+        apply_postprocessing(folder, nothing, folder, file_ending=".nii.gz")
+    with pytest.raises(SegflowError, match=r"no record.*case_0\.nii\.gz"):
+        apply_postprocessing(folder, nothing, out, file_ending=".nii.gz")
+    assert before == {file: file.read_bytes() for file in before}
+
+
+def test_what_other_steps_made_is_made_anew_and_never_mixed(tmp_path: Path) -> None:
+    pred = _organ()
+    pred[0, 11, 11] = 1
+    folder, out = _write(tmp_path / "pred", [pred, pred]), tmp_path / "out"
+    nothing = PostprocessingChoice((), {}, {})
+    largest = PostprocessingChoice((PostprocessingStep("keep_largest", (1,)),), {}, {})
+    apply_postprocessing(folder, nothing, out, file_ending=".nii.gz")
+    (folder / "case_1.nii.gz").write_bytes(b"no image")
+    assert apply_postprocessing(folder, largest, out, file_ending=".nii.gz").failed.keys() == {"case_1"}
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(out / "case_0.nii.gz"))), _organ())
+    assert not (out / "case_1.nii.gz").exists()  # it was made by other steps from another file
+    (folder / "case_1.nii.gz").rename(folder / "other.nii.gz")
+    (folder / "case_0.nii.gz").unlink()
+    _write(tmp_path / "fresh", [_organ()])
+    (tmp_path / "fresh" / "case_0.nii.gz").rename(folder / "other.nii.gz")
+    with pytest.raises(SegflowError, match="another choice of steps"):
+        apply_postprocessing(folder, nothing, out, file_ending=".nii.gz")
+    assert apply_postprocessing(folder, largest, out, file_ending=".nii.gz").done == ("other",)

@@ -12,7 +12,9 @@ from scipy import ndimage
 from segflow.core.labels import key_text
 from segflow.preprocessing.restore import labels_from_probabilities
 from segflow.storage.json_files import write_json
+from segflow.storage.predictions import Predictions
 from segflow.storage.run_folder import RunFolder
+from segflow.storage.stamps import Origin
 
 SHAPE = (8, 16, 14)
 CASES = ("c0", "c1", "c2", "c3", "c4", "c5")
@@ -79,3 +81,19 @@ def write_run(
             names = {f"{k:04d}": [labels.name_of(key), key_text(key)] for k, key in enumerate(labels.all_labels)}
             write_json(folder.validation / "probabilities" / "outputs.json", names)
     return run
+
+
+def stamp_validation(run: Path, settings: dict[str, object], folds: tuple[int, ...] = (0, 1)) -> None:
+    """Stamps of validation maps, as if predicted with these settings from weights that are there."""
+    for fold in folds:
+        folder = RunFolder(run / f"fold_{fold}")
+        weights = folder.checkpoint("final")
+        weights.parent.mkdir(exist_ok=True)
+        weights.write_bytes(f"weights {fold}".encode())
+        record = folder.read_record()
+        predictions = Predictions(folder.validation, record.dataset.file_ending)
+        for case_id in record.val_cases:
+            content = predictions.file(case_id).read_bytes()
+            origin = Origin("validation", 1, settings, {"weights": weights})
+            with predictions.written(case_id, origin) as place:
+                (place / predictions.file(case_id).name).write_bytes(content)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from dataclasses import replace
 from itertools import combinations
@@ -11,7 +12,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny_models
-from selection_runs import CASES, probabilities_of, read_map, reference_map, write_references, write_run
+from selection_runs import (
+    CASES,
+    probabilities_of,
+    read_map,
+    reference_map,
+    stamp_validation,
+    write_map,
+    write_references,
+    write_run,
+)
 
 from segflow.core.errors import SegflowError
 from segflow.core.geometry import Geometry
@@ -258,3 +268,31 @@ def test_a_stack_of_tiff_keeps_its_spacing_from_fold_to_crossval_and_postprocess
     RunFolder(run / "fold_1").write_record(fewer)
     accumulate_crossval(run, tmp_path / "ref")
     assert not list((run / CROSSVAL_FOLDER).glob("c5.*"))
+
+
+def test_a_copy_in_the_cross_validation_follows_its_label_map_whatever_its_age(tmp_path: Path) -> None:
+    run = write_run(tmp_path, "3d_fullres", noise=1.0, seed=1)
+    references = write_references(tmp_path / "ref")
+    accumulate_crossval(run, references)
+    source, copy = run / "fold_0" / "validation" / "c0.nii.gz", run / CROSSVAL_FOLDER / "c0.nii.gz"
+    before, others = source.stat(), (run / CROSSVAL_FOLDER / "c1.nii.gz").stat().st_mtime_ns
+    write_map(source, reference_map("c0"))
+    os.utime(source, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert accumulate_crossval(run, references).summary.cases[0].metrics[1]["Dice"] == 1.0
+    assert copy.read_bytes() == source.read_bytes()
+    assert (run / CROSSVAL_FOLDER / "c1.nii.gz").stat().st_mtime_ns == others
+
+
+def test_the_commands_repeat_the_validation_that_was_made(tmp_path: Path) -> None:
+    run = write_run(tmp_path, "3d_fullres", noise=1.0, seed=1)
+    used = {"checkpoint": "final", "overlap": 0.5, "gaussian": True, "mirroring": False, "sums": "auto"}
+    stamp_validation(run, used)
+    selection = select_configuration([run], write_references(tmp_path / "ref"), tmp_path)
+    assert "inference.mirroring=false" in selection.commands[0]
+    stamp_validation(run, used | {"mirroring": True}, folds=(1,))
+    with pytest.raises(SegflowError, match=r"fold_1.*mirroring=True.*fold_0.*False.*segflow train"):
+        select_configuration([run], tmp_path / "ref", tmp_path)
+    stamp_validation(run, used)
+    RunFolder(run / "fold_1").checkpoint("final").write_bytes(b"other weights")
+    with pytest.raises(SegflowError, match=r"fold_1.*other weights"):
+        select_configuration([run], tmp_path / "ref", tmp_path)
