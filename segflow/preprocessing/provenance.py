@@ -17,6 +17,7 @@ from segflow.core.labels import Labels, key_text
 from segflow.core.plans import ConfigurationPlan, Plans
 from segflow.preprocessing.foreground import location_keys
 from segflow.storage.json_files import read_json
+from segflow.storage.label_map_files import files_beside
 from segflow.storage.preprocessed import PreprocessedStore
 from segflow.storage.stamps import FileStamp, is_same_file, stamp_file
 
@@ -74,4 +75,7 @@ def is_current(store: PreprocessedStore, files: CaseFiles, choices: dict[str, An
 def _roles(files: CaseFiles) -> Sequence[tuple[str, Path]]:
     """What each file is to the case; its folder may change without a change of content."""
     roles = [(f"image_{number}", path) for number, path in enumerate(files.images)]
-    return roles if files.label is None else [*roles, ("label", files.label)]
+    if files.label is not None:
+        roles.append(("label", files.label))
+    beside = [(f"{role}_beside_{k}", file) for role, path in roles for k, file in enumerate(files_beside(path))]
+    return [*roles, *beside]

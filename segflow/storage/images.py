@@ -52,6 +52,7 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
+TRANSPARENCY = " The fourth channel of a picture is its transparency: saved without, it has three."
 SAME_GRID = "Resample one onto the other's grid; where only the header is wrong, copy the image's."
 
 _READERS: dict[str, ImageIO] = {
@@ -209,7 +210,8 @@ def check_channels(found: int, declared: int) -> None:
             "the image has another number of channels than dataset.json declares",
             found=found,
             expected=declared,
-            fix="Correct channel_names, or the files of this case.",
+            fix="Correct channel_names, or the files of this case."
+            + (TRANSPARENCY if (found, declared) == (4, 3) else ""),
         )
 
 

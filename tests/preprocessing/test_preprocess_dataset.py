@@ -14,6 +14,7 @@ import SimpleITK as sitk
 
 from segflow.core.case import CaseFiles
 from segflow.core.errors import SegflowError
+from segflow.core.geometry import Geometry
 from segflow.core.plans import Plans
 from segflow.core.progress import ProgressEvent
 from segflow.preprocessing import preprocess_dataset as door
@@ -41,12 +42,12 @@ def write_case(folder: Path, case_id: str, seed: int, shape: tuple[int, int, int
         sitk.WriteImage(image, str(folder / kind / name))
 
 
-def describe(folder: Path, cases: int, labels: dict[str, int] | None = None) -> None:
+def describe(folder: Path, cases: int, labels: dict[str, int] | None = None, *, ending: str = ".nii.gz") -> None:
     content = {
         "channel_names": {"0": "MR"},
         "labels": labels or {"background": 0, "one": 1, "two": 2},
         "numTraining": cases,
-        "file_ending": ".nii.gz",
+        "file_ending": ending,
     }
     (folder / "dataset.json").write_text(json.dumps(content))
 
@@ -287,3 +288,24 @@ def test_unknown_configurations_and_settings_are_refused(setup: Setup) -> None:
         PreprocessSettings(processes=-1)
     with pytest.raises(SegflowError, match="max_memory_gb"):
         PreprocessSettings(max_memory_gb=0)
+
+
+def test_a_case_whose_spacing_beside_it_was_corrected_is_made_again(setup: Setup) -> None:
+    tiff = reader_by_name("Tiff3DIO")
+    for folder in ("imagesTr", "labelsTr"):
+        for file in list((setup.raw / folder).iterdir()):
+            array = sitk.GetArrayFromImage(sitk.ReadImage(str(file)))
+            name = file.name.replace("_0000.nii.gz", ".nii.gz").replace(".nii.gz", ".tif")
+            tiff.write_map(array, Geometry((2.0, 1.5, 1.0)), setup.raw / folder / name)  # with its .json
+            if folder == "imagesTr":
+                (setup.raw / folder / name).rename(setup.raw / folder / name.replace(".tif", "_0000.tif"))
+            file.unlink()
+    describe(setup.raw, 3, ending=".tif")
+    setup.plans = replace(setup.plans, reader="Tiff3DIO")
+    assert setup.run(names=("fine",)).done == ("case_0", "case_1", "case_2")
+    assert setup.run(names=("fine",)).done == ()
+    for folder in ("imagesTr", "labelsTr"):
+        (setup.raw / folder / "case_1.json").write_text('{"spacing": [4.0, 1.5, 1.0]}')
+    assert setup.run(names=("fine",)).done == ("case_1",)
+    copy = tiff.read_label(setup.out / "gt_segmentations" / "case_1.tif")
+    assert copy[1].spacing == (4.0, 1.5, 1.0)

@@ -75,6 +75,7 @@ def test_a_label_map_repeats_the_forms_codes_and_unit_of_its_image(tmp_path: Pat
         file = saved(image, tmp_path / "a_0000.nii")
         voxels, geometry = reader.read_image([file])
         stored = json.loads(json.dumps(geometry.header))  # as preprocessed cases keep it
+        assert stored == geometry.header
         reader.write_label(voxels[0].astype(np.int16), Geometry(geometry.spacing, stored), tmp_path / "a.nii")
         assert_same_place(file, tmp_path / "a.nii")
         written = np.asarray(nibabel.load(tmp_path / "a.nii").dataobj)

@@ -111,7 +111,12 @@ class NiftiForms:
 
     def to_json(self) -> dict[str, Any]:
         """For a geometry's header."""
-        return {**asdict(self), "rows": [list(row) for row in self.rows]}
+        lists = {"pixdim": self.pixdim, "quaternion": self.quaternion, "offset": self.offset}
+        return {
+            **asdict(self),
+            **{name: list(numbers) for name, numbers in lists.items()},
+            "rows": [list(row) for row in self.rows],
+        }
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> NiftiForms:
