@@ -36,11 +36,14 @@ _THREADED = (THREADS_VARIABLE, "OMP_NUM_THREADS", "BLOSC_NTHREADS", "ITK_GLOBAL_
 
 _LESS_AT_ONCE = "Use fewer processes or a lower memory limit."
 
+_worker_process = False
+
 _CAUSES = {
     "SIGKILL": f"most likely the system ran out of memory and killed it. {_LESS_AT_ONCE}",
     "SIGBUS": "most likely shared memory (/dev/shm) or a disk is full. In Docker, start with a larger --shm-size.",
     "SIGSEGV": "a C library crashed; the file that it was reading may be damaged.",
     "SIGABRT": "a C library gave up; the file that it was reading may be damaged.",
+    "SIGALRM": "a C library took longer than its time limit; the file that it was reading may be damaged.",
     "SIGTERM": "something outside ended it, such as the batch system's time limit.",
 }
 
@@ -115,10 +118,15 @@ def run_jobs(
         pool.stop()
 
 
-class _Worker:
-    """One worker process, and the thread that listens to it."""
+class Worker:
+    """One worker process, and the thread that listens to it.
 
-    def __init__(self, threads: int, events: queue.SimpleQueue[tuple[_Worker, Any]]) -> None:
+    Args:
+        threads: What it may use.
+        events: Gets the worker with each of its messages; with None when it has ended.
+    """
+
+    def __init__(self, threads: int, events: queue.SimpleQueue[tuple[Worker, Any]]) -> None:
         paths = [str(path) for path in sys.path]
         level = logging.getLogger().getEffectiveLevel()
         code = f"import sys; sys.path[:] = {paths!r}; from segflow.core.parallel import serve; serve({level})"
@@ -138,7 +146,10 @@ class _Worker:
         self._listener = threading.Thread(target=self._listen, daemon=True)
         self._listener.start()
 
-    def send(self, job: Job, payload: bytes) -> None:
+    def send(self, job: Job, function: Callable[..., Any]) -> None:
+        """Let it do a job."""
+        # Wrapped twice, so that a worker which cannot find the function can still say which job that was.
+        payload = pickle.dumps((job.name, pickle.dumps((function, job.arguments))))
         self.job = job
         self.kills_before = out_of_memory_kills()
         stream = self.process.stdin
@@ -147,6 +158,7 @@ class _Worker:
             stream.flush()  # type: ignore[union-attr]
 
     def stop(self) -> None:
+        """End it, whatever it does."""
         self.process.kill()
         self.process.wait()
         self._listener.join()
@@ -155,6 +167,7 @@ class _Worker:
                 stream.close()  # type: ignore[union-attr]
 
     def cause_of_death(self) -> str:
+        """Why it ended, in words for a user."""
         code = self.process.wait()
         if code >= 0:
             return f"its process ended with exit code {code}"
@@ -188,8 +201,8 @@ class _Pool:
         self._processes = processes
         self._memory_limit = memory_limit
         self._threads = max(1, processor_count() // max(1, processes))
-        self._events: queue.SimpleQueue[tuple[_Worker, Any]] = queue.SimpleQueue()
-        self._workers: list[_Worker] = []
+        self._events: queue.SimpleQueue[tuple[Worker, Any]] = queue.SimpleQueue()
+        self._workers: list[Worker] = []
 
     def run(self, jobs: Sequence[Job]) -> Iterator[Outcome]:
         waiting = sorted(jobs, key=lambda job: -job.memory_bytes)
@@ -257,16 +270,15 @@ class _Pool:
             if worker is None:
                 return
             job = waiting.pop(index)
-            # Wrapped twice, so that a worker which cannot find the function can still say which job that was.
-            worker.send(job, pickle.dumps((job.name, pickle.dumps((self._function, job.arguments)))))
+            worker.send(job, self._function)
 
-    def _idle_worker(self) -> _Worker | None:
+    def _idle_worker(self) -> Worker | None:
         """One that waits for work, or a new one; None where the system grants no more than are busy."""
         for worker in self._workers:
             if worker.job is None:
                 return worker
         try:
-            worker = _Worker(self._threads, self._events)
+            worker = Worker(self._threads, self._events)
         except OSError as error:
             if not self._workers:
                 raise system_error(error, "cannot start a worker process") from error
@@ -277,8 +289,15 @@ class _Pool:
         return worker
 
 
+def is_worker() -> bool:
+    """Whether this process is one that another started for jobs, so that its death costs one of them."""
+    return _worker_process
+
+
 def serve(log_level: int) -> None:
     """Life of a worker: jobs come in on standard input, outcomes leave on what was standard output."""
+    global _worker_process
+    _worker_process = True
     incoming, outgoing = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     with open(os.devnull, "rb") as nothing:
         os.dup2(nothing.fileno(), 0)

@@ -99,12 +99,13 @@ def test_an_exception_ends_its_own_job_only(processes: int) -> None:
 
 @pytest.mark.parametrize("processes", [0, 1])
 def test_a_full_disk_ends_all_jobs_and_any_other_refusal_its_own(processes: int) -> None:
+    before = children(os.getpid())
     outcomes = run_jobs(fill_the_disk, [Job(f"c{i}", (i,)) for i in (2, 0, 1, 3)], processes=processes)
     assert "/data/y.nii.gz: Too many open files" in str(next(outcomes).error)
     assert next(outcomes).value == 0
     with pytest.raises(NoSpaceError, match=r"case 'c1': /data/x.nii.gz: No space left.*The same command goes on"):
         next(outcomes)
-    assert not children(os.getpid())
+    assert children(os.getpid()) == before
 
 
 @pytest.mark.parametrize(
@@ -158,12 +159,13 @@ def test_a_result_that_cannot_travel_is_an_error() -> None:
 
 
 def test_leaving_the_loop_ends_the_workers(tmp_path: Path) -> None:
+    before = children(os.getpid())  # such as a process that reads images for another test
     jobs = [Job(f"c{i}", (str(tmp_path), f"c{i}", 0.0 if i == 0 else 60.0)) for i in range(2)]
     outcomes = run_jobs(note_times, jobs, processes=2)
     assert next(outcomes).name == "c0"
     outcomes.close()
     assert not list(tmp_path.glob("c1.end"))
-    assert not children(os.getpid())
+    assert children(os.getpid()) == before
 
 
 def test_a_script_without_a_main_guard(tmp_path: Path) -> None:

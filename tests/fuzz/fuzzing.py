@@ -1,9 +1,12 @@
 """Damaged and hostile inputs for readers, and what counts as failure.
 
 A test module of this folder has two functions: ``samples()``, whole inputs by file name, and ``read(file)``, which
-reads one as a user's command would. `fuzz` damages the samples, gives each input to ``read`` in a process of its own
-and returns what went wrong: an exception that is not `SegflowError` or does not name the file, a crash, more than
-`SECONDS` for one input, more memory than `MEMORY_BYTES`, a file opened outside the input's folder, anything executed.
+reads one as a user's command would. Where formats have packing or checksums around them, which damage would only
+break, ``samples`` leaves that away, and a third, ``dress(name, content)``, puts it around.
+
+`fuzz` damages the samples, gives each input to ``read`` in a process of its own and returns what went wrong: an
+exception that is not `SegflowError` or does not name the file, a crash, more than `SECONDS` for one input, more memory
+than `MEMORY_BYTES`, a file opened outside the input's folder, anything executed.
 
 Every input is a function of the seed and its number: ``SEGFLOW_FUZZ_SEED`` and ``SEGFLOW_FUZZ_N`` choose others and
 more (``make fuzz N=5000``). A failure names both, and its input is kept.
@@ -84,18 +87,24 @@ def fuzz(module: str, folder: Path, inputs: int, tokens: Sequence[bytes] = ()) -
     return failures
 
 
-def make_input(contents: Mapping[str, bytes], number: int, tokens: Sequence[bytes]) -> tuple[str, bytes]:
+Dress = Callable[[str, bytes], bytes]
+
+
+def make_input(
+    contents: Mapping[str, bytes], number: int, tokens: Sequence[bytes], dress: Dress = lambda name, content: content
+) -> tuple[str, bytes]:
     """The input of this number: its file name and content; the first ones are the samples as they are."""
     names = sorted(contents)
     if number < len(names):
-        return names[number], contents[names[number]]
+        return names[number], dress(names[number], contents[names[number]])
     rng = np.random.default_rng([seed(), number])
     name = names[number % len(names)]
-    content = bytearray(contents[name])
+    within = rng.random() < 0.7
+    content = bytearray(contents[name] if within else dress(name, contents[name]))
     for _ in range(int(rng.choice([1, 1, 1, 2, 3, 6]))):
         if content:
             _MUTATIONS[int(rng.integers(len(_MUTATIONS)))](content, rng, tokens)
-    return name, bytes(content)
+    return name, dress(name, bytes(content)) if within else bytes(content)
 
 
 def _flip_bytes(content: bytearray, rng: np.random.Generator, tokens: Sequence[bytes]) -> None:
@@ -216,13 +225,14 @@ def serve(module: str, folder: str, number: int, inputs: int, tokens: Sequence[b
     os.dup2(2, 1)  # what a library prints must not get between the lines
     target = importlib.import_module(module)
     contents: dict[str, bytes] = target.samples()
+    dress: Dress = getattr(target, "dress", lambda name, content: content)
     watch = _Watch()
-    for name in sorted(contents):  # imports and helper processes come before the watch begins
-        _attempt(target.read, Path(folder) / "warm", name, contents[name], watch)
+    for sample in range(len(contents)):  # imports and processes of ours come before the watch begins
+        _attempt(target.read, Path(folder) / "warm", *make_input(contents, sample, tokens, dress), watch)
     resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_BYTES, resource.RLIM_INFINITY))
     sys.addaudithook(watch.hear)
     for current in range(number, inputs):
-        name, content = make_input(contents, current, tokens)
+        name, content = make_input(contents, current, tokens, dress)
         place = Path(folder) / str(current)
         failure = _attempt(target.read, place, name, content, watch)
         if failure is not None and failure.startswith("it took"):

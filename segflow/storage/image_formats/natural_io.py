@@ -12,7 +12,9 @@ from PIL import Image, UnidentifiedImageError
 from segflow.core.errors import SegflowError
 from segflow.core.geometry import Geometry
 from segflow.storage.image_formats.contract import ImageFormat, ImageHeader, unreadable
+from segflow.storage.image_formats.header_checks.pictures import check_picture
 from segflow.storage.image_formats.pictures import channels_and_type, colours, is_planar, label_values
+from segflow.storage.image_formats.read_apart import reads_apart
 from segflow.storage.image_formats.tiff_io import has_spacing_beside
 from segflow.storage.json_files import written_whole
 
@@ -33,14 +35,17 @@ class NaturalImage2DIO(ImageFormat):
     name = "NaturalImage2DIO"
     endings = (".png", ".bmp", ".tif", *LOSSY_ENDINGS)
 
+    @reads_apart(check_picture)
     def _read(self, file: Path) -> tuple[np.ndarray, Geometry]:
         with _opened(file) as picture:
             return _channels_first(colours(picture, file), file), FLAT_GEOMETRY
 
+    @reads_apart(check_picture)
     def _read_label(self, file: Path) -> tuple[np.ndarray, Geometry]:
         with _opened(file) as picture:
             return _channels_first(label_values(picture, file), file), FLAT_GEOMETRY
 
+    @reads_apart(check_picture)
     def read_header(self, file: Path) -> ImageHeader:
         """Read what the file says of itself, without its pixels.
 

@@ -98,7 +98,7 @@ def _deep(picture: Image.Image, file: Path) -> np.ndarray:
     if picture.format == "PNG" and not _raw_mode(picture).startswith(GREY_AND_ALPHA):  # which ITK does not read
         pixels = sitk.GetArrayFromImage(sitk.ReadImage(str(file), imageIO="PNGImageIO"))
     elif picture.format == "TIFF":
-        with tifffile.TiffFile(file) as tiff:
+        with tifffile.TiffFile(file, _multifile=False) as tiff:
             series = tiff.series[0]
             pixels = series.asarray()
             pixels = np.moveaxis(pixels, 0, -1) if series.axes.startswith("S") else pixels

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import re
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +12,15 @@ import SimpleITK as sitk
 from segflow.core.errors import SegflowError
 from segflow.core.geometry import Geometry
 from segflow.storage.image_formats.contract import (
-    RESAVE,
     ImageFormat,
     ImageHeader,
     check_affine,
     check_spacing,
     unreadable,
 )
+from segflow.storage.image_formats.header_checks.gipl import check_gipl
+from segflow.storage.image_formats.header_checks.metaimage import check_metaimage
+from segflow.storage.image_formats.header_checks.nrrd import check_nrrd
 from segflow.storage.image_formats.layers import one_layer
 from segflow.storage.image_formats.nifti_files import (
     NiftiHeader,
@@ -40,13 +41,16 @@ from segflow.storage.image_formats.placement import (
     reorient,
     restore_orientation,
 )
+from segflow.storage.image_formats.read_apart import reads_apart, reason_of
+from segflow.storage.image_formats.regular_files import check_regular, open_regular
 from segflow.storage.json_files import written_whole
 
 log = logging.getLogger(__name__)
 
-GIPL_HEADER_BYTES = 256
-META_ENDINGS = (".mha", ".mhd")
-META_HEADER_BYTES = 4096
+META, NRRD = (".mha", ".mhd"), (".nrrd", ".nhdr")
+CHECKS = {**dict.fromkeys(META, check_metaimage), **dict.fromkeys(NRRD, check_nrrd), ".gipl": check_gipl}
+IMAGE_IO = {**dict.fromkeys(META, "MetaImageIO"), **dict.fromkeys(NRRD, "NrrdImageIO"), ".gipl": "GiplImageIO"}
+HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 
 
 class SimpleITKIO(ImageFormat):
@@ -65,8 +69,7 @@ class SimpleITKIO(ImageFormat):
     def _read_label(self, file: Path) -> tuple[np.ndarray, Geometry]:
         if is_nifti(file):
             return _arranged(file, *read_nifti_labels(file))
-        voxels, geometry = _read_by_itk(file)
-        return one_layer(voxels, file) if len(voxels) > 1 and _has_layers(file) else voxels, geometry
+        return _read_labels_by_itk(file)
 
     def read_header(self, file: Path) -> ImageHeader:
         """Read what the file says of itself, without its voxels.
@@ -75,7 +78,7 @@ class SimpleITKIO(ImageFormat):
             SegflowError: The file is missing, unreadable, or has a spacing that is no distance.
         """
         # read_nifti_header refuses what ITK repairs in silence
-        return _itk_header(file, read_nifti_header(file) if is_nifti(file) else None)
+        return _itk_header(file, read_nifti_header(file)) if is_nifti(file) else _header_by_itk(file)
 
     def _write(self, values: np.ndarray, geometry: Geometry, file: Path) -> None:
         array = values[0] if file_ndim(geometry) == 2 else values
@@ -93,7 +96,7 @@ class SimpleITKIO(ImageFormat):
                 sitk.WriteImage(image, str(temporary), True)
                 written = sitk.GetArrayFromImage(sitk.ReadImage(str(temporary)))
             except RuntimeError as error:
-                raise SegflowError(f"cannot write {file}: {_reason(error)}", fix="Check space and ending.") from error
+                raise SegflowError(f"cannot write {file}: {reason_of(error)}", fix="Check space and ending.") from error
             if not np.array_equal(written, array):  # ITK does not notice a full disk
                 raise SegflowError(f"cannot write {file}: the disk kept only a part", fix="Check space.")
 
@@ -130,16 +133,42 @@ def _arranged(file: Path, nifti: NiftiHeader, voxels: np.ndarray) -> tuple[np.nd
     return voxels.reshape(header.channels, *header.shape), header.geometry
 
 
+def _check_itk(file: Path) -> int:
+    """Look at a file that is no NIfTI before ITK does; returns the bytes of its voxels, or of the file."""
+    check = CHECKS.get(file.suffix.lower())
+    if check is not None:
+        return check(file)
+    with open_regular(file) as stream:
+        if stream.read(len(HDF5_MAGIC)) == HDF5_MAGIC:
+            raise SegflowError(
+                f"cannot read {file}: HDF5 files may name other files, and are not read",
+                fix="Convert it to .nii.gz, .nrrd or .mha.",
+            )
+    return check_regular(file)
+
+
+@reads_apart(_check_itk)
 def _read_by_itk(file: Path) -> tuple[np.ndarray, Geometry]:
     header = _itk_header(file)
     try:
-        image = sitk.ReadImage(str(file))
+        image = sitk.ReadImage(str(file), imageIO=IMAGE_IO.get(file.suffix.lower(), ""))
     except RuntimeError as error:
-        raise unreadable(file, _reason(error)) from error
+        raise unreadable(file, reason_of(error)) from error
     voxels = sitk.GetArrayFromImage(image)
     if image.GetNumberOfComponentsPerPixel() > 1:
         voxels = np.moveaxis(voxels, -1, 0)
     return voxels.reshape(header.channels, *header.shape), header.geometry
+
+
+@reads_apart(_check_itk)
+def _read_labels_by_itk(file: Path) -> tuple[np.ndarray, Geometry]:
+    voxels, geometry = _read_by_itk(file)
+    return one_layer(voxels, file) if len(voxels) > 1 and _has_layers(file) else voxels, geometry
+
+
+@reads_apart(_check_itk)
+def _header_by_itk(file: Path) -> ImageHeader:
+    return _itk_header(file)
 
 
 def _has_layers(file: Path) -> bool:
@@ -156,19 +185,17 @@ def _noted(reader: sitk.ImageFileReader, key: str) -> str:
 
 def _itk_header(file: Path, nifti: NiftiHeader | None = None) -> ImageHeader:
     """What ITK makes of a file's header; ``nifti`` is the same file's, read before, if it is one."""
-    if file.suffix.lower() in META_ENDINGS:
-        _check_meta_spacing(file)
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(file))
-    if nifti is not None:
-        reader.SetImageIO("NiftiImageIO")  # else every format is asked in turn
+    # Else every format is asked in turn whether the file is one of its own.
+    reader.SetImageIO("NiftiImageIO" if nifti is not None else IMAGE_IO.get(file.suffix.lower(), ""))
     try:
         reader.ReadImageInformation()
     except RuntimeError as error:
         if nifti is not None:  # sheared, or NIfTI-2
-            log.warning("%s: %s It is read by its affine, as it stands.", file, _reason(error))
+            log.warning("%s: %s It is read by its affine, as it stands.", file, reason_of(error))
             return header_by_affine(nifti, file)
-        raise unreadable(file, _reason(error)) from error
+        raise unreadable(file, reason_of(error)) from error
     size = reader.GetSize()
     ndim = min(len(size), 3)
     placement = ItkPlacement(
@@ -182,8 +209,6 @@ def _itk_header(file: Path, nifti: NiftiHeader | None = None) -> ImageHeader:
     check_affine(placement.to_affine(), file)
     channels = int(np.prod(size[3:], dtype=int)) * reader.GetNumberOfComponents()
     dtype = _dtype(reader.GetPixelID())
-    if file.suffix.lower() == ".gipl":
-        _check_gipl_size(file, int(np.prod(size)) * dtype.itemsize)
     geometry = placement.to_geometry()
     if nifti is not None:
         geometry = Geometry(geometry.spacing, {**geometry.header, KEY: nifti.forms.to_json()})
@@ -201,33 +226,3 @@ def _dtype(pixel_id: int) -> np.dtype:
 def _zyx(size_xyz: tuple[int, ...]) -> tuple[int, int, int]:
     padded = (*(int(n) for n in size_xyz), 1)[:3]
     return padded[2], padded[1], padded[0]
-
-
-def _reason(error: RuntimeError) -> str:
-    """The last line of an ITK report, which is the one that says something."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else "no reason given"
-
-
-def _check_meta_spacing(file: Path) -> None:
-    """ITK reads a negative spacing as a flipped axis and reports a zero as something else."""
-    try:
-        with file.open("rb") as stream:
-            text = stream.read(META_HEADER_BYTES)
-    except OSError as error:
-        raise unreadable(file, error) from error
-    found = re.search(rb"^ElementSpacing\s*=\s*([^\r\n]+)", text, re.MULTILINE)
-    if found:
-        check_spacing([float(part) for part in found.group(1).split()], file)
-
-
-def _check_gipl_size(file: Path, voxel_bytes: int) -> None:
-    """ITK fills a truncated GIPL with zeros and says nothing."""
-    found, expected = file.stat().st_size, GIPL_HEADER_BYTES + voxel_bytes
-    if found < expected:
-        raise SegflowError(
-            f"cannot read {file}: it is truncated",
-            found=f"{found} bytes",
-            expected=f"{expected} bytes",
-            fix=RESAVE,
-        )

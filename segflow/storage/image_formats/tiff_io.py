@@ -12,6 +12,8 @@ import tifffile
 from segflow.core.errors import SegflowError
 from segflow.core.geometry import Geometry
 from segflow.storage.image_formats.contract import ImageFormat, ImageHeader, check_spacing, unreadable
+from segflow.storage.image_formats.header_checks.tiff import check_tiff
+from segflow.storage.image_formats.read_apart import reads_apart
 from segflow.storage.json_files import read_json, write_json, written_whole
 
 log = logging.getLogger(__name__)
@@ -29,12 +31,15 @@ class Tiff3DIO(ImageFormat):
     name = "Tiff3DIO"
     endings = (".tif", ".tiff")
 
+    @reads_apart(check_tiff)
     def _read(self, file: Path) -> tuple[np.ndarray, Geometry]:
         return _voxels(file)[None], _geometry(_image_side_car(file), file)
 
+    @reads_apart(check_tiff)
     def _read_label(self, file: Path) -> tuple[np.ndarray, Geometry]:
         return _voxels(file)[None], _geometry(file.with_suffix(".json"), file)
 
+    @reads_apart(check_tiff)
     def read_header(self, file: Path) -> ImageHeader:
         """Read what the file says of itself, without its voxels.
 
@@ -42,7 +47,7 @@ class Tiff3DIO(ImageFormat):
             SegflowError: The file is missing, unreadable, or not a stack of grey pictures.
         """
         try:
-            with tifffile.TiffFile(file) as tiff:
+            with opened(file) as tiff:
                 shape = _stack_shape(tiff, file)
                 dtype = str(tiff.series[0].dtype)
         except SegflowError:
@@ -63,6 +68,11 @@ def side_car(file: Path) -> Path | None:
     return file.with_suffix(".json") if file.name.lower().endswith(Tiff3DIO.endings) else None
 
 
+def opened(file: Path) -> tifffile.TiffFile:
+    """A TIFF, without the files that its OME-XML may name as further parts of it."""
+    return tifffile.TiffFile(file, _multifile=False)
+
+
 def _stack_shape(tiff: tifffile.TiffFile, file: Path) -> tuple[int, int, int]:
     """Voxels along z, y, x. Three or four slices that were stored as the planes of a colour picture (``SYX``, as
     tifffile does with such arrays if it is not told otherwise) are slices; interleaved colours are a photograph.
@@ -78,7 +88,7 @@ def _stack_shape(tiff: tifffile.TiffFile, file: Path) -> tuple[int, int, int]:
 
 def _voxels(file: Path) -> np.ndarray:
     try:
-        with tifffile.TiffFile(file) as tiff:
+        with opened(file) as tiff:
             _stack_shape(tiff, file)
             return np.asarray(tiff.asarray())
     except SegflowError:
