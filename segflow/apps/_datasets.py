@@ -159,8 +159,19 @@ def as_settings(dataset: DatasetSettings) -> dict[str, object]:
 
 
 def preprocessed_folder(raw: Path, paths: PathSettings) -> Path:
-    """Where the plans and arrays of a raw dataset lie."""
-    return Path(paths.preprocessed).expanduser() / raw.resolve().name
+    """Where the plans and arrays of a raw dataset lie.
+
+    Raises:
+        SegflowError: That is the raw dataset itself, whose dataset.json would be replaced.
+    """
+    folder = Path(paths.preprocessed).expanduser() / raw.resolve().name
+    if folder.resolve() == raw.resolve():
+        raise SegflowError(
+            "plans and arrays would lie within the raw dataset",
+            found=folder,
+            fix="Choose another place for them: paths.preprocessed=FOLDER.",
+        )
+    return folder
 
 
 def reference_folder(name: str, paths: PathSettings) -> Path:

@@ -150,7 +150,7 @@ def predict_cases(
         before = output / PREVIOUS_STAGE_FOLDER
     family = {case.case_id for case in everything}
     last = _Stage("predict", predictor, output, settings, decisive, before, family, own)
-    last.prepare(cases)
+    done = last.prepare(cases)
     last.write_documents(arguments)
     failed: dict[str, str] = {}
     if predicted_before and predictor.previous_stage is not None and before is not None:
@@ -159,9 +159,10 @@ def predict_cases(
         first = replace(
             last, name=name, predictor=predictor.previous_stage, output=before, settings=plain, previous=None
         )
-        failed.update(first.run(cases, progress).failed)
+        failed.update(first.run(cases, first.prepare(cases), progress).failed)
         cases = [case for case in cases if case.case_id not in failed]
-    report = last.run(cases, progress)
+        done = last.prepare(cases)  # again: it depends on what was made just now
+    report = last.run(cases, done, progress)
     return replace(report, failed={**failed, **report.failed})
 
 
@@ -259,9 +260,8 @@ class _Stage:
         for name, content in zip(DOCUMENTS, contents, strict=True):
             self.predictions.write_document(name, content, WAY)
 
-    def run(self, cases: Sequence[CaseFiles], progress: Progress) -> PredictReport:
+    def run(self, cases: Sequence[CaseFiles], done: set[str], progress: Progress) -> PredictReport:
         """Predict the cases that are not done."""
-        done = self.prepare(cases)
         self.maps.write_names(self.output)
         steps = Steps(self.name, self._read, self._compute, self._write, done.__contains__)
         return run_cases(steps, {case.case_id: case for case in cases}, self.settings, progress)

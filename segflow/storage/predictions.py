@@ -92,13 +92,14 @@ class Predictions:
             SegflowError: A file is in the way that segflow did not write, or that is one of the inputs; or the folder
                 holds results of other settings.
         """
+        folder = StampedFolder(self.path, remember=True)
         if not own:
             self._refuse_inputs(wanted, documents)
-            self._folder.refuse_foreign(self._files(wanted), documents)
-            self._refuse_others(wanted, set(family), f"{what} of another {maker}", resume=resume)
+            folder.refuse_foreign(self._files(wanted), documents)
+            self._refuse_others(folder.stamps(), wanted, set(family), f"{what} of another {maker}", resume=resume)
         reasons = {}
         for case_id, result in wanted.items():
-            reason = self._folder.why_stale(self._name(case_id), result.origin, result.maps) if resume else "asked for"
+            reason = folder.why_stale(self._name(case_id), result.origin, result.maps) if resume else "asked for"
             if reason is not None:
                 reasons[case_id] = reason
         if resume:
@@ -134,14 +135,23 @@ class Predictions:
                 fix="Choose another output folder.",
             )
 
-    def _refuse_others(self, wanted: Mapping[str, Wanted], family: set[str], what: str, *, resume: bool) -> None:
+    def _refuse_others(
+        self,
+        stamps: Mapping[str, Mapping[str, Any]],
+        wanted: Mapping[str, Wanted],
+        family: set[str],
+        what: str,
+        *,
+        resume: bool,
+    ) -> None:
         """Results of one folder must agree in what made them."""
         origins = [result.origin for result in wanted.values()]
         if not origins:
             return
-        for name, stamp in self._folder.stamps().items():
+        asked_for = {*wanted, *family}
+        for name, stamp in stamps.items():
             case_id = name.removesuffix(self.file_ending)
-            if not name.endswith(self.file_ending) or (not resume and case_id in {*wanted, *family}):
+            if not name.endswith(self.file_ending) or (not resume and case_id in asked_for):
                 continue
             origin = wanted[case_id].origin if case_id in wanted else origins[0]
             key = "way" if stamp.get("way") != origin.way else origin.changed_setting(stamp)
@@ -153,6 +163,6 @@ class Predictions:
                     found=stamp.get("way") if key == "way" else settings.get(key),
                     expected=origin.way if key == "way" else origin.settings.get(key),
                     fix=ANOTHER_FOLDER
-                    if case_id not in {*wanted, *family}
+                    if case_id not in asked_for
                     else "Choose another output folder, or make everything anew with resume=false.",
                 )

@@ -142,13 +142,22 @@ class StampedFolder:
 
     Args:
         path: The folder. Nothing is made or read before a method says so.
+        remember: Whether each stamp is read once only; for a look at many results in which nobody else writes.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, remember: bool = False) -> None:
         self.path = path
+        self._known: dict[str, dict[str, Any] | None] | None = {} if remember else None
 
     def stamp_of(self, name: str) -> dict[str, Any] | None:
         """The stamp of a result; None where there is none, or it cannot be read."""
+        if self._known is None:
+            return self._read_stamp(name)
+        if name not in self._known:
+            self._known[name] = self._read_stamp(name)
+        return self._known[name]
+
+    def _read_stamp(self, name: str) -> dict[str, Any] | None:
         try:
             stamp = read_json(self._stamp_file(name))
         except SegflowError:

@@ -13,7 +13,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 
-from segflow.apps import evaluate, postprocess, report
+from segflow.apps import _datasets, evaluate, postprocess, report
 from segflow.core.errors import SegflowError
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
@@ -71,3 +71,11 @@ def test_report_leaves_a_page_of_others_alone(tmp_path: Path) -> None:
     with pytest.raises(SegflowError, match=r"no record of having written.*report\.html"):
         report.run(config("report", run=tmp_path / "run", output=page))
     assert page.read_text() == "mine"
+
+
+def test_a_raw_dataset_is_no_place_for_its_own_plans(tmp_path: Path) -> None:
+    raw = tmp_path / "Dataset001_X"
+    raw.mkdir()
+    paths = _datasets.PathSettings(raw=str(tmp_path), preprocessed=str(tmp_path), outputs=str(tmp_path / "outputs"))
+    with pytest.raises(SegflowError, match=r"within the raw dataset.*paths\.preprocessed"):
+        _datasets.preprocessed_folder(raw, paths)
