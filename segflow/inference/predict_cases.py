@@ -14,6 +14,7 @@ from segflow.core.case import CaseFiles
 from segflow.core.errors import SegflowError
 from segflow.core.preprocessed import PreprocessedCase
 from segflow.core.progress import Progress, silent
+from segflow.core.system_errors import system_error
 from segflow.inference.find_cases import Input, find_cases, part_of
 from segflow.inference.load_network import Build
 from segflow.inference.maps import Maps
@@ -253,9 +254,7 @@ class _Stage:
         try:
             self.output.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise SegflowError(
-                f"cannot write into {self.output}: {error.strerror}", fix="Choose another folder."
-            ) from error
+            raise system_error(error, f"cannot write into {self.output}") from error
         contents = (record.dataset.to_json(), record.plans.to_json(), arguments)
         for name, content in zip(DOCUMENTS, contents, strict=True):
             self.predictions.write_document(name, content, WAY)

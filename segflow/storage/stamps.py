@@ -23,6 +23,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from segflow.core.errors import SegflowError
+from segflow.core.system_errors import system_error
 from segflow.storage.case_files import some
 from segflow.storage.json_files import read_json, write_json
 
@@ -52,7 +53,7 @@ def stamp_file(path: Path) -> FileStamp:
     try:
         return {**_status(path), "digest": _digest(path)}
     except OSError as error:
-        raise SegflowError(f"cannot read {path}: {error.strerror or error}") from error
+        raise system_error(error, f"cannot read {path}") from error
 
 
 def is_same_file(path: Path, stamp: Mapping[str, Any]) -> bool:
@@ -245,9 +246,7 @@ class StampedFolder:
             for left in (self.path / STAMPS_FOLDER).glob(f"{MAKING_PREFIX}*-{glob.escape(name)}"):
                 shutil.rmtree(left, ignore_errors=True)  # of a process that was killed
         except OSError as error:
-            raise SegflowError(
-                f"cannot delete what is out of date in {self.path}: {error.strerror}", fix="Check its permissions."
-            ) from error
+            raise system_error(error, f"cannot delete what is out of date in {self.path}", place=self.path) from error
 
     @contextmanager
     def written(self, name: str, origin: Origin, inputs: Mapping[str, FileStamp] | None = None) -> Iterator[Path]:
@@ -262,6 +261,7 @@ class StampedFolder:
             inputs: The stamps of the origin's files, from before they were read. None takes them now.
 
         Raises:
+            NoSpaceError: The disk is full or read-only.
             SegflowError: The folder cannot be written, or a folder in it is a link that leads out of it.
         """
         inputs = origin.stamp_inputs() if inputs is None else inputs
@@ -280,10 +280,15 @@ class StampedFolder:
                 target = self.path / file.relative_to(staging)
                 self._inside(target.parent).mkdir(parents=True, exist_ok=True)
                 os.replace(file, target)
-        except OSError as error:
-            raise SegflowError(
-                f"cannot write {self.path / name}: {error.strerror or error}", fix="Check space and permissions."
+        except SegflowError as error:
+            if str(staging) not in error.problem:
+                raise
+            problem = error.problem.replace(str(staging), str(self.path))  # where the file was to be
+            raise type(error)(
+                problem, case=error.case, found=error.found, expected=error.expected, fix=error.fix
             ) from error
+        except OSError as error:
+            raise system_error(error, f"cannot write {self.path / name}", place=self.path) from error
         finally:
             shutil.rmtree(staging, ignore_errors=True)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from segflow.core.errors import SegflowError
+from segflow.core.errors import NoSpaceError, SegflowError
 from segflow.storage.stamps import MISSING, Origin, StampedFolder, digest_of, is_same_file, say_why, stamp_file
 
 NAME = "a.nii.gz"
@@ -138,6 +138,17 @@ def test_a_result_that_fails_leaves_no_trace_and_the_old_one(inputs: Path) -> No
         write_half(place / NAME)
     assert (inputs / "out" / NAME).read_bytes() == b"result"
     assert folder.why_stale(NAME, origin(inputs)) is None
+
+
+def test_an_error_names_the_place_where_the_file_was_to_be(inputs: Path) -> None:
+    folder = StampedFolder(inputs / "out")
+
+    def fail(file: Path) -> None:
+        raise NoSpaceError(f"cannot write {file}", found="0 B free", fix="Make room.")
+
+    with pytest.raises(NoSpaceError) as caught, folder.written(NAME, origin(inputs)) as place:
+        fail(place / NAME)
+    assert str(caught.value) == f"cannot write {inputs / 'out' / NAME}; found 0 B free. Make room."
 
 
 def test_a_process_that_ends_between_stamp_and_file_leaves_nothing_done(
