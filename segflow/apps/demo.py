@@ -26,7 +26,7 @@ def run(config: DictConfig) -> None:
     raw = _datasets.raw_folder(dataset, paths)
     predictions = result.folder / "predictions"
     images = raw / "imagesTs"
-    if images.is_dir() and any(images.iterdir()):
+    if result.has_weights and images.is_dir() and any(images.iterdir()):
         logger.info("4/5 predict %s", images)
         predict.predict(config, str(result.folder), str(images), predictions)
     logger.info("5/5 results")

@@ -42,6 +42,11 @@ def run(config: DictConfig) -> None:
             found=f"trainer.devices={config.trainer.devices} trainer.num_nodes={config.trainer.num_nodes}",
             fix="Train with segflow train -m, on as many as you like; segflow run takes over what is trained.",
         )
+    if not config.trainer.get("enable_checkpointing", True) or config.trainer.get("fast_dev_run"):
+        raise SegflowError(
+            "segflow run predicts with what it trains, and this trainer keeps no weights",
+            fix="Leave it on; to measure the speed alone: segflow train trainer=benchmark",
+        )
     paths = _edge.read(_datasets.PathSettings, config.paths)
     logger.info("1/6 plan")
     planned = plan.plan(config)

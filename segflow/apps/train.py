@@ -59,6 +59,9 @@ def run(config: DictConfig) -> None:
         return
     if summary is not None:
         evaluate.show(summary, labels, f"Validation cases of {result.folder}")
+    if not result.has_weights:
+        _terminal.say(f"Trained {result.epochs} epochs and kept no weights. Figures lie in {result.folder}.")
+        return
     if not result.finished:
         _terminal.say(f"Stopped after {result.epochs} epochs. The same command goes on.")
     _terminal.say(f"The run lies in {result.folder}. Next: {_predict_command(config, result.folder)}")
@@ -95,7 +98,7 @@ def train(config: DictConfig) -> tuple[TrainResult, Summary | None, Labels]:
             settings,
             previous_stage=inputs.previous_stage,
         )
-        wanted = config.validation and result.finished and rank_zero_only.rank == 0
+        wanted = config.validation and result.finished and result.has_weights and rank_zero_only.rank == 0
         summary = _validate(config, inputs) if wanted and inputs.record.val_cases else None
     return result, summary, inputs.record.dataset.labels
 

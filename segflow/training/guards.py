@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import signal
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,9 @@ logger = logging.getLogger(__name__)
 
 GPU_CHECK_EVERY = 25
 """Steps between looks at the loss on a GPU: each look waits for the device."""
+
+MAX_NAMED = 8
+"""Batches of an epoch that a warning counts up."""
 
 SIGTERM_EXIT = 143
 
@@ -43,40 +47,87 @@ class EpochSeed(Callback):
 
 
 class LossGuard(Callback):
-    """Ends the training when the loss is not a number, and names the cases of that batch.
+    """Lets a step whose loss or gradient is no number change nothing, and ends the training after too many in a row.
+
+    In 16-bit precision Lightning's gradient scaler skips such steps, as in nnU-Net. Elsewhere they are skipped here,
+    since one of them would turn all weights into NaN.
 
     Args:
-        folder: The run's folder; ``nan_batch.json`` is written into it.
+        folder: The run's folder; ``nan_batch.json`` is written into it at the end of the patience.
+        limit: Such steps in a row that are borne.
     """
 
-    def __init__(self, folder: RunFolder) -> None:
+    def __init__(self, folder: RunFolder, limit: int) -> None:
         self._folder = folder
-        self._recent: list[tuple[int, torch.Tensor, list[str]]] = []
+        self._limit = limit
+        self._recent: list[_Step] = []
+        self._dropped = False
+        self._in_a_row = 0
+        self._skipped: list[_Step] = []
+
+    def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Any) -> None:
+        if getattr(trainer.precision_plugin, "scaler", None) is not None:
+            return
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        if gradients and not torch.nn.utils.get_total_norm(gradients, math.inf).isfinite():
+            optimizer.zero_grad(set_to_none=True)  # an optimizer leaves parameters without a gradient as they are
+            self._dropped = True
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: PatchBatch, batch_idx: int
     ) -> None:
-        self._recent.append((batch_idx, outputs["loss"].detach(), list(batch.case_ids)))
+        self._recent.append(_Step(batch_idx, outputs["loss"].detach(), tuple(batch.case_ids), self._dropped))
+        self._dropped = False
         every = 1 if trainer.strategy.root_device.type == "cpu" else GPU_CHECK_EVERY
-        if len(self._recent) >= every or batch_idx + 1 >= trainer.num_training_batches:
+        if len(self._recent) >= every:
             self._look(trainer)
 
-    def _look(self, trainer: pl.Trainer) -> None:
-        losses = torch.stack([loss.float() for _, loss, _ in self._recent]).tolist()
-        recent, self._recent = self._recent, []
-        for (index, _, case_ids), loss in zip(recent, losses, strict=True):
-            if math.isfinite(loss):
-                continue
-            file = self._folder.path / "nan_batch.json"
-            position = {"epoch": trainer.current_epoch, "batch": index, "rank": trainer.global_rank}
-            write_json(file, position | {"loss": str(loss), "cases": case_ids})
-            last = self._folder.checkpoint("last")
-            raise SegflowError(
-                f"the loss became {loss} in epoch {trainer.current_epoch}, batch {index}",
-                found=f"cases {', '.join(sorted(set(case_ids)))}",
-                fix=f"Look at these cases (segflow doctor), lower optimizer.lr, or set trainer.precision=32-true. "
-                f"{file} names the batch" + (f"; {last.name} is from before this epoch." if last.is_file() else "."),
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._look(trainer)
+        skipped, self._skipped = self._skipped, []
+        if skipped:
+            logger.warning(
+                "epoch %d: %d of %d steps were skipped, as the loss or its gradient was no number: batch %s; cases %s",
+                trainer.current_epoch,
+                len(skipped),
+                trainer.num_training_batches,
+                ", ".join(str(step.index) for step in skipped[:MAX_NAMED]) + (" …" if len(skipped) > MAX_NAMED else ""),
+                ", ".join(sorted({case for step in skipped for case in step.case_ids})),
             )
+
+    def _look(self, trainer: pl.Trainer) -> None:
+        recent, self._recent = self._recent, []
+        losses = torch.stack([step.loss.float() for step in recent]).tolist() if recent else []
+        for step, loss in zip(recent, losses, strict=True):
+            if math.isfinite(loss) and not step.dropped:
+                self._in_a_row = 0
+                continue
+            self._in_a_row += 1
+            self._skipped.append(step)
+            if self._in_a_row > self._limit:
+                self._give_up(trainer, step, loss)
+
+    def _give_up(self, trainer: pl.Trainer, step: _Step, loss: float) -> None:
+        file = self._folder.path / "nan_batch.json"
+        position = {"epoch": trainer.current_epoch, "batch": step.index, "rank": trainer.global_rank}
+        write_json(file, position | {"loss": str(loss), "cases": list(step.case_ids)})
+        last = self._folder.checkpoint("last")
+        what = "the gradient became no number" if math.isfinite(loss) else f"the loss became {loss}"
+        before = f", as in the {self._limit} steps before" if self._limit else ""
+        raise SegflowError(
+            f"{what} in epoch {trainer.current_epoch}, batch {step.index}{before}",
+            found=f"cases {', '.join(sorted(set(step.case_ids)))}",
+            fix=f"Look at these cases (segflow doctor), lower optimizer.lr, or set trainer.precision=32-true. "
+            f"{file} names the batch" + (f"; {last.name} is from before this epoch." if last.is_file() else "."),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    index: int
+    loss: torch.Tensor
+    case_ids: tuple[str, ...]
+    dropped: bool
 
 
 class StopFile(Callback):

@@ -26,7 +26,7 @@ class EpochValues(NamedTuple):
     """What an epoch came to, over all processes.
 
     Attributes:
-        train_loss: Mean over the training batches.
+        train_loss: Mean over the training batches whose loss is a number.
         val_loss: Mean over the validation batches; None without validation.
         dice: Pseudo-Dice of each foreground label, NaN where neither reference nor prediction had any; None without
             validation.
@@ -80,7 +80,7 @@ class SegmentationModule(pl.LightningModule):
         self._total_epochs = total_epochs
         self._lr_factors = dict(lr_factors or {})
         self._augmentation = augmentation
-        self._train_losses = _Sum()
+        self._train_losses = _Sum(finite_only=True)  # steps with any other loss are skipped (`LossGuard`)
         self._val_losses = _Sum()
         self._counts: Tensor | None = None
 
@@ -158,22 +158,33 @@ class SegmentationModule(pl.LightningModule):
 
 
 class _Sum:
-    """A mean that gathers on the device."""
+    """A mean that gathers on the device.
 
-    def __init__(self) -> None:
+    Args:
+        finite_only: Whether what is no number is left out, rather than making the mean none.
+    """
+
+    def __init__(self, *, finite_only: bool = False) -> None:
+        self._finite_only = finite_only
         self._total: Tensor | None = None
         self._count = 0
+        self._left_out: Tensor | int = 0
 
     def add(self, value: Tensor) -> None:
         value = value.detach().float()
+        if self._finite_only:
+            is_number = value.isfinite()
+            value = torch.where(is_number, value, torch.zeros_like(value))
+            self._left_out = self._left_out + ~is_number
         self._total = value.clone() if self._total is None else self._total + value
         self._count += 1
 
     def take(self, module: pl.LightningModule) -> float:
         if self._total is None:
             return math.nan
-        mean = module.trainer.strategy.reduce(self._total / self._count, reduce_op="mean")
-        self._total, self._count = None, 0
+        count = self._count - int(self._left_out)
+        mean = module.trainer.strategy.reduce(self._total / count, reduce_op="mean")
+        self._total, self._count, self._left_out = None, 0, 0
         return float(mean)
 
 

@@ -120,6 +120,7 @@ class TrainResult:
         epochs: Epochs trained, earlier starts included.
         metrics: Last value of every curve, under its TensorBoard tag.
         trained: False where it had been finished before and nothing was done.
+        has_weights: False where the trainer's options left no checkpoint, so that nothing can be predicted.
     """
 
     folder: Path
@@ -127,3 +128,4 @@ class TrainResult:
     epochs: int
     metrics: Mapping[str, float]
     trained: bool = True
+    has_weights: bool = True

@@ -33,6 +33,7 @@ FREE_SETTINGS = (
     "settings.training.picture_*",
     "settings.training.volume_*",
     "settings.training.extend",
+    "settings.training.skip_limit",
     "settings.trainer.accelerator",
     "settings.trainer.devices",
     "settings.trainer.num_nodes",

@@ -33,6 +33,8 @@ class TrainingSettings:
         freeze: Shell patterns of parameter names that are not trained, such as ``encoder.*``.
         lr_factors: Shell pattern of parameter names → factor on the learning rate; the first match counts.
         extend: Allow a run that exists to be continued to another ``trainer.max_epochs``.
+        skip_limit: Steps in a row that are skipped because their loss or gradient is no number; one more ends the
+            training. 0 ends it with the first.
         repeat_batch: Train on the first batch again and again: measures the network without the data (recipe 16).
     """
 
@@ -49,6 +51,7 @@ class TrainingSettings:
     freeze: list[str] = field(default_factory=list)
     lr_factors: dict[str, float] = field(default_factory=dict)
     extend: bool = False
+    skip_limit: int = 20
     repeat_batch: bool = False
 
     def __post_init__(self) -> None:
@@ -60,6 +63,8 @@ class TrainingSettings:
             raise SegflowError("training.num_workers must be -1 (automatic) or more", found=self.num_workers)
         if self.seed < 0:
             raise SegflowError("training.seed must not be negative", found=self.seed)
+        if self.skip_limit < 0:
+            raise SegflowError("training.skip_limit must be 0 or more", found=self.skip_limit)
         for name in ("picture", "volume"):
             every, count = getattr(self, f"{name}_every"), getattr(self, f"{name}_count")
             if every < 0 or count < 1:

@@ -142,6 +142,7 @@ class _Run:
             raise SegflowError("trainer.max_epochs must be at least 1", found=trainer.max_epochs)
         last = self.folder.checkpoint("last")
         resume_from = last if resuming and last.is_file() else None
+        self._check_checkpoints(trainer)
         on_device = self._augments_on_device(trainer)
         module = self._module(trainer, on_device, fresh=resume_from is None)
         data = self._data(trainer, on_device, train_batches, val_batches)
@@ -154,7 +155,11 @@ class _Run:
         self, options: dict[str, Any], report: EpochReport, stop: StopFile, files: WholeCheckpointIO
     ) -> list[Callback]:
         settings = self.settings
-        callbacks: list[Callback] = [EndingSignals(), EpochSeed(settings.seed), LossGuard(self.folder)]
+        callbacks: list[Callback] = [
+            EndingSignals(),
+            EpochSeed(settings.seed),
+            LossGuard(self.folder, settings.skip_limit),
+        ]
         if options.get("max_time") is not None:
             callbacks.append(TimeBudget(parse_duration(options["max_time"])))
         callbacks += [report, stop]
@@ -167,7 +172,7 @@ class _Run:
             if score is None:
                 raise SegflowError("training.volume_every needs TrainingParts.score_volumes", found="none")
             callbacks.append(VolumeValidation(score, cases, every=every, count=count, report=report))
-        if options.get("enable_checkpointing", True) is not False:
+        if options.get("enable_checkpointing", True) is not False and not options.get("fast_dev_run"):
             callbacks.append(RunCheckpoints(self.folder, files))
         return callbacks
 
@@ -293,12 +298,26 @@ class _Run:
         }
         log_hyper_parameters(trainer, hyper_parameters)
 
+    def _check_checkpoints(self, trainer: pl.Trainer) -> None:
+        """Say what will be missing where no checkpoint is written, before hours are spent."""
+        if _keeps_weights(trainer):
+            return
+        if self.folder.has_weights():
+            raise SegflowError(
+                f"{self.folder.path} has checkpoints, and this training would write none beside them",
+                fix="Give it a run_name of its own, or leave trainer.enable_checkpointing on.",
+            )
+        logger.warning(
+            "no checkpoint will be written: the run cannot go on after a stop, its validation cases are not "
+            "predicted, and nothing can be predicted with it (trainer.enable_checkpointing=true writes them)"
+        )
+
     def _finish(self, trainer: pl.Trainer, report: EpochReport, stopped: bool, seconds: float) -> TrainResult:
         epochs = len(report.history.get("train/loss", []))
         finished = not stopped or epochs >= int(trainer.max_epochs or 0)
         if trainer.is_global_zero:
             last = self.folder.checkpoint("last")
-            if last.is_file():
+            if _keeps_weights(trainer) and last.is_file():
                 link_checkpoint(last, self.folder.checkpoint("final"))
             used_up = [c.seconds for c in trainer.callbacks if isinstance(c, TimeBudget) and c.is_used_up]
             facts = {
@@ -312,7 +331,11 @@ class _Run:
             if finished:
                 self.folder.mark_finished(facts)
             logger.info("%s after %d epochs: %s", "finished" if finished else "stopped", epochs, self.folder.path)
-        return TrainResult(self.folder.path, finished, epochs, report.latest)
+        return TrainResult(self.folder.path, finished, epochs, report.latest, has_weights=_keeps_weights(trainer))
+
+
+def _keeps_weights(trainer: pl.Trainer) -> bool:
+    return any(isinstance(callback, RunCheckpoints) for callback in trainer.callbacks)
 
 
 def _fit(trainer: pl.Trainer, module: SegmentationModule, data: PatchDataModule, resume_from: Path | None) -> None:

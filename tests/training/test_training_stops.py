@@ -6,6 +6,7 @@ import csv
 import itertools
 import json
 import logging
+import math
 import os
 import signal
 import subprocess
@@ -17,13 +18,14 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.plugins.precision import MixedPrecision
 from torch import nn
 from training_toy import PowerCut, Toy
 
 from segflow.core.errors import SegflowError
 from segflow.loss.compound import DiceCrossEntropy
 from segflow.training.loader import EpochLoader, choose_workers, name_dead_worker
-from segflow.training.protocols import TrainResult
+from segflow.training.protocols import LossFactory, TrainResult
 
 SCRIPT = """
 import sys
@@ -37,22 +39,80 @@ Toy(Path({folder!r})).train(trainer={{"max_epochs": 3}}, callbacks=[Slow()])
 
 
 class TurnsBad(nn.Module):
-    """A loss that is no number from the n-th call on."""
+    """A loss that is no number from the n-th training step on, for some steps."""
 
-    def __init__(self, loss: nn.Module, calls: int) -> None:
+    def __init__(self, loss: nn.Module, calls: int, steps: int) -> None:
         super().__init__()
         self.loss = loss
         self.left = calls
+        self.steps = steps
 
     def forward(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         self.left -= self.training
         value = self.loss(logits, target)
-        return value * torch.nan if self.left < 0 else value
+        return value * torch.nan if -self.steps <= self.left < 0 else value
+
+
+def turns_bad(after: int, steps: int) -> LossFactory:
+    return lambda labels, batch_dice: TurnsBad(DiceCrossEntropy(labels, batch_dice), after, steps)
+
+
+class Weights(pl.Callback):
+    """Notes the weights after every step."""
+
+    def __init__(self) -> None:
+        self.steps: list[torch.Tensor] = []
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
+        self.steps.append(torch.cat([p.detach().flatten() for p in pl_module.parameters()]))
+
+
+class WithScaler(pl.Callback):
+    """The mixed precision that Lightning gives to a GPU, on the CPU."""
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        scaler = torch.amp.GradScaler("cpu", init_scale=64.0)
+        trainer.strategy.precision_plugin = MixedPrecision("16-mixed", "cpu", scaler)
+
+
+@pytest.mark.parametrize("precision", ["32-true", "16-mixed", "bf16-mixed"])
+def test_a_step_whose_loss_is_no_number_changes_nothing(toy: Toy, precision: str, caplog: pytest.LogCaptureFixture):
+    seen = Weights()
+    half = precision == "16-mixed"
+    options = {} if half else {"precision": precision}
+    result = toy.train(loss=turns_bad(1, 1), trainer=options, callbacks=[seen, *[WithScaler()] * half])
+    before, bad, after, *_ = seen.steps
+    assert torch.equal(before, bad)
+    assert not torch.equal(bad, after)
+    assert all(weights.isfinite().all() for weights in seen.steps)
+    [line] = [record.getMessage() for record in caplog.records if "skipped" in record.getMessage()]
+    assert "epoch 0: 1 of 3 steps were skipped" in line
+    assert "batch 1; cases case_" in line
+    assert result.finished
+    losses = [float(row["train/loss"]) for row in csv.DictReader(toy.run().metrics_csv.open())]
+    assert all(math.isfinite(loss) for loss in losses), "the mean of the steps that counted"
+
+
+def test_a_gradient_that_is_no_number_is_skipped_too(toy: Toy, caplog: pytest.LogCaptureFixture):
+    class Overflow(pl.Callback):
+        def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+            if trainer.global_step == 1:
+                next(pl_module.parameters()).grad.mul_(torch.inf)  # type: ignore[union-attr]
+
+    seen = Weights()
+    assert toy.train(callbacks=[Overflow(), seen]).finished
+    assert torch.equal(seen.steps[0], seen.steps[1])
+    assert "1 of 3 steps were skipped" in caplog.text
+
+
+def test_too_many_in_a_row_end_the_training(toy: Toy):
+    with pytest.raises(SegflowError, match=r"nan in epoch 1, batch 0, as in the 2 steps before"):
+        toy.train(loss=turns_bad(1, 9), settings={"skip_limit": 2})
 
 
 def test_nan_stops_and_names_the_cases(toy: Toy):
     with pytest.raises(SegflowError, match="epoch 1, batch 1") as caught:
-        toy.train(loss=lambda labels, batch_dice: TurnsBad(DiceCrossEntropy(labels, batch_dice), 4))
+        toy.train(loss=turns_bad(4, 9), settings={"skip_limit": 0})
     saved = json.loads((toy.run().path / "nan_batch.json").read_text())
     assert (saved["epoch"], saved["batch"]) == (1, 1)
     assert set(saved["cases"]) <= set(toy.record.train_cases)
@@ -63,7 +123,7 @@ def test_nan_stops_and_names_the_cases(toy: Toy):
 
 def test_nan_in_the_first_epoch_speaks_of_no_checkpoint(toy: Toy):
     with pytest.raises(SegflowError, match="epoch 0, batch 0") as caught:
-        toy.train(loss=lambda labels, batch_dice: TurnsBad(DiceCrossEntropy(labels, batch_dice), 0))
+        toy.train(loss=turns_bad(0, 9), settings={"skip_limit": 0})
     assert "last.ckpt" not in str(caught.value)
 
 
@@ -264,3 +324,22 @@ def test_without_the_time_budget_a_run_goes_on_to_the_end_of_its_epochs(toy: Toy
         with pytest.raises(RuntimeError, match="power cut"):
             toy.train(trainer={"max_epochs": 8, "max_time": "20s"}, callbacks=[PowerCut(2)])
     assert toy.train(trainer={"max_epochs": 8}).metrics["lr"] == pytest.approx(0.01 * 0.125**0.9)
+
+
+@pytest.mark.parametrize("options", [{"enable_checkpointing": False}, {"fast_dev_run": 2}])
+def test_without_checkpoints_the_start_says_what_will_be_missing(
+    toy: Toy, options: dict[str, Any], caplog: pytest.LogCaptureFixture
+):
+    result = toy.train(trainer=options)
+    assert "no checkpoint will be written: the run cannot go on" in caplog.text
+    assert (result.finished, result.has_weights) == (True, False)
+    assert not list(toy.run().path.rglob("*.ckpt"))
+    assert not toy.run().is_finished()
+
+
+def test_a_run_with_checkpoints_is_not_trained_past_them(toy: Toy):
+    toy.train()
+    before = toy.run().checkpoint("final").read_bytes()
+    with pytest.raises(SegflowError, match="has checkpoints, and this training would write none"):
+        toy.train(trainer={"enable_checkpointing": False, "max_epochs": 3}, settings={"extend": True})
+    assert toy.run().checkpoint("final").read_bytes() == before
