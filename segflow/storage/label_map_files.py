@@ -4,10 +4,21 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
+from segflow.core.errors import SegflowError
+from segflow.storage.image_formats.header_checks.metaimage import files_beside_metaimage
+from segflow.storage.image_formats.header_checks.nrrd import files_beside_nrrd
 from segflow.storage.image_formats.tiff_io import side_car, side_cars_of_image
 from segflow.storage.json_files import written_whole
+
+_BESIDE: dict[str, Callable[[Path], tuple[Path, ...]]] = {
+    ".mha": files_beside_metaimage,
+    ".mhd": files_beside_metaimage,
+    ".nrrd": files_beside_nrrd,
+    ".nhdr": files_beside_nrrd,
+}
 
 
 def copy_label_map(source: Path, target: Path) -> None:
@@ -42,8 +53,13 @@ def is_copied(source: Path, target: Path) -> bool:
 
 
 def files_beside(image: Path) -> tuple[Path, ...]:
-    """What is read with an image or label map, as far as it is there: a TIFF's spacing."""
-    return tuple(file for file in side_cars_of_image(image) if file.is_file())
+    """What is read with an image or label map, as far as it is there: a TIFF's spacing, the voxels of a bare header."""
+    read = next((read for ending, read in _BESIDE.items() if image.name.lower().endswith(ending)), None)
+    try:
+        files = side_cars_of_image(image) if read is None else read(image)
+    except SegflowError:  # reading the image will say what is wrong with it
+        return ()
+    return tuple(file for file in files if file.is_file())
 
 
 def remove_label_map(file: Path) -> None:

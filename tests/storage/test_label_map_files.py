@@ -6,12 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
 from segflow.core.errors import SegflowError
 from segflow.core.geometry import Geometry
 from segflow.storage.image_formats.tiff_io import Tiff3DIO
 from segflow.storage.images import reader_by_name
-from segflow.storage.label_map_files import copy_label_map, is_copied, remove_label_map
+from segflow.storage.label_map_files import copy_label_map, files_beside, is_copied, remove_label_map
 
 SPACING = (3.0, 0.5, 0.75)
 LABEL = np.arange(2 * 5 * 6, dtype=np.int16).reshape(2, 5, 6) % 3
@@ -76,3 +77,17 @@ def test_a_copy_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "to").write_text("a file where a folder should be")
     with pytest.raises(SegflowError, match=r"cannot write .*scan"):
         copy_label_map(source, tmp_path / "to" / "scan.tif")
+
+
+@pytest.mark.parametrize("ending", [".mhd", ".nhdr"])
+def test_voxels_that_lie_beside_their_header_belong_to_it(tmp_path: Path, ending: str) -> None:
+    image = sitk.GetImageFromArray(np.zeros((3, 4, 5), np.uint8))
+    sitk.WriteImage(image, str(tmp_path / f"a{ending}"))
+    (voxels,) = [file for file in tmp_path.iterdir() if file.suffix != ending]
+    header = tmp_path / f"a{ending}"
+    named = header.rename(tmp_path / ("a.mha" if ending == ".mhd" else "a.nrrd"))
+    assert [file.name for file in files_beside(named)] == [voxels.name]
+    named.write_bytes(b"no header")
+    assert files_beside(named) == ()
+    sitk.WriteImage(image, str(tmp_path / "whole.nrrd"))
+    assert files_beside(tmp_path / "whole.nrrd") == ()

@@ -73,6 +73,17 @@ def check_metaimage(file: Path) -> int:
         return voxel_bytes
 
 
+def files_beside_metaimage(file: Path) -> tuple[Path, ...]:
+    """The files that hold the voxels of a header that does not hold them itself.
+
+    Raises:
+        SegflowError: The header cannot be read, or names files that are not beside it.
+    """
+    with open_regular(file) as stream:
+        parts = _voxel_files(stream, file, _fields(stream, file))
+    return tuple(part.path for part in parts if part.path != file)
+
+
 def _fields(stream: BinaryIO, file: Path) -> dict[str, str]:
     fields: dict[str, str] = {}
     while (line := read_line(stream, file)) is not None:

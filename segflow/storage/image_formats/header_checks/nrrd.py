@@ -77,6 +77,17 @@ def check_nrrd(file: Path) -> int:
         return voxel_bytes
 
 
+def files_beside_nrrd(file: Path) -> tuple[Path, ...]:
+    """The files that hold the voxels of a header that does not hold them itself.
+
+    Raises:
+        SegflowError: The header cannot be read, or names files that are not beside it.
+    """
+    with open_regular(file) as stream:
+        parts = _voxel_files(stream, file, *_fields(stream, file))
+    return tuple(part.path for part in parts if part.path != file)
+
+
 def _fields(stream: BinaryIO, file: Path) -> tuple[dict[str, str], list[str]]:
     """The fields by their names without spaces, and the lines behind a list of files."""
     first = read_line(stream, file)
