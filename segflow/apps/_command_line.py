@@ -9,7 +9,7 @@
   ``paths.raw``, or any other, without a YAML of its own.
 - ``training.lr_factors={encoder.*:0.1}``: keys of the user's own are added, which Hydra wants marked.
 - ``predict … part=0/4``: settings of the one section that a command has, without its name.
-- ``-m optimizer.lr=0.1,0.01``: runs that differ in more than dataset, configuration and fold get names.
+- ``+experiment=fine_tune``: a group that the command has is chosen, not added.
 """
 
 from __future__ import annotations
@@ -18,11 +18,9 @@ import re
 from collections.abc import Sequence
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
 
-import yaml
-
-from segflow.apps._flags import WITH_VALUE, check_flags
+from segflow.apps import _shipped
+from segflow.apps._flags import SHOWS, WITH_VALUE, check_flags
 from segflow.core.command_line import quoted
 from segflow.core.errors import SegflowError
 
@@ -47,7 +45,6 @@ SECTIONS = {
 }
 """Command → the section that its settings stand in."""
 
-NAMED_BY_FOLDER = ("dataset", "configuration", "fold", "planner", "run_name", "plans", "paths", "hydra", "logger")
 _OVERRIDE = re.compile(r"^(?P<mark>~|\+\+?)?(?P<key>[\w./@:-]+?)=(?P<value>.*)$", re.DOTALL)
 _SPECIAL = re.compile(r"[^\w./@+$-]", re.ASCII)
 _NO_TEXT = re.compile(r"[+-]?[\d.][\d._]*(e[+-]?\d+)?|[+-]?(inf|nan)|true|false", re.IGNORECASE)
@@ -64,37 +61,46 @@ def rewrite(command: str, arguments: Sequence[str], folders: Sequence[Path]) -> 
         arguments: As typed.
         folders: Folders of configuration, the user's included.
     """
-    flags, overrides = _split(arguments)
+    flags, overrides = split(arguments)
     check_flags(command, flags)
     multirun = any(flag in ("-m", "--multirun") for flag in flags)
     result: list[str] = []
     short = _short_names(command, folders)
+    groups = {name for name, _ in _shipped.groups_of(command, folders[0])}
     for argument in overrides:
         key = _key(argument)
         whole = f"{short[key]}{argument[len(key) :]}" if key in short and argument.startswith(key) else argument
         if command in TRAINING_COMMANDS and argument.startswith(OPEN_MAPPINGS) and _is_open(key):
             whole = f"++{whole}"
+        if key in groups and "@" not in whole.partition("=")[0]:
+            whole = whole.lstrip("+")
         result.extend(_rewrite_one(whole, multirun, folders))
-    if command == "train" and multirun and not any(_key(argument) == "run_name" for argument in result):
-        name = _sweep_name(result, folders)
-        result.extend([f"run_name={name}"] if name else [])
     return flags + result
 
 
 def config_flags(arguments: Sequence[str]) -> list[str]:
-    """The flags among arguments that say which configuration is composed and where it lies, each with its value."""
-    wanted = {form for name in ("--config-dir", "--config-path", "--config-name") for form in (name, WITH_VALUE[name])}
-    result: list[str] = []
-    flags, _ = _split(arguments)
+    """The flags among arguments that say which configuration is composed and where it lies, each as one word."""
+    flags, _ = split(arguments)
+    names = ("--config-dir", "--config-path", "--config-name")
+    return [f"{name}={value}" for name in names for value in values_of(name, flags)]
+
+
+def values_of(name: str, flags: Sequence[str]) -> list[str]:
+    """What was given with a flag, in either form and every time."""
+    values = []
     for position, flag in enumerate(flags):
-        if flag.partition("=")[0] in wanted:
-            result.append(flag)
-            if "=" not in flag:
-                result += flags[position + 1 : position + 2]
-    return result
+        form, equals, value = flag.partition("=")
+        if form in (name, WITH_VALUE[name]):
+            values += [value] if equals else flags[position + 1 : position + 2]
+    return values
 
 
-def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+def only_shows(flags: Sequence[str]) -> bool:
+    """Whether Hydra is asked for a text that no configuration is composed for."""
+    return any(flag.partition("=")[0] in SHOWS for flag in flags)
+
+
+def split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     takes_value = {form for pair in WITH_VALUE.items() for form in pair if form}
     flags: list[str] = []
     overrides: list[str] = []
@@ -105,7 +111,7 @@ def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
             overrides.append(argument)
             continue
         flags.append(argument)
-        if argument in takes_value and rest and not rest[0].startswith("-") and "=" not in rest[0]:
+        if argument in takes_value and rest and (rest[0][:1] in "/.~" or not re.match("-|.*=", rest[0])):
             flags.append(rest.pop(0))
     return flags, overrides
 
@@ -119,26 +125,12 @@ def _short_names(command: str, folders: Sequence[Path]) -> dict[str, str]:
     section = SECTIONS.get(command)
     if section is None:
         return {}
-    own = _mapping(folders[0] / f"{command}.yaml")
+    own = _shipped.content(folders[0] / f"{command}.yaml")
     inside = set(own.get(section) or ())
     for folder in folders:
         for file in (folder / section).glob("*.yaml"):
-            inside |= _mapping(file).keys()
-    return {name: f"{section}.{name}" for name in inside - {*own, "defaults"}}
-
-
-def _mapping(file: Path) -> dict[str, Any]:
-    """Keys of a YAML file; none of one that cannot be read, which Hydra will complain of."""
-    try:
-        value = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError):
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
-def options(group: str, folders: Sequence[Path]) -> list[str]:
-    """Names of a group's options in all folders of configuration."""
-    return sorted({file.stem for folder in folders for file in (folder / group).glob("*.yaml")})
+            inside |= _shipped.content(file).keys()
+    return {name: f"{section}.{name}" for name in inside - own.keys()}
 
 
 def _key(argument: str) -> str:
@@ -153,7 +145,7 @@ def _rewrite_one(argument: str, multirun: bool, folders: Sequence[Path]) -> list
     key, value = _key(argument), match["value"]
     head = argument[: len(argument) - len(value)]
     if any((folder / key).is_dir() for folder in folders):
-        names = options(key, folders)
+        names = _shipped.options(key, folders)
         if multirun and (glob := re.fullmatch(r"glob\((.+)\)", value)):
             patterns = [p.strip("[]' \"") for p in glob[1].split(",")]
             value = ",".join(name for name in names if any(fnmatch(name, p) for p in patterns))
@@ -161,20 +153,20 @@ def _rewrite_one(argument: str, multirun: bool, folders: Sequence[Path]) -> list
             if "none" not in names:
                 raise SegflowError(f"'{key}' needs one of its options", found=argument, expected=", ".join(names))
             return [f"{head}none"]
-        parts = _split_values(value) if multirun else [value]
+        parts = split_values(value) if multirun else [value]
         if key == "dataset" and not set(parts) & set(names):
             if all(_DATASET.match(part) for part in parts):
                 return [f"{head}raw", f"dataset.name={','.join(map(_quote, parts))}"]
             if all("/" in part for part in parts):
                 return [f"{head}raw", f"dataset.path={','.join(map(_quote, parts))}"]
-        return [head + ",".join(_quote(v) if v.strip().isdigit() else v for v in _split_values(value))]
+        return [head + ",".join(_quote(v) if v.strip().isdigit() else v for v in split_values(value))]
     is_name = key in NAME_KEYS
     if (is_name or any(fnmatch(key, pattern) for pattern in PATH_KEYS)) and not (multirun and _FUNCTION.match(value)):
-        return [head + ",".join(map(_quote_text, _split_values(value) if multirun or is_name else [value]))]
+        return [head + ",".join(map(_quote_text, split_values(value) if multirun or is_name else [value]))]
     return [argument]
 
 
-def _split_values(value: str) -> list[str]:
+def split_values(value: str) -> list[str]:
     """The values of a sweep; commas within quotes, brackets and braces part nothing."""
     parts = [""]
     depth = 0
@@ -195,22 +187,3 @@ def _quote_text(value: str) -> str:
     if value[:1] in ("", "'", '"', "[", "{") or "${" in value:
         return value
     return quoted(value) if _SPECIAL.search(value) or _NO_TEXT.fullmatch(value) else value
-
-
-def _sweep_name(overrides: Sequence[str], folders: Sequence[Path]) -> str:
-    """A run name that tells the swept values apart; empty where only parts of the folder's path are swept."""
-    parts = []
-    for argument in overrides:
-        match = _OVERRIDE.match(argument)
-        if not match or not _is_sweep(match["value"]):
-            continue
-        key = _key(argument)
-        if key.split(".")[0].split("/")[0] in NAMED_BY_FOLDER:
-            continue
-        is_group = any((folder / key).is_dir() for folder in folders)
-        parts.append(f"{key.replace('/', '.')}-${{{'hydra:runtime.choices.' if is_group else ''}{key}}}")
-    return "_".join(parts)
-
-
-def _is_sweep(value: str) -> bool:
-    return bool(_FUNCTION.match(value)) or len(_split_values(value)) > 1

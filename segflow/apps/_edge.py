@@ -11,25 +11,21 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
 import hydra
-from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.plugins import Plugins
-from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, ValidationError
 
-from segflow.apps import _command_line, _messages
+from segflow.apps import _command_line, _composition, _messages
 from segflow.core.errors import NoSpaceError, SegflowError
 
 Settings = TypeVar("Settings")
-USER_CONF = "SEGFLOW_CONF"
 FULL_ERROR = "HYDRA_FULL_ERROR"
 
 logger = logging.getLogger(__name__)
@@ -42,32 +38,6 @@ def config_dir() -> Path:
         if (folder / "_shared.yaml").is_file():
             return folder
     raise SegflowError(f"the installation of segflow in {package} has no conf/", fix="Install it again.")
-
-
-@dataclass(frozen=True, slots=True)
-class Override:
-    """One ``KEY=VALUE`` of the command line."""
-
-    text: str
-
-    @property
-    def key(self) -> str:
-        """The key, without Hydra's marks."""
-        return self.text.split("=", 1)[0].lstrip("+~").split("@")[0]
-
-    def is_group(self, folders: Sequence[Path]) -> bool:
-        """Whether it chooses an option of a group."""
-        return any((folder / self.key).is_dir() for folder in folders)
-
-
-class UserConfiguration(SearchPathPlugin):
-    """Puts the folders of ``SEGFLOW_CONF`` first, so that a user's file wins over the shipped one of that name."""
-
-    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        """Called by Hydra before it composes."""
-        for folder in reversed(os.environ.get(USER_CONF, "").split(os.pathsep)):
-            if folder:
-                search_path.prepend(provider=USER_CONF, path=f"file://{Path(folder).resolve()}")
 
 
 def start(command: str, arguments: list[str]) -> None:
@@ -84,15 +54,16 @@ def start(command: str, arguments: list[str]) -> None:
     show_traceback = os.environ.get(FULL_ERROR, "") not in ("", "0")
     if os.getcwd() not in sys.path:  # a console script does not see user code in the current folder by itself
         sys.path.insert(0, os.getcwd())
-    _register()
+    _composition.register()
     failures: list[tuple[str, Exception]] = []
     folders: list[Path] = []
     try:
-        folders += [config_dir(), *(Path(f) for f in os.environ.get(USER_CONF, "").split(os.pathsep) if f)]
-        sys.argv = [sys.argv[0], *_command_line.rewrite(command, arguments, folders)]
+        folders += [config_dir(), *_composition.user_folders(arguments)]
+        typed = _command_line.rewrite(command, arguments, folders)
+        sys.argv = [sys.argv[0], *_composition.checked(command, typed, folders)]
         os.environ[FULL_ERROR] = "1"  # Hydra then raises where it would print and exit
         hydra.main(version_base="1.3", config_path=str(folders[0]), config_name=command)(
-            _job(command, folders, failures)
+            _job(command, failures, show_traceback)
         )()
     except (KeyboardInterrupt, BrokenPipeError):
         raise SystemExit(130) from None
@@ -108,10 +79,12 @@ def start(command: str, arguments: list[str]) -> None:
         raise SystemExit(code)
 
 
-def _job(command: str, folders: list[Path], failures: list[tuple[str, Exception]]) -> Callable[[DictConfig], None]:
+def _job(command: str, failures: list[tuple[str, Exception]], show_traceback: bool) -> Callable[[DictConfig], None]:
     def run(config: DictConfig) -> None:
+        own = os.environ.pop(FULL_ERROR, None)  # Hydra's alone: processes that the job starts say what the user wants
+        if show_traceback:
+            os.environ[FULL_ERROR] = "1"
         try:
-            _check_kinds(config, command, folders)
             # Lightning's own use of torch, and its advice to reduce over the processes what is reduced already.
             for message in (".*LeafSpec.*", ".*sync_dist=True.*", ".*callbacks used to create the checkpoint.*"):
                 warnings.filterwarnings("ignore", message=message)
@@ -129,43 +102,10 @@ def _job(command: str, folders: list[Path], failures: list[tuple[str, Exception]
             failures.append(
                 (f" {job.override_dirname}" if sweep else "", error)
             )  # a sweep goes on with its other jobs; told once, at the end
+        finally:
+            os.environ[FULL_ERROR] = own or "1"
 
     return run
-
-
-def _check_kinds(config: DictConfig, command: str, folders: list[Path]) -> None:
-    """Refuse a word where the shipped value is a number, and the like: not every node has a schema."""
-    overrides = [Override(text) for text in task_overrides()]
-    groups = [o.text for o in overrides if o.is_group(folders)]
-    shipped = hydra.compose(command, overrides=groups)
-    for override in overrides:
-        if override.is_group(folders) or OmegaConf.select(shipped, override.key, default=None) is None:
-            continue
-        before, now = (OmegaConf.select(node, override.key) for node in (shipped, config))
-        if not _same_kind(before, now):
-            raise SegflowError(
-                f"setting '{override.key}' has the wrong type",
-                found=_as_yaml(now),
-                expected=f"a value like {_as_yaml(before)}",
-            )
-
-
-def _same_kind(before: Any, now: Any) -> bool:
-    if now is None or isinstance(before, str):
-        return True
-    if isinstance(before, bool) or isinstance(now, bool):
-        return isinstance(before, bool) and isinstance(now, bool)
-    if isinstance(before, int | float):
-        return isinstance(now, int | float)
-    return OmegaConf.is_list(before) == OmegaConf.is_list(now) and OmegaConf.is_dict(before) == OmegaConf.is_dict(now)
-
-
-def _as_yaml(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _register() -> None:
-    Plugins.instance().register(UserConfiguration)
 
 
 def read(settings: type[Settings], node: Any) -> Settings:

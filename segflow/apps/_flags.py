@@ -17,6 +17,18 @@ ALONE = (
     *("--help", "-h", "--hydra-help", "--version", "--resolve", "--run", "-r", "--multirun", "-m"),
     *("--shell-completion", "-sc"),
 )
+SHOWS = (
+    "--help",
+    "-h",
+    "--hydra-help",
+    "--version",
+    "--shell-completion",
+    "-sc",
+    "--info",
+    "-i",
+    "--experimental-rerun",
+)
+"""Flags by which nothing is done, or nothing that the command line says."""
 VALUES = {
     "-c": ("job", "hydra", "all"),
     "-i": ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
+from functools import cache
 from importlib.metadata import requires
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from hydra.errors import HydraException, InstantiationException, MissingConfigEx
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from segflow.apps import _command_line
+from segflow.apps import _shipped
 from segflow.core.errors import SegflowError
 from segflow.core.system_errors import system_error
 
@@ -79,7 +80,7 @@ def _setting_for(word: str | None, folders: Sequence[Path]) -> str:
     if word and (word.isdigit() or re.match(r"Dataset\d", word)):
         return f". Did you mean 'dataset={word}'?"
     groups = sorted({child.name for folder in folders for child in folder.iterdir() if child.is_dir()})
-    meant = [f"'{group}={word}'" for group in groups if word in _command_line.options(group, folders)]
+    meant = [f"'{group}={word}'" for group in groups if word in _shipped.options(group, folders)]
     return f". Did you mean {' or '.join(meant)}?" if meant else ""
 
 
@@ -88,7 +89,11 @@ def _missing(text: str, folders: Sequence[Path]) -> str:
     if not match:
         return " ".join(text.split())
     group, _, option = match[1].rpartition("/")
-    known = _command_line.options(group, folders)
+    return no_option(group, option, _shipped.options(group, folders))
+
+
+def no_option(group: str, option: str, known: Sequence[str]) -> str:
+    """What to say of an option that a group does not have."""
     there = f"; there are: {', '.join(known)}." if known else "."
     return f"there is no '{option}' for '{group}'{there}{nearest(option, known)}"
 
@@ -102,7 +107,7 @@ def _composition(error: BaseException, folders: Sequence[Path], command: str) ->
         return (
             f"'{several[1]}' has several values; -m runs one after another, and a list is {several[1]}=[{several[2]}]"
         )
-    override = re.search(r"Could not (?:override|append|delete) (?:to config\. )?'?([\w./@-]+)'?", text)
+    override = re.search(r"Could not (?:override|append|delete) (?:to config\. |from config\. )?'?([\w./@-]+)'?", text)
     unknown = re.search(r"Key '([^']+)' (?:is not in struct|not in '(\w+)')", text)
     if unknown:
         name = override[1] if override else (key or unknown[1])
@@ -113,6 +118,11 @@ def _composition(error: BaseException, folders: Sequence[Path], command: str) ->
     group = re.search(r"Could not override '([\w/]+)'\.\s*No match in the defaults list", text)
     if group:
         return f"there is no group '{group[1]}'.{nearest(group[1], known_keys(folders, command))}"
+    if override and "does not exist" in text:
+        return f"there is no setting '{override[1]}'.{nearest(override[1], known_keys(folders, command))}"
+    added = re.search(r"An item is already at '([^']+)'", text)
+    if added:
+        return f"'{added[1]}' is there already: without + it is set"
     if override and "Multiple values" not in text:
         return f"cannot set '{override[1]}': {' '.join(text.split())}"
     where = f"setting '{key}': " if key else ""
@@ -128,8 +138,13 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 def known_keys(folders: Sequence[Path], command: str) -> list[str]:
     """Every group and every dotted key of a command's shipped configuration; empty where it does not compose."""
+    return _known_keys(folders[0], command)
+
+
+@cache
+def _known_keys(conf: Path, command: str) -> list[str]:
     GlobalHydra.instance().clear()
-    with initialize_config_dir(str(folders[0]), version_base="1.3"):
+    with initialize_config_dir(str(conf), version_base="1.3"):
         try:
             return sorted(_dotted(compose(command)))
         except (HydraException, OmegaConfBaseException):

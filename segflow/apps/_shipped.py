@@ -1,0 +1,52 @@
+"""What the YAML files of a folder of configuration say, read without Hydra."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+
+def groups_of(command: str, conf: Path) -> list[tuple[str, str]]:
+    """The groups of a command's defaults, each with the key that its option stands under."""
+    return [pair for file in files_of(command, conf) for pair in _defaults(file) if (conf / pair[0]).is_dir()]
+
+
+def files_of(command: str, conf: Path) -> Iterator[Path]:
+    """The command's file, and those of other commands that it builds on."""
+    file = conf / f"{command}.yaml"
+    yield file
+    for name, _ in _defaults(file):
+        if (conf / f"{name}.yaml").is_file():
+            yield from files_of(name, conf)
+
+
+def _defaults(file: Path) -> Iterator[tuple[str, str]]:
+    """Names in a file's defaults list, each with its package."""
+    for entry in content(file, defaults=True).get("defaults", ()):
+        text = entry if isinstance(entry, str) else str(next(iter(entry)))
+        if not text.startswith("override "):
+            name, _, package = text.removeprefix("optional ").partition("@")
+            yield name, package or name
+
+
+def options(group: str, folders: Sequence[Path]) -> list[str]:
+    """Names of a group's options in all folders of configuration."""
+    return sorted({file.stem for folder in folders for file in (folder / group).glob("*.yaml")})
+
+
+@cache
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        value = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def content(file: Path, *, defaults: bool = False) -> dict[str, Any]:
+    """The keys of a file; none of one that cannot be read, which Hydra will complain of."""
+    return {key: value for key, value in _read(file).items() if defaults or key not in ("defaults", "hydra")}

@@ -1,0 +1,163 @@
+"""The jobs of a sweep: which they are, where each one's results go, and what tells their runs apart.
+
+Jobs whose settings lead to one folder meet there only when the second begins; here they are seen before the first.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from hydra import compose
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, Quote, QuotedString
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from segflow.core.errors import SegflowError
+
+DEFAULT = "default"
+"""The run name where none is given."""
+SWEPT = "swept"
+"""Resolver of a swept setting's value, as a part of a folder's name."""
+
+_DATASET = ("dataset.source", "dataset.name", "dataset.path")
+_RUN = ("paths.outputs", *_DATASET, "plans", "configuration.name", "run_name", "fold.index")
+PLACES = {
+    "train": _RUN,
+    "run": _RUN,
+    "demo": _RUN,
+    "plan": ("planner.plans_name", "paths.preprocessed", *_DATASET),
+    "select": ("paths.outputs", *_DATASET),
+    "predict": ("output", "input", "inference.part"),
+    "ensemble": ("output",),
+    "evaluate": ("output", "prediction"),
+    "postprocess": ("output", "prediction", "run"),
+    "report": ("output", "run"),
+}
+"""Command → the settings that say where its results go; jobs of a sweep that agree in all would share them."""
+
+LONGEST = 60
+"""Letters of a value within a folder's name."""
+
+
+def swept_value(key: str, *, _root_: DictConfig) -> str:
+    """What ``${swept:KEY}`` stands for: a group's option or a setting's value, as a part of a folder's name."""
+    choices = HydraConfig.get().runtime.choices
+    value = choices[key] if key in choices else OmegaConf.select(_root_, key)
+    text = "".join(sign if sign.isalnum() or sign in "._+-=" else "-" for sign in str(value))
+    return text.strip("-")[:LONGEST]
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """The jobs of a command line; one without a sweep is one job.
+
+    Attributes:
+        overrides: With the first value of everything that is swept.
+        configs: The composed configuration for each combination of swept options, Hydra's own section included.
+        values: Swept setting → its values.
+        swept: Keys of all that is swept.
+    """
+
+    overrides: tuple[str, ...]
+    configs: tuple[DictConfig, ...]
+    values: Mapping[str, Sequence[Any]]
+    swept: tuple[str, ...] = ()
+
+    def told_apart(self, command: str, overrides: Sequence[str]) -> tuple[list[str], list[str]]:
+        """The overrides with a run name for each job where they need one, and the first of these names.
+
+        Raises:
+            SegflowError: Jobs would write over each other's results all the same.
+        """
+        if not self.swept or command not in PLACES or not self._shared(command):
+            return list(overrides), []
+        texts = self._names() if "run_name" in PLACES[command] else []
+        named = replace(self, values={**self.values, "run_name": texts}) if texts else self
+        if shared := named._shared(command):
+            raise SegflowError(
+                "jobs of this sweep would write over each other's results",
+                found="; ".join(shared),
+                fix=f"Their {', '.join(PLACES[command])} are the same: give each its own, such as "
+                f"{PLACES[command][0]}=NAME-${{{self.swept[0]}}}",
+            )
+        kept = [o for o in overrides if o.split("=")[0].lstrip("+") != "run_name"]
+        written = ",".join(QuotedString(text, Quote.single).with_quotes() for text in texts)
+        names = dict.fromkeys(str(config.run_name) for _, config in named._jobs())
+        return [*kept, f"run_name={written}"], list(itertools.islice(names, 3))
+
+    def _jobs(self) -> Iterator[tuple[str, DictConfig]]:
+        """What is swept in each job, as text, and its configuration, which the next one changes."""
+        number = 0
+        for config in self.configs:
+            for values in itertools.product(*self.values.values()):
+                OmegaConf.set_readonly(config.hydra, False)
+                for key, value in {**dict(zip(self.values, values, strict=True)), "hydra.job.num": number}.items():
+                    OmegaConf.update(config, key, value, merge=False, force_add=True)
+                HydraConfig.instance().set_config(config)  # what names a run may ask it
+                choices = config.hydra.runtime.choices
+                texts = (f"{k}={choices[k] if k in choices else OmegaConf.select(config, k)}" for k in self.swept)
+                yield " ".join(texts), config
+                number += 1
+
+    def _shared(self, command: str) -> list[str]:
+        """Two jobs whose results would go to one place; none where there are no such."""
+        seen: dict[tuple[str, ...], str] = {}
+        for text, config in self._jobs():
+            place = tuple(str(OmegaConf.select(config, key)) for key in PLACES[command])
+            if place in seen:
+                return [seen[place], text]
+            seen[place] = text
+        return []
+
+    def _names(self) -> list[str]:
+        """Run names that hold the value of each swept setting which the folder does not show yet."""
+        by_folder = (*_RUN, "dataset", "configuration", "fold")
+        suffix = "_".join(f"{key.replace('/', '.')}-${{{SWEPT}:{key}}}" for key in self.swept if key not in by_folder)
+        given = self.values.get("run_name")
+        if given is None:
+            present = {str(OmegaConf.to_container(config)["run_name"]) for config in self.configs}  # type: ignore[index,call-overload]
+            given = list(present - {DEFAULT}) if len(present) == 1 else []
+        return [f"{name}_{suffix}" for name in given] or [suffix] if suffix else []
+
+
+def read(name: str, overrides: Sequence[str], folders: Sequence[Path], multirun: bool) -> Sweep:
+    """What a command line sweeps over, composed. Of a sweeper other than Hydra's own, each value is looked at once."""
+    parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+    parsed = {o.get_key_element(): o for o in parser.parse_overrides(list(overrides))}
+    first = tuple(_first(o) if multirun else str(o.input_line) for o in parsed.values())
+    config = compose(name, list(first), True)
+    if not multirun and config.hydra.mode != RunMode.MULTIRUN:
+        return Sweep(first, (config,), {})
+    if str(config.hydra.sweeper.get("_target_")).endswith("BasicSweeper"):
+        params = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
+        parsed = {**{o.get_key_element(): o for o in parser.parse_overrides(params)}, **parsed}
+    swept = {key: o for key, o in parsed.items() if o.is_sweep_override()}
+    groups = {k: o for k, o in swept.items() if any((folder / o.key_or_group).is_dir() for folder in folders)}
+    fixed = [_first(o) for key, o in parsed.items() if key not in groups]
+    combined = list(itertools.product(*(list(_texts(o)) for o in groups.values())))
+    configs = tuple(compose(name, [*fixed, *texts], True) for texts in combined)
+    values = {o.key_or_group: _values(o, parser) for key, o in swept.items() if key not in groups}
+    return Sweep((*fixed, *combined[0]), configs, values, tuple(o.key_or_group for o in swept.values()))
+
+
+def _texts(override: Override) -> Iterator[str]:
+    """``KEY=VALUE`` for every value of a sweep; of a continuous one for its start."""
+    key = override.get_key_element()
+    if override.is_discrete_sweep():
+        return (f"{key}={value}" for value in override.sweep_string_iterator())
+    return iter([f"{key}={override.value().start}"])  # type: ignore[union-attr]
+
+
+def _first(override: Override) -> str:
+    return next(_texts(override)) if override.is_sweep_override() else str(override.input_line)
+
+
+def _values(override: Override, parser: OverridesParser) -> list[Any]:
+    return [parser.parse_override(text).value() for text in _texts(override)]
