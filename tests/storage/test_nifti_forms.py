@@ -70,7 +70,8 @@ def test_a_label_map_repeats_the_forms_codes_and_unit_of_its_image(tmp_path: Pat
     reader = reader_by_name(name)
     places = [(SFORM, QFORM), (QFORM, SFORM), (MIRRORED, MIRRORED), (SHEARED, QFORM), (SAGITTAL, MIRRORED)]
     codes = [(1, 1), (4, 1), (0, 3), (2, 0), (0, 0), (5, 5)]
-    for (sform, qform), pair, unit in itertools.product(places, codes, MM_PER_UNIT):
+    units = itertools.cycle(MM_PER_UNIT)
+    for ((sform, qform), pair), unit in zip(itertools.product(places, codes), units, strict=False):
         image = image_of(sform=sform, qform=qform, codes=pair, unit=unit)
         file = saved(image, tmp_path / "a_0000.nii")
         voxels, geometry = reader.read_image([file])

@@ -10,6 +10,7 @@ import tifffile
 from PIL import Image, ImageMode
 
 from segflow.core.errors import SegflowError
+from segflow.storage.image_formats.contract import unreadable
 
 PALETTE_MODES = ("P", "PA")
 GREY_AND_ALPHA = "LA"
@@ -98,10 +99,7 @@ def _deep(picture: Image.Image, file: Path) -> np.ndarray:
     if picture.format == "PNG" and not _raw_mode(picture).startswith(GREY_AND_ALPHA):  # which ITK does not read
         pixels = sitk.GetArrayFromImage(sitk.ReadImage(str(file), imageIO="PNGImageIO"))
     elif picture.format == "TIFF":
-        with tifffile.TiffFile(file, _multifile=False) as tiff:
-            series = tiff.series[0]
-            pixels = series.asarray()
-            pixels = np.moveaxis(pixels, 0, -1) if series.axes.startswith("S") else pixels
+        pixels = _deep_tiff(file)
     else:
         pixels = np.empty(0)
     if pixels.shape != (picture.height, picture.width, len(picture.getbands())):
@@ -111,6 +109,16 @@ def _deep(picture: Image.Image, file: Path) -> np.ndarray:
             fix="Save it with 8 bits, or as grey, RGB or RGBA PNG with 16.",
         )
     return pixels
+
+
+def _deep_tiff(file: Path) -> np.ndarray:
+    try:
+        with tifffile.TiffFile(file, _multifile=False) as tiff:
+            series = tiff.series[0]
+            pixels = np.asarray(series.asarray())
+            return np.moveaxis(pixels, 0, -1) if series.axes.startswith("S") else pixels
+    except Exception as error:  # tifffile lets out whatever a damaged file provokes
+        raise unreadable(file, error) from error
 
 
 def _without_alpha(pixels: np.ndarray, file: Path) -> np.ndarray:
