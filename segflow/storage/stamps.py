@@ -26,6 +26,7 @@ from segflow.core.errors import SegflowError
 from segflow.core.system_errors import system_error
 from segflow.storage.case_files import some
 from segflow.storage.json_files import read_json, write_json
+from segflow.storage.regular_files import open_regular
 
 STAMPS_FOLDER = ".segflow"
 MAKING_PREFIX = ".making-"
@@ -68,7 +69,7 @@ def is_same_file(path: Path, stamp: Mapping[str, Any]) -> bool:
             return False
         times = [name for name in ("time_ns", "change_ns") if name in stamp]
         return all(status[name] == stamp[name] for name in times) or _digest(path) == stamp["digest"]
-    except (OSError, KeyError, TypeError):
+    except (SegflowError, OSError, KeyError, TypeError):
         return False
 
 
@@ -364,5 +365,5 @@ def _status(path: Path) -> dict[str, int]:
 
 
 def _digest(path: Path) -> str:
-    with path.open("rb") as file:
+    with open_regular(path) as file:  # a pipe under an image's name would never end
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()

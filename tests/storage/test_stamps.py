@@ -237,3 +237,12 @@ def test_one_line_counts_what_is_made_anew_and_says_why(caplog: pytest.LogCaptur
     assert [record.getMessage() for record in caplog.records] == [
         "3 of 9 predictions are made anew: another image (2), a file is missing (1)"
     ]
+
+
+def test_a_pipe_is_no_input(tmp_path: Path) -> None:
+    """Reading it would never end."""
+    os.mkfifo(tmp_path / "in.nii")
+    with pytest.raises(SegflowError, match=r"in\.nii; found a pipe; expected a regular file"):
+        stamp_file(tmp_path / "in.nii")
+    same = {name: getattr((tmp_path / "in.nii").stat(), f"st_{key}") for name, key in (("bytes", "size"),)}
+    assert not is_same_file(tmp_path / "in.nii", {**same, "time_ns": 0, "digest": "0"})

@@ -24,8 +24,8 @@ from segflow.storage.image_formats.contract import RESAVE, ImageHeader, check_af
 from segflow.storage.image_formats.inflate import DAMAGE, GZIP_MAGIC, GZIP_WINDOW, inflate, truncated
 from segflow.storage.image_formats.nifti_forms import KEY, NiftiForms
 from segflow.storage.image_formats.placement import FLAT_SPACING_FACTOR, is_sheared, upright
-from segflow.storage.image_formats.regular_files import check_voxel_bytes, open_regular
 from segflow.storage.json_files import written_whole
+from segflow.storage.regular_files import check_voxel_bytes, open_regular
 
 NIFTI_ENDINGS = (".nii", ".nii.gz")
 HEADER_BYTES = 540

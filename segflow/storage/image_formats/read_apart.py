@@ -11,7 +11,7 @@ from typing import Any, ParamSpec, TypeVar
 from segflow.core.apart import Limits, call_apart, is_within_call
 from segflow.core.errors import SegflowError
 from segflow.storage.image_formats.contract import unreadable
-from segflow.storage.image_formats.regular_files import check_regular
+from segflow.storage.regular_files import check_regular
 
 P = ParamSpec("P")
 R = TypeVar("R")

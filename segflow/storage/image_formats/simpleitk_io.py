@@ -42,8 +42,8 @@ from segflow.storage.image_formats.placement import (
     restore_orientation,
 )
 from segflow.storage.image_formats.read_apart import reads_apart, reason_of
-from segflow.storage.image_formats.regular_files import check_regular, open_regular
 from segflow.storage.json_files import written_whole
+from segflow.storage.regular_files import check_regular, open_regular
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ import struct
 from pathlib import Path
 
 from segflow.storage.image_formats.header_checks.text_headers import check_length, header_error, rest_of
-from segflow.storage.image_formats.regular_files import open_regular
+from segflow.storage.regular_files import open_regular
 
 HEADER_BYTES = 256
 MAGIC_NUMBERS = (4026526128, 719555000)

@@ -24,7 +24,7 @@ from segflow.storage.image_formats.header_checks.text_headers import (
     whole_file,
     whole_numbers,
 )
-from segflow.storage.image_formats.regular_files import open_regular
+from segflow.storage.regular_files import open_regular
 
 MAGIC = re.compile(r"NRRD000[1-5]")
 ITEM_BYTES = {

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from segflow.storage.image_formats.header_checks.tiff import MAGICS, check_tiff, damaged
 from segflow.storage.image_formats.inflate import MOST_TIMES
-from segflow.storage.image_formats.regular_files import check_regular, check_voxel_bytes, open_regular
+from segflow.storage.regular_files import check_regular, check_voxel_bytes, open_regular
 
 PNG = b"\x89PNG\r\n\x1a\n"
 OTHERS = (

@@ -15,7 +15,7 @@ import numpy as np
 from segflow.core.errors import SegflowError
 from segflow.storage.image_formats.contract import FLAT, LEAST_MM, MOST_MM, RESAVE
 from segflow.storage.image_formats.inflate import MOST_TIMES, SURPLUS_BYTES, truncated
-from segflow.storage.image_formats.regular_files import check_regular, check_voxel_bytes, file_beside
+from segflow.storage.regular_files import check_regular, check_voxel_bytes, file_beside
 
 MOST_AXES = 5
 """ITK, as SimpleITK is built, reads no more."""

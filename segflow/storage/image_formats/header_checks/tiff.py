@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 from segflow.core.errors import SegflowError
 from segflow.storage.image_formats.contract import RESAVE
-from segflow.storage.image_formats.regular_files import check_voxel_bytes, open_regular
+from segflow.storage.regular_files import check_voxel_bytes, open_regular
 
 MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 BIG = 43

@@ -6,10 +6,10 @@ elsewhere on the machine.
 
 from __future__ import annotations
 
+import io
 import os
 import stat
 from pathlib import Path
-from typing import BinaryIO
 
 from segflow.core.errors import SegflowError
 from segflow.core.machine import memory_bytes
@@ -25,7 +25,7 @@ SMALL_BYTES = 1 << 30
 """Below this no machine that runs us is asked what memory it has."""
 
 
-def open_regular(file: Path) -> BinaryIO:
+def open_regular(file: Path) -> io.BufferedReader:
     """Open a regular file for reading; never waits, as opening a pipe would.
 
     Raises:
