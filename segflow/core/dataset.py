@@ -13,6 +13,10 @@ from segflow.core.names import safe_ending, shortened
 MOST_CHANNELS = 10_000
 """The files of a case number their channels with four digits."""
 
+COUNT_FROM_0 = (
+    "Channels count from 0, in dataset.json and in the names of the files: case_0000 is the first channel, case_0001 "
+    "the second. Renumber both."
+)
 REQUIRED_KEYS = ("channel_names", "labels", "numTraining", "file_ending")
 
 
@@ -72,6 +76,7 @@ class DatasetDescription:
                     "'channel_names' must be numbered from 0 without gaps",
                     found=list(numbered),
                     expected=wanted or ["0"],
+                    fix=COUNT_FROM_0,
                 )
             channels = tuple(str(numbered[key]) for key in wanted)
         elif isinstance(names, (list, tuple)) and names:

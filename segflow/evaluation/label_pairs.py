@@ -12,6 +12,7 @@ from segflow.core.errors import CaseErrors, SegflowError
 from segflow.core.geometry import Geometry
 from segflow.core.machine import processor_count
 from segflow.storage.images import ImageIO, case_error, same_placement
+from segflow.storage.listing import FETCH, list_folder, tell_passed_over
 
 MATCH_BY_NAME = "A prediction is held against the reference of the same file name."
 SMALL_WORK_VOXELS = 1 << 25
@@ -74,23 +75,20 @@ def prediction_role(case_id: str) -> str:
 
 
 def label_files(folder: Path, file_ending: str) -> dict[str, Path]:
-    """Case id → file of every label map in a folder, sorted.
+    """Case id → file of every label map in a folder, sorted. What else may be one is logged.
 
     Raises:
         SegflowError: The folder is missing or holds no such file.
     """
     if not folder.is_dir():
         raise SegflowError(f"there is no folder {folder}", expected=f"a folder of label maps (*{file_ending})")
-    names = sorted(entry.name for entry in folder.iterdir() if entry.is_file() and not entry.name.startswith("."))
-    found = {name.removesuffix(file_ending): folder / name for name in names if name.endswith(file_ending)}
-    if not found:
-        raise SegflowError(f"no file in {folder} ends in '{file_ending}'", found=_endings(folder))
-    return found
-
-
-def _endings(folder: Path) -> str:
-    found = sorted({"".join(Path(entry.name).suffixes[-2:]) for entry in folder.iterdir() if entry.is_file()})
-    return ", ".join(found) or "no file"
+    listing = list_folder(folder)
+    names = [name for name in listing.files if name.endswith(file_ending)]
+    if not names:
+        fix = FETCH if listing.lost else None
+        raise SegflowError(f"no file in {folder} ends in '{file_ending}'", found=listing.summary(), fix=fix)
+    tell_passed_over(folder, listing.passed_over(names, [file_ending]))
+    return {name.removesuffix(file_ending): folder / name for name in names}
 
 
 def read_pair(pair: LabelPair, reader: ImageIO) -> tuple[np.ndarray, np.ndarray, Geometry]:

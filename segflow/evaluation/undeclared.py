@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from segflow.core.labels import Labels
-from segflow.storage.case_files import some
 from segflow.storage.dataset_check import declared_values, label_values
+from segflow.storage.listing import counted, some
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ def warn_of_undeclared(found: Mapping[str, Undeclared], labels: Labels) -> None:
         logger.warning(
             "%s: the %s holds values that are no labels, and they count as background; found %s in %s; "
             "expected only %s. %s",
-            "1 case" if len(concerned) == 1 else f"{len(concerned)} cases",
+            counted(len(concerned), "case"),
             side,
             some([str(value) for value in distinct]),
             some(concerned),

@@ -14,7 +14,8 @@ from segflow.core.names import shortened, why_unsafe
 from segflow.core.progress import Progress, ProgressEvent, silent
 from segflow.exchange.raw_layout import refuse_taken
 from segflow.exchange.renumber import renumbered, write_renumbered
-from segflow.storage.case_files import IMAGE_ENDINGS, listed_file
+from segflow.storage.case_files import listed_file
+from segflow.storage.case_names import IMAGE_ENDINGS
 from segflow.storage.dataset_check import label_values
 from segflow.storage.images import case_error, reader_of
 from segflow.storage.json_files import write_json

@@ -10,7 +10,7 @@ from typing import Any, TypeGuard
 
 from segflow.core.errors import SegflowError
 from segflow.core.names import is_number, safe_name
-from segflow.storage.case_files import list_files
+from segflow.storage.listing import files_ending_in
 
 TASK_NAME = re.compile(r"Task(\d+)_(.+)")
 DROPPED_KEYS = ("modality", "labels", "training", "test", "numTraining", "numTest", "tensorImageSize", "file_ending")
@@ -57,7 +57,7 @@ def refuse_taken(raw_root: Path, name: str) -> Path:
 
 def visible_images(folder: Path, ending: str) -> list[str]:
     """Names of the images in a folder, sorted; hidden files and those that begin with ``_`` are no cases."""
-    return [name for name in list_files(folder) if name.endswith(ending) and not name.startswith("_")]
+    return [name for name in files_ending_in(folder, ending) if not name.startswith("_")]
 
 
 def copy_files(source: Path, target: Path, names: Mapping[str, str]) -> None:

@@ -17,6 +17,7 @@ from segflow.inference.maps import ENDING, OUTPUTS_FILE, PROBABILITIES
 from segflow.inference.pipeline import PredictReport, Steps, run_cases
 from segflow.storage.images import ImageIO, reader_by_name
 from segflow.storage.json_files import read_json
+from segflow.storage.listing import files_ending_in
 from segflow.storage.predictions import Predictions, Wanted
 from segflow.storage.stamps import FileStamp, Origin
 
@@ -293,10 +294,8 @@ def ensemble_origin(
 
 def _case_ids(members: Sequence[StoredProbabilities]) -> list[str]:
     ending = f"_{0:04d}{ENDING}"
-    names = {
-        file.name.removesuffix(ending)
-        for member in members
-        for file in (member.folder / PROBABILITIES).iterdir()
-        if file.name.endswith(ending) and not file.name.startswith(".")
-    }
+    names: set[str] = set()
+    for member in members:
+        files = files_ending_in(member.folder / PROBABILITIES, ENDING)
+        names.update(name.removesuffix(ending) for name in files if name.endswith(ending))
     return sorted(names)

@@ -6,49 +6,96 @@ import csv
 import logging
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from segflow.core.case import CaseFiles
+from segflow.core.dataset import COUNT_FROM_0
 from segflow.core.errors import CaseErrors, SegflowError
 from segflow.core.names import safe_name
-from segflow.storage.case_files import IMAGE_ENDINGS, list_files, some
+from segflow.storage.case_names import DIGITS_OF_A_NAME, IMAGE_ENDINGS, NUMBERED, digits_mean
+from segflow.storage.listing import FETCH, counted, list_folder, missing_file, some, tell_passed_over
 
 logger = logging.getLogger(__name__)
 
-CHANNEL = re.compile(r"(.+)_(\d{4})", re.DOTALL)
 CASE_COLUMNS = ("case", "case_id", "id")
 LABEL_COLUMNS = ("label", "reference")
 
 Input = str | Path | Sequence[str | Path]
 
 
-def find_cases(source: Input, file_ending: str) -> list[CaseFiles]:
-    """The cases to predict, sorted by id.
+@dataclass(frozen=True, slots=True)
+class Names:
+    """How the names of a model's images are read.
+
+    Attributes:
+        endings: In lower case, with the dot; that of the training images comes first.
+        channels: How many the model has.
+    """
+
+    endings: tuple[str, ...]
+    channels: int
+
+    def stem(self, name: str) -> str:
+        """The name without its ending, which may be another than the model's; a name may hold dots of its own."""
+        known = next((end for end in (*self.endings, *IMAGE_ENDINGS) if name.lower().endswith(end)), None)
+        return name[: -len(known)] if known else Path(name).stem
+
+    def rank(self, name: str) -> tuple[bool, int, str]:
+        """Which of several files of one stem is taken: the one that ends as in training."""
+        ending = next(k for k, end in enumerate(self.endings) if name.lower().endswith(end))
+        return not name.endswith(self.endings[0]), ending, name
+
+
+def find_cases(source: Input, endings: Sequence[str], channels: int) -> list[CaseFiles]:
+    """The cases to predict, sorted by id. What a folder holds beside them is logged.
 
     Args:
         source: A folder of ``<case>_0000<ending>``, …; a CSV table with one row per case, whose column ``case`` is its
             name and whose other columns are its channels' files in order, relative to the table; one file; or a list
-            of files. A file whose name has no channel number is a case of its own.
-        file_ending: Ending of the training images, with the dot.
+            of files. A file whose name has no channel number is a case of its own; so is one that ends in a number
+            which can be no channel, such as a year.
+        endings: Of files that the model's reader understands, with the dot; that of the training images comes first.
+            Files that are named one by one may end in another way.
+        channels: How many the model has.
 
     Raises:
-        SegflowError: There is nothing there, two cases have one name, or a folder's channels are misnumbered.
+        SegflowError: There is nothing there, two cases have one name, or channels are misnumbered.
     """
+    names = Names(tuple(ending.lower() for ending in endings), channels)
     if not isinstance(source, (str, Path)):
-        cases = _group([Path(file) for file in source], file_ending)
+        cases = _group([Path(file) for file in source], names, "the images")
     else:
         place = Path(source).expanduser()
         if place.is_dir():
-            cases = _in_folder(place, file_ending)
+            cases = _in_folder(place, names)
         elif place.suffix.lower() == ".csv":
-            cases = _in_table(place, file_ending)
+            cases = _in_table(place, names)
         elif place.exists():
-            cases = _group([place], file_ending)
+            cases = _group([place], names, "the images")
+        elif place.is_symlink():
+            raise missing_file(place)
         else:
             raise SegflowError(f"there is no {place}", expected="a folder of images, a CSV table, or image files")
     if not cases:
         raise SegflowError("there is no image to predict", found=str(source))
     return sorted(cases, key=lambda case: case.case_id)
+
+
+def refuse_too_many(case: CaseFiles, channels: Sequence[str]) -> None:
+    """Refuse a case of more files than the model has channels, before any of them is read.
+
+    Raises:
+        SegflowError: There are more; names the case.
+    """
+    if len(case.images) > len(channels):
+        raise SegflowError(
+            "the case has more files than the model has channels",
+            case=case.case_id,
+            found=some([file.name for file in case.images]),
+            expected=f"{len(channels)}: {', '.join(channels)}",
+            fix=f"Leave the others out. {DIGITS_OF_A_NAME}",
+        )
 
 
 def part_of(cases: Sequence[CaseFiles], part: str) -> list[CaseFiles]:
@@ -67,61 +114,96 @@ def part_of(cases: Sequence[CaseFiles], part: str) -> list[CaseFiles]:
     return list(cases[int(match[1]) :: int(match[2])])
 
 
-def _in_folder(folder: Path, file_ending: str) -> list[CaseFiles]:
-    names = list_files(folder)
-    files = [folder / name for name in names if name.endswith(file_ending)]
-    if not files:
+def _in_folder(folder: Path, names: Names) -> list[CaseFiles]:
+    listing = list_folder(folder)
+    readable = [name for name in listing.files if name.lower().endswith(names.endings)]
+    chosen: dict[str, str] = {}
+    for name in sorted(readable, key=names.rank):
+        chosen.setdefault(names.stem(name), name)
+    if not chosen:
         raise SegflowError(
             f"{folder} holds no image",
-            found=", ".join(names[:5]) or "an empty folder",
-            expected=f"names like case_0000{file_ending}, as in training",
+            found=listing.summary(),
+            expected=f"names like case_0000{names.endings[0]}, as in training",
+            fix=FETCH if listing.lost else None,
         )
-    cases = _group(files, file_ending)
-    problems = [str(problem) for case in cases if (problem := _wrong_numbers(case, file_ending)) is not None]
-    if problems:
-        raise CaseErrors(f"the images in {folder} do not fit together", problems)
+    taken = sorted(chosen.values())
+    cases = _group((folder / name for name in taken), names, f"the images in {folder}")
+    passed = listing.passed_over(readable, names.endings)
+    if doubled := [name for name in readable if name not in set(taken)]:
+        passed["the same image, of another ending, as a file that is taken"] = doubled
+    tell_passed_over(folder, passed)
     return cases
 
 
-def _wrong_numbers(case: CaseFiles, file_ending: str) -> SegflowError | None:
-    """Channels that do not count from 0000 would go into the network in places that are not theirs."""
-    names = [file.name for file in case.images]
-    expected = [f"{case.case_id}_{number:04d}{file_ending}" for number in range(len(names))]
-    if names == expected or names == [case.case_id + file_ending]:
-        return None
+def _group(files: Iterable[Path], names: Names, where: str) -> list[CaseFiles]:
+    """Cases by the files' names.
+
+    Raises:
+        SegflowError: Two files are the same channel, or numbers are no channels; all such cases are named.
+    """
+    numbered: dict[str, dict[int, Path]] = {}
+    for file in files:
+        stem = names.stem(file.name)
+        match = NUMBERED.fullmatch(stem)
+        case_id, number = (match[1], int(match[2])) if match else (stem, 0)
+        channels = numbered.setdefault(case_id, {})
+        if number in channels:
+            raise _same_channel(case_id, channels[number], file)
+        channels[number] = file
+    cases: dict[str, tuple[Path, ...]] = {}
+    problems: list[str] = []
+    from_one: list[str] = []
+    own: list[str] = []
+    for case_id, channels in numbered.items():
+        images = tuple(channels[number] for number in sorted(channels))
+        meaning = digits_mean(channels, names.channels)
+        if meaning == "nothing" and sorted(channels) != list(range(len(channels))):
+            problems.append(str(_wrong_numbers(case_id, images, names)))
+        elif meaning == "counted from 1":
+            from_one += [file.name for file in images]
+        elif meaning == "names":
+            own += [file.name for file in images]
+        for name, part in [(names.stem(f.name), (f,)) for f in images] if meaning == "names" else [(case_id, images)]:
+            if name in cases:
+                raise _same_channel(name, cases[name][0], part[0])
+            cases[name] = part
+    if from_one:
+        problems.append(str(SegflowError("the channels are counted from 1", found=some(from_one), fix=COUNT_FROM_0)))
+    if problems:
+        raise CaseErrors(f"{where} do not fit together", problems)
+    if own:
+        logger.warning(
+            "The four digits at the end of %s (%s) are no channel of this model, which has %d: each file is a case of "
+            "its own",
+            counted(len(own), "name"),
+            some(own),
+            names.channels,
+        )
+    return [CaseFiles(case_id, images) for case_id, images in cases.items()]
+
+
+def _same_channel(case_id: str, first: Path, second: Path) -> SegflowError:
     return SegflowError(
-        "the channels are not numbered from 0000 without gaps",
-        case=case.case_id,
-        found=some(names),
-        expected=some(expected),
-        fix="A case whose own name ends in four digits needs the channel's number too: case_0012_0000.",
+        "two files are the same channel of one case",
+        case=case_id,
+        found=f"{first} and {second}",
+        fix="Rename one: predictions are named after their cases.",
     )
 
 
-def _group(files: Iterable[Path], file_ending: str) -> list[CaseFiles]:
-    channels: dict[str, dict[str, Path]] = {}
-    for file in files:
-        stem = _stem(file.name, file_ending)
-        match = CHANNEL.fullmatch(stem)
-        case_id, number = (match[1], match[2]) if match else (stem, "0000")
-        if number in channels.setdefault(case_id, {}):
-            raise SegflowError(
-                "two files are the same channel of one case",
-                case=case_id,
-                found=f"{channels[case_id][number]} and {file}",
-                fix="Rename one: predictions are named after their cases.",
-            )
-        channels[case_id][number] = file
-    return [CaseFiles(case_id, tuple(found[n] for n in sorted(found))) for case_id, found in channels.items()]
+def _wrong_numbers(case_id: str, images: Sequence[Path], names: Names) -> SegflowError:
+    """Channels that do not count from 0000 would go into the network in places that are not theirs."""
+    return SegflowError(
+        "the channels are not numbered from 0000 without gaps",
+        case=case_id,
+        found=some([file.name for file in images]),
+        expected=some([f"{case_id}_{number:04d}{names.endings[0]}" for number in range(names.channels)]),
+        fix=DIGITS_OF_A_NAME,
+    )
 
 
-def _stem(name: str, file_ending: str) -> str:
-    """The name without its ending: the training images', or another of images; a name may hold dots of its own."""
-    known = next((ending for ending in (file_ending, *IMAGE_ENDINGS) if name.lower().endswith(ending.lower())), None)
-    return name[: -len(known)] if known else Path(name).stem
-
-
-def _in_table(table: Path, file_ending: str) -> list[CaseFiles]:
+def _in_table(table: Path, names: Names) -> list[CaseFiles]:
     try:
         with table.open(newline="", encoding="utf-8-sig") as stream:
             rows = list(csv.reader(stream))
@@ -141,7 +223,7 @@ def _in_table(table: Path, file_ending: str) -> list[CaseFiles]:
         files = tuple(table.parent / row[k].strip() for k in images if row[k].strip())
         if named is None and not files:
             continue
-        case_id = row[named].strip() if named is not None else _group(files[:1], file_ending)[0].case_id
+        case_id = row[named].strip() if named is not None else names.stem(files[0].name).removesuffix("_0000")
         safe_name(case_id, f"{table}: the name of a case")
         if case_id in cases:
             raise SegflowError(f"{table}: cases need names of their own, for their predictions", found=repr(case_id))

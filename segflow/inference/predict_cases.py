@@ -15,7 +15,7 @@ from segflow.core.errors import SegflowError
 from segflow.core.preprocessed import PreprocessedCase
 from segflow.core.progress import Progress, silent
 from segflow.core.system_errors import system_error
-from segflow.inference.find_cases import Input, find_cases, part_of
+from segflow.inference.find_cases import Input, find_cases, part_of, refuse_too_many
 from segflow.inference.load_network import Build
 from segflow.inference.maps import Maps
 from segflow.inference.origins import WINDOW_SETTINGS, described, image_inputs, record_digest, weights_digest
@@ -23,7 +23,7 @@ from segflow.inference.pipeline import PredictReport, Steps, run_cases
 from segflow.inference.predictor import Predictor
 from segflow.inference.sliding_window import SlidingWindowSettings, mean_logits
 from segflow.network.build import build_network
-from segflow.storage.images import ImageIO, read_case, reader_by_name
+from segflow.storage.images import ImageIO, read_case, readable_endings, reader_by_name
 from segflow.storage.predictions import Predictions, Wanted
 from segflow.storage.stamps import FileStamp, Origin
 
@@ -141,7 +141,9 @@ def predict_cases(
         build=build,
         build_previous=build_previous,
     )
-    everything = find_cases(source, predictor.record.dataset.file_ending)
+    dataset = predictor.record.dataset
+    endings = readable_endings(reader_by_name(predictor.record.plans.reader), dataset.file_ending)
+    everything = find_cases(source, endings, len(dataset.channels))
     cases = part_of(everything, settings.part)
     decisive = _decisive(predictor, model, settings, build, build_previous)
     arguments = {"input": _text(source), **asdict(settings), **decisive}
@@ -269,6 +271,7 @@ class _Stage:
         return folder / f"{case_id}{self.predictor.record.dataset.file_ending}"
 
     def _read(self, files: CaseFiles) -> _Read:
+        refuse_too_many(files, self.predictor.record.dataset.channels)
         inputs = self.origin(files).stamp_inputs()
         case = read_case(files, self.reader)
         if self.previous is None:

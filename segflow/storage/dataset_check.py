@@ -16,7 +16,7 @@ from segflow.core.intensities import ABSURD_FIX, absurd_channels, absurd_values
 from segflow.core.labels import Labels
 from segflow.core.parallel import Job, run_jobs
 from segflow.core.progress import Progress, ProgressEvent, silent
-from segflow.storage.case_files import Problem, discover, some
+from segflow.storage.case_files import discover
 from segflow.storage.images import (
     SAME_GRID,
     ImageIO,
@@ -28,6 +28,8 @@ from segflow.storage.images import (
     orientation,
     same_placement,
 )
+from segflow.storage.listing import some
+from segflow.storage.problems import Problem
 
 STAGE = "check"
 COUNTED = 1 << 15

@@ -18,7 +18,7 @@ from segflow.core.errors import SegflowError
 from segflow.storage.image_formats.contract import ImageHeader, ImageIO, mm
 from segflow.storage.image_formats.natural_io import NaturalImage2DIO
 from segflow.storage.image_formats.nibabel_io import NibabelIO, NibabelIOWithReorient
-from segflow.storage.image_formats.nifti_files import is_nifti, read_nifti_header
+from segflow.storage.image_formats.nifti_files import NIFTI_ENDINGS, is_nifti, read_nifti_header
 from segflow.storage.image_formats.nifti_forms import form_conflict
 from segflow.storage.image_formats.placement import (
     is_left_handed,
@@ -43,6 +43,7 @@ __all__ = [
     "mm",
     "orientation",
     "read_case",
+    "readable_endings",
     "reader_by_name",
     "reader_of",
     "register_reader",
@@ -127,6 +128,14 @@ def choose_reader(file_ending: str, example: Path | None = None, name: str | Non
         else:
             return reader
     raise SegflowError(f"no reader understands {example} ({'; '.join(reasons)})")
+
+
+def readable_endings(reader: ImageIO, file_ending: str) -> tuple[str, ...]:
+    """Endings of the files that a dataset's reader understands, in lower case; the dataset's own comes first."""
+    kinds = [reader.endings, *(getattr(kind, "endings", ()) for kind in type(reader).__mro__)]
+    own = next((endings for endings in kinds if isinstance(endings, tuple) and endings), ())
+    nifti = NIFTI_ENDINGS if set(own) & set(NIFTI_ENDINGS) else ()
+    return tuple(dict.fromkeys((file_ending.lower(), *own, *nifti)))
 
 
 def reader_of(files: Iterable[Path], file_ending: str, name: str | None = None) -> ImageIO:

@@ -9,9 +9,10 @@ from pathlib import Path
 
 from segflow.core.dataset import DatasetDescription
 from segflow.core.errors import SegflowError
-from segflow.storage.case_files import Problem, find_images, find_training_cases
+from segflow.storage.case_files import find_images, find_training_cases
 from segflow.storage.dataset_check import check_dataset
 from segflow.storage.json_files import read_json_as
+from segflow.storage.problems import Problem
 
 __all__ = [
     "Problem",
@@ -32,7 +33,10 @@ def read_description(folder: Path) -> DatasetDescription:
     """
     if not folder.is_dir():
         raise SegflowError(f"there is no dataset folder {folder}", fix="Check dataset.path or paths.raw.")
-    fix = "Every raw dataset needs one; see the README's section on data."
+    fix = (
+        'Every raw dataset needs one: {"channel_names": {"0": "CT"}, "labels": {"background": 0, "tumour": 1}, '
+        '"numTraining": 30, "file_ending": ".nii.gz"}.'
+    )
     return read_dataset_json(folder / "dataset.json", folder.resolve().name, fix)
 
 

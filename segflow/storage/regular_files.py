@@ -13,6 +13,7 @@ from pathlib import Path
 
 from segflow.core.errors import SegflowError
 from segflow.core.machine import memory_bytes
+from segflow.storage.listing import missing_file
 
 KINDS = {
     stat.S_IFDIR: "a folder",
@@ -34,7 +35,7 @@ def open_regular(file: Path) -> io.BufferedReader:
     try:
         descriptor = os.open(file, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     except FileNotFoundError:
-        raise SegflowError(f"there is no file {file}", fix="Check the name and the folder.") from None
+        raise missing_file(file) from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         if isinstance(error, OSError) and not file.is_file() and file.exists():  # a socket, or a device without driver
             raise _irregular(file, os.stat(file).st_mode) from error

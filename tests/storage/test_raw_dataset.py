@@ -88,7 +88,19 @@ def test_everything_wrong_is_listed_together(tmp_path: Path) -> None:
         (["a_000.nii.gz"], 1, r"has no channel number"),
         (["a_0000.nii"], 1, r"case 'a': mixed file endings: .*a_0000\.nii ends in \.nii; expected \.nii\.gz"),
         (["a_0000.nii.gz", "b_0000.nrrd"], 1, r"case 'b': mixed file endings"),
-        (["a_0001.nii.gz"], 1, r"case 'a': a channel is missing: a_0000\.nii\.gz"),
+        (["a_0000.nii.gz", "b_0001.nii.gz"], 1, r"case 'b': a channel is missing: b_0000\.nii\.gz"),
+        (
+            ["a_0001.nii.gz"],
+            1,
+            r"the channels of 1 case are counted from 1; found a_0001\.nii\.gz\. Channels count from 0",
+        ),
+        (
+            ["a_0001.nii.gz", "a_0002.nii.gz"],
+            2,
+            r"channels of 1 case are counted from 1; found a_0001\.nii\.gz, a_0002",
+        ),
+        (["a_2022.nii.gz", "a_2023.nii.gz"], 1, r"case 'a': the four digits at the end are no channel; found a_2022"),
+        (["a_2022.nii.gz", "b_0000.nii.gz"], 2, r"needs the channel's number too: scan_2022_0000"),
         (["a_0000.nii.gz", "a_0002.nii.gz"], 3, r"case 'a': a channel is missing: a_0001\.nii\.gz"),
         (["a_0000.nii.gz", "a_0001.nii.gz"], 1, r"case 'a': a channel is too many: a_0001\.nii\.gz"),
         (["a_0000.nii.gz", "a_0001.nii.gz", "b_0000.nii.gz"], 2, r"case 'b': a channel is missing: b_0001"),
@@ -129,7 +141,7 @@ def test_discovery_lists_each_folder_once(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_many_problems_do_not_search_through_all_names_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import segflow.storage.case_files as module
+    import segflow.storage.case_names as module
 
     searches = []
     monkeypatch.setattr(module.difflib, "get_close_matches", lambda *given, **options: searches.append(given) or [])

@@ -15,6 +15,7 @@ import numpy as np
 from segflow.core.errors import SegflowError
 from segflow.core.geometry import Geometry
 from segflow.storage.image_formats.placement import same_placement
+from segflow.storage.listing import missing_file
 
 log = logging.getLogger(__name__)
 
@@ -258,7 +259,7 @@ def check_affine(affine: np.ndarray, file: Path) -> None:
 def unreadable(file: Path, reason: object) -> SegflowError:
     """The error for a file that cannot be read, and why."""
     if not file.exists():
-        return SegflowError(f"there is no file {file}", fix="Check the name and the folder.")
+        return missing_file(file)
     return SegflowError(f"cannot read {file}: {reason}", fix=RESAVE)
 
 

@@ -1,0 +1,177 @@
+"""Which case and channel a file's name means (recipe 1.3), and what is said where names do not fit."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Collection, Mapping, Sequence
+from typing import Literal
+
+from segflow.core.case import CaseFiles
+from segflow.core.dataset import COUNT_FROM_0
+from segflow.core.names import shortened, why_unsafe
+from segflow.storage.listing import EMPTY, FETCH, LOST, Listing, counted, describe_passed_over, some
+from segflow.storage.problems import Problem
+
+NUMBERED = re.compile(r"(.+)_([0-9]{4})", re.DOTALL)
+IMAGE_ENDINGS = (
+    *(".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".gipl", ".img", ".hdr", ".dcm"),
+    *(".png", ".bmp", ".tif", ".tiff", ".jpg", ".jpeg", ".npy", ".npz", ".mgz"),
+)
+"""Files of these endings are images to a person, whether we read them or not."""
+DIGITS_OF_A_NAME = "A case whose own name ends in four digits needs the channel's number too: scan_2022_0000."
+GUESSES = 20
+"""Problems for which the nearest existing file is looked for; each search walks through all names."""
+
+
+def group_by_name(listing: Listing, ending: str, channels: int) -> tuple[list[CaseFiles], list[Problem]]:
+    """Cases by name, and what is wrong with the names."""
+    folder, names = listing.folder, listing.files
+    problems = passed_over(listing, ending)
+    files: dict[str, dict[int, str]] = {}
+    for name in names:
+        if not name.endswith(ending):
+            problems.extend(foreign_image(folder.name, name, ending))
+        elif match := NUMBERED.fullmatch(name.removesuffix(ending)):
+            files.setdefault(match[1], {})[int(match[2])] = name
+        else:
+            stem = name.removesuffix(ending)
+            problems.append(
+                Problem(
+                    stem,
+                    "error",
+                    f"{folder.name}/{name} has no channel number; expected {stem}_0000{ending}",
+                    "Rename it: four digits, one file per channel.",
+                )
+            )
+    if not files and all(problem.severity == "warning" for problem in problems):
+        seen = "it is empty" if listing.summary() == EMPTY else f"found {listing.summary()}"
+        text = f"{folder} holds no image; {seen}; expected names like case_0000{ending}"
+        problems.append(Problem(None, "error", text))
+    from_one = [numbered for numbered in files.values() if digits_mean(numbered, channels) == "counted from 1"]
+    if from_one and len(from_one) == len(files):
+        found = some([name for numbered in from_one for name in numbered.values()])
+        text = f"{folder.name}: the channels of {counted(len(files), 'case')} are counted from 1; found {found}"
+        problems.append(Problem(None, "error", text, COUNT_FROM_0))
+    else:
+        problems.extend(_wrong_numbers(files, channels, ending, names, already=len(problems)))
+    cases = []
+    for case_id in sorted(files):
+        if reason := why_unsafe(case_id):
+            problems.append(unsafe_name(folder.name, case_id, reason))
+        else:
+            cases.append(CaseFiles(case_id, tuple(folder / files[case_id][k] for k in sorted(files[case_id]))))
+    return cases, problems
+
+
+def digits_mean(numbers: Collection[int], channels: int) -> Literal["channels", "counted from 1", "names", "nothing"]:
+    """What the four digits at the end of files' names are, by all numbers that follow one and the same beginning.
+
+    Args:
+        numbers: As read from the names, such as 0 and 1, or 2022 and 2023.
+        channels: Of the dataset; one file may hold them all.
+
+    Returns:
+        ``names``: none can be a channel, so that they belong to the cases' names. ``nothing``: a channel is missing,
+        or there is one too many.
+    """
+    found = sorted(numbers)
+    if found in ([0], list(range(channels))):
+        return "channels"
+    if found == list(range(1, channels + 1)):
+        return "counted from 1"
+    return "names" if found[0] >= channels else "nothing"
+
+
+def _wrong_numbers(
+    files: Mapping[str, Mapping[int, str]], channels: int, ending: str, names: Sequence[str], already: int
+) -> list[Problem]:
+    problems: list[Problem] = []
+    split = channels > 1 and any(len(numbered) > 1 for numbered in files.values())
+    for case_id, numbered in files.items():
+        if digits_mean(numbered, channels) == "names":
+            found = some(list(numbered.values()))
+            text = f"the four digits at the end are no channel; found {found}; expected {channels} counted from 0000"
+            problems.append(Problem(case_id, "error", text, DIGITS_OF_A_NAME))
+            continue
+        expected = range(channels if split or len(numbered) > 1 else 1)
+        candidates = names if already + len(problems) < GUESSES else ()
+        problems.extend(_wrong_channels(case_id, numbered, expected, channels, ending, candidates))
+    return problems
+
+
+def _wrong_channels(
+    case_id: str, numbered: Mapping[int, str], expected: range, channels: int, ending: str, names: Sequence[str]
+) -> list[Problem]:
+    missing = [f"{case_id}_{number:04d}{ending}" for number in expected if number not in numbered]
+    extra = [name for number, name in numbered.items() if number not in expected]
+    problems = []
+    if missing:
+        others = [name for name in names if name not in numbered.values()]
+        near = nearest_name(missing[0], others)
+        problems.append(
+            Problem(
+                case_id,
+                "error",
+                f"a channel is missing: {some(missing)}; found {some(list(numbered.values()))}; "
+                f"expected {channels} channels numbered from 0000",
+                f"The nearest existing file is {near}." if near else "Add it, or remove the case.",
+            )
+        )
+    if extra:
+        problems.append(
+            Problem(
+                case_id,
+                "error",
+                f"a channel is too many: {some(extra)}; expected {channels} as dataset.json declares",
+                "Remove it, or declare it in channel_names.",
+            )
+        )
+    return problems
+
+
+def unsafe_name(where: str, case_id: str, reason: str) -> Problem:
+    text = f"{where}: {shortened(case_id)} cannot be the name of a case: it {reason}"
+    return Problem(None, "error", text, "Files are named after their case; rename it.")
+
+
+def foreign_image(folder: str, name: str, ending: str) -> list[Problem]:
+    """An image of another ending than the dataset's; files that are no images may lie about."""
+    kind = _image_ending(name)
+    if kind is None:
+        return []
+    stem = name[: -len(kind)]
+    match = NUMBERED.fullmatch(stem)
+    return [
+        Problem(
+            match[1] if match else stem,
+            "error",
+            f"mixed file endings: {folder}/{name} ends in {name[-len(kind) :]}; expected {ending}",
+            "Convert it, remove it, or correct file_ending in dataset.json.",
+        )
+    ]
+
+
+def _image_ending(name: str) -> str | None:
+    return next((known for known in IMAGE_ENDINGS if name.lower().endswith(known)), None)
+
+
+def passed_over(listing: Listing, ending: str) -> list[Problem]:
+    """What of a dataset's folder is no file of its ending and no image of another, which `foreign_image` tells of."""
+    where, problems = listing.folder.name, []
+    if listing.lost:
+        links = some([f"{name} → {target}" for name, target in listing.lost.items()])
+        problems.append(
+            Problem(None, "error", f"{where}: {counted(len(listing.lost), 'link')} to nowhere: {links}", FETCH)
+        )
+    told = [name for name in listing.files if name.endswith(ending) or _image_ending(name)]
+    passed = {why: names for why, names in listing.passed_over(told, [ending]).items() if why != LOST}
+    if passed:
+        text = describe_passed_over(where, passed)
+        problems.append(Problem(None, "warning", text, f"Convert what are images to {ending}."))
+    return problems
+
+
+def nearest_name(wanted: str, names: Sequence[str]) -> str | None:
+    near = difflib.get_close_matches(wanted, names, n=1)
+    return near[0] if near else None
