@@ -79,6 +79,27 @@ def raw_folder(dataset: DatasetSettings, paths: PathSettings, *, progress: Progr
     return resolve_dataset(dataset.name, root)
 
 
+def present_raw_folder(dataset: DatasetSettings, paths: PathSettings) -> Path | None:
+    """The dataset's folder where it is at hand; nothing is made or fetched. A machine that trains need not have it."""
+    from segflow.storage.raw_dataset import resolve_dataset
+
+    root = Path(paths.raw).expanduser()
+    try:
+        if dataset.path:
+            folder = Path(dataset.path).expanduser()
+            if folder.is_dir() and _is_decathlon(folder):
+                folder = root / folder_name(dataset, paths)
+        elif dataset.source == "raw":
+            folder = resolve_dataset(dataset.name, root)
+        else:
+            folder = root / dataset.name
+            if dataset.source == "hippocampus" and not folder.is_dir() and TEST_DATA in os.environ:
+                folder = Path(os.environ[TEST_DATA]) / dataset.name
+    except SegflowError:
+        return None
+    return folder if (folder / "dataset.json").is_file() else None
+
+
 def _is_decathlon(folder: Path) -> bool:
     from segflow.storage.json_files import read_json
 

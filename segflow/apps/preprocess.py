@@ -40,7 +40,9 @@ def preprocess(config: DictConfig) -> PreprocessReport:
         )
         asked = config.configurations or list(plans.configurations)
         names = [asked] if isinstance(asked, str) else list(asked)
-        report = preprocess_dataset(Path(raw), plans, names, folder, settings, progress=progress)
+        report = preprocess_dataset(
+            Path(raw), plans, names, folder, settings, plans_name=str(config.plans), progress=progress
+        )
     _terminal.say(report.text())
     if report.failed:
         raise CaseErrors("some cases could not be preprocessed", list(report.failed.values()))

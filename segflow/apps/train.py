@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from torch import Tensor
 
-from segflow.apps import _datasets, _edge, _processes, _terminal, evaluate
+from segflow.apps import _datasets, _edge, _processes, _sources, _terminal, evaluate
 from segflow.augmentation.pipeline import Augmentation, AugmentationSettings
 from segflow.core.command_line import command_line
 from segflow.core.errors import CaseErrors, SegflowError
@@ -39,7 +39,7 @@ from segflow.storage.raw_dataset import read_dataset_json
 from segflow.storage.run_folder import RunFolder
 from segflow.training.initial_weights import read_initial_weights
 from segflow.training.protocols import AugmentationFactory, TrainingParts, TrainResult
-from segflow.training.run_record import release_folder
+from segflow.training.run_record import check_arrays_of_run, release_folder
 from segflow.training.settings import TrainingSettings
 from segflow.training.train_fold import train_fold
 
@@ -88,6 +88,7 @@ def train(config: DictConfig) -> tuple[TrainResult, Summary | None, Labels]:
     alone = inputs.folder.locked() if rank_zero_only.rank == 0 else nullcontext()
     with alone, _log_file(inputs.folder):
         if rank_zero_only.rank == 0:
+            inputs.check_sources(config)
             release_folder(inputs.folder)
             _write_configuration(inputs.folder, config)
         result = train_fold(
@@ -97,6 +98,7 @@ def train(config: DictConfig) -> tuple[TrainResult, Summary | None, Labels]:
             parts(config, inputs),
             settings,
             previous_stage=inputs.previous_stage,
+            preprocess=inputs.preprocess,
         )
         wanted = config.validation and result.finished and result.has_weights and rank_zero_only.rank == 0
         summary = _validate(config, inputs) if wanted and inputs.record.val_cases else None
@@ -107,6 +109,8 @@ def _validate(config: DictConfig, inputs: Inputs) -> Summary:
     folder, record = inputs.folder, inputs.record
     settings = _edge.read(PredictSettings, config.inference)
     settings.probabilities = settings.probabilities or bool(config.save_probabilities)
+    # Again: another command may have replaced the arrays while this one trained.
+    check_arrays_of_run(folder, record, inputs.store, inputs.preprocess)
     with _terminal.progress() as progress:
         report = predict_validation(
             folder,
@@ -141,12 +145,20 @@ class Inputs:
         record: What is to be trained.
         folder: Where the run goes.
         previous_stage: Label maps that the previous stage predicted on this configuration's grid; for a cascade.
+        preprocess: The command that makes the arrays.
     """
 
     prepared: Path
     record: RunRecord
     folder: RunFolder
     previous_stage: PreprocessedStore | None
+    preprocess: str
+
+    def check_sources(self, config: DictConfig) -> None:
+        """See `_sources.check_sources`."""
+        paths = _edge.read(_datasets.PathSettings, config.paths)
+        dataset = _edge.read(_datasets.DatasetSettings, config.dataset)
+        _sources.check_sources(self.record, self.prepared, self.references, dataset, paths, self.preprocess)
 
     @property
     def store(self) -> PreprocessedStore:
@@ -186,11 +198,13 @@ def _read_inputs(config: DictConfig) -> Inputs:
         batch_size=config.configuration.batch_size,
         norm=config.network.get("norm"),  # a setting of the network that prediction must know of
     )
+    configuration = str(config.configuration.name)
+    preprocess = command_line("preprocess", **same, plans=str(config.plans), configurations=[configuration])
     cases = PreprocessedStore(prepared / plans.configuration(config.configuration.name).data_identifier).case_ids()
     if not cases:
         raise SegflowError(
             f"'{config.configuration.name}' of {name} is not preprocessed",
-            fix=f"Run: {command_line('preprocess', **same, plans=str(config.plans))}",
+            fix=f"Run: {preprocess}",
         )
     split = read_fold(prepared, cases, fold.index, fold)
     record = RunRecord(
@@ -205,7 +219,7 @@ def _read_inputs(config: DictConfig) -> Inputs:
     )
     outputs = Path(paths.outputs).expanduser() / name / str(config.plans)
     folder = RunFolder(outputs / config.configuration.name / config.run_name / f"fold_{fold.index}")
-    return Inputs(prepared, record, folder, _previous_stage(record, outputs, config))
+    return Inputs(prepared, record, folder, _previous_stage(record, outputs, config), preprocess)
 
 
 def _previous_stage(record: RunRecord, outputs: Path, config: DictConfig) -> PreprocessedStore | None:

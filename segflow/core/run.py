@@ -25,6 +25,8 @@ class RunRecord:
         mirror_axes: Spatial axes (0 = first plan axis of the patch) that were mirrored in training and may be at
             prediction.
         settings: The composed configuration of the run, for people and for comparison on resume.
+        arrays: What the arrays were made from that it was trained on, for comparison with other folds and on resume;
+            empty where it was not noted.
     """
 
     dataset: DatasetDescription
@@ -35,6 +37,7 @@ class RunRecord:
     val_cases: tuple[str, ...]
     mirror_axes: tuple[int, ...]
     settings: Mapping[str, Any] = field(default_factory=dict)
+    arrays: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         safe_name(self.dataset.name, "the name of the dataset")
@@ -93,6 +96,7 @@ class RunRecord:
             "val_cases": list(self.val_cases),
             "mirror_axes": list(self.mirror_axes),
             "settings": dict(self.settings),
+            **({"arrays": dict(self.arrays)} if self.arrays else {}),
         }
 
     @classmethod
@@ -111,6 +115,7 @@ class RunRecord:
             val_cases=tuple(value["val_cases"]),
             mirror_axes=tuple(int(axis) for axis in value["mirror_axes"]),
             settings=dict(value.get("settings", {})),
+            arrays=dict(value.get("arrays", {})),
         )
         record.check()
         return record

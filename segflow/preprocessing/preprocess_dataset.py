@@ -18,14 +18,16 @@ from segflow.core.machine import memory_bytes, processor_count
 from segflow.core.parallel import Job, run_jobs
 from segflow.core.plans import ConfigurationPlan, Plans
 from segflow.core.progress import Progress, ProgressEvent, silent
+from segflow.preprocessing.owner import check_owner
 from segflow.preprocessing.preprocess_case import normalization_of, normalize_case, spacing_in_plan, to_plan_space
-from segflow.preprocessing.provenance import PROVENANCE, choices_of, is_current, stamp_files
+from segflow.preprocessing.provenance import PLANS, PROVENANCE, choices_of, stamp_files, why_outdated
 from segflow.storage.case_files import find_training_cases
 from segflow.storage.dataset_check import check_label_values
 from segflow.storage.images import ImageIO, case_error, read_case, reader_by_name
 from segflow.storage.label_map_files import copy_label_map, is_copied, remove_label_map
 from segflow.storage.preprocessed import PreprocessedStore
-from segflow.storage.raw_dataset import read_description
+from segflow.storage.raw_dataset import check_planned_description, read_description
+from segflow.storage.stamps import say_why
 
 STAGE = "preprocess"
 REFERENCES = "gt_segmentations"
@@ -98,11 +100,13 @@ class _Target:
     Attributes:
         plan: A configuration that uses it.
         store: The folder.
+        plans_name: Name of the plans' file.
         choices: See `choices_of`.
     """
 
     plan: ConfigurationPlan
     store: PreprocessedStore
+    plans_name: str
     choices: dict[str, Any]
 
 
@@ -113,6 +117,7 @@ def preprocess_dataset(
     output_folder: Path,
     settings: PreprocessSettings | None = None,
     *,
+    plans_name: str | None = None,
     progress: Progress = silent,
 ) -> PreprocessReport:
     """Make the arrays of configurations, as far as they are not up to date.
@@ -125,24 +130,29 @@ def preprocess_dataset(
         configurations: Names within the plans; those that share a ``data_identifier`` share arrays.
         output_folder: Arrays go to ``<output_folder>/<data_identifier>``.
         settings: How to use the machine.
+        plans_name: Name of the plans' file beside the arrays, without its ending; the name in the plans where None.
         progress: Told after each case.
 
     Returns:
         What was done, and which cases failed and why.
 
     Raises:
-        SegflowError: The dataset's files do not fit together, or a configuration does not exist or cannot be used.
+        SegflowError: The dataset's files do not fit together, a configuration does not exist or cannot be used, the
+            dataset is another than was planned, or the arrays are those of other plans.
     """
     settings = settings or PreprocessSettings()
     description = read_description(dataset_folder)
+    check_planned_description(output_folder, description)
     cases = find_training_cases(dataset_folder, description)
     reader = reader_by_name(plans.reader)
-    targets = _targets(plans, configurations, description.labels, output_folder)
+    targets = _targets(plans, plans_name or plans.plans_name, configurations, description.labels, output_folder)
     _check_names(cases)
+    for target in targets:
+        check_owner(target.store, target.choices, target.plans_name, description.labels, redo=settings.redo)
     removed = _remove_others(targets, {case.case_id for case in cases})
     for target in targets:
         target.store.clear_unfinished()
-    needed = {case.case_id: _out_of_date(case, targets, redo=settings.redo) for case in cases}
+    needed = _out_of_date(cases, targets, redo=settings.redo)
     waiting = [case for case in cases if needed[case.case_id]]
     jobs, failed = _make_jobs(waiting, needed, reader, plans, description)
     limit = int((settings.max_memory_gb or _SHARE_OF_MEMORY * memory_bytes() / 2**30) * 2**30)
@@ -191,19 +201,23 @@ def _preprocess_one(
             del case  # its memory is wanted for the result
         for target in members:
             result = to_plan_space(normalized, target.plan, labels)
-            made_from = {"choices": target.choices, "files": stamps}
+            made_from = {PLANS: target.plans_name, "choices": target.choices, "files": stamps}
             target.store.write(result, target.plan.patch_size, {PROVENANCE: made_from})
             del result  # before the next one is made
     return absurd
 
 
-def _targets(plans: Plans, configurations: Sequence[str], labels: Labels, output_folder: Path) -> tuple[_Target, ...]:
+def _targets(
+    plans: Plans, plans_name: str, configurations: Sequence[str], labels: Labels, output_folder: Path
+) -> tuple[_Target, ...]:
     """One target for each folder of arrays; configurations that share a folder must agree on what is in it."""
     targets: dict[str, _Target] = {}
     for name in configurations:
         plan = plans.configuration(name)
         identifier = plan.data_identifier
-        target = _Target(plan, PreprocessedStore(output_folder / identifier), choices_of(plans, plan, labels))
+        target = _Target(
+            plan, PreprocessedStore(output_folder / identifier), plans_name, choices_of(plans, plan, labels)
+        )
         known = targets.setdefault(identifier, target)
         if known.choices != target.choices:
             differing = [key for key, value in known.choices.items() if value != target.choices[key]]
@@ -238,8 +252,24 @@ def _remove_others(targets: Sequence[_Target], case_ids: set[str]) -> tuple[str,
     return tuple(sorted(removed))
 
 
-def _out_of_date(case: CaseFiles, targets: Sequence[_Target], *, redo: bool) -> tuple[_Target, ...]:
-    return tuple(target for target in targets if redo or not is_current(target.store, case, target.choices))
+def _out_of_date(
+    cases: Sequence[CaseFiles], targets: Sequence[_Target], *, redo: bool
+) -> dict[str, tuple[_Target, ...]]:
+    """What must be made of each case; says why, where it is not for the first time."""
+    if redo:
+        return {case.case_id: tuple(targets) for case in cases}
+    needed: dict[str, tuple[_Target, ...]] = {}
+    reasons: dict[str, str] = {}
+    for case in cases:
+        stale = []
+        for target in targets:
+            why = why_outdated(target.store, case, target.choices)
+            if why is not None:
+                stale.append(target)
+                reasons[case.case_id] = why
+        needed[case.case_id] = tuple(stale)
+    say_why("cases", reasons, len(cases))
+    return needed
 
 
 def _make_jobs(

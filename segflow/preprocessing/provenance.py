@@ -7,7 +7,7 @@ they do not depend on (batch size, patch size, topology, learning rate) redo not
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,31 @@ from segflow.preprocessing.foreground import location_keys
 from segflow.storage.json_files import read_json
 from segflow.storage.label_map_files import files_beside
 from segflow.storage.preprocessed import PreprocessedStore
-from segflow.storage.stamps import FileStamp, is_same_file, stamp_file
+from segflow.storage.stamps import MISSING, FileStamp, is_same_file, stamp_file
 
 PROVENANCE = "made_from"
 """Key of a stored case's properties."""
 
 _VERSION = 2  # raise it when preprocessing makes other arrays from the same choices
+
+PLANS = "plans"
+"""Key within it: name of the plans' file that the arrays were first made for. Other plans may share them."""
+
+VERSION = "version"
+LOCATIONS = "locations"
+"""Keys of choices that are not the plans'."""
+
+LABEL = "label"
+"""What the reference label map is to a case."""
+
+_NAMES = {
+    VERSION: "version of preprocessing",
+    "axis_order": "axis order",
+    "channels": "normalization",
+    "resampling_image": "resampling of images",
+    "resampling_label": "resampling of labels",
+    LOCATIONS: "set of labels",
+}
 
 Stamps = dict[str, FileStamp]
 
@@ -39,43 +58,72 @@ def choices_of(plans: Plans, plan: ConfigurationPlan, labels: Labels) -> dict[st
             entry |= {name: getattr(statistics, name) for name in ("mean", "std", "percentile_00_5", "percentile_99_5")}
         channels.append(entry)
     choices = {
-        "version": _VERSION,
+        VERSION: _VERSION,
         "reader": plans.reader,
         "axis_order": list(plans.axis_order),
         "spacing": list(plan.spacing),
         "channels": channels,
         "resampling_image": [plan.resampling_image.method, dict(plan.resampling_image.options)],
         "resampling_label": [plan.resampling_label.method, dict(plan.resampling_label.options)],
-        "locations": [key_text(key) for key in location_keys(labels)],
+        LOCATIONS: [key_text(key) for key in location_keys(labels)],
     }
     return json.loads(json.dumps(choices))
 
 
 def stamp_files(files: CaseFiles) -> Stamps:
     """Size, time and content of a case's files. Taken before they are read, so that no later change goes unseen."""
-    return {role: stamp_file(path) for role, path in _roles(files)}
+    return {role: stamp_file(path) for role, path in roles_of(files)}
 
 
-def is_current(store: PreprocessedStore, files: CaseFiles, choices: dict[str, Any]) -> bool:
-    """Whether the stored case is whole and was made from these files by these choices.
+def made_from(properties: Mapping[str, Any]) -> tuple[dict[str, Any], Stamps] | None:
+    """The choices and the stamps of the files that a stored case was made from; None where it does not say."""
+    stamp = properties.get(PROVENANCE)
+    if not isinstance(stamp, Mapping):
+        return None
+    choices, files = stamp.get("choices"), stamp.get("files")
+    return (choices, files) if isinstance(choices, dict) and isinstance(files, dict) else None
+
+
+def why_outdated(store: PreprocessedStore, files: CaseFiles, choices: Mapping[str, Any]) -> str | None:
+    """Why a case must be made anew; None where it is whole and was made from these files by these choices.
 
     Contents are compared only of files whose time differs, such as after copying a dataset.
     """
+    marker = store.folder / f"{files.case_id}.json"
+    if not marker.is_file():
+        return MISSING
     try:
-        made_from = read_json(store.folder / f"{files.case_id}.json")[PROVENANCE]
-        stamps, known_choices = made_from["files"], made_from["choices"]
-    except (SegflowError, KeyError, TypeError):
-        return False
-    roles = _roles(files)
-    if known_choices != choices or sorted(stamps) != sorted(role for role, _ in roles):
-        return False
-    return all(is_same_file(path, stamps[role]) for role, path in roles) and store.is_whole(files.case_id)
+        made = made_from(read_json(marker))
+    except (SegflowError, AttributeError):
+        made = None
+    if made is None:
+        return "nothing says what it was made from"
+    known, stamps = made
+    if differing := differing_choices(known, choices):
+        return f"made with another {', another '.join(_NAMES.get(key, key) for key in differing)}"
+    roles = roles_of(files)
+    if sorted(stamps) != sorted(role for role, _ in roles):
+        return "made from other files"
+    changed = next((role for role, path in roles if not is_same_file(path, stamps[role])), None)
+    if changed is not None:
+        return "another label" if changed.startswith(LABEL) else "another image"
+    return None if store.is_whole(files.case_id) else "a file is missing or damaged"
 
 
-def _roles(files: CaseFiles) -> Sequence[tuple[str, Path]]:
+def differing_choices(known: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """Keys of choices that are not the same."""
+    return [key for key in {**wanted, **known} if known.get(key) != wanted.get(key)]
+
+
+def describe_choices(choices: Mapping[str, Any], keys: Iterable[str]) -> str:
+    """Some choices in a person's words."""
+    return ", ".join(f"{_NAMES.get(key, key)} {json.dumps(choices.get(key))}" for key in keys)
+
+
+def roles_of(files: CaseFiles) -> list[tuple[str, Path]]:
     """What each file is to the case; its folder may change without a change of content."""
     roles = [(f"image_{number}", path) for number, path in enumerate(files.images)]
     if files.label is not None:
-        roles.append(("label", files.label))
+        roles.append((LABEL, files.label))
     beside = [(f"{role}_beside_{k}", file) for role, path in roles for k, file in enumerate(files_beside(path))]
     return [*roles, *beside]

@@ -17,6 +17,7 @@ from segflow.storage.problems import Problem
 __all__ = [
     "Problem",
     "check_dataset",
+    "check_planned_description",
     "find_images",
     "find_training_cases",
     "read_dataset_json",
@@ -52,6 +53,33 @@ def read_dataset_json(file: Path, name: str, fix: str | None = None) -> DatasetD
         SegflowError: It is missing, or its content cannot be used; names the file.
     """
     return read_json_as(file, partial(DatasetDescription.from_json, name), fix)
+
+
+def check_planned_description(prepared: Path, description: DatasetDescription) -> None:
+    """Refuse a dataset.json that says something else than the copy that planning left beside the plans.
+
+    Args:
+        prepared: Folder of the plans. Where it has no copy there is nothing to compare.
+        description: Of the raw dataset.
+
+    Raises:
+        SegflowError: Labels, channels, file ending or reader changed; names what differs.
+    """
+    file = prepared / "dataset.json"
+    if not file.is_file():
+        return
+    planned = read_dataset_json(file, description.name)
+    for what in ("labels", "channels", "file_ending", "reader"):
+        before, now = getattr(planned, what), getattr(description, what)
+        if before != now:
+            keys = ("labels", "regions_class_order") if what == "labels" else None
+            raise SegflowError(
+                f"dataset.json of {description.name} has other {what.replace('_', ' ')} than when it was planned",
+                found=now if keys is None else {key: description.raw[key] for key in keys if key in description.raw},
+                expected=before if keys is None else {key: planned.raw[key] for key in keys if key in planned.raw},
+                fix="Plan and preprocess again: segflow plan and segflow preprocess, with the same dataset. Or put the "
+                "earlier dataset.json back.",
+            )
 
 
 def resolve_dataset(name_or_path: str | int, raw_root: Path) -> Path:

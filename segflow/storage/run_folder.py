@@ -213,6 +213,16 @@ class RunFolder:
         write_json(self.finished_file, dict(facts or {}))
 
 
+def trained_folds(run: Path) -> list[RunFolder]:
+    """The folds in a run's folder that have a record and weights; none where there are none.
+
+    Args:
+        run: The folder that holds ``fold_<k>`` folders.
+    """
+    folds = [RunFolder(path) for path in sorted(run.glob(f"{FOLD_PREFIX}*"))]
+    return [fold for fold in folds if fold.record_file.is_file() and fold.has_weights()]
+
+
 def find_folds(path: Path) -> list[RunFolder]:
     """The trained folds at a path: the fold itself, or the folds below its run's folder.
 

@@ -8,13 +8,16 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Any
 
 from segflow.core.errors import SegflowError
 from segflow.core.run import RunRecord
+from segflow.preprocessing.check_arrays import check_choices, identify_arrays, other_arrays
 from segflow.storage.json_files import read_json
-from segflow.storage.run_folder import TRAIN_FIRST, RunFolder
+from segflow.storage.preprocessed import PreprocessedStore
+from segflow.storage.run_folder import TRAIN_FIRST, RunFolder, trained_folds
 
 FREE_SETTINGS = (
     "settings.paths*",
@@ -60,6 +63,47 @@ def release_folder(folder: RunFolder) -> None:
         logger.info("%s: an earlier start ended before its first checkpoint; this one begins anew", folder.path)
 
 
+def check_arrays_of_run(
+    folder: RunFolder, record: RunRecord, store: PreprocessedStore, preprocess: str
+) -> Mapping[str, Any]:
+    """Refuse arrays that are not those of the plans, or not those that the run's folds with weights were trained on.
+
+    Args:
+        folder: The fold's folder; the run's other folds lie beside it.
+        record: What is to be trained, or was.
+        store: The arrays.
+        preprocess: The command that makes them, for messages.
+
+    Returns:
+        What the arrays were made from, as `RunRecord.arrays` keeps it.
+
+    Raises:
+        SegflowError: They are others; says what differs.
+    """
+    what = (store, (*record.train_cases, *record.val_cases), record.plans, record.configuration, record.dataset.labels)
+    check_choices(*what, preprocess)
+    arrays = identify_arrays(*what)
+    unknown = []
+    for fold in trained_folds(folder.path.parent):
+        before = read_json(fold.record_file).get("arrays") or {}
+        try:
+            difference = other_arrays(before, arrays)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise SegflowError(f"{fold.record_file}: 'arrays' cannot be used", found=repr(error)) from error
+        if difference is not None:
+            raise SegflowError(
+                f"{fold.path} was trained on other arrays than there are now",
+                found=difference,
+                fix="Bring back the plans and files that they were made from, and preprocess; or train all folds on "
+                "the present arrays, with a run_name of their own.",
+            )
+        if arrays and not before:
+            unknown.append(fold.path.name)
+    if unknown:
+        logger.info("%s does not say which arrays it was trained on: not compared", ", ".join(unknown))
+    return arrays
+
+
 def claim_folder(
     folder: RunFolder, record: RunRecord, *, free: Sequence[str] = FREE_SETTINGS, extend: bool = False
 ) -> bool:
@@ -82,7 +126,9 @@ def claim_folder(
     if not folder.record_file.is_file():
         folder.write_record(record)
         return False
-    stored = dict(_flatten(read_json(folder.record_file, fix=TRAIN_FIRST)))
+    content = read_json(folder.record_file, fix=TRAIN_FIRST)
+    record = replace(record, arrays=content.get("arrays") or {})  # of the first start; `check_arrays_of_run` compares
+    stored = dict(_flatten(content))
     wanted = dict(_flatten(json.loads(json.dumps(record.to_json()))))
     allowed = (*free, LENGTH_SETTING) if extend else tuple(free)
     differences = [

@@ -40,7 +40,7 @@ from segflow.training.monitor import EpochReport
 from segflow.training.parameters import freeze
 from segflow.training.pictures import PatchPictures
 from segflow.training.protocols import AugmentationLike, TrainingParts, TrainResult
-from segflow.training.run_record import FREE_SETTINGS, claim_folder
+from segflow.training.run_record import FREE_SETTINGS, check_arrays_of_run, claim_folder
 from segflow.training.settings import TrainingSettings
 from segflow.training.time_budget import TimeBudget, parse_duration
 from segflow.training.trainer import build_trainer, epoch_batches, trainer_options
@@ -48,6 +48,7 @@ from segflow.training.volume_validation import VolumeValidation
 
 logger = logging.getLogger(__name__)
 
+PREPROCESS = "segflow preprocess"
 CORES_FOR_WORKERS = 6
 """With fewer cores for each GPU, augmenting on the GPU is what keeps it busy."""
 
@@ -61,6 +62,7 @@ def train_fold(
     *,
     previous_stage: PreprocessedStore | None = None,
     free_settings: Sequence[str] = FREE_SETTINGS,
+    preprocess: str = PREPROCESS,
     progress: Progress = silent,
 ) -> TrainResult:
     """Train one fold; the same call goes on after an interruption, and returns at once after the end.
@@ -76,10 +78,12 @@ def train_fold(
         settings: Our own knobs.
         previous_stage: Labels that the previous stage predicted, on the same grid, where the plan has one.
         free_settings: What may differ from the run that is in the folder, see `FREE_SETTINGS`.
+        preprocess: The command that makes the arrays, for messages.
         progress: Told after every epoch.
 
     Raises:
-        SegflowError: Something is missing or does not fit; the folder holds another run; the loss became NaN; a data
+        SegflowError: Something is missing or does not fit; the arrays are not those of the plans, or not those that
+            the run's other folds were trained on; the folder holds another run; the loss became NaN; a data
             worker died.
         SystemExit: 143 after SIGTERM, or a batch system's warning; the last epoch's checkpoint is there.
     """
@@ -87,7 +91,8 @@ def train_fold(
     leave_process_group()
     plan = record.plan
     plan.check()
-    _check_cases(record, store)
+    _check_cases(record, store, preprocess)
+    arrays = check_arrays_of_run(folder, record, store, preprocess)
     _name_absent_labels(record, store)
     augmentation = parts.augmentation(
         plan.patch_size,
@@ -96,7 +101,7 @@ def train_fold(
         previous_stage=plan.previous_stage is not None,
         left_right_axis=_left_right_axis(record, store),
     )
-    record = replace(record, mirror_axes=tuple(augmentation.mirror_axes))
+    record = replace(record, mirror_axes=tuple(augmentation.mirror_axes), arrays=arrays)
     resuming = _claim(folder, record, settings, free_settings)
     if folder.is_finished() and not goes_on(folder, trainer_options(parts), extend=settings.extend):
         return finished_before(folder)
@@ -367,14 +372,14 @@ def _claim(folder: RunFolder, record: RunRecord, settings: TrainingSettings, fre
     return claim_folder(folder, record, free=free_settings, extend=settings.extend)
 
 
-def _check_cases(record: RunRecord, store: PreprocessedStore) -> None:
+def _check_cases(record: RunRecord, store: PreprocessedStore, preprocess: str) -> None:
     present = set(store.case_ids())
     missing = sorted({*record.train_cases, *record.val_cases} - present)
     if missing or not record.train_cases:
         raise SegflowError(
             "the fold's cases are not all preprocessed" if missing else "the fold has no training cases",
             found=f"{len(missing)} missing in {store.folder}, such as {missing[0]}" if missing else None,
-            fix="Run: segflow preprocess" if missing else "Check splits_final.json.",
+            fix=f"Run: {preprocess}" if missing else "Check splits_final.json.",
         )
 
 

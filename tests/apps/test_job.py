@@ -94,6 +94,21 @@ def test_other_settings_are_refused_with_the_difference(job: Path) -> None:
     assert "lr: 0.01" in config
 
 
+def test_arrays_of_a_label_that_was_edited_since_are_refused_with_the_command_that_makes_them_anew(job: Path) -> None:
+    label = job / "data/raw" / NAME / "labelsTr" / "phantom_003.nii.gz"
+    content = label.read_bytes()
+    image = sitk.ReadImage(str(label))
+    sitk.WriteImage(image * 0, str(label))
+    try:
+        result = start(job, "train", "fold=4", *SHORT)
+    finally:
+        label.write_bytes(content)  # at another time, but with the same content
+    assert result.returncode == 1
+    assert "label of 'phantom_003'" in result.stderr
+    assert "segflow preprocess dataset=phantom plans=tinyPlans 'configurations=[3d_fullres]'" in result.stderr
+    assert not (job / RUN.with_name("fold_4") / "run.json").exists()
+
+
 def test_a_second_command_in_the_folder_of_a_training_is_turned_away(job: Path) -> None:
     before = (job / RUN / "train.log").read_bytes()
     with RunFolder(job / RUN).locked():

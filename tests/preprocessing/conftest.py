@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
+from raw_setup import Setup
 
 from segflow.core.fingerprint import ChannelIntensities
 from segflow.core.plans import Plans
@@ -79,3 +81,14 @@ def make_plans() -> Callable[..., Plans]:
         )
 
     return make
+
+
+@pytest.fixture
+def setup(tmp_path: Path, make_plans: Callable[..., Plans], make_configuration: Callable[..., dict[str, Any]]) -> Setup:
+    configurations = {
+        "2d": make_configuration((1.5, 1.0), identifier="plans_2d"),
+        "fine": make_configuration((2.0, 1.0, 1.0), identifier="plans_fine"),
+        "coarse": make_configuration((3.0, 2.0, 2.0), identifier="plans_coarse"),
+        "cascade": {"inherits_from": "fine", "previous_stage": "coarse"},
+    }
+    return Setup(tmp_path, make_plans(configurations=configurations), make_configuration)

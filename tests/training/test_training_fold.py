@@ -7,7 +7,7 @@ import functools
 import json
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,13 @@ import pytorch_lightning as pl
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
-from training_toy import TENSORBOARD, PowerCut, Toy, make_record
+from training_toy import CASES, TENSORBOARD, PowerCut, Toy, make_record
 
 from segflow.core.dataset import DatasetDescription
 from segflow.core.errors import SegflowError
 from segflow.network.build import build_network
+from segflow.preprocessing.provenance import PROVENANCE, choices_of
+from segflow.storage.preprocessed import PreprocessedStore
 from segflow.training.schedule import PolynomialDecay
 
 
@@ -248,6 +250,52 @@ def test_a_start_that_trained_an_epoch_does_bind_the_next(toy: Toy):
         toy.train(callbacks=[PowerCut(1)])
     with pytest.raises(SegflowError, match="other settings"):
         toy.train(record=longer(toy, 3), trainer={"max_epochs": 3})
+
+
+def note_files(toy: Toy, digest: str, cases: Sequence[str] = CASES) -> None:
+    """Let the toy's cases say what they were made from, as preprocessing does."""
+    record = toy.record
+    choices = choices_of(record.plans, record.plan, record.dataset.labels)
+    for case_id in cases:
+        file = toy.store.folder / f"{case_id}.json"
+        stamps = {"image_0": {"bytes": 1, "time_ns": 1, "digest": digest}}
+        file.write_text(json.dumps({**json.loads(file.read_text()), PROVENANCE: {"choices": choices, "files": stamps}}))
+    toy.store = PreprocessedStore(toy.store.folder)
+
+
+def test_every_fold_of_a_run_is_trained_on_the_same_arrays(toy: Toy):
+    note_files(toy, "before")
+    toy.train()
+    assert set(toy.run().read_record().arrays["cases"]) == set(CASES)
+    other_fold = replace(toy.record, fold=1, train_cases=CASES[2:], val_cases=CASES[:2])
+    toy.train("fold_1", record=other_fold)
+    note_files(toy, "after", CASES[:1])
+    for name, record in (("fold_0", toy.record), ("fold_2", replace(toy.record, fold=2))):
+        with pytest.raises(SegflowError, match=r"fold_0 was trained on other arrays.*1 cases .*\(case_0\)"):
+            toy.train(name, record=record)
+    note_files(toy, "before", CASES[:1])
+    toy.train("fold_2", record=replace(toy.record, fold=2))
+
+
+def test_arrays_of_other_plans_are_refused_before_anything_starts(toy: Toy):
+    note_files(toy, "digest")
+    plans = toy.record.plans
+    coarse = {**plans.configurations["3d_fullres"], "spacing": [2.0, 2.0, 2.0]}
+    record = replace(toy.record, plans=replace(plans, configurations={"3d_fullres": coarse}))
+    with pytest.raises(SegflowError, match=r"8 of 8 cases were made by other choices.*Make them anew: segflow prep"):
+        toy.train(record=record)
+    assert not toy.run().path.exists()
+
+
+def test_a_run_from_before_arrays_were_noted_goes_on(toy: Toy, caplog: pytest.LogCaptureFixture):
+    with pytest.raises(RuntimeError, match="power cut"):
+        toy.train(callbacks=[PowerCut(1)])
+    assert not toy.run().read_record().arrays
+    note_files(toy, "digest")
+    with caplog.at_level(logging.INFO):
+        assert toy.train().finished
+    assert "fold_0 does not say which arrays it was trained on" in caplog.text
+    assert not toy.run().read_record().arrays, "what its first epochs were trained on is not known"
 
 
 def test_best_is_the_epoch_with_the_highest_moving_average(toy: Toy):

@@ -1,0 +1,205 @@
+"""Whether arrays are what a training takes them for: from what they say they were made from, without reading them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from segflow.core.case import CaseFiles
+from segflow.core.errors import SegflowError
+from segflow.core.labels import Labels
+from segflow.core.plans import Plans
+from segflow.preprocessing.provenance import (
+    LABEL,
+    VERSION,
+    Stamps,
+    choices_of,
+    describe_choices,
+    differing_choices,
+    made_from,
+    roles_of,
+)
+from segflow.storage.preprocessed import PreprocessedStore
+from segflow.storage.stamps import digest_of, is_same_file
+
+LISTED = 5
+"""Cases that a message names before it says how many more there are."""
+
+COMPARED_BYTES = 256 * 2**20
+"""Contents that a start of a training compares at the most, of files whose time differs: under a second's work."""
+
+log = logging.getLogger(__name__)
+
+
+def check_choices(
+    store: PreprocessedStore, case_ids: Iterable[str], plans: Plans, configuration: str, labels: Labels, remedy: str
+) -> None:
+    """Refuse arrays that other plans made, or the same plans before they were changed.
+
+    Arrays of an earlier version of preprocessing, and such as do not say what they were made from, are let through
+    with a warning.
+
+    Args:
+        store: The arrays.
+        case_ids: Cases that are to be used.
+        plans: What should have made them.
+        configuration: Which of its configurations.
+        labels: Of the dataset.
+        remedy: The command that makes the arrays anew.
+
+    Raises:
+        SegflowError: Some were made by other choices; counts them, and names what differs.
+    """
+    case_ids = sorted(set(case_ids))
+    wanted = choices_of(plans, plans.configuration(configuration), labels)
+    wrong: dict[str, Mapping[str, Any]] = {}
+    older = unknown = 0
+    for case_id in case_ids:
+        made = made_from(store.open(case_id).properties)
+        if made is None:
+            unknown += 1
+        elif differing := differing_choices(made[0], wanted):
+            older += differing == [VERSION]
+            if differing != [VERSION]:
+                wrong[case_id] = made[0]
+    if wrong:
+        first = next(iter(wrong.values()))
+        keys = [key for key in differing_choices(first, wanted) if key != VERSION]
+        raise SegflowError(
+            f"the arrays in {store.folder} are not those of '{configuration}' in the plans: {len(wrong)} of "
+            f"{len(case_ids)} cases were made by other choices ({_some(wrong)})",
+            found=describe_choices(first, keys),
+            expected=describe_choices(wanted, keys),
+            fix=f"Make them anew: {remedy}",
+        )
+    if older:
+        log.warning("%d of %d cases were preprocessed by an earlier segflow. Anew: %s", older, len(case_ids), remedy)
+    if unknown:
+        log.info("%d of %d cases in %s do not say what they were made from", unknown, len(case_ids), store.folder)
+
+
+def identify_arrays(
+    store: PreprocessedStore, case_ids: Iterable[str], plans: Plans, configuration: str, labels: Labels
+) -> dict[str, Any]:
+    """What a run notes of the arrays that it is trained on, as plain JSON; empty where they do not say it.
+
+    Returns:
+        ``choices`` as of `choices_of`, without the version, and ``cases``: case → digest of version and files.
+    """
+    cases = {}
+    for case_id in sorted(set(case_ids)):
+        made = made_from(store.open(case_id).properties)
+        if made is not None:
+            choices, stamps = made
+            files = {role: stamp.get("digest") for role, stamp in stamps.items() if isinstance(stamp, Mapping)}
+            cases[case_id] = digest_of([choices.get(VERSION), files])[:16]
+    choices = choices_of(plans, plans.configuration(configuration), labels)
+    del choices[VERSION]
+    return {"choices": choices, "cases": cases} if cases else {}
+
+
+def other_arrays(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
+    """In what two notes of `identify_arrays` differ; None where they agree, as far as both say something."""
+    if not before or not now:
+        return None
+    keys = differing_choices(before["choices"], now["choices"])
+    if keys:
+        return f"{describe_choices(before['choices'], keys)} before, {describe_choices(now['choices'], keys)} now"
+    others = [name for name, digest in now["cases"].items() if before["cases"].get(name, digest) != digest]
+    return f"{len(others)} cases were made from other files ({_some(others)})" if others else None
+
+
+def check_files(
+    store: PreprocessedStore, cases: Sequence[CaseFiles], references: Mapping[str, Path], remedy: str
+) -> None:
+    """Refuse arrays whose images or labels were replaced since, and references that are not the arrays' labels.
+
+    Sizes and times are looked at. Contents are compared only where a time differs, labels first, and no more than
+    `COMPARED_BYTES` in all: what is left after that is warned of.
+
+    Args:
+        store: The arrays.
+        cases: The raw files of the cases that are to be used, as far as they are at hand.
+        references: Case → the copy of its label that it is scored with.
+        remedy: The command that makes arrays and copies anew.
+
+    Raises:
+        SegflowError: Some files are others; counts the cases and names them.
+    """
+    look = _Comparison()
+    for case in cases:
+        stamps = _stamps_of(store, case.case_id)
+        roles = dict(roles_of(case))
+        if stamps and not {role for role in stamps if role.startswith(("image", LABEL))} <= roles.keys():
+            look.changed[case.case_id] = "files"
+        for role, path in roles.items():
+            look.add(case.case_id, role, path, stamps)
+    for case_id, path in references.items():
+        if path.is_file():
+            look.add(case_id, LABEL, path, _stamps_of(store, case_id), copied=True)
+    changed, open_questions = look.compare()
+    if changed:
+        listed = [f"{name} of '{case_id}'" for case_id, name in changed.items()]
+        raise SegflowError(
+            f"the arrays in {store.folder} are out of date: files of {len(changed)} cases are not those that they "
+            "were made from",
+            found=_some(listed),
+            fix=f"Make them anew: {remedy}",
+        )
+    if open_questions:
+        log.warning(
+            "%d raw files are as large as when they were preprocessed, but of another time: a copy of the dataset, or "
+            "other files. They are not compared here; this compares them: %s",
+            open_questions,
+            remedy,
+        )
+
+
+@dataclass(slots=True)
+class _Comparison:
+    """Files that must be looked into, and those that are known to be others."""
+
+    changed: dict[str, str] = field(default_factory=dict)
+    doubtful: list[tuple[str, str, Path, Mapping[str, Any]]] = field(default_factory=list)
+
+    def add(self, case_id: str, role: str, path: Path, stamps: Stamps, *, copied: bool = False) -> None:
+        stamp = stamps.get(role)
+        if not isinstance(stamp, Mapping):
+            return
+        name = "copied label" if copied else "label" if role.startswith(LABEL) else "image"
+        try:
+            status = path.stat()
+        except OSError:
+            self.changed.setdefault(case_id, name)
+            return
+        if status.st_size != stamp.get("bytes"):
+            self.changed.setdefault(case_id, name)
+        elif status.st_mtime_ns != stamp.get("time_ns") or (
+            not copied and status.st_ctime_ns != stamp.get("change_ns", status.st_ctime_ns)
+        ):
+            self.doubtful.append((case_id, name, path, stamp))
+
+    def compare(self) -> tuple[dict[str, str], int]:
+        """Cases with what of them changed, and the number of files that were too much to compare."""
+        left = COMPARED_BYTES
+        self.doubtful.sort(key=lambda doubt: (doubt[1] == "image", doubt[3]["bytes"]))
+        for number, (case_id, name, path, stamp) in enumerate(self.doubtful):
+            left -= stamp["bytes"]
+            if left < 0:
+                return self.changed, len(self.doubtful) - number
+            if not is_same_file(path, stamp):
+                self.changed.setdefault(case_id, name)
+        return self.changed, 0
+
+
+def _stamps_of(store: PreprocessedStore, case_id: str) -> Stamps:
+    made = made_from(store.open(case_id).properties)
+    return {} if made is None else made[1]
+
+
+def _some(names: Iterable[str]) -> str:
+    listed = list(names)
+    return ", ".join(listed[:LISTED]) + (f" and {len(listed) - LISTED} more" if len(listed) > LISTED else "")

@@ -1,0 +1,102 @@
+"""Whose arrays a folder holds: plans do not replace what other plans of the dataset are trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from segflow.core.errors import SegflowError
+from segflow.core.labels import Labels
+from segflow.core.plans import Plans
+from segflow.preprocessing.provenance import (
+    LOCATIONS,
+    PLANS,
+    PROVENANCE,
+    VERSION,
+    choices_of,
+    describe_choices,
+    differing_choices,
+    made_from,
+)
+from segflow.storage.json_files import read_json
+from segflow.storage.preprocessed import PreprocessedStore
+
+
+def check_owner(
+    store: PreprocessedStore, choices: Mapping[str, Any], plans_name: str, labels: Labels, *, redo: bool
+) -> None:
+    """Refuse to replace arrays that are those of other plans in the folder above.
+
+    Arrays that no plans would make any more are out of date and may be replaced. So are those of plans that were
+    changed, unless other plans share them.
+
+    Args:
+        store: The folder of arrays.
+        choices: What is to be made there, see `choices_of`.
+        plans_name: Name of the file of the plans that ask for it.
+        labels: Of the dataset.
+        redo: Whether the user asks to replace all: enough where these plans made the arrays in the first place.
+
+    Raises:
+        SegflowError: They are in use; names the plans, and what differs.
+    """
+    for known, maker in _made_otherwise(store, choices):
+        for other, configuration in _users(store, known, plans_name, labels):
+            mine = maker == plans_name
+            if redo and mine:
+                continue
+            keys = _differing(known, choices)
+            consent = f" To replace what '{other}' uses: preprocessing.redo=true." if mine else ""
+            raise SegflowError(
+                f"the arrays in {store.folder} are those of '{configuration}' in the plans '{other}', and the plans "
+                f"'{plans_name}' would replace them by others",
+                found=describe_choices(known, keys),
+                expected=describe_choices(choices, keys),
+                fix=f"Give '{plans_name}' arrays of its own: plan with another planner.plans_name, or write another "
+                f"data_identifier into {plans_name}.json.{consent}",
+            )
+
+
+def _made_otherwise(store: PreprocessedStore, choices: Mapping[str, Any]) -> list[tuple[dict[str, Any], Any]]:
+    """Each kind of choices, other than these, that cases of the folder were made by, and which plans made them."""
+    kinds: list[tuple[dict[str, Any], Any]] = []
+    for case_id in store.case_ids():
+        try:
+            properties = read_json(store.folder / f"{case_id}.json")
+            made = made_from(properties)
+        except (SegflowError, AttributeError):
+            continue  # damaged, so that nobody can use it
+        if made is not None and _differing(made[0], choices):
+            kind = made[0], properties[PROVENANCE].get(PLANS)
+            if kind not in kinds:
+                kinds.append(kind)
+    return kinds
+
+
+def _users(
+    store: PreprocessedStore, known: Mapping[str, Any], plans_name: str, labels: Labels
+) -> Iterator[tuple[str, str]]:
+    """Other plans beside the folder, and their configurations, whose arrays these are."""
+    for file in sorted(store.folder.parent.glob("*.json")):
+        if file.stem == plans_name:
+            continue
+        try:
+            content = read_json(file)
+            plans = Plans.from_json(content) if isinstance(content, dict) and "configurations" in content else None
+        except SegflowError:
+            continue
+        for name in plans.configurations if plans is not None else ():
+            try:
+                plan = plans.configuration(name)
+                is_user = plan.data_identifier == store.folder.name and not _differing(
+                    known, choices_of(plans, plan, labels)
+                )
+            except SegflowError:
+                continue
+            if is_user:
+                yield file.stem, name
+
+
+def _differing(known: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """Keys of the plans' choices that differ; labels and version change for all plans alike."""
+    return [key for key in differing_choices(known, wanted) if key not in (VERSION, LOCATIONS)]
