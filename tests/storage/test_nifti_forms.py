@@ -86,6 +86,22 @@ def test_a_label_map_repeats_the_forms_codes_and_unit_of_its_image(tmp_path: Pat
         assert again == geometry
 
 
+@pytest.mark.parametrize("hand", [0.0, np.nan, 3.0, -2.0])
+@pytest.mark.parametrize("name", READERS)
+def test_a_header_that_leaves_the_hand_of_its_quaternion_open_is_read(tmp_path: Path, name: str, hand: float) -> None:
+    reader, file = reader_by_name(name), saved(image_of(codes=(0, 1)), tmp_path / "a_0000.nii")
+    content = bytearray(file.read_bytes())
+    content[76:80] = np.float32(hand).tobytes()
+    file.write_bytes(content)
+    voxels, geometry = reader.read_image([file])
+    expected, mended = reader.read_image([saved(nibabel.load(file), tmp_path / "b_0000.nii")])
+    if hand >= 0:  # nibabel takes any other number for 1
+        np.testing.assert_array_equal(voxels, expected)
+        assert same_placement(geometry, mended)
+    reader.write_label(voxels[0].astype(np.int16), geometry, tmp_path / "a.nii")
+    assert (tmp_path / "a.nii").read_bytes()[76:80] == content[76:80]
+
+
 @pytest.mark.parametrize("unit", MM_PER_UNIT)
 @pytest.mark.parametrize("kind", [nibabel.Nifti1Image, nibabel.Nifti2Image])
 @pytest.mark.parametrize("name", READERS)

@@ -22,7 +22,7 @@ from segflow.core.errors import SegflowError
 from segflow.core.geometry import Geometry
 from segflow.storage.image_formats.contract import RESAVE, ImageHeader, check_affine, check_spacing, unreadable
 from segflow.storage.image_formats.inflate import DAMAGE, GZIP_MAGIC, GZIP_WINDOW, inflate, truncated
-from segflow.storage.image_formats.nifti_forms import KEY, NiftiForms
+from segflow.storage.image_formats.nifti_forms import KEY, NiftiForms, give_hand
 from segflow.storage.image_formats.placement import FLAT_SPACING_FACTOR, is_sheared, upright
 from segflow.storage.json_files import written_whole
 from segflow.storage.regular_files import check_voxel_bytes, open_regular
@@ -248,6 +248,7 @@ def _parse(start: bytes, file: Path) -> NiftiHeader:
     header = kind(start[:length], check=False)
     axes = int(header["dim"][0])
     forms = NiftiForms.of(header)
+    give_hand(header)
     try:
         size = tuple(int(n) for n in header.get_data_shape())
         dtype = header.get_data_dtype()

@@ -99,6 +99,7 @@ class NiftiForms:
         """
         header = nibabel.Nifti2Header()
         self.write_to(header)
+        give_hand(header)
         try:
             qform, sform = header.get_qform(coded=True)[0], header.get_sform(coded=True)[0]
         except HeaderDataError:
@@ -131,6 +132,11 @@ class NiftiForms:
             offset=_numbers(value["offset"]),
             rows=tuple(_numbers(row) for row in value["rows"]),
         )
+
+
+def give_hand(header: nibabel.Nifti1Header) -> None:
+    """Say in a header that its quaternion is right-handed, where it leaves that open, as the standard wants it read."""
+    header["pixdim"][0] = -1.0 if header["pixdim"][0] < 0 else 1.0
 
 
 def forms_of(geometry: Geometry) -> NiftiForms | None:
