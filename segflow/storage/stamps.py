@@ -226,7 +226,7 @@ class StampedFolder:
         if found:
             names = sorted(str(file.relative_to(self.path)) for file in found)
             raise SegflowError(
-                f"{self.path} holds files that would be replaced, and segflow has no record of having written them so",
+                f"{self.path} holds files that segflow did not write, or that were changed since; none is replaced",
                 found=some(names),
                 fix=ANOTHER_FOLDER,
             )

@@ -43,7 +43,7 @@ def maps(tmp_path: Path) -> Path:
 def test_evaluate_leaves_scores_of_others_alone(maps: Path, name: str) -> None:
     (maps / "pred" / name).write_text("mine")
     given = {"prediction": maps / "pred", "reference": maps / "ref"}
-    with pytest.raises(SegflowError, match=rf"no record of having written.*{name}"):
+    with pytest.raises(SegflowError, match=rf"did not write.*{name}"):
         evaluate.run(config("evaluate", **given))
     assert (maps / "pred" / name).read_text() == "mine"
     for _ in range(2):
@@ -55,7 +55,7 @@ def test_postprocess_leaves_a_choice_of_others_alone(maps: Path) -> None:
     choice = maps / "pred" / "postprocessing.json"
     choice.write_text('{"steps": []}')
     given = {"action": "choose", "prediction": maps / "pred", "reference": maps / "ref"}
-    with pytest.raises(SegflowError, match=r"no record of having written.*postprocessing\.json"):
+    with pytest.raises(SegflowError, match=r"did not write.*postprocessing\.json"):
         postprocess.run(config("postprocess", **given))
     assert choice.read_text() == '{"steps": []}'
     for _ in range(2):
@@ -68,7 +68,7 @@ def test_postprocess_leaves_a_choice_of_others_alone(maps: Path) -> None:
 def test_report_leaves_a_page_of_others_alone(tmp_path: Path) -> None:
     page = tmp_path / "report.html"
     page.write_text("mine")
-    with pytest.raises(SegflowError, match=r"no record of having written.*report\.html"):
+    with pytest.raises(SegflowError, match=r"did not write.*report\.html"):
         report.run(config("report", run=tmp_path / "run", output=page))
     assert page.read_text() == "mine"
 

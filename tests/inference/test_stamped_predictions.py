@@ -237,9 +237,9 @@ def test_references_and_descriptions_of_a_dataset_are_never_replaced(
     sitk.WriteImage(make_image(), str(labels / "a.nii.gz"))
     (tmp_path / "dataset.json").write_text("mine")
     before = contents(labels)
-    with pytest.raises(SegflowError, match=r"no record of having written.*a\.nii\.gz"):
+    with pytest.raises(SegflowError, match=r"did not write.*a\.nii\.gz"):
         predict_cases(run, images, labels, settings(resume=resume))
-    with pytest.raises(SegflowError, match=r"no record of having written.*dataset\.json"):
+    with pytest.raises(SegflowError, match=r"did not write.*dataset\.json"):
         predict_cases(run, images, tmp_path, settings(resume=resume))
     assert contents(labels) == before
     assert (tmp_path / "dataset.json").read_text() == "mine"
@@ -252,7 +252,7 @@ def test_a_label_map_that_a_person_edited_is_not_replaced(tmp_path: Path, write_
     sitk.WriteImage(make_image(5), str(out / "a.nii.gz"))
     edited = contents(out)
     for resume in (True, False):
-        with pytest.raises(SegflowError, match=r"no record.*a\.nii\.gz"):
+        with pytest.raises(SegflowError, match=r"did not write.*a\.nii\.gz"):
             predict_cases(run, images, out, settings(resume=resume))
     assert contents(out) == edited
 
@@ -362,6 +362,6 @@ def test_an_ensemble_never_replaces_its_members_nor_other_files(tmp_path: Path) 
     before = contents(a) | contents(b)
     for output in (a, b):
         for resume in (True, False):
-            with pytest.raises(SegflowError, match=r"replace an input|no record"):
+            with pytest.raises(SegflowError, match=r"replace an input|did not write"):
                 average([a, b], output, resume=resume)
     assert contents(a) | contents(b) == before

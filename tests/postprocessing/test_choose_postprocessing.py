@@ -310,7 +310,7 @@ def test_applying_replaces_neither_its_input_nor_anything_that_segflow_did_not_w
     before = {file: file.read_bytes() for file in (*folder.glob("*.nii.gz"), *out.glob("*.nii.gz"))}
     with pytest.raises(SegflowError, match="replace an input"):
         apply_postprocessing(folder, nothing, folder, file_ending=".nii.gz")
-    with pytest.raises(SegflowError, match=r"no record.*case_0\.nii\.gz"):
+    with pytest.raises(SegflowError, match=r"did not write.*case_0\.nii\.gz"):
         apply_postprocessing(folder, nothing, out, file_ending=".nii.gz")
     assert before == {file: file.read_bytes() for file in before}
 
