@@ -134,6 +134,16 @@ def test_sixteen_bits_of_grey_and_alpha_are_refused(tmp_path: Path) -> None:
             read_it(file)
 
 
+def test_a_bitmap_of_sixteen_bits_for_all_its_colours_is_read_as_ever(tmp_path: Path) -> None:
+    """Five bits of red, six of green, five of blue."""
+    header = struct.pack("<2sIHHI", b"BM", 70 + 16, 0, 0, 70)
+    info = struct.pack("<IiiHHIIiiII", 40, 4, 2, 1, 16, 3, 16, 0, 0, 0, 0)
+    masks = struct.pack("<IIII", 0xF800, 0x07E0, 0x001F, 0)
+    file = tmp_path / "a_0000.bmp"
+    file.write_bytes(header + info + masks + np.full(8, 0xF800, "<u2").tobytes())
+    np.testing.assert_array_equal(read(file), np.array([255, 0, 0])[:, None, None] * np.ones((3, 2, 4)))
+
+
 def test_a_label_map_of_one_bit_holds_0_and_1(tmp_path: Path) -> None:
     for ending in (".png", ".bmp", ".tif"):
         Image.fromarray(LABEL > 1).save(tmp_path / f"a{ending}")

@@ -91,7 +91,7 @@ def _is_deep(picture: Image.Image) -> bool:
     if len(picture.getbands()) == 1:
         return False  # Pillow keeps all bits of grey
     tags = getattr(picture, "tag_v2", {})
-    return max(tags.get(BITS_PER_SAMPLE, (8,))) > 8 or ";16" in _raw_mode(picture)
+    return max(tags.get(BITS_PER_SAMPLE, (8,))) > 8 or (picture.format == "PNG" and ";16" in _raw_mode(picture))
 
 
 def _deep(picture: Image.Image, file: Path) -> np.ndarray:
