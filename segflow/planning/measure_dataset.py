@@ -22,22 +22,24 @@ from segflow.planning.measure import measure_case, samples_per_case, summarize
 from segflow.storage.dataset_check import check_label_values
 from segflow.storage.images import ImageIO, read_case
 from segflow.storage.json_files import read_json, read_json_as, write_json
+from segflow.storage.label_map_files import files_beside
 
 FINGERPRINT_FILE = "dataset_fingerprint.json"
 SOURCE_FILE = "dataset_fingerprint_source.json"
 """Says which files the fingerprint was measured from, so that an unchanged dataset is not measured again."""
 
 STAGE = "measure"
-_FORMAT = 1  # of what SOURCE_FILE stands for: raise it when the measure changes
+_FORMAT = 2  # of what SOURCE_FILE stands for: raise it when the measure changes
 
 logger = logging.getLogger(__name__)
 
 
 def content_key(folder: Path, cases: Sequence[CaseFiles], reader: ImageIO) -> str:
-    """Changes with any file's name, size or time, and with the reader."""
+    """Changes with the name, size or time of any file that is read, and with the reader."""
     entries: list[object] = [_FORMAT, reader.name]
     for case in cases:
-        for file in (*case.images, *((case.label,) if case.label else ())):
+        own = (*case.images, *((case.label,) if case.label else ()))
+        for file in (*own, *(beside for image in own for beside in files_beside(image))):
             status = file.stat()
             name = file.relative_to(folder) if file.is_relative_to(folder) else file
             entries.append([case.case_id, name.as_posix(), status.st_size, status.st_mtime_ns])

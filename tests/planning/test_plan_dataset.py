@@ -13,11 +13,14 @@ import numpy as np
 import pytest
 
 from segflow.core.errors import CaseErrors, SegflowError
+from segflow.core.geometry import Geometry
 from segflow.core.progress import ProgressEvent
 from segflow.core.splits import SplitSettings
 from segflow.planning import measure
 from segflow.planning.plan_dataset import PlanReport, plan_dataset
 from segflow.planning.planner import PlannerSettings, make_plans
+from segflow.storage.images import reader_by_name
+from segflow.storage.json_files import write_json
 
 CASES = 6
 
@@ -92,6 +95,29 @@ def test_an_unchanged_dataset_is_not_measured_again(raw: Path, plan: Callable[..
     label = raw / "labelsTr" / "case_3.nii.gz"
     os.utime(label, (1, 1))
     assert plan().measured
+
+
+def test_a_spacing_that_was_corrected_beside_its_stack_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measure, "SAMPLES_OF_DATASET", 6000)
+    raw, tiff = tmp_path / "Dataset002_Stacks", reader_by_name("Tiff3DIO")
+    at_first = Geometry((2.0, 0.5, 0.5))
+    for number in range(CASES):
+        voxels = np.random.default_rng(number).uniform(1, 9, (6, 12, 12)).round()
+        tiff.write_map(voxels, at_first, raw / "imagesTr" / f"case_{number}.tiff")
+        (raw / "imagesTr" / f"case_{number}.tiff").rename(raw / "imagesTr" / f"case_{number}_0000.tiff")
+        tiff.write_label((voxels > 4).astype(np.int16), at_first, raw / "labelsTr" / f"case_{number}.tiff")
+    write_json(raw / "dataset.json", {
+        "channel_names": {"0": "MR"}, "labels": {"background": 0, "a": 1}, "numTraining": CASES, "file_ending": ".tiff",
+    })  # fmt: skip
+    assert plan_dataset(raw, tmp_path / "out", PlannerSettings(), processes=0).measured
+    assert not plan_dataset(raw, tmp_path / "out", PlannerSettings(), processes=0).measured
+    for folder in ("imagesTr", "labelsTr"):
+        write_json(raw / folder / "case_0.json", {"spacing": [4.0, 0.5, 0.5]})
+    report = plan_dataset(raw, tmp_path / "out", PlannerSettings(), processes=0)
+    assert report.measured
+    assert report.fingerprint.spacings[0] == (4.0, 0.5, 0.5)
 
 
 def test_a_new_case_is_measured(raw: Path, plan: Callable[..., PlanReport]) -> None:
