@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +18,11 @@ from segflow.inference.maps import ENDING, OUTPUTS_FILE, PROBABILITIES
 from segflow.inference.pipeline import PredictReport, Steps, run_cases
 from segflow.storage.images import ImageIO, reader_by_name
 from segflow.storage.json_files import read_json
-from segflow.storage.listing import files_ending_in
+from segflow.storage.listing import counted, files_ending_in, some
 from segflow.storage.predictions import Predictions, Wanted
 from segflow.storage.stamps import FileStamp, Origin
+
+logger = logging.getLogger(__name__)
 
 WAY = "ensemble"
 VERSION = 1  # raise it when the same probabilities begin to give other label maps
@@ -219,7 +222,7 @@ def ensemble_cases(
         )
     images = reader_by_name(reader)
     stored = [StoredProbabilities(folder, labels, images) for folder in members]
-    chosen = _case_ids(stored) if cases is None else list(cases)
+    chosen = _case_ids(stored, file_ending) if cases is None else list(cases)
     if not chosen:
         raise CaseErrors("there are no probabilities to average", [str(folder) for folder in members], SAVE_THEM)
     predictions = Predictions(output, file_ending)
@@ -292,10 +295,18 @@ def ensemble_origin(
     return Origin(WAY, VERSION, decisive, {**probabilities, "label_map": label_map})
 
 
-def _case_ids(members: Sequence[StoredProbabilities]) -> list[str]:
+def _case_ids(members: Sequence[StoredProbabilities], file_ending: str) -> list[str]:
+    """Every case of which a member has probabilities, sorted; label maps without any are told of."""
     ending = f"_{0:04d}{ENDING}"
     names: set[str] = set()
     for member in members:
         files = files_ending_in(member.folder / PROBABILITIES, ENDING)
         names.update(name.removesuffix(ending) for name in files if name.endswith(ending))
+    for folder in (member.folder for member in members):
+        bare = [name.removesuffix(file_ending) for name in files_ending_in(folder, file_ending)]
+        bare = [name for name in bare if name not in names]
+        if bare:
+            verb = "has no probabilities and is" if len(bare) == 1 else "have no probabilities and are"
+            text = f"{folder}: {counted(len(bare), 'label map')} {verb} not averaged: {some(bare)}"
+            logger.warning("%s. %s", text, SAVE_THEM)
     return sorted(names)

@@ -160,10 +160,9 @@ def passed_over(listing: Listing, ending: str) -> list[Problem]:
     """What of a dataset's folder is no file of its ending and no image of another, which `foreign_image` tells of."""
     where, problems = listing.folder.name, []
     if listing.lost:
-        links = some([f"{name} → {target}" for name, target in listing.lost.items()])
-        problems.append(
-            Problem(None, "error", f"{where}: {counted(len(listing.lost), 'link')} to nowhere: {links}", FETCH)
-        )
+        first, target = next(iter(listing.lost.items()))
+        text = f"{where}: {counted(len(listing.lost), 'link')} to nowhere: {some([*listing.lost])}"
+        problems.append(Problem(None, "error", f"{text}; found {first} → {target}", FETCH))
     told = [name for name in listing.files if name.endswith(ending) or _image_ending(name)]
     passed = {why: names for why, names in listing.passed_over(told, [ending]).items() if why != LOST}
     if passed:

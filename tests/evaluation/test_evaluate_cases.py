@@ -123,6 +123,16 @@ def test_references_of_0_and_255_are_mended_by_convert(
     assert "segflow convert source=FOLDER" in caplog.text
 
 
+def test_files_that_are_not_scored_are_named(folders: tuple[Path, Path], caplog: pytest.LogCaptureFixture) -> None:
+    pred, ref = folders
+    _write(pred / "case_4.nii", _label(1))
+    (ref / "case_5.nii.gz").symlink_to("../.git/annex/objects/case_5.nii.gz")
+    assert len(evaluate_cases(pred, ref, LABELS, QUICK, file_ending=".nii.gz").cases) == 3
+    ours, theirs = (record.message for record in caplog.records)
+    assert ours == f"{pred}: 1 file is passed over. Other endings than .nii.gz: 1 (case_4.nii)."
+    assert theirs.startswith(f"{ref}: 1 file is passed over. Links to nowhere: 1 (case_5.nii.gz). Fetch")
+
+
 def _plain(summary: Summary) -> object:
     return json.loads(json.dumps(summary.to_json(), sort_keys=True))
 

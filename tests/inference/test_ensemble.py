@@ -107,6 +107,19 @@ def test_a_case_that_a_member_lacks_fails_and_the_others_are_done(tmp_path: Path
     assert str(members[1]) in report.failed["x"]
 
 
+def test_what_is_not_averaged_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    cases = {"x": _probabilities(1, PLAIN), "z": _probabilities(2, PLAIN)}
+    members = [_member(tmp_path / name, cases) for name in "ab"]
+    for member in members:
+        for file in (member / "probabilities").glob("z_*"):
+            file.rename(file.with_name(file.name.upper()))
+    assert _ensemble(members, tmp_path / "out").done == ("x",)
+    assert f"{members[0] / 'probabilities'}: 3 files are passed over. Other endings than .nii.gz: 3 (Z_0000.NII.GZ" in (
+        caplog.text
+    )
+    assert f"{members[0]}: 1 label map has no probabilities and is not averaged: z. Predict with" in caplog.text
+
+
 def test_members_of_different_shape_are_named(tmp_path: Path) -> None:
     values = _probabilities(1, PLAIN)
     members = [_member(tmp_path / "a", {"x": values}), _member(tmp_path / "b", {"x": values[:, 1:]})]

@@ -53,6 +53,36 @@ def test_label_maps_lie_where_their_images_lie(tmp_path: Path, write_images: Wri
     assert json.loads((tmp_path / "out" / "predict.json").read_text())["model"] == str(run.resolve())
 
 
+def test_all_that_can_be_read_is_predicted_and_the_rest_named(
+    tmp_path: Path, write_images: WriteImages, caplog: pytest.LogCaptureFixture
+) -> None:
+    images = write_images("a", "scan_2022", "scan_2023")
+    sitk.WriteImage(make_image(1), str(images / "b_0000.nii"))
+    (images / "scan_2022_0000.nii.gz").rename(images / "scan_2022.nii.gz")
+    (images / "scan_2023_0000.nii.gz").rename(images / "scan_2023.NII.GZ")
+    sitk.WriteImage(make_image(2), str(images / "e_0000.mha"))
+    (images / "f_0000.nii.bz2").touch()
+    (images / "g_0000.nii.gz").symlink_to("../.git/annex/objects/g.nii.gz")
+    report = predict_cases(tiny_models.make_run(tmp_path), images, tmp_path / "out", settings())
+    assert report.ok
+    assert report.done == ("a", "b", "e", "scan_2022", "scan_2023")
+    assert {file.name for file in (tmp_path / "out").glob("*.nii.gz")} == {f"{name}.nii.gz" for name in report.done}
+    assert "2 files are passed over. Links to nowhere: 1 (g_0000.nii.gz). Other endings" in caplog.text
+    assert "1 (f_0000.nii.bz2)" in caplog.text
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_a_case_of_more_files_than_channels_is_refused_before_it_is_read(tmp_path: Path, channels: int) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    for number in range(5):
+        (images / f"img_{number:04d}.nii.gz").write_text("never looked at")
+    report = predict_cases(tiny_models.make_run(tmp_path, channels=channels), images, tmp_path / "out", settings())
+    assert report.failed.keys() == {"img"}
+    assert "more files than the model has channels; found img_0000.nii.gz, img_0001.nii.gz" in report.failed["img"]
+    assert "A case whose own name ends in four digits needs the channel's number too" in report.failed["img"]
+
+
 def test_files_table_and_folder_give_the_same(tmp_path: Path, write_images: WriteImages) -> None:
     run, images = tiny_models.make_run(tmp_path), write_images("a", "b")
     table = tmp_path / "cases.csv"
