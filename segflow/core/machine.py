@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,6 +16,9 @@ except ModuleNotFoundError:  # Windows has no such limits
 
 THREADS_VARIABLE = "SEGFLOW_THREADS"
 """How many threads a worker may start, as its parent tells it."""
+
+SHARED_MEMORY = Path("/dev/shm")
+"""Where Linux keeps what processes share."""
 
 _ENOUGH_FILES = 2**16
 _SYSTEM_WITHOUT_LIMITS = 8192
@@ -88,6 +92,14 @@ def check_room(wanted: int, what: str, *, found: str, case: str | None = None) -
             expected=f"at most {there / 2**30:.0f} GiB",
             fix="Are spacing and sizes right? Else take a machine with more memory.",
         )
+
+
+def free_shared_memory() -> int | None:
+    """Bytes that are free for what processes share; None where the system does not tell."""
+    try:
+        return shutil.disk_usage(SHARED_MEMORY).free
+    except OSError:
+        return None
 
 
 def out_of_memory_kills() -> int:

@@ -8,11 +8,17 @@ import pytorch_lightning as pl
 from torch.utils.data import Dataset
 
 from segflow.core.errors import SegflowError
-from segflow.training.loader import EpochLoader, choose_workers
+from segflow.core.machine import free_shared_memory
+from segflow.training.loader import EpochLoader, choose_workers, fit_workers
 
 TRAIN_BATCHES = 250
 VAL_BATCHES = 50
 """Batches of an epoch in nnU-Net (recipe 6.4)."""
+
+PREFETCHED = 2
+"""Batches that each worker makes ahead: torch's default."""
+HELD = 2
+"""Batches that the training holds: the one that it computes with and the next."""
 
 
 class PatchDataModule(pl.LightningDataModule):
@@ -22,6 +28,7 @@ class PatchDataModule(pl.LightningDataModule):
         train, val: ``dataset[epoch, index]`` is a whole batch; ``val`` is None where there is no validation.
         train_batches, val_batches: Batches of an epoch.
         num_workers: For the training batches, -1 for automatic; validation gets half as many.
+        batch_bytes: Size of a training and of a validation batch, for a look at the room in shared memory.
         repeat_batch: Whether to train on the first batch again and again.
     """
 
@@ -33,12 +40,15 @@ class PatchDataModule(pl.LightningDataModule):
         train_batches: int,
         val_batches: int,
         num_workers: int = -1,
+        batch_bytes: tuple[int, int] = (0, 0),
         repeat_batch: bool = False,
     ) -> None:
         super().__init__()
         self._train, self._val = train, val
         self._batches = {"train": train_batches, "val": val_batches}
         self._num_workers = num_workers
+        self._batch_bytes = batch_bytes
+        self._workers: int | None = None
         self._repeat = repeat_batch
         self.train_loader: EpochLoader | None = None
         self.val_loader: EpochLoader | None = None
@@ -67,16 +77,38 @@ class PatchDataModule(pl.LightningDataModule):
     def _loader(self, dataset: Dataset[Any], name: str, *, epochs_between: int) -> EpochLoader:
         trainer = self.trainer
         on_gpu = trainer.strategy.root_device.type != "cpu"
-        local_processes = max(1, trainer.num_devices)
-        workers = choose_workers(self._num_workers, on_gpu=on_gpu, processes=local_processes)
+        workers = self._choose_workers(on_gpu)
         return EpochLoader(
             dataset,
             batches=self._batches[name],
             epoch=lambda: trainer.fit_loop.epoch_progress.current.processed // epochs_between,
-            workers=workers if name == "train" else (workers + 1) // 2,
+            workers=workers if name == "train" else _for_validation(workers),
             pin_memory=trainer.strategy.root_device.type == "cuda",
             repeat=self._repeat and name == "train",
         )
+
+    def _choose_workers(self, on_gpu: bool) -> int:
+        """Once for both loaders, whose workers live side by side."""
+        if self._workers is None:
+            processes = max(1, self.trainer.num_devices)
+            workers = choose_workers(self._num_workers, on_gpu=on_gpu, processes=processes)
+            self._workers = fit_workers(
+                workers,
+                lambda count: processes * self._bytes_in_flight(count),
+                free_shared_memory(),
+                wanted=self._num_workers,
+            )
+        return self._workers
+
+    def _bytes_in_flight(self, workers: int) -> int:
+        counts = (workers, _for_validation(workers) if self._val is not None else 0)
+        return sum(
+            size * (PREFETCHED * count + HELD) for size, count in zip(self._batch_bytes, counts, strict=True) if count
+        )
+
+
+def _for_validation(workers: int) -> int:
+    return (workers + 1) // 2
 
 
 def resolve_batches(limit: float | None, nominal: int, name: str) -> int:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import logging
+import multiprocessing.queues
+import os
 import re
 import signal
 import time
@@ -10,10 +13,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from segflow.core.errors import SegflowError
-from segflow.core.machine import out_of_memory_kills, processor_count
+from segflow.core.machine import SHARED_MEMORY, out_of_memory_kills, processor_count
+from segflow.core.system_errors import size_text
+
+logger = logging.getLogger(__name__)
 
 MAX_WORKERS = 12
 
@@ -21,8 +27,8 @@ _CAUSES = {
     "Killed": "most likely memory ran out and the system killed it",
     "Bus error": "most likely shared memory (/dev/shm) is full; in Docker, start with a larger --shm-size",
     "Segmentation fault": "a C library crashed; an array that it was reading may be damaged",
-    "Terminated": "something outside ended it",
 }
+_MORE_ROOM = "In Docker, start with a larger --shm-size; fewer training.num_workers need less, and 0 needs none."
 
 
 def choose_workers(wanted: int, *, on_gpu: bool, processes: int) -> int:
@@ -61,9 +67,31 @@ class _ErrorsAsValues(Dataset[Any]):
 
     def __getitem__(self, position: tuple[int, int]) -> Any:
         try:
-            return self._dataset[position]
+            batch = self._dataset[position]
         except SegflowError as error:
             return error
+        if get_worker_info() is not None:
+            try:
+                _share(batch)
+            except (RuntimeError, OSError) as error:
+                return SegflowError(
+                    "a data worker cannot hand over a batch through shared memory (/dev/shm)",
+                    found=" ".join(str(error).split()),
+                    fix=f"{_MORE_ROOM} The same command goes on from the last epoch.",
+                )
+        return batch
+
+
+def _share(batch: Any) -> None:
+    """Move a batch's tensors to shared memory.
+
+    Left to torch, a thread does it whose failure nobody hears of: the batch is lost, and the training waits for ever.
+    """
+    if isinstance(batch, torch.Tensor):
+        batch.share_memory_()
+    elif isinstance(batch, (tuple, list)):
+        for part in batch:
+            _share(part)
 
 
 class EpochLoader:
@@ -125,14 +153,19 @@ class EpochLoader:
         return seconds
 
     def close(self) -> None:
-        """End the workers."""
-        self._batches = None
+        """End the workers; one that does not end by itself is killed."""
+        batches, self._batches = self._batches, None
         self._position = -1
+        if hasattr(batches, "_shutdown_workers"):
+            batches._shutdown_workers()
+        for worker in getattr(batches, "_workers", ()):
+            if worker.is_alive():
+                worker.kill()
 
     def _seek(self, epoch: int) -> None:
         if self._batches is None or self._position != epoch * self._length:
             self._stream.start_epoch = epoch
-            self._batches = None  # ends the old iterator's workers before new ones start
+            self.close()  # before new workers start
             self._batches = iter(self._loader)
             self._position = epoch * self._length
 
@@ -151,10 +184,44 @@ class EpochLoader:
 
 
 def _start_worker(number: int) -> None:
-    """Forked workers inherit the trainer's handlers, which would answer a signal in its place."""
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    """Leave signals to the training process, which ends its workers: a batch system sends them to all processes."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(_give_up)  # type: ignore[attr-defined]
     torch.set_num_threads(1)
+
+
+def _give_up(error: Exception, batch: Any) -> None:
+    """End this worker where a batch cannot be sent: the training process notices that, not a batch that is missing."""
+    logger.error("a data worker cannot send a batch: %s", error)
+    os._exit(os.EX_OSERR)
+
+
+def fit_workers(workers: int, needed: Callable[[int], int], room: int | None, *, wanted: int) -> int:
+    """Number of worker processes whose batches fit into shared memory.
+
+    Args:
+        workers: How many there would be.
+        needed: Number of workers → bytes of shared memory that their batches take at most.
+        room: Bytes that are free there; None where that is not known.
+        wanted: The user's ``training.num_workers``; -1 lets fewer be taken.
+
+    Raises:
+        SegflowError: The user asks for more than fit.
+    """
+    if room is None or needed(workers) <= room:
+        return workers
+    fitting = next(count for count in range(workers - 1, -1, -1) if needed(count) <= room or not count)
+    sizes = f"{size_text(room)} free in {SHARED_MEMORY}", f"{size_text(needed(workers))} for {workers} workers"
+    if wanted >= 0:
+        raise SegflowError(
+            "the data workers' batches do not fit into shared memory",
+            found=sizes[0],
+            expected=sizes[1],
+            fix=f"{_MORE_ROOM} There is room for training.num_workers={fitting}.",
+        )
+    logger.warning("%d data workers instead of %d: %s, and %s are needed. %s", fitting, workers, *sizes, _MORE_ROOM)
+    return fitting
 
 
 def name_dead_worker(error: BaseException, kills_before: int) -> SegflowError | None:

@@ -264,8 +264,16 @@ class _Run:
             train_batches=train_batches,
             val_batches=val_batches,
             num_workers=self.settings.num_workers,
+            batch_bytes=(
+                self._batch_bytes(train, self.augmentation.loader_patch_size if on_device else plan.patch_size),
+                0 if val is None else self._batch_bytes(val, plan.patch_size),
+            ),
             repeat_batch=self.settings.repeat_batch,
         )
+
+    def _batch_bytes(self, dataset: PatchDataset, patch: Sequence[int]) -> int:
+        """Of one batch as a worker hands it over: the image in float32, the label in int16."""
+        return len(dataset.samples) * math.prod(patch) * (4 * self.record.in_channels + 2)
 
     def _augments_on_device(self, trainer: pl.Trainer) -> bool:
         choice = self.settings.augmentation_device

@@ -8,6 +8,7 @@ import json
 import logging
 import math
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from training_toy import PowerCut, Toy
 
 from segflow.core.errors import SegflowError
 from segflow.loss.compound import DiceCrossEntropy
-from segflow.training.loader import EpochLoader, choose_workers, name_dead_worker
+from segflow.training.loader import EpochLoader, choose_workers, fit_workers, name_dead_worker
 from segflow.training.protocols import LossFactory, TrainResult
 
 SCRIPT = """
@@ -211,6 +212,54 @@ def test_a_killed_worker_is_named_within_ten_seconds():
 def test_other_errors_are_no_dead_worker():
     assert name_dead_worker(RuntimeError("shapes do not match"), 0) is None
     assert name_dead_worker(ValueError("DataLoader worker (pid 1) is killed by signal: Killed."), 0) is None
+
+
+class Unsendable:
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise OSError(24, "Too many open files")
+
+
+class CannotBeSent(torch.utils.data.Dataset[Any]):
+    def __getitem__(self, position: tuple[int, int]) -> Any:
+        return Unsendable() if position[1] == 1 else position[1]
+
+
+def test_a_batch_that_cannot_be_sent_is_not_waited_for():
+    loader = EpochLoader(CannotBeSent(), batches=3, epoch=lambda: 0, workers=1, pin_memory=False)
+    with pytest.raises(RuntimeError) as caught:
+        list(loader)
+    assert "a data worker died" in str(name_dead_worker(caught.value, 0))
+    loader.close()
+
+
+class Large(torch.utils.data.Dataset[torch.Tensor]):
+    """A batch larger than any file that the process may write."""
+
+    def __getitem__(self, position: tuple[int, int]) -> torch.Tensor:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, resource.RLIM_INFINITY))
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        return torch.zeros(2**16)
+
+
+@pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="the system keeps shared memory elsewhere")
+def test_a_batch_without_room_in_shared_memory_is_told_with_the_way_out():
+    loader = EpochLoader(Large(), batches=3, epoch=lambda: 0, workers=1, pin_memory=False)
+    with pytest.raises(SegflowError, match=r"shared memory.*--shm-size.*num_workers"):
+        next(iter(loader))
+    loader.close()
+
+
+def test_workers_whose_batches_do_not_fit_are_refused_or_not_started(caplog: pytest.LogCaptureFixture):
+    def needed(workers: int) -> int:
+        return 100 * workers
+
+    assert fit_workers(4, needed, None, wanted=4) == 4
+    assert fit_workers(4, needed, 400, wanted=4) == 4
+    with pytest.raises(SegflowError, match=r"found 250 B free.*expected 400 B.*--shm-size.*num_workers=2"):
+        fit_workers(4, needed, 250, wanted=4)
+    assert fit_workers(4, needed, 250, wanted=-1) == 2
+    assert "2 data workers instead of 4" in caplog.text
+    assert fit_workers(4, needed, 50, wanted=-1) == 0
 
 
 class Broken(torch.utils.data.Dataset[int]):
