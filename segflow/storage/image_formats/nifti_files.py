@@ -103,8 +103,8 @@ def read_nifti_labels(file: Path) -> tuple[NiftiHeader, np.ndarray]:
     """Read a whole NIfTI file that holds labels.
 
     Returns:
-        As `read_nifti`; but scaled values are float64, and whole wherever the scaling's step is all that they lack.
-        nibabel, for one, stores labels 0…4 of type float64 in a header of int16 by a slope of 4/65535.
+        As `read_nifti`; but scaled values are int64, rounded where the scaling's step is all that they lack of whole
+        numbers. nibabel, for one, stores labels 0…4 of type float64 in a header of int16 by a slope of 4/65535.
 
     Raises:
         SegflowError: As `read_nifti`, or scaled values are no whole numbers.
@@ -118,22 +118,30 @@ def _scaled(header: NiftiHeader, stored: np.ndarray) -> np.ndarray:
 
 
 def _whole_numbers(header: NiftiHeader, stored: np.ndarray, file: Path) -> np.ndarray:
+    """int64: what the stored numbers stand for."""
     step = abs(header.slope or 0.0) if stored.dtype.kind in "iu" else 0.0
-    with np.errstate(all="ignore"):  # what is not finite is wrong
-        values = _scaled(header, stored)
-        whole = np.rint(values)
-        # Two whole numbers may be stored as one where a step is as large as their distance: then nothing is rounded.
-        nearest = (0.5 * step if step < 1 else 0.0) + FLOAT32_STEP * np.abs(values)
-        wrong = ~(np.abs(values - whole) <= nearest)
-    if wrong.any():
+    # Two whole numbers may be stored as one where a step is as large as their distance: then nothing is rounded.
+    rounded = 0.5 * step if step < 1 else 0.0
+    result = np.empty(stored.shape, dtype=np.int64)
+    first, count = None, 0
+    for plane in np.ndindex(stored.shape[:-2]):  # at once, float64 would take many times the file's room
+        with np.errstate(all="ignore"):  # what is not finite is wrong
+            values = _scaled(header, stored[plane])
+            whole = np.rint(values)
+            right = np.abs(values - whole) <= rounded + FLOAT32_STEP * np.abs(values)
+            result[plane] = whole
+        if not right.all():
+            first = float(values[~right][0]) if first is None else first
+            count += int((~right).sum())
+    if first is not None:
         raise SegflowError(
             f"the label map {file.name} holds scaled values that are not whole numbers",
-            found=f"{float(values[wrong][0]):.7g}, in {int(wrong.sum())} voxels in all, "
+            found=f"{first:.7g}, in {count} voxels in all, "
             f"by slope {header.slope:.7g} and intercept {header.intercept:.7g}",
             expected="whole numbers, or what a slope below 1 leaves of them",
             fix="Save it as integers without slope. Was it resampled? Use nearest neighbour for labels.",
         )
-    return whole
+    return result
 
 
 def _read_stored(file: Path) -> tuple[NiftiHeader, np.ndarray]:
