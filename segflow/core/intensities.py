@@ -31,6 +31,8 @@ def absurd_values(channel: np.ndarray) -> str | None:
     Args:
         channel: float32 (Z, Y, X). NaN and infinity are not this function's concern.
     """
+    if not channel.size:
+        return None
     low, high = float(channel.min()), float(channel.max())
     extreme = high if high > -low else low
     largest = abs(extreme)

@@ -22,12 +22,13 @@ from segflow.storage.case_names import (
     passed_over,
     unsafe_name,
 )
-from segflow.storage.listing import list_folder, missing_file, some
+from segflow.storage.listing import describe_passed_over, list_folder, missing_file, some
 from segflow.storage.problems import Problem, raise_errors
 
 logger = logging.getLogger(__name__)
 
 IMAGES, LABELS = "imagesTr", "labelsTr"
+HELD_OUT = ("imagesTs", "labelsTs")
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +123,19 @@ def discover(folder: Path, description: DatasetDescription) -> Discovery:
             case_id = name.removesuffix(ending)
             problems.append(Problem(case_id, "warning", f"{LABELS}/{name} has no image", "It is not used."))
     return Discovery(labelled, problems)
+
+
+def look_at_held_out(folder: Path, file_ending: str) -> list[Problem]:
+    """Warnings of what prediction and evaluation would pass over in imagesTs and labelsTs, where they are there."""
+    problems = []
+    for name in HELD_OUT:
+        if (folder / name).is_dir():
+            listing = list_folder(folder / name)
+            taken = [file for file in listing.files if file.endswith(file_ending)]
+            if passed := listing.passed_over(taken, [file_ending]):
+                fix = f"Planning and training need none of them; convert what are images to {file_ending}."
+                problems.append(Problem(None, "warning", describe_passed_over(name, passed), fix))
+    return problems
 
 
 def _listed_in_json(folder: Path, listing: Any) -> Discovery:

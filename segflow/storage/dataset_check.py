@@ -16,7 +16,7 @@ from segflow.core.intensities import ABSURD_FIX, absurd_channels, absurd_values
 from segflow.core.labels import Labels
 from segflow.core.parallel import Job, run_jobs
 from segflow.core.progress import Progress, ProgressEvent, silent
-from segflow.storage.case_files import discover
+from segflow.storage.case_files import discover, look_at_held_out
 from segflow.storage.images import (
     SAME_GRID,
     ImageIO,
@@ -61,6 +61,7 @@ def check_dataset(
     """
     found = discover(folder, description)
     problems = [*_of_the_whole(description, len(found.cases)), *found.problems]
+    problems.extend(look_at_held_out(folder, description.file_ending))
     declared = declared_values(description.labels)
     jobs = [Job(case.case_id, (case, reader, len(description.channels), declared)) for case in found.cases]
     cases: list[CheckedCase] = []

@@ -101,6 +101,12 @@ def test_lesions_that_are_many_are_left_alone(tmp_path: Path) -> None:
     assert _choose(tmp_path, [(ref, pred)], Labels({"background": 0, "lesion": 1})).steps == ()
 
 
+def test_values_that_are_no_labels_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    _choose(tmp_path, [(_organ(), 255 * (_organ() > 0).astype(int))])
+    assert "1 case: the prediction holds values that are no labels" in caplog.text
+    assert "found 255 in" in caplog.text
+
+
 def test_one_label_is_tried_once(tmp_path: Path) -> None:
     choice = _choose(tmp_path, [((_organ() > 0).astype(int),) * 2], Labels({"background": 0, "organ": 1}))
     assert [trial.step for trial in choice.trials] == [_keep(1)]

@@ -10,7 +10,7 @@ import pytest
 
 from segflow.core.dataset import DatasetDescription
 from segflow.core.errors import SegflowError
-from segflow.storage.case_files import discover, find_training_cases
+from segflow.storage.case_files import discover, find_training_cases, look_at_held_out
 from segflow.storage.listing import describe_passed_over, files_ending_in, list_folder
 from segflow.storage.raw_dataset import read_description
 
@@ -136,6 +136,16 @@ def test_images_of_another_ending_are_refused(raw: Path, name: str) -> None:
     ((severity, text),) = problems(raw)
     assert severity == "error"
     assert f"mixed file endings: imagesTr/{name}" in text
+
+
+def test_doctor_looks_at_what_is_held_out_too(raw: Path) -> None:
+    assert look_at_held_out(raw, ".nii.gz") == []
+    touch(raw / "imagesTs", "x_0000.nii.gz", "y_0000.NII.GZ")
+    lose(raw / "imagesTs" / "z_0000.nii.gz")
+    (problem,) = look_at_held_out(raw, ".nii.gz")
+    assert problem.severity == "warning"
+    assert problem.message.startswith("imagesTs: 2 files are passed over. Links to nowhere: 1 (z_0000.nii.gz). Other")
+    assert "1 (y_0000.NII.GZ)" in problem.message
 
 
 def test_what_planning_passes_over_is_logged(raw: Path, caplog: pytest.LogCaptureFixture) -> None:
