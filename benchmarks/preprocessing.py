@@ -151,7 +151,6 @@ def nnunet_dataset(meter: Meter, identifier: int, configurations: list[str]) -> 
 def segflow_dataset(meter: Meter, raw: str, prepared: str, configurations: list[str]) -> None:
     """A dataset through segflow's doors. The check is part of measuring."""
     from segflow.core.dataset import DatasetDescription
-    from segflow.core.fingerprint import Fingerprint
     from segflow.planning.measure_dataset import measure_dataset
     from segflow.planning.plan_dataset import plan_dataset
     from segflow.planning.settings import PlannerSettings
@@ -166,7 +165,7 @@ def segflow_dataset(meter: Meter, raw: str, prepared: str, configurations: list[
         description: DatasetDescription = read_description(folder)
         cases = find_training_cases(folder, description)
         reader = choose_reader(description.file_ending, cases[0].images[0], description.reader)
-        found: Fingerprint = measure_dataset(cases, reader, description, processes=PROCESSES)
+        found = measure_dataset(cases, reader, description, processes=PROCESSES).fingerprint
         write_json(target / "measured.json", found.to_json())
     with meter.section("plan"):
         plans = plan_dataset(folder, target, PlannerSettings(), fingerprint=target / "measured.json").plans

@@ -5,15 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from segflow.core.case import CaseFiles
 from segflow.core.run import RunRecord
-from segflow.storage.label_map_files import files_beside
 from segflow.storage.stamps import digest_of
 
 WINDOW_SETTINGS = ("overlap", "gaussian", "mirroring", "sums")
@@ -51,18 +48,6 @@ def described(build: Any) -> Any:
         options = {str(k): v for k, v in (*enumerate(build.args), *build.keywords.items())}
         return {"name": described(build.func), "options": {key: _plain(value) for key, value in options.items()}}
     return f"{getattr(build, '__module__', '')}.{getattr(build, '__qualname__', type(build).__qualname__)}"
-
-
-def image_inputs(files: CaseFiles, more: Mapping[str, Path] | None = None) -> dict[str, Path]:
-    """Role → file of everything that is read of a case's images.
-
-    Args:
-        files: Of the case; its label is not looked at.
-        more: Further files, such as the previous stage's label map.
-    """
-    inputs = {f"image_{k}": path for k, path in enumerate(files.images)} | dict(more or {})
-    beside = {f"{role}_beside_{k}": file for role, path in inputs.items() for k, file in enumerate(files_beside(path))}
-    return inputs | beside
 
 
 def _plain(value: Any) -> Any:

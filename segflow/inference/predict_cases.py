@@ -18,12 +18,13 @@ from segflow.core.system_errors import system_error
 from segflow.inference.find_cases import Input, find_cases, part_of, refuse_too_many
 from segflow.inference.load_network import Build
 from segflow.inference.maps import Maps
-from segflow.inference.origins import WINDOW_SETTINGS, described, image_inputs, record_digest, weights_digest
+from segflow.inference.origins import WINDOW_SETTINGS, described, record_digest, weights_digest
 from segflow.inference.pipeline import PredictReport, Steps, run_cases
 from segflow.inference.predictor import Predictor
 from segflow.inference.sliding_window import SlidingWindowSettings, mean_logits
 from segflow.network.build import build_network
 from segflow.storage.images import ImageIO, read_case, readable_endings, reader_by_name
+from segflow.storage.label_map_files import case_inputs
 from segflow.storage.predictions import Predictions, Wanted
 from segflow.storage.stamps import FileStamp, Origin
 
@@ -242,7 +243,7 @@ class _Stage:
 
     def origin(self, files: CaseFiles) -> Origin:
         before = {} if self.previous is None else {"previous_stage": self._previous_file(self.previous, files.case_id)}
-        return Origin(WAY, VERSION, self.decisive, image_inputs(files, before))
+        return Origin(WAY, VERSION, self.decisive, case_inputs(replace(files, label=None), before))
 
     def prepare(self, cases: Sequence[CaseFiles]) -> set[str]:
         """Refuse what is in the way, delete what is out of date, and say which cases are done."""

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from segflow.core.case import CaseFiles
@@ -21,43 +20,59 @@ from segflow.core.progress import Progress, ProgressEvent, silent
 from segflow.planning.measure import measure_case, samples_per_case, summarize
 from segflow.storage.dataset_check import check_label_values
 from segflow.storage.images import ImageIO, read_case
-from segflow.storage.json_files import read_json, read_json_as, write_json
-from segflow.storage.label_map_files import files_beside
+from segflow.storage.json_files import read_json_as, write_json
+from segflow.storage.label_map_files import case_inputs
+from segflow.storage.stamps import UNKNOWN, FileStamp, Origin, StampedFolder, stamp_file
 
 FINGERPRINT_FILE = "dataset_fingerprint.json"
-SOURCE_FILE = "dataset_fingerprint_source.json"
-"""Says which files the fingerprint was measured from, so that an unchanged dataset is not measured again."""
+EARLIER_SOURCE_FILE = "dataset_fingerprint_source.json"
+"""Beside a fingerprint that was measured before fingerprints had stamps."""
 
 STAGE = "measure"
-_FORMAT = 2  # of what SOURCE_FILE stands for: raise it when the measure changes
+_VERSION = 2  # raise it when the same files begin to give another fingerprint
 
 logger = logging.getLogger(__name__)
 
 
-def content_key(folder: Path, cases: Sequence[CaseFiles], reader: ImageIO) -> str:
-    """Changes with the name, size or time of any file that is read, and with the reader."""
-    entries: list[object] = [_FORMAT, reader.name]
-    for case in cases:
-        own = (*case.images, *((case.label,) if case.label else ()))
-        for file in (*own, *(beside for image in own for beside in files_beside(image))):
-            status = file.stat()
-            name = file.relative_to(folder) if file.is_relative_to(folder) else file
-            entries.append([case.case_id, name.as_posix(), status.st_size, status.st_mtime_ns])
-    return hashlib.sha256(json.dumps(entries).encode()).hexdigest()
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A fingerprint, and stamps of the files that it was measured from.
+
+    Attributes:
+        fingerprint: Of all cases.
+        inputs: Role → stamp, see `fingerprint_origin`.
+    """
+
+    fingerprint: Fingerprint
+    inputs: Mapping[str, FileStamp]
 
 
-def read_fingerprint(folder: Path, source: dict[str, str], cases: int) -> Fingerprint | None:
+def fingerprint_origin(cases: Sequence[CaseFiles], reader: ImageIO, description: DatasetDescription) -> Origin:
+    """What a fingerprint is measured from: every file of every case, and what reads them."""
+    settings = {"reader": reader.name, "labels": description.labels.to_json(), "channels": len(description.channels)}
+    return Origin(
+        "fingerprint", _VERSION, settings, {role: file for case in cases for role, file in _inputs(case).items()}
+    )
+
+
+def _inputs(case: CaseFiles) -> dict[str, Path]:
+    return {f"{case.case_id} {role}": file for role, file in case_inputs(case).items()}
+
+
+def read_fingerprint(folder: Path, origin: Origin) -> Fingerprint | None:
     """The stored fingerprint, if it still stands for the dataset."""
-    file, source_file = folder / FINGERPRINT_FILE, folder / SOURCE_FILE
+    file = folder / FINGERPRINT_FILE
     if not file.is_file():
         return None
     stored = read_json_as(file, Fingerprint.from_json, fix=MEASURE_AGAIN)
-    if source_file.is_file():
-        if read_json(source_file) == source:
-            logger.info("The dataset is unchanged: its fingerprint is used again (clean=true measures anew)")
-            return stored
-        logger.info("The dataset has changed since it was measured: it is measured again")
+    reason = StampedFolder(folder).why_stale(FINGERPRINT_FILE, origin)
+    if reason is None:
+        logger.info("The dataset is unchanged: its fingerprint is used again (clean=true measures anew)")
+        return stored
+    if reason != UNKNOWN or (folder / EARLIER_SOURCE_FILE).is_file():
+        logger.info("The dataset has changed since it was measured (%s): it is measured again", reason)
         return None
+    cases = sum(role.endswith(" image_0") for role in origin.inputs)
     if len(stored.spacings) != cases:
         logger.info("%s is of %d cases, not %d: the dataset is measured again", file, len(stored.spacings), cases)
         return None
@@ -65,11 +80,13 @@ def read_fingerprint(folder: Path, source: dict[str, str], cases: int) -> Finger
     return stored
 
 
-def write_fingerprint(folder: Path, fingerprint: Fingerprint, source: dict[str, str]) -> None:
-    # Without its source, a fingerprint that was written halfway through would pass for one made elsewhere.
-    write_json(folder / SOURCE_FILE, {"files": "being written"})
-    write_json(folder / FINGERPRINT_FILE, fingerprint.to_json(), sort_keys=True)
-    write_json(folder / SOURCE_FILE, source)
+def write_fingerprint(
+    folder: Path, fingerprint: Fingerprint, origin: Origin, inputs: Mapping[str, FileStamp] | None = None
+) -> None:
+    """Write ``dataset_fingerprint.json`` with its stamp; ``inputs`` None takes the stamps of the files now."""
+    with StampedFolder(folder).written(FINGERPRINT_FILE, origin, inputs) as place:
+        write_json(place / FINGERPRINT_FILE, fingerprint.to_json(), sort_keys=True)
+    (folder / EARLIER_SOURCE_FILE).unlink(missing_ok=True)
 
 
 def measure_dataset(
@@ -80,7 +97,7 @@ def measure_dataset(
     processes: int | None = None,
     memory_limit_bytes: int | None = None,
     progress: Progress = silent,
-) -> Fingerprint:
+) -> Measured:
     """Read and measure all cases.
 
     Args:
@@ -101,6 +118,7 @@ def measure_dataset(
         for case in cases
     ]
     found: dict[str, CaseMeasurement] = {}
+    inputs: dict[str, FileStamp] = {}
     errors: list[str] = []
     progress(ProgressEvent(STAGE, "", 0, len(jobs)))
     outcomes = run_jobs(
@@ -111,7 +129,8 @@ def measure_dataset(
     )
     for done, outcome in enumerate(outcomes, start=1):
         if outcome.error is None:
-            found[outcome.name] = outcome.value
+            found[outcome.name], stamps = outcome.value
+            inputs.update(stamps)
         else:
             errors.append(outcome.error)
         progress(ProgressEvent(STAGE, outcome.name, done, len(jobs)))
@@ -122,14 +141,18 @@ def measure_dataset(
         logger.warning("%d cases have no foreground: %s", len(empty), ", ".join(sorted(empty)[:8]))
     if absurd := {name: measurement.absurd for name, measurement in found.items() if measurement.absurd}:
         logger.warning("%s", describe_absurd(absurd))
-    return summarize([found[case.case_id] for case in cases])
+    return Measured(summarize([found[case.case_id] for case in cases]), inputs)
 
 
-def _measure_files(files: CaseFiles, reader: ImageIO, channels: int, labels: Labels, samples: int) -> CaseMeasurement:
+def _measure_files(
+    files: CaseFiles, reader: ImageIO, channels: int, labels: Labels, samples: int
+) -> tuple[CaseMeasurement, dict[str, FileStamp]]:
+    """Measure one case, with stamps of its files from before they are read; runs in a worker."""
+    stamps = {role: stamp_file(file) for role, file in _inputs(files).items()}
     case = read_case(files, reader, channels=channels)
     if case.label is not None:
         check_label_values(case.label, labels, files.case_id)
-    return measure_case(case, samples)
+    return measure_case(case, samples), stamps
 
 
 def _peak_bytes(files: CaseFiles, reader: ImageIO, channels: int) -> int:

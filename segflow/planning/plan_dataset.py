@@ -16,7 +16,7 @@ from segflow.core.plans import Plans
 from segflow.core.progress import Progress, silent
 from segflow.core.splits import Split, SplitSettings
 from segflow.planning.explain import ConfigurationReport, report_configurations
-from segflow.planning.measure_dataset import content_key, measure_dataset, read_fingerprint, write_fingerprint
+from segflow.planning.measure_dataset import fingerprint_origin, measure_dataset, read_fingerprint, write_fingerprint
 from segflow.planning.planner import CONFIGURATIONS, PlannerSettings, decide
 from segflow.planning.split_dataset import split_dataset
 from segflow.storage.case_files import discover, find_training_cases
@@ -24,6 +24,7 @@ from segflow.storage.dataset_check import declared_values
 from segflow.storage.images import ImageIO, reader_of
 from segflow.storage.json_files import read_json_as, write_json, written_whole
 from segflow.storage.raw_dataset import read_description
+from segflow.storage.stamps import Origin
 
 logger = logging.getLogger(__name__)
 
@@ -94,18 +95,23 @@ def plan_dataset(
     reader = reader_of((case.images[0] for case in cases), description.file_ending, description.reader)
     measured = False
     if fingerprint is not None:
-        source = {"given": str(fingerprint)}
         found = read_json_as(fingerprint, Fingerprint.from_json)
     else:
         _check_whole(dataset_folder, description, len(cases))
-        source = {"files": content_key(dataset_folder, cases, reader)}
-        stored = None if clean else read_fingerprint(output_folder, source, len(cases))
-        measured = stored is None
-        found = stored or measure_dataset(
-            cases, reader, description, processes=processes, memory_limit_bytes=memory_limit_bytes, progress=progress
-        )
-    if measured:  # kept even if what follows fails
-        write_fingerprint(output_folder, found, source)
+        origin = fingerprint_origin(cases, reader, description)
+        stored = None if clean else read_fingerprint(output_folder, origin)
+        if stored is None:
+            made = measure_dataset(
+                cases,
+                reader,
+                description,
+                processes=processes,
+                memory_limit_bytes=memory_limit_bytes,
+                progress=progress,
+            )
+            write_fingerprint(output_folder, made.fingerprint, origin, made.inputs)  # kept even if what follows fails
+            stored, measured = made.fingerprint, True
+        found = stored
     plans, reasons = _plan(found, description, settings, reader, planner)
     plans, kept, dropped = _with_user_configurations(plans, output_folder / f"{plans.plans_name}.json")
     reports = report_configurations(plans, reasons, found, description, settings)
@@ -116,7 +122,7 @@ def plan_dataset(
             output_folder, ids, splits or SplitSettings(), raw_folder=dataset_folder, replace=replace_splits
         )
     if fingerprint is not None:
-        write_fingerprint(output_folder, found, source)
+        write_fingerprint(output_folder, found, Origin("given fingerprint", 1, {}, {"fingerprint": fingerprint}))
     with written_whole(output_folder / "dataset.json") as temporary:
         shutil.copyfile(dataset_folder / "dataset.json", temporary)
     write_json(output_folder / f"{plans.plans_name}.json", plans.to_json())

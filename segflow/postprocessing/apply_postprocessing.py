@@ -16,7 +16,7 @@ from segflow.evaluation.label_pairs import label_files, worker_count
 from segflow.postprocessing.components import postprocess_label_map
 from segflow.storage.images import ImageIO, case_error, reader_of, voxels_of
 from segflow.storage.json_files import read_json_as
-from segflow.storage.label_map_files import files_beside
+from segflow.storage.label_map_files import inputs_beside
 from segflow.storage.predictions import Predictions, Wanted
 from segflow.storage.stamps import Origin
 
@@ -81,7 +81,7 @@ def apply_postprocessing(
     predictions = Predictions(output, file_ending)
     decisive = {"steps": [step.to_json() for step in choice.steps]}
     wanted = {
-        case_id: Wanted(Origin(WAY, VERSION, decisive, {"label_map": file, **_beside(file)}))
+        case_id: Wanted(Origin(WAY, VERSION, decisive, {"label_map": file} | inputs_beside({"label_map": file})))
         for case_id, file in files.items()
     }
     predictions.prepare(wanted, what="label maps", maker="choice of steps", resume=False, own=own)
@@ -102,10 +102,6 @@ def apply_postprocessing(
             failed[outcome.name] = outcome.error
         progress(ProgressEvent("postprocess", outcome.name, finished, len(jobs)))
     return ApplyReport(tuple(sorted(done)), {case_id: failed[case_id] for case_id in sorted(failed)})
-
-
-def _beside(file: Path) -> dict[str, Path]:
-    return {f"label_map_beside_{k}": beside for k, beside in enumerate(files_beside(file))}
 
 
 def _apply_to_file(

@@ -17,7 +17,7 @@ from segflow.core.labels import Labels, key_text
 from segflow.core.plans import ConfigurationPlan, Plans
 from segflow.preprocessing.foreground import location_keys
 from segflow.storage.json_files import read_json
-from segflow.storage.label_map_files import files_beside
+from segflow.storage.label_map_files import case_inputs
 from segflow.storage.preprocessed import PreprocessedStore
 from segflow.storage.stamps import MISSING, FileStamp, is_same_file, stamp_file
 
@@ -122,8 +122,4 @@ def describe_choices(choices: Mapping[str, Any], keys: Iterable[str]) -> str:
 
 def roles_of(files: CaseFiles) -> list[tuple[str, Path]]:
     """What each file is to the case; its folder may change without a change of content."""
-    roles = [(f"image_{number}", path) for number, path in enumerate(files.images)]
-    if files.label is not None:
-        roles.append((LABEL, files.label))
-    beside = [(f"{role}_beside_{k}", file) for role, path in roles for k, file in enumerate(files_beside(path))]
-    return [*roles, *beside]
+    return list(case_inputs(files).items())

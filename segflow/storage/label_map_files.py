@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from segflow.core.case import CaseFiles
 from segflow.core.errors import SegflowError
 from segflow.storage.image_formats.header_checks.metaimage import files_beside_metaimage
 from segflow.storage.image_formats.header_checks.nrrd import files_beside_nrrd
@@ -60,6 +61,24 @@ def files_beside(image: Path) -> tuple[Path, ...]:
     except SegflowError:  # reading the image will say what is wrong with it
         return ()
     return tuple(file for file in files if file.is_file())
+
+
+def case_inputs(files: CaseFiles, more: Mapping[str, Path] | None = None) -> dict[str, Path]:
+    """Role → file of everything that is read of a case, for a stamp.
+
+    Args:
+        files: Of the case.
+        more: Further files by their role, such as the previous stage's label map.
+    """
+    inputs = {f"image_{k}": path for k, path in enumerate(files.images)} | dict(more or {})
+    if files.label is not None:
+        inputs["label"] = files.label
+    return inputs | inputs_beside(inputs)
+
+
+def inputs_beside(inputs: Mapping[str, Path]) -> dict[str, Path]:
+    """Role → file of what is read with some files, see `files_beside`."""
+    return {f"{role}_beside_{k}": file for role, path in inputs.items() for k, file in enumerate(files_beside(path))}
 
 
 def remove_label_map(file: Path) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +62,7 @@ def plan(raw: Path, tmp_path: Path) -> Callable[..., PlanReport]:
 
 def test_files_are_written_with_nnunets_names_and_keys(raw: Path, plan: Callable[..., PlanReport]) -> None:
     report = plan()
-    read = {file.name: json.loads(file.read_text()) for file in report.folder.iterdir()}
+    read = {file.name: json.loads(file.read_text()) for file in report.folder.glob("*.json")}
     assert set(read) >= {"dataset.json", "dataset_fingerprint.json", "nnUNetPlans.json", "splits_final.json"}
     assert read["dataset.json"] == json.loads((raw / "dataset.json").read_text())
     assert set(read["dataset_fingerprint.json"]) == {
@@ -93,8 +95,28 @@ def test_an_unchanged_dataset_is_not_measured_again(raw: Path, plan: Callable[..
     assert again.fingerprint == first.fingerprint
     assert plan(clean=True).measured
     label = raw / "labelsTr" / "case_3.nii.gz"
-    os.utime(label, (1, 1))
-    assert plan().measured
+    os.utime(label, (1, 1))  # the same content, copied
+    assert not plan().measured
+
+
+def test_a_case_that_changed_is_measured_though_size_and_time_did_not(raw: Path, tmp_path: Path) -> None:
+    for case in range(CASES):
+        for folder, name in (("imagesTr", f"case_{case}_0000"), ("labelsTr", f"case_{case}")):
+            nib.save(nib.load(raw / folder / f"{name}.nii.gz"), raw / folder / f"{name}.nii")
+            (raw / folder / f"{name}.nii.gz").unlink()
+    description = json.loads((raw / "dataset.json").read_text())
+    (raw / "dataset.json").write_text(json.dumps({**description, "file_ending": ".nii"}))
+    plan = partial(plan_dataset, raw, tmp_path / "out", PlannerSettings(), processes=0)
+    first = plan()
+    assert not plan().measured
+    image = raw / "imagesTr" / "case_2_0000.nii"
+    before, content = image.stat(), bytearray(image.read_bytes())
+    content[-4000:] = bytes(4000)
+    image.write_bytes(bytes(content))
+    os.utime(image, ns=(before.st_atime_ns, before.st_mtime_ns))
+    report = plan()
+    assert report.measured
+    assert report.fingerprint != first.fingerprint
 
 
 def test_a_spacing_that_was_corrected_beside_its_stack_is_measured(
@@ -136,7 +158,10 @@ def test_a_new_case_is_measured(raw: Path, plan: Callable[..., PlanReport]) -> N
 
 def test_a_fingerprint_of_nnunet_is_used(plan: Callable[..., PlanReport]) -> None:
     report = plan()
-    (report.folder / "dataset_fingerprint_source.json").unlink()
+    shutil.rmtree(report.folder / ".segflow")
+    assert not plan().measured
+    (report.folder / "dataset_fingerprint_source.json").write_text('{"files": "…"}')
+    assert plan().measured  # one of ours, from before there were stamps
     assert not plan().measured
 
 
