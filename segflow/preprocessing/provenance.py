@@ -13,7 +13,7 @@ from typing import Any
 
 from segflow.core.case import CaseFiles
 from segflow.core.errors import SegflowError
-from segflow.core.labels import Labels, key_text
+from segflow.core.labels import Labels
 from segflow.core.plans import ConfigurationPlan, Plans
 from segflow.preprocessing.foreground import location_keys
 from segflow.storage.json_files import read_json
@@ -65,7 +65,10 @@ def choices_of(plans: Plans, plan: ConfigurationPlan, labels: Labels) -> dict[st
         "channels": channels,
         "resampling_image": [plan.resampling_image.method, dict(plan.resampling_image.options)],
         "resampling_label": [plan.resampling_label.method, dict(plan.resampling_label.options)],
-        LOCATIONS: [key_text(key) for key in location_keys(labels)],
+        # Regions as tuples always, as in version 1, so that arrays of then do not seem to be of other labels.
+        LOCATIONS: [
+            str((key,) if labels.has_regions and isinstance(key, int) else key) for key in location_keys(labels)
+        ],
     }
     return json.loads(json.dumps(choices))
 

@@ -14,10 +14,12 @@ from raw_setup import Setup, describe, write_case
 from segflow.core.case import CaseFiles
 from segflow.core.errors import SegflowError
 from segflow.core.geometry import Geometry
+from segflow.core.labels import Labels
 from segflow.core.progress import ProgressEvent
 from segflow.preprocessing import preprocess_dataset as door
 from segflow.preprocessing.preprocess_case import preprocess_case
 from segflow.preprocessing.preprocess_dataset import PreprocessSettings
+from segflow.preprocessing.provenance import choices_of
 from segflow.storage.case_files import find_training_cases
 from segflow.storage.images import read_case, reader_by_name
 from segflow.storage.preprocessed import PreprocessedStore
@@ -176,6 +178,12 @@ def test_a_label_that_was_edited_after_planning_is_checked_again(setup: Setup) -
     report = setup.run()
     assert list(report.failed) == ["case_1"]
     assert "found [5, 6, 7]; expected only [0, 1, 2]" in report.failed["case_1"]
+
+
+def test_arrays_of_regions_are_known_again_by_the_keys_that_version_1_wrote(setup: Setup) -> None:
+    labels = Labels.from_json({"background": 0, "whole": [1, 2], "core": 2}, [1, 2])
+    choices = choices_of(setup.plans, setup.plans.configuration("fine"), labels)
+    assert choices["locations"] == ["(1, 2)", "(2,)"]
 
 
 def test_references_are_copied_once(setup: Setup) -> None:
