@@ -71,7 +71,7 @@ def read_scores_of(folder: Path, file_ending: str) -> Summary:
             versions and nnU-Net write them, are taken as they are.
     """
     summary = read_summary(folder / SUMMARY_FILE, file_ending)
-    scored = (StampedFolder(folder).stamp_of(SUMMARY_FILE) or {}).get("inputs", {})
+    scored = (StampedFolder(folder).stamp_of(SUMMARY_FILE) or {"inputs": {}})["inputs"]
     for case in summary.cases if scored else ():
         role = prediction_role(case.case_id)
         if not is_same_file(folder / f"{case.case_id}{file_ending}", scored.get(role, {})):

@@ -27,7 +27,7 @@ from segflow.storage.images import reader_by_name
 from segflow.storage.predictions import Predictions, Wanted
 from segflow.storage.preprocessed import PreprocessedStore, StoredCase
 from segflow.storage.run_folder import RunFolder
-from segflow.storage.stamps import FileStamp, Origin, is_same_file
+from segflow.storage.stamps import FileStamp, Origin, stamp_file
 
 logger = logging.getLogger(__name__)
 
@@ -75,6 +75,7 @@ def predict_validation(
         SegflowError: The fold was not trained, or its weights do not fit.
     """
     settings = PredictSettings() if settings is None else settings
+    weights = stamp_file(folder.existing_checkpoint(settings.checkpoint))["digest"]  # before they are read
     predictor = Predictor.load(
         folder.path,
         checkpoint=settings.checkpoint,
@@ -88,6 +89,7 @@ def predict_validation(
     maps = Maps(predictor.plan, predictor.labels, reader, settings)
     predictions = Predictions(folder.validation, record.dataset.file_ending)
     decisive = {
+        "weights": weights,
         "checkpoint": settings.checkpoint,
         **{name: getattr(settings, name) for name in WINDOW_SETTINGS},
         "plans": record_digest(record),
@@ -99,7 +101,7 @@ def predict_validation(
     }
 
     def origin(case_id: str) -> Origin:
-        inputs = {"weights": folder.existing_checkpoint(settings.checkpoint), "arrays": store.properties_file(case_id)}
+        inputs = {"arrays": store.properties_file(case_id)}
         if previous_stage is not None:
             inputs["previous_stage"] = previous_stage.properties_file(case_id)
         return Origin(WAY, VERSION, decisive, inputs)
@@ -156,21 +158,25 @@ def validated_with(folder: RunFolder, record: RunRecord) -> dict[str, Any] | Non
     """
     predictions = Predictions(folder.validation, record.dataset.file_ending)
     found: dict[str, Any] | None = None
-    weights: Any = None
     for case_id in record.val_cases:
         stamp = predictions.stamp_of(case_id)
         if stamp is None:
             continue
         if not predictions.is_intact(case_id):
             raise _not_those(folder, case_id, "its label map was changed or exchanged since it was predicted")
-        settings, made_by = stamp["settings"], stamp["inputs"]["weights"]
+        settings = stamp["settings"]
         if found is None:
-            found, weights = settings, made_by
-            if not is_same_file(folder.checkpoint(str(settings["checkpoint"])), weights):
+            found = settings
+            if not _is_of_weights(folder, settings):
                 raise _not_those(folder, case_id, "its label map was predicted with other weights than are there now")
-        if settings != found or made_by["digest"] != weights["digest"]:
+        if settings != found:
             raise _not_those(folder, case_id, "its label map was made in another way than those of other cases")
-    return None if found is None else {name: found[name] for name in ("checkpoint", *WINDOW_SETTINGS)}
+    return None if found is None else {name: found.get(name) for name in ("checkpoint", *WINDOW_SETTINGS)}
+
+
+def _is_of_weights(folder: RunFolder, settings: Mapping[str, Any]) -> bool:
+    file = folder.checkpoint(str(settings.get("checkpoint")))
+    return file.is_file() and stamp_file(file)["digest"] == settings.get("weights")
 
 
 def _not_those(folder: RunFolder, case_id: str, problem: str) -> SegflowError:

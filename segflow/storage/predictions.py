@@ -156,11 +156,10 @@ class Predictions:
             origin = wanted[case_id].origin if case_id in wanted else origins[0]
             key = "way" if stamp.get("way") != origin.way else origin.changed_setting(stamp)
             if key is not None:
-                settings = stamp.get("settings", {})
                 raise SegflowError(
                     f"{self.path} holds {what}, with another '{key}'",
                     case=case_id,
-                    found=stamp.get("way") if key == "way" else settings.get(key),
+                    found=stamp.get("way") if key == "way" else stamp["settings"].get(key),
                     expected=origin.way if key == "way" else origin.settings.get(key),
                     fix=ANOTHER_FOLDER
                     if case_id not in asked_for

@@ -121,17 +121,15 @@ class Origin:
         key = self.changed_setting(stamp)
         if key is not None:
             return f"another '{key}'"
-        stamped = stamp.get("inputs")
-        if not isinstance(stamped, Mapping) or sorted(stamped) != sorted(self.inputs):
+        stamped = stamp["inputs"]
+        if sorted(stamped) != sorted(self.inputs):
             return "made from other files"
         changed = next((role for role, path in self.inputs.items() if not is_same_file(path, stamped[role])), None)
         return None if changed is None else f"another {_spoken(changed)}"
 
     def changed_setting(self, stamp: Mapping[str, Any]) -> str | None:
         """The first setting in which a stamp differs; None where there is none."""
-        stamped = stamp.get("settings")
-        if not isinstance(stamped, Mapping):
-            return "settings"
+        stamped = stamp["settings"]
         wanted = json.loads(json.dumps(dict(self.settings)))
         names = [*wanted, *(name for name in stamped if name not in wanted)]
         return next((name for name in names if stamped.get(name) != wanted.get(name)), None)
@@ -164,7 +162,9 @@ class StampedFolder:
             stamp = read_json(self._stamp_file(name))
         except SegflowError:
             return None
-        return stamp if isinstance(stamp, dict) and stamp.get("format") == FORMAT else None
+        if not isinstance(stamp, dict) or stamp.get("format") != FORMAT:
+            return None
+        return stamp if all(isinstance(stamp.get(part), dict) for part in ("settings", "inputs", "outputs")) else None
 
     def stamps(self) -> dict[str, dict[str, Any]]:
         """Name → stamp of every result."""
@@ -318,9 +318,8 @@ class StampedFolder:
 
     def _outputs(self, stamp: Mapping[str, Any]) -> dict[Path, Mapping[str, Any]]:
         """The files that a stamp names; none outside the folder, whatever a stamp from elsewhere says."""
-        outputs = stamp.get("outputs")
         found: dict[Path, Mapping[str, Any]] = {}
-        for text, written in outputs.items() if isinstance(outputs, Mapping) else ():
+        for text, written in stamp["outputs"].items():
             relative = PurePosixPath(text)
             if not relative.is_absolute() and ".." not in relative.parts and isinstance(written, Mapping):
                 file = self.path / relative

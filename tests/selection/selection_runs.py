@@ -14,7 +14,7 @@ from segflow.preprocessing.restore import labels_from_probabilities
 from segflow.storage.json_files import write_json
 from segflow.storage.predictions import Predictions
 from segflow.storage.run_folder import RunFolder
-from segflow.storage.stamps import Origin
+from segflow.storage.stamps import Origin, stamp_file
 
 SHAPE = (8, 16, 14)
 CASES = ("c0", "c1", "c2", "c3", "c4", "c5")
@@ -94,6 +94,6 @@ def stamp_validation(run: Path, settings: dict[str, object], folds: tuple[int, .
         predictions = Predictions(folder.validation, record.dataset.file_ending)
         for case_id in record.val_cases:
             content = predictions.file(case_id).read_bytes()
-            origin = Origin("validation", 1, settings, {"weights": weights})
+            origin = Origin("validation", 1, {**settings, "weights": stamp_file(weights)["digest"]})
             with predictions.written(case_id, origin) as place:
                 (place / predictions.file(case_id).name).write_bytes(content)
