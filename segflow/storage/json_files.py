@@ -24,6 +24,7 @@ DEEPEST = 100
 
 LONGEST_REASON = 300
 
+SAVE_AS_UTF8 = "Save it as UTF-8, as every text editor can."
 TEMPORARY_PREFIX = ".writing-"
 """Files of this name were being written when something ended; no reader takes them for a result."""
 
@@ -116,7 +117,7 @@ def parse_json(name: object, content: bytes, fix: str | None = None) -> Any:
     except json.JSONDecodeError as error:
         raise SegflowError(f"{name} is not valid JSON: {error}", fix=fix) from error
     except UnicodeDecodeError as error:
-        raise SegflowError(f"cannot read {name}: {error}") from error
+        raise SegflowError(f"cannot read {name}: its text is not UTF-8", found=error, fix=SAVE_AS_UTF8) from error
     except RecursionError:
         raise _too_deep(name) from None
     except (ValueError, MemoryError) as error:  # the former of a number with thousands of digits
@@ -152,7 +153,7 @@ def _text(content: bytes, name: object) -> str:
             f"cannot read {name}: its text is in another encoding",
             found=encoding.upper(),
             expected="UTF-8",
-            fix="Save it as UTF-8, as every text editor can.",
+            fix=SAVE_AS_UTF8,
         )
     return content.decode(encoding)
 

@@ -50,6 +50,13 @@ def test_another_encoding_is_named(tmp_path: Path, encoding: str) -> None:
         read_json(file)
 
 
+def test_a_text_that_is_not_utf_8_is_told_how_to_become_it(tmp_path: Path) -> None:
+    file = tmp_path / "dataset.json"
+    file.write_text('{"name": "Fuß"}', encoding="latin-1")
+    with pytest.raises(SegflowError, match=r"dataset.json: its text is not UTF-8.*Save it as UTF-8"):
+        read_json(file)
+
+
 def test_a_file_of_zeros_is_no_json(tmp_path: Path) -> None:
     file = tmp_path / "run.json"
     file.write_bytes(bytes(64))

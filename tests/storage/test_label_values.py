@@ -12,7 +12,7 @@ import pytest
 from segflow.core.errors import SegflowError
 from segflow.storage.images import reader_by_name
 
-NIFTI_READERS = ["SimpleITKIO", "SimpleITKIOWithReorient", "NibabelIO", "NibabelIOWithReorient"]
+NIFTI_READERS = ["SimpleITKIO", "NibabelIOWithReorient"]
 LABEL = np.arange(60).reshape(3, 4, 5) % 5
 
 
