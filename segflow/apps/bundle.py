@@ -12,6 +12,7 @@ from segflow.core.errors import SegflowError
 from segflow.exchange.bundle import export_bundle, import_bundle
 from segflow.exchange.nnunet_v2_model import export_nnunet_model, import_nnunet_model
 from segflow.network.bundle_file import is_bundle
+from segflow.storage.run_folder import named_checkpoint
 
 USE = (
     "Use: segflow bundle action=export model=RUN_FOLDER output=liver.segflow, "
@@ -27,10 +28,11 @@ def run(config: DictConfig) -> None:
     folds = list(map(str, config.folds)) if OmegaConf.is_list(config.folds) else str(config.folds)
     if config.action == "export":
         output = Path(config.output).expanduser()
+        model, checkpoint = named_checkpoint(model, config.checkpoint)
         if config.format == "segflow":
-            written = export_bundle(model, output, folds=folds, checkpoint=config.checkpoint)
+            written = export_bundle(model, output, folds=folds, checkpoint=checkpoint)
         elif config.format == "nnunet":
-            written = export_nnunet_model(model, output, folds=folds, checkpoint=config.checkpoint)
+            written = export_nnunet_model(model, output, folds=folds, checkpoint=checkpoint)
         else:
             raise SegflowError("unknown format", found=config.format, expected="segflow or nnunet", fix=USE)
         _terminal.say(f"Written to {written}.")

@@ -17,7 +17,7 @@ from segflow.network.build import build_network
 from segflow.network.bundle_file import is_bundle, read_bundle
 from segflow.network.nnunet_model import is_nnunet_model, previous_model, read_nnunet_model
 from segflow.network.weights import Folds, TrainedFold, check_size, load_weights, previous_run, read_fold, read_run
-from segflow.storage.run_folder import RunFolder
+from segflow.storage.run_folder import RunFolder, named_checkpoint, no_run
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +71,8 @@ def load_model(
     """Load the networks of a model.
 
     Args:
-        path: One of our folds, the run's folder above it, a bundle, or a model of nnU-Net v2 as a folder or zip.
+        path: One of our folds, a checkpoint in it, the run's folder above it, a bundle, or a model of nnU-Net v2 as a
+            folder or zip.
         folds: ``all``, or names of folds.
         checkpoint: ``final``, ``best`` or ``last``; a bundle has one only.
         configuration: Which model, where the path holds several.
@@ -80,8 +81,9 @@ def load_model(
     Raises:
         SegflowError: There is no model, folds disagree, or weights cannot be read or do not fit.
     """
+    path, checkpoint = named_checkpoint(path, checkpoint)
     if not path.exists():
-        raise SegflowError(f"there is no model {path}", fix="Train first: segflow train")
+        raise no_run(path, f"there is no model {path}")
     if is_bundle(path):
         trained = read_bundle(path, folds, configuration)
     elif is_nnunet_model(path):

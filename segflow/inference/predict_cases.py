@@ -26,6 +26,7 @@ from segflow.network.build import build_network
 from segflow.storage.images import ImageIO, read_case, readable_endings, reader_by_name
 from segflow.storage.label_map_files import case_inputs
 from segflow.storage.predictions import Predictions, Wanted
+from segflow.storage.run_folder import named_checkpoint
 from segflow.storage.stamps import FileStamp, Origin
 
 logger = logging.getLogger(__name__)
@@ -130,6 +131,8 @@ def predict_cases(
     if isinstance(source, (str, Path)) and Path(source).resolve() == output.resolve():
         raise SegflowError("the predictions need a folder of their own", found=f"input and output are both {output}")
     given = settings.previous_stage_predictions
+    model, checkpoint = named_checkpoint(Path(model), settings.checkpoint)
+    settings = replace(settings, checkpoint=checkpoint)
     predictor = Predictor.load(
         model,
         folds=settings.folds,

@@ -90,7 +90,8 @@ class Predictor:
         """Load a model, and for a cascade the model of the previous stage too.
 
         Args:
-            model: One of our folds, the run's folder above it, a bundle, or a model of nnU-Net v2 as a folder or zip.
+            model: One of our folds, a checkpoint in it, the run's folder above it, a bundle, or a model of nnU-Net v2
+                as a folder or zip.
             folds: ``all``, or names of folds, whose logits are averaged.
             checkpoint: ``final``, ``best`` or ``last``.
             configuration: Which model, where the path holds several.
@@ -109,7 +110,7 @@ class Predictor:
         before = None
         if loaded.record.plan.previous_stage and with_previous_stage:
             place, name = (
-                (Path(previous_stage), None) if previous_stage else find_previous_stage(Path(model), loaded.record)
+                (Path(previous_stage), None) if previous_stage else find_previous_stage(loaded.source, loaded.record)
             )
             options["build"] = build_previous or build
             before = cls(load_model(place, configuration=name, **options), device=device, settings=settings)

@@ -23,11 +23,15 @@ from segflow.core.run import RunRecord
 from segflow.storage.json_files import read_json_as, write_json
 
 CHECKPOINT_NAMES = ("final", "best", "last")
+CHECKPOINTS = "checkpoints"
 FOLD_PREFIX = "fold_"
+RECORD_FILE = "run.json"
 LOCK_FILE = ".lock"
 TRAIN_FIRST = "Train first: segflow train"
+DEEPEST = 5  # levels from the folder of outputs to that of a fold
+MOST_NAMED = 5
 START_FILES = (
-    "run.json",
+    RECORD_FILE,
     ".hydra",
     "metrics.csv",
     "progress.png",
@@ -61,12 +65,12 @@ class RunFolder:
     @property
     def record_file(self) -> Path:
         """All that prediction needs beside the weights."""
-        return self.path / "run.json"
+        return self.path / RECORD_FILE
 
     @property
     def checkpoints(self) -> Path:
         """Folder of the checkpoints."""
-        return self.path / "checkpoints"
+        return self.path / CHECKPOINTS
 
     @property
     def validation(self) -> Path:
@@ -235,24 +239,65 @@ def find_folds(path: Path) -> list[RunFolder]:
     Raises:
         SegflowError: There is none.
     """
-    if (path / "run.json").is_file():
+    path, _ = named_checkpoint(path)
+    if (path / RECORD_FILE).is_file():
         return [RunFolder(path)]
     if not path.is_dir():
-        raise SegflowError(f"there is no folder {path}", expected="the folder of a trained run", fix=TRAIN_FIRST)
+        raise no_run(path, f"there is no folder {path}")
     found = [
         RunFolder(child)
         for child in path.iterdir()
-        if child.name.startswith(FOLD_PREFIX) and (child / "run.json").is_file()
+        if child.name.startswith(FOLD_PREFIX) and (child / RECORD_FILE).is_file()
     ]
     if not found:
-        raise SegflowError(
-            f"{path} holds no trained fold",
-            expected="run.json in it, or folders fold_0, fold_1, … with one each",
-            fix=TRAIN_FIRST,
-        )
+        raise no_run(path, f"{path} holds no trained fold")
     return sorted(found, key=_order)
 
 
 def _order(run: RunFolder) -> tuple[bool, int, str]:
     numbered = is_number(run.fold)
     return not numbered, int(run.fold) if numbered else 0, run.fold
+
+
+def named_checkpoint(path: Path, checkpoint: str = "final") -> tuple[Path, str]:
+    """The fold that a path inside it stands for, and which checkpoint: ``…/fold_0/checkpoints/best.ckpt`` is ``best``.
+
+    Args:
+        path: Any path; one that does not lie in a fold is given back.
+        checkpoint: The one to take where the path names none.
+
+    Raises:
+        SegflowError: The path names a checkpoint that the fold does not have.
+    """
+    if path.name in (CHECKPOINTS, RECORD_FILE) and (path.parent / RECORD_FILE).is_file():
+        return path.parent, checkpoint
+    fold = RunFolder(path.parent.parent)
+    if path.suffix == ".ckpt" and path.parent.name == CHECKPOINTS and fold.record_file.is_file():
+        fold.existing_checkpoint(path.stem)
+        return fold.path, path.stem
+    return path, checkpoint
+
+
+def no_run(path: Path, problem: str) -> SegflowError:
+    """What to say where a path is no run: which runs lie below it, or near it where it does not exist."""
+    near = path if path.is_dir() else path.parent
+    runs = list(dict.fromkeys(str(fold.parent) for fold in _folds_below(near, DEEPEST)))
+    expected = "the folder of one run, with fold_0, fold_1, … in it"
+    if not runs:
+        return SegflowError(problem, expected=expected, fix=TRAIN_FIRST)
+    more = f" and {len(runs) - MOST_NAMED} more" if len(runs) > MOST_NAMED else ""
+    where = "below it" if near == path else f"in {near}"
+    return SegflowError(problem, found=f"runs {where}: {', '.join(runs[:MOST_NAMED])}{more}", expected=expected)
+
+
+def _folds_below(folder: Path, depth: int) -> Iterator[Path]:
+    """Folders of trained folds, looked for so many levels down."""
+    try:
+        children = sorted(child for child in folder.iterdir() if child.is_dir() and not child.name.startswith("."))
+    except OSError:
+        return
+    for child in children:
+        if (child / RECORD_FILE).is_file():
+            yield child
+        elif depth > 1:
+            yield from _folds_below(child, depth - 1)

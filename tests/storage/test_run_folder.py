@@ -13,7 +13,7 @@ from segflow.core.dataset import DatasetDescription
 from segflow.core.errors import SegflowError
 from segflow.core.plans import Plans
 from segflow.core.run import RunRecord
-from segflow.storage.run_folder import RunFolder, find_folds
+from segflow.storage.run_folder import RunFolder, find_folds, named_checkpoint
 
 
 def record(fold: int | str = 0) -> RunRecord:
@@ -119,3 +119,29 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "outputs" / "fold_0")
     with pytest.raises(SegflowError, match=r"cannot write into .*fold_0.*paths\.outputs="), run.locked():
         pass
+
+
+def test_a_path_inside_a_fold_stands_for_the_fold(tmp_path: Path) -> None:
+    fold = RunFolder(tmp_path / "run" / "fold_0")
+    fold.write_record(record())
+    fold.checkpoints.mkdir()
+    for name in ("final", "best"):
+        fold.checkpoint(name).write_bytes(b"x")
+    assert named_checkpoint(fold.checkpoint("best")) == (fold.path, "best")
+    assert named_checkpoint(fold.checkpoints, "last") == (fold.path, "last")
+    assert named_checkpoint(fold.record_file) == (fold.path, "final")
+    assert find_folds(fold.checkpoints) == [fold]
+    with pytest.raises(SegflowError, match="found final, best"):
+        named_checkpoint(fold.checkpoint("last"))
+    assert named_checkpoint(tmp_path / "a.ckpt", "last") == (tmp_path / "a.ckpt", "last")
+
+
+def test_runs_below_or_beside_a_wrong_folder_are_named(tmp_path: Path) -> None:
+    runs = [tmp_path / "Dataset001_A" / "plans" / "2d" / name for name in ("a", "b")]
+    for run in runs:
+        RunFolder(run / "fold_0").write_record(record())
+    for wrong in (runs[0].parent, tmp_path, runs[0].parent / "c"):
+        with pytest.raises(SegflowError, match="runs") as caught:
+            find_folds(wrong)
+        assert all(str(run) in str(caught.value) for run in runs)
+        assert "Train first" not in str(caught.value)
