@@ -10,6 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from omegaconf import DictConfig
+
+from segflow.apps import _edge, _terminal
+from segflow.core.command_line import command_line
 from segflow.core.errors import SegflowError
 from segflow.core.progress import Progress, silent
 from segflow.core.splits import SplitSettings
@@ -54,8 +58,63 @@ class PathSettings:
     outputs: str
 
 
-def raw_folder(dataset: DatasetSettings, paths: PathSettings, *, progress: Progress = silent) -> Path:
-    """The dataset's folder, made or fetched first where its source says so.
+def announce(config: DictConfig, command: str) -> DatasetSettings:
+    """Say which dataset a command works on, as the first line of its output.
+
+    Raises:
+        SegflowError: None was named, and the phantom is not plainly meant.
+    """
+    dataset, paths = _edge.read(DatasetSettings, config.dataset), _edge.read(PathSettings, config.paths)
+    own = dataset.source == "phantom" and dataset.name == OWN_NAMES["phantom"] and not dataset.path
+    named = any(re.match(r"[+]*dataset[=.@]", override) for override in _edge.task_overrides())
+    if own and not named and command != "demo":
+        _check_unnamed(dataset, paths, command)
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        name = folder_name(dataset, paths)
+        place = dataset.path or Path(paths.raw).expanduser() / name
+        what = ", the phantom that segflow makes itself" if dataset.source == "phantom" and not dataset.path else ""
+        _terminal.say(f"Dataset {name} ({place}){what}")
+    return dataset
+
+
+def _check_unnamed(phantom: DatasetSettings, paths: PathSettings, command: str) -> None:
+    """Refuse to take the phantom for a dataset that was forgotten."""
+    problem, own = "which dataset? None was named", "dataset=phantom is the one that segflow makes itself."
+    current = Path.cwd()
+    for folder in (current, *list(current.parents)[:2]):
+        if _is_dataset(folder):
+            line = command_line(command, dataset__path=folder)
+            raise SegflowError(problem, found=f"the current folder is of {folder.name}", fix=f"Name it: {line}; {own}")
+    roots = (Path(paths.raw).expanduser(), Path(paths.preprocessed).expanduser())
+    present = {child.name for root in roots if root.is_dir() for child in root.iterdir() if _is_dataset(child)}
+    if others := sorted(present - {phantom.name}):
+        line = command_line(command, dataset=others[0])
+        raise SegflowError(problem, found=", ".join(others), fix=f"Name it: {line}; {own}")
+    if phantom.name not in present:
+        first = {
+            "select": "Train first: segflow train dataset=…",
+            "train": "Plan first: segflow plan dataset=…",
+            "preprocess": "Plan first: segflow plan dataset=…",
+        }.get(command, f"Name it: segflow {command} dataset=…")
+        raise SegflowError(problem, fix=f"{first}; {own}")
+
+
+def _is_dataset(folder: Path) -> bool:
+    """Whether a folder holds a dataset: raw, planned, or a task of the decathlon."""
+    beside = ("imagesTr", "labelsTr", "gt_segmentations", "dataset_fingerprint.json")
+    return (folder / "dataset.json").is_file() and any((folder / name).exists() for name in beside)
+
+
+def raw_folder(
+    dataset: DatasetSettings, paths: PathSettings, *, make: bool = False, progress: Progress = silent
+) -> Path:
+    """The dataset's folder.
+
+    Args:
+        dataset: Which one.
+        paths: Where datasets lie.
+        make: Whether it may be made, fetched or converted where it is not there yet and its source says how.
+        progress: Told of cases that are converted.
 
     Raises:
         SegflowError: The folder does not exist, or it could not be fetched.
@@ -67,16 +126,27 @@ def raw_folder(dataset: DatasetSettings, paths: PathSettings, *, progress: Progr
         folder = Path(dataset.path).expanduser()
         if not folder.is_dir():
             raise SegflowError(f"dataset.path: there is no folder {folder}")
-        if _is_decathlon(folder):
-            return _converted(folder, root, progress)
-        return folder
+        if not _is_decathlon(folder):
+            return folder
+    elif dataset.source == "raw":
+        return resolve_dataset(dataset.name, root)
+    name = folder_name(dataset, paths)
+    places = [root / name]
+    if dataset.source == "hippocampus" and (given := os.environ.get(TEST_DATA)):
+        places.append(Path(given) / name)
+    for place in places:
+        if (place / "dataset.json").is_file():
+            return place
+    if not make:
+        first = command_line("plan", **as_settings(dataset))
+        raise SegflowError(f"there is no dataset {places[0]}", fix=f"Plan first, which makes it: {first}")
+    if dataset.path:
+        return _converted(folder, root, progress)
     if dataset.source == "phantom":
         from segflow.storage.phantom import make_phantom
 
-        return make_phantom(root / dataset.name)
-    if dataset.source == "hippocampus":
-        return _hippocampus(dataset.name, root, progress)
-    return resolve_dataset(dataset.name, root)
+        return make_phantom(places[0])
+    return _converted(_downloaded(root), root, progress)
 
 
 def present_raw_folder(dataset: DatasetSettings, paths: PathSettings) -> Path | None:
@@ -118,15 +188,6 @@ def _converted(task: Path, root: Path, progress: Progress) -> Path:
         return target
     logger.info("converting the decathlon task %s", task)
     return convert_decathlon(task, root, None, progress=progress)
-
-
-def _hippocampus(name: str, root: Path, progress: Progress) -> Path:
-    if (root / name / "dataset.json").is_file():
-        return root / name
-    given = os.environ.get(TEST_DATA)
-    if given and (Path(given) / name / "dataset.json").is_file():
-        return Path(given) / name
-    return _converted(_downloaded(root), root, progress)
 
 
 def _downloaded(root: Path) -> Path:

@@ -105,5 +105,6 @@ def _text(value: object) -> str:
 
 
 def say(text: str) -> None:
-    """A command's result on stdout."""
+    """A command's result on stdout, at once also where that is a file or a pipe."""
     sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()

@@ -16,7 +16,7 @@ def run(config: DictConfig) -> None:
     """Run every command in turn; what is done already is skipped."""
     started = time.monotonic()
     paths = _edge.read(_datasets.PathSettings, config.paths)
-    dataset = _edge.read(_datasets.DatasetSettings, config.dataset)
+    dataset = _datasets.announce(config, "demo")
     logger.info("1/5 plan")
     plan.show(plan.plan(config))
     logger.info("2/5 preprocess")

@@ -15,7 +15,7 @@ from segflow.storage.raw_dataset import check_dataset, read_description
 def run(config: DictConfig) -> None:
     """Check, and list what was found; fails where there are errors."""
     paths = _edge.read(_datasets.PathSettings, config.paths)
-    dataset = _edge.read(_datasets.DatasetSettings, config.dataset)
+    dataset = _datasets.announce(config, "doctor")
     with _terminal.progress() as progress:
         raw = _datasets.raw_folder(dataset, paths, progress=progress)
         description = read_description(raw)

@@ -15,9 +15,9 @@ from segflow.planning.settings import PlannerSettings
 
 def run(config: DictConfig) -> None:
     """Plan, and print what was decided and why."""
+    same = _datasets.as_settings(_datasets.announce(config, "plan"))
     report = plan(config)
     show(report)
-    same = _datasets.as_settings(_edge.read(_datasets.DatasetSettings, config.dataset))
     following = command_line("preprocess", **same, plans=report.plans.plans_name)
     _terminal.say(f"Written to {report.folder}. Next: {following}")
 
@@ -29,7 +29,7 @@ def plan(config: DictConfig) -> PlanReport:
     settings = _edge.read(PlannerSettings, config.planner)
     fold = _edge.read(_datasets.FoldSettings, config.fold)
     with _terminal.progress() as progress:
-        raw = _datasets.raw_folder(dataset, paths, progress=progress)
+        raw = _datasets.raw_folder(dataset, paths, make=True, progress=progress)
         return plan_dataset(
             raw,
             _datasets.preprocessed_folder(raw, paths),

@@ -16,8 +16,8 @@ from segflow.storage.json_files import read_json_as
 
 def run(config: DictConfig) -> None:
     """Preprocess, and say what was done."""
+    same = _datasets.as_settings(_datasets.announce(config, "preprocess"))
     report = preprocess(config)
-    same = _datasets.as_settings(_edge.read(_datasets.DatasetSettings, config.dataset))
     following = command_line("train", **same, plans=str(config.plans), fold=0)
     _terminal.say(f"Written to {report.folder}. Next: {following}")
 

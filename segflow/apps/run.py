@@ -48,6 +48,7 @@ def run(config: DictConfig) -> None:
             fix="Leave it on; to measure the speed alone: segflow train trainer=benchmark",
         )
     paths = _edge.read(_datasets.PathSettings, config.paths)
+    _datasets.announce(config, "run")
     logger.info("1/6 plan")
     planned = plan.plan(config)
     plan.show(planned)

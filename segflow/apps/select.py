@@ -17,7 +17,7 @@ from segflow.selection.table import selection_rows
 def run(config: DictConfig) -> None:
     """Rank, and print the table and the commands to predict with."""
     paths = _edge.read(_datasets.PathSettings, config.paths)
-    name = _datasets.folder_name(_edge.read(_datasets.DatasetSettings, config.dataset), paths)
+    name = _datasets.folder_name(_datasets.announce(config, "select"), paths)
     output = Path(paths.outputs).expanduser() / name
     if config.runs:
         runs = [Path(run).expanduser() for run in _edge.several(config.runs)]

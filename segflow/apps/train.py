@@ -54,6 +54,7 @@ def run(config: DictConfig) -> None:
     if _edge.is_sweep() and config.trainer.devices not in (1, "1"):
         _processes.run_alone("train")  # several ranks start this command line again: it must not be the sweep's
         return
+    _datasets.announce(config, "train")
     result, summary, labels = train(config)
     if rank_zero_only.rank != 0:
         return

@@ -9,6 +9,7 @@ from pathlib import Path
 
 PATHS = ("SEGFLOW_RAW", "SEGFLOW_PREPROCESSED", "SEGFLOW_OUTPUTS", "nnUNet_raw", "nnUNet_preprocessed", "SEGFLOW_CONF")
 TINY = [
+    "dataset=phantom",
     "planner.base_features=4",
     "planner.max_features_3d=16",
     "planner.max_features_2d=16",
