@@ -34,9 +34,10 @@ from segflow.planning.override import override_configuration
 from segflow.planning.split_dataset import read_fold
 from segflow.sampling.patch_sampler import PatchSampler, PatchSamplerSettings
 from segflow.storage.json_files import read_json_as, written_whole
+from segflow.storage.links import refuse_link
 from segflow.storage.preprocessed import PreprocessedStore
 from segflow.storage.raw_dataset import read_dataset_json
-from segflow.storage.run_folder import RunFolder
+from segflow.storage.run_folder import HYDRA_FOLDER, RunFolder
 from segflow.training.initial_weights import read_initial_weights
 from segflow.training.protocols import AugmentationFactory, TrainingParts, TrainResult
 from segflow.training.run_record import check_arrays_of_run, release_folder
@@ -303,7 +304,7 @@ def _write_configuration(folder: RunFolder, config: DictConfig) -> None:
         return
     texts: dict[str, Any] = {"config.yaml": _edge.yaml_text(config), "overrides.yaml": _edge.overrides_text()}
     for name, text in texts.items():
-        with written_whole(folder.path / ".hydra" / name) as temporary:
+        with written_whole(folder.path / HYDRA_FOLDER / name) as temporary:
             temporary.write_text(text, encoding="utf-8")
 
 
@@ -314,7 +315,7 @@ def _log_file(folder: RunFolder) -> Iterator[None]:
         yield
         return
     folder.path.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(folder.log_file, encoding="utf-8")
+    handler = logging.FileHandler(refuse_link(folder.log_file), encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.getLogger().addHandler(handler)
     try:

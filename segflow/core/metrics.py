@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from segflow.core.errors import SegflowError
 from segflow.core.labels import LabelKey, key_from_text, key_text
 
 OVERLAP_METRICS = ("Dice", "FN", "FP", "IoU", "TN", "TP", "n_pred", "n_ref")
@@ -105,6 +106,9 @@ class Summary:
             value: The content of ``summary.json``.
             file_ending: Ending of the label maps, taken off their names to give the case ids. Where it is empty,
                 everything from the first dot on is.
+
+        Raises:
+            SegflowError: A case lacks a score that others have.
         """
         cases = []
         for entry in value["metric_per_case"]:
@@ -113,7 +117,18 @@ class Summary:
             metrics = {key_from_text(key): dict(scores) for key, scores in entry["metrics"].items()}
             cases.append(CaseMetrics(case_id, metrics, entry["prediction_file"], entry["reference_file"]))
         mean = {key_from_text(key): dict(scores) for key, scores in value["mean"].items()}
+        tables: dict[str, Mapping[LabelKey, Mapping[str, Any]]] = {"mean": mean}
+        tables |= {case.case_id: case.metrics for case in cases}
+        for where, table in tables.items():
+            for key in mean:
+                _check_scores(f"{where}, label {key}", table.get(key, {}), next(iter(mean.values())))
         return cls(tuple(cases), mean, dict(value["foreground_mean"]), dict(value.get("failed", {})))
+
+
+def _check_scores(where: str, scores: Mapping[str, Any], wanted: Iterable[str]) -> None:
+    lacking = [name for name in (*OVERLAP_METRICS, *wanted) if not isinstance(scores.get(name), (int, float))]
+    if lacking:
+        raise SegflowError(f"the scores of {where} lack numbers", found=f"none for {', '.join(lacking)}")
 
 
 def mean_of_defined(values: Sequence[float]) -> float:

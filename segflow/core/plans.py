@@ -212,6 +212,9 @@ class Plans:
         safe_name(self.dataset_name, "the dataset_name of the plans")
         safe_name(self.plans_name, "the plans_name of the plans")
         safe_names(self.configurations, "the name of a configuration")
+        for name, value in self.configurations.items():
+            if not isinstance(value, Mapping):
+                raise SegflowError(f"configuration '{name}' of the plans is no object", found=shortened(value))
         if sorted(self.axis_order) != [0, 1, 2]:
             raise SegflowError(
                 "'transpose_forward' of the plans must name each axis once",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from segflow.core.errors import UNUSABLE, SegflowError
-from segflow.core.labels import LabelKey, key_from_text, key_text
+from segflow.core.labels import LARGEST_LABEL, LabelKey, key_from_text, key_text
+from segflow.core.names import shortened
 
 STEP_KINDS = ("keep_largest", "remove_small", "fill_holes")
 
@@ -47,7 +49,7 @@ class PostprocessingStep:
             SegflowError: The kind is unknown, or a value is missing or of the wrong kind.
         """
         if not isinstance(value, Mapping) or value.get("kind") not in STEP_KINDS:
-            raise SegflowError("unknown step", found=repr(value), expected=f"'kind': {' | '.join(STEP_KINDS)}")
+            raise SegflowError("unknown step", found=shortened(value), expected=f"'kind': {' | '.join(STEP_KINDS)}")
         kind = value["kind"]
         try:
             step = cls(
@@ -58,8 +60,10 @@ class PostprocessingStep:
             )
         except UNUSABLE as error:
             raise SegflowError(f"step '{kind}' is incomplete: {error!r}", found=dict(value)) from None
-        if not step.labels or min(step.labels) < 1:
-            raise SegflowError(f"step '{kind}' needs foreground labels", found=list(step.labels))
+        if not step.labels or min(step.labels) < 1 or max(step.labels) > LARGEST_LABEL:
+            raise SegflowError(f"step '{kind}' needs foreground labels", found=shortened(list(step.labels)))
+        if not 0 <= step.fill_with <= LARGEST_LABEL or math.isnan(step.min_volume_mm3):
+            raise SegflowError(f"step '{kind}' holds an impossible number", found=shortened(dict(value)))
         return step
 
 

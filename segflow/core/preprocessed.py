@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from segflow.core.errors import SegflowError
 from segflow.core.geometry import Box, Geometry
 from segflow.core.labels import LabelKey
+from segflow.core.names import shortened
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +36,26 @@ class SpatialRecord:
     spacing_transposed: tuple[float, ...]
     spacing_plan: tuple[float, ...]
     shape_plan: tuple[int, ...]
+
+    def check(self) -> None:
+        """Refuse a record that leads nowhere.
+
+        Raises:
+            SegflowError: Axes, shapes, spacings or the box do not fit together.
+        """
+        spacings = (self.geometry.spacing, self.spacing_transposed, self.spacing_plan)
+        fits = (
+            sorted(self.axis_order) == [0, 1, 2]
+            and all(
+                len(shape) == 3 and 0 < min(shape) <= max(shape) < 2**31
+                for shape in (self.shape_original, self.shape_plan)
+            )
+            and all(len(spacing) == 3 and all(math.isfinite(s) and s > 0 for s in spacing) for spacing in spacings)
+            and len(self.crop.start) == 3
+            and self.crop.clip(self.shape_transposed) == self.crop
+        )
+        if not fits:
+            raise SegflowError("shapes, spacings, axes and crop do not fit together", found=shortened(self, 300))
 
     @property
     def shape_transposed(self) -> tuple[int, ...]:
@@ -61,9 +84,13 @@ class SpatialRecord:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> SpatialRecord:
-        """Inverse of `to_json`."""
+        """Inverse of `to_json`.
+
+        Raises:
+            SegflowError: The numbers do not fit together.
+        """
         spacing = tuple(float(s) for s in value["spacing"])
-        return cls(
+        record = cls(
             geometry=Geometry(spacing, dict(value["header"])),  # type: ignore[arg-type]
             shape_original=tuple(int(n) for n in value["shape_original"]),
             axis_order=tuple(int(axis) for axis in value["axis_order"]),
@@ -72,6 +99,8 @@ class SpatialRecord:
             spacing_plan=tuple(float(s) for s in value["spacing_plan"]),
             shape_plan=tuple(int(n) for n in value["shape_plan"]),
         )
+        record.check()
+        return record
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,7 +64,7 @@ def convert_file_list(
     """
     channels, rows = _read_table(table)
     target = refuse_taken(raw_root, f"Dataset{dataset_id:03d}_{name}")
-    ending = _common_ending(rows)
+    ending = _common_ending(table, rows)
     named, new = renumbered(labels if labels is not None else _found_labels(rows, ending, progress))
     content: dict[str, Any] = {
         "channel_names": {str(number): channel for number, channel in enumerate(channels)},
@@ -125,11 +125,13 @@ def _read_table(table: Path) -> tuple[list[str], list[_Row]]:
     return channels, sorted(rows, key=lambda row: row.case_id)
 
 
-def _common_ending(rows: Sequence[_Row]) -> str:
+def _common_ending(table: Path, rows: Sequence[_Row]) -> str:
     """The one ending of all label maps and images: predictions are written with it."""
     endings = {_ending(file) for row in rows for file in (*row.images, row.label)}
     if len(endings) > 1:
-        raise SegflowError("mixed file endings", found=" ".join(sorted(endings)), expected="one for all files")
+        raise SegflowError(
+            f"{table}: mixed file endings", found=" ".join(sorted(endings)), expected="one for all files"
+        )
     return endings.pop()
 
 

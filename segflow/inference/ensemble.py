@@ -14,7 +14,7 @@ from segflow.core.errors import CaseErrors, SegflowError
 from segflow.core.geometry import Geometry
 from segflow.core.labels import Labels, key_text
 from segflow.core.progress import Progress, silent
-from segflow.inference.maps import ENDING, OUTPUTS_FILE, PROBABILITIES
+from segflow.inference.maps import ENDING, OUTPUTS_FILE, PROBABILITIES, read_names
 from segflow.inference.pipeline import PredictReport, Steps, run_cases
 from segflow.storage.images import ImageIO, reader_by_name
 from segflow.storage.json_files import read_json
@@ -97,11 +97,12 @@ class StoredProbabilities:
         self._reader = reader if ENDING in reader.endings else reader_by_name("SimpleITKIO")
         keys = labels.regions if labels.has_regions else labels.all_labels
         self.outputs = len(keys)
-        found = read_json(folder / PROBABILITIES / OUTPUTS_FILE, fix=SAVE_THEM)
-        meant = [text for _, (_, text) in sorted(found.items())]
+        meant = [text for _, text in read_names(folder, fix=SAVE_THEM).values()]
         if meant not in ([key_text(key) for key in keys], [str(key) for key in keys]):  # "(1,)" is an earlier "1"
             raise SegflowError(
-                f"the probabilities in {folder} are of other labels", found=meant, expected=[key_text(k) for k in keys]
+                f"the probabilities in {folder} are of other labels, as {OUTPUTS_FILE} says",
+                found=meant,
+                expected=[key_text(k) for k in keys],
             )
 
     def file(self, case_id: str, output: int) -> Path:

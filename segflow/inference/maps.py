@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from torch import Tensor
 
+from segflow.core.errors import SegflowError
 from segflow.core.labels import LabelKey, Labels, key_text
+from segflow.core.names import shortened
 from segflow.core.plans import ConfigurationPlan
 from segflow.core.preprocessed import SpatialRecord
 from segflow.preprocessing.restore import restore_probabilities
 from segflow.storage.image_formats.contract import ImageIO
 from segflow.storage.images import reader_by_name
-from segflow.storage.json_files import read_json, write_json
+from segflow.storage.json_files import read_json_as, write_json
+from segflow.storage.links import within
 
 ENDING = ".nii.gz"
 PROBABILITIES, ENTROPY, DISAGREEMENT = "probabilities", "entropy", "disagreement"
@@ -33,15 +36,26 @@ def output_names(labels: Labels) -> OutputNames:
     return {f"{k:04d}": [labels.name_of(key), key_text(key)] for k, key in enumerate(keys)}
 
 
-def read_names(folder: Path) -> OutputNames:
-    """What the probabilities beside a folder's label maps mean.
+def read_names(folder: Path, fix: str = "Predict with inference.probabilities=true first.") -> OutputNames:
+    """What the probabilities beside a folder's label maps mean, in the order of the outputs.
+
+    Args:
+        folder: Of the label maps.
+        fix: What a user should do where there are none.
 
     Raises:
-        SegflowError: There are none.
+        SegflowError: There are none, or what says it cannot be used.
     """
-    names: OutputNames = read_json(
-        folder / PROBABILITIES / OUTPUTS_FILE, fix="Predict with inference.probabilities=true first."
-    )
+
+    def build(content: Mapping[str, Any]) -> OutputNames:
+        return {number: [str(text) for text in _pair(names)] for number, names in sorted(content.items())}
+
+    return read_json_as(folder / PROBABILITIES / OUTPUTS_FILE, build, fix)
+
+
+def _pair(names: Any) -> Sequence[Any]:
+    if not isinstance(names, list) or len(names) != 2:
+        raise SegflowError("an output is not named", found=shortened(names), expected='"0001": ["liver", "1"]')
     return names
 
 
@@ -92,7 +106,7 @@ class Maps:
     def write_names(self, folder: Path) -> None:
         """Say beside the probabilities what each output is. Once, before any case is written."""
         if self.wanted.probabilities:
-            write_json(folder / PROBABILITIES / OUTPUTS_FILE, output_names(self.labels))
+            write_json(within(folder, PROBABILITIES) / OUTPUTS_FILE, output_names(self.labels))
 
     def write(
         self,

@@ -25,6 +25,7 @@ from segflow.inference.sliding_window import SlidingWindowSettings, mean_logits
 from segflow.network.build import build_network
 from segflow.storage.images import ImageIO, read_case, readable_endings, reader_by_name
 from segflow.storage.label_map_files import case_inputs
+from segflow.storage.links import within
 from segflow.storage.predictions import Predictions, Wanted
 from segflow.storage.run_folder import named_checkpoint
 from segflow.storage.stamps import FileStamp, Origin
@@ -154,7 +155,7 @@ def predict_cases(
     before = None if given is None else Path(given)
     predicted_before = predictor.plan.previous_stage and given is None
     if predicted_before:
-        before = output / PREVIOUS_STAGE_FOLDER
+        before = within(output, PREVIOUS_STAGE_FOLDER)
     family = {case.case_id for case in everything}
     last = _Stage("predict", predictor, output, settings, decisive, before, family, own)
     done = last.prepare(cases)

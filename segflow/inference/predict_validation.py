@@ -24,6 +24,7 @@ from segflow.inference.predictor import Predictor
 from segflow.network.build import build_network
 from segflow.preprocessing.restore import labels_on_grid, restore_labels
 from segflow.storage.images import reader_by_name
+from segflow.storage.links import within
 from segflow.storage.predictions import Predictions, Wanted
 from segflow.storage.preprocessed import PreprocessedStore, StoredCase
 from segflow.storage.run_folder import RunFolder
@@ -44,7 +45,7 @@ def next_stage_folder(run: Path, configuration: str) -> Path:
         run: The run's folder, above its folds.
         configuration: The cascade's configuration.
     """
-    return run / NEXT_STAGE_FOLDER / configuration
+    return within(run, NEXT_STAGE_FOLDER, configuration)
 
 
 def predict_validation(

@@ -8,6 +8,7 @@ import cc3d
 import fill_voids
 import numpy as np
 
+from segflow.core.errors import SegflowError
 from segflow.core.geometry import Box
 from segflow.core.postprocessing import PostprocessingStep
 from segflow.evaluation.label_maps import LabelBoxes, box_of, boxes_of_labels, mask_of, physical_spacing
@@ -46,6 +47,9 @@ def apply_step(
 
     Returns:
         The box that the step's labels fill, empty where they do not occur; and the new content of that box.
+
+    Raises:
+        SegflowError: The label that holes are filled with is beyond the type of the map.
     """
     box = box_of(step.labels, [boxes_of_labels(label_map) if boxes is None else boxes])
     if box is None:
@@ -59,6 +63,12 @@ def apply_step(
         voxel_mm3 = float(np.prod(physical_spacing(spacing, label_map.shape)))
         part[mask & ~components_from(mask, step.min_volume_mm3 / voxel_mm3)] = 0
     else:
+        if step.fill_with > np.iinfo(label_map.dtype).max:
+            raise SegflowError(
+                "the label map cannot hold the label that holes are filled with",
+                found=step.fill_with,
+                expected=f"at most {np.iinfo(label_map.dtype).max}",
+            )
         part[fill_holes(mask, flat=label_map.shape[0] == 1) & (part == 0)] = step.fill_with
     return box, part
 

@@ -25,6 +25,7 @@ from segflow.storage.case_files import find_training_cases
 from segflow.storage.dataset_check import check_label_values
 from segflow.storage.images import ImageIO, case_error, read_case, reader_by_name
 from segflow.storage.label_map_files import copy_label_map, is_copied, remove_label_map
+from segflow.storage.links import within
 from segflow.storage.preprocessed import PreprocessedStore
 from segflow.storage.raw_dataset import check_planned_description, read_description
 from segflow.storage.stamps import say_why
@@ -171,7 +172,7 @@ def preprocess_dataset(
         progress(ProgressEvent(STAGE, outcome.name, count, len(jobs)))
     if absurd:
         log.warning("%s", describe_absurd(absurd))
-    _copy_references(cases, output_folder / REFERENCES, description.file_ending, set(done), removed)
+    _copy_references(cases, within(output_folder, REFERENCES), description.file_ending, set(done), removed)
     return PreprocessReport(
         folder=output_folder,
         arrays=tuple(target.plan.data_identifier for target in targets),
@@ -216,7 +217,7 @@ def _targets(
         plan = plans.configuration(name)
         identifier = plan.data_identifier
         target = _Target(
-            plan, PreprocessedStore(output_folder / identifier), plans_name, choices_of(plans, plan, labels)
+            plan, PreprocessedStore(within(output_folder, identifier)), plans_name, choices_of(plans, plan, labels)
         )
         known = targets.setdefault(identifier, target)
         if known.choices != target.choices:

@@ -19,6 +19,7 @@ from segflow.inference.predict_validation import VALIDATE_AGAIN, validated_with
 from segflow.storage.images import reader_by_name
 from segflow.storage.json_files import write_json
 from segflow.storage.label_map_files import copy_label_map, remove_label_map
+from segflow.storage.links import within
 from segflow.storage.predictions import Predictions, Wanted
 from segflow.storage.run_folder import TRAIN_FIRST, RunFolder, find_folds
 from segflow.storage.stamps import Origin
@@ -104,7 +105,7 @@ def accumulate_crossval(
     records = [fold.read_record() for fold in folds]
     cases = _cases_of(folds, records)
     record = _as_validated(folds, records)
-    folder = run / CROSSVAL_FOLDER
+    folder = within(run, CROSSVAL_FOLDER)
     _gather(folder, cases, record)
     summary = evaluate_cases(
         folder,

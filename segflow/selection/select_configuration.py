@@ -20,6 +20,7 @@ from segflow.selection.crossval import CrossValidation, accumulate_crossval
 from segflow.selection.score_ensembles import Members, ensembles_of, score_ensembles
 from segflow.selection.write_ensemble import write_ensemble
 from segflow.storage.json_files import write_json
+from segflow.storage.links import within
 from segflow.storage.stamps import Origin, StampedFolder
 
 SELECTION_FILE = "selection.json"
@@ -91,7 +92,7 @@ def select_configuration(
     winners = [crossvals[k] for k in best.members]
     folder = winners[0].folder
     if len(winners) > 1:
-        folder = output / ENSEMBLES_FOLDER / "__".join(_slug(name) for name in best.candidate.name.split(JOIN))
+        folder = within(output, ENSEMBLES_FOLDER, "__".join(_slug(name) for name in best.candidate.name.split(JOIN)))
         write_ensemble(winners, cases, folder, processes=settings.processes)
     record = winners[0].record
     choice = choose_postprocessing(

@@ -47,6 +47,7 @@ def written_whole(path: Path, *, needed: int | None = None) -> Iterator[Path]:
     temporary = path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.unlink(missing_ok=True)  # a link of this name would be written through
         yield temporary
         os.replace(temporary, path)
     except NoSpaceError:

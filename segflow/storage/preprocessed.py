@@ -8,9 +8,11 @@ does not exist.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import zlib
 from collections.abc import Mapping, Sequence
+from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,8 @@ import numpy as np
 from segflow.core.errors import UNUSABLE, SegflowError
 from segflow.core.geometry import Box
 from segflow.core.labels import LabelKey, key_from_text, key_text
-from segflow.core.machine import granted_threads
+from segflow.core.machine import check_room, granted_threads
+from segflow.core.names import safe_name, shortened
 from segflow.core.preprocessed import PreprocessedCase, SpatialRecord
 from segflow.core.system_errors import system_error
 from segflow.storage.chunks import chunk_and_block
@@ -36,7 +39,11 @@ _IN_MEMORY = 64 * 2**20
 _THREADS = "BLOSC_NTHREADS"
 
 _ARRAYS = (".b2nd", "_seg.b2nd", "_locations.npy")
-_DAMAGE = (RuntimeError, ValueError, OSError, EOFError)
+_PLAIN = b"\xa4b2nd"
+"""Name of the one part that the head of an array of ours has beside what every file of the library has."""
+
+_NOT_PLAIN = (b"\xa9LazyArray", b"\xa3b2o", b"\xacproxy-source", b"\xa7vlarray", b"\xa9listarray", b"\xaabatcharray")
+"""Names of parts by which a file names other files, or code: the library would open and run them."""
 
 log = logging.getLogger(__name__)
 
@@ -103,10 +110,13 @@ class StoredCase:
         self.properties = properties
         try:
             self.spatial = SpatialRecord.from_json(properties)
-            self.channels = int(properties["channels"])
-            counts = {key_from_text(key): int(n) for key, n in properties["foreground_locations"].items()}
+            self.channels = index(properties["channels"])
+            if self.channels < 0:
+                raise ValueError(f"{self.channels} channels")
+            counts = {key_from_text(key): index(n) for key, n in properties["foreground_locations"].items()}
+            self._listed = _listed_files(case_id, properties)
         except UNUSABLE as error:
-            raise self._damaged(f"its properties cannot be used ({error!r})") from error
+            raise self._damaged(f"its properties in {case_id}.json cannot be used ({shortened(error, 200)})") from error
         self.shape: tuple[int, int, int] = self.spatial.shape_plan  # type: ignore[assignment]
         self.foreground = ForegroundLocations(self, counts)
 
@@ -119,6 +129,7 @@ class StoredCase:
         box = self._inside(box)
         if self.channels == 0:
             return np.empty((0, *box.shape), np.float32)
+        check_room(4 * self.channels * math.prod(box.shape), "the array", found=f"{box.shape}", case=self.case_id)
         return self._read(f"{self.case_id}.b2nd", (slice(None), *box.slices))
 
     def read_label(self, box: Box | None = None) -> np.ndarray:
@@ -136,17 +147,24 @@ class StoredCase:
             raise ValueError(f"case '{self.case_id}': {box} sticks out of {self.shape}")
         return box
 
-    def _read(self, name: str, index: tuple[int | slice, ...]) -> np.ndarray:
+    def _read(self, name: str, part: tuple[int | slice, ...]) -> np.ndarray:
         try:
-            values: np.ndarray = self._files.get(name, lambda: self._open_array(name))[index]
-        except _DAMAGE as error:
+            values: np.ndarray = self._files.get(name, lambda: self._open_array(name))[part]
+        except Exception as error:  # a damaged file trips the library in any way there is
             raise self._unreadable(name, error) from error
         return values
 
     def _open_array(self, name: str) -> Any:
         self._check_size(name)
         mapping = {} if os.name == "nt" else {"mmap_mode": "r"}
-        return blosc2.open(urlpath=str(self._folder / name), mode="r", dparams={"nthreads": 1}, **mapping)
+        file = self._folder / name
+        _refuse_objects(file)
+        array = blosc2.open(urlpath=str(file), mode="r", dparams={"nthreads": 1}, **mapping)
+        is_label = name == f"{self.case_id}_seg.b2nd"
+        shape, kind = (1 if is_label else self.channels, *self.shape), np.int16 if is_label else np.float32
+        if not isinstance(array, blosc2.NDArray) or array.shape != shape or array.dtype != kind:
+            raise self._damaged(f"{name} holds something else than {np.dtype(kind)} {shape}")
+        return array
 
     def _open_locations(self, count: int) -> np.ndarray:
         name = f"{self.case_id}_locations.npy"
@@ -154,13 +172,13 @@ class StoredCase:
         def open_file() -> np.ndarray:
             self._check_size(name)
             indices: np.ndarray = np.load(self._folder / name, mmap_mode="r", allow_pickle=False)
-            if indices.shape != (count,):
+            if indices.shape != (count,) or indices.dtype.kind != "i":
                 raise self._damaged(f"{name} holds {indices.shape} entries instead of {count}")
             return indices
 
         try:
             locations: np.ndarray = self._files.get(name, open_file)
-        except _DAMAGE as error:
+        except Exception as error:  # see `_read`
             raise self._unreadable(name, error) from error
         return locations
 
@@ -172,17 +190,17 @@ class StoredCase:
         try:
             if isinstance(error, OSError) and error.errno and not isinstance(error, FileNotFoundError):
                 raise error
-            whole = _checksum(file) == self.properties["files"][name]["crc32"]
+            whole = _checksum(file) == self._listed[name]["crc32"]
         except FileNotFoundError:
             whole = False
         except OSError as refused:
             return system_error(refused, f"cannot read {file}").of_case(self.case_id)
         if whole:
-            return SegflowError(f"cannot read {file}, though it is whole: {error}", case=self.case_id)
-        return self._damaged(f"{name} cannot be read ({error})")
+            return SegflowError(f"cannot read {file}, though it is whole: {shortened(error, 200)}", case=self.case_id)
+        return self._damaged(f"{name} cannot be read ({shortened(error, 200)})")
 
     def _check_size(self, name: str) -> None:
-        expected = self.properties.get("files", {}).get(name)
+        expected = self._listed.get(name)
         if expected is None:
             raise SegflowError(
                 f"the preprocessed case has no {name}",
@@ -232,6 +250,7 @@ class PreprocessedStore:
             SegflowError: There is none, or its properties are damaged.
         """
         if case_id not in self._opened:
+            safe_name(case_id, "the name of a case")
             file = self.properties_file(case_id)
             if not file.is_file():
                 raise SegflowError(
@@ -308,14 +327,14 @@ class PreprocessedStore:
         marker = self.folder / f"{case_id}.json"
         try:
             finished = marker.stat().st_mtime_ns
-            files = read_json(marker)["files"]
+            files = _listed_files(case_id, read_json(marker))
             for name, expected in files.items():
                 status = (self.folder / name).stat()
                 if status.st_size != expected["bytes"]:
                     return False
                 if status.st_mtime_ns > finished and _checksum(self.folder / name) != expected["crc32"]:
                     return False
-        except (OSError, SegflowError, KeyError, TypeError, AttributeError):
+        except (OSError, *UNUSABLE):
             return False
         return True
 
@@ -333,6 +352,27 @@ class PreprocessedStore:
             else:
                 _write_b2nd(temporary, array, patch_size)
             return {"bytes": temporary.stat().st_size, "crc32": _checksum(temporary)}
+
+
+def _listed_files(case_id: str, properties: Mapping[str, Any]) -> dict[str, dict[str, int]]:
+    """File → bytes and checksum, as a case's properties list them: files of the case and no others."""
+    own = [f"{case_id}{ending}" for ending in _ARRAYS]
+    files = properties["files"]
+    return {name: {key: index(files[name][key]) for key in ("bytes", "crc32")} for name in own if name in files}
+
+
+def _refuse_objects(file: Path) -> None:
+    """Refuse a file that holds more than an array, such as an expression over other files.
+
+    Raises:
+        ValueError: It does, or its head is no head.
+    """
+    with file.open("rb") as stream:
+        start = stream.read(15)
+        size = int.from_bytes(start[11:15], "big", signed=True)
+        head = start + stream.read(min(max(size - len(start), 0), 1 << 16))
+    if _PLAIN not in head or any(name in head for name in _NOT_PLAIN):
+        raise ValueError("it is not a plain array")
 
 
 def _write_b2nd(path: Path, array: np.ndarray, patch_size: Sequence[int]) -> None:

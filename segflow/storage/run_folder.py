@@ -21,12 +21,14 @@ from segflow.core.errors import SegflowError
 from segflow.core.names import is_number
 from segflow.core.run import RunRecord
 from segflow.storage.json_files import read_json_as, write_json
+from segflow.storage.links import refuse_link, within
 
 CHECKPOINT_NAMES = ("final", "best", "last")
 CHECKPOINTS = "checkpoints"
 FOLD_PREFIX = "fold_"
 RECORD_FILE = "run.json"
 LOCK_FILE = ".lock"
+HYDRA_FOLDER = ".hydra"
 TRAIN_FIRST = "Train first: segflow train"
 DEEPEST = 5  # levels from the folder of outputs to that of a fold
 MOST_NAMED = 5
@@ -166,8 +168,10 @@ class RunFolder:
             SegflowError: Another process has it; names that. Or the folder cannot be written.
         """
         try:
+            for name in (self.checkpoints.name, self.validation.name, HYDRA_FOLDER):
+                within(self.path, name)
             self.path.mkdir(parents=True, exist_ok=True)
-            opened = (self.path / LOCK_FILE).open("a+", encoding="utf-8")
+            opened = refuse_link(self.path / LOCK_FILE).open("a+", encoding="utf-8")
         except OSError as error:
             raise SegflowError(
                 f"cannot write into {self.path}: {error.strerror}",

@@ -26,6 +26,7 @@ from segflow.core.errors import SegflowError
 from segflow.core.system_errors import system_error
 from segflow.storage.case_files import some
 from segflow.storage.json_files import read_json, write_json
+from segflow.storage.links import is_below, within
 from segflow.storage.regular_files import open_regular
 
 STAMPS_FOLDER = ".segflow"
@@ -323,16 +324,12 @@ class StampedFolder:
             relative = PurePosixPath(text)
             if not relative.is_absolute() and ".." not in relative.parts and isinstance(written, Mapping):
                 file = self.path / relative
-                if _is_below(file.parent, self.path):
+                if is_below(file.parent, self.path):
                     found[file] = written
         return found
 
     def _inside(self, folder: Path) -> Path:
-        if not _is_below(folder, self.path):
-            raise SegflowError(
-                f"{folder} is a link that leads out of {self.path}", fix="Remove the link, or choose another folder."
-            )
-        return folder
+        return within(self.path, str(folder.relative_to(self.path)))
 
 
 def say_why(what: str, reasons: Mapping[str, str], total: int) -> None:
@@ -352,10 +349,6 @@ def say_why(what: str, reasons: Mapping[str, str], total: int) -> None:
 def _spoken(role: str) -> str:
     """``image_0`` → ``image``, ``previous_stage`` → ``previous stage``."""
     return re.sub(r"(_\d+)?(_beside_\d+)?$", "", role).replace("_", " ")
-
-
-def _is_below(path: Path, folder: Path) -> bool:
-    return path.resolve().is_relative_to(folder.resolve())
 
 
 def _status(path: Path) -> dict[str, int]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
+from operator import index
 from typing import Any
 
-from segflow.storage.json_files import read_json
+from segflow.storage.json_files import read_json_as
 from segflow.storage.run_folder import RunFolder
 from segflow.training.protocols import TrainResult
 from segflow.training.time_budget import parse_duration
@@ -27,29 +29,52 @@ def goes_on(folder: RunFolder, options: Mapping[str, Any], *, extend: bool) -> b
     max_epochs = options.get("max_epochs")
     if not isinstance(max_epochs, int):
         return False
-    if max_epochs > int(facts.get("max_epochs") or 0):
+    if max_epochs > (facts.max_epochs or 0):
         return True
-    if not extend or not _time_was_up(facts):
+    if not extend or not facts.time_was_up:
         return False
     max_time = options.get("max_time")
-    return max_time is None or parse_duration(max_time) > facts["max_time_seconds"]
+    return max_time is None or parse_duration(max_time) > (facts.max_time_seconds or 0)
 
 
 def finished_before(folder: RunFolder) -> TrainResult:
     """The result of a run that was finished by an earlier start."""
     facts = _read_facts(folder)
-    epochs, wanted = facts.get("epochs"), facts.get("max_epochs", facts.get("epochs"))
+    epochs = facts.epochs
+    wanted = epochs if facts.max_epochs is None else facts.max_epochs
     ended = f"{epochs} epochs" if epochs == wanted else f"ended early, after {epochs} of {wanted} epochs"
     logger.info("%s is finished (%s); nothing to do", folder.path, ended)
-    if _time_was_up(facts):
+    if facts.time_was_up:
         logger.info("trainer.max_time ended it: a longer one, or none, with training.extend=true goes on")
-    metrics = {tag: math.nan if value is None else float(value) for tag, value in facts.get("metrics", {}).items()}
-    return TrainResult(folder.path, True, int(facts.get("epochs") or 0), metrics, trained=False)
+    return TrainResult(folder.path, True, epochs or 0, facts.metrics, trained=False)
 
 
-def _read_facts(folder: RunFolder) -> dict[str, Any]:
-    return dict(read_json(folder.finished_file))
+@dataclass(frozen=True, slots=True)
+class _Facts:
+    """What ``finished.json`` says: of an imported run, nothing of all this."""
+
+    epochs: int | None
+    max_epochs: int | None
+    max_time_seconds: float | None
+    metrics: Mapping[str, float]
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> _Facts:
+        epochs, most, seconds = (value.get(key) for key in ("epochs", "max_epochs", "max_time_seconds"))
+        return cls(
+            epochs=None if epochs is None else index(epochs),
+            max_epochs=None if most is None else index(most),
+            max_time_seconds=None if seconds is None else float(seconds),
+            metrics={
+                tag: math.nan if number is None else float(number) for tag, number in value.get("metrics", {}).items()
+            },
+        )
+
+    @property
+    def time_was_up(self) -> bool:
+        """Whether ``trainer.max_time`` ended the run."""
+        return self.max_time_seconds is not None and (self.epochs or 0) < (self.max_epochs or 0)
 
 
-def _time_was_up(facts: Mapping[str, Any]) -> bool:
-    return facts.get("max_time_seconds") is not None and facts["epochs"] < facts["max_epochs"]
+def _read_facts(folder: RunFolder) -> _Facts:
+    return read_json_as(folder.finished_file, _Facts.from_json)

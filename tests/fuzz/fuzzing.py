@@ -2,7 +2,8 @@
 
 A test module of this folder has two functions: ``samples()``, whole inputs by file name, and ``read(file)``, which
 reads one as a user's command would. Where formats have packing or checksums around them, which damage would only
-break, ``samples`` leaves that away, and a third, ``dress(name, content)``, puts it around.
+break, ``samples`` leaves that away, and a third, ``dress(name, content)``, puts it around. What holds a tree of values
+is damaged by ``mutate(name, content, rng)``, where it gives more than None.
 
 `fuzz` damages the samples, gives each input to ``read`` in a process of its own and returns what went wrong: an
 exception that is not `SegflowError` or does not name the file, a crash, more than `SECONDS` for one input, more memory
@@ -88,10 +89,15 @@ def fuzz(module: str, folder: Path, inputs: int, tokens: Sequence[bytes] = ()) -
 
 
 Dress = Callable[[str, bytes], bytes]
+Mutate = Callable[[str, bytes, np.random.Generator], bytes | None]
 
 
 def make_input(
-    contents: Mapping[str, bytes], number: int, tokens: Sequence[bytes], dress: Dress = lambda name, content: content
+    contents: Mapping[str, bytes],
+    number: int,
+    tokens: Sequence[bytes],
+    dress: Dress = lambda name, content: content,
+    mutate: Mutate | None = None,
 ) -> tuple[str, bytes]:
     """The input of this number: its file name and content; the first ones are the samples as they are."""
     names = sorted(contents)
@@ -99,6 +105,9 @@ def make_input(
         return names[number], dress(names[number], contents[names[number]])
     rng = np.random.default_rng([seed(), number])
     name = names[number % len(names)]
+    made = mutate(name, contents[name], rng) if mutate is not None and rng.random() < 0.8 else None
+    if made is not None:
+        return name, made
     within = rng.random() < 0.7
     content = bytearray(contents[name] if within else dress(name, contents[name]))
     for _ in range(int(rng.choice([1, 1, 1, 2, 3, 6]))):
@@ -226,13 +235,14 @@ def serve(module: str, folder: str, number: int, inputs: int, tokens: Sequence[b
     target = importlib.import_module(module)
     contents: dict[str, bytes] = target.samples()
     dress: Dress = getattr(target, "dress", lambda name, content: content)
+    mutate: Mutate | None = getattr(target, "mutate", None)
     watch = _Watch()
     for sample in range(len(contents)):  # imports and processes of ours come before the watch begins
         _attempt(target.read, Path(folder) / "warm", *make_input(contents, sample, tokens, dress), watch)
     resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_BYTES, resource.RLIM_INFINITY))
     sys.addaudithook(watch.hear)
     for current in range(number, inputs):
-        name, content = make_input(contents, current, tokens, dress)
+        name, content = make_input(contents, current, tokens, dress, mutate)
         place = Path(folder) / str(current)
         failure = _attempt(target.read, place, name, content, watch)
         if failure is not None and failure.startswith("it took"):

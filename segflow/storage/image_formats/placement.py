@@ -13,7 +13,9 @@ from typing import Any
 import nibabel
 import numpy as np
 
+from segflow.core.errors import UNUSABLE, SegflowError
 from segflow.core.geometry import Geometry
+from segflow.core.names import shortened
 
 FLAT_SPACING_FACTOR = 999
 """A 2D image's first spacing: this many times its largest (recipe 1.5)."""
@@ -72,7 +74,20 @@ class ItkPlacement:
 
 
 def itk_placement(geometry: Geometry) -> ItkPlacement:
-    """ITK's header for arrays of this geometry, wherever it came from; the shear of an affine is lost."""
+    """ITK's header for arrays of this geometry, wherever it came from; the shear of an affine is lost.
+
+    Raises:
+        SegflowError: The geometry was stored, and what was stored of it is no placement.
+    """
+    try:
+        return _itk_placement(geometry)
+    except (*UNUSABLE, np.linalg.LinAlgError) as error:
+        raise SegflowError(
+            "the stored placement of the image cannot be used", found=shortened(dict(geometry.header))
+        ) from error
+
+
+def _itk_placement(geometry: Geometry) -> ItkPlacement:
     header = geometry.header
     if "direction" in header:
         return ItkPlacement(tuple(header["spacing"]), tuple(header["origin"]), tuple(header["direction"]))

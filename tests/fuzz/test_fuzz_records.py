@@ -1,0 +1,387 @@
+"""Damaged and hostile records (JSON, plans, models, zips, checkpoints, tables) end in an error with their name."""
+
+from __future__ import annotations
+
+import copy
+import io
+import json
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Callable
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import fuzzing
+import numpy as np
+import tiny_models
+import torch
+
+from segflow.core.case import Case
+from segflow.core.dataset import DatasetDescription
+from segflow.core.errors import SegflowError
+from segflow.core.fingerprint import ChannelIntensities, Fingerprint
+from segflow.core.geometry import Geometry, resampled_shape
+from segflow.core.metrics import CaseMetrics, Summary
+from segflow.core.plans import Plans
+from segflow.core.postprocessing import PostprocessingChoice, PostprocessingStep
+from segflow.core.selection import Candidate, Selection
+from segflow.core.splits import SplitSettings, check_splits
+from segflow.evaluation.summary import read_summary, table_rows
+from segflow.exchange.bundle import export_bundle, import_bundle
+from segflow.exchange.decathlon import convert_decathlon
+from segflow.exchange.file_list import convert_file_list
+from segflow.exchange.nnunet_v2_model import export_nnunet_model, import_nnunet_model
+from segflow.inference.ensemble import StoredProbabilities
+from segflow.inference.find_cases import find_cases
+from segflow.inference.load_network import find_previous_stage, load_model
+from segflow.inference.maps import output_names
+from segflow.network.nnunet_model import read_nnunet_weights
+from segflow.planning.planner import decide
+from segflow.planning.settings import PlannerSettings
+from segflow.planning.split_dataset import split_dataset
+from segflow.postprocessing.apply_postprocessing import read_choice
+from segflow.postprocessing.components import postprocess_label_map
+from segflow.preprocessing.preprocess_case import preprocess_case, spacing_in_plan
+from segflow.storage.images import reader_by_name
+from segflow.storage.json_files import build_as, read_json_as
+from segflow.storage.preprocessed import PreprocessedStore
+from segflow.storage.raw_dataset import find_training_cases, read_description
+from segflow.storage.run_folder import RunFolder
+from segflow.storage.split_files import read_splits
+from segflow.training.finished_run import finished_before, goes_on
+from segflow.training.initial_weights import read_initial_weights
+
+INPUTS = 400
+ENDING = ".nii.gz"
+CASES = tuple(f"case_{k}" for k in range(6))
+LABELS = DatasetDescription.from_json(tiny_models.DATASET, tiny_models.dataset_json()).labels
+
+HOSTILE: tuple[Any, ...] = (
+    *(None, True, False, 0, -1, 1, 3, 65536, 10**6, 10**9, 10**18, 2**63, 10**400, -(10**9)),
+    *(0.5, 1e-9, 1e-320, 1e30, 1e308, -1e308, float("nan"), float("inf"), float("-inf"), -0.0),
+    *("", ".", "..", "../../pipe", "/etc/passwd", "a/b", "a\\b", "a\0b", "\ud800", "x" * 300, "9" * 5000, "²", "٣"),
+    *("nan", "1e999", "builtins.exec", "os.system", "~nobody/x", "$HOME/x", "%s%n", "__class__", "{0}", "\x1b[2J"),
+    *([], {}, [[]], [None], [[1, 2], 3], [1] * 10**4, {"a": {}}, {"": ""}, {"__class__": "x"}, [10**9] * 3),
+)
+NAMES = ("..", "../../x", "/etc/x", "a\\b", "", "x" * 300, "²", "-1", "9" * 5000, "__init__", "fold_0", "all", "\0")
+
+
+def _probe(value: Any, rng: np.random.Generator) -> Any:
+    return copy.deepcopy(HOSTILE[int(rng.integers(len(HOSTILE)))]) if rng.random() < 0.95 else _deep(value)
+
+
+def _deep(value: Any) -> Any:
+    for _ in range(400):
+        value = [value]
+    return value
+
+
+def _places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Paths of everything within lists, tuples and dictionaries."""
+    if len(path) > 20:
+        return [path]
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, (list, tuple)) else ()
+    return [path, *(place for key, child in inner for place in _places(child, (*path, key)))]
+
+
+def _mutate_tree(value: Any, rng: np.random.Generator) -> Any:
+    for _ in range(int(rng.choice([1, 1, 1, 2, 4]))):
+        places = _places(value)
+        path = places[int(rng.integers(len(places)))]
+        value = _changed(value, path, rng)
+    return value
+
+
+def _changed(value: Any, path: tuple[Any, ...], rng: np.random.Generator) -> Any:
+    if not path:
+        return _probe(value, rng)
+    key, rest = path[0], path[1:]
+    if isinstance(value, tuple):
+        return tuple(_changed(child, rest, rng) if k == key else child for k, child in enumerate(value))
+    if rest:
+        value[key] = _changed(value[key], rest, rng)
+        return value
+    kind = rng.random()
+    if kind < 0.7:
+        value[key] = _probe(value[key], rng)
+    elif kind < 0.8:
+        del value[key]
+    elif isinstance(value, dict):
+        value[NAMES[int(rng.integers(len(NAMES)))]] = value.pop(key) if kind < 0.9 else value[key]
+    else:
+        value.insert(int(key), _probe(value[key], rng))
+    return value
+
+
+def mutate(name: str, content: bytes, rng: np.random.Generator) -> bytes | None:
+    """Put hostile values into the tree that a file holds."""
+    if name.endswith(".json"):
+        return _json(_mutate_tree(json.loads(content), rng))
+    if name.endswith((".segflow", ".zip")):
+        return _mutate_zip(content, rng)
+    if name.endswith((".ckpt", ".pth")):
+        stream = io.BytesIO()
+        torch.save(_mutate_tree(torch.load(io.BytesIO(content), weights_only=False), rng), stream)
+        return stream.getvalue()
+    if name.endswith(".csv"):
+        rows = [line.split(",") for line in content.decode().splitlines()]
+        row = rows[int(rng.integers(len(rows)))]
+        row[int(rng.integers(len(row)))] = str(_probe("", rng))
+        return "\n".join(",".join(row) for row in rows).encode("utf-8", "surrogatepass")
+    return None
+
+
+def _json(value: Any) -> bytes:
+    try:
+        return json.dumps(value).encode()
+    except ValueError:  # more digits than Python writes
+        return json.dumps(value, default=str).encode() if not isinstance(value, int) else b"9" * 5000
+
+
+def _mutate_zip(content: bytes, rng: np.random.Generator) -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as new:
+        names = old.namelist()
+        chosen = names[int(rng.integers(len(names)))]
+        for entry in names:
+            text = old.read(entry)
+            if entry.endswith(".json") and (entry == chosen or rng.random() < 0.5):
+                text = _json(_mutate_tree(json.loads(text), rng))
+            elif entry == chosen and entry.endswith(".pth"):
+                text = mutate(entry, text, rng) or b""
+            elif entry == chosen and rng.random() < 0.5:
+                text = text[: int(rng.integers(len(text)))]
+            hostile = NAMES[int(rng.integers(len(NAMES) - 1))] or "."
+            new.writestr(hostile if rng.random() < 0.05 else entry, text)
+    return stream.getvalue()
+
+
+@cache
+def _made() -> Path:
+    """A folder of whole files of every kind, made once."""
+    folder = Path(tempfile.mkdtemp(prefix="segflow-records-"))
+    run = tiny_models.make_run(folder / "outputs", "3d_fullres", (0,), val_cases=CASES[:2])
+    export_bundle(run, folder / "model.segflow")
+    export_nnunet_model(run, folder / "model.zip")
+    tiny_models.make_nnunet_model(folder / "results")
+    reader, image = reader_by_name("SimpleITKIO"), np.random.default_rng(0).normal(size=(8, 9, 10)).astype(np.float32)
+    label = (image > 1).astype(np.int16)
+    geometry = Geometry(
+        (1.0, 1.0, 1.0), {"spacing": [1.0] * 3, "origin": [0.0] * 3, "direction": np.eye(3).ravel().tolist()}
+    )
+    for case_id in CASES:
+        reader.write_map(image, geometry, folder / "raw" / "imagesTr" / f"{case_id}_0000{ENDING}")
+        reader.write_label(label, geometry, folder / "raw" / "labelsTr" / f"{case_id}{ENDING}")
+        reader.write_label(label, geometry, folder / "task" / "labelsTr" / f"{case_id}{ENDING}")
+        reader.write_map(image, geometry, folder / "task" / "imagesTr" / f"{case_id}{ENDING}")
+    plans = tiny_models.plans()
+    case = Case("case_0", image[None], label, geometry)
+    prepared = preprocess_case(case, plans, plans.configuration("3d_fullres"), LABELS)
+    PreprocessedStore(folder / "store").write(prepared, (16, 16, 16))
+    return folder
+
+
+@cache
+def samples() -> dict[str, bytes]:
+    """Whole files by name; the name says what is read."""
+    made = _made()
+    fold = made / "outputs" / tiny_models.DATASET / "nnUNetPlans" / "3d_fullres" / "default" / "fold_0"
+    (checkpoint,) = (made / "results").rglob("*.pth")
+    listed = {c: {"images": [f"imagesTr/{c}_0000{ENDING}"], "label": f"labelsTr/{c}{ENDING}"} for c in CASES}
+    intensities = (ChannelIntensities(9.0, 1.0, 1.0, 0.0, 0.1, 8.0, 1.0),)
+    fingerprint = Fingerprint(((20, 21, 22),) * 6, ((1.0, 1.0, 2.0),) * 6, intensities, 0.9)
+    dice = {"Dice": 0.5, "FN": 1, "FP": 1, "IoU": 0.4, "TN": 9, "TP": 1, "n_pred": 2, "n_ref": 2}
+    scores = [CaseMetrics(c, {1: dice, 2: dice}, f"/x/{c}{ENDING}", f"/y/{c}{ENDING}") for c in CASES]
+    steps = (
+        PostprocessingStep("keep_largest", (1, 2)),
+        PostprocessingStep("remove_small", (1,), min_volume_mm3=3.0),
+        PostprocessingStep("fill_holes", (2,), fill_with=2),
+    )
+    candidate = Candidate("2d", ("/runs/2d",), (("0",),), 0.5, {1: 0.5, (1, 2): 0.5})
+    selection = Selection("D", (candidate,), CASES, "/c", "/p", 0.5, ("note",), ("command",))
+    decathlon = {"modality": {"0": "CT"}, "labels": {"0": "background", "1": "liver"}, "name": "x", "training": []}
+    objects: dict[str, Any] = {
+        "dataset.json": tiny_models.dataset_json() | {"numTraining": 6},
+        "listed.json": tiny_models.dataset_json() | {"numTraining": 6, "dataset": listed},
+        "regions.json": tiny_models.dataset_json(regions=True) | {"numTraining": 6},
+        "plans.json": tiny_models.plans().to_json(),
+        "dataset_fingerprint.json": fingerprint.to_json(),
+        "splits_final.json": [{"train": CASES[2:], "val": CASES[:2]}, {"train": CASES[:4], "val": CASES[4:]}],
+        "run.json": json.loads((fold / "run.json").read_text()),
+        "case_0.json": json.loads((made / "store" / "case_0.json").read_text()),
+        "summary.json": Summary.of_cases(scores).to_json(),
+        "postprocessing.json": PostprocessingChoice(steps, {1: 0.5}, {1: 0.6}).to_json(),
+        "selection.json": selection.to_json(),
+        "finished.json": {"epochs": 3, "max_epochs": 4, "max_time_seconds": 9.0, "metrics": {"val/dice": 0.5}},
+        "decathlon.json": decathlon,
+        "outputs.json": output_names(LABELS),
+    }
+    files = {
+        "model.segflow": made / "model.segflow",
+        "model.zip": made / "model.zip",
+        "final.ckpt": fold / "checkpoints" / "final.ckpt",
+        "checkpoint_final.pth": checkpoint,
+        **{name: made / "store" / name for name in ("case_0.b2nd", "case_0_seg.b2nd", "case_0_locations.npy")},
+    }
+    tables = {
+        "cases.csv": "case,image\n" + "".join(f"{c},imagesTr/{c}_0000{ENDING}\n" for c in CASES),
+        "list.csv": "case,CT,label\n" + "".join(f"{c},imagesTr/{c}_0000{ENDING},labelsTr/{c}{ENDING}\n" for c in CASES),
+        "splits.csv": "case,fold\n" + "".join(f"{c},{k % 2}\n" for k, c in enumerate(CASES)),
+    }
+    found = {name: json.dumps(value).encode() for name, value in objects.items()}
+    found |= {name: file.read_bytes() for name, file in files.items()}
+    return found | {name: text.encode() for name, text in tables.items()}
+
+
+def read(file: Path) -> None:
+    """Read a record as the command does that is given it, with whole files around it."""
+    before = set(file.parent.iterdir())
+    try:
+        _READ[file.name](file)
+    finally:
+        for made in set(file.parent.iterdir()) - before:
+            shutil.rmtree(made) if made.is_dir() else made.unlink()
+
+
+def _with(file: Path, *folders: str) -> Path:
+    """A folder with copies of whole files and the file among them."""
+    for name in folders:
+        shutil.copytree(_made() / name, file.parent, dirs_exist_ok=True, ignore=shutil.ignore_patterns(file.name))
+    return file.parent
+
+
+def _read_dataset(file: Path) -> None:
+    folder = _with(file, "raw")
+    if file.name != "dataset.json":
+        (folder / "dataset.json").write_bytes(file.read_bytes())
+    try:
+        find_training_cases(folder, read_description(folder))
+    except SegflowError as error:
+        raise SegflowError(f"{file.name}: {error}") from error
+
+
+def _read_plans(file: Path) -> None:
+    plans = read_json_as(file, Plans.from_json)
+    assert Plans.from_json(json.loads(json.dumps(plans.to_json()))).to_json()
+    image = np.random.default_rng(0).normal(size=(1, 8, 9, 10)).astype(np.float32)
+    case = Case("case", image, (image[0] > 1).astype(np.int16), Geometry((1.0, 1.0, 1.0)))
+    for name in plans.configurations:
+        plan = build_as(file, name, plans.configuration)
+        build_as(file, plan, lambda plan: plan.check())
+        wanted = build_as(
+            file, plan, lambda plan: resampled_shape((8, 9, 10), (1.0,) * 3, spacing_in_plan(plan, (1.0,) * 3))
+        )
+        if np.prod([float(n) for n in wanted]) < 1e6:  # more is a long work, and no fault
+            build_as(file, plan, lambda plan: preprocess_case(case, plans, plan, LABELS))
+
+
+def _read_fingerprint(file: Path) -> None:
+    description = DatasetDescription.from_json(tiny_models.DATASET, tiny_models.dataset_json())
+    found = read_json_as(file, Fingerprint.from_json)
+    build_as(file, found, lambda found: decide(found, description, PlannerSettings(), reader="SimpleITKIO"))
+
+
+def _read_splits(file: Path) -> None:
+    check_splits(read_splits(file), CASES, source=str(file))
+    if file.suffix == ".json":
+        split_dataset(file.parent, CASES, SplitSettings())
+
+
+def _read_run(file: Path) -> None:
+    run = _with(file, "outputs") / tiny_models.DATASET / "nnUNetPlans" / "3d_fullres" / "default"
+    fold = run / "fold_0"
+    if file.name == "run.json":
+        (fold / "run.json").write_bytes(file.read_bytes())
+    model = load_model(run)
+    if model.record.plan.previous_stage:
+        build_as(file, run, lambda run: find_previous_stage(run, model.record))
+
+
+def _read_facts(file: Path) -> None:
+    finished_before(RunFolder(file.parent))
+    goes_on(RunFolder(file.parent), {"max_epochs": 2, "max_time": "00:00:00:05"}, extend=True)
+
+
+def _read_case(file: Path) -> None:
+    store = PreprocessedStore(_with(file, "store"))
+    store.is_whole("case_0")
+    case = build_as(file, "case_0", store.open)
+    if case.channels * np.prod([float(n) for n in case.shape]) > 1e7:
+        return
+    build_as(file, case, lambda case: case.read_image())
+    build_as(file, case, lambda case: case.read_label())
+    for key in case.foreground.keys:
+        build_as(file, case, partial(lambda key, case: case.foreground.location(key, 0), key))
+
+
+def _read_summary(file: Path) -> None:
+    summary = read_summary(file)
+    assert summary.to_json()
+    assert table_rows(summary, LABELS)
+    assert isinstance(summary.score, float)
+
+
+def _read_postprocessing(file: Path) -> None:
+    label_map = (np.arange(8 * 9 * 10).reshape(8, 9, 10) % 3).astype(np.uint8)
+    choice = read_choice(file)
+    postprocess_label_map(label_map, choice.steps, (1.0, 1.0, 1.0))
+    json.dumps(choice.to_json())
+
+
+def _read_decathlon(file: Path) -> None:
+    folder = _with(file, "task")
+    task = folder / "Task77_Fuzz"
+    task.mkdir()
+    for name in ("imagesTr", "labelsTr"):
+        (folder / name).rename(task / name)
+    (task / "dataset.json").write_bytes(file.read_bytes())
+    build_as(file, task, lambda task: convert_decathlon(task, folder / "raw"))
+
+
+def _read_outputs(file: Path) -> None:
+    place = file.parent / "maps" / "probabilities"
+    place.mkdir(parents=True)
+    shutil.copyfile(file, place / "outputs.json")
+    StoredProbabilities(place.parent, LABELS, reader_by_name("SimpleITKIO"))
+
+
+def _read_table(file: Path) -> None:
+    folder = _with(file, "raw")
+    if file.name == "cases.csv":
+        build_as(file, file, lambda file: find_cases(file, ENDING))
+    else:
+        convert_file_list(file, folder / "new", 7, "Fuzz", labels={"background": 0, "organ": 1})
+
+
+def _read_model(file: Path) -> None:
+    load_model(file)
+    if file.suffix == ".zip":
+        import_nnunet_model(file, file.parent / "imported")
+    else:
+        import_bundle(file, file.parent / "imported")
+
+
+_READ: dict[str, Callable[[Path], object]] = {
+    **dict.fromkeys(("dataset.json", "listed.json", "regions.json"), _read_dataset),
+    "plans.json": _read_plans,
+    "dataset_fingerprint.json": _read_fingerprint,
+    **dict.fromkeys(("splits_final.json", "splits.csv"), _read_splits),
+    "run.json": _read_run,
+    **dict.fromkeys(("case_0.json", "case_0.b2nd", "case_0_seg.b2nd", "case_0_locations.npy"), _read_case),
+    "summary.json": _read_summary,
+    "postprocessing.json": _read_postprocessing,
+    "selection.json": partial(read_json_as, build=Selection.from_json),
+    "finished.json": _read_facts,
+    "decathlon.json": _read_decathlon,
+    "outputs.json": _read_outputs,
+    **dict.fromkeys(("cases.csv", "list.csv"), _read_table),
+    **dict.fromkeys(("model.segflow", "model.zip"), _read_model),
+    "final.ckpt": read_initial_weights,
+    "checkpoint_final.pth": read_nnunet_weights,
+}
+
+
+def test_damaged_and_hostile_records_end_in_an_error_with_their_name(tmp_path: Path) -> None:
+    assert fuzzing.fuzz("test_fuzz_records", tmp_path, fuzzing.count(INPUTS)) == []
