@@ -19,6 +19,7 @@ from typing import Any
 from segflow.core.errors import SegflowError
 from segflow.core.machine import granted_threads
 from segflow.core.parallel import Job, Outcome, Worker, is_worker
+from segflow.core.system_errors import system_error
 
 try:
     import resource
@@ -107,7 +108,10 @@ def _take() -> tuple[Worker, queue.SimpleQueue[Any]]:
                 return worker, events
             worker.stop()
     events = queue.SimpleQueue()
-    return Worker(granted_threads(), events), events
+    try:
+        return Worker(granted_threads(), events), events
+    except OSError as error:
+        raise system_error(error, "cannot start a process to read in") from error
 
 
 def _put_back(worker: Worker, events: queue.SimpleQueue[Any], finished: bool) -> None:

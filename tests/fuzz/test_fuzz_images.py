@@ -41,7 +41,9 @@ TOKENS = (
     *(b"space directions: " + text + b"\n" for text in (b"none none none", b"(1e308,0,0) (0,1,0) (0,0,1)", b"((((")),
     *(b"kinds: " + text + b"\n" for text in (b"vector domain domain", b"list list list", b"3D-matrix domain domain")),
     *(b"byte skip: -1\n", b"byte skip: 99999999999\n", b"line skip: 999999999\n", b"type: block\n", b"blocksize: 9\n"),
-    b"space: " + b"x" * 3000 + b"\n",
+    *(name + b" = " + text + b"\n" for name in (b"Name", b"Comment", b"foo") for text in (b"", b"x" * 230, b"x" * 400)),
+    *(b"Color = 1 1\n", b"SequenceID = 1\n", b"ElementMin =\n", b"ID = x\n", b"ElementToIntensityFunctionSlope =\n"),
+    *(name + b": " + b"x" * 3000 + b"\n" for name in (b"space", b"labels", b"foo:=", b"content", b"# foo")),
 )
 
 

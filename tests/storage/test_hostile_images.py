@@ -189,6 +189,8 @@ META = [
     ("ElementNumberOfChannels", "ElementNumberOfChannels = 1000000000"),
     ("CompressedDataSize", "CompressedDataSize = -7"),
     ("CompressedDataSize", "CompressedDataSize = 99999999"),
+    ("Name", "Name = " + "x" * 300),
+    ("x" * 300, "x" * 300 + " = 1"),
 ]
 NRRD = [
     ("dimension", "dimension: -3"),
@@ -204,16 +206,17 @@ NRRD = [
     ("space origin", "space origin: (nan,0,0)"),
     ("byte skip", "byte skip: 9999999"),
     ("kinds", "kinds: domain domain domain\nkinds: domain domain domain"),
+    ("labels", "labels: " + "x" * 2000),
 ]
 
 
 @pytest.mark.parametrize(
     ("name", "start", "line"),
     [("a.mha", *case) for case in META] + [("a.nrrd", *case) for case in NRRD],
-    ids=str,
+    ids=lambda value: value[:40],
 )
 def test_a_hostile_text_header_is_refused(tmp_path: Path, name: str, start: str, line: str) -> None:
-    """The first of them ended the process, a matrix of 1e308 hung."""
+    """Among them are some that end ITK's process (two NDims, a long name or label) or make it hang (1e308)."""
     file = with_line(itk_file(tmp_path / name, packed=True), start, line)
     reader = reader_by_name("SimpleITKIO")
     for read in (reader.read_header, reader.read_label):
@@ -244,6 +247,19 @@ def test_a_header_reads_nothing_but_regular_files_beside_it(outside: Path, endin
         kept = [text for text in header.split("\n") if not text.replace(" ", "").startswith("datafile")]
         file.write_text("\n".join(["NRRD0004" if "NRRD" in kept[0] else kept[0], *kept[1:], line]) + "\n")
     with pytest.raises(SegflowError, match=f"a{ending}|images/pipe; found a pipe|no_such_file"):
+        reader_by_name("SimpleITKIO").read_image([file])
+
+
+@pytest.mark.parametrize("line", ["Color = 1 1", "ElementMin =", "ElementToIntensityFunctionSlope =", "ID = 1 2"])
+def test_a_field_that_lacks_a_number_does_not_hide_the_one_below(outside: Path, line: str) -> None:
+    """ITK takes the number from the next line, and its voxels from the file that a later line names."""
+    file = itk_file(outside.parent / "images" / "a.mha")
+    content = file.read_bytes()
+    local = b"ElementDataFile = LOCAL\n"
+    assert local in content
+    hidden = line.encode() + b"\n" + local + b"ElementDataFile = ../outside/secret\n"
+    file.write_bytes(content.replace(local, hidden))
+    with pytest.raises(SegflowError, match=r"a\.mha: .* in its header"):
         reader_by_name("SimpleITKIO").read_image([file])
 
 

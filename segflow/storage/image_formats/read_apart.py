@@ -40,7 +40,7 @@ def reads_apart(check: Callable[[Path], int]) -> Callable[[Callable[P, R]], Call
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         @functools.wraps(function)
         def apart(*arguments: P.args, **options: P.kwargs) -> R:
-            if is_within_call():
+            if is_within_call() or not all(map(_can_travel, arguments)):
                 return function(*arguments, **options)
             file = arguments[-1]
             if not isinstance(file, Path) or options:
@@ -53,6 +53,12 @@ def reads_apart(check: Callable[[Path], int]) -> Callable[[Callable[P, R]], Call
         return apart
 
     return decorate
+
+
+def _can_travel(argument: object) -> bool:
+    """Whether another process can import an argument's class: not a reader that was made in the caller's script."""
+    kind = type(argument)
+    return kind.__module__ != "__main__" and "<locals>" not in kind.__qualname__
 
 
 def _attempt(function: Callable[..., Any], arguments: tuple[Any, ...], file: Path) -> Any:

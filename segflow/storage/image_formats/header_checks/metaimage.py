@@ -22,6 +22,7 @@ from segflow.storage.image_formats.header_checks.text_headers import (
     read_line,
     rest_of,
     whole_file,
+    whole_number,
     whole_numbers,
 )
 from segflow.storage.regular_files import open_regular
@@ -29,13 +30,27 @@ from segflow.storage.regular_files import open_regular
 LINE = re.compile(r"\s*([^=:]*?)\s*[=:](.*)", re.DOTALL)
 LAST = "ElementDataFile"
 DIRECTIONS = ("TransformMatrix", "Rotation", "Orientation")
-PLACES = ("Offset", "Position", "Origin", "CenterOfRotation")
+PLACES = ("Offset", "Position", "Origin", "CenterOfRotation", "ImagePosition")
 SPACINGS = ("ElementSpacing", "ElementSize")
+OTHER_NUMBERS = {
+    **dict.fromkeys(("ID", "ParentID", "ElementMin", "ElementMax", "ElementNBits"), 1),
+    **dict.fromkeys(("ElementToIntensityFunctionSlope", "ElementToIntensityFunctionOffset"), 1),
+    **dict.fromkeys(("Color", "SequenceID"), 4),
+}
+"""Fields that say nothing here, and how many numbers they have. Where one lacks a number, ITK takes it from the lines
+below, which then are no fields to it."""
 FIELDS = (
     *("NDims", "DimSize", "ElementType", "ElementNumberOfChannels", "CompressedData", "CompressedDataSize"),
-    *("HeaderSize", "BinaryData", "ObjectType", LAST, *DIRECTIONS, *PLACES, *SPACINGS),
+    *("HeaderSize", "BinaryData", "ObjectType", LAST, *DIRECTIONS, *PLACES, *SPACINGS, *OTHER_NUMBERS),
 )
-"""Those that say how much is read, and from where."""
+"""Those that ITK knows, but for texts."""
+TEXTS = (
+    *("Comment", "AcquisitionDate", "ObjectType", "ObjectSubType", "TransformType", "Name", "DistanceUnits"),
+    *("AnatomicalOrientation", "Modality", "ElementType", "BinaryData", "CompressedData", "ElementByteOrderMSB"),
+    *("BinaryDataByteOrderMSB", LAST),
+)
+TEXT_BYTES = 200
+"""Of these, and of the names of fields; ITK keeps 255, and a longer name ends the process."""
 ITEM_BYTES = {
     **dict.fromkeys(("MET_CHAR", "MET_UCHAR", "MET_ASCII_CHAR"), 1),
     **dict.fromkeys(("MET_SHORT", "MET_USHORT"), 2),
@@ -57,7 +72,7 @@ def check_metaimage(file: Path) -> int:
     """
     with open_regular(file) as stream:
         fields = _fields(stream, file)
-        axes = whole_numbers(file, "NDims", fields.get("NDims", ""), 2, MOST_AXES)[0]
+        axes = whole_number(file, "NDims", fields.get("NDims", ""), 2, MOST_AXES)
         size = whole_numbers(file, "DimSize", fields.get("DimSize", ""), 1, 2**31 - 1)
         if len(size) != axes:
             raise header_error(file, "DimSize in its header does not fit NDims", fields["DimSize"], f"{axes} numbers")
@@ -65,9 +80,8 @@ def check_metaimage(file: Path) -> int:
         name = fields.get("ElementType", "").strip().removesuffix("_ARRAY")
         if name not in ITEM_BYTES:
             raise header_error(file, "ElementType in its header is not known", name, " | ".join(ITEM_BYTES))
-        (channels,) = whole_numbers(
-            file, "ElementNumberOfChannels", fields.get("ElementNumberOfChannels", "1"), 1, MOST_CHANNELS
-        )[:1]
+        named = fields.get("ElementNumberOfChannels", "1")
+        channels = whole_number(file, "ElementNumberOfChannels", named, 1, MOST_CHANNELS)
         voxel_bytes = math.prod(size) * channels * ITEM_BYTES[name]
         check_length(file, _voxel_files(stream, file, fields), voxel_bytes, _times(fields))
         return voxel_bytes
@@ -93,6 +107,8 @@ def _fields(stream: BinaryIO, file: Path) -> dict[str, str]:
         if match is None:
             raise header_error(file, "a line of its header is no field", line, "key = value")
         name, value = match[1], match[2].strip()
+        if len(name) > TEXT_BYTES or (name in TEXTS and len(value) > TEXT_BYTES):
+            raise header_error(file, "a line of its header is too long", line, f"at most {TEXT_BYTES} letters")
         if name in FIELDS and name in fields:
             raise header_error(file, f"its header says {name} twice", f"{fields[name]}, {value}")
         fields[name] = value
@@ -110,6 +126,9 @@ def _check_place(file: Path, fields: dict[str, str], axes: int) -> None:
     for name in PLACES:
         if name in fields:
             _count(file, name, lengths(file, name, fields[name]), axes)
+    for name, count in OTHER_NUMBERS.items():
+        if name in fields:
+            _count(file, name, lengths(file, name, fields[name]), count)
     for name in DIRECTIONS:
         if name in fields:
             numbers = lengths(file, name, fields[name])
@@ -119,12 +138,12 @@ def _check_place(file: Path, fields: dict[str, str], axes: int) -> None:
 
 def _count(file: Path, name: str, numbers: list[float], expected: int) -> None:
     if len(numbers) != expected:
-        raise header_error(file, f"{name} in its header does not fit NDims", numbers, f"{expected} numbers")
+        raise header_error(file, f"{name} in its header has another number of numbers", numbers, expected)
 
 
 def _voxel_files(stream: BinaryIO, file: Path, fields: dict[str, str]) -> list[VoxelFile]:
     """Where the voxels lie, of one file or several."""
-    (skipped,) = whole_numbers(file, "HeaderSize", fields.get("HeaderSize", "0"), -1, 2**62)[:1]
+    skipped = whole_number(file, "HeaderSize", fields.get("HeaderSize", "0"), -1, 2**62)
     where = fields[LAST]
     if where in LOCAL:
         rest = rest_of(stream, file)
@@ -139,7 +158,7 @@ def _packed_bytes(file: Path, fields: dict[str, str], there: int) -> int:
     """What is read, of the bytes that are there: packed bytes, whose number the header may give."""
     if "CompressedDataSize" not in fields:
         return there
-    (packed,) = whole_numbers(file, "CompressedDataSize", fields["CompressedDataSize"], 0, 2**62)[:1]
+    packed = whole_number(file, "CompressedDataSize", fields["CompressedDataSize"], 0, 2**62)
     if _is_true(fields, "CompressedData") and packed > there:
         raise header_error(file, "CompressedDataSize in its header is more than the file holds", packed, there)
     return packed or there

@@ -22,6 +22,7 @@ from segflow.storage.image_formats.header_checks.text_headers import (
     read_line,
     rest_of,
     whole_file,
+    whole_number,
     whole_numbers,
 )
 from segflow.storage.regular_files import open_regular
@@ -46,6 +47,8 @@ TIMES = {
 """Of each encoding: how many bytes one byte of the file can become."""
 NUMBERS = ("axismins", "axismaxs", "thicknesses", "min", "max", "oldmin", "oldmax")
 VECTOR = re.compile(r"none|\(([^()]*)\)")
+FIELD_BYTES = 900
+"""ITK writes a line that it does not understand into a text of 1024, and the process ends."""
 MOST_SKIPPED = 1 << 20
 
 
@@ -61,7 +64,7 @@ def check_nrrd(file: Path) -> int:
     """
     with open_regular(file) as stream:
         fields, following = _fields(stream, file)
-        axes = whole_numbers(file, "dimension", fields.get("dimension", ""), 1, MOST_AXES + 1)[0]
+        axes = whole_number(file, "dimension", fields.get("dimension", ""), 1, MOST_AXES + 1)
         size = whole_numbers(file, "sizes", fields.get("sizes", ""), 1, 2**31 - 1)
         if len(size) != axes:
             raise header_error(file, "sizes in its header does not fit dimension", fields["sizes"], f"{axes} numbers")
@@ -99,7 +102,7 @@ def _fields(stream: BinaryIO, file: Path) -> tuple[dict[str, str], list[str]]:
         if fields.get("datafile", "").startswith("LIST"):
             following.append(line)
             continue
-        if not line.strip():
+        if not line:
             break
         if line.startswith("#"):
             continue
@@ -109,6 +112,8 @@ def _fields(stream: BinaryIO, file: Path) -> tuple[dict[str, str], list[str]]:
         if value.startswith("="):  # a note, which readers pass over
             continue
         name = "".join(name.lower().split())
+        if not line.startswith("content: ") and len(line) > FIELD_BYTES:
+            raise header_error(file, "a line of its header is too long", line, f"at most {FIELD_BYTES} letters")
         if name in fields:
             raise header_error(file, f"its header says '{name}' twice", f"{fields[name]}, {value}")
         fields[name] = value.strip()
@@ -147,8 +152,8 @@ def _vectors(file: Path, name: str, text: str) -> list[list[float]]:
 
 
 def _voxel_files(stream: BinaryIO, file: Path, fields: dict[str, str], following: list[str]) -> list[VoxelFile]:
-    whole_numbers(file, "line skip", fields.get("lineskip", "0"), 0, MOST_SKIPPED)
-    (skipped,) = whole_numbers(file, "byte skip", fields.get("byteskip", "0"), -1, 2**40)[:1]
+    whole_number(file, "line skip", fields.get("lineskip", "0"), 0, MOST_SKIPPED)
+    skipped = whole_number(file, "byte skip", fields.get("byteskip", "0"), -1, 2**40)
     if "datafile" not in fields:
         rest = rest_of(stream, file)
         return [VoxelFile(file, rest.offset, rest.length - max(0, skipped))]

@@ -87,6 +87,18 @@ def whole_numbers(file: Path, name: str, text: str, least: int, most: int) -> li
     return numbers
 
 
+def whole_number(file: Path, name: str, text: str, least: int, most: int) -> int:
+    """The one whole number of a field.
+
+    Raises:
+        SegflowError: It is none, there are several, or it lies outside the bounds.
+    """
+    numbers = whole_numbers(file, name, text, least, most)
+    if len(numbers) != 1:
+        raise header_error(file, f"{name} in its header is not one number", text)
+    return numbers[0]
+
+
 def lengths(file: Path, name: str, text: str) -> list[float]:
     """Numbers of a field, separated by spaces: finite, and of a size that lengths have.
 
