@@ -65,7 +65,7 @@ def start(command: str, arguments: list[str]) -> None:
         hydra.main(version_base="1.3", config_path=str(folders[0]), config_name=command)(
             _job(command, failures, show_traceback)
         )()
-    except (KeyboardInterrupt, BrokenPipeError):
+    except BrokenPipeError:
         raise SystemExit(130) from None
     except Exception as error:
         failures.append(("", error))

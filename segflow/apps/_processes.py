@@ -15,6 +15,7 @@ from types import FrameType
 
 from segflow.apps import _edge
 from segflow.core.errors import SegflowError
+from segflow.core.interrupts import SIGINT_EXIT, SIGTERM_EXIT
 
 PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 OF_A_RANK = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "PL_GLOBAL_SEED")
@@ -44,5 +45,7 @@ def run_alone(command: str) -> None:
             signal.signal(number, handler)
     if received:
         raise SystemExit(128 + received[-1])
+    if code in (SIGINT_EXIT, SIGTERM_EXIT):  # the signal was sent to the child
+        raise SystemExit(code)
     if code:
         raise SegflowError(f"a job of the sweep ended with exit code {code}", fix="Its own message stands above.")

@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 import sys
 from difflib import get_close_matches
+from io import TextIOWrapper
+
+from segflow.apps._signals import told_in_one_line
 
 COMMANDS = {
     "demo": "the whole job on a phantom that segflow makes itself, or on dataset=hippocampus",
@@ -29,6 +32,9 @@ RANK_COMMAND = "SEGFLOW_COMMAND"
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of the console script."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # under ASCII or Latin-1, what cannot be shown becomes a question mark
+            stream.reconfigure(errors="replace")
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if int(os.environ.get("LOCAL_RANK", "0")) > 0 and RANK_COMMAND in os.environ:
         arguments.insert(0, os.environ[RANK_COMMAND])
@@ -46,14 +52,15 @@ def main(arguments: list[str] | None = None) -> None:
         hint = f"; did you mean 'segflow {near[0]}'?" if near else f"; there are: {', '.join(COMMANDS)}"
         sys.stderr.write(f"segflow: there is no command '{command}'{hint}\n")
         raise SystemExit(2)
-    from segflow.apps import _edge
-
     os.environ[RANK_COMMAND] = command
     # Threads of GNU OpenMP wait for each other by spinning. On a machine that others use too, one that has lost its
     # core then keeps the others busy, and a training step takes much longer. A short spin costs a quiet machine a
     # little, and a shared one far less. It is read when torch is loaded.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-    _edge.start(command, rest)
+    with told_in_one_line(command):
+        from segflow.apps import _edge
+
+        _edge.start(command, rest)
 
 
 def overview() -> str:

@@ -6,6 +6,9 @@ import logging
 import math
 import os
 import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +19,7 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from segflow.core.errors import SegflowError
+from segflow.core.interrupts import SIGTERM_EXIT, exit_code_of_interrupt
 from segflow.sampling.batch import PatchBatch
 from segflow.storage.json_files import write_json
 from segflow.storage.run_folder import RunFolder
@@ -27,8 +31,6 @@ GPU_CHECK_EVERY = 25
 
 MAX_NAMED = 8
 """Batches of an epoch that a warning counts up."""
-
-SIGTERM_EXIT = 143
 
 
 class EpochSeed(Callback):
@@ -164,8 +166,25 @@ class EndingSignals(Callback):
 
 
 def exit_code_of(error: BaseException) -> int | None:
-    """143 where Lightning's exception means that a signal ended the training (it would exit with 0)."""
-    return SIGTERM_EXIT if isinstance(error, SIGTERMException) else None
+    """130 or 143 where the error means that a signal ended the training; Lightning would exit with 1 or 0."""
+    return SIGTERM_EXIT if isinstance(error, SIGTERMException) else exit_code_of_interrupt(error)
+
+
+@contextmanager
+def signals_of_ranks(trainer: pl.Trainer) -> Iterator[None]:
+    """Leave SIGTERM to Lightning where several processes train: they leave the training together, after a batch.
+
+    By itself, a process ends at once, by the handler that it has.
+    """
+    before = signal.getsignal(signal.SIGTERM)
+    alone = trainer.world_size == 1 or threading.current_thread() is not threading.main_thread()
+    if not alone:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        if not alone:
+            signal.signal(signal.SIGTERM, before)
 
 
 def leave_process_group() -> None:

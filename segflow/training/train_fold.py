@@ -18,6 +18,7 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from segflow.augmentation.pipeline import ValidationTransform
 from segflow.core.errors import SegflowError
+from segflow.core.interrupts import SIGTERM_EXIT
 from segflow.core.machine import out_of_memory_kills, processor_count
 from segflow.core.progress import Progress, silent
 from segflow.core.run import RunRecord
@@ -31,7 +32,15 @@ from segflow.training.compilation import compile_if_it_pays
 from segflow.training.datamodule import PatchDataModule
 from segflow.training.device_augmentation import DeviceAugmentation
 from segflow.training.finished_run import finished_before, goes_on
-from segflow.training.guards import EndingSignals, EpochSeed, LossGuard, StopFile, exit_code_of, leave_process_group
+from segflow.training.guards import (
+    EndingSignals,
+    EpochSeed,
+    LossGuard,
+    StopFile,
+    exit_code_of,
+    leave_process_group,
+    signals_of_ranks,
+)
 from segflow.training.initial_weights import read_initial_weights, transfer_weights
 from segflow.training.loader import name_dead_worker
 from segflow.training.loggers import close_loggers, log_hyper_parameters
@@ -85,7 +94,8 @@ def train_fold(
         SegflowError: Something is missing or does not fit; the arrays are not those of the plans, or not those that
             the run's other folds were trained on; the folder holds another run; the loss became NaN; a data
             worker died.
-        SystemExit: 143 after SIGTERM, or a batch system's warning; the last epoch's checkpoint is there.
+        SystemExit: 130 after Ctrl-C, 143 after SIGTERM or a batch system's warning; the last epoch's checkpoint is
+            there.
     """
     settings = settings or TrainingSettings()
     leave_process_group()
@@ -354,7 +364,8 @@ def _keeps_weights(trainer: pl.Trainer) -> bool:
 def _fit(trainer: pl.Trainer, module: SegmentationModule, data: PatchDataModule, resume_from: Path | None) -> None:
     kills = out_of_memory_kills()
     try:
-        trainer.fit(module, datamodule=data, ckpt_path=resume_from)
+        with signals_of_ranks(trainer):
+            trainer.fit(module, datamodule=data, ckpt_path=resume_from)
     except SegflowError:
         raise
     except MisconfigurationException as error:
@@ -362,7 +373,8 @@ def _fit(trainer: pl.Trainer, module: SegmentationModule, data: PatchDataModule,
     except BaseException as error:
         code = exit_code_of(error)
         if code is not None:
-            logger.warning("ended by a signal; the same command goes on from the last whole epoch")
+            what = "SIGTERM" if code == SIGTERM_EXIT else "Ctrl-C"
+            logger.warning("ended by %s; the same command goes on from the last whole epoch", what)
             raise SystemExit(code) from None
         dead = name_dead_worker(error, kills)
         if dead is not None:

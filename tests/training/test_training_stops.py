@@ -173,8 +173,8 @@ def start(folder: Path, environment: dict[str, str]) -> tuple[subprocess.Popen[s
 
 @pytest.mark.parametrize(
     ("number", "code", "environment"),
-    [(signal.SIGTERM, 143, {}), (signal.SIGKILL, -9, {}), (signal.SIGUSR1, 143, SLURM)],
-    ids=["SIGTERM", "SIGKILL", "SLURM's warning"],
+    [(signal.SIGTERM, 143, {}), (signal.SIGINT, 130, {}), (signal.SIGKILL, -9, {}), (signal.SIGUSR1, 143, SLURM)],
+    ids=["SIGTERM", "SIGINT", "SIGKILL", "SLURM's warning"],
 )
 def test_a_killed_run_goes_on_to_the_same_weights(tmp_path: Path, number: int, code: int, environment: dict[str, str]):
     process, toy = start(tmp_path, environment)

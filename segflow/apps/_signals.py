@@ -1,0 +1,42 @@
+"""What a command answers to Ctrl-C and SIGTERM. Imports nothing heavy: it stands before everything else."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from segflow.core.interrupts import SIGTERM_EXIT, Terminated, exit_code_of_interrupt
+
+
+@contextmanager
+def told_in_one_line(command: str) -> Iterator[None]:
+    """While the block runs, both signals end it as an exception does, with one line and exit code 130 or 143.
+
+    Raises:
+        SystemExit: After one of them.
+    """
+    hears = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGTERM)
+    if hears and before == signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, _end)
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        code = exit_code_of_interrupt(error)
+        if hears:  # who asks again while threads end their work need not wait for them
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        what = "SIGTERM" if code == SIGTERM_EXIT else "Ctrl-C"
+        sys.stderr.write(f"segflow {command}: ended by {what}; the same command goes on\n")
+        raise SystemExit(code) from None
+    finally:
+        if hears and signal.getsignal(signal.SIGTERM) is _end:
+            signal.signal(signal.SIGTERM, before)
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    raise Terminated
