@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+
+from segflow.core.fingerprint import ChannelIntensities
 
 LARGEST = 1e10
 SMALLEST = 1e-15
@@ -14,6 +16,10 @@ LARGE = 1e6
 """From this magnitude on it is looked whether a few voxels dwarf the others."""
 DWARFED = 1e-3
 FEW = 0.01
+
+FEW_LABELS = 8
+"""A channel of no more distinct whole values holds labels or a mask, unless the training images were such."""
+SAMPLE = 20_000  # voxels that tell nearly every image from a label map
 
 NAMED = 5
 """Cases that a message names before it says how many more there are."""
@@ -70,3 +76,43 @@ def describe_absurd(found: Mapping[str, str]) -> str:
     rest = f". Likewise {', '.join(others[:NAMED])}" if others else ""
     more = f" and {len(others) - NAMED} more" if len(others) > NAMED else ""
     return f"{cases} values that no measurement gives. Case '{first}': {found[first]}{rest}{more}. {ABSURD_FIX}"
+
+
+def labels_for_image(
+    image: np.ndarray, trained: Sequence[ChannelIntensities], label_count: int
+) -> tuple[list[int], ChannelIntensities] | None:
+    """The values of a label map that was given as an image, and what the model was trained on; None for an image.
+
+    Labels are few whole numbers. An image of a modality that has few values itself, such as a mask among the channels,
+    is known by its training intensities.
+
+    Args:
+        image: (C, Z, Y, X), as read.
+        trained: Foreground intensities of each channel in the training images.
+        label_count: Labels of the model, background included.
+    """
+    found: tuple[list[int], ChannelIntensities] | None = None
+    for channel, usual in zip(image, trained, strict=False):
+        if _has_few_values(usual):
+            continue
+        values = _whole_values(channel, max(label_count, FEW_LABELS))
+        if values is None:
+            return None
+        found = found or (values, usual)
+    return found
+
+
+def _has_few_values(usual: ChannelIntensities) -> bool:
+    steps = {usual.min, usual.percentile_00_5, usual.median, usual.percentile_99_5, usual.max}
+    return len(steps) <= 3 and all(float(step).is_integer() for step in steps)
+
+
+def _whole_values(channel: np.ndarray, most: int) -> list[int] | None:
+    """The distinct values of a channel, where they are whole and no more than so many."""
+    flat = channel.ravel()
+    values = np.unique(flat[:: max(1, flat.size // SAMPLE)])
+    if len(values) <= most:  # only now all voxels
+        values = np.union1d(values, np.unique(flat[~np.isin(flat, values)]))
+    if len(values) > most or not np.all(values == np.round(values)):
+        return None
+    return [int(value) for value in values]

@@ -17,7 +17,7 @@ from torch import Tensor
 from segflow.core.case import Case
 from segflow.core.errors import SegflowError
 from segflow.core.geometry import permute
-from segflow.core.intensities import absurd_channels, describe_absurd
+from segflow.core.intensities import absurd_channels, describe_absurd, labels_for_image
 from segflow.core.labels import Labels
 from segflow.core.machine import check_room
 from segflow.core.plans import ConfigurationPlan
@@ -71,6 +71,7 @@ class Predictor:
         _check_memory(self.record, self.device)
         self.networks = tuple(network.to(self.device) for network in model.networks)
         self.previous_stage = previous_stage
+        self._told_of_labels = False
 
     @classmethod
     def load(
@@ -243,7 +244,23 @@ class Predictor:
             logger.warning("case '%s': channel %d is constant", case.case_id, channel)
         if absurd := absurd_channels(case.image):
             logger.warning("%s", describe_absurd({case.case_id: absurd}))
+        self._compare_intensities(case)
         self._compare_spacing(case)
+
+    def _compare_intensities(self, case: Case) -> None:
+        found = labels_for_image(case.image, self.record.plans.intensities, len(self.labels.foreground_labels) + 1)
+        if found is None or self._told_of_labels:
+            return
+        self._told_of_labels = True  # of a folder of label maps, the first tells
+        values, usual = found
+        logger.warning(
+            "case '%s' looks like a label map: its only values are %s, while the model was trained on intensities "
+            "from %g to %g. Is the input the folder of the images?",
+            case.case_id,
+            ", ".join(map(str, values)),
+            usual.min,
+            usual.max,
+        )
 
     def _compare_spacing(self, case: Case) -> None:
         own = permute(case.geometry.spacing, self.record.plans.axis_order)

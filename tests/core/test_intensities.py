@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from segflow.core.intensities import absurd_channels, absurd_values, describe_absurd
+from segflow.core.fingerprint import ChannelIntensities
+from segflow.core.intensities import absurd_channels, absurd_values, describe_absurd, labels_for_image
 
 
 def noise(mean: float = 100.0, deviation: float = 10.0, seed: int = 0) -> np.ndarray:
@@ -73,3 +74,56 @@ def test_all_cases_are_told_in_one_line_with_an_example() -> None:
     assert text.startswith("9 cases hold values that no measurement gives. Case 'case_0': channel 1: the values reach")
     assert "Likewise case_1, case_2, case_3, case_4, case_5 and 3 more." in text
     assert "\n" not in text
+
+
+def statistics(values: np.ndarray) -> ChannelIntensities:
+    low, median, high = np.percentile(values, [0.5, 50, 99.5])
+    return ChannelIntensities(
+        max=float(values.max()),
+        mean=float(values.mean()),
+        median=float(median),
+        min=float(values.min()),
+        percentile_00_5=float(low),
+        percentile_99_5=float(high),
+        std=float(values.std()),
+    )
+
+
+def label_map(*values: int) -> np.ndarray:
+    image = np.full((20, 30, 40), values[0], np.float32)
+    for k, value in enumerate(values[1:]):
+        image[4 + k, 5:9, 6:12] = value
+    return image
+
+
+MODALITIES = {
+    "CT": noise(-50, 200).round(),
+    "MR": noise(500, 100),
+    "z-scores": noise(0, 1),
+    "0 to 1": np.clip(noise(0.5, 0.2), 0, 1),
+    "8 bit": np.clip(noise(120, 40).round(), 0, 255),
+    "few grey values": (noise(0, 20).round() + 100),
+    "mask": label_map(0, 1),
+    "mask of 255": label_map(0, 255),
+}
+
+
+@pytest.mark.parametrize("trained", MODALITIES)
+def test_images_of_every_modality_are_images(trained: str) -> None:
+    usual = statistics(MODALITIES[trained])
+    assert labels_for_image(MODALITIES[trained][None], [usual], 3) is None
+    assert labels_for_image((MODALITIES[trained] * np.float32(1.5))[None], [usual], 3) is None
+
+
+@pytest.mark.parametrize("trained", [name for name in MODALITIES if "mask" not in name])
+@pytest.mark.parametrize("values", [(0, 1), (0, 1, 2), (0, 255), (0, 7, 12), (-1, 0, 1)])
+def test_label_maps_are_told_from_images(trained: str, values: tuple[int, ...]) -> None:
+    found = labels_for_image(label_map(*values)[None], [statistics(MODALITIES[trained])], 3)
+    assert found is not None
+    assert found[0] == sorted(values)
+
+
+def test_a_mask_among_the_channels_is_expected_where_the_training_had_one() -> None:
+    usual = [statistics(MODALITIES["CT"]), statistics(MODALITIES["mask"])]
+    assert labels_for_image(np.stack([noise(), label_map(0, 1)]), usual, 3) is None
+    assert labels_for_image(np.stack([label_map(0, 2), label_map(0, 1)]), usual, 3) is not None

@@ -241,3 +241,16 @@ print(labels.shape, labels.dtype, unwanted)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stdout.strip() == "(12, 16, 16) uint8 []", done.stderr
+
+
+def test_a_label_map_given_as_an_image_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    predictor = load(tmp_path)
+    usual = replace(predictor.record.plans.intensities[0], min=-974.0, median=31.5, percentile_99_5=180.0, max=310.0)
+    predictor.record = replace(predictor.record, plans=replace(predictor.record.plans, intensities=(usual,)))
+    image = sitk.GetArrayFromImage(make_image())
+    predictor.predict(image, (2.0, 0.8, 1.25))
+    assert "label map" not in caplog.text
+    for _ in range(2):
+        predictor.predict((image > image.mean()).astype(np.float32), (2.0, 0.8, 1.25))
+    assert caplog.text.count("looks like a label map: its only values are 0, 1, while the model was trained") == 1
+    assert "from -974 to 310" in caplog.text
