@@ -65,9 +65,7 @@ def announce(config: DictConfig, command: str) -> DatasetSettings:
         SegflowError: None was named, and the phantom is not plainly meant.
     """
     dataset, paths = _edge.read(DatasetSettings, config.dataset), _edge.read(PathSettings, config.paths)
-    own = dataset.source == "phantom" and dataset.name == OWN_NAMES["phantom"] and not dataset.path
-    named = any(re.match(r"[+]*dataset[=.@]", override) for override in _edge.task_overrides())
-    if own and not named and command != "demo":
+    if command != "demo" and not is_named(dataset):
         _check_unnamed(dataset, paths, command)
     if os.environ.get("LOCAL_RANK", "0") == "0":
         name = folder_name(dataset, paths)
@@ -75,6 +73,12 @@ def announce(config: DictConfig, command: str) -> DatasetSettings:
         what = ", the phantom that segflow makes itself" if dataset.source == "phantom" and not dataset.path else ""
         _terminal.say(f"Dataset {name} ({place}){what}")
     return dataset
+
+
+def is_named(dataset: DatasetSettings) -> bool:
+    """Whether a person or a file of a person's said which dataset, rather than the shipped default."""
+    own = dataset.source == "phantom" and dataset.name == OWN_NAMES["phantom"] and not dataset.path
+    return not own or any(re.match(r"[+]*dataset[=.@]", override) for override in _edge.task_overrides())
 
 
 def _check_unnamed(phantom: DatasetSettings, paths: PathSettings, command: str) -> None:

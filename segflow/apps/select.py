@@ -12,16 +12,21 @@ from segflow.core.selection import Selection
 from segflow.selection.crossval import find_runs
 from segflow.selection.select_configuration import SELECTION_FILE, SelectSettings, select_configuration
 from segflow.selection.table import selection_rows
+from segflow.storage.run_folder import find_folds
 
 
 def run(config: DictConfig) -> None:
     """Rank, and print the table and the commands to predict with."""
     paths = _edge.read(_datasets.PathSettings, config.paths)
-    name = _datasets.folder_name(_datasets.announce(config, "select"), paths)
+    dataset = _edge.read(_datasets.DatasetSettings, config.dataset)
+    runs = [Path(run).expanduser() for run in _edge.several(config.runs or [])]
+    if runs and not _datasets.is_named(dataset):
+        name = find_folds(runs[0])[0].read_record().dataset.name
+        _terminal.say(f"Dataset {name}, of {runs[0]}")
+    else:
+        name = _datasets.folder_name(_datasets.announce(config, "select"), paths)
     output = Path(paths.outputs).expanduser() / name
-    if config.runs:
-        runs = [Path(run).expanduser() for run in _edge.several(config.runs)]
-    else:  # imported and interrupted runs have nothing to be compared by
+    if not runs:  # imported and interrupted runs have nothing to be compared by
         runs = [run for run in find_runs(output) if any(run.glob("fold_*/validation/summary.json"))]
     selection = select(config, runs, _datasets.reference_folder(name, paths), output)
     show(selection)
