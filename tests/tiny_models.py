@@ -113,7 +113,7 @@ def record(
         plans=plans(channels=channels, **options),
         configuration=name,
         fold=fold,
-        train_cases=("a", "b"),
+        train_cases=tuple(case for case in ("a", "b", "y", "z") if case not in val_cases)[:2],
         val_cases=tuple(val_cases),
         mirror_axes=(0, 1) if name == "2d" else (0, 1, 2),
     )

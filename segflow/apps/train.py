@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -22,16 +22,18 @@ from segflow.core.labels import Labels
 from segflow.core.metrics import Summary
 from segflow.core.plans import Plans
 from segflow.core.run import RunRecord
+from segflow.core.splits import Split
 from segflow.evaluation.evaluate_cases import EvaluateSettings, evaluate_cases
 from segflow.evaluation.score_case import overlap_only
+from segflow.inference.next_stage import open_previous_stage
 from segflow.inference.predict_cases import PredictSettings
-from segflow.inference.predict_validation import next_stage_folder, predict_validation
+from segflow.inference.predict_validation import predict_validation
 from segflow.inference.score_volumes import volume_scorer
 from segflow.network.bundle_file import is_bundle, read_bundle
 from segflow.network.cpu_memory import tune_cpu
 from segflow.network.nnunet_model import is_nnunet_model, read_nnunet_model, read_nnunet_weights
 from segflow.planning.override import override_configuration
-from segflow.planning.split_dataset import read_fold
+from segflow.planning.split_dataset import read_fold, split_dataset
 from segflow.sampling.patch_sampler import PatchSampler, PatchSamplerSettings
 from segflow.storage.json_files import read_json_as, written_whole
 from segflow.storage.links import refuse_link
@@ -112,7 +114,8 @@ def _validate(config: DictConfig, inputs: Inputs) -> Summary:
     settings = _edge.read(PredictSettings, config.inference)
     settings.probabilities = settings.probabilities or bool(config.save_probabilities)
     # Again: another command may have replaced the arrays while this one trained.
-    check_arrays_of_run(folder, record, inputs.store, inputs.preprocess)
+    before = inputs.previous_stage and PreprocessedStore(inputs.previous_stage.folder)
+    check_arrays_of_run(folder, record, inputs.store, inputs.preprocess, before)
     with _terminal.progress() as progress:
         report = predict_validation(
             folder,
@@ -221,27 +224,29 @@ def _read_inputs(config: DictConfig) -> Inputs:
     )
     outputs = Path(paths.outputs).expanduser() / name / str(config.plans)
     folder = RunFolder(outputs / config.configuration.name / config.run_name / f"fold_{fold.index}")
-    return Inputs(prepared, record, folder, _previous_stage(record, outputs, config), preprocess)
+    splits = split_dataset(prepared, cases, fold) if record.plan.previous_stage else []
+    previous = _previous_stage(record, prepared, splits, outputs, config)
+    return Inputs(prepared, record, folder, previous, preprocess)
 
 
-def _previous_stage(record: RunRecord, outputs: Path, config: DictConfig) -> PreprocessedStore | None:
+def _previous_stage(
+    record: RunRecord, prepared: Path, splits: Sequence[Split], outputs: Path, config: DictConfig
+) -> PreprocessedStore | None:
     """What the previous stage's folds predicted of their validation cases, complete for this fold."""
     previous = record.plan.previous_stage
     if previous is None:
         return None
     run = outputs / previous / (config.previous_run_name or config.run_name)
-    store = PreprocessedStore(next_stage_folder(run, record.configuration))
-    present = set(store.case_ids()) if store.folder.is_dir() else set()
-    missing = sorted({*record.train_cases, *record.val_cases} - present)
-    if missing:
-        dataset = _datasets.as_settings(_edge.read(_datasets.DatasetSettings, config.dataset))
-        wanted = {"configuration": previous, "plans": str(config.plans), "run_name": run.name}
-        raise SegflowError(
-            f"'{record.configuration}' builds on predictions of '{previous}', and {len(missing)} are missing",
-            found=f"none of '{missing[0]}' in {store.folder}",
-            fix="Train all its folds first: " + command_line("train", "-m", "fold=0,1,2,3,4", **dataset, **wanted),
-        )
-    return store
+    dataset = _datasets.as_settings(_edge.read(_datasets.DatasetSettings, config.dataset))
+
+    def command(folds: Sequence[int]) -> str:
+        words = ["-m", f"fold={','.join(map(str, folds))}"]
+        settings = {"configuration": previous, "plans": str(config.plans), "run_name": run.name}
+        return command_line("train", *words, **dataset, **settings)
+
+    arrays = PreprocessedStore(prepared / record.plans.configuration(previous).data_identifier)
+    grids = PreprocessedStore(prepared / record.plan.data_identifier)
+    return open_previous_stage(run, record, arrays, grids, splits, command)
 
 
 def parts(config: DictConfig, inputs: Inputs | None = None) -> TrainingParts:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 from torch import Tensor
 
 from segflow.core.errors import SegflowError
@@ -17,16 +15,16 @@ from segflow.core.progress import Progress, silent
 from segflow.core.run import RunRecord
 from segflow.inference.load_network import Build
 from segflow.inference.maps import Maps
+from segflow.inference.next_stage import NextStage
 from segflow.inference.origins import WINDOW_SETTINGS, described, record_digest
 from segflow.inference.pipeline import PredictReport, Steps, run_cases
 from segflow.inference.predict_cases import PredictSettings
 from segflow.inference.predictor import Predictor
 from segflow.network.build import build_network
-from segflow.preprocessing.restore import labels_on_grid, restore_labels
+from segflow.preprocessing.restore import restore_labels
 from segflow.storage.images import reader_by_name
-from segflow.storage.links import within
 from segflow.storage.predictions import Predictions, Wanted
-from segflow.storage.preprocessed import PreprocessedStore, StoredCase
+from segflow.storage.preprocessed import PreprocessedStore
 from segflow.storage.run_folder import RunFolder
 from segflow.storage.stamps import FileStamp, Origin, stamp_file
 
@@ -35,17 +33,6 @@ logger = logging.getLogger(__name__)
 WAY = "validation"
 VERSION = 1  # raise it when the same weights, arrays and settings begin to give other label maps
 VALIDATE_AGAIN = "Run the same 'segflow train' command again; it predicts what is missing or out of date."
-NEXT_STAGE_FOLDER = "predicted_next_stage"
-
-
-def next_stage_folder(run: Path, configuration: str) -> Path:
-    """Where a run keeps the label maps that a cascade takes as input; all folds of the run share it.
-
-    Args:
-        run: The run's folder, above its folds.
-        configuration: The cascade's configuration.
-    """
-    return within(run, NEXT_STAGE_FOLDER, configuration)
 
 
 def predict_validation(
@@ -67,8 +54,8 @@ def predict_validation(
         store: Preprocessed cases of its configuration.
         settings: See `PredictSettings`; folds, configuration and part are not looked at.
         previous_stage: Label maps that the previous stage predicted, on the grid of ``store``; for a cascade.
-        next_stages: Cascade's configuration → its preprocessed cases. Label maps on their grid are kept for it, see
-            `next_stage_folder`; a case that is not preprocessed there is left out.
+        next_stages: Cascade's configuration → its preprocessed cases. Label maps on their grid are handed on to it, see
+            `NextStage`.
         progress: Told of each case that ended.
         build: See `Predictor.load`.
 
@@ -76,7 +63,7 @@ def predict_validation(
         SegflowError: The fold was not trained, or its weights do not fit.
     """
     settings = PredictSettings() if settings is None else settings
-    weights = stamp_file(folder.existing_checkpoint(settings.checkpoint))["digest"]  # before they are read
+    weights = stamp_file(folder.existing_checkpoint(settings.checkpoint))  # before they are read
     predictor = Predictor.load(
         folder.path,
         checkpoint=settings.checkpoint,
@@ -90,16 +77,13 @@ def predict_validation(
     maps = Maps(predictor.plan, predictor.labels, reader, settings)
     predictions = Predictions(folder.validation, record.dataset.file_ending)
     decisive = {
-        "weights": weights,
+        "weights": weights["digest"],
         "checkpoint": settings.checkpoint,
         **{name: getattr(settings, name) for name in WINDOW_SETTINGS},
         "plans": record_digest(record),
         "network": described(build),
     }
-    following = {
-        name: (cases, PreprocessedStore(next_stage_folder(folder.path.parent, name)))
-        for name, cases in (next_stages or {}).items()
-    }
+    following = [NextStage.of(folder, record, name, grids, weights) for name, grids in (next_stages or {}).items()]
 
     def origin(case_id: str) -> Origin:
         inputs = {"arrays": store.properties_file(case_id)}
@@ -118,12 +102,8 @@ def predict_validation(
 
     def write(case_id: str, computed: _Computed) -> None:
         logits, spatial = computed.logits, computed.spatial
-        for name, (cases, target) in following.items():
-            if case_id in cases.case_ids():
-                plan = record.plans.configuration(name)
-                target.write(_on_grid_of(cases.open(case_id), logits, spatial, predictor), plan.patch_size)
-            else:
-                logger.warning("case '%s' is not preprocessed for '%s' and is left out of its input", case_id, name)
+        for stage in following:
+            stage.write(case_id, origin(case_id), computed.inputs, logits, spatial, predictor)
         label = restore_labels(logits, spatial, predictor.plan, predictor.labels)
         with predictions.written(case_id, origin(case_id), computed.inputs) as place:
             maps.write(place, case_id, label, logits, (), spatial)
@@ -133,8 +113,7 @@ def predict_validation(
     done = predictions.prepare(wanted, what="validation maps", resume=settings.resume, own=True)
 
     def is_done(case_id: str) -> bool:
-        given = [target.folder / f"{case_id}.json" for _, target in following.values()]
-        return case_id in done and all(file.is_file() for file in given)
+        return case_id in done and all(stage.is_done(case_id, origin(case_id)) for stage in following)
 
     maps.write_names(folder.validation)
     return run_cases(
@@ -199,16 +178,3 @@ class _Computed:
     logits: Tensor
     spatial: SpatialRecord
     inputs: dict[str, FileStamp]
-
-
-def _on_grid_of(stored: StoredCase, logits: Tensor, spatial: SpatialRecord, predictor: Predictor) -> PreprocessedCase:
-    """Labels on the grid of another configuration's preprocessed case, ready to be stored.
-
-    Both grids span the same crop of the image.
-    """
-    grid = stored.spatial
-    label = labels_on_grid(
-        logits, grid.shape_plan, spatial.spacing_plan, grid.spacing_plan, predictor.plan, predictor.labels
-    )
-    empty = np.empty((0, *grid.shape_plan), np.float32)
-    return PreprocessedCase(stored.case_id, empty, label.astype(np.int16), grid)

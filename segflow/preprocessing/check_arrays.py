@@ -22,7 +22,7 @@ from segflow.preprocessing.provenance import (
     made_from,
     roles_of,
 )
-from segflow.storage.preprocessed import PreprocessedStore
+from segflow.storage.preprocessed import PREDICTED_BY, PreprocessedStore
 from segflow.storage.stamps import digest_of, is_same_file
 
 LISTED = 5
@@ -82,15 +82,25 @@ def check_choices(
 
 
 def identify_arrays(
-    store: PreprocessedStore, case_ids: Iterable[str], plans: Plans, configuration: str, labels: Labels
+    store: PreprocessedStore,
+    case_ids: Iterable[str],
+    plans: Plans,
+    configuration: str,
+    labels: Labels,
+    previous_stage: PreprocessedStore | None = None,
 ) -> dict[str, Any]:
     """What a run notes of the arrays that it is trained on, as plain JSON; empty where they do not say it.
 
     Returns:
-        ``choices`` as of `choices_of`, without the version, and ``cases``: case → digest of version and files.
+        ``choices`` as of `choices_of`, without the version; ``cases``: case → digest of version and files; for a
+        cascade ``previous_stage``: case → digest of the weights and settings that predicted its input.
     """
-    cases = {}
+    cases, inputs = {}, {}
     for case_id in sorted(set(case_ids)):
+        if previous_stage is not None:
+            stamp = previous_stage.open(case_id).properties.get(PREDICTED_BY)
+            if isinstance(stamp, Mapping):
+                inputs[case_id] = digest_of([stamp.get("version"), stamp.get("settings")])[:16]
         made = made_from(store.open(case_id).properties)
         if made is not None:
             choices, stamps = made
@@ -98,7 +108,8 @@ def identify_arrays(
             cases[case_id] = digest_of([choices.get(VERSION), files])[:16]
     choices = choices_of(plans, plans.configuration(configuration), labels)
     del choices[VERSION]
-    return {"choices": choices, "cases": cases} if cases else {}
+    handed = {"previous_stage": inputs} if inputs else {}
+    return {"choices": choices, "cases": cases, **handed} if cases or inputs else {}
 
 
 def other_arrays(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
@@ -108,8 +119,12 @@ def other_arrays(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | Non
     keys = differing_choices(before["choices"], now["choices"])
     if keys:
         return f"{describe_choices(before['choices'], keys)} before, {describe_choices(now['choices'], keys)} now"
-    others = [name for name, digest in now["cases"].items() if before["cases"].get(name, digest) != digest]
-    return f"{len(others)} cases were made from other files ({_some(others)})" if others else None
+    for key, what in (("cases", "were made from other files"), ("previous_stage", "have another prediction as input")):
+        known = before.get(key, {})
+        others = [name for name, digest in now.get(key, {}).items() if known.get(name, digest) != digest]
+        if others:
+            return f"{len(others)} cases {what} ({_some(others)})"
+    return None
 
 
 def check_files(

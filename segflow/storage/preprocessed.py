@@ -31,6 +31,8 @@ from segflow.storage.json_files import TEMPORARY_PREFIX, read_json, write_json, 
 from segflow.storage.open_files import OpenFiles
 
 FORMAT = 1
+PREDICTED_BY = "predicted_by"
+"""Key of a stored case's properties, where its label is a prediction that a cascade takes as input."""
 
 # Zstandard at its lowest level writes four times as fast as LZ4HC at 5 and smaller files; any blosc2 reads them.
 _CODEC = blosc2.Codec.ZSTD

@@ -64,7 +64,11 @@ def release_folder(folder: RunFolder) -> None:
 
 
 def check_arrays_of_run(
-    folder: RunFolder, record: RunRecord, store: PreprocessedStore, preprocess: str
+    folder: RunFolder,
+    record: RunRecord,
+    store: PreprocessedStore,
+    preprocess: str,
+    previous_stage: PreprocessedStore | None = None,
 ) -> Mapping[str, Any]:
     """Refuse arrays that are not those of the plans, or not those that the run's folds with weights were trained on.
 
@@ -73,6 +77,7 @@ def check_arrays_of_run(
         record: What is to be trained, or was.
         store: The arrays.
         preprocess: The command that makes them, for messages.
+        previous_stage: What the previous stage predicted, for a cascade.
 
     Returns:
         What the arrays were made from, as `RunRecord.arrays` keeps it.
@@ -82,7 +87,7 @@ def check_arrays_of_run(
     """
     what = (store, (*record.train_cases, *record.val_cases), record.plans, record.configuration, record.dataset.labels)
     check_choices(*what, preprocess)
-    arrays = identify_arrays(*what)
+    arrays = identify_arrays(*what, previous_stage)
     unknown = []
     for fold in trained_folds(folder.path.parent):
         before = read_json(fold.record_file).get("arrays") or {}

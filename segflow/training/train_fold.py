@@ -102,7 +102,7 @@ def train_fold(
     plan = record.plan
     plan.check()
     _check_cases(record, store, preprocess)
-    arrays = check_arrays_of_run(folder, record, store, preprocess)
+    arrays = check_arrays_of_run(folder, record, store, preprocess, previous_stage)
     _name_absent_labels(record, store)
     augmentation = parts.augmentation(
         plan.patch_size,

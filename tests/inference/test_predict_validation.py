@@ -17,8 +17,9 @@ from segflow.core.errors import SegflowError
 from segflow.core.geometry import Geometry
 from segflow.core.run import RunRecord
 from segflow.inference.image_objects import image_object
+from segflow.inference.next_stage import next_stage_folder
 from segflow.inference.predict_cases import PredictSettings
-from segflow.inference.predict_validation import next_stage_folder, predict_validation, validated_with
+from segflow.inference.predict_validation import predict_validation, validated_with
 from segflow.inference.predictor import Predictor
 from segflow.preprocessing.preprocess_case import preprocess_case
 from segflow.storage.preprocessed import PreprocessedStore
