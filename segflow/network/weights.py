@@ -271,10 +271,11 @@ def check_size(fold: TrainedFold) -> None:
     held = sum(value.numel() for value in fold.weights.values())
     if wanted > FAR_MORE * held or topology.blocks > FAR_MORE * len(fold.weights):
         raise SegflowError(
-            f"the plans beside the weights in {fold.source} ask for a network that is far larger than they are",
+            f"the weights in {fold.source} do not fit the network of configuration '{record.configuration}', "
+            "which is far larger",
             found=f"{wanted:,} numbers in {topology.blocks} blocks",
             expected=f"about {held:,} numbers in {len(fold.weights)} tensors",
-            fix="Use the plans that the weights were trained with.",
+            fix=_other_network(fold),
         )
 
 
