@@ -21,6 +21,7 @@ import json
 import os
 import resource
 import select
+import shutil
 import subprocess
 import sys
 import time
@@ -250,9 +251,7 @@ def serve(module: str, folder: str, number: int, inputs: int, tokens: Sequence[b
         if current < len(contents) and failure is None and watch.refusal is not None:
             failure = f"{name} is refused as it is: {watch.refusal}"
         if failure is None:
-            (place / name).unlink(missing_ok=True)
-            with contextlib.suppress(OSError):
-                place.rmdir()
+            shutil.rmtree(place, ignore_errors=True)
         out.write(json.dumps({"number": current, "failure": failure and f"{name}: {failure}"}) + "\n")
         out.flush()
 
@@ -312,6 +311,14 @@ class _Watch:
         elif event in ("os.system", "os.exec"):
             self.seen.append(f"{event} {arguments[0]!r}")
         elif event in ("os.remove", "os.rename", "os.rmdir", "os.mkdir", "shutil.rmtree"):
-            path = os.path.realpath(os.fsdecode(arguments[0]))  # type: ignore[arg-type]
+            path = os.path.realpath(_place_of(arguments))
             if not path.startswith(self._inside):
                 self.seen.append(f"{event} {path}")
+
+
+def _place_of(arguments: tuple[object, ...]) -> str:
+    """The path of an event, which may count from an open folder, given last."""
+    path, folder = os.fsdecode(arguments[0]), arguments[-1]  # type: ignore[arg-type]
+    if isinstance(folder, int) and folder > 2:
+        return os.path.join(os.readlink(f"/proc/self/fd/{folder}"), path)
+    return path

@@ -53,7 +53,7 @@ from segflow.storage.split_files import read_splits
 from segflow.training.finished_run import finished_before, goes_on
 from segflow.training.initial_weights import read_initial_weights
 
-INPUTS = 400
+INPUTS = 300
 ENDING = ".nii.gz"
 CASES = tuple(f"case_{k}" for k in range(6))
 LABELS = DatasetDescription.from_json(tiny_models.DATASET, tiny_models.dataset_json()).labels
@@ -184,6 +184,13 @@ def _made() -> Path:
 
 
 @cache
+def _contents(folder: str) -> dict[str, bytes]:
+    """Relative path → content of the whole files of one kind; held, as nothing outside is read while it is watched."""
+    root = _made() / folder
+    return {str(file.relative_to(root)): file.read_bytes() for file in root.rglob("*") if file.is_file()}
+
+
+@cache
 def samples() -> dict[str, bytes]:
     """Whole files by name; the name says what is read."""
     made = _made()
@@ -237,18 +244,17 @@ def samples() -> dict[str, bytes]:
 
 def read(file: Path) -> None:
     """Read a record as the command does that is given it, with whole files around it."""
-    before = set(file.parent.iterdir())
-    try:
-        _READ[file.name](file)
-    finally:
-        for made in set(file.parent.iterdir()) - before:
-            shutil.rmtree(made) if made.is_dir() else made.unlink()
+    _READ[file.name](file)
 
 
 def _with(file: Path, *folders: str) -> Path:
     """A folder with copies of whole files and the file among them."""
     for name in folders:
-        shutil.copytree(_made() / name, file.parent, dirs_exist_ok=True, ignore=shutil.ignore_patterns(file.name))
+        for relative, content in _contents(name).items():
+            target = file.parent / relative
+            if target != file:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(content)
     return file.parent
 
 
@@ -350,7 +356,7 @@ def _read_outputs(file: Path) -> None:
 def _read_table(file: Path) -> None:
     folder = _with(file, "raw")
     if file.name == "cases.csv":
-        build_as(file, file, lambda file: find_cases(file, ENDING))
+        build_as(file, file, lambda file: find_cases(file, (ENDING,), 1))
     else:
         convert_file_list(file, folder / "new", 7, "Fuzz", labels={"background": 0, "organ": 1})
 
