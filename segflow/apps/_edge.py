@@ -67,6 +67,8 @@ def start(command: str, arguments: list[str]) -> None:
         )()
     except BrokenPipeError:
         raise SystemExit(130) from None
+    except _SweepEndsError:
+        pass
     except Exception as error:
         failures.append(("", error))
     for job, failure in failures:
@@ -77,6 +79,10 @@ def start(command: str, arguments: list[str]) -> None:
         logger.debug("traceback", exc_info=failure)
     if failures:
         raise SystemExit(code)
+
+
+class _SweepEndsError(BaseException):
+    """Passes through Hydra where the other jobs of a sweep would fail too, as on a full disk."""
 
 
 def _job(command: str, failures: list[tuple[str, Exception]], show_traceback: bool) -> Callable[[DictConfig], None]:
@@ -92,8 +98,9 @@ def _job(command: str, failures: list[tuple[str, Exception]], show_traceback: bo
                 logging.getLogger("segflow").setLevel(logging.DEBUG)
             # Only now: help, --cfg and every mistake in the command line answer without waiting for torch.
             importlib.import_module(f"segflow.apps.{command}").run(config)
-        except NoSpaceError:  # a sweep's other jobs would meet it too
-            raise
+        except NoSpaceError as error:
+            failures.append(("", error))
+            raise _SweepEndsError from error
         except Exception as error:
             if not HydraConfig.get().launcher._target_.endswith("BasicLauncher"):
                 raise  # another process: the launcher brings the error back

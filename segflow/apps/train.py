@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -320,7 +321,7 @@ def _log_file(folder: RunFolder) -> Iterator[None]:
         yield
         return
     folder.path.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(refuse_link(folder.log_file), encoding="utf-8")
+    handler = _LogFile(refuse_link(folder.log_file), encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.getLogger().addHandler(handler)
     try:
@@ -331,3 +332,15 @@ def _log_file(folder: RunFolder) -> Iterator[None]:
     finally:
         logging.getLogger().removeHandler(handler)
         handler.close()
+
+
+class _LogFile(logging.FileHandler):
+    """Says nothing of a full disk, once for each line: what matters is written elsewhere too, and speaks then."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
+
+    def close(self) -> None:
+        with suppress(OSError):
+            super().close()

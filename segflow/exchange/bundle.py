@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from segflow.core.errors import SegflowError
-from segflow.exchange.run_files import run_path, write_run
+from segflow.exchange.run_files import run_path, write_runs
 from segflow.network.bundle_file import configurations_in, read_bundle, write_bundle
 from segflow.network.weights import Folds, previous_run, read_run
 
@@ -72,4 +72,4 @@ def import_bundle(path: Path, outputs: Path, *, run_name: str = "imported") -> l
     for model in models:
         if (place := run_path(outputs, model[0].record, run_name)).exists():
             raise SegflowError(f"there is a run {place} already", fix="Choose another run_name, or remove it.")
-    return [write_run(outputs, model, run_name) for model in models]
+    return write_runs(outputs, models, run_name)

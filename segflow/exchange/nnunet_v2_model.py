@@ -15,7 +15,8 @@ from typing import Any
 import torch
 
 from segflow.core.errors import SegflowError
-from segflow.exchange.run_files import run_path, write_run
+from segflow.core.system_errors import hidden_error, system_error
+from segflow.exchange.run_files import run_path, write_runs
 from segflow.network.nnunet_model import CHECKPOINTS, previous_model, read_nnunet_model
 from segflow.network.state import to_nnunet
 from segflow.network.weights import Folds, TrainedFold, choose_folds, read_fold
@@ -55,17 +56,15 @@ def import_nnunet_model(
     """
     trained = read_nnunet_model(path, folds, checkpoint, configuration)
     record = trained[0].record
-    run = write_run(outputs, trained, run_name)
+    models = [trained]
     previous = record.plan.previous_stage
     if previous and not run_path(outputs, record, run_name, previous).exists():
         place = previous_model(path, previous)
         try:
-            stage = read_nnunet_model(place, folds, checkpoint, previous)
+            models.append(read_nnunet_model(place, folds, checkpoint, previous))
         except SegflowError as error:
             logger.warning("the previous stage '%s' was not imported: %s", previous, error)
-        else:
-            write_run(outputs, stage, run_name)
-    return run
+    return write_runs(outputs, models, run_name)[0]
 
 
 def export_nnunet_model(run: Path, target: Path, *, folds: Folds = "all", checkpoint: str = "final") -> Path:
@@ -106,16 +105,19 @@ def export_nnunet_model(run: Path, target: Path, *, folds: Folds = "all", checkp
             else:
                 place.parent.mkdir(parents=True, exist_ok=True)
                 model.rename(place)
-    except (OSError, RuntimeError) as error:  # the latter from torch.save, on a full disk
-        raise SegflowError(
-            f"cannot write {place}: {getattr(error, 'strerror', None) or error}", fix="Check space and permissions."
-        ) from error
+    except OSError as error:
+        raise system_error(error, f"cannot write {place}", place=home) from error
+    except RuntimeError as error:  # of torch.save, which does not say more
+        raise SegflowError(f"cannot write {place}: {error}") from error
     return place
 
 
 def _write_fold(place: Path, folder: RunFolder, fold: TrainedFold) -> None:
     place.mkdir(parents=True)
-    torch.save(_checkpoint(fold), place / CHECKPOINTS["final"])
+    try:
+        torch.save(_checkpoint(fold), place / CHECKPOINTS["final"])
+    except RuntimeError as error:  # on a full disk it does not say so
+        raise hidden_error(place) or error from None
     for file in (folder.progress_png, folder.validation / "summary.json"):
         if file.is_file():
             inside = place / file.relative_to(folder.path)

@@ -49,7 +49,12 @@ def write_bundle(target: Path, folds: Iterable[TrainedFold], facts: Mapping[str,
         SegflowError: The file cannot be written.
     """
     models: dict[str, dict[str, Any]] = {}
-    with written_whole(target) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+    folds = list(folds)
+    needed = sum(value.nbytes for fold in folds for value in fold.weights.values())
+    with (
+        written_whole(target, needed=needed) as temporary,
+        zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive,
+    ):
         for fold in folds:
             record = fold.record
             name = f"{record.configuration}/fold_{record.fold}.safetensors"

@@ -36,8 +36,11 @@ def folder_written_whole(folder: Path) -> Iterator[Path]:
             if folder.exists():
                 raise FileExistsError(folder)
             temporary.rename(folder)
-        except (FileExistsError, NoSpaceError):
+        except FileExistsError:
             raise
+        except NoSpaceError as error:  # of a file in it
+            problem = error.problem.replace(str(temporary), str(folder))
+            raise NoSpaceError(problem, found=error.found, expected=error.expected, fix=error.fix) from error
         except Exception as error:
             if isinstance(error, OSError) and folder.exists():
                 raise FileExistsError(folder) from error

@@ -98,7 +98,7 @@ def link_checkpoint(source: Path, target: Path) -> None:
 
 
 def _write(checkpoint: dict[str, Any], path: Path, second_name: Path | None) -> None:
-    with written_whole(path) as temporary:
+    with written_whole(path, needed=_tensor_bytes(checkpoint)) as temporary:
         torch.save(checkpoint, temporary)
         foreign = get_unsafe_globals_in_checkpoint(temporary)
         if foreign:
@@ -109,6 +109,13 @@ def _write(checkpoint: dict[str, Any], path: Path, second_name: Path | None) -> 
             )
     if second_name is not None:
         link_checkpoint(path, second_name)
+
+
+def _tensor_bytes(value: Any) -> int:
+    if isinstance(value, torch.Tensor):
+        return value.nbytes
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
+    return sum(_tensor_bytes(part) for part in parts)
 
 
 class RunCheckpoints(Checkpoint):
