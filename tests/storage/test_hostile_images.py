@@ -84,8 +84,9 @@ def test_only_regular_files_are_read(tmp_path: Path, reader: str, kind: str) -> 
 )
 def test_a_hostile_nifti_header_is_refused(tmp_path: Path, reader: str, ending: str, fields: dict) -> None:
     file = nifti(tmp_path / f"a{ending}", **fields)
-    with pytest.raises(SegflowError, match=file.name):
-        reader_by_name(reader).read_image([file])
+    for read in (reader_by_name(reader).read_header, reader_by_name(reader).read_label):
+        with pytest.raises(SegflowError, match=file.name):
+            read(file)
 
 
 @pytest.mark.parametrize("reader", ["SimpleITKIO", "NibabelIO"])

@@ -149,7 +149,6 @@ def _read_stored(file: Path) -> tuple[NiftiHeader, np.ndarray]:
         header = _parse(_start_of(stream, file), file)
         count = math.prod(header.size)
         expected = header.offset + count * header.dtype.itemsize
-        check_voxel_bytes(expected, file)
         try:
             stream.seek(0)
             if stream.read(len(GZIP_MAGIC)) == GZIP_MAGIC:
@@ -284,4 +283,5 @@ def _parse(start: bytes, file: Path) -> NiftiHeader:
             fix=RESAVE,
         )
     offset = max(int(start_of_voxels), length)  # some writers leave it 0
+    check_voxel_bytes(offset + math.prod(size) * dtype.itemsize, file)
     return NiftiHeader(size, zooms, affine, forms, dtype, offset, slope, intercept)
