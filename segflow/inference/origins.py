@@ -4,17 +4,32 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
+from segflow.core.preprocessed import PreprocessedCase
 from segflow.core.run import RunRecord
-from segflow.storage.stamps import digest_of
+from segflow.storage.stamps import FileStamp, digest_of
 
 WINDOW_SETTINGS = ("overlap", "gaussian", "mirroring", "sums")
 """Settings of the sliding window that change label maps; its batch size does not."""
+
+
+@dataclass(frozen=True, slots=True)
+class StampedCase:
+    """What one case waits with to be computed.
+
+    Attributes:
+        preprocessed: The case.
+        inputs: Stamps of its files, from before they were read.
+    """
+
+    preprocessed: PreprocessedCase
+    inputs: dict[str, FileStamp]
 
 
 def weights_digest(networks: Iterable[nn.Module]) -> str:

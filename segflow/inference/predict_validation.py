@@ -16,13 +16,13 @@ from segflow.core.run import RunRecord
 from segflow.inference.load_network import Build
 from segflow.inference.maps import Maps
 from segflow.inference.next_stage import NextStage
-from segflow.inference.origins import WINDOW_SETTINGS, described, record_digest
+from segflow.inference.origins import WINDOW_SETTINGS, StampedCase, described, record_digest
 from segflow.inference.pipeline import PredictReport, Steps, run_cases
 from segflow.inference.predict_cases import PredictSettings
 from segflow.inference.predictor import Predictor
 from segflow.network.build import build_network
 from segflow.preprocessing.restore import restore_labels
-from segflow.storage.images import reader_by_name
+from segflow.storage.images import ImageIO, reader_by_name
 from segflow.storage.predictions import Predictions, Wanted
 from segflow.storage.preprocessed import PreprocessedStore
 from segflow.storage.run_folder import RunFolder
@@ -73,9 +73,6 @@ def predict_validation(
         build=build,
     )
     record = predictor.record
-    reader = reader_by_name(record.plans.reader)
-    maps = Maps(predictor.plan, predictor.labels, reader, settings)
-    predictions = Predictions(folder.validation, record.dataset.file_ending)
     decisive = {
         "weights": weights["digest"],
         "checkpoint": settings.checkpoint,
@@ -84,41 +81,86 @@ def predict_validation(
         "network": described(build),
     }
     following = [NextStage.of(folder, record, name, grids, weights) for name, grids in (next_stages or {}).items()]
+    return _Validation(folder, store, settings, predictor, decisive, previous_stage, tuple(following)).run(progress)
 
-    def origin(case_id: str) -> Origin:
-        inputs = {"arrays": store.properties_file(case_id)}
-        if previous_stage is not None:
-            inputs["previous_stage"] = previous_stage.properties_file(case_id)
-        return Origin(WAY, VERSION, decisive, inputs)
 
-    def read(case_id: str) -> _Read:
-        stored = store.open(case_id)
-        inputs = origin(case_id).stamp_inputs()
-        before = None if previous_stage is None else previous_stage.open(case_id).read_label()
-        return _Read(PreprocessedCase(case_id, stored.read_image(), before, stored.spatial), inputs)
+@dataclass(frozen=True, slots=True)
+class _Validation:
+    """A fold's cases, from their arrays to label maps.
 
-    def compute(case_id: str, case: _Read) -> _Computed:
-        return _Computed(predictor.logits(case.preprocessed), case.preprocessed.spatial, case.inputs)
+    Attributes:
+        folder, store, settings, previous_stage: See `predict_validation`.
+        predictor: The fold's network.
+        decisive: What decides the label maps beside the arrays, as plain JSON.
+        following: The cascades that the label maps are handed on to.
+    """
 
-    def write(case_id: str, computed: _Computed) -> None:
-        logits, spatial = computed.logits, computed.spatial
-        for stage in following:
-            stage.write(case_id, origin(case_id), computed.inputs, logits, spatial, predictor)
+    folder: RunFolder
+    store: PreprocessedStore
+    settings: PredictSettings
+    predictor: Predictor
+    decisive: dict[str, Any]
+    previous_stage: PreprocessedStore | None
+    following: tuple[NextStage, ...]
+
+    @property
+    def reader(self) -> ImageIO:
+        return reader_by_name(self.predictor.record.plans.reader)
+
+    @property
+    def maps(self) -> Maps:
+        return Maps(self.predictor.plan, self.predictor.labels, self.reader, self.settings)
+
+    @property
+    def predictions(self) -> Predictions:
+        return Predictions(self.folder.validation, self.predictor.record.dataset.file_ending)
+
+    def run(self, progress: Progress) -> PredictReport:
+        """Predict the cases that are not done."""
+        names, place = self.predictor.record.val_cases, self.folder.validation
+        wanted = {name: Wanted(self.origin(name), self.maps.files(place, name)) for name in names}
+        done = self.predictions.prepare(wanted, what="validation maps", resume=self.settings.resume, own=True)
+
+        def is_done(name: str) -> bool:
+            return name in done and all(stage.is_done(name, self.origin(name)) for stage in self.following)
+
+        self.maps.write_names(place)
+        steps = Steps("validate", self._read, self._compute, self._write, is_done)
+        return run_cases(steps, {name: name for name in names}, self.settings, progress)
+
+    def origin(self, case_id: str) -> Origin:
+        inputs = {"arrays": self.store.properties_file(case_id)}
+        if self.previous_stage is not None:
+            inputs["previous_stage"] = self.previous_stage.properties_file(case_id)
+        return Origin(WAY, VERSION, self.decisive, inputs)
+
+    def _read(self, case_id: str) -> StampedCase:
+        stored = self.store.open(case_id)
+        inputs = self.origin(case_id).stamp_inputs()
+        before = None if self.previous_stage is None else self.previous_stage.open(case_id).read_label()
+        return StampedCase(PreprocessedCase(case_id, stored.read_image(), before, stored.spatial), inputs)
+
+    def _compute(self, case_id: str, case: StampedCase) -> _Computed:
+        return _Computed(self.predictor.logits(case.preprocessed), case.preprocessed.spatial, case.inputs)
+
+    def _write(self, case_id: str, computed: _Computed) -> None:
+        logits, spatial, predictor = computed.logits, computed.spatial, self.predictor
+        origin, predictions = self.origin(case_id), self.predictions
+        for stage in self.following:
+            stage.write(case_id, origin, computed.inputs, logits, spatial, predictor)
         label = restore_labels(logits, spatial, predictor.plan, predictor.labels)
-        with predictions.written(case_id, origin(case_id), computed.inputs) as place:
-            maps.write(place, case_id, label, logits, (), spatial)
-            reader.write_label(label, spatial.geometry, place / predictions.file(case_id).name)
+        with predictions.written(case_id, origin, computed.inputs) as place:
+            self.maps.write(place, case_id, label, logits, (), spatial)
+            self.reader.write_label(label, spatial.geometry, place / predictions.file(case_id).name)
 
-    wanted = {name: Wanted(origin(name), maps.files(folder.validation, name)) for name in record.val_cases}
-    done = predictions.prepare(wanted, what="validation maps", resume=settings.resume, own=True)
 
-    def is_done(case_id: str) -> bool:
-        return case_id in done and all(stage.is_done(case_id, origin(case_id)) for stage in following)
+@dataclass(frozen=True, slots=True)
+class _Computed:
+    """What one case waits with to be written; without its image, whose memory is wanted."""
 
-    maps.write_names(folder.validation)
-    return run_cases(
-        Steps("validate", read, compute, write, is_done), {name: name for name in record.val_cases}, settings, progress
-    )
+    logits: Tensor
+    spatial: SpatialRecord
+    inputs: dict[str, FileStamp]
 
 
 def validated_with(folder: RunFolder, record: RunRecord) -> dict[str, Any] | None:
@@ -161,20 +203,3 @@ def _is_of_weights(folder: RunFolder, settings: Mapping[str, Any]) -> bool:
 
 def _not_those(folder: RunFolder, case_id: str, problem: str) -> SegflowError:
     return SegflowError(f"{folder.validation}: {problem}", case=case_id, fix=VALIDATE_AGAIN)
-
-
-@dataclass(frozen=True, slots=True)
-class _Read:
-    """What one case waits with to be computed; stamps of its files from before they were read."""
-
-    preprocessed: PreprocessedCase
-    inputs: dict[str, FileStamp]
-
-
-@dataclass(frozen=True, slots=True)
-class _Computed:
-    """What one case waits with to be written."""
-
-    logits: Tensor
-    spatial: SpatialRecord
-    inputs: dict[str, FileStamp]

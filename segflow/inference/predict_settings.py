@@ -1,0 +1,68 @@
+"""How a model is chosen and applied to many cases."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from segflow.core.errors import SegflowError
+from segflow.inference.find_cases import part_of
+from segflow.inference.sliding_window import SlidingWindowSettings
+
+
+@dataclass(kw_only=True, slots=True)
+class PredictSettings(SlidingWindowSettings):
+    """How a model is chosen and applied to a folder.
+
+    Attributes:
+        folds: ``all``, one fold, or a list of folds, whose logits are averaged.
+        checkpoint: ``final``, ``best`` or ``last``.
+        configuration: Which model, where the path holds several; null where it holds one.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, …
+        previous_stage: Model of the stage that a cascade builds on; null: the one beside it.
+        previous_stage_predictions: Folder of that stage's label maps, in place of predicting them.
+        probabilities: Also write every label's or region's probability.
+        entropy: Also write how undecided the probabilities are, 0 to 1.
+        disagreement: Also write the share of folds whose own label is another.
+        resume: Skip cases that are done: their outputs are there, and made from the same images by the same model and
+            settings.
+        part: ``k/n``: predict only every n-th case, beginning with the k-th.
+        readers, writers: Threads that read and preprocess, and that restore and write.
+    """
+
+    folds: Any = "all"
+    checkpoint: str = "final"
+    configuration: str | None = None
+    device: str = "auto"
+    previous_stage: str | None = None
+    previous_stage_predictions: str | None = None
+    probabilities: bool = False
+    entropy: bool = False
+    disagreement: bool = False
+    resume: bool = True
+    part: str = "0/1"
+    readers: int = 1
+    writers: int = 1
+
+    def __post_init__(self) -> None:
+        SlidingWindowSettings.__post_init__(self)
+        if isinstance(self.folds, (list, tuple)):
+            self.folds = [str(fold) for fold in self.folds]
+        else:
+            self.folds = "all" if self.folds == "all" else [str(self.folds)]
+        if self.folds == ["all"]:
+            self.folds = "all"
+        if self.readers < 1 or self.writers < 1:
+            raise SegflowError("readers and writers must be at least 1", found=f"{self.readers}, {self.writers}")
+        part_of((), self.part)
+
+    @property
+    def window(self) -> SlidingWindowSettings:
+        """The part that concerns the sliding window."""
+        return SlidingWindowSettings(
+            overlap=self.overlap,
+            gaussian=self.gaussian,
+            mirroring=self.mirroring,
+            batch_size=self.batch_size,
+            sums=self.sums,
+        )

@@ -1,0 +1,140 @@
+"""One model's label maps of many cases in one folder: what is done, what is made anew, and how each is made."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from segflow.core.case import CaseFiles
+from segflow.core.errors import SegflowError
+from segflow.core.progress import Progress
+from segflow.core.system_errors import system_error
+from segflow.inference.find_cases import refuse_too_many
+from segflow.inference.maps import Maps
+from segflow.inference.origins import StampedCase
+from segflow.inference.pipeline import PredictReport, Steps, run_cases
+from segflow.inference.predict_settings import PredictSettings
+from segflow.inference.predictor import Predictor
+from segflow.inference.sliding_window import mean_logits
+from segflow.storage.images import ImageIO, read_case, reader_by_name
+from segflow.storage.label_map_files import case_inputs
+from segflow.storage.predictions import Predictions, Wanted
+from segflow.storage.stamps import Origin
+
+ARGUMENTS_FILE = "predict.json"
+WAY = "predict"
+DOCUMENTS = ("dataset.json", "plans.json", ARGUMENTS_FILE)
+VERSION = 1  # raise it when the same model, images and settings begin to give other label maps
+
+
+@dataclass(frozen=True, slots=True)
+class _Computed:
+    """What one case waits with to be written."""
+
+    read: StampedCase
+    logits: Tensor
+    fold_logits: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PredictStage:
+    """One model and the folder that its label maps go to.
+
+    Attributes:
+        name: What to call it.
+        predictor: The model.
+        output: The folder.
+        settings: How to predict.
+        decisive: What decides the label maps beside the images, as plain JSON.
+        previous: Folder of the label maps that a cascade takes as input.
+        family: Cases of all parts.
+        own: See `predict_cases`.
+    """
+
+    name: str
+    predictor: Predictor
+    output: Path
+    settings: PredictSettings
+    decisive: dict[str, Any]
+    previous: Path | None
+    family: set[str]
+    own: bool
+
+    @property
+    def reader(self) -> ImageIO:
+        return reader_by_name(self.predictor.record.plans.reader)
+
+    @property
+    def maps(self) -> Maps:
+        return Maps(self.predictor.plan, self.predictor.labels, self.reader, self.settings)
+
+    @property
+    def predictions(self) -> Predictions:
+        return Predictions(self.output, self.predictor.record.dataset.file_ending)
+
+    def origin(self, files: CaseFiles) -> Origin:
+        before = {} if self.previous is None else {"previous_stage": self._previous_file(self.previous, files.case_id)}
+        return Origin(WAY, VERSION, self.decisive, case_inputs(replace(files, label=None), before))
+
+    def prepare(self, cases: Sequence[CaseFiles]) -> set[str]:
+        """Refuse what is in the way, delete what is out of date, and say which cases are done."""
+        wanted = {case.case_id: Wanted(self.origin(case), self.maps.files(self.output, case.case_id)) for case in cases}
+        resume, documents = self.settings.resume, DOCUMENTS if self.name == "predict" else ()
+        return self.predictions.prepare(wanted, documents=documents, family=self.family, resume=resume, own=self.own)
+
+    def write_documents(self, arguments: dict[str, Any]) -> None:
+        """Say in the folder what made its label maps."""
+        record = self.predictor.record
+        try:
+            self.output.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise system_error(error, f"cannot write into {self.output}") from error
+        contents = (record.dataset.to_json(), record.plans.to_json(), arguments)
+        for name, content in zip(DOCUMENTS, contents, strict=True):
+            self.predictions.write_document(name, content, WAY)
+
+    def run(self, cases: Sequence[CaseFiles], done: set[str], progress: Progress) -> PredictReport:
+        """Predict the cases that are not done."""
+        self.maps.write_names(self.output)
+        steps = Steps(self.name, self._read, self._compute, self._write, done.__contains__)
+        return run_cases(steps, {case.case_id: case for case in cases}, self.settings, progress)
+
+    def _previous_file(self, folder: Path, case_id: str) -> Path:
+        return folder / f"{case_id}{self.predictor.record.dataset.file_ending}"
+
+    def _read(self, files: CaseFiles) -> StampedCase:
+        refuse_too_many(files, self.predictor.record.dataset.channels)
+        inputs = self.origin(files).stamp_inputs()
+        case = read_case(files, self.reader)
+        if self.previous is None:
+            return StampedCase(self.predictor.preprocess(case), inputs)
+        label, _ = self.reader.read_label(self._previous_file(self.previous, files.case_id))
+        if label.shape != case.image.shape[1:]:
+            raise SegflowError(
+                "the previous stage's label map has another shape than the image",
+                case=files.case_id,
+                found=label.shape,
+                expected=case.image.shape[1:],
+            )
+        return StampedCase(self.predictor.preprocess(case, label), inputs)
+
+    def _compute(self, files: CaseFiles, read: StampedCase) -> _Computed:
+        predictor, case = self.predictor, read.preprocessed
+        if not self.settings.disagreement:
+            return _Computed(read, predictor.logits(case), ())
+        apart = tuple(predictor.logits(case, fold=k) for k in range(len(predictor.networks)))
+        return _Computed(read, mean_logits(logits.clone() for logits in apart), apart)
+
+    def _write(self, files: CaseFiles, computed: _Computed) -> None:
+        predictor, case = self.predictor, computed.read.preprocessed
+        label = predictor.restore(computed.logits, case)
+        votes = (predictor.restore(logits, case) for logits in computed.fold_logits)
+        predictions = self.predictions
+        with predictions.written(files.case_id, self.origin(files), computed.read.inputs) as place:
+            self.maps.write(place, files.case_id, label, computed.logits, votes, case.spatial)
+            target = place / predictions.file(files.case_id).name
+            self.reader.write_label(label, case.spatial.geometry, target)
