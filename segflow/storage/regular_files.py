@@ -68,7 +68,7 @@ def file_beside(header: Path, name: str) -> Path:
     Raises:
         SegflowError: The name has a folder in it, or is a link that leads out of the folder.
     """
-    plain = name not in ("", ".", "..") and not any(sign in name for sign in '/\\\0:<>|"')
+    plain = name not in ("", ".", "..") and not any(sign in name for sign in "/\\\0")
     file = header.parent / name if plain else header
     if plain and not file.is_symlink():
         return file
