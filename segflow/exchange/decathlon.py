@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,7 +14,7 @@ from segflow.core.parallel import Job, Outcome, run_jobs
 from segflow.core.progress import Progress, ProgressEvent, silent
 from segflow.exchange.raw_layout import copy_files, dataset_name, described, refuse_taken, visible_images
 from segflow.storage.image_formats.nifti_files import read_nifti, read_nifti_header, write_nifti
-from segflow.storage.json_files import read_json, write_json
+from segflow.storage.json_files import build_as, read_json, write_json
 from segflow.storage.whole_folder import folder_written_whole
 
 __all__ = ["convert_decathlon", "dataset_name"]
@@ -51,7 +52,9 @@ def convert_decathlon(
     old = read_json(task_folder / "dataset.json", fix="Is this a decathlon task? It holds dataset.json and imagesTr.")
     target = refuse_taken(raw_root, dataset_name(task_folder, dataset_id))
     images = visible_images(task_folder / "imagesTr", ENDING)
-    description = described(old, cases=len(images), file_ending=ENDING)
+    description = build_as(
+        task_folder / "dataset.json", old, functools.partial(described, cases=len(images), file_ending=ENDING)
+    )
     _check_labels(task_folder, images)
     channels = len(description["channel_names"])
     with folder_written_whole(target) as partial:

@@ -37,7 +37,9 @@ def convert_nnunet_v1_dataset(
     old = read_json(task_folder / "dataset.json", fix="Is this an nnU-Net v1 task? It holds dataset.json and imagesTr.")
     target = refuse_taken(raw_root, dataset_name(task_folder, dataset_id))
     labels = visible_images(task_folder / "labelsTr", ENDING)
-    content = described(old, cases=len(labels), file_ending=ENDING)
+    content = build_as(
+        task_folder / "dataset.json", old, functools.partial(described, cases=len(labels), file_ending=ENDING)
+    )
     description = build_as(
         task_folder / "dataset.json", content, functools.partial(DatasetDescription.from_json, target.name)
     )

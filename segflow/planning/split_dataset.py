@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from segflow.core.errors import SegflowError
 from segflow.core.splits import Split, SplitSettings, check_splits, select_fold
-from segflow.storage.json_files import read_json, write_json
+from segflow.storage.json_files import read_json_as, write_json
 from segflow.storage.split_files import SPLITS_FILE, build_splits, groups_of_cases, read_splits, write_splits
 
 GROUPS_FILE = "splits_final_groups.json"
@@ -100,7 +101,7 @@ def _kept(
     splits = read_splits(stored)
     groups = groups_of_cases(case_ids, settings)
     if groups is None and (file := stored.with_name(GROUPS_FILE)).is_file():
-        groups = read_json(file)
+        groups = read_json_as(file, _groups)
     fix = f"To make splits anew, remove {stored.name} and plan again; folds trained on the old ones are then void."
     try:
         check_splits(splits, case_ids, groups=groups, source=str(stored))
@@ -113,6 +114,10 @@ def _kept(
         if not _same(splits[: len(theirs)], theirs):  # more folds than were brought may have been added
             raise SegflowError(f"{stored} and {brought} hold different splits", fix=fix)
     return splits
+
+
+def _groups(content: Mapping[str, Any]) -> dict[str, str]:
+    return {case_id: str(group) for case_id, group in content.items()}
 
 
 def _same(some: Sequence[Split], others: Sequence[Split]) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from segflow.core.errors import SegflowError
+from segflow.core.errors import UNUSABLE, SegflowError
 from segflow.core.labels import Labels
 from segflow.core.plans import Plans
 from segflow.preprocessing.provenance import (
@@ -64,7 +64,7 @@ def _made_otherwise(store: PreprocessedStore, choices: Mapping[str, Any]) -> lis
         try:
             properties = read_json(store.folder / f"{case_id}.json")
             made = made_from(properties)
-        except (SegflowError, AttributeError):
+        except UNUSABLE:
             continue  # damaged, so that nobody can use it
         if made is not None and _differing(made[0], choices):
             kind = made[0], properties[PROVENANCE].get(PLANS)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from segflow.core.case import CaseFiles
-from segflow.core.errors import SegflowError
+from segflow.core.errors import UNUSABLE
 from segflow.core.labels import Labels
 from segflow.core.plans import ConfigurationPlan, Plans
 from segflow.preprocessing.foreground import location_keys
@@ -97,7 +97,7 @@ def why_outdated(store: PreprocessedStore, files: CaseFiles, choices: Mapping[st
         return MISSING
     try:
         made = made_from(read_json(marker))
-    except (SegflowError, AttributeError):
+    except UNUSABLE:
         made = None
     if made is None:
         return "nothing says what it was made from"

@@ -20,7 +20,7 @@ from segflow.core.geometry import Geometry
 from segflow.core.progress import Progress, ProgressEvent, silent
 from segflow.storage.image_formats.nifti_files import write_nifti
 from segflow.storage.image_formats.placement import ItkPlacement, affine_of
-from segflow.storage.json_files import read_json, write_json
+from segflow.storage.json_files import read_json_as, write_json
 from segflow.storage.whole_folder import folder_written_whole
 
 VERSION = 3
@@ -235,7 +235,7 @@ def _description(cases: int, recipe: dict[str, int]) -> dict[str, object]:
 
 def _check_is(folder: Path, recipe: dict[str, int]) -> None:
     file = folder / "dataset.json"
-    found = read_json(file).get("phantom") if file.is_file() else "another folder"
+    found = read_json_as(file, lambda content: content.get("phantom")) if file.is_file() else "another folder"
     if found != recipe:
         raise SegflowError(
             f"{folder} is not the phantom that is wanted",

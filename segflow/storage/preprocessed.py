@@ -41,6 +41,11 @@ _IN_MEMORY = 64 * 2**20
 _THREADS = "BLOSC_NTHREADS"
 
 _ARRAYS = (".b2nd", "_seg.b2nd", "_locations.npy")
+ENDS = "ends_crc32"
+"""Checksum of a file's beginning and end, which say how to read it; checked at every opening. Old arrays lack it."""
+
+_END_BYTES = 4096
+
 _PLAIN = b"\xa4b2nd"
 """Name of the one part that the head of an array of ours has beside what every file of the library has."""
 
@@ -160,6 +165,9 @@ class StoredCase:
         self._check_size(name)
         mapping = {} if os.name == "nt" else {"mmap_mode": "r"}
         file = self._folder / name
+        ends = self._listed[name].get(ENDS)
+        if ends is not None and _checksum_of_ends(file) != ends:  # some damage there ends the process in the library
+            raise self._damaged(f"{name} is not what was written")
         _refuse_objects(file)
         array = blosc2.open(urlpath=str(file), mode="r", dparams={"nthreads": 1}, **mapping)
         is_label = name == f"{self.case_id}_seg.b2nd"
@@ -353,14 +361,19 @@ class PreprocessedStore:
                 np.save(temporary, array, allow_pickle=False)
             else:
                 _write_b2nd(temporary, array, patch_size)
-            return {"bytes": temporary.stat().st_size, "crc32": _checksum(temporary)}
+            size = temporary.stat().st_size
+            return {"bytes": size, "crc32": _checksum(temporary), ENDS: _checksum_of_ends(temporary)}
 
 
 def _listed_files(case_id: str, properties: Mapping[str, Any]) -> dict[str, dict[str, int]]:
     """File → bytes and checksum, as a case's properties list them: files of the case and no others."""
     own = [f"{case_id}{ending}" for ending in _ARRAYS]
     files = properties["files"]
-    return {name: {key: index(files[name][key]) for key in ("bytes", "crc32")} for name in own if name in files}
+    return {
+        name: {key: index(files[name][key]) for key in ("bytes", "crc32", ENDS) if key != ENDS or key in files[name]}
+        for name in own
+        if name in files
+    }
 
 
 def _refuse_objects(file: Path) -> None:
@@ -435,3 +448,10 @@ def _checksum(path: Path) -> int:
         while part := file.read(1 << 20):
             value = zlib.crc32(part, value)
     return value
+
+
+def _checksum_of_ends(path: Path) -> int:
+    with path.open("rb") as file:
+        value = zlib.crc32(file.read(_END_BYTES))
+        file.seek(max(file.tell(), file.seek(0, os.SEEK_END) - _END_BYTES))
+        return zlib.crc32(file.read(), value)

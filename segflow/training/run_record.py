@@ -15,7 +15,7 @@ from typing import Any
 from segflow.core.errors import SegflowError
 from segflow.core.run import RunRecord
 from segflow.preprocessing.check_arrays import check_choices, identify_arrays, other_arrays
-from segflow.storage.json_files import read_json
+from segflow.storage.json_files import read_json, read_json_as
 from segflow.storage.preprocessed import PreprocessedStore
 from segflow.storage.run_folder import TRAIN_FIRST, RunFolder, trained_folds
 
@@ -90,7 +90,7 @@ def check_arrays_of_run(
     arrays = identify_arrays(*what, previous_stage)
     unknown = []
     for fold in trained_folds(folder.path.parent):
-        before = read_json(fold.record_file).get("arrays") or {}
+        before = read_json_as(fold.record_file, lambda content: dict(content.get("arrays") or {}))
         try:
             difference = other_arrays(before, arrays)
         except (KeyError, TypeError, AttributeError) as error:

@@ -11,7 +11,7 @@ import zipfile
 from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import fuzzing
 import numpy as np
@@ -24,7 +24,7 @@ from segflow.core.errors import SegflowError
 from segflow.core.fingerprint import ChannelIntensities, Fingerprint
 from segflow.core.geometry import Geometry, resampled_shape
 from segflow.core.metrics import CaseMetrics, Summary
-from segflow.core.plans import Plans
+from segflow.core.plans import ConfigurationPlan, Plans
 from segflow.core.postprocessing import PostprocessingChoice, PostprocessingStep
 from segflow.core.selection import Candidate, Selection
 from segflow.core.splits import SplitSettings, check_splits
@@ -45,7 +45,7 @@ from segflow.postprocessing.apply_postprocessing import read_choice
 from segflow.postprocessing.components import postprocess_label_map
 from segflow.preprocessing.preprocess_case import preprocess_case, spacing_in_plan
 from segflow.storage.images import reader_by_name
-from segflow.storage.json_files import build_as, read_json_as
+from segflow.storage.json_files import read_json_as
 from segflow.storage.preprocessed import PreprocessedStore
 from segflow.storage.raw_dataset import find_training_cases, read_description
 from segflow.storage.run_folder import RunFolder
@@ -54,6 +54,7 @@ from segflow.training.finished_run import finished_before, goes_on
 from segflow.training.initial_weights import read_initial_weights
 
 INPUTS = 300
+Result = TypeVar("Result")
 ENDING = ".nii.gz"
 CASES = tuple(f"case_{k}" for k in range(6))
 LABELS = DatasetDescription.from_json(tiny_models.DATASET, tiny_models.dataset_json()).labels
@@ -258,14 +259,19 @@ def _with(file: Path, *folders: str) -> Path:
     return file.parent
 
 
+def _as(file: Path, act: Callable[[], Result]) -> Result:
+    """Do it; of an error that names the case, the plans or the copy of the file, say which file it was."""
+    try:
+        return act()
+    except SegflowError as error:
+        raise SegflowError(f"{file.name}: {error}") from error
+
+
 def _read_dataset(file: Path) -> None:
     folder = _with(file, "raw")
     if file.name != "dataset.json":
         (folder / "dataset.json").write_bytes(file.read_bytes())
-    try:
-        find_training_cases(folder, read_description(folder))
-    except SegflowError as error:
-        raise SegflowError(f"{file.name}: {error}") from error
+    _as(file, lambda: find_training_cases(folder, read_description(folder)))
 
 
 def _read_plans(file: Path) -> None:
@@ -274,19 +280,21 @@ def _read_plans(file: Path) -> None:
     image = np.random.default_rng(0).normal(size=(1, 8, 9, 10)).astype(np.float32)
     case = Case("case", image, (image[0] > 1).astype(np.int16), Geometry((1.0, 1.0, 1.0)))
     for name in plans.configurations:
-        plan = build_as(file, name, plans.configuration)
-        build_as(file, plan, lambda plan: plan.check())
-        wanted = build_as(
-            file, plan, lambda plan: resampled_shape((8, 9, 10), (1.0,) * 3, spacing_in_plan(plan, (1.0,) * 3))
-        )
+        plan = _as(file, partial(plans.configuration, name))
+        _as(file, plan.check)
+        wanted = _as(file, partial(_resampled, plan))
         if np.prod([float(n) for n in wanted]) < 1e6:  # more is a long work, and no fault
-            build_as(file, plan, lambda plan: preprocess_case(case, plans, plan, LABELS))
+            _as(file, partial(preprocess_case, case, plans, plan, LABELS))
+
+
+def _resampled(plan: ConfigurationPlan) -> tuple[int, ...]:
+    return resampled_shape((8, 9, 10), (1.0,) * 3, spacing_in_plan(plan, (1.0,) * 3))
 
 
 def _read_fingerprint(file: Path) -> None:
     description = DatasetDescription.from_json(tiny_models.DATASET, tiny_models.dataset_json())
     found = read_json_as(file, Fingerprint.from_json)
-    build_as(file, found, lambda found: decide(found, description, PlannerSettings(), reader="SimpleITKIO"))
+    _as(file, lambda: decide(found, description, PlannerSettings(), reader="SimpleITKIO"))
 
 
 def _read_splits(file: Path) -> None:
@@ -302,7 +310,7 @@ def _read_run(file: Path) -> None:
         (fold / "run.json").write_bytes(file.read_bytes())
     model = load_model(run)
     if model.record.plan.previous_stage:
-        build_as(file, run, lambda run: find_previous_stage(run, model.record))
+        _as(file, lambda: find_previous_stage(run, model.record))
 
 
 def _read_facts(file: Path) -> None:
@@ -313,13 +321,13 @@ def _read_facts(file: Path) -> None:
 def _read_case(file: Path) -> None:
     store = PreprocessedStore(_with(file, "store"))
     store.is_whole("case_0")
-    case = build_as(file, "case_0", store.open)
+    case = _as(file, partial(store.open, "case_0"))
     if case.channels * np.prod([float(n) for n in case.shape]) > 1e7:
         return
-    build_as(file, case, lambda case: case.read_image())
-    build_as(file, case, lambda case: case.read_label())
+    _as(file, case.read_image)
+    _as(file, case.read_label)
     for key in case.foreground.keys:
-        build_as(file, case, partial(lambda key, case: case.foreground.location(key, 0), key))
+        _as(file, partial(case.foreground.location, key, 0))
 
 
 def _read_summary(file: Path) -> None:
@@ -343,7 +351,7 @@ def _read_decathlon(file: Path) -> None:
     for name in ("imagesTr", "labelsTr"):
         (folder / name).rename(task / name)
     (task / "dataset.json").write_bytes(file.read_bytes())
-    build_as(file, task, lambda task: convert_decathlon(task, folder / "raw"))
+    _as(file, lambda: convert_decathlon(task, folder / "raw"))
 
 
 def _read_outputs(file: Path) -> None:
@@ -356,7 +364,7 @@ def _read_outputs(file: Path) -> None:
 def _read_table(file: Path) -> None:
     folder = _with(file, "raw")
     if file.name == "cases.csv":
-        build_as(file, file, lambda file: find_cases(file, (ENDING,), 1))
+        _as(file, lambda: find_cases(file, (ENDING,), 1))
     else:
         convert_file_list(file, folder / "new", 7, "Fuzz", labels={"background": 0, "organ": 1})
 

@@ -254,3 +254,37 @@ def test_chunks_fit_the_array_and_the_limits(shape, patch, item) -> None:  # typ
     assert all(1 <= b <= c <= n for b, c, n in zip(block[1:], chunk[1:], shape[1:], strict=True))
     assert np.prod(block) * item <= 128 * 1024
     assert np.prod(chunk) * item <= 6 * 1024**2
+
+
+@pytest.mark.parametrize("place", [3, 12, 30, 60, -20])
+def test_damage_at_the_ends_of_an_array_is_seen_before_the_library_sees_it(
+    store: PreprocessedStore, place: int
+) -> None:
+    file = store.folder / "case_1_seg.b2nd"
+    content = bytearray(file.read_bytes())
+    content[place] ^= 0xFF
+    file.write_bytes(content)
+    with pytest.raises(SegflowError, match=r"damaged: case_1_seg\.b2nd is not what was written"):
+        store.open("case_1").read_label()
+
+
+@pytest.mark.parametrize("kind", ["LazyArray", "b2o", "proxy-source"])
+def test_a_file_that_would_open_others_or_run_something_is_refused(store: PreprocessedStore, kind: str) -> None:
+    file, marker = store.folder / "case_1_seg.b2nd", store.folder / "case_1.json"
+    blosc2.asarray(np.zeros((1, *SHAPE), np.int16), urlpath=str(file), mode="w", meta={kind: {"kind": "lazyexpr"}})
+    content = json.loads(marker.read_text())
+    content["files"][file.name] = {"bytes": file.stat().st_size, "crc32": 0}  # as arrays of earlier releases have it
+    marker.write_text(json.dumps(content))
+    with pytest.raises(SegflowError, match="it is not a plain array"):
+        PreprocessedStore(store.folder).open("case_1").read_label()
+
+
+def test_a_case_reads_no_files_but_its_own(store: PreprocessedStore) -> None:
+    (store.folder.parent / "secret").write_bytes(b"x")
+    marker = store.folder / "case_1.json"
+    content = json.loads(marker.read_text())
+    content["files"]["../secret"] = {"bytes": 2, "crc32": 0}
+    marker.write_text(json.dumps(content))
+    assert store.is_whole("case_1")  # of what is listed, only the case's own files count
+    with pytest.raises(SegflowError, match="the name of a case"):
+        store.open("../secret")
