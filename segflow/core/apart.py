@@ -138,7 +138,7 @@ def _wait(worker: Worker, events: queue.SimpleQueue[Any], subject: str, limits: 
             logging.getLogger(message.name).handle(message)
         elif isinstance(message, Outcome) and message.error is None:
             return message.value
-        elif message is None and worker.process.wait() == -getattr(signal, "SIGALRM", 0):
+        elif message is None and worker.exit_code() == -getattr(signal, "SIGALRM", 0):
             raise too_long
         else:
             reason = message.error if isinstance(message, Outcome) else worker.cause_of_death()

@@ -34,6 +34,8 @@ _log = logging.getLogger(__name__)
 _SINGLE_THREADED = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _THREADED = (THREADS_VARIABLE, "OMP_NUM_THREADS", "BLOSC_NTHREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")
 
+_SECONDS_TO_DIE = 5.0
+
 _LESS_AT_ONCE = "Use fewer processes or a lower memory limit."
 
 _worker_process = False
@@ -166,9 +168,19 @@ class Worker:
             with contextlib.suppress(OSError):  # closing flushes what a dead worker did not take
                 stream.close()  # type: ignore[union-attr]
 
+    def exit_code(self) -> int | None:
+        """How it ended after its last message; None where it lives, and only what it says cannot be understood."""
+        try:
+            return self.process.wait(_SECONDS_TO_DIE)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            return None
+
     def cause_of_death(self) -> str:
         """Why it ended, in words for a user."""
-        code = self.process.wait()
+        code = self.exit_code()
+        if code is None:
+            return "its answer could not be read"
         if code >= 0:
             return f"its process ended with exit code {code}"
         try:

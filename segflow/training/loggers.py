@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,22 +31,6 @@ def log_outcome(trainer: pl.Trainer, metrics: Mapping[str, float]) -> None:
         return
     for board in trainer.loggers:
         board.log_metrics({OUTCOME: metrics["val/dice_ema"]}, step=trainer.current_epoch)
-
-
-@contextmanager
-def quiet_writers() -> Iterator[None]:
-    """Keep TensorBoard's thread from printing that a disk is full: its next call says the same to the training."""
-    before = threading.excepthook
-
-    def hook(failure: threading.ExceptHookArgs) -> None:
-        if not isinstance(failure.exc_value, OSError):
-            before(failure)
-
-    threading.excepthook = hook
-    try:
-        yield
-    finally:
-        threading.excepthook = before
 
 
 def close_loggers(trainer: pl.Trainer) -> None:

@@ -17,12 +17,11 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from segflow.augmentation.pipeline import ValidationTransform
-from segflow.core.errors import NoSpaceError, SegflowError
+from segflow.core.errors import SegflowError
 from segflow.core.interrupts import SIGTERM_EXIT
 from segflow.core.machine import out_of_memory_kills, processor_count
 from segflow.core.progress import Progress, silent
 from segflow.core.run import RunRecord
-from segflow.core.system_errors import system_error
 from segflow.loss.deep_supervision import DeepSupervisionLoss
 from segflow.sampling.patch_dataset import PatchDataset
 from segflow.storage.images import left_right_axis
@@ -33,6 +32,7 @@ from segflow.training.compilation import compile_if_it_pays
 from segflow.training.datamodule import PatchDataModule
 from segflow.training.device_augmentation import DeviceAugmentation
 from segflow.training.finished_run import finished_before, goes_on
+from segflow.training.full_disk import full_disk_told_once
 from segflow.training.guards import (
     EndingSignals,
     EpochSeed,
@@ -44,7 +44,7 @@ from segflow.training.guards import (
 )
 from segflow.training.initial_weights import read_initial_weights, transfer_weights
 from segflow.training.loader import name_dead_worker
-from segflow.training.loggers import close_loggers, log_hyper_parameters, quiet_writers
+from segflow.training.loggers import close_loggers, log_hyper_parameters
 from segflow.training.module import SegmentationModule
 from segflow.training.monitor import EpochReport
 from segflow.training.parameters import freeze
@@ -118,7 +118,8 @@ def train_fold(
         return finished_before(folder)
     run = _Run(folder, record, store, parts, settings, augmentation, previous_stage, progress)
     try:
-        return run.train(resuming)
+        with full_disk_told_once(folder.path):
+            return run.train(resuming)
     except BaseException:  # a signal too: it arrives as SystemExit or KeyboardInterrupt
         if rank_zero_only.rank == 0 and not (folder.has_weights() or folder.metrics_csv.is_file()):
             folder.record_file.unlink(missing_ok=True)  # not one epoch: no other command shall take it for a run
@@ -365,15 +366,10 @@ def _keeps_weights(trainer: pl.Trainer) -> bool:
 def _fit(trainer: pl.Trainer, module: SegmentationModule, data: PatchDataModule, resume_from: Path | None) -> None:
     kills = out_of_memory_kills()
     try:
-        with signals_of_ranks(trainer), quiet_writers():
+        with signals_of_ranks(trainer):
             trainer.fit(module, datamodule=data, ckpt_path=resume_from)
     except SegflowError:
         raise
-    except OSError as error:
-        # A full disk meets loggers too, also while Lightning ends the training because of the first one that told.
-        first = error.__context__ if isinstance(error.__context__, NoSpaceError) else None
-        place = Path(trainer.default_root_dir)
-        raise first or system_error(error, f"cannot write into {place}", place=place) from error
     except MisconfigurationException as error:
         raise SegflowError("Lightning refuses this training", found=" ".join(str(error).split())[:300]) from error
     except BaseException as error:

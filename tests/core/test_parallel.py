@@ -60,6 +60,17 @@ def fill_the_disk(value: int) -> int:
     return value
 
 
+class Unreadable:
+    """Travels, but cannot be made again from what arrives."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (int, ("no number",))
+
+
+def unreadable() -> Unreadable:
+    return Unreadable()
+
+
 def leave(code: int) -> None:
     os._exit(code)
 
@@ -118,6 +129,12 @@ def test_a_dead_worker_is_named_with_its_cause(number: int, cause: str) -> None:
     assert "'c1'" in error
     assert cause in error
     assert [outcomes[f"c{i}"].value for i in (0, 2, 3)] == [0, 2, 3]
+
+
+def test_an_answer_that_cannot_be_read_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("segflow.core.parallel._SECONDS_TO_DIE", 0.1)
+    [outcome] = run_jobs(unreadable, [Job("c", ())], processes=1)
+    assert "its answer could not be read" in str(outcome.error)
 
 
 def test_a_worker_that_leaves_is_named() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import resource
+import signal
 import zipfile
 from pathlib import Path
 
@@ -35,6 +37,25 @@ def test_bundle_predicts_as_its_run_wherever_it_is_taken(tmp_path: Path, name: s
     imported = import_bundle(bundle, tmp_path / "elsewhere")
     assert len(imported) == (2 if name == "3d_cascade_fullres" else 1)
     assert np.array_equal(Predictor.load(imported[0], device="cpu").predict(image(), SPACING), expected)
+
+
+def test_an_import_that_finds_no_space_leaves_nothing_in_the_way_of_the_next(tmp_path: Path) -> None:
+    tiny_models.make_run(tmp_path / "home", "3d_lowres", (0,))
+    run = tiny_models.make_run(tmp_path / "home", "3d_cascade_fullres", (0,))
+    bundle = export_bundle(run, tmp_path / "model.segflow")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (bundle.stat().st_size // 8, hard))
+        with pytest.raises(
+            SegflowError, match=r"cannot write .*imported/fold_0/checkpoints/final\.ckpt: File too large"
+        ):
+            import_bundle(bundle, tmp_path / "elsewhere")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, handler)
+    assert not [path for path in (tmp_path / "elsewhere").rglob("*") if path.is_file()]
+    assert len(import_bundle(bundle, tmp_path / "elsewhere")) == 2
 
 
 def test_folds_and_configurations_are_chosen(tmp_path: Path) -> None:

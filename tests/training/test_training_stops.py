@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import itertools
 import json
 import logging
@@ -23,7 +24,7 @@ from pytorch_lightning.plugins.precision import MixedPrecision
 from torch import nn
 from training_toy import PowerCut, Toy
 
-from segflow.core.errors import SegflowError
+from segflow.core.errors import NoSpaceError, SegflowError
 from segflow.loss.compound import DiceCrossEntropy
 from segflow.training.loader import EpochLoader, choose_workers, fit_workers, name_dead_worker
 from segflow.training.protocols import LossFactory, TrainResult
@@ -186,6 +187,39 @@ def test_a_killed_run_goes_on_to_the_same_weights(tmp_path: Path, number: int, c
     toy.train("whole", trainer={"max_epochs": 3})
     whole, resumed = toy.weights("whole"), toy.weights()
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+class Fills(pl.Callback):
+    """Meets a full disk in the second epoch, as any logger may."""
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
+        if trainer.current_epoch == 1:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_full_disk_is_told_with_the_folder_and_the_same_call_goes_on(toy: Toy):
+    with pytest.raises(NoSpaceError, match=r"cannot write into .*fold_0: No space left.*The same command goes on"):
+        toy.train(callbacks=[Fills()])
+    assert torch.load(toy.run().checkpoint("last"), weights_only=True)["epoch"] == 0
+    assert toy.train().finished
+
+
+def test_a_checkpoint_that_cannot_be_written_does_not_replace_the_one_before(toy: Toy):
+    class NoRoom(pl.Callback):
+        def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
+            if trainer.current_epoch == 1:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        with pytest.raises(SegflowError, match=r"cannot write .*last\.ckpt: File too large"):
+            toy.train(callbacks=[NoRoom()], trainer={"max_epochs": 3})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, handler)
+    assert torch.load(toy.run().checkpoint("last"), weights_only=True)["epoch"] == 0
+    assert not list(toy.run().checkpoints.glob(".writing-*"))
 
 
 class Deadly(torch.utils.data.Dataset[int]):

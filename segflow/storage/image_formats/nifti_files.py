@@ -220,7 +220,7 @@ def write_nifti(
     header["vox_offset"] = data_start
     start = header.binaryblock.ljust(data_start, b"\0")
     data = np.ascontiguousarray(voxels).data.cast("B")
-    with written_whole(file) as temporary, temporary.open("wb") as stream:
+    with written_whole(file, needed=data.nbytes) as temporary, temporary.open("wb") as stream:
         if file.name.lower().endswith(".gz"):
             with igzip.IGzipFile("", "wb", FAST_LEVEL, fileobj=stream, mtime=0) as zipped:
                 zipped.write(start)

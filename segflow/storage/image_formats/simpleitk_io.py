@@ -91,7 +91,7 @@ class SimpleITKIO(ImageFormat):
         image.SetSpacing(placement.spacing)
         image.SetOrigin(placement.origin)
         image.SetDirection(placement.direction)
-        with written_whole(file) as temporary:
+        with written_whole(file, needed=array.nbytes) as temporary:
             try:
                 sitk.WriteImage(image, str(temporary), True)
                 written = sitk.GetArrayFromImage(sitk.ReadImage(str(temporary)))
