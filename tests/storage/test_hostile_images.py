@@ -109,7 +109,9 @@ def test_a_gzip_that_unpacks_to_far_more_than_its_header_asks_for_costs_no_memor
 
 @pytest.mark.parametrize("reader", ["SimpleITKIO", "NibabelIO"])
 @pytest.mark.parametrize(
-    ("tail", "warned"), [(b"\0" * 512, False), (b"some bytes", True), (gzip.compress(b""), False)], ids=str
+    ("tail", "warned"),
+    [(b"\0" * 512, False), (b"some bytes", True), (gzip.compress(b""), False)],
+    ids=["zeros", "text", "empty member"],
 )
 def test_a_gzip_with_trailing_bytes_is_read(
     tmp_path: Path, reader: str, tail: bytes, warned: bool, caplog: pytest.LogCaptureFixture
