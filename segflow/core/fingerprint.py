@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from segflow.core.errors import SegflowError
+from segflow.core.names import shortened
 
 MEASURE_AGAIN = "Measure the dataset again: segflow plan dataset=… clean=true"
 
@@ -90,7 +92,7 @@ class Fingerprint:
         """Inverse of `to_json`.
 
         Raises:
-            SegflowError: A key is missing.
+            SegflowError: A key is missing, or a value cannot be used.
         """
         try:
             shapes, spacings = value["shapes_after_crop"], value["spacings"]
@@ -104,12 +106,25 @@ class Fingerprint:
                 found=sorted(value),
                 fix=MEASURE_AGAIN,
             ) from None
-        return cls(
+        found = cls(
             shapes_cropped=tuple(tuple(int(n) for n in shape) for shape in shapes),
             spacings=tuple(tuple(float(s) for s in spacing) for spacing in spacings),
             intensities=intensities_from_json(channels),
             median_relative_size=float(relative),
         )
+        found._check()
+        return found
+
+    def _check(self) -> None:
+        """Refuse what no image has: plans would be made for it."""
+        shapes_fit = all(len(shape) == 3 and 0 < min(shape) <= max(shape) < 2**31 for shape in self.shapes_cropped)
+        spacings_fit = all(len(s) == 3 and all(0 < mm < math.inf for mm in s) for s in self.spacings)
+        if not shapes_fit or not spacings_fit or len(self.shapes_cropped) != len(self.spacings):
+            raise SegflowError(
+                "'shapes_after_crop' and 'spacings' of the fingerprint must be three positive numbers for each case",
+                found=f"{shortened(self.shapes_cropped)} and {shortened(self.spacings)}",
+                fix=MEASURE_AGAIN,
+            )
 
 
 def intensities_to_json(intensities: Sequence[ChannelIntensities]) -> dict[str, dict[str, float]]:

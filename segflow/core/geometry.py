@@ -103,7 +103,10 @@ def resampled_shape(shape: Sequence[int], spacing: Sequence[float], target_spaci
     Raises:
         SegflowError: The result would be no number.
     """
-    lengths = [float(s) / float(t) * int(n) for n, s, t in zip(shape, spacing, target_spacing, strict=True)]
+    try:
+        lengths = [float(s) / float(t) * int(n) for n, s, t in zip(shape, spacing, target_spacing, strict=True)]
+    except ArithmeticError:
+        lengths = [math.inf]
     if not all(math.isfinite(n) for n in lengths):
         raise SegflowError(
             "the spacing cannot be resampled", found=f"{list(spacing)} mm", expected=f"about {list(target_spacing)} mm"

@@ -18,6 +18,8 @@ Options = Mapping[str, Any]
 LARGEST_PATCH, LARGEST_BATCH = 2**15, 2**15
 """Voxels along an axis, and samples."""
 
+SPLINE_ORDERS = range(6)
+
 DEEPEST_INHERITANCE = 50
 """Configurations that inherit from each other in a row."""
 
@@ -175,7 +177,15 @@ class ConfigurationPlan:
 
 
 def _resampling(value: Options, kind: str) -> ResamplingPlan:
-    return ResamplingPlan(str(value[f"resampling_fn_{kind}"]), dict(value[f"resampling_fn_{kind}_kwargs"]))
+    options = dict(value[f"resampling_fn_{kind}_kwargs"])
+    for key in ("order", "order_z"):
+        if key in options and options[key] not in SPLINE_ORDERS:
+            raise SegflowError(
+                f"'{key}' of resampling_fn_{kind}_kwargs is no order of a spline",
+                found=shortened(options[key]),
+                expected="0 to 5",
+            )
+    return ResamplingPlan(str(value[f"resampling_fn_{kind}"]), options)
 
 
 @dataclass(frozen=True, slots=True)

@@ -308,7 +308,7 @@ def _read_run(file: Path) -> None:
     fold = run / "fold_0"
     if file.name == "run.json":
         (fold / "run.json").write_bytes(file.read_bytes())
-    model = load_model(run)
+    model = _as(file, partial(load_model, run))
     if model.record.plan.previous_stage:
         _as(file, lambda: find_previous_stage(run, model.record))
 
