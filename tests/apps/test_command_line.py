@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from segflow.apps._command_line import rewrite
+from segflow.apps._command_line import config_flags, rewrite
 from segflow.apps._shipped import options
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
@@ -103,3 +103,10 @@ def test_a_misspelt_dataset_stays_an_error_of_the_group() -> None:
 
 def test_options_of_a_group() -> None:
     assert options("fold", [CONF]) == ["0", "1", "2", "3", "4", "all"]
+
+
+@pytest.mark.parametrize("typed", [["-cd", "mine"], ["--config-dir", "mine"], ["-cd=mine"], ["--config-dir=mine"]])
+def test_folders_of_configuration_reach_the_jobs_that_are_started(typed: list[str]) -> None:
+    assert config_flags(["-m", "fold=0,1", *typed, "-cn", "own"]) == ["--config-dir=mine", "--config-name=own"]
+    assert config_flags([*typed, "--cfg", "job"]) == ["--config-dir=mine"]
+    assert rewritten(*config_flags(typed), "seed=1") == ["--config-dir=mine", "seed=1"]
