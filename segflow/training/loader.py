@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import logging
 import multiprocessing.queues
@@ -232,6 +233,11 @@ def name_dead_worker(error: BaseException, kills_before: int) -> SegflowError | 
         kills_before: `out_of_memory_kills` when the training started.
     """
     text = str(error)
+    if isinstance(error, RuntimeError) and text.startswith(os.strerror(errno.EMFILE)):
+        return SegflowError(
+            "batches of the data workers cannot be taken over: this process may not open more files",
+            fix="Raise the limit with ulimit -n, or set training.num_workers=0. The same command goes on.",
+        )
     found = re.search(r"DataLoader worker \(pid\(?s?\)? ?([\d, ]+)\) (.*)", text)
     if not isinstance(error, RuntimeError) or found is None:
         return None

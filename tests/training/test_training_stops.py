@@ -243,6 +243,11 @@ def test_a_killed_worker_is_named_within_ten_seconds():
     assert "num_workers" in str(error)
 
 
+def test_batches_that_need_more_open_files_than_there_may_be_are_told():
+    said = "Too many open files. Communication with the workers is no longer possible."  # torch's own words
+    assert "ulimit -n" in str(name_dead_worker(RuntimeError(said), 0))
+
+
 def test_other_errors_are_no_dead_worker():
     assert name_dead_worker(RuntimeError("shapes do not match"), 0) is None
     assert name_dead_worker(ValueError("DataLoader worker (pid 1) is killed by signal: Killed."), 0) is None
