@@ -24,6 +24,8 @@ SOURCES = ("raw", "phantom", "hippocampus")
 OWN_NAMES = {"phantom": "Dataset001_Phantom", "hippocampus": "Dataset004_Hippocampus"}
 """Source → name of the dataset that the option of that name ships."""
 TEST_DATA = "SEGFLOW_TEST_DATA"
+MAKERS = ("plan", "run")
+"""Commands that make the phantom where nothing else can be meant; their first line says so."""
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +96,7 @@ def _check_unnamed(phantom: DatasetSettings, paths: PathSettings, command: str) 
     if others := sorted(present - {phantom.name}):
         line = command_line(command, dataset=others[0])
         raise SegflowError(problem, found=", ".join(others), fix=f"Name it: {line}; {own}")
-    if phantom.name not in present:
+    if phantom.name not in present and command not in MAKERS:
         first = {
             "select": "Train first: segflow train dataset=…",
             "train": "Plan first: segflow plan dataset=…",

@@ -36,7 +36,18 @@ def dataset(folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", _datasets.MAKERS)
+def test_where_nothing_else_can_be_meant_planning_takes_the_phantom_and_says_so(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _datasets.announce(config(), command).source == "phantom"
+    assert capsys.readouterr().out.startswith("Dataset Dataset001_Phantom (data/raw/Dataset001_Phantom), the phantom")
+    dataset(tmp_path / "data/raw/Dataset042_Liver")
+    with pytest.raises(SegflowError, match=r"which dataset\?.*dataset=phantom"):
+        _datasets.announce(config(), command)
+
+
+@pytest.mark.parametrize("command", sorted({*COMMANDS} - {*_datasets.MAKERS}))
 def test_a_forgotten_dataset_is_asked_for(command: str, tmp_path: Path) -> None:
     with pytest.raises(SegflowError, match=r"which dataset\?.*dataset=phantom"):
         _datasets.announce(config(), command)
