@@ -191,8 +191,10 @@ class StampedFolder:
         difference = origin.difference(stamp)
         if difference is not None:
             return difference
-        intact = all(is_same_file(file, written) for file, written in outputs.items())
-        return None if intact else "a file is missing"
+        other = next((file for file, written in outputs.items() if not is_same_file(file, written)), None)
+        if other is None:
+            return None
+        return "a file was changed" if other.exists() else "a file is missing"
 
     def foreign(self, files: Mapping[str, Iterable[Path]]) -> list[Path]:
         """Files that are there and are not what segflow wrote: somebody else's, or changed by somebody since.

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import dataclasses
+import hashlib
 import io
 import json
 import shutil
@@ -37,6 +40,7 @@ from segflow.inference.ensemble import StoredProbabilities
 from segflow.inference.find_cases import find_cases
 from segflow.inference.load_network import find_previous_stage, load_model
 from segflow.inference.maps import output_names
+from segflow.inference.predict_validation import validated_with
 from segflow.network.nnunet_model import read_nnunet_weights
 from segflow.planning.planner import decide
 from segflow.planning.settings import PlannerSettings
@@ -46,10 +50,12 @@ from segflow.postprocessing.components import postprocess_label_map
 from segflow.preprocessing.preprocess_case import preprocess_case, spacing_in_plan
 from segflow.storage.images import reader_by_name
 from segflow.storage.json_files import read_json_as
+from segflow.storage.predictions import Predictions, Wanted
 from segflow.storage.preprocessed import PreprocessedStore
 from segflow.storage.raw_dataset import find_training_cases, read_description
 from segflow.storage.run_folder import RunFolder
 from segflow.storage.split_files import read_splits
+from segflow.storage.stamps import Origin
 from segflow.training.finished_run import finished_before, goes_on
 from segflow.training.initial_weights import read_initial_weights
 
@@ -225,6 +231,7 @@ def samples() -> dict[str, bytes]:
         "finished.json": {"epochs": 3, "max_epochs": 4, "max_time_seconds": 9.0, "metrics": {"val/dice": 0.5}},
         "decathlon.json": decathlon,
         "outputs.json": output_names(LABELS),
+        "stamp.json": _stamped(),
     }
     files = {
         "model.segflow": made / "model.segflow",
@@ -361,6 +368,37 @@ def _read_outputs(file: Path) -> None:
     StoredProbabilities(place.parent, LABELS, reader_by_name("SimpleITKIO"))
 
 
+def _stamped() -> dict[str, Any]:
+    """A stamp of a label map, with a name that leads out of its folder."""
+    content = {"bytes": 8, "time_ns": 1, "digest": hashlib.blake2b(b"a result", digest_size=16).hexdigest()}
+    outputs = {f"a{ENDING}": content, "entropy/a.nii.gz": content, "../victim": content}
+    settings = {"weights": "w", "folds": ["0"], "checkpoint": "final"}
+    return {
+        **{"format": 1, "way": "predict", "version": 1, "settings": settings},
+        **{"inputs": {"image_0": content}, "outputs": outputs},
+    }
+
+
+def _read_stamp(file: Path) -> None:
+    """Whatever a stamp from elsewhere says, nothing outside its folder is touched, and nothing is done by it."""
+    out, victim, image = file.parent / "out", file.parent / "victim", file.parent / "image"
+    (out / ".segflow").mkdir(parents=True)
+    shutil.copyfile(file, out / ".segflow" / f"a{ENDING}.json")
+    for path in (out / f"a{ENDING}", victim, image):
+        path.write_bytes(b"a result")
+    predictions = Predictions(out, ENDING)
+    wanted = {"a": Wanted(Origin("predict", 1, {"weights": "other"}, {"image_0": image}))}
+    with contextlib.suppress(SegflowError):
+        predictions.prepare(wanted)
+    record = dataclasses.replace(tiny_models.record(), val_cases=("a",))
+    fold = RunFolder(file.parent / "fold_0")
+    shutil.copytree(out, fold.validation)
+    with contextlib.suppress(SegflowError):
+        validated_with(fold, record)
+    if predictions.prepare(wanted, own=True) or victim.read_bytes() != b"a result":
+        raise RuntimeError("a stamp from elsewhere was believed")
+
+
 def _read_table(file: Path) -> None:
     folder = _with(file, "raw")
     if file.name == "cases.csv":
@@ -390,6 +428,7 @@ _READ: dict[str, Callable[[Path], object]] = {
     "finished.json": _read_facts,
     "decathlon.json": _read_decathlon,
     "outputs.json": _read_outputs,
+    "stamp.json": _read_stamp,
     **dict.fromkeys(("cases.csv", "list.csv"), _read_table),
     **dict.fromkeys(("model.segflow", "model.zip"), _read_model),
     "final.ckpt": read_initial_weights,

@@ -104,7 +104,7 @@ def test_a_missing_or_changed_result_is_not_done(inputs: Path) -> None:
     folder, file = StampedFolder(inputs / "out"), inputs / "out" / NAME
     make(folder, origin(inputs))
     file.write_bytes(b"edited")
-    assert folder.why_stale(NAME, origin(inputs)) == "a file is missing"
+    assert folder.why_stale(NAME, origin(inputs)) == "a file was changed"
     assert folder.foreign({NAME: [file]}) == [file]
     file.unlink()
     assert folder.why_stale(NAME, origin(inputs)) == "a file is missing"
