@@ -92,7 +92,7 @@ def test_cases_must_agree_in_channels() -> None:
         summarize(measurements)
 
 
-@pytest.mark.parametrize("change", ["sentinel", 1e-42, 1e-20, 1e-9, 1e25, 1e36])
+@pytest.mark.parametrize("change", ["sentinel", 1e-35, 1e-20, 1e-9, 1e25, 1e36])
 def test_statistics_of_absurd_images_are_finite_and_in_proportion(change: str | float) -> None:
     case = make_case(channels=1)
     plain = summarize([measure_case(case, 2000)]).intensities[0]
