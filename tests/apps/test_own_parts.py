@@ -39,7 +39,7 @@ def test_parts_of_a_users_own_train_resume_and_predict(own: Path) -> None:
     train = ["train", *OWN, *SHORT, "fold=0", "run_name=own"]
     result = start(own, *train)
     assert result.returncode == 0, result.stderr
-    assert "with the same network=" in result.stdout
+    assert "Next: segflow predict --config-dir=my_conf network=shallow model=" in result.stdout
     run = Path("outputs/Dataset001_Phantom/tinyPlans/3d_fullres/own/fold_0")
     longer = ["trainer.max_epochs=3", "training.extend=true"]
     result = start(own, *train, *longer)  # reads optimizer and schedule from the checkpoint
