@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -20,8 +19,6 @@ from segflow.network.build import build_network
 from segflow.storage.images import readable_endings, reader_by_name
 from segflow.storage.links import within
 from segflow.storage.run_folder import named_checkpoint
-
-logger = logging.getLogger(__name__)
 
 PREVIOUS_STAGE_FOLDER = "previous_stage"
 

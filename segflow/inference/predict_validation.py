@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -27,8 +26,6 @@ from segflow.storage.predictions import Predictions, Wanted
 from segflow.storage.preprocessed import PreprocessedStore
 from segflow.storage.run_folder import RunFolder
 from segflow.storage.stamps import FileStamp, Origin, stamp_file
-
-logger = logging.getLogger(__name__)
 
 WAY = "validation"
 VERSION = 1  # raise it when the same weights, arrays and settings begin to give other label maps

@@ -29,7 +29,7 @@ LISTED = 5
 """Cases that a message names before it says how many more there are."""
 
 COMPARED_BYTES = 256 * 2**20
-"""Contents that a start of a training compares at the most, of files whose time differs: under a second's work."""
+"""Contents that a start of a training compares at the most, of files whose time differs; it shall not wait long."""
 
 log = logging.getLogger(__name__)
 

@@ -1,16 +1,14 @@
 """Packed voxels: unpacked to what the header asks for, never to what the packed bytes would become.
 
-Each function gets the bytes that are expected, so that a small file which unpacks to gigabytes costs no memory.
+The bytes that are expected are given, so that a small file which unpacks to gigabytes costs no memory.
 """
 
 from __future__ import annotations
 
-import bz2
 import logging
 import zlib
-from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol, cast
+from typing import cast
 
 from isal import isal_zlib
 
@@ -20,7 +18,7 @@ from segflow.storage.image_formats.contract import RESAVE, unreadable
 log = logging.getLogger(__name__)
 
 GZIP_MAGIC = b"\x1f\x8b"
-GZIP_WINDOW, ZLIB_WINDOW = 31, 15
+GZIP_WINDOW = 31
 SURPLUS_BYTES = 1 << 20
 """What may follow the voxels: some writers pad their files."""
 MOST_TIMES = 1032
@@ -30,21 +28,8 @@ PIECE_BYTES = 1 << 17
 DAMAGE = (OSError, EOFError, zlib.error, cast(type[Exception], isal_zlib.IsalError))  # its stub calls it an object
 
 
-class _Unpacker(Protocol):
-    @property
-    def eof(self) -> bool:
-        """Whether its end was met."""
-
-    @property
-    def unused_data(self) -> bytes:
-        """What was given to it behind the end."""
-
-    def decompress(self, data: bytes | memoryview, max_length: int = -1) -> bytes:
-        """Unpack at most so many bytes."""
-
-
 def inflate(content: bytes, expected: int, file: Path) -> bytes:
-    """Unpack gzip, of one member or several, or a zlib stream.
+    """Unpack gzip, of one member or several.
 
     Args:
         content: Packed bytes; what follows the last member is passed over with a warning.
@@ -59,21 +44,6 @@ def inflate(content: bytes, expected: int, file: Path) -> bytes:
     """
     if len(content) * MOST_TIMES < expected:
         raise truncated(file, f"{len(content)} packed bytes", f"{expected} bytes when unpacked")
-    window = GZIP_WINDOW if content[:2] == GZIP_MAGIC else ZLIB_WINDOW
-    return _unpack(content, expected, file, lambda: isal_zlib.decompressobj(window), GZIP_MAGIC)
-
-
-def inflate_bzip2(content: bytes, expected: int, file: Path) -> bytes:
-    """As `inflate`, for bzip2."""
-    return _unpack(content, expected, file, bz2.BZ2Decompressor, b"BZh")
-
-
-def truncated(file: Path, found: str, expected: str) -> SegflowError:
-    """The error for a file that ends before its voxels do."""
-    return SegflowError(f"cannot read {file}: it is truncated", found=found, expected=expected, fix=RESAVE)
-
-
-def _unpack(content: bytes, expected: int, file: Path, begin: Callable[[], _Unpacker], magic: bytes) -> bytes:
     limit = expected + SURPLUS_BYTES
     view = memoryview(content)
     parts: list[bytes] = []
@@ -81,7 +51,7 @@ def _unpack(content: bytes, expected: int, file: Path, begin: Callable[[], _Unpa
     step = len(view)  # one member, in one call, is the rule; what it leaves over is copied, so others go in pieces
     try:
         while True:
-            unpacker = begin()
+            unpacker = isal_zlib.decompressobj(GZIP_WINDOW)
             while not unpacker.eof:
                 if place >= len(view):
                     raise truncated(file, f"{unpacked} bytes when unpacked", f"{expected} bytes, and their end")
@@ -97,7 +67,7 @@ def _unpack(content: bytes, expected: int, file: Path, begin: Callable[[], _Unpa
                 place = min(place + step, len(view))
             place -= len(unpacker.unused_data)
             step = PIECE_BYTES
-            if view[place : place + len(magic)] != magic:
+            if view[place : place + len(GZIP_MAGIC)] != GZIP_MAGIC:
                 break
     except DAMAGE as error:
         raise unreadable(file, error) from error
@@ -106,3 +76,8 @@ def _unpack(content: bytes, expected: int, file: Path, begin: Callable[[], _Unpa
     if content[place:].strip(b"\0"):
         log.warning("%s: %d bytes behind its packed data are passed over", file, len(content) - place)
     return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def truncated(file: Path, found: str, expected: str) -> SegflowError:
+    """The error for a file that ends before its voxels do."""
+    return SegflowError(f"cannot read {file}: it is truncated", found=found, expected=expected, fix=RESAVE)

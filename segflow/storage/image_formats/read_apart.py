@@ -18,7 +18,7 @@ R = TypeVar("R")
 
 START_SECONDS = 60.0
 BYTES_PER_SECOND = 5e6
-"""Slow disks and slow packings are slower than ours, not than this."""
+"""The slowest disk and packing that are borne."""
 START_BYTES = 1 << 30
 COPIES = 4
 """Libraries hold the voxels as read, unpacked and converted."""
