@@ -25,7 +25,7 @@ from measure import Machine, Measured, Meter, Section, run_function
 from record import OURS, REFERENCE, Options, Record, options
 from training import composed, nnunet_trainer, prepare, shrink
 
-from segflow.planning.settings import PlannerSettings
+from segflow.planning.planner_settings import PlannerSettings
 from segflow.storage.json_files import read_json, write_json
 
 TASKS = {"hippocampus": HIPPOCAMPUS, "acdc": ACDC}

@@ -18,7 +18,7 @@ from measure import Meter, run_function
 from record import OURS, REFERENCE, Options, Record, options
 from training import nnunet_trainer, prepare, shrink
 
-from segflow.planning.settings import PlannerSettings
+from segflow.planning.planner_settings import PlannerSettings
 from segflow.storage.json_files import read_json
 
 PARTS = ("weights", "steps", "patches")
@@ -121,7 +121,7 @@ def _segflow_patches(prepared: str, batch_size: int | None) -> tuple[Any, Any, A
     from segflow.network.cpu_memory import tune_cpu
     from segflow.sampling.patch_dataset import PatchDataset
     from segflow.sampling.patch_sampler import PatchSampler, PatchSamplerSettings
-    from segflow.storage.preprocessed import PreprocessedStore
+    from segflow.storage.preprocessed_store import PreprocessedStore
     from segflow.storage.raw_dataset import read_description
 
     tune_cpu()  # as `segflow train` does

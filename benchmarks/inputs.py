@@ -12,7 +12,7 @@ import SimpleITK as sitk
 
 from segflow.core.splits import SplitSettings, make_splits, splits_to_json
 from segflow.planning.plan_dataset import plan_dataset
-from segflow.planning.settings import PlannerSettings
+from segflow.planning.planner_settings import PlannerSettings
 from segflow.storage.json_files import read_json, write_json
 
 HIPPOCAMPUS, ACDC, CT_117 = "Dataset004_Hippocampus", "Dataset027_ACDC", "Dataset141_TotalSegCT"

@@ -68,9 +68,9 @@ def write_cases(meter: Meter, name: str, theirs: str, ours: str) -> None:
     from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params, nnUNetDatasetBlosc2
 
     from segflow.core.geometry import Box, Geometry
-    from segflow.core.preprocessed import PreprocessedCase, SpatialRecord
+    from segflow.core.preprocessed_case import PreprocessedCase, SpatialRecord
     from segflow.preprocessing.foreground import draw_foreground_locations, location_keys
-    from segflow.storage.preprocessed import PreprocessedStore
+    from segflow.storage.preprocessed_store import PreprocessedStore
 
     task, store, spacing = TASKS[name], PreprocessedStore(Path(ours)), (1.0, 1.0, 1.0)
     Path(theirs).mkdir(parents=True, exist_ok=True)
@@ -145,7 +145,7 @@ def segflow_loader(meter: Meter, name: str, folder: str) -> dict[str, Any]:
     from segflow.network.cpu_memory import tune_cpu
     from segflow.sampling.patch_dataset import PatchDataset
     from segflow.sampling.patch_sampler import PatchSampler, PatchSamplerSettings
-    from segflow.storage.preprocessed import PreprocessedStore
+    from segflow.storage.preprocessed_store import PreprocessedStore
 
     tune_cpu()  # as `segflow train` does
     task, labels = TASKS[name], Labels.from_json(LABELS)

@@ -27,7 +27,7 @@ from measure import Measured, Meter, Section, run_command, run_function, script
 from record import Options, Record, median_seconds, options, peak_bytes
 
 from segflow.planning.plan_dataset import plan_dataset
-from segflow.planning.settings import PlannerSettings
+from segflow.planning.planner_settings import PlannerSettings
 from segflow.storage.json_files import read_json
 
 PARTS = ("lits", "hippocampus", "acdc", "commands")
@@ -81,7 +81,7 @@ def segflow_case(meter: Meter, raw: str, prepared: str, configuration: str) -> N
     from segflow.storage.case_files import find_training_cases
     from segflow.storage.images import read_case, reader_by_name
     from segflow.storage.json_files import read_json
-    from segflow.storage.preprocessed import PreprocessedStore
+    from segflow.storage.preprocessed_store import PreprocessedStore
     from segflow.storage.raw_dataset import read_description
 
     plans = Plans.from_json(read_json(Path(prepared) / "nnUNetPlans.json"))
@@ -153,7 +153,7 @@ def segflow_dataset(meter: Meter, raw: str, prepared: str, configurations: list[
     from segflow.core.dataset import DatasetDescription
     from segflow.planning.measure_dataset import measure_dataset
     from segflow.planning.plan_dataset import plan_dataset
-    from segflow.planning.settings import PlannerSettings
+    from segflow.planning.planner_settings import PlannerSettings
     from segflow.preprocessing.preprocess_dataset import PreprocessSettings, preprocess_dataset
     from segflow.storage.case_files import find_training_cases
     from segflow.storage.images import choose_reader

@@ -24,7 +24,7 @@ from inputs import ACDC, HIPPOCAMPUS, link_dataset, share_plans
 from measure import Measured, Meter, run_function
 from record import OURS, REFERENCE, Options, Record, options, peak_bytes
 
-from segflow.planning.settings import PlannerSettings
+from segflow.planning.planner_settings import PlannerSettings
 from segflow.storage.json_files import read_json, write_json
 
 TASKS = {

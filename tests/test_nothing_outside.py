@@ -21,15 +21,15 @@ from segflow.core.geometry import Geometry
 from segflow.core.plans import Plans
 from segflow.exchange.bundle import export_bundle, import_bundle
 from segflow.exchange.nnunet_v2_model import import_nnunet_model
-from segflow.inference.ensemble import ensemble_cases
+from segflow.inference.ensemble_cases import ensemble_cases
 from segflow.inference.predict_cases import PredictSettings, predict_cases
 from segflow.postprocessing.apply_postprocessing import apply_postprocessing, read_choice
 from segflow.preprocessing.preprocess_dataset import PreprocessSettings, preprocess_dataset
 from segflow.selection.crossval import accumulate_crossval
+from segflow.storage.folds import Fold
 from segflow.storage.images import reader_by_name
 from segflow.storage.json_files import read_json_as
 from segflow.storage.raw_dataset import read_dataset_json
-from segflow.storage.run_folder import RunFolder
 
 ENDING = ".nii.gz"
 READER = reader_by_name("SimpleITKIO")
@@ -245,7 +245,7 @@ def test_preprocessing_does_not_follow_a_link_out_of_its_folder(tmp_path: Path, 
 
 @pytest.mark.parametrize("name", ["checkpoints", "validation", ".hydra", ".lock"])
 def test_a_training_does_not_follow_a_link_out_of_its_folder(tmp_path: Path, victim: Path, name: str) -> None:
-    fold = RunFolder(tmp_path / "out" / "fold_0")
+    fold = Fold(tmp_path / "out" / "fold_0")
     fold.path.mkdir(parents=True)
     (fold.path / name).symlink_to(victim / "x.json" if name == ".lock" else victim)
     with pytest.raises(SegflowError, match=f"{name} is a link"), fold.locked():

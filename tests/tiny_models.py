@@ -12,11 +12,11 @@ import torch
 
 from segflow.core.dataset import DatasetDescription
 from segflow.core.plans import Plans
-from segflow.core.run import RunRecord
+from segflow.core.run_record import RunRecord
 from segflow.core.topology import NetworkTopology
 from segflow.network.build import build_network
 from segflow.network.state import to_nnunet
-from segflow.storage.run_folder import RunFolder
+from segflow.storage.folds import Fold
 
 DATASET = "Dataset900_Tiny"
 LABELS = {"background": 0, "organ": 1, "lesion": 2}
@@ -140,7 +140,7 @@ def make_run(
     run = outputs / DATASET / "nnUNetPlans" / name / run_name
     for fold in folds:
         one = record(name, fold, **options)
-        folder = RunFolder(run / f"fold_{fold}")
+        folder = Fold(run / f"fold_{fold}")
         folder.write_record(one)
         folder.checkpoints.mkdir()
         state = {f"network.{key}": value for key, value in weights(one).items()}

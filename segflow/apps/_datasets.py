@@ -15,8 +15,8 @@ from omegaconf import DictConfig
 from segflow.apps import _edge, _terminal
 from segflow.core.command_line import command_line
 from segflow.core.errors import SegflowError
-from segflow.core.progress import Progress, silent
 from segflow.core.splits import SplitSettings
+from segflow.execution.progress import Progress, silent
 
 HIPPOCAMPUS_URL = "https://msd-for-monai.s3-us-west-2.amazonaws.com/Task04_Hippocampus.tar"
 HIPPOCAMPUS_HASH = "md5:9d24dba78a72977dbd1d2e110310f31b"

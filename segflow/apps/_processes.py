@@ -15,7 +15,7 @@ from types import FrameType
 
 from segflow.apps import _edge
 from segflow.core.errors import SegflowError
-from segflow.core.interrupts import SIGINT_EXIT, SIGTERM_EXIT
+from segflow.execution.interrupts import SIGINT_EXIT, SIGTERM_EXIT
 
 PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 OF_A_RANK = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "PL_GLOBAL_SEED")

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from segflow.core.interrupts import SIGTERM_EXIT, Terminated, exit_code_of_interrupt
+from segflow.execution.interrupts import SIGTERM_EXIT, Terminated, exit_code_of_interrupt
 
 
 @contextmanager

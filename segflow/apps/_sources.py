@@ -8,10 +8,10 @@ from pathlib import Path
 from segflow.apps import _datasets
 from segflow.core.case import CaseFiles
 from segflow.core.errors import SegflowError
-from segflow.core.run import RunRecord
+from segflow.core.run_record import RunRecord
 from segflow.preprocessing.check_arrays import check_files
 from segflow.storage.case_files import discover
-from segflow.storage.preprocessed import PreprocessedStore
+from segflow.storage.preprocessed_store import PreprocessedStore
 from segflow.storage.raw_dataset import check_planned_description, read_description
 
 logger = logging.getLogger(__name__)

@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from segflow.core.progress import Progress as Reporter
-from segflow.core.progress import ProgressEvent
+from segflow.execution.progress import Progress as Reporter
+from segflow.execution.progress import ProgressEvent
 
 LINE_EVERY_SECONDS = 15.0
 """Elsewhere than on a terminal a stage says how far it is this often, and when it ends."""

@@ -12,7 +12,7 @@ from segflow.core.errors import SegflowError
 from segflow.exchange.bundle import export_bundle, import_bundle
 from segflow.exchange.nnunet_v2_model import export_nnunet_model, import_nnunet_model
 from segflow.network.bundle_file import is_bundle
-from segflow.storage.run_folder import named_checkpoint
+from segflow.storage.folds import named_checkpoint
 
 USE = (
     "Use: segflow bundle action=export model=RUN_FOLDER output=liver.segflow, "

@@ -9,11 +9,11 @@ from omegaconf import DictConfig
 from segflow.apps import _datasets, _edge, _terminal
 from segflow.core.command_line import command_line
 from segflow.core.errors import SegflowError
-from segflow.core.progress import Progress
 from segflow.exchange.decathlon import convert_decathlon
 from segflow.exchange.file_list import convert_file_list
 from segflow.exchange.nnunet_v1_dataset import convert_nnunet_v1_dataset
 from segflow.exchange.renumber import renumber_dataset
+from segflow.execution.progress import Progress
 from segflow.storage.json_files import read_json
 
 KINDS = ("auto", "decathlon", "nnunet_v1", "csv", "renumber")

@@ -6,7 +6,7 @@ from omegaconf import DictConfig
 
 from segflow.apps import _datasets, _edge, _terminal
 from segflow.core.errors import SegflowError
-from segflow.core.machine import processor_count
+from segflow.execution.machine import processor_count
 from segflow.storage.case_files import discover
 from segflow.storage.images import reader_of
 from segflow.storage.raw_dataset import check_dataset, read_description

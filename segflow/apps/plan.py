@@ -10,7 +10,7 @@ from segflow.apps import _datasets, _edge, _terminal
 from segflow.core.command_line import command_line
 from segflow.planning.explain import TABLE_HEADER
 from segflow.planning.plan_dataset import PlanReport, plan_dataset
-from segflow.planning.settings import PlannerSettings
+from segflow.planning.planner_settings import PlannerSettings
 
 
 def run(config: DictConfig) -> None:

@@ -12,7 +12,7 @@ from segflow.core.postprocessing import PostprocessingChoice, PostprocessingStep
 from segflow.postprocessing.apply_postprocessing import ApplyReport, apply_postprocessing, read_choice
 from segflow.postprocessing.choose_postprocessing import CHOICE_FILE, PostprocessSettings, choose_postprocessing
 from segflow.selection.crossval import accumulate_crossval
-from segflow.storage.run_folder import find_folds
+from segflow.storage.folds import find_folds
 from segflow.storage.stamps import StampedFolder
 
 USE = (

@@ -12,7 +12,7 @@ from segflow.core.selection import Selection
 from segflow.selection.crossval import find_runs
 from segflow.selection.select_configuration import SELECTION_FILE, SelectSettings, select_configuration
 from segflow.selection.table import selection_rows
-from segflow.storage.run_folder import find_folds
+from segflow.storage.folds import find_folds
 
 
 def run(config: DictConfig) -> None:

@@ -22,7 +22,7 @@ from segflow.core.errors import CaseErrors, SegflowError
 from segflow.core.labels import Labels
 from segflow.core.metrics import Summary
 from segflow.core.plans import Plans
-from segflow.core.run import RunRecord
+from segflow.core.run_record import RunRecord
 from segflow.core.splits import Split
 from segflow.evaluation.evaluate_cases import EvaluateSettings, evaluate_cases
 from segflow.evaluation.score_case import overlap_only
@@ -36,16 +36,16 @@ from segflow.network.nnunet_model import is_nnunet_model, read_nnunet_model, rea
 from segflow.planning.override import override_configuration
 from segflow.planning.split_dataset import read_fold, split_dataset
 from segflow.sampling.patch_sampler import PatchSampler, PatchSamplerSettings
+from segflow.storage.folds import HYDRA_FOLDER, Fold
 from segflow.storage.json_files import read_json_as, written_whole
 from segflow.storage.links import refuse_link
-from segflow.storage.preprocessed import PreprocessedStore
+from segflow.storage.preprocessed_store import PreprocessedStore
 from segflow.storage.raw_dataset import read_dataset_json
-from segflow.storage.run_folder import HYDRA_FOLDER, RunFolder
+from segflow.training.claim_folder import check_arrays_of_run, release_folder
 from segflow.training.initial_weights import read_initial_weights
 from segflow.training.protocols import AugmentationFactory, TrainingParts, TrainResult
-from segflow.training.run_record import check_arrays_of_run, release_folder
-from segflow.training.settings import TrainingSettings
 from segflow.training.train_fold import train_fold
+from segflow.training.training_settings import TrainingSettings
 
 logger = logging.getLogger(__name__)
 
@@ -156,7 +156,7 @@ class Inputs:
 
     prepared: Path
     record: RunRecord
-    folder: RunFolder
+    folder: Fold
     previous_stage: PreprocessedStore | None
     preprocess: str
 
@@ -224,7 +224,7 @@ def _read_inputs(config: DictConfig) -> Inputs:
         settings=_edge.plain(config),
     )
     outputs = Path(paths.outputs).expanduser() / name / str(config.plans)
-    folder = RunFolder(outputs / config.configuration.name / config.run_name / f"fold_{fold.index}")
+    folder = Fold(outputs / config.configuration.name / config.run_name / f"fold_{fold.index}")
     splits = split_dataset(prepared, cases, fold) if record.plan.previous_stage else []
     previous = _previous_stage(record, prepared, splits, outputs, config)
     return Inputs(prepared, record, folder, previous, preprocess)
@@ -304,7 +304,7 @@ def _augmentation(node: DictConfig) -> AugmentationFactory:
     return partial(Augmentation, settings=_edge.read(AugmentationSettings, node))
 
 
-def _write_configuration(folder: RunFolder, config: DictConfig) -> None:
+def _write_configuration(folder: Fold, config: DictConfig) -> None:
     """``.hydra/`` of the first start; from then on a run's folder belongs to one configuration."""
     if folder.record_file.is_file():
         return
@@ -315,7 +315,7 @@ def _write_configuration(folder: RunFolder, config: DictConfig) -> None:
 
 
 @contextmanager
-def _log_file(folder: RunFolder) -> Iterator[None]:
+def _log_file(folder: Fold) -> Iterator[None]:
     """Everything that is logged goes to the run's ``train.log`` too, an error with its traceback."""
     if rank_zero_only.rank != 0:
         yield

@@ -7,14 +7,14 @@ from pathlib import Path
 
 from segflow.core.errors import CaseErrors, SegflowError
 from segflow.core.labels import LabelKey, Labels
-from segflow.core.machine import memory_bytes
 from segflow.core.metrics import CaseMetrics, Summary
-from segflow.core.parallel import Job, run_jobs
-from segflow.core.progress import Progress, ProgressEvent, silent
 from segflow.evaluation.label_pairs import LabelPair, find_pairs, inputs_of, read_pair, worker_count
 from segflow.evaluation.score_case import ScoreSettings, score_case
 from segflow.evaluation.summary import SUMMARY_FILE, write_summary
 from segflow.evaluation.undeclared import Undeclared, undeclared_values, warn_of_undeclared
+from segflow.execution.machine import memory_bytes
+from segflow.execution.parallel import Job, run_jobs
+from segflow.execution.progress import Progress, ProgressEvent, silent
 from segflow.storage.images import ImageIO, reader_of, voxels_of
 from segflow.storage.stamps import Origin, StampedFolder
 

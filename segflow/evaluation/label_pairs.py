@@ -10,7 +10,7 @@ import numpy as np
 
 from segflow.core.errors import CaseErrors, SegflowError
 from segflow.core.geometry import Geometry
-from segflow.core.machine import processor_count
+from segflow.execution.machine import processor_count
 from segflow.storage.images import ImageIO, case_error, same_placement
 from segflow.storage.listing import FETCH, list_folder, tell_passed_over
 

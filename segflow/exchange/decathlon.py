@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from segflow.core.errors import CaseErrors, SegflowError
-from segflow.core.parallel import Job, Outcome, run_jobs
-from segflow.core.progress import Progress, ProgressEvent, silent
 from segflow.exchange.raw_layout import copy_files, dataset_name, described, refuse_taken, visible_images
+from segflow.execution.parallel import Job, Outcome, run_jobs
+from segflow.execution.progress import Progress, ProgressEvent, silent
 from segflow.storage.image_formats.nifti_files import read_nifti, read_nifti_header, write_nifti
 from segflow.storage.json_files import build_as, read_json, write_json
 from segflow.storage.whole_folder import folder_written_whole

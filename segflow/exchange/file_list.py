@@ -11,9 +11,9 @@ from typing import Any
 from segflow.core.case import CaseFiles
 from segflow.core.errors import CaseErrors, SegflowError
 from segflow.core.names import shortened, why_unsafe
-from segflow.core.progress import Progress, ProgressEvent, silent
 from segflow.exchange.raw_layout import refuse_taken
 from segflow.exchange.renumber import renumbered, write_renumbered
+from segflow.execution.progress import Progress, ProgressEvent, silent
 from segflow.storage.case_files import listed_file
 from segflow.storage.case_names import IMAGE_ENDINGS
 from segflow.storage.dataset_check import label_values

@@ -6,8 +6,8 @@ import functools
 from pathlib import Path
 
 from segflow.core.dataset import DatasetDescription
-from segflow.core.progress import Progress, ProgressEvent, silent
 from segflow.exchange.raw_layout import copy_files, dataset_name, described, refuse_taken, visible_images
+from segflow.execution.progress import Progress, ProgressEvent, silent
 from segflow.storage.json_files import build_as, read_json, write_json
 from segflow.storage.raw_dataset import find_training_cases
 from segflow.storage.whole_folder import folder_written_whole

@@ -20,8 +20,8 @@ from segflow.exchange.run_files import run_path, write_runs
 from segflow.network.nnunet_model import CHECKPOINTS, previous_model, read_nnunet_model
 from segflow.network.state import to_nnunet
 from segflow.network.weights import Folds, TrainedFold, choose_folds, read_fold
+from segflow.storage.folds import Fold, find_folds
 from segflow.storage.json_files import write_json, written_whole
-from segflow.storage.run_folder import RunFolder, find_folds
 
 logger = logging.getLogger(__name__)
 
@@ -112,7 +112,7 @@ def export_nnunet_model(run: Path, target: Path, *, folds: Folds = "all", checkp
     return place
 
 
-def _write_fold(place: Path, folder: RunFolder, fold: TrainedFold) -> None:
+def _write_fold(place: Path, folder: Fold, fold: TrainedFold) -> None:
     place.mkdir(parents=True)
     try:
         torch.save(_checkpoint(fold), place / CHECKPOINTS["final"])

@@ -16,9 +16,9 @@ import numpy as np
 from segflow.core.case import CaseFiles
 from segflow.core.dataset import DatasetDescription
 from segflow.core.errors import CaseErrors, SegflowError
-from segflow.core.parallel import Job, run_jobs
-from segflow.core.progress import Progress, ProgressEvent, silent
 from segflow.exchange.raw_layout import refuse_taken
+from segflow.execution.parallel import Job, run_jobs
+from segflow.execution.progress import Progress, ProgressEvent, silent
 from segflow.storage.case_files import LABELS, find_training_cases
 from segflow.storage.dataset_check import label_values
 from segflow.storage.images import ImageIO, case_error, reader_of

@@ -9,10 +9,10 @@ from pathlib import Path
 import torch
 
 from segflow.core.errors import SegflowError
-from segflow.core.run import RunRecord
+from segflow.core.run_record import RunRecord
 from segflow.network.weights import NETWORK_PREFIX, TrainedFold
+from segflow.storage.folds import Fold
 from segflow.storage.json_files import written_whole
-from segflow.storage.run_folder import RunFolder
 from segflow.storage.whole_folder import folder_written_whole
 
 
@@ -57,7 +57,7 @@ def write_run(outputs: Path, folds: Sequence[TrainedFold], run_name: str) -> Pat
     try:
         with folder_written_whole(run) as partial:
             for fold in folds:
-                folder = RunFolder(partial / f"fold_{fold.record.fold}")
+                folder = Fold(partial / f"fold_{fold.record.fold}")
                 state = {NETWORK_PREFIX + name: value for name, value in fold.weights.items()}
                 needed = sum(value.nbytes for value in state.values())
                 with written_whole(folder.checkpoint("final"), needed=needed) as temporary:

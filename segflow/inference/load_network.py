@@ -12,12 +12,12 @@ import torch
 from torch import nn
 
 from segflow.core.errors import SegflowError
-from segflow.core.run import RunRecord
+from segflow.core.run_record import RunRecord
 from segflow.network.build import build_network
 from segflow.network.bundle_file import is_bundle, read_bundle
 from segflow.network.nnunet_model import is_nnunet_model, previous_model, read_nnunet_model
 from segflow.network.weights import Folds, TrainedFold, check_size, load_weights, previous_run, read_fold, read_run
-from segflow.storage.run_folder import RunFolder, named_checkpoint, no_run
+from segflow.storage.folds import Fold, named_checkpoint, no_run
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ class Model:
     source: Path
 
 
-def load_network(folder: RunFolder, checkpoint: str = "final", *, build: Build = build_network) -> nn.Module:
+def load_network(folder: Fold, checkpoint: str = "final", *, build: Build = build_network) -> nn.Module:
     """The network of one of our own folds, with its trained weights.
 
     Args:

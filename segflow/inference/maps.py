@@ -14,7 +14,7 @@ from segflow.core.errors import SegflowError
 from segflow.core.labels import LabelKey, Labels, key_text
 from segflow.core.names import shortened
 from segflow.core.plans import ConfigurationPlan
-from segflow.core.preprocessed import SpatialRecord
+from segflow.core.preprocessed_case import SpatialRecord
 from segflow.preprocessing.restore import restore_probabilities
 from segflow.storage.image_formats.contract import ImageIO
 from segflow.storage.images import reader_by_name

@@ -12,17 +12,17 @@ import numpy as np
 from torch import Tensor
 
 from segflow.core.errors import SegflowError
-from segflow.core.preprocessed import PreprocessedCase, SpatialRecord
-from segflow.core.run import RunRecord
+from segflow.core.preprocessed_case import PreprocessedCase, SpatialRecord
+from segflow.core.run_record import RunRecord
 from segflow.core.splits import Split
 from segflow.inference.origins import WINDOW_SETTINGS
 from segflow.inference.predictor import Predictor
 from segflow.preprocessing.provenance import VERSION as PREPROCESSING
 from segflow.preprocessing.provenance import choices_of, differing_choices
 from segflow.preprocessing.restore import labels_on_grid
+from segflow.storage.folds import FOLD_PREFIX, Fold
 from segflow.storage.links import within
-from segflow.storage.preprocessed import PREDICTED_BY, PreprocessedStore
-from segflow.storage.run_folder import FOLD_PREFIX, RunFolder
+from segflow.storage.preprocessed_store import PREDICTED_BY, PreprocessedStore
 from segflow.storage.stamps import FileStamp, Origin, is_same_file, stamp_file
 
 WAY = "next stage"
@@ -66,9 +66,7 @@ class NextStage:
     taken: frozenset[str]
 
     @classmethod
-    def of(
-        cls, folder: RunFolder, record: RunRecord, name: str, grids: PreprocessedStore, weights: FileStamp
-    ) -> NextStage:
+    def of(cls, folder: Fold, record: RunRecord, name: str, grids: PreprocessedStore, weights: FileStamp) -> NextStage:
         """Open it, and say which validation cases are left out."""
         present, seen = set(grids.case_ids()), set(record.train_cases)
         absent = [case_id for case_id in record.val_cases if case_id not in present]
@@ -226,7 +224,7 @@ class _Inputs:
             return "on another grid than the cascade's arrays"
         stamp = stored.properties.get(PREDICTED_BY)
         if not isinstance(stamp, Mapping):
-            if RunFolder(self.run / f"{FOLD_PREFIX}all").has_weights():
+            if Fold(self.run / f"{FOLD_PREFIX}all").has_weights():
                 return "of an unknown fold: it may be fold all, which was trained on them"
             self.unknown.append(case_id)
             return None
@@ -247,7 +245,7 @@ class _Inputs:
         checkpoint = str(settings["checkpoint"])
         key = (name, checkpoint, str(settings["weights"]))
         if key not in self._weights:
-            file = RunFolder(self.run / f"{FOLD_PREFIX}{name}").checkpoint(checkpoint)
+            file = Fold(self.run / f"{FOLD_PREFIX}{name}").checkpoint(checkpoint)
             is_named = stamp[WEIGHTS_FILE]["digest"] == settings["weights"]
             self._weights[key] = is_named and is_same_file(file, stamp[WEIGHTS_FILE])
         if not self._weights[key]:
@@ -262,7 +260,7 @@ class _Inputs:
         """The record of a fold of the previous stage, or why nothing of it can be used."""
         if not name.isdecimal():
             return f"of fold {name[:20]}, which was trained on them"
-        folder = RunFolder(self.run / f"{FOLD_PREFIX}{int(name)}")
+        folder = Fold(self.run / f"{FOLD_PREFIX}{int(name)}")
         if not folder.is_finished():
             return f"of fold {name}, which is not there, or not trained to its end"
         fold = folder.read_record()

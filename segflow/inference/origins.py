@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from segflow.core.preprocessed import PreprocessedCase
-from segflow.core.run import RunRecord
+from segflow.core.preprocessed_case import PreprocessedCase
+from segflow.core.run_record import RunRecord
 from segflow.storage.stamps import FileStamp, digest_of
 
 WINDOW_SETTINGS = ("overlap", "gaussian", "mirroring", "sums")

@@ -7,18 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from segflow.core.errors import SegflowError
-from segflow.core.progress import Progress, silent
+from segflow.execution.progress import Progress, silent
+from segflow.inference.case_pipeline import PredictReport
 from segflow.inference.find_cases import Input, find_cases, part_of
 from segflow.inference.load_network import Build
 from segflow.inference.origins import WINDOW_SETTINGS, described, record_digest, weights_digest
-from segflow.inference.pipeline import PredictReport
 from segflow.inference.predict_settings import PredictSettings
 from segflow.inference.predict_stage import PredictStage
 from segflow.inference.predictor import Predictor
 from segflow.network.build import build_network
+from segflow.storage.folds import named_checkpoint
 from segflow.storage.images import readable_endings, reader_by_name
 from segflow.storage.links import within
-from segflow.storage.run_folder import named_checkpoint
 
 PREVIOUS_STAGE_FOLDER = "previous_stage"
 

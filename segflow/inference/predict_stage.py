@@ -11,12 +11,12 @@ from torch import Tensor
 
 from segflow.core.case import CaseFiles
 from segflow.core.errors import SegflowError
-from segflow.core.progress import Progress
 from segflow.core.system_errors import system_error
+from segflow.execution.progress import Progress
+from segflow.inference.case_pipeline import PredictReport, Steps, run_cases
 from segflow.inference.find_cases import refuse_too_many
 from segflow.inference.maps import Maps
 from segflow.inference.origins import StampedCase
-from segflow.inference.pipeline import PredictReport, Steps, run_cases
 from segflow.inference.predict_settings import PredictSettings
 from segflow.inference.predictor import Predictor
 from segflow.inference.sliding_window import mean_logits

@@ -9,22 +9,22 @@ from typing import Any
 from torch import Tensor
 
 from segflow.core.errors import SegflowError
-from segflow.core.preprocessed import PreprocessedCase, SpatialRecord
-from segflow.core.progress import Progress, silent
-from segflow.core.run import RunRecord
+from segflow.core.preprocessed_case import PreprocessedCase, SpatialRecord
+from segflow.core.run_record import RunRecord
+from segflow.execution.progress import Progress, silent
+from segflow.inference.case_pipeline import PredictReport, Steps, run_cases
 from segflow.inference.load_network import Build
 from segflow.inference.maps import Maps
 from segflow.inference.next_stage import NextStage
 from segflow.inference.origins import WINDOW_SETTINGS, StampedCase, described, record_digest
-from segflow.inference.pipeline import PredictReport, Steps, run_cases
 from segflow.inference.predict_cases import PredictSettings
 from segflow.inference.predictor import Predictor
 from segflow.network.build import build_network
 from segflow.preprocessing.restore import restore_labels
+from segflow.storage.folds import Fold
 from segflow.storage.images import ImageIO, reader_by_name
 from segflow.storage.predictions import Predictions, Wanted
-from segflow.storage.preprocessed import PreprocessedStore
-from segflow.storage.run_folder import RunFolder
+from segflow.storage.preprocessed_store import PreprocessedStore
 from segflow.storage.stamps import FileStamp, Origin, stamp_file
 
 WAY = "validation"
@@ -33,7 +33,7 @@ VALIDATE_AGAIN = "Run the same 'segflow train' command again; it predicts what i
 
 
 def predict_validation(
-    folder: RunFolder,
+    folder: Fold,
     store: PreprocessedStore,
     settings: PredictSettings | None = None,
     *,
@@ -92,7 +92,7 @@ class _Validation:
         following: The cascades that the label maps are handed on to.
     """
 
-    folder: RunFolder
+    folder: Fold
     store: PreprocessedStore
     settings: PredictSettings
     predictor: Predictor
@@ -160,7 +160,7 @@ class _Computed:
     inputs: dict[str, FileStamp]
 
 
-def validated_with(folder: RunFolder, record: RunRecord) -> dict[str, Any] | None:
+def validated_with(folder: Fold, record: RunRecord) -> dict[str, Any] | None:
     """The settings of the inference by which a fold's validation cases were predicted.
 
     Args:
@@ -193,10 +193,10 @@ def validated_with(folder: RunFolder, record: RunRecord) -> dict[str, Any] | Non
     return None if found is None else {name: found.get(name) for name in ("checkpoint", *WINDOW_SETTINGS)}
 
 
-def _is_of_weights(folder: RunFolder, settings: Mapping[str, Any]) -> bool:
+def _is_of_weights(folder: Fold, settings: Mapping[str, Any]) -> bool:
     file = folder.checkpoint(str(settings.get("checkpoint")))
     return file.is_file() and stamp_file(file)["digest"] == settings.get("weights")
 
 
-def _not_those(folder: RunFolder, case_id: str, problem: str) -> SegflowError:
+def _not_those(folder: Fold, case_id: str, problem: str) -> SegflowError:
     return SegflowError(f"{folder.validation}: {problem}", case=case_id, fix=VALIDATE_AGAIN)

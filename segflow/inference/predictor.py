@@ -19,11 +19,11 @@ from segflow.core.errors import SegflowError
 from segflow.core.geometry import permute
 from segflow.core.intensities import absurd_channels, describe_absurd, labels_for_image
 from segflow.core.labels import Labels
-from segflow.core.machine import check_room
 from segflow.core.plans import ConfigurationPlan
-from segflow.core.preprocessed import PreprocessedCase
-from segflow.core.progress import Progress, silent
-from segflow.core.run import RunRecord
+from segflow.core.preprocessed_case import PreprocessedCase
+from segflow.core.run_record import RunRecord
+from segflow.execution.machine import check_room
+from segflow.execution.progress import Progress, silent
 from segflow.inference.image_objects import image_object
 from segflow.inference.load_network import Build, Model, choose_device, find_previous_stage, load_model
 from segflow.inference.sliding_window import SlidingWindowSettings, predict_logits

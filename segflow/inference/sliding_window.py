@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from segflow.core.errors import SegflowError
-from segflow.core.machine import check_room
-from segflow.core.progress import Progress, ProgressEvent, silent
+from segflow.execution.machine import check_room
+from segflow.execution.progress import Progress, ProgressEvent, silent
 from segflow.inference.tiles import Window, gaussian_importance, group_identical_tiles, mirrored_views
 from segflow.network.levels import logits_of_levels
 

@@ -17,7 +17,7 @@ from segflow.core.dataset import DatasetDescription
 from segflow.core.errors import SegflowError
 from segflow.core.names import LONGEST_NAME, shortened
 from segflow.core.plans import Plans
-from segflow.core.run import RunRecord
+from segflow.core.run_record import RunRecord
 from segflow.network.state import from_nnunet
 from segflow.network.weights import Folds, TrainedFold, choose_folds, plain_weights, read_tensors
 from segflow.storage.json_files import build_as, parse_json, read_json

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from segflow.core.errors import SegflowError
 from segflow.core.names import is_number, safe_name, shortened
-from segflow.core.run import RunRecord
-from segflow.storage.run_folder import FOLD_PREFIX, RunFolder, find_folds
+from segflow.core.run_record import RunRecord
+from segflow.storage.folds import FOLD_PREFIX, Fold, find_folds
 from segflow.storage.zip_files import refuse_compressed
 
 NETWORK_PREFIX = "network."
@@ -52,7 +52,7 @@ class TrainedFold:
     source: str
 
 
-def read_fold(folder: RunFolder, checkpoint: str = "final") -> TrainedFold:
+def read_fold(folder: Fold, checkpoint: str = "final") -> TrainedFold:
     """Read the weights of one of our own folds.
 
     Args:

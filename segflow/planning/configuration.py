@@ -12,8 +12,8 @@ from segflow.core.dataset import DatasetDescription
 from segflow.core.errors import SegflowError
 from segflow.core.topology import NetworkTopology
 from segflow.planning.memory import network_size
-from segflow.planning.settings import PlannerSettings
-from segflow.planning.topology import Pooling, plan_pooling
+from segflow.planning.planner_settings import PlannerSettings
+from segflow.planning.pooling import Pooling, plan_pooling
 
 NORMALIZATION_SCHEMES = {
     "ct": "CTNormalization",

@@ -11,7 +11,7 @@ from segflow.core.fingerprint import Fingerprint
 from segflow.core.geometry import invert_axis_order, permute
 from segflow.core.plans import Plans
 from segflow.planning.memory import memory_gb, network_size
-from segflow.planning.settings import PlannerSettings
+from segflow.planning.planner_settings import PlannerSettings
 from segflow.planning.spacing import resampled_shapes
 
 TABLE_HEADER = ("configuration", "spacing [mm]", "patch", "batch", "levels", "GPU [GB]", "disk [GB]")

@@ -14,9 +14,9 @@ from segflow.core.errors import CaseErrors, SegflowError
 from segflow.core.fingerprint import MEASURE_AGAIN, CaseMeasurement, Fingerprint
 from segflow.core.intensities import describe_absurd
 from segflow.core.labels import Labels
-from segflow.core.machine import memory_bytes, processor_count
-from segflow.core.parallel import Job, run_jobs
-from segflow.core.progress import Progress, ProgressEvent, silent
+from segflow.execution.machine import memory_bytes, processor_count
+from segflow.execution.parallel import Job, run_jobs
+from segflow.execution.progress import Progress, ProgressEvent, silent
 from segflow.planning.measure import measure_case, samples_per_case, summarize
 from segflow.storage.dataset_check import check_label_values
 from segflow.storage.images import ImageIO, read_case

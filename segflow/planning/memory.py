@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from segflow.core.topology import NetworkTopology
-from segflow.planning.settings import PlannerSettings
+from segflow.planning.planner_settings import PlannerSettings
 
 
 def network_size(topology: NetworkTopology, patch_size: Sequence[int], entries: int) -> int:

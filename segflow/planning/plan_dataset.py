@@ -13,8 +13,8 @@ from segflow.core.dataset import DatasetDescription
 from segflow.core.errors import SegflowError
 from segflow.core.fingerprint import Fingerprint
 from segflow.core.plans import Plans
-from segflow.core.progress import Progress, silent
 from segflow.core.splits import Split, SplitSettings
+from segflow.execution.progress import Progress, silent
 from segflow.planning.explain import ConfigurationReport, report_configurations
 from segflow.planning.measure_dataset import fingerprint_origin, measure_dataset, read_fingerprint, write_fingerprint
 from segflow.planning.planner import CONFIGURATIONS, PlannerSettings, decide

@@ -15,7 +15,7 @@ from segflow.core.geometry import permute
 from segflow.core.plans import Plans
 from segflow.planning.configuration import plan_configuration
 from segflow.planning.override import override_configuration
-from segflow.planning.settings import ConfigurationOverride, PlannerSettings
+from segflow.planning.planner_settings import ConfigurationOverride, PlannerSettings
 from segflow.planning.spacing import axis_order, median_resampled_shape, target_spacing
 
 __all__ = ["CONFIGURATIONS", "ConfigurationOverride", "Decision", "PlannerSettings", "decide", "make_plans"]

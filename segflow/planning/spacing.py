@@ -8,7 +8,7 @@ import numpy as np
 
 from segflow.core.fingerprint import Fingerprint
 from segflow.core.geometry import resampled_shape
-from segflow.planning.settings import PlannerSettings
+from segflow.planning.planner_settings import PlannerSettings
 
 
 def target_spacing(fingerprint: Fingerprint, settings: PlannerSettings) -> np.ndarray:

@@ -11,14 +11,14 @@ import numpy as np
 
 from segflow.core.errors import CaseErrors, SegflowError
 from segflow.core.labels import LabelKey, Labels
-from segflow.core.machine import memory_bytes
 from segflow.core.metrics import mean_of_defined
-from segflow.core.parallel import Job, run_jobs
 from segflow.core.postprocessing import PostprocessingChoice, PostprocessingStep, PostprocessingTrial
-from segflow.core.progress import Progress, ProgressEvent, silent
 from segflow.evaluation.evaluate_cases import BYTES_PER_VOXEL
 from segflow.evaluation.label_pairs import find_pairs, inputs_of, worker_count
 from segflow.evaluation.undeclared import warn_of_undeclared
+from segflow.execution.machine import memory_bytes
+from segflow.execution.parallel import Job, run_jobs
+from segflow.execution.progress import Progress, ProgressEvent, silent
 from segflow.postprocessing.held_case import HeldCase, hold_case, try_steps
 from segflow.storage.images import reader_of, voxels_of
 from segflow.storage.json_files import write_json

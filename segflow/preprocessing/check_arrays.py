@@ -22,7 +22,7 @@ from segflow.preprocessing.provenance import (
     made_from,
     roles_of,
 )
-from segflow.storage.preprocessed import PREDICTED_BY, PreprocessedStore
+from segflow.storage.preprocessed_store import PREDICTED_BY, PreprocessedStore
 from segflow.storage.stamps import digest_of, is_same_file
 
 LISTED = 5

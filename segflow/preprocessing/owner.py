@@ -19,7 +19,7 @@ from segflow.preprocessing.provenance import (
     made_from,
 )
 from segflow.storage.json_files import read_json
-from segflow.storage.preprocessed import PreprocessedStore
+from segflow.storage.preprocessed_store import PreprocessedStore
 
 
 def check_owner(

@@ -14,9 +14,9 @@ from segflow.core.errors import SegflowError
 from segflow.core.fingerprint import ChannelIntensities
 from segflow.core.geometry import Box, Geometry, permute, resampled_shape
 from segflow.core.labels import Labels
-from segflow.core.machine import check_room
 from segflow.core.plans import ConfigurationPlan, Plans
-from segflow.core.preprocessed import PreprocessedCase, SpatialRecord
+from segflow.core.preprocessed_case import PreprocessedCase, SpatialRecord
+from segflow.execution.machine import check_room
 from segflow.preprocessing.foreground import draw_foreground_locations, location_keys
 from segflow.preprocessing.normalization import normalize
 from segflow.preprocessing.resampling import resample_image, resample_label

@@ -14,10 +14,10 @@ from segflow.core.errors import SegflowError
 from segflow.core.geometry import permute, resampled_shape
 from segflow.core.intensities import absurd_channels, describe_absurd
 from segflow.core.labels import Labels
-from segflow.core.machine import memory_bytes, processor_count
-from segflow.core.parallel import Job, run_jobs
 from segflow.core.plans import ConfigurationPlan, Plans
-from segflow.core.progress import Progress, ProgressEvent, silent
+from segflow.execution.machine import memory_bytes, processor_count
+from segflow.execution.parallel import Job, run_jobs
+from segflow.execution.progress import Progress, ProgressEvent, silent
 from segflow.preprocessing.owner import check_owner
 from segflow.preprocessing.preprocess_case import normalization_of, normalize_case, spacing_in_plan, to_plan_space
 from segflow.preprocessing.provenance import PLANS, PROVENANCE, choices_of, stamp_files, why_outdated
@@ -26,7 +26,7 @@ from segflow.storage.dataset_check import check_label_values
 from segflow.storage.images import ImageIO, case_error, read_case, reader_by_name
 from segflow.storage.label_map_files import copy_label_map, is_copied, remove_label_map
 from segflow.storage.links import within
-from segflow.storage.preprocessed import PreprocessedStore
+from segflow.storage.preprocessed_store import PreprocessedStore
 from segflow.storage.raw_dataset import check_planned_description, read_description
 from segflow.storage.stamps import say_why
 

@@ -18,7 +18,7 @@ from segflow.core.plans import ConfigurationPlan, Plans
 from segflow.preprocessing.foreground import location_keys
 from segflow.storage.json_files import read_json
 from segflow.storage.label_map_files import case_inputs
-from segflow.storage.preprocessed import PreprocessedStore
+from segflow.storage.preprocessed_store import PreprocessedStore
 from segflow.storage.stamps import MISSING, FileStamp, is_same_file, stamp_file
 
 PROVENANCE = "made_from"

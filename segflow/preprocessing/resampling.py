@@ -11,8 +11,8 @@ import numpy as np
 
 from segflow.core.errors import SegflowError
 from segflow.core.geometry import ANISOTROPY_THRESHOLD
-from segflow.core.machine import granted_threads
 from segflow.core.plans import ResamplingPlan
+from segflow.execution.machine import granted_threads
 from segflow.preprocessing.interpolation import Band, axis_bands, nearest_indices
 from segflow.preprocessing.label_resampling import TieRule, resize_label
 

@@ -14,7 +14,7 @@ import torch
 from segflow.core.errors import SegflowError
 from segflow.core.labels import Labels
 from segflow.core.plans import ConfigurationPlan
-from segflow.core.preprocessed import SpatialRecord
+from segflow.core.preprocessed_case import SpatialRecord
 from segflow.preprocessing.device_slabs import DeviceSlabResampler
 from segflow.preprocessing.resampling import interpolation_of
 from segflow.preprocessing.slabs import Range, SlabResampler

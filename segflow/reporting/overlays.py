@@ -11,8 +11,8 @@ from PIL import Image
 
 from segflow.core.case import CaseFiles
 from segflow.core.errors import SegflowError
-from segflow.core.parallel import Job, run_jobs
-from segflow.core.progress import Progress, ProgressEvent, silent
+from segflow.execution.parallel import Job, run_jobs
+from segflow.execution.progress import Progress, ProgressEvent, silent
 from segflow.storage.images import ImageIO, case_error, read_case
 from segflow.storage.json_files import written_whole
 

@@ -17,10 +17,10 @@ from segflow.core.case import CaseFiles
 from segflow.core.errors import SegflowError
 from segflow.core.labels import Labels
 from segflow.core.metrics import CaseMetrics, Summary, mean_of_defined
-from segflow.core.run import RunRecord
+from segflow.core.run_record import RunRecord
 from segflow.reporting.overlays import PALETTE, best_slice, channel_of, draw_overlay
+from segflow.storage.folds import Fold
 from segflow.storage.images import reader_by_name
-from segflow.storage.run_folder import RunFolder
 from segflow.storage.stamps import Origin, StampedFolder, digest_of
 
 STYLE = """
@@ -56,7 +56,7 @@ class Table:
 
 def write_report(
     file: Path,
-    folds: Sequence[RunFolder],
+    folds: Sequence[Fold],
     summary: Summary,
     *,
     tables: Sequence[Table] = (),
@@ -98,7 +98,7 @@ def write_report(
         (place / file.name).write_text(page, encoding="utf-8")
 
 
-def _heading(record: RunRecord, folds: Sequence[RunFolder], summary: Summary, notes: Sequence[str]) -> str:
+def _heading(record: RunRecord, folds: Sequence[Fold], summary: Summary, notes: Sequence[str]) -> str:
     plan = record.plan
     facts = {
         "folds": ", ".join(fold.fold for fold in folds),
@@ -137,7 +137,7 @@ def _cases_table(summary: Summary, labels: Labels) -> Table:
     return Table("Dice of each case, the worst first", [["case", *names, "mean"], *rows], folded=True)
 
 
-def _curves(folds: Sequence[RunFolder]) -> str:
+def _curves(folds: Sequence[Fold]) -> str:
     figures = [
         f"<figure><figcaption>Fold {escape(fold.fold)}</figcaption>{_picture(fold.progress_png.read_bytes())}</figure>"
         for fold in folds

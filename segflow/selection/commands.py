@@ -7,7 +7,7 @@ from pathlib import Path
 
 from segflow.core.command_line import command_line
 from segflow.core.names import is_number
-from segflow.core.run import RunRecord
+from segflow.core.run_record import RunRecord
 from segflow.core.selection import Candidate
 from segflow.inference.predict_cases import PredictSettings
 

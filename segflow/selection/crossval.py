@@ -10,18 +10,18 @@ from pathlib import Path
 from segflow.core.errors import CaseErrors, SegflowError
 from segflow.core.metrics import Summary
 from segflow.core.names import is_number
-from segflow.core.progress import Progress, silent
-from segflow.core.run import RunRecord
+from segflow.core.run_record import RunRecord
 from segflow.evaluation.evaluate_cases import EvaluateSettings, evaluate_cases
 from segflow.evaluation.score_case import overlap_only
-from segflow.inference.ensemble import StoredProbabilities
+from segflow.execution.progress import Progress, silent
+from segflow.inference.ensemble_cases import StoredProbabilities
 from segflow.inference.predict_validation import VALIDATE_AGAIN, validated_with
+from segflow.storage.folds import TRAIN_FIRST, Fold, find_folds
 from segflow.storage.images import reader_by_name
 from segflow.storage.json_files import write_json
 from segflow.storage.label_map_files import copy_label_map, remove_label_map
 from segflow.storage.links import within
 from segflow.storage.predictions import Predictions, Wanted
-from segflow.storage.run_folder import TRAIN_FIRST, RunFolder, find_folds
 from segflow.storage.stamps import Origin
 
 log = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ class CrossValidation:
     folder: Path
     record: RunRecord
     folds: tuple[str, ...]
-    cases: Mapping[str, RunFolder]
+    cases: Mapping[str, Fold]
     summary: Summary
     notes: tuple[str, ...] = ()
 
@@ -123,14 +123,14 @@ def accumulate_crossval(
     return CrossValidation(run, folder, record, names, cases, summary, _notes(run, folds, waiting, records, cases))
 
 
-def _apart(folds: list[RunFolder]) -> tuple[list[RunFolder], list[RunFolder]]:
+def _apart(folds: list[Fold]) -> tuple[list[Fold], list[Fold]]:
     """The folds that can be scored, and those that are not trained to their end; all, where none is."""
     done = [fold for fold in folds if fold.is_finished() or fold.validation.is_dir()]
     return (done, [fold for fold in folds if fold not in done]) if done else (folds, [])
 
 
-def _cases_of(folds: list[RunFolder], records: list[RunRecord]) -> dict[str, RunFolder]:
-    cases: dict[str, RunFolder] = {}
+def _cases_of(folds: list[Fold], records: list[RunRecord]) -> dict[str, Fold]:
+    cases: dict[str, Fold] = {}
     problems = []
     for fold, record in zip(folds, records, strict=True):
         for case_id in record.val_cases:
@@ -147,7 +147,7 @@ def _cases_of(folds: list[RunFolder], records: list[RunRecord]) -> dict[str, Run
     return cases
 
 
-def _as_validated(folds: list[RunFolder], records: list[RunRecord]) -> RunRecord:
+def _as_validated(folds: list[Fold], records: list[RunRecord]) -> RunRecord:
     """The first record, with the settings that the validation cases were really predicted with.
 
     ``run.json`` says how they would be predicted by the last start, which may not have come to it.
@@ -181,7 +181,7 @@ def _as_validated(folds: list[RunFolder], records: list[RunRecord]) -> RunRecord
     return replace(first, settings={**first.settings, "inference": inference})
 
 
-def _gather(folder: Path, cases: Mapping[str, RunFolder], record: RunRecord) -> None:
+def _gather(folder: Path, cases: Mapping[str, Fold], record: RunRecord) -> None:
     """Copy the label maps that are not there already; a copy says which label map it is of."""
     ending = record.dataset.file_ending
     predictions = Predictions(folder, ending)
@@ -201,10 +201,10 @@ def _gather(folder: Path, cases: Mapping[str, RunFolder], record: RunRecord) -> 
 
 def _notes(
     run: Path,
-    folds: list[RunFolder],
-    waiting: list[RunFolder],
+    folds: list[Fold],
+    waiting: list[Fold],
     records: list[RunRecord],
-    cases: Mapping[str, RunFolder],
+    cases: Mapping[str, Fold],
 ) -> tuple[str, ...]:
     known = {case for record in records for case in (*record.train_cases, *record.val_cases)}
     notes = [f"{fold.path} is not trained to its end and is left out. {VALIDATE_FIRST}" for fold in waiting]

@@ -8,13 +8,13 @@ from pathlib import Path
 
 from segflow.core.errors import CaseErrors, SegflowError
 from segflow.core.labels import Labels
-from segflow.core.machine import memory_bytes
 from segflow.core.metrics import CaseMetrics, Summary
-from segflow.core.parallel import Job, run_jobs
-from segflow.core.progress import Progress, ProgressEvent, silent
 from segflow.evaluation.label_pairs import worker_count
 from segflow.evaluation.score_case import overlap_only, score_case
-from segflow.inference.ensemble import StoredProbabilities, StreamedDecision, weighted_mean
+from segflow.execution.machine import memory_bytes
+from segflow.execution.parallel import Job, run_jobs
+from segflow.execution.progress import Progress, ProgressEvent, silent
+from segflow.inference.ensemble_cases import StoredProbabilities, StreamedDecision, weighted_mean
 from segflow.selection.crossval import CrossValidation
 from segflow.storage.images import ImageIO, case_error, reader_by_name, voxels_of
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from segflow.core.errors import SegflowError
 from segflow.core.metrics import Summary, mean_of_defined
-from segflow.core.progress import Progress, silent
 from segflow.core.selection import Candidate, Selection
 from segflow.evaluation.compare import estimate_difference
 from segflow.evaluation.summary import SUMMARY_FILE
-from segflow.inference.ensemble import SAVE_THEM
+from segflow.execution.progress import Progress, silent
+from segflow.inference.ensemble_cases import SAVE_THEM
 from segflow.postprocessing.choose_postprocessing import CHOICE_FILE, PostprocessSettings, choose_postprocessing
 from segflow.selection.commands import predict_commands
 from segflow.selection.crossval import CrossValidation, accumulate_crossval

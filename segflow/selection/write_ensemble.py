@@ -7,9 +7,9 @@ from pathlib import Path
 
 from segflow.core.errors import CaseErrors
 from segflow.core.labels import Labels
-from segflow.core.parallel import Job, run_jobs
 from segflow.evaluation.label_pairs import worker_count
-from segflow.inference.ensemble import StoredProbabilities, decide_case, ensemble_origin
+from segflow.execution.parallel import Job, run_jobs
+from segflow.inference.ensemble_cases import StoredProbabilities, decide_case, ensemble_origin
 from segflow.selection.crossval import CrossValidation
 from segflow.storage.images import ImageIO, reader_by_name, voxels_of
 from segflow.storage.json_files import write_json

@@ -14,8 +14,8 @@ from segflow.core.errors import SegflowError
 from segflow.core.geometry import Geometry
 from segflow.core.intensities import ABSURD_FIX, absurd_channels, absurd_values
 from segflow.core.labels import Labels
-from segflow.core.parallel import Job, run_jobs
-from segflow.core.progress import Progress, ProgressEvent, silent
+from segflow.execution.parallel import Job, run_jobs
+from segflow.execution.progress import Progress, ProgressEvent, silent
 from segflow.storage.case_files import discover, look_at_held_out
 from segflow.storage.images import (
     SAME_GRID,

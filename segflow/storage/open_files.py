@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from segflow.core.machine import open_files_limit, raise_open_files_limit
+from segflow.execution.machine import open_files_limit, raise_open_files_limit
 
 _SHARE = 4
 """One store takes this part of the files that the process may have open: several stores are read at once, and

@@ -17,7 +17,7 @@ from scipy.ndimage import gaussian_filter
 
 from segflow.core.errors import SegflowError
 from segflow.core.geometry import Geometry
-from segflow.core.progress import Progress, ProgressEvent, silent
+from segflow.execution.progress import Progress, ProgressEvent, silent
 from segflow.storage.image_formats.nifti_files import write_nifti
 from segflow.storage.image_formats.placement import ItkPlacement, affine_of
 from segflow.storage.json_files import read_json_as, write_json

@@ -12,7 +12,7 @@ import stat
 from pathlib import Path
 
 from segflow.core.errors import SegflowError
-from segflow.core.machine import memory_bytes
+from segflow.execution.machine import memory_bytes
 from segflow.storage.listing import missing_file
 
 KINDS = {

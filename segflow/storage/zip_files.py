@@ -10,8 +10,8 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from segflow.core.errors import UNUSABLE, SegflowError
-from segflow.core.machine import memory_bytes
 from segflow.core.names import shortened
+from segflow.execution.machine import memory_bytes
 
 BROKEN = "It may be cut off or changed; copy it again."
 

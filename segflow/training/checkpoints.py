@@ -18,8 +18,8 @@ from torch.serialization import get_unsafe_globals_in_checkpoint
 
 from segflow.core.errors import SegflowError
 from segflow.network.weights import read_tensors
+from segflow.storage.folds import Fold
 from segflow.storage.json_files import written_whole
-from segflow.storage.run_folder import RunFolder
 
 MONITOR = "val/dice_ema"
 
@@ -126,7 +126,7 @@ class RunCheckpoints(Checkpoint):
         files: Writes them; the same that the trainer has.
     """
 
-    def __init__(self, folder: RunFolder, files: WholeCheckpointIO) -> None:
+    def __init__(self, folder: Fold, files: WholeCheckpointIO) -> None:
         self._folder = folder
         self._files = files
         self.best: float | None = None

@@ -8,7 +8,7 @@ import pytorch_lightning as pl
 from torch.utils.data import Dataset
 
 from segflow.core.errors import SegflowError
-from segflow.core.machine import free_shared_memory
+from segflow.execution.machine import free_shared_memory
 from segflow.training.loader import EpochLoader, choose_workers, fit_workers
 
 TRAIN_BATCHES = 250

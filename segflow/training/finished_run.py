@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from operator import index
 from typing import Any
 
+from segflow.storage.folds import Fold
 from segflow.storage.json_files import read_json_as
-from segflow.storage.run_folder import RunFolder
 from segflow.training.protocols import TrainResult
 from segflow.training.time_budget import parse_duration
 
 logger = logging.getLogger(__name__)
 
 
-def goes_on(folder: RunFolder, options: Mapping[str, Any], *, extend: bool) -> bool:
+def goes_on(folder: Fold, options: Mapping[str, Any], *, extend: bool) -> bool:
     """Whether a finished run is to be longer: in epochs, or in time where that ended it.
 
     Args:
@@ -37,7 +37,7 @@ def goes_on(folder: RunFolder, options: Mapping[str, Any], *, extend: bool) -> b
     return max_time is None or parse_duration(max_time) > (facts.max_time_seconds or 0)
 
 
-def finished_before(folder: RunFolder) -> TrainResult:
+def finished_before(folder: Fold) -> TrainResult:
     """The result of a run that was finished by an earlier start."""
     facts = _read_facts(folder)
     epochs = facts.epochs
@@ -76,5 +76,5 @@ class _Facts:
         return self.max_time_seconds is not None and (self.epochs or 0) < (self.max_epochs or 0)
 
 
-def _read_facts(folder: RunFolder) -> _Facts:
+def _read_facts(folder: Fold) -> _Facts:
     return read_json_as(folder.finished_file, _Facts.from_json)

@@ -19,10 +19,10 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from segflow.core.errors import SegflowError
-from segflow.core.interrupts import SIGTERM_EXIT, exit_code_of_interrupt
+from segflow.execution.interrupts import SIGTERM_EXIT, exit_code_of_interrupt
 from segflow.sampling.batch import PatchBatch
+from segflow.storage.folds import Fold
 from segflow.storage.json_files import write_json
-from segflow.storage.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ class LossGuard(Callback):
         limit: Such steps in a row that are borne.
     """
 
-    def __init__(self, folder: RunFolder, limit: int) -> None:
+    def __init__(self, folder: Fold, limit: int) -> None:
         self._folder = folder
         self._limit = limit
         self._recent: list[_Step] = []
@@ -138,7 +138,7 @@ class StopFile(Callback):
     The file is removed, so that the same command goes on from there.
     """
 
-    def __init__(self, folder: RunFolder) -> None:
+    def __init__(self, folder: Fold) -> None:
         self._folder = folder
         self.stopped = False
 

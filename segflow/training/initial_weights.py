@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from segflow.core.errors import SegflowError
 from segflow.core.names import shortened
 from segflow.network.weights import NETWORK_PREFIX, network_weights, read_fold, read_tensors
-from segflow.storage.run_folder import find_folds
+from segflow.storage.folds import find_folds
 
 logger = logging.getLogger(__name__)
 

@@ -17,8 +17,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from segflow.core.errors import SegflowError
-from segflow.core.machine import SHARED_MEMORY, out_of_memory_kills, processor_count
 from segflow.core.system_errors import size_text
+from segflow.execution.machine import SHARED_MEMORY, out_of_memory_kills, processor_count
 
 logger = logging.getLogger(__name__)
 

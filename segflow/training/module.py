@@ -12,7 +12,7 @@ from torch import nn
 
 from segflow.core.errors import SegflowError
 from segflow.core.labels import Labels
-from segflow.loss.overlap import hard_counts
+from segflow.loss.hard_counts import hard_counts
 from segflow.network.levels import logits_of_levels
 from segflow.sampling.batch import PatchBatch
 from segflow.training.device_augmentation import DeviceAugmentation

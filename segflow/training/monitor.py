@@ -15,10 +15,10 @@ import torch
 from pytorch_lightning.callbacks import Callback
 
 from segflow.core.labels import Labels
-from segflow.core.progress import Progress, ProgressEvent, silent
+from segflow.execution.progress import Progress, ProgressEvent, silent
 from segflow.reporting.curves import write_progress_picture
+from segflow.storage.folds import Fold
 from segflow.storage.json_files import written_whole
-from segflow.storage.run_folder import RunFolder
 from segflow.training.loggers import log_outcome
 from segflow.training.module import EpochValues, SegmentationModule
 
@@ -51,7 +51,7 @@ class EpochReport(Callback):
         progress: Told after each epoch.
     """
 
-    def __init__(self, folder: RunFolder, labels: Labels, progress: Progress = silent) -> None:
+    def __init__(self, folder: Fold, labels: Labels, progress: Progress = silent) -> None:
         self._folder = folder
         self._names = [labels.name_of(key) for key in labels.foreground_keys]
         self._progress = progress

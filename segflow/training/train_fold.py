@@ -18,16 +18,17 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from segflow.augmentation.pipeline import ValidationTransform
 from segflow.core.errors import SegflowError
-from segflow.core.interrupts import SIGTERM_EXIT
-from segflow.core.machine import out_of_memory_kills, processor_count
-from segflow.core.progress import Progress, silent
-from segflow.core.run import RunRecord
+from segflow.core.run_record import RunRecord
+from segflow.execution.interrupts import SIGTERM_EXIT
+from segflow.execution.machine import out_of_memory_kills, processor_count
+from segflow.execution.progress import Progress, silent
 from segflow.loss.deep_supervision import DeepSupervisionLoss
 from segflow.sampling.patch_dataset import PatchDataset
+from segflow.storage.folds import Fold
 from segflow.storage.images import left_right_axis
-from segflow.storage.preprocessed import PreprocessedStore
-from segflow.storage.run_folder import RunFolder
+from segflow.storage.preprocessed_store import PreprocessedStore
 from segflow.training.checkpoints import RunCheckpoints, WholeCheckpointIO, link_checkpoint
+from segflow.training.claim_folder import FREE_SETTINGS, check_arrays_of_run, claim_folder
 from segflow.training.compilation import compile_if_it_pays
 from segflow.training.datamodule import PatchDataModule
 from segflow.training.device_augmentation import DeviceAugmentation
@@ -48,12 +49,11 @@ from segflow.training.loggers import close_loggers, log_hyper_parameters
 from segflow.training.module import SegmentationModule
 from segflow.training.monitor import EpochReport
 from segflow.training.parameters import freeze
-from segflow.training.pictures import PatchPictures
+from segflow.training.patch_pictures import PatchPictures
 from segflow.training.protocols import AugmentationLike, TrainingParts, TrainResult
-from segflow.training.run_record import FREE_SETTINGS, check_arrays_of_run, claim_folder
-from segflow.training.settings import TrainingSettings
 from segflow.training.time_budget import TimeBudget, parse_duration
 from segflow.training.trainer import build_trainer, epoch_batches, trainer_options
+from segflow.training.training_settings import TrainingSettings
 from segflow.training.volume_validation import VolumeValidation
 
 logger = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ CORES_FOR_WORKERS = 6
 
 
 def train_fold(
-    folder: RunFolder,
+    folder: Fold,
     record: RunRecord,
     store: PreprocessedStore,
     parts: TrainingParts,
@@ -128,7 +128,7 @@ def train_fold(
 
 @dataclass(slots=True)
 class _Run:
-    folder: RunFolder
+    folder: Fold
     record: RunRecord
     store: PreprocessedStore
     parts: TrainingParts
@@ -387,7 +387,7 @@ def _fit(trainer: pl.Trainer, module: SegmentationModule, data: PatchDataModule,
         close_loggers(trainer)
 
 
-def _claim(folder: RunFolder, record: RunRecord, settings: TrainingSettings, free_settings: Sequence[str]) -> bool:
+def _claim(folder: Fold, record: RunRecord, settings: TrainingSettings, free_settings: Sequence[str]) -> bool:
     """Rank 0 writes; the others were started by it, so that the record is there."""
     if rank_zero_only.rank != 0:
         return True

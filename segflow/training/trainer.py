@@ -14,7 +14,7 @@ from pytorch_lightning.plugins.environments import SLURMEnvironment
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from segflow.core.errors import SegflowError
-from segflow.storage.run_folder import RunFolder
+from segflow.storage.folds import Fold
 from segflow.training.checkpoints import WholeCheckpointIO
 from segflow.training.datamodule import TRAIN_BATCHES, VAL_BATCHES, resolve_batches
 from segflow.training.protocols import TrainingParts
@@ -36,7 +36,7 @@ def epoch_batches(options: Mapping[str, Any], *, has_validation: bool) -> tuple[
 
 def build_trainer(
     parts: TrainingParts,
-    folder: RunFolder,
+    folder: Fold,
     *,
     callbacks: Sequence[Callback],
     files: WholeCheckpointIO,

@@ -12,11 +12,11 @@ from omegaconf import DictConfig, OmegaConf
 from segflow.apps import _command_line, _datasets, _edge
 from segflow.evaluation.evaluate_cases import EvaluateSettings
 from segflow.inference.predict_cases import PredictSettings
-from segflow.planning.settings import PlannerSettings
+from segflow.planning.planner_settings import PlannerSettings
 from segflow.postprocessing.choose_postprocessing import PostprocessSettings
 from segflow.preprocessing.preprocess_dataset import PreprocessSettings
 from segflow.selection.select_configuration import SelectSettings
-from segflow.training.settings import TrainingSettings
+from segflow.training.training_settings import TrainingSettings
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 COMMANDS = sorted(file.stem for file in CONF.glob("*.yaml") if not file.stem.startswith("_"))

@@ -12,7 +12,7 @@ import SimpleITK as sitk
 import torch
 from apps_commands import SHORT, TINY, start
 
-from segflow.storage.run_folder import RunFolder
+from segflow.storage.folds import Fold
 
 NAME = "Dataset001_Phantom"
 RUN = Path("outputs") / NAME / "tinyPlans" / "3d_fullres" / "default" / "fold_0"
@@ -111,7 +111,7 @@ def test_arrays_of_a_label_that_was_edited_since_are_refused_with_the_command_th
 
 def test_a_second_command_in_the_folder_of_a_training_is_turned_away(job: Path) -> None:
     before = (job / RUN / "train.log").read_bytes()
-    with RunFolder(job / RUN).locked():
+    with Fold(job / RUN).locked():
         result = start(job, "train", "fold=0", *SHORT, "save_probabilities=true")
     assert result.returncode == 1
     assert f"found process {os.getpid()} on" in result.stderr

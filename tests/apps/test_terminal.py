@@ -7,7 +7,7 @@ import logging
 import pytest
 
 from segflow.apps import _terminal
-from segflow.core.progress import ProgressEvent
+from segflow.execution.progress import ProgressEvent
 
 
 def test_square_brackets_are_text(capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,7 +13,7 @@ from segflow.core.dataset import DatasetDescription
 from segflow.core.errors import SegflowError
 from segflow.core.names import LONGEST_NAME, check_fold, safe_ending, safe_name
 from segflow.core.plans import Plans
-from segflow.core.run import RunRecord
+from segflow.core.run_record import RunRecord
 from segflow.core.splits import splits_from_json
 
 HOSTILE = (

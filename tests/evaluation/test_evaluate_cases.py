@@ -16,10 +16,10 @@ import SimpleITK as sitk
 from segflow.core.errors import SegflowError
 from segflow.core.labels import Labels
 from segflow.core.metrics import Summary
-from segflow.core.progress import ProgressEvent
 from segflow.evaluation.evaluate_cases import EvaluateSettings, evaluate_cases
 from segflow.evaluation.score_case import overlap_only
 from segflow.evaluation.summary import read_scores_of, read_summary, table_rows
+from segflow.execution.progress import ProgressEvent
 
 LABELS = Labels({"background": 0, "anterior": 1, "posterior": 2})
 REGIONS = Labels.from_json({"background": 0, "whole": [1, 2], "core": [2]}, [1, 2])

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from segflow.core.errors import SegflowError
-from segflow.core.progress import ProgressEvent
 from segflow.exchange.decathlon import convert_decathlon, dataset_name
+from segflow.execution.progress import ProgressEvent
 from segflow.storage.images import choose_reader, read_case
 from segflow.storage.raw_dataset import check_dataset, find_images, find_training_cases, read_description
 

@@ -19,7 +19,7 @@ from segflow.core.errors import SegflowError
 from segflow.exchange.nnunet_v2_model import export_nnunet_model, import_nnunet_model
 from segflow.network.nnunet_model import read_nnunet_model
 from segflow.network.weights import read_fold
-from segflow.storage.run_folder import RunFolder, find_folds
+from segflow.storage.folds import Fold, find_folds
 
 NAMES = ["2d", "3d_fullres", "3d_cascade_fullres"]
 KEYS = {
@@ -85,7 +85,7 @@ def test_exported_checkpoint_names_every_alias_once_in_the_file(tmp_path: Path) 
     name = "encoder.stages.0.0.convs.0.conv.weight"
     for alias in (name.replace("conv.weight", "all_modules.0.weight"), f"decoder.{name}"):
         assert state[alias].data_ptr() == state[name].data_ptr()
-    weights = sum(value.nbytes for value in read_fold(RunFolder(run / "fold_0")).weights.values())
+    weights = sum(value.nbytes for value in read_fold(Fold(run / "fold_0")).weights.values())
     with zipfile.ZipFile(file) as archive:
         assert sum(entry.file_size for entry in archive.infolist() if "/data/" in entry.filename) == weights
 
@@ -117,7 +117,7 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
 
 def test_a_failed_export_leaves_nothing(tmp_path: Path) -> None:
     run = tiny_models.make_run(tmp_path, folds=(0, 1))
-    RunFolder(run / "fold_1").checkpoint("final").write_bytes(b"broken")
+    Fold(run / "fold_1").checkpoint("final").write_bytes(b"broken")
     with pytest.raises(SegflowError, match=r"final\.ckpt"):
         export_nnunet_model(run, tmp_path / "results")
     assert not (tmp_path / "results").exists() or not list((tmp_path / "results").iterdir())

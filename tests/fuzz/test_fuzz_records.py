@@ -36,24 +36,24 @@ from segflow.exchange.bundle import export_bundle, import_bundle
 from segflow.exchange.decathlon import convert_decathlon
 from segflow.exchange.file_list import convert_file_list
 from segflow.exchange.nnunet_v2_model import export_nnunet_model, import_nnunet_model
-from segflow.inference.ensemble import StoredProbabilities
+from segflow.inference.ensemble_cases import StoredProbabilities
 from segflow.inference.find_cases import find_cases
 from segflow.inference.load_network import find_previous_stage, load_model
 from segflow.inference.maps import output_names
 from segflow.inference.predict_validation import validated_with
 from segflow.network.nnunet_model import read_nnunet_weights
 from segflow.planning.planner import decide
-from segflow.planning.settings import PlannerSettings
+from segflow.planning.planner_settings import PlannerSettings
 from segflow.planning.split_dataset import split_dataset
 from segflow.postprocessing.apply_postprocessing import read_choice
 from segflow.postprocessing.components import postprocess_label_map
 from segflow.preprocessing.preprocess_case import preprocess_case, spacing_in_plan
+from segflow.storage.folds import Fold
 from segflow.storage.images import reader_by_name
 from segflow.storage.json_files import read_json_as
 from segflow.storage.predictions import Predictions, Wanted
-from segflow.storage.preprocessed import PreprocessedStore
+from segflow.storage.preprocessed_store import PreprocessedStore
 from segflow.storage.raw_dataset import find_training_cases, read_description
-from segflow.storage.run_folder import RunFolder
 from segflow.storage.split_files import read_splits
 from segflow.storage.stamps import Origin
 from segflow.training.finished_run import finished_before, goes_on
@@ -321,8 +321,8 @@ def _read_run(file: Path) -> None:
 
 
 def _read_facts(file: Path) -> None:
-    finished_before(RunFolder(file.parent))
-    goes_on(RunFolder(file.parent), {"max_epochs": 2, "max_time": "00:00:00:05"}, extend=True)
+    finished_before(Fold(file.parent))
+    goes_on(Fold(file.parent), {"max_epochs": 2, "max_time": "00:00:00:05"}, extend=True)
 
 
 def _read_case(file: Path) -> None:
@@ -391,7 +391,7 @@ def _read_stamp(file: Path) -> None:
     with contextlib.suppress(SegflowError):
         predictions.prepare(wanted)
     record = dataclasses.replace(tiny_models.record(), val_cases=("a",))
-    fold = RunFolder(file.parent / "fold_0")
+    fold = Fold(file.parent / "fold_0")
     shutil.copytree(out, fold.validation)
     with contextlib.suppress(SegflowError):
         validated_with(fold, record)

@@ -20,11 +20,11 @@ from segflow.augmentation.pipeline import Augmentation, AugmentationSettings, Va
 from segflow.augmentation.resolution import SharpenSettings
 from segflow.core.geometry import Box, Geometry
 from segflow.core.labels import Labels
-from segflow.core.preprocessed import SpatialRecord
+from segflow.core.preprocessed_case import SpatialRecord
 from segflow.inference.sliding_window import SlidingWindowSettings, predict_logits
 from segflow.loss.compound import DiceCrossEntropy
 from segflow.loss.deep_supervision import DeepSupervisionLoss
-from segflow.loss.overlap import hard_counts
+from segflow.loss.hard_counts import hard_counts
 from segflow.network.build import build_network
 from segflow.preprocessing.restore import restore_labels, restore_probabilities
 from segflow.training.device_augmentation import DeviceAugmentation

@@ -11,7 +11,7 @@ import tiny_models
 
 from segflow.core.errors import SegflowError
 from segflow.core.labels import Labels, key_text
-from segflow.inference.ensemble import EnsembleSettings, StreamedDecision, ensemble_cases
+from segflow.inference.ensemble_cases import EnsembleSettings, StreamedDecision, ensemble_cases
 from segflow.inference.predict_cases import PredictSettings, predict_cases
 from segflow.preprocessing.restore import labels_from_probabilities
 from segflow.storage.json_files import write_json

@@ -13,14 +13,14 @@ import torch
 from test_predict_validation import CPU, store_of
 
 from segflow.core.errors import SegflowError
-from segflow.core.run import RunRecord
+from segflow.core.run_record import RunRecord
 from segflow.core.splits import Split
 from segflow.inference.next_stage import open_previous_stage
 from segflow.inference.predict_cases import PredictSettings
 from segflow.inference.predict_validation import predict_validation
 from segflow.preprocessing.check_arrays import identify_arrays, other_arrays
-from segflow.storage.preprocessed import PREDICTED_BY, PreprocessedStore
-from segflow.storage.run_folder import RunFolder
+from segflow.storage.folds import Fold
+from segflow.storage.preprocessed_store import PREDICTED_BY, PreprocessedStore
 
 SPLITS = (Split(("b",), ("a",)), Split(("a",), ("b",)))
 CASCADE = "3d_cascade_fullres"
@@ -37,8 +37,8 @@ class Stages:
         self.arrays = store_of(folder / "low", self.fold(0).read_record())
         self.grids = store_of(folder / "full", self.cascade)
 
-    def fold(self, name: int | str) -> RunFolder:
-        return RunFolder(self.run / f"fold_{name}")
+    def fold(self, name: int | str) -> Fold:
+        return Fold(self.run / f"fold_{name}")
 
     def write_fold(self, name: int | str, split: Split) -> None:
         record = tiny_models.record("3d_lowres", name)

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import pytest
 
 from segflow.core.errors import NoSpaceError, SegflowError
-from segflow.core.progress import ProgressEvent, silent
-from segflow.inference.pipeline import Steps, overlapping, run_cases
+from segflow.execution.progress import ProgressEvent, silent
+from segflow.inference.case_pipeline import Steps, overlapping, run_cases
 
 
 @dataclass

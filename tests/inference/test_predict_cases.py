@@ -19,7 +19,7 @@ from inference_images import make_image
 from torch import nn
 
 from segflow.core.errors import SegflowError
-from segflow.core.progress import ProgressEvent
+from segflow.execution.progress import ProgressEvent
 from segflow.inference.predict_cases import PredictSettings, predict_cases
 from segflow.inference.predictor import Predictor
 from segflow.network.build import build_network

@@ -15,15 +15,15 @@ from inference_images import make_image
 from segflow.core.case import Case
 from segflow.core.errors import SegflowError
 from segflow.core.geometry import Geometry
-from segflow.core.run import RunRecord
+from segflow.core.run_record import RunRecord
 from segflow.inference.image_objects import image_object
 from segflow.inference.next_stage import next_stage_folder
 from segflow.inference.predict_cases import PredictSettings
 from segflow.inference.predict_validation import predict_validation, validated_with
 from segflow.inference.predictor import Predictor
 from segflow.preprocessing.preprocess_case import preprocess_case
-from segflow.storage.preprocessed import PreprocessedStore
-from segflow.storage.run_folder import RunFolder
+from segflow.storage.folds import Fold
+from segflow.storage.preprocessed_store import PreprocessedStore
 
 CPU = PredictSettings(device="cpu")
 CASES = ("a", "b")
@@ -39,8 +39,8 @@ def store_of(folder: Path, record: RunRecord, cases: tuple[str, ...] = CASES) ->
     return store
 
 
-def fold_of(tmp_path: Path, name: str = "3d_fullres") -> RunFolder:
-    return RunFolder(tiny_models.make_run(tmp_path, name, val_cases=CASES) / "fold_0")
+def fold_of(tmp_path: Path, name: str = "3d_fullres") -> Fold:
+    return Fold(tiny_models.make_run(tmp_path, name, val_cases=CASES) / "fold_0")
 
 
 def labels(file: Path) -> np.ndarray:
@@ -72,7 +72,7 @@ def test_cases_are_predicted_anew_after_any_change_of_what_made_them(tmp_path: P
     plain = PredictSettings(device="cpu", mirroring=False)
     assert predict_validation(folder, store, plain).done == CASES
     assert predict_validation(folder, store, plain).skipped == CASES
-    other = RunFolder(tiny_models.make_run(tmp_path / "other", folds=(1,)) / "fold_1").checkpoint("final")
+    other = Fold(tiny_models.make_run(tmp_path / "other", folds=(1,)) / "fold_1").checkpoint("final")
     weights.write_bytes(other.read_bytes())
     os.utime(weights, (0, 0))  # however old they look
     assert predict_validation(folder, store, plain).done == CASES
@@ -108,7 +108,7 @@ def test_a_fold_says_how_it_was_validated_whatever_its_record_says(tmp_path: Pat
     with pytest.raises(SegflowError, match=r"case 'b'.*exchanged"):
         validated_with(folder, record)
     file.write_bytes(kept)
-    other = RunFolder(tiny_models.make_run(tmp_path / "other", folds=(1,)) / "fold_1").checkpoint("final")
+    other = Fold(tiny_models.make_run(tmp_path / "other", folds=(1,)) / "fold_1").checkpoint("final")
     folder.checkpoint("final").write_bytes(other.read_bytes())
     with pytest.raises(SegflowError, match=r"other weights.*segflow train"):
         validated_with(folder, record)

@@ -25,7 +25,7 @@ from segflow.core.geometry import Geometry
 from segflow.inference.load_network import find_previous_stage, load_model, load_network
 from segflow.inference.predictor import Predictor
 from segflow.inference.sliding_window import SlidingWindowSettings
-from segflow.storage.run_folder import RunFolder
+from segflow.storage.folds import Fold
 
 
 def load(tmp_path: Path, name: str = "3d_fullres", **options: object) -> Predictor:
@@ -34,7 +34,7 @@ def load(tmp_path: Path, name: str = "3d_fullres", **options: object) -> Predict
 
 def test_networks_come_ready_to_predict(tmp_path: Path) -> None:
     run = tiny_models.make_run(tmp_path, folds=(0, 1))
-    network = load_network(RunFolder(run / "fold_1"))
+    network = load_network(Fold(run / "fold_1"))
     assert not network.training
     assert not any(parameter.requires_grad for parameter in network.parameters())
     with torch.inference_mode():
@@ -113,7 +113,7 @@ def test_previous_stage_of_another_run_name_is_found_or_given(tmp_path: Path) ->
 def test_previous_stage_is_the_one_that_the_cascade_was_trained_on(tmp_path: Path) -> None:
     for name in ("default", "better"):
         tiny_models.make_run(tmp_path, "3d_lowres", run_name=name)
-    fold = RunFolder(tiny_models.make_run(tmp_path, "3d_cascade_fullres") / "fold_0")
+    fold = Fold(tiny_models.make_run(tmp_path, "3d_cascade_fullres") / "fold_0")
     fold.write_record(replace(fold.read_record(), settings={"previous_run_name": "better"}))
     place, _ = find_previous_stage(fold.path, fold.read_record())
     assert place.name == "better"
@@ -198,7 +198,7 @@ def test_mirroring_follows_the_record_and_may_be_switched_off(tmp_path: Path) ->
 
 def test_a_network_of_ones_own_is_built_by_the_caller(tmp_path: Path) -> None:
     run = tiny_models.make_run(tmp_path)
-    file = RunFolder(run / "fold_0").checkpoint("final")
+    file = Fold(run / "fold_0").checkpoint("final")
     torch.save({"state_dict": {"network.weight": torch.ones(3, 1, 1, 1, 1), "network.bias": torch.zeros(3)}}, file)
     own: Callable[..., nn.Module] = lambda topology, inputs, outputs, supervision: nn.Conv3d(inputs, outputs, 1)  # noqa: E731
     predictor = Predictor.load(run, device="cpu", build=own)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from segflow.core.errors import SegflowError
-from segflow.core.progress import ProgressEvent
+from segflow.execution.progress import ProgressEvent
 from segflow.inference.sliding_window import SlidingWindowSettings, predict_logits
 from segflow.inference.tiles import Window, gaussian_importance, group_identical_tiles, tile_starts
 

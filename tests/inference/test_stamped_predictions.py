@@ -18,13 +18,13 @@ import torch
 from inference_images import make_image
 
 from segflow.core.errors import SegflowError
-from segflow.core.progress import ProgressEvent
-from segflow.inference.ensemble import EnsembleSettings, ensemble_cases
+from segflow.execution.progress import ProgressEvent
+from segflow.inference.ensemble_cases import EnsembleSettings, ensemble_cases
 from segflow.inference.origins import described, weights_digest
 from segflow.inference.predict_cases import PredictSettings, predict_cases
 from segflow.inference.predictor import Predictor
 from segflow.network.build import build_network
-from segflow.storage.run_folder import RunFolder
+from segflow.storage.folds import Fold
 
 WriteImages = Callable[..., Path]
 CASES = ("a", "b", "c")
@@ -67,7 +67,7 @@ def one_voxel(run: Path, images: Path) -> dict[str, Any]:
 
 def other_kernel(run: Path, images: Path) -> dict[str, Any]:
     """One value of one convolution: neither a bias nor a norm."""
-    file = RunFolder(run / "fold_0").checkpoint("final")
+    file = Fold(run / "fold_0").checkpoint("final")
     state = torch.load(file, weights_only=True)
     key = next(name for name, value in state["state_dict"].items() if value.ndim == 5)
     state["state_dict"][key].flatten()[3] += 1.0

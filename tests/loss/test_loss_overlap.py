@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from segflow.core.labels import Labels
-from segflow.loss.overlap import hard_counts
+from segflow.loss.hard_counts import hard_counts
 
 GAPS_IGNORE = Labels.from_json({"background": 0, "a": 3, "b": 7, "ignore": 8})
 LABELS = Labels.from_json({"background": 0, "a": 1, "b": 2})

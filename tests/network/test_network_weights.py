@@ -12,7 +12,7 @@ import torch
 from segflow.core.errors import SegflowError
 from segflow.network.build import build_network
 from segflow.network.weights import choose_folds, load_weights, read_fold, read_tensors, without_wrappers
-from segflow.storage.run_folder import RunFolder
+from segflow.storage.folds import Fold
 
 
 class Malicious:
@@ -22,7 +22,7 @@ class Malicious:
 
 def test_lightning_checkpoint_gives_the_networks_tensors_by_their_own_names(tmp_path: Path) -> None:
     run = tiny_models.make_run(tmp_path)
-    fold = read_fold(RunFolder(run / "fold_0"))
+    fold = read_fold(Fold(run / "fold_0"))
     expected = tiny_models.weights(fold.record)
     assert fold.weights.keys() == expected.keys()
     assert all(torch.equal(fold.weights[key], value) for key, value in expected.items())
@@ -32,12 +32,12 @@ def test_missing_checkpoint_says_train_first(tmp_path: Path) -> None:
     run = tiny_models.make_run(tmp_path)
     (run / "fold_0" / "checkpoints" / "final.ckpt").unlink()
     with pytest.raises(SegflowError, match="Train first: segflow train"):
-        read_fold(RunFolder(run / "fold_0"))
+        read_fold(Fold(run / "fold_0"))
 
 
 @pytest.mark.parametrize("kept", [0, 10, 1000, -100])
 def test_truncated_checkpoint_is_named(tmp_path: Path, kept: int) -> None:
-    file = RunFolder(tiny_models.make_run(tmp_path) / "fold_0").checkpoint("final")
+    file = Fold(tiny_models.make_run(tmp_path) / "fold_0").checkpoint("final")
     file.write_bytes(file.read_bytes()[:kept])
     with pytest.raises(SegflowError, match=r"final\.ckpt"):
         read_tensors(file)
@@ -53,7 +53,7 @@ def test_a_file_that_would_run_code_is_refused(tmp_path: Path) -> None:
 
 
 def test_weights_of_another_network_are_refused_with_the_tensors_that_differ(tmp_path: Path) -> None:
-    fold = read_fold(RunFolder(tiny_models.make_run(tmp_path) / "fold_0"))
+    fold = read_fold(Fold(tiny_models.make_run(tmp_path) / "fold_0"))
     two_channels = build_network(fold.record.plan.topology, 2, 3)
     with pytest.raises(SegflowError, match=r"is \[4, 1, 3, 3, 3\] instead of \[4, 2, 3, 3, 3\]"):
         load_weights(two_channels, fold)

@@ -11,7 +11,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from segflow.planning.settings import PlannerSettings
+from segflow.planning.planner_settings import PlannerSettings
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 

@@ -13,7 +13,7 @@ from segflow.core.topology import NetworkTopology
 from segflow.planning.configuration import build_topology
 from segflow.planning.memory import memory_gb, network_size
 from segflow.planning.planner import PlannerSettings
-from segflow.planning.topology import plan_pooling
+from segflow.planning.pooling import plan_pooling
 
 
 def test_isotropic_axes_are_pooled_together() -> None:

@@ -20,7 +20,7 @@ from segflow.preprocessing import check_arrays as door
 from segflow.preprocessing.check_arrays import check_choices, check_files, identify_arrays, other_arrays
 from segflow.preprocessing.preprocess_dataset import PreprocessSettings
 from segflow.storage.case_files import find_training_cases
-from segflow.storage.preprocessed import PreprocessedStore
+from segflow.storage.preprocessed_store import PreprocessedStore
 from segflow.storage.raw_dataset import read_description
 
 CASES = ("case_0", "case_1", "case_2")

@@ -11,7 +11,7 @@ from segflow.core.errors import SegflowError
 from segflow.core.geometry import Box, Geometry
 from segflow.core.labels import Labels
 from segflow.core.plans import Plans
-from segflow.core.preprocessed import SpatialRecord
+from segflow.core.preprocessed_case import SpatialRecord
 from segflow.preprocessing.preprocess_case import preprocess_case
 
 LABELS = Labels.from_json({"background": 0, "one": 1, "two": 2})

@@ -15,14 +15,14 @@ from segflow.core.case import CaseFiles
 from segflow.core.errors import SegflowError
 from segflow.core.geometry import Geometry
 from segflow.core.labels import Labels
-from segflow.core.progress import ProgressEvent
+from segflow.execution.progress import ProgressEvent
 from segflow.preprocessing import preprocess_dataset as door
 from segflow.preprocessing.preprocess_case import preprocess_case
 from segflow.preprocessing.preprocess_dataset import PreprocessSettings
 from segflow.preprocessing.provenance import choices_of
 from segflow.storage.case_files import find_training_cases
 from segflow.storage.images import read_case, reader_by_name
-from segflow.storage.preprocessed import PreprocessedStore
+from segflow.storage.preprocessed_store import PreprocessedStore
 from segflow.storage.raw_dataset import read_description
 
 

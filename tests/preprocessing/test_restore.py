@@ -17,7 +17,7 @@ from segflow.core.errors import SegflowError
 from segflow.core.geometry import Box, Geometry, permute
 from segflow.core.labels import Labels
 from segflow.core.plans import Plans, ResamplingPlan
-from segflow.core.preprocessed import SpatialRecord
+from segflow.core.preprocessed_case import SpatialRecord
 from segflow.preprocessing import device_slabs, restore, slabs
 from segflow.preprocessing.preprocess_case import preprocess_case
 from segflow.preprocessing.resampling import interpolation_of, resample_image

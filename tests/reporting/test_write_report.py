@@ -17,7 +17,7 @@ from segflow.core.errors import SegflowError
 from segflow.core.metrics import CaseMetrics, Summary
 from segflow.reporting.curves import write_progress_picture
 from segflow.reporting.write_report import Table, write_report
-from segflow.storage.run_folder import RunFolder
+from segflow.storage.folds import Fold
 
 DICE = {"a": 0.5, "b": 0.9, "c": 0.7, "d": 0.1, "e": 0.8}
 
@@ -62,7 +62,7 @@ def _summary(tmp_path: Path) -> tuple[Summary, dict[str, CaseFiles]]:
 
 
 def _page(tmp_path: Path, **options: object) -> tuple[str, str]:
-    fold = RunFolder(tiny_models.make_run(tmp_path) / "fold_0")
+    fold = Fold(tiny_models.make_run(tmp_path) / "fold_0")
     write_progress_picture({"train_loss": [1.0, 0.5]}, fold.progress_png)
     summary, images = _summary(tmp_path)
     write_report(tmp_path / "report.html", [fold], summary, images=images, **options)  # type: ignore[arg-type]
@@ -103,7 +103,7 @@ def test_the_page_holds_its_pictures_and_needs_nothing_else(tmp_path: Path) -> N
 def test_a_case_whose_files_are_gone_does_not_stop_the_page(tmp_path: Path) -> None:
     summary, images = _summary(tmp_path)
     Path(summary.cases[1].prediction_file).unlink()
-    fold = RunFolder(tiny_models.make_run(tmp_path) / "fold_0")
+    fold = Fold(tiny_models.make_run(tmp_path) / "fold_0")
     write_report(tmp_path / "report.html", [fold], summary, images=images)
     page = (tmp_path / "report.html").read_text()
     assert "Best: b" in page
@@ -112,7 +112,7 @@ def test_a_case_whose_files_are_gone_does_not_stop_the_page(tmp_path: Path) -> N
 
 def test_without_images_and_curves_there_are_still_tables(tmp_path: Path) -> None:
     summary, _ = _summary(tmp_path)
-    fold = RunFolder(tiny_models.make_run(tmp_path) / "fold_0")
+    fold = Fold(tiny_models.make_run(tmp_path) / "fold_0")
     write_report(tmp_path / "report.html", [fold], summary)
     page = (tmp_path / "report.html").read_text()
     assert "<img" not in page
@@ -122,7 +122,7 @@ def test_without_images_and_curves_there_are_still_tables(tmp_path: Path) -> Non
 def test_a_run_that_was_never_trained_is_refused(tmp_path: Path) -> None:
     summary, _ = _summary(tmp_path)
     with pytest.raises(SegflowError, match="segflow train"):
-        write_report(tmp_path / "report.html", [RunFolder(tmp_path / "fold_0")], summary)
+        write_report(tmp_path / "report.html", [Fold(tmp_path / "fold_0")], summary)
     with pytest.raises(SegflowError, match="segflow train"):
         write_report(tmp_path / "report.html", [], summary)
     assert not (tmp_path / "report.html").exists()

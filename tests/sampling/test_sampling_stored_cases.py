@@ -11,10 +11,10 @@ from segflow.augmentation.pipeline import Augmentation, AugmentationSettings
 from segflow.augmentation.spatial import SpatialSettings
 from segflow.core.geometry import Box, Geometry
 from segflow.core.labels import Labels
-from segflow.core.preprocessed import PreprocessedCase, SpatialRecord
+from segflow.core.preprocessed_case import PreprocessedCase, SpatialRecord
 from segflow.sampling.patch_dataset import EpochSampler, PatchDataset
 from segflow.sampling.patch_sampler import PatchSampler, PatchSamplerSettings
-from segflow.storage.preprocessed import PreprocessedStore
+from segflow.storage.preprocessed_store import PreprocessedStore
 
 PATCH = (16, 20, 18)
 LABELS = Labels({"background": 0, "a": 1, "b": 2})

@@ -11,9 +11,9 @@ from scipy import ndimage
 
 from segflow.core.labels import key_text
 from segflow.preprocessing.restore import labels_from_probabilities
+from segflow.storage.folds import Fold
 from segflow.storage.json_files import write_json
 from segflow.storage.predictions import Predictions
-from segflow.storage.run_folder import RunFolder
 from segflow.storage.stamps import Origin, stamp_file
 
 SHAPE = (8, 16, 14)
@@ -69,7 +69,7 @@ def write_run(
     for fold in range(folds):
         own = cases[fold::folds]
         record = tiny_models.record(configuration, fold, val_cases=own)
-        folder = RunFolder(run / f"fold_{fold}")
+        folder = Fold(run / f"fold_{fold}")
         folder.write_record(record)
         labels = record.dataset.labels
         for case_id in own:
@@ -86,7 +86,7 @@ def write_run(
 def stamp_validation(run: Path, settings: dict[str, object], folds: tuple[int, ...] = (0, 1)) -> None:
     """Stamps of validation maps, as if predicted with these settings from weights that are there."""
     for fold in folds:
-        folder = RunFolder(run / f"fold_{fold}")
+        folder = Fold(run / f"fold_{fold}")
         weights = folder.checkpoint("final")
         weights.parent.mkdir(exist_ok=True)
         weights.write_bytes(f"weights {fold}".encode())

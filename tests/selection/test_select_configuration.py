@@ -33,8 +33,8 @@ from segflow.selection.commands import predict_commands
 from segflow.selection.crossval import CROSSVAL_FOLDER, accumulate_crossval, find_runs
 from segflow.selection.select_configuration import SelectSettings, select_configuration
 from segflow.selection.table import selection_rows
+from segflow.storage.folds import Fold
 from segflow.storage.images import reader_by_name
-from segflow.storage.run_folder import RunFolder
 
 QUALITY = {"2d": (1, 0.55), "3d_fullres": (2, 0.45), "3d_lowres": (3, 0.6)}
 
@@ -149,7 +149,7 @@ def test_runs_that_cannot_be_compared_are_refused(tmp_path: Path) -> None:
         select_configuration([one, other], references, tmp_path)
     third = write_run(tmp_path, "3d_lowres", seed=1, noise=0.5)
     for k in range(2):
-        fold = RunFolder(third / f"fold_{k}")
+        fold = Fold(third / f"fold_{k}")
         record = fold.read_record()
         fold.write_record(replace(record, dataset=replace(record.dataset, name="Dataset901_Other")))
     with pytest.raises(SegflowError, match="one dataset"):
@@ -192,8 +192,8 @@ def test_a_crossval_that_is_not_whole_says_what_is_missing(tmp_path: Path) -> No
     (run / "fold_1" / "validation" / "c1.nii.gz").unlink()
     with pytest.raises(SegflowError, match=r"case 'c1'.*segflow train"):
         accumulate_crossval(run, references)
-    record = RunFolder(run / "fold_0").read_record()
-    RunFolder(run / "fold_1").write_record(record)
+    record = Fold(run / "fold_0").read_record()
+    Fold(run / "fold_1").write_record(record)
     with pytest.raises(SegflowError, match="validation case of"):
         accumulate_crossval(run, references)
 
@@ -204,9 +204,9 @@ def test_a_fold_in_training_does_not_keep_the_others_from_being_compared(tmp_pat
     found = accumulate_crossval(run, write_references(tmp_path / "ref"))
     assert found.folds == ("0",)
     assert "fold_1 is not trained to its end" in found.notes[0]
-    RunFolder(run / "fold_1").checkpoint("final").parent.mkdir(parents=True)
-    RunFolder(run / "fold_1").checkpoint("final").touch()
-    RunFolder(run / "fold_1").mark_finished()
+    Fold(run / "fold_1").checkpoint("final").parent.mkdir(parents=True)
+    Fold(run / "fold_1").checkpoint("final").touch()
+    Fold(run / "fold_1").mark_finished()
     with pytest.raises(SegflowError, match="not whole"):
         accumulate_crossval(run, tmp_path / "ref")
 
@@ -220,7 +220,7 @@ def test_runs_are_found_below_any_folder(tmp_path: Path) -> None:
 
 
 def test_the_commands_name_everything_that_is_needed(tmp_path: Path) -> None:
-    record = RunFolder(write_run(tmp_path, "2d", seed=2, noise=0.45) / "fold_0").read_record()
+    record = Fold(write_run(tmp_path, "2d", seed=2, noise=0.45) / "fold_0").read_record()
     single = Candidate("2d", ("out/2d",), (("0", "1"),), 0.9, {1: 0.9})
     assert predict_commands(single, [record], None) == (
         "segflow predict model=out/2d input=INPUT output=OUTPUT 'inference.folds=[0,1]'",
@@ -249,7 +249,7 @@ def test_a_stack_of_tiff_keeps_its_spacing_from_fold_to_crossval_and_postprocess
     tiff, spacing = reader_by_name("Tiff3DIO"), (3.0, 0.5, 0.75)
     run = tmp_path / "run"
     for fold, own in enumerate((CASES[:3], CASES[3:])):
-        folder = RunFolder(run / f"fold_{fold}")
+        folder = Fold(run / f"fold_{fold}")
         folder.write_record(tiny_models.record("3d_fullres", fold, ending=".tif", reader="Tiff3DIO", val_cases=own))
         for case_id in own:
             label, geometry = reference_map(case_id), Geometry(spacing)
@@ -265,7 +265,7 @@ def test_a_stack_of_tiff_keeps_its_spacing_from_fold_to_crossval_and_postprocess
     assert {tiff.read_label(tmp_path / "done" / f"{c}.tif")[1].spacing for c in CASES} == {spacing}
 
     fewer = tiny_models.record("3d_fullres", 1, ending=".tif", reader="Tiff3DIO", val_cases=CASES[3:5])
-    RunFolder(run / "fold_1").write_record(fewer)
+    Fold(run / "fold_1").write_record(fewer)
     accumulate_crossval(run, tmp_path / "ref")
     assert not list((run / CROSSVAL_FOLDER).glob("c5.*"))
 
@@ -293,6 +293,6 @@ def test_the_commands_repeat_the_validation_that_was_made(tmp_path: Path) -> Non
     with pytest.raises(SegflowError, match=r"fold_1.*mirroring=True.*fold_0.*False.*segflow train"):
         select_configuration([run], tmp_path / "ref", tmp_path)
     stamp_validation(run, used)
-    RunFolder(run / "fold_1").checkpoint("final").write_bytes(b"other weights")
+    Fold(run / "fold_1").checkpoint("final").write_bytes(b"other weights")
     with pytest.raises(SegflowError, match=r"fold_1.*other weights"):
         select_configuration([run], tmp_path / "ref", tmp_path)

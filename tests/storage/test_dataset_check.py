@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from segflow.core.progress import ProgressEvent
+from segflow.execution.progress import ProgressEvent
 from segflow.storage.dataset_check import check_dataset, label_values
 from segflow.storage.images import reader_by_name
 from segflow.storage.raw_dataset import Problem, read_description

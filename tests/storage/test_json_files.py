@@ -12,7 +12,7 @@ from segflow.core.errors import SegflowError
 from segflow.core.fingerprint import Fingerprint
 from segflow.core.plans import Plans
 from segflow.core.postprocessing import PostprocessingChoice
-from segflow.core.run import RunRecord
+from segflow.core.run_record import RunRecord
 from segflow.storage.json_files import read_json, read_json_as
 
 

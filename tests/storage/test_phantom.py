@@ -9,7 +9,7 @@ import pytest
 
 import segflow.storage.phantom as module
 from segflow.core.errors import SegflowError
-from segflow.core.progress import ProgressEvent
+from segflow.execution.progress import ProgressEvent
 from segflow.storage.images import choose_reader, read_case
 from segflow.storage.phantom import LIVER, TUMOUR, make_phantom, phantom_case
 from segflow.storage.raw_dataset import check_dataset, find_images, find_training_cases, read_description

@@ -23,7 +23,7 @@ from segflow.core.dataset import DatasetDescription
 from segflow.core.errors import SegflowError
 from segflow.network.build import build_network
 from segflow.preprocessing.provenance import PROVENANCE, choices_of
-from segflow.storage.preprocessed import PreprocessedStore
+from segflow.storage.preprocessed_store import PreprocessedStore
 from segflow.training.schedule import PolynomialDecay
 
 

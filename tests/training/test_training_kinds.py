@@ -17,11 +17,11 @@ from training_toy import CASES, PATCH, TENSORBOARD, Toy, make_case, make_parts
 from segflow.core.errors import SegflowError
 from segflow.core.labels import Labels
 from segflow.core.plans import ConfigurationPlan
-from segflow.core.run import RunRecord
+from segflow.core.run_record import RunRecord
 from segflow.core.topology import NetworkTopology
-from segflow.storage.preprocessed import PreprocessedStore
-from segflow.training.settings import TrainingSettings
+from segflow.storage.preprocessed_store import PreprocessedStore
 from segflow.training.train_fold import train_fold
+from segflow.training.training_settings import TrainingSettings
 
 
 def with_labels(record: RunRecord, labels: dict[str, Any], order: Sequence[int] | None = None) -> RunRecord:

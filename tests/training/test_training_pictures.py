@@ -10,7 +10,7 @@ from training_toy import make_record
 from segflow.core.labels import Labels
 from segflow.network.build import build_network
 from segflow.training.compilation import compile_if_it_pays
-from segflow.training.pictures import GAP, draw_patches
+from segflow.training.patch_pictures import GAP, draw_patches
 
 LABELS = Labels.from_json({"background": 0, "ball": 1, "core": 2, "ignore": 3})
 

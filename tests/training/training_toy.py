@@ -20,18 +20,18 @@ from segflow.core.fingerprint import ChannelIntensities
 from segflow.core.geometry import Box, Geometry
 from segflow.core.labels import Labels
 from segflow.core.plans import Plans
-from segflow.core.preprocessed import PreprocessedCase, SpatialRecord
-from segflow.core.run import RunRecord
+from segflow.core.preprocessed_case import PreprocessedCase, SpatialRecord
+from segflow.core.run_record import RunRecord
 from segflow.core.topology import NetworkTopology
 from segflow.loss.compound import DiceCrossEntropy
 from segflow.network.build import build_network
 from segflow.sampling.patch_sampler import PatchSampler, PatchSamplerSettings
-from segflow.storage.preprocessed import PreprocessedStore
-from segflow.storage.run_folder import RunFolder
+from segflow.storage.folds import Fold
+from segflow.storage.preprocessed_store import PreprocessedStore
 from segflow.training.protocols import TrainingParts, TrainResult
 from segflow.training.schedule import PolynomialDecay
-from segflow.training.settings import TrainingSettings
 from segflow.training.train_fold import train_fold
+from segflow.training.training_settings import TrainingSettings
 
 PATCH = (16, 16, 16)
 CASES = tuple(f"case_{number}" for number in range(8))
@@ -153,8 +153,8 @@ class Toy:
         self.store = make_store(folder / "preprocessed")
         self.record = make_record()
 
-    def run(self, name: str = "fold_0") -> RunFolder:
-        return RunFolder(self.folder / name)
+    def run(self, name: str = "fold_0") -> Fold:
+        return Fold(self.folder / name)
 
     def train(
         self,

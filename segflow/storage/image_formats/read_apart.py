@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
-from segflow.core.apart import Limits, call_apart, is_within_call
 from segflow.core.errors import SegflowError
+from segflow.execution.apart import Limits, call_apart, is_within_call
 from segflow.storage.image_formats.contract import unreadable
 from segflow.storage.regular_files import check_regular
 

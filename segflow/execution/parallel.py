@@ -24,8 +24,8 @@ from logging.handlers import QueueHandler
 from typing import IO, Any
 
 from segflow.core.errors import NoSpaceError, SegflowError
-from segflow.core.machine import THREADS_VARIABLE, out_of_memory_kills, processor_count
 from segflow.core.system_errors import system_error
+from segflow.execution.machine import THREADS_VARIABLE, out_of_memory_kills, processor_count
 
 _log = logging.getLogger(__name__)
 
@@ -131,7 +131,7 @@ class Worker:
     def __init__(self, threads: int, events: queue.SimpleQueue[tuple[Worker, Any]]) -> None:
         paths = [str(path) for path in sys.path]
         level = logging.getLogger().getEffectiveLevel()
-        code = f"import sys; sys.path[:] = {paths!r}; from segflow.core.parallel import serve; serve({level})"
+        code = f"import sys; sys.path[:] = {paths!r}; from segflow.execution.parallel import serve; serve({level})"
         environment = os.environ | dict.fromkeys(_SINGLE_THREADED, "1")
         environment |= {name: _at_most(threads, os.environ.get(name)) for name in _THREADED}
         # In a session of its own Ctrl-C does not reach it: the parent hears it and ends the worker.

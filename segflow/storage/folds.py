@@ -19,7 +19,7 @@ except ModuleNotFoundError:  # Windows has no such locks: there `locked` keeps n
 
 from segflow.core.errors import SegflowError
 from segflow.core.names import is_number
-from segflow.core.run import RunRecord
+from segflow.core.run_record import RunRecord
 from segflow.storage.json_files import read_json_as, write_json
 from segflow.storage.links import refuse_link, within
 
@@ -48,7 +48,7 @@ START_FILES = (
 
 
 @dataclass(frozen=True, slots=True)
-class RunFolder:
+class Fold:
     """One fold's folder, ``outputs/<dataset>/<plans>/<configuration>/<run_name>/fold_<k>``.
 
     Nothing is made or read before a method says so; a path is where a file belongs, not a promise that it is there.
@@ -221,17 +221,17 @@ class RunFolder:
         write_json(self.finished_file, dict(facts or {}))
 
 
-def trained_folds(run: Path) -> list[RunFolder]:
+def trained_folds(run: Path) -> list[Fold]:
     """The folds in a run's folder that have a record and weights; none where there are none.
 
     Args:
         run: The folder that holds ``fold_<k>`` folders.
     """
-    folds = [RunFolder(path) for path in sorted(run.glob(f"{FOLD_PREFIX}*"))]
+    folds = [Fold(path) for path in sorted(run.glob(f"{FOLD_PREFIX}*"))]
     return [fold for fold in folds if fold.record_file.is_file() and fold.has_weights()]
 
 
-def find_folds(path: Path) -> list[RunFolder]:
+def find_folds(path: Path) -> list[Fold]:
     """The trained folds at a path: the fold itself, or the folds below its run's folder.
 
     Args:
@@ -245,11 +245,11 @@ def find_folds(path: Path) -> list[RunFolder]:
     """
     path, _ = named_checkpoint(path)
     if (path / RECORD_FILE).is_file():
-        return [RunFolder(path)]
+        return [Fold(path)]
     if not path.is_dir():
         raise no_run(path, f"there is no folder {path}")
     found = [
-        RunFolder(child)
+        Fold(child)
         for child in path.iterdir()
         if child.name.startswith(FOLD_PREFIX) and (child / RECORD_FILE).is_file()
     ]
@@ -258,7 +258,7 @@ def find_folds(path: Path) -> list[RunFolder]:
     return sorted(found, key=_order)
 
 
-def _order(run: RunFolder) -> tuple[bool, int, str]:
+def _order(run: Fold) -> tuple[bool, int, str]:
     numbered = is_number(run.fold)
     return not numbered, int(run.fold) if numbered else 0, run.fold
 
@@ -275,7 +275,7 @@ def named_checkpoint(path: Path, checkpoint: str = "final") -> tuple[Path, str]:
     """
     if path.name in (CHECKPOINTS, RECORD_FILE) and (path.parent / RECORD_FILE).is_file():
         return path.parent, checkpoint
-    fold = RunFolder(path.parent.parent)
+    fold = Fold(path.parent.parent)
     if path.suffix == ".ckpt" and path.parent.name == CHECKPOINTS and fold.record_file.is_file():
         fold.existing_checkpoint(path.stem)
         return fold.path, path.stem

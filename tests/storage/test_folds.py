@@ -12,8 +12,8 @@ import tiny_models
 from segflow.core.dataset import DatasetDescription
 from segflow.core.errors import SegflowError
 from segflow.core.plans import Plans
-from segflow.core.run import RunRecord
-from segflow.storage.run_folder import RunFolder, find_folds, named_checkpoint
+from segflow.core.run_record import RunRecord
+from segflow.storage.folds import Fold, find_folds, named_checkpoint
 
 
 def record(fold: int | str = 0) -> RunRecord:
@@ -35,18 +35,18 @@ def record(fold: int | str = 0) -> RunRecord:
 
 
 def test_a_record_comes_back_as_it_was_written(tmp_path: Path) -> None:
-    run = RunFolder(tmp_path / "fold_0")
+    run = Fold(tmp_path / "fold_0")
     run.write_record(tiny_models.record())
     assert run.read_record() == tiny_models.record()
 
 
 def test_folds_are_found_from_the_run_and_from_the_fold(tmp_path: Path) -> None:
     for fold in ("10", "all", "2"):
-        RunFolder(tmp_path / f"fold_{fold}").write_record(record(fold))
+        Fold(tmp_path / f"fold_{fold}").write_record(record(fold))
     (tmp_path / "fold_3").mkdir()  # begun, but nothing written
     (tmp_path / "crossval").mkdir()
     assert [run.fold for run in find_folds(tmp_path)] == ["2", "10", "all"]
-    assert find_folds(tmp_path / "fold_2") == [RunFolder(tmp_path / "fold_2")]
+    assert find_folds(tmp_path / "fold_2") == [Fold(tmp_path / "fold_2")]
 
 
 @pytest.mark.parametrize("name", ["missing", "."])
@@ -57,17 +57,17 @@ def test_predict_before_train_says_train_first(tmp_path: Path, name: str) -> Non
 
 def test_a_run_without_record_says_train_first(tmp_path: Path) -> None:
     with pytest.raises(SegflowError, match="Train first"):
-        RunFolder(tmp_path).read_record()
+        Fold(tmp_path).read_record()
 
 
 def test_a_foreign_run_json_is_refused(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text("{}")
     with pytest.raises(SegflowError, match=r"run\.json holds something that cannot be used"):
-        RunFolder(tmp_path).read_record()
+        Fold(tmp_path).read_record()
 
 
 def test_a_missing_checkpoint_names_the_present_ones(tmp_path: Path) -> None:
-    run = RunFolder(tmp_path)
+    run = Fold(tmp_path)
     with pytest.raises(SegflowError, match="Train first"):
         run.existing_checkpoint("final")
     run.checkpoints.mkdir()
@@ -80,7 +80,7 @@ def test_a_missing_checkpoint_names_the_present_ones(tmp_path: Path) -> None:
 
 
 def test_finished_needs_both_the_mark_and_the_weights(tmp_path: Path) -> None:
-    run = RunFolder(tmp_path)
+    run = Fold(tmp_path)
     run.mark_finished({"epochs": 3})
     assert not run.is_finished()
     run.checkpoints.mkdir()
@@ -91,15 +91,15 @@ def test_finished_needs_both_the_mark_and_the_weights(tmp_path: Path) -> None:
 HOLDS_THE_LOCK = """
 import sys
 from pathlib import Path
-from segflow.storage.run_folder import RunFolder
-with RunFolder(Path(sys.argv[1])).locked():
+from segflow.storage.folds import Fold
+with Fold(Path(sys.argv[1])).locked():
     print("locked", flush=True)
     sys.stdin.read()
 """
 
 
 def test_two_processes_cannot_train_in_one_folder(tmp_path: Path) -> None:
-    run = RunFolder(tmp_path / "fold_0")
+    run = Fold(tmp_path / "fold_0")
     command = [sys.executable, "-c", HOLDS_THE_LOCK, str(run.path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None
@@ -116,13 +116,13 @@ def test_two_processes_cannot_train_in_one_folder(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "outputs").write_text("a file in the way")
-    run = RunFolder(tmp_path / "outputs" / "fold_0")
+    run = Fold(tmp_path / "outputs" / "fold_0")
     with pytest.raises(SegflowError, match=r"cannot write into .*fold_0.*paths\.outputs="), run.locked():
         pass
 
 
 def test_a_path_inside_a_fold_stands_for_the_fold(tmp_path: Path) -> None:
-    fold = RunFolder(tmp_path / "run" / "fold_0")
+    fold = Fold(tmp_path / "run" / "fold_0")
     fold.write_record(record())
     fold.checkpoints.mkdir()
     for name in ("final", "best"):
@@ -139,7 +139,7 @@ def test_a_path_inside_a_fold_stands_for_the_fold(tmp_path: Path) -> None:
 def test_runs_below_or_beside_a_wrong_folder_are_named(tmp_path: Path) -> None:
     runs = [tmp_path / "Dataset001_A" / "plans" / "2d" / name for name in ("a", "b")]
     for run in runs:
-        RunFolder(run / "fold_0").write_record(record())
+        Fold(run / "fold_0").write_record(record())
     for wrong in (runs[0].parent, tmp_path, runs[0].parent / "c"):
         with pytest.raises(SegflowError, match="runs") as caught:
             find_folds(wrong)

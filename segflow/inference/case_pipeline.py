@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
 from segflow.core.errors import NoSpaceError, SegflowError
-from segflow.core.progress import Progress, ProgressEvent
 from segflow.core.system_errors import system_error
+from segflow.execution.progress import Progress, ProgressEvent
 
 logger = logging.getLogger(__name__)
 

@@ -13,11 +13,11 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from segflow.core.errors import SegflowError
-from segflow.core.run import RunRecord
+from segflow.core.run_record import RunRecord
 from segflow.preprocessing.check_arrays import check_choices, identify_arrays, other_arrays
+from segflow.storage.folds import TRAIN_FIRST, Fold, trained_folds
 from segflow.storage.json_files import read_json, read_json_as
-from segflow.storage.preprocessed import PreprocessedStore
-from segflow.storage.run_folder import TRAIN_FIRST, RunFolder, trained_folds
+from segflow.storage.preprocessed_store import PreprocessedStore
 
 FREE_SETTINGS = (
     "settings.paths*",
@@ -57,14 +57,14 @@ SHOWN = 5
 logger = logging.getLogger(__name__)
 
 
-def release_folder(folder: RunFolder) -> None:
+def release_folder(folder: Fold) -> None:
     """Make room for a start anew where no checkpoint binds the folder, and say so."""
     if not folder.has_weights() and folder.clear_start():
         logger.info("%s: an earlier start ended before its first checkpoint; this one begins anew", folder.path)
 
 
 def check_arrays_of_run(
-    folder: RunFolder,
+    folder: Fold,
     record: RunRecord,
     store: PreprocessedStore,
     preprocess: str,
@@ -109,9 +109,7 @@ def check_arrays_of_run(
     return arrays
 
 
-def claim_folder(
-    folder: RunFolder, record: RunRecord, *, free: Sequence[str] = FREE_SETTINGS, extend: bool = False
-) -> bool:
+def claim_folder(folder: Fold, record: RunRecord, *, free: Sequence[str] = FREE_SETTINGS, extend: bool = False) -> bool:
     """Write ``run.json``, or check that the one that is there says the same; without checkpoints it is replaced.
 
     Args:

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 
 from segflow.core.errors import SegflowError
 from segflow.core.geometry import Box, Geometry
-from segflow.core.preprocessed import PreprocessedCase, SpatialRecord
+from segflow.core.preprocessed_case import PreprocessedCase, SpatialRecord
 from segflow.storage.chunks import chunk_and_block
-from segflow.storage.preprocessed import PreprocessedStore
+from segflow.storage.preprocessed_store import PreprocessedStore
 
 SHAPE = (20, 30, 25)
 
@@ -182,7 +182,7 @@ FEW_FILES = """
 import os, resource, sys
 from pathlib import Path
 from segflow.core.errors import SegflowError
-from segflow.storage.preprocessed import PreprocessedStore
+from segflow.storage.preprocessed_store import PreprocessedStore
 resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
 store = PreprocessedStore(Path(sys.argv[1]))
 for _ in range(2):

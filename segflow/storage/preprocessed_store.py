@@ -22,10 +22,10 @@ import numpy as np
 from segflow.core.errors import UNUSABLE, SegflowError
 from segflow.core.geometry import Box
 from segflow.core.labels import LabelKey, key_from_text, key_text
-from segflow.core.machine import check_room, granted_threads
 from segflow.core.names import safe_name, shortened
-from segflow.core.preprocessed import PreprocessedCase, SpatialRecord
+from segflow.core.preprocessed_case import PreprocessedCase, SpatialRecord
 from segflow.core.system_errors import system_error
+from segflow.execution.machine import check_room, granted_threads
 from segflow.storage.chunks import chunk_and_block
 from segflow.storage.json_files import TEMPORARY_PREFIX, read_json, write_json, written_whole
 from segflow.storage.open_files import OpenFiles

@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from segflow.core.errors import SegflowError
-from segflow.core.machine import granted_threads
-from segflow.core.parallel import Job, Outcome, Worker, is_worker
 from segflow.core.system_errors import system_error
+from segflow.execution.machine import granted_threads
+from segflow.execution.parallel import Job, Outcome, Worker, is_worker
 
 try:
     import resource

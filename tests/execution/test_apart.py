@@ -10,9 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from segflow.core.apart import Limits, call_apart
 from segflow.core.errors import SegflowError
-from segflow.core.parallel import Job, run_jobs
+from segflow.execution.apart import Limits, call_apart
+from segflow.execution.parallel import Job, run_jobs
 
 PLENTY = Limits(60.0, 1 << 30)
 
