@@ -53,4 +53,4 @@ def quoted(value: str, mark: str = "'") -> str:
     """
     literal = re.sub(r"(\\*)\$\{", r"\1\1\\${", value)
     inner = re.sub(rf"(\\*){mark}", lambda match: f"{match[1] * 2}\\{mark}", literal)
-    return mark + re.sub(r"(\\+)$", r"\1\1", inner) + mark
+    return mark + re.sub(r"(\\+)\Z", r"\1\1", inner) + mark

@@ -36,6 +36,7 @@ def heard(line: str) -> dict[str, object]:
 @given(NAMES, NAMES)
 @example("it's \\'", "${paths.raw}")
 @example("2024", "null")
+@example("0", "\\\n")
 @example("a,1,b", "\\${x}\\")
 def test_any_name_arrives_as_it_is(folder: str, name: str) -> None:
     values = {"dataset__path": f"/{folder}", "run_name": name, "training__initial_weights": [folder, name]}
