@@ -22,9 +22,11 @@ from segflow.core.plans import Plans
 from segflow.exchange.bundle import export_bundle, import_bundle
 from segflow.exchange.nnunet_v2_model import import_nnunet_model
 from segflow.inference.ensemble_cases import ensemble_cases
-from segflow.inference.predict_cases import PredictSettings, predict_cases
+from segflow.inference.predict_cases import predict_cases
+from segflow.inference.predict_settings import PredictSettings
 from segflow.postprocessing.apply_postprocessing import apply_postprocessing, read_choice
-from segflow.preprocessing.preprocess_dataset import PreprocessSettings, preprocess_dataset
+from segflow.preprocessing.preprocess_dataset import preprocess_dataset
+from segflow.preprocessing.preprocess_settings import PreprocessSettings
 from segflow.selection.crossval import accumulate_crossval
 from segflow.storage.folds import Fold
 from segflow.storage.images import reader_by_name

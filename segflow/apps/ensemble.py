@@ -11,7 +11,8 @@ from segflow.apps import _edge, _terminal
 from segflow.core.errors import CaseErrors, SegflowError
 from segflow.core.plans import Plans
 from segflow.inference.case_pipeline import PredictReport
-from segflow.inference.ensemble_cases import EnsembleSettings, ensemble_cases
+from segflow.inference.ensemble_cases import ensemble_cases
+from segflow.inference.ensemble_settings import EnsembleSettings
 from segflow.storage.json_files import read_json_as
 from segflow.storage.raw_dataset import read_dataset_json
 

@@ -11,7 +11,8 @@ from segflow.core.dataset import DatasetDescription
 from segflow.core.errors import CaseErrors, SegflowError
 from segflow.core.labels import Labels
 from segflow.core.metrics import Summary
-from segflow.evaluation.evaluate_cases import EvaluateSettings, evaluate_cases
+from segflow.evaluation.evaluate_cases import evaluate_cases
+from segflow.evaluation.evaluate_settings import EvaluateSettings
 from segflow.evaluation.summary import SUMMARY_FILE, TABLE_FILE, table_rows
 from segflow.storage.raw_dataset import read_dataset_json
 from segflow.storage.stamps import StampedFolder

@@ -10,7 +10,8 @@ from segflow.apps import _datasets, _edge, _terminal, evaluate
 from segflow.core.errors import CaseErrors, SegflowError
 from segflow.core.postprocessing import PostprocessingChoice, PostprocessingStep
 from segflow.postprocessing.apply_postprocessing import ApplyReport, apply_postprocessing, read_choice
-from segflow.postprocessing.choose_postprocessing import CHOICE_FILE, PostprocessSettings, choose_postprocessing
+from segflow.postprocessing.choose_postprocessing import CHOICE_FILE, choose_postprocessing
+from segflow.postprocessing.postprocess_settings import PostprocessSettings
 from segflow.selection.crossval import accumulate_crossval
 from segflow.storage.folds import find_folds
 from segflow.storage.stamps import StampedFolder

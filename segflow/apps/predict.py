@@ -9,7 +9,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from segflow.apps import _edge, _terminal
 from segflow.core.errors import CaseErrors, SegflowError
-from segflow.inference.predict_cases import PredictReport, PredictSettings, predict_cases
+from segflow.inference.predict_cases import PredictReport, predict_cases
+from segflow.inference.predict_settings import PredictSettings
 from segflow.network.cpu_memory import tune_cpu
 
 

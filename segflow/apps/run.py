@@ -14,7 +14,7 @@ from segflow.apps import train as training
 from segflow.core.errors import CaseErrors, NoSpaceError, SegflowError
 from segflow.core.plans import Plans
 from segflow.core.selection import Candidate, Selection
-from segflow.inference.ensemble_cases import EnsembleSettings
+from segflow.inference.ensemble_settings import EnsembleSettings
 from segflow.planning.plan_dataset import PlanReport
 from segflow.postprocessing.apply_postprocessing import read_choice
 from segflow.reporting.write_report import Table

@@ -10,7 +10,8 @@ from omegaconf import DictConfig
 from segflow.apps import _datasets, _edge, _terminal
 from segflow.core.selection import Selection
 from segflow.selection.crossval import find_runs
-from segflow.selection.select_configuration import SELECTION_FILE, SelectSettings, select_configuration
+from segflow.selection.select_configuration import SELECTION_FILE, select_configuration
+from segflow.selection.select_settings import SelectSettings
 from segflow.selection.table import selection_rows
 from segflow.storage.folds import find_folds
 

@@ -24,10 +24,10 @@ from segflow.core.metrics import Summary
 from segflow.core.plans import Plans
 from segflow.core.run_record import RunRecord
 from segflow.core.splits import Split
-from segflow.evaluation.evaluate_cases import EvaluateSettings, evaluate_cases
-from segflow.evaluation.score_case import overlap_only
+from segflow.evaluation.evaluate_cases import evaluate_cases
+from segflow.evaluation.evaluate_settings import EvaluateSettings, overlap_only
 from segflow.inference.next_stage import open_previous_stage
-from segflow.inference.predict_cases import PredictSettings
+from segflow.inference.predict_settings import PredictSettings
 from segflow.inference.predict_validation import predict_validation
 from segflow.inference.score_volumes import volume_scorer
 from segflow.network.bundle_file import is_bundle, read_bundle

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 
-from segflow.core.errors import CaseErrors, SegflowError
+from segflow.core.errors import CaseErrors
 from segflow.core.labels import LabelKey, Labels
 from segflow.core.metrics import CaseMetrics, Summary
+from segflow.evaluation.evaluate_settings import EvaluateSettings, ScoreSettings
 from segflow.evaluation.label_pairs import LabelPair, find_pairs, inputs_of, read_pair, worker_count
-from segflow.evaluation.score_case import ScoreSettings, score_case
+from segflow.evaluation.score_case import score_case
 from segflow.evaluation.summary import SUMMARY_FILE, write_summary
 from segflow.evaluation.undeclared import Undeclared, undeclared_values, warn_of_undeclared
 from segflow.execution.machine import memory_bytes
@@ -20,25 +21,6 @@ from segflow.storage.stamps import Origin, StampedFolder
 
 BYTES_PER_VOXEL = 12
 """Two label maps as read and as decoded, and the masks and cell codes of one label."""
-
-
-@dataclass(kw_only=True, slots=True)
-class EvaluateSettings:
-    """How folders are evaluated.
-
-    Attributes:
-        scores: Which scores, and what empty labels count.
-        partial: Whether references without a prediction are passed over instead of reported as missing.
-        processes: Worker processes; null for as many as there are processors, or none for little work.
-    """
-
-    scores: ScoreSettings = field(default_factory=ScoreSettings)
-    partial: bool = False
-    processes: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.processes is not None and self.processes < 0:
-            raise SegflowError("evaluation: 'processes' cannot be negative", found=self.processes)
 
 
 def evaluate_cases(

@@ -15,6 +15,7 @@ from segflow.core.geometry import Geometry
 from segflow.core.labels import Labels, key_text
 from segflow.execution.progress import Progress, silent
 from segflow.inference.case_pipeline import PredictReport, Steps, run_cases
+from segflow.inference.ensemble_settings import EnsembleSettings
 from segflow.inference.maps import ENDING, OUTPUTS_FILE, PROBABILITIES, read_names
 from segflow.storage.images import ImageIO, reader_by_name
 from segflow.storage.json_files import read_json
@@ -29,30 +30,6 @@ VERSION = 1  # raise it when the same probabilities begin to give other label ma
 ARGUMENTS_FILE = "ensemble.json"
 DESCRIPTIONS = ("dataset.json", "plans.json")
 SAVE_THEM = "Predict with inference.probabilities=true; for validation cases: segflow train … save_probabilities=true"
-
-
-@dataclass(kw_only=True, slots=True)
-class EnsembleSettings:
-    """How members are averaged.
-
-    Attributes:
-        weights: One per member; null for equal weights.
-        resume: Skip cases that are done: their label map is there, and made from the same probabilities.
-        readers, writers: Threads that read and decide, and that write.
-    """
-
-    weights: list[float] | None = None
-    resume: bool = True
-    readers: int = 2
-    writers: int = 1
-
-    def __post_init__(self) -> None:
-        if self.weights is not None:
-            self.weights = [float(weight) for weight in self.weights]
-            if not self.weights or min(self.weights) < 0 or not sum(self.weights) > 0:
-                raise SegflowError("ensemble: weights must not be negative, nor all 0", found=self.weights)
-        if self.readers < 1 or self.writers < 1:
-            raise SegflowError("readers and writers must be at least 1", found=f"{self.readers}, {self.writers}")
 
 
 class StreamedDecision:

@@ -7,7 +7,40 @@ from typing import Any
 
 from segflow.core.errors import SegflowError
 from segflow.inference.find_cases import part_of
-from segflow.inference.sliding_window import SlidingWindowSettings
+
+SUMS = ("auto", "float32", "float16")
+"""Types in which logits are summed up."""
+
+
+@dataclass(kw_only=True, slots=True)
+class SlidingWindowSettings:
+    """How an image is covered with patches.
+
+    Attributes:
+        overlap: Share of a patch that it has in common with its neighbour along an axis, ``0 <= overlap < 1``.
+        gaussian: Weight voxels by their distance from the patch's centre; otherwise all alike.
+        mirroring: Average over the mirrored views that the network was trained with.
+        batch_size: Tiles and mirrored views in one forward pass, or ``auto``: what memory allows.
+        sums: ``float32``, or ``float16``: nnU-Net's own arithmetic, in which nearly equal logits decide as they do
+            there and where outer corners, whose weights it hardly holds, are coarse; it takes half the memory. Or
+            ``auto``: float16 for a model that nnU-Net trained, see `Predictor`, and float32 for others.
+    """
+
+    overlap: float = 0.5
+    gaussian: bool = True
+    mirroring: bool = True
+    batch_size: int | str = "auto"
+    sums: str = "auto"
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.overlap < 1.0:
+            raise SegflowError("overlap of the sliding window", found=self.overlap, expected="0 <= overlap < 1")
+        if self.batch_size != "auto" and (not str(self.batch_size).isdigit() or int(self.batch_size) < 1):
+            raise SegflowError(
+                "batch_size of the sliding window", found=self.batch_size, expected="auto, or a number from 1"
+            )
+        if self.sums not in SUMS:
+            raise SegflowError("sums of the sliding window", found=self.sums, expected=" | ".join(SUMS))
 
 
 @dataclass(kw_only=True, slots=True)

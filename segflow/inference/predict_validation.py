@@ -17,7 +17,7 @@ from segflow.inference.load_network import Build
 from segflow.inference.maps import Maps
 from segflow.inference.next_stage import NextStage
 from segflow.inference.origins import WINDOW_SETTINGS, StampedCase, described, record_digest
-from segflow.inference.predict_cases import PredictSettings
+from segflow.inference.predict_settings import PredictSettings
 from segflow.inference.predictor import Predictor
 from segflow.network.build import build_network
 from segflow.preprocessing.restore import restore_labels

@@ -12,10 +12,11 @@ from torch import nn
 from segflow.core.labels import LabelKey
 from segflow.core.preprocessed_case import PreprocessedCase
 from segflow.core.run_record import RunRecord
-from segflow.evaluation.score_case import overlap_only, score_case
+from segflow.evaluation.evaluate_settings import overlap_only
+from segflow.evaluation.score_case import score_case
 from segflow.inference.load_network import Model
+from segflow.inference.predict_settings import SlidingWindowSettings
 from segflow.inference.predictor import Predictor
-from segflow.inference.sliding_window import SlidingWindowSettings
 from segflow.storage.images import reader_by_name
 from segflow.storage.preprocessed_store import PreprocessedStore
 

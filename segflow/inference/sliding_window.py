@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +13,7 @@ from torch.nn import functional
 from segflow.core.errors import SegflowError
 from segflow.execution.machine import check_room
 from segflow.execution.progress import Progress, ProgressEvent, silent
+from segflow.inference.predict_settings import SlidingWindowSettings
 from segflow.inference.tiles import Window, gaussian_importance, group_identical_tiles, mirrored_views
 from segflow.network.levels import logits_of_levels
 
@@ -29,39 +29,6 @@ GPU_SHARE_OF_FREE_MEMORY = 0.4
 """For the activations; the sums need the rest."""
 
 LARGEST_BATCH = 64
-
-SUMS = {"auto": torch.float32, "float32": torch.float32, "float16": torch.float16}
-
-
-@dataclass(kw_only=True, slots=True)
-class SlidingWindowSettings:
-    """How an image is covered with patches.
-
-    Attributes:
-        overlap: Share of a patch that it has in common with its neighbour along an axis, ``0 <= overlap < 1``.
-        gaussian: Weight voxels by their distance from the patch's centre; otherwise all alike.
-        mirroring: Average over the mirrored views that the network was trained with.
-        batch_size: Tiles and mirrored views in one forward pass, or ``auto``: what memory allows.
-        sums: ``float32``, or ``float16``: nnU-Net's own arithmetic, in which nearly equal logits decide as they do
-            there and where outer corners, whose weights it hardly holds, are coarse; it takes half the memory. Or
-            ``auto``: float16 for a model that nnU-Net trained, see `Predictor`, and float32 for others.
-    """
-
-    overlap: float = 0.5
-    gaussian: bool = True
-    mirroring: bool = True
-    batch_size: int | str = "auto"
-    sums: str = "auto"
-
-    def __post_init__(self) -> None:
-        if not 0.0 <= self.overlap < 1.0:
-            raise SegflowError("overlap of the sliding window", found=self.overlap, expected="0 <= overlap < 1")
-        if self.batch_size != "auto" and (not str(self.batch_size).isdigit() or int(self.batch_size) < 1):
-            raise SegflowError(
-                "batch_size of the sliding window", found=self.batch_size, expected="auto, or a number from 1"
-            )
-        if self.sums not in SUMS:
-            raise SegflowError("sums of the sliding window", found=self.sums, expected=" | ".join(SUMS))
 
 
 def predict_logits(
@@ -131,7 +98,7 @@ class _Pass:
         self.networks = networks
         self.window = window
         self.gaussian = settings.gaussian
-        self.dtype = SUMS[settings.sums]
+        self.dtype = torch.float16 if settings.sums == "float16" else torch.float32
         self.views = mirrored_views(mirror_axes if settings.mirroring else ())
         self.groups = group_identical_tiles(image, window)
         self.device = next((p.device for network in networks for p in network.parameters()), image.device)

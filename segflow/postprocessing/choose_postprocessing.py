@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ from segflow.execution.machine import memory_bytes
 from segflow.execution.parallel import Job, run_jobs
 from segflow.execution.progress import Progress, ProgressEvent, silent
 from segflow.postprocessing.held_case import HeldCase, hold_case, try_steps
+from segflow.postprocessing.postprocess_settings import PostprocessSettings
 from segflow.storage.images import reader_of, voxels_of
 from segflow.storage.json_files import write_json
 from segflow.storage.stamps import Origin, StampedFolder
@@ -29,32 +30,6 @@ log = logging.getLogger(__name__)
 CHOICE_FILE = "postprocessing.json"
 
 Dice = Mapping[LabelKey, float]
-
-
-@dataclass(kw_only=True, slots=True)
-class PostprocessSettings:
-    """What is tried.
-
-    Attributes:
-        keep_largest: Whether to try the largest component, of the foreground and then of each label (nnU-Net's rule).
-        min_volumes_mm3: Smallest volumes of a component to try for each label; the best is taken if it helps.
-        fill_holes: Whether to try filling the holes of each label.
-        max_case_loss: Refuse a step by which any case loses more Dice than this; null does not look at single cases.
-        processes: Worker processes; null for as many as there are processors, or none for little work.
-    """
-
-    keep_largest: bool = True
-    min_volumes_mm3: list[float] = field(default_factory=list)
-    fill_holes: bool = False
-    max_case_loss: float | None = None
-    processes: int | None = None
-
-    def __post_init__(self) -> None:
-        self.min_volumes_mm3 = sorted(float(volume) for volume in self.min_volumes_mm3)
-        if self.min_volumes_mm3 and not self.min_volumes_mm3[0] > 0:
-            raise SegflowError("postprocessing: 'min_volumes_mm3' must be positive", found=self.min_volumes_mm3)
-        if self.max_case_loss is not None and not self.max_case_loss >= 0:
-            raise SegflowError("postprocessing: 'max_case_loss' cannot be negative", found=self.max_case_loss)
 
 
 def choose_postprocessing(

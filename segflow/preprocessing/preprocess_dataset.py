@@ -20,6 +20,7 @@ from segflow.execution.parallel import Job, run_jobs
 from segflow.execution.progress import Progress, ProgressEvent, silent
 from segflow.preprocessing.owner import check_owner
 from segflow.preprocessing.preprocess_case import normalization_of, normalize_case, spacing_in_plan, to_plan_space
+from segflow.preprocessing.preprocess_settings import PreprocessSettings
 from segflow.preprocessing.provenance import PLANS, PROVENANCE, choices_of, stamp_files, why_outdated
 from segflow.storage.case_files import find_training_cases
 from segflow.storage.dataset_check import check_label_values
@@ -38,28 +39,6 @@ _PROCESS_BYTES = 250 * 2**20  # Python and libraries in each worker
 _SHARE_OF_MEMORY = 0.8
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(kw_only=True, slots=True)
-class PreprocessSettings:
-    """How preprocessing uses the machine.
-
-    Attributes:
-        processes: Cases at once; 0 works in this process, None takes one per processor.
-        max_memory_gb: Cases are worked on together only while they fit into this; None takes four fifths of what the
-            machine or container has.
-        redo: Make everything again, also what is up to date.
-    """
-
-    processes: int | None = None
-    max_memory_gb: float | None = None
-    redo: bool = False
-
-    def __post_init__(self) -> None:
-        if self.processes is not None and self.processes < 0:
-            raise SegflowError("preprocessing.processes cannot be negative", found=self.processes)
-        if self.max_memory_gb is not None and not self.max_memory_gb > 0:
-            raise SegflowError("preprocessing.max_memory_gb must be positive", found=self.max_memory_gb)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from segflow.core.command_line import command_line
 from segflow.core.names import is_number
 from segflow.core.run_record import RunRecord
 from segflow.core.selection import Candidate
-from segflow.inference.predict_cases import PredictSettings
+from segflow.inference.predict_settings import PredictSettings
 
 VALIDATED_WITH = ("overlap", "gaussian", "mirroring", "sums", "checkpoint")
 """Settings of the inference that change label maps: a candidate was scored with its own."""

@@ -11,8 +11,8 @@ from segflow.core.errors import CaseErrors, SegflowError
 from segflow.core.metrics import Summary
 from segflow.core.names import is_number
 from segflow.core.run_record import RunRecord
-from segflow.evaluation.evaluate_cases import EvaluateSettings, evaluate_cases
-from segflow.evaluation.score_case import overlap_only
+from segflow.evaluation.evaluate_cases import evaluate_cases
+from segflow.evaluation.evaluate_settings import EvaluateSettings, overlap_only
 from segflow.execution.progress import Progress, silent
 from segflow.inference.ensemble_cases import StoredProbabilities
 from segflow.inference.predict_validation import VALIDATE_AGAIN, validated_with

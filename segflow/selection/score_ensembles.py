@@ -9,8 +9,9 @@ from pathlib import Path
 from segflow.core.errors import CaseErrors, SegflowError
 from segflow.core.labels import Labels
 from segflow.core.metrics import CaseMetrics, Summary
+from segflow.evaluation.evaluate_settings import overlap_only
 from segflow.evaluation.label_pairs import worker_count
-from segflow.evaluation.score_case import overlap_only, score_case
+from segflow.evaluation.score_case import score_case
 from segflow.execution.machine import memory_bytes
 from segflow.execution.parallel import Job, run_jobs
 from segflow.execution.progress import Progress, ProgressEvent, silent

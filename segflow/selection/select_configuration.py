@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from segflow.core.errors import SegflowError
@@ -14,10 +14,11 @@ from segflow.evaluation.compare import estimate_difference
 from segflow.evaluation.summary import SUMMARY_FILE
 from segflow.execution.progress import Progress, silent
 from segflow.inference.ensemble_cases import SAVE_THEM
-from segflow.postprocessing.choose_postprocessing import CHOICE_FILE, PostprocessSettings, choose_postprocessing
+from segflow.postprocessing.choose_postprocessing import CHOICE_FILE, choose_postprocessing
 from segflow.selection.commands import predict_commands
 from segflow.selection.crossval import CrossValidation, accumulate_crossval
 from segflow.selection.score_ensembles import Members, ensembles_of, score_ensembles
+from segflow.selection.select_settings import SelectSettings
 from segflow.selection.write_ensemble import write_ensemble
 from segflow.storage.json_files import write_json
 from segflow.storage.links import within
@@ -26,33 +27,6 @@ from segflow.storage.stamps import Origin, StampedFolder
 SELECTION_FILE = "selection.json"
 ENSEMBLES_FOLDER = "ensembles"
 JOIN = " + "
-
-
-@dataclass(kw_only=True, slots=True)
-class SelectSettings:
-    """What is compared, and how.
-
-    Attributes:
-        max_members: Largest ensemble; 1 compares single configurations only.
-        postprocessing: What is tried on the best candidate.
-        resamples: Bootstrap samples of the differences.
-        confidence: Share of them within the interval.
-        processes: Worker processes; null for as many as there are processors, or none for little work.
-    """
-
-    max_members: int = 3
-    postprocessing: PostprocessSettings = field(default_factory=PostprocessSettings)
-    resamples: int = 2000
-    confidence: float = 0.95
-    processes: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.max_members < 1:
-            raise SegflowError("select: 'max_members' must be at least 1", found=self.max_members)
-        if not 0 < self.confidence < 1:
-            raise SegflowError("select: 'confidence' is a share", found=self.confidence, expected="0 … 1")
-        if self.resamples < 1:
-            raise SegflowError("select: 'resamples' must be at least 1", found=self.resamples)
 
 
 def select_configuration(

@@ -10,12 +10,12 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
 from segflow.apps import _command_line, _datasets, _edge
-from segflow.evaluation.evaluate_cases import EvaluateSettings
-from segflow.inference.predict_cases import PredictSettings
+from segflow.evaluation.evaluate_settings import EvaluateSettings
+from segflow.inference.predict_settings import PredictSettings
 from segflow.planning.planner_settings import PlannerSettings
-from segflow.postprocessing.choose_postprocessing import PostprocessSettings
-from segflow.preprocessing.preprocess_dataset import PreprocessSettings
-from segflow.selection.select_configuration import SelectSettings
+from segflow.postprocessing.postprocess_settings import PostprocessSettings
+from segflow.preprocessing.preprocess_settings import PreprocessSettings
+from segflow.selection.select_settings import SelectSettings
 from segflow.training.training_settings import TrainingSettings
 
 CONF = Path(__file__).resolve().parents[2] / "conf"

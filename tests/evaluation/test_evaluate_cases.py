@@ -16,8 +16,8 @@ import SimpleITK as sitk
 from segflow.core.errors import SegflowError
 from segflow.core.labels import Labels
 from segflow.core.metrics import Summary
-from segflow.evaluation.evaluate_cases import EvaluateSettings, evaluate_cases
-from segflow.evaluation.score_case import overlap_only
+from segflow.evaluation.evaluate_cases import evaluate_cases
+from segflow.evaluation.evaluate_settings import EvaluateSettings, overlap_only
 from segflow.evaluation.summary import read_scores_of, read_summary, table_rows
 from segflow.execution.progress import ProgressEvent
 

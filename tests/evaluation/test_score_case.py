@@ -9,8 +9,9 @@ import pytest
 
 from segflow.core.errors import SegflowError
 from segflow.core.labels import Labels
+from segflow.evaluation.evaluate_settings import ScoreSettings
 from segflow.evaluation.lesions import LesionCounts, count_lesions
-from segflow.evaluation.score_case import ScoreSettings, score_case
+from segflow.evaluation.score_case import score_case
 
 LABELS = Labels({"background": 0, "liver": 1, "tumour": 2})
 SPACING = (2.0, 1.0, 0.5)

@@ -21,7 +21,8 @@ from segflow.augmentation.resolution import SharpenSettings
 from segflow.core.geometry import Box, Geometry
 from segflow.core.labels import Labels
 from segflow.core.preprocessed_case import SpatialRecord
-from segflow.inference.sliding_window import SlidingWindowSettings, predict_logits
+from segflow.inference.predict_settings import SlidingWindowSettings
+from segflow.inference.sliding_window import predict_logits
 from segflow.loss.compound import DiceCrossEntropy
 from segflow.loss.deep_supervision import DeepSupervisionLoss
 from segflow.loss.hard_counts import hard_counts

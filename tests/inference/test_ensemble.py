@@ -11,8 +11,10 @@ import tiny_models
 
 from segflow.core.errors import SegflowError
 from segflow.core.labels import Labels, key_text
-from segflow.inference.ensemble_cases import EnsembleSettings, StreamedDecision, ensemble_cases
-from segflow.inference.predict_cases import PredictSettings, predict_cases
+from segflow.inference.ensemble_cases import StreamedDecision, ensemble_cases
+from segflow.inference.ensemble_settings import EnsembleSettings
+from segflow.inference.predict_cases import predict_cases
+from segflow.inference.predict_settings import PredictSettings
 from segflow.preprocessing.restore import labels_from_probabilities
 from segflow.storage.json_files import write_json
 

@@ -16,7 +16,7 @@ from segflow.core.errors import SegflowError
 from segflow.core.run_record import RunRecord
 from segflow.core.splits import Split
 from segflow.inference.next_stage import open_previous_stage
-from segflow.inference.predict_cases import PredictSettings
+from segflow.inference.predict_settings import PredictSettings
 from segflow.inference.predict_validation import predict_validation
 from segflow.preprocessing.check_arrays import identify_arrays, other_arrays
 from segflow.storage.folds import Fold

@@ -11,7 +11,8 @@ import tiny_models
 
 from segflow.core.postprocessing import PostprocessingChoice
 from segflow.inference.ensemble_cases import ensemble_cases
-from segflow.inference.predict_cases import PredictSettings, predict_cases
+from segflow.inference.predict_cases import predict_cases
+from segflow.inference.predict_settings import PredictSettings
 from segflow.inference.predictor import Predictor
 from segflow.postprocessing.apply_postprocessing import apply_postprocessing
 

@@ -20,7 +20,8 @@ from torch import nn
 
 from segflow.core.errors import SegflowError
 from segflow.execution.progress import ProgressEvent
-from segflow.inference.predict_cases import PredictSettings, predict_cases
+from segflow.inference.predict_cases import predict_cases
+from segflow.inference.predict_settings import PredictSettings
 from segflow.inference.predictor import Predictor
 from segflow.network.build import build_network
 

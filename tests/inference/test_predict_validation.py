@@ -18,7 +18,7 @@ from segflow.core.geometry import Geometry
 from segflow.core.run_record import RunRecord
 from segflow.inference.image_objects import image_object
 from segflow.inference.next_stage import next_stage_folder
-from segflow.inference.predict_cases import PredictSettings
+from segflow.inference.predict_settings import PredictSettings
 from segflow.inference.predict_validation import predict_validation, validated_with
 from segflow.inference.predictor import Predictor
 from segflow.preprocessing.preprocess_case import preprocess_case

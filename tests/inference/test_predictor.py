@@ -23,8 +23,8 @@ from segflow.core.case import Case
 from segflow.core.errors import SegflowError
 from segflow.core.geometry import Geometry
 from segflow.inference.load_network import find_previous_stage, load_model, load_network
+from segflow.inference.predict_settings import SlidingWindowSettings
 from segflow.inference.predictor import Predictor
-from segflow.inference.sliding_window import SlidingWindowSettings
 from segflow.storage.folds import Fold
 
 

@@ -9,9 +9,9 @@ import pytest
 import SimpleITK as sitk
 import tiny_models
 
-from segflow.inference.predict_cases import PredictSettings, predict_cases
+from segflow.inference.predict_cases import predict_cases
+from segflow.inference.predict_settings import PredictSettings, SlidingWindowSettings
 from segflow.inference.predictor import Predictor
-from segflow.inference.sliding_window import SlidingWindowSettings
 
 # Dataset, reader, file ending, channels, spacing in mm to which the tiny network sees it
 KINDS = [

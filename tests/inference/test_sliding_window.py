@@ -13,7 +13,8 @@ from torch import nn
 
 from segflow.core.errors import SegflowError
 from segflow.execution.progress import ProgressEvent
-from segflow.inference.sliding_window import SlidingWindowSettings, predict_logits
+from segflow.inference.predict_settings import SlidingWindowSettings
+from segflow.inference.sliding_window import predict_logits
 from segflow.inference.tiles import Window, gaussian_importance, group_identical_tiles, tile_starts
 
 

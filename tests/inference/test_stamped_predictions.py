@@ -19,9 +19,11 @@ from inference_images import make_image
 
 from segflow.core.errors import SegflowError
 from segflow.execution.progress import ProgressEvent
-from segflow.inference.ensemble_cases import EnsembleSettings, ensemble_cases
+from segflow.inference.ensemble_cases import ensemble_cases
+from segflow.inference.ensemble_settings import EnsembleSettings
 from segflow.inference.origins import described, weights_digest
-from segflow.inference.predict_cases import PredictSettings, predict_cases
+from segflow.inference.predict_cases import predict_cases
+from segflow.inference.predict_settings import PredictSettings
 from segflow.inference.predictor import Predictor
 from segflow.network.build import build_network
 from segflow.storage.folds import Fold

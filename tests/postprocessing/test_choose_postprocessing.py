@@ -17,8 +17,9 @@ from segflow.core.metrics import mean_of_defined
 from segflow.core.postprocessing import PostprocessingChoice, PostprocessingStep
 from segflow.evaluation.overlap import count_pairs
 from segflow.postprocessing.apply_postprocessing import apply_postprocessing, read_choice
-from segflow.postprocessing.choose_postprocessing import PostprocessSettings, choose_postprocessing
+from segflow.postprocessing.choose_postprocessing import choose_postprocessing
 from segflow.postprocessing.components import postprocess_label_map
+from segflow.postprocessing.postprocess_settings import PostprocessSettings
 
 TWO = Labels({"background": 0, "a": 1, "b": 2})
 SHAPE = (4, 12, 12)

@@ -18,7 +18,7 @@ from raw_setup import Setup, describe, write_case
 from segflow.core.errors import SegflowError
 from segflow.preprocessing import check_arrays as door
 from segflow.preprocessing.check_arrays import check_choices, check_files, identify_arrays, other_arrays
-from segflow.preprocessing.preprocess_dataset import PreprocessSettings
+from segflow.preprocessing.preprocess_settings import PreprocessSettings
 from segflow.storage.case_files import find_training_cases
 from segflow.storage.preprocessed_store import PreprocessedStore
 from segflow.storage.raw_dataset import read_description

@@ -18,7 +18,7 @@ from segflow.core.labels import Labels
 from segflow.execution.progress import ProgressEvent
 from segflow.preprocessing import preprocess_dataset as door
 from segflow.preprocessing.preprocess_case import preprocess_case
-from segflow.preprocessing.preprocess_dataset import PreprocessSettings
+from segflow.preprocessing.preprocess_settings import PreprocessSettings
 from segflow.preprocessing.provenance import choices_of
 from segflow.storage.case_files import find_training_cases
 from segflow.storage.images import read_case, reader_by_name

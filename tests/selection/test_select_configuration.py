@@ -31,7 +31,8 @@ from segflow.evaluation.overlap import count_pairs
 from segflow.postprocessing.apply_postprocessing import apply_postprocessing, read_choice
 from segflow.selection.commands import predict_commands
 from segflow.selection.crossval import CROSSVAL_FOLDER, accumulate_crossval, find_runs
-from segflow.selection.select_configuration import SelectSettings, select_configuration
+from segflow.selection.select_configuration import select_configuration
+from segflow.selection.select_settings import SelectSettings
 from segflow.selection.table import selection_rows
 from segflow.storage.folds import Fold
 from segflow.storage.images import reader_by_name

@@ -1,0 +1,35 @@
+"""What a selection compares, and how."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from segflow.core.errors import SegflowError
+from segflow.postprocessing.postprocess_settings import PostprocessSettings
+
+
+@dataclass(kw_only=True, slots=True)
+class SelectSettings:
+    """What is compared, and how.
+
+    Attributes:
+        max_members: Largest ensemble; 1 compares single configurations only.
+        postprocessing: What is tried on the best candidate.
+        resamples: Bootstrap samples of the differences.
+        confidence: Share of them within the interval.
+        processes: Worker processes; null for as many as there are processors, or none for little work.
+    """
+
+    max_members: int = 3
+    postprocessing: PostprocessSettings = field(default_factory=PostprocessSettings)
+    resamples: int = 2000
+    confidence: float = 0.95
+    processes: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_members < 1:
+            raise SegflowError("select: 'max_members' must be at least 1", found=self.max_members)
+        if not 0 < self.confidence < 1:
+            raise SegflowError("select: 'confidence' is a share", found=self.confidence, expected="0 … 1")
+        if self.resamples < 1:
+            raise SegflowError("select: 'resamples' must be at least 1", found=self.resamples)
