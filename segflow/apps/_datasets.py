@@ -23,7 +23,6 @@ HIPPOCAMPUS_HASH = "md5:9d24dba78a72977dbd1d2e110310f31b"
 SOURCES = ("raw", "phantom", "hippocampus")
 OWN_NAMES = {"phantom": "Dataset001_Phantom", "hippocampus": "Dataset004_Hippocampus"}
 """Source → name of the dataset that the option of that name ships."""
-TEST_DATA = "SEGFLOW_TEST_DATA"
 MAKERS = ("plan", "run")
 """Commands that make the phantom where nothing else can be meant; their first line says so."""
 
@@ -137,21 +136,18 @@ def raw_folder(
     elif dataset.source == "raw":
         return resolve_dataset(dataset.name, root)
     name = folder_name(dataset, paths)
-    places = [root / name]
-    if dataset.source == "hippocampus" and (given := os.environ.get(TEST_DATA)):
-        places.append(Path(given) / name)
-    for place in places:
-        if (place / "dataset.json").is_file():
-            return place
+    place = root / name
+    if (place / "dataset.json").is_file():
+        return place
     if not make:
         first = command_line("plan", **as_settings(dataset))
-        raise SegflowError(f"there is no dataset {places[0]}", fix=f"Plan first, which makes it: {first}")
+        raise SegflowError(f"there is no dataset {place}", fix=f"Plan first, which makes it: {first}")
     if dataset.path:
         return _converted(folder, root, progress)
     if dataset.source == "phantom":
         from segflow.storage.phantom import make_phantom
 
-        return make_phantom(places[0])
+        return make_phantom(place)
     return _converted(_downloaded(root), root, progress)
 
 
@@ -169,8 +165,6 @@ def present_raw_folder(dataset: DatasetSettings, paths: PathSettings) -> Path | 
             folder = resolve_dataset(dataset.name, root)
         else:
             folder = root / dataset.name
-            if dataset.source == "hippocampus" and not folder.is_dir() and TEST_DATA in os.environ:
-                folder = Path(os.environ[TEST_DATA]) / dataset.name
     except SegflowError:
         return None
     return folder if (folder / "dataset.json").is_file() else None
@@ -209,7 +203,7 @@ def _downloaded(root: Path) -> Path:
     except Exception as error:  # pooch passes on whatever the transport raises
         raise SegflowError(
             f"cannot download {HIPPOCAMPUS_URL}: {type(error).__name__}: {error}",
-            fix=f"Without a network, give a copy: dataset.path=FOLDER, or {TEST_DATA}=the folder above {task.name}.",
+            fix=f"Without a network, give a copy: dataset.path=FOLDER, or unpack it into {cache}.",
         ) from error
     partial = cache / ".unpacking"
     with tarfile.open(archive) as tar:

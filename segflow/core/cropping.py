@@ -30,35 +30,6 @@ class Cropped(NamedTuple):
     box: Box
 
 
-def nonzero_box(image: np.ndarray) -> Box:
-    """The tight box of voxels that are not 0 in some channel; the whole array where there are none.
-
-    Holes within cannot change it, so it costs no hole filling.
-
-    Args:
-        image: (C, Z, Y, X).
-    """
-    return _tight_box(_any_channel(image))
-
-
-def nonzero_mask(image: np.ndarray) -> np.ndarray:
-    """Voxels that are not 0 in some channel, holes filled.
-
-    A hole is background without a path of face neighbours to the border of the array. An array that is one or two
-    voxels thick has none: all of it is border.
-
-    Args:
-        image: (C, Z, Y, X).
-
-    Returns:
-        bool (Z, Y, X).
-    """
-    mask = _any_channel(image)
-    box = _tight_box(mask)
-    mask[box.slices] = _fill_holes(mask[box.slices])
-    return mask
-
-
 def crop_to_nonzero(image: np.ndarray, label: np.ndarray | None) -> Cropped:
     """Cut image and label down to the box of the non-zero mask and mark the label outside the mask.
 

@@ -19,8 +19,6 @@ from segflow.preprocessing.device_slabs import DeviceSlabResampler
 from segflow.preprocessing.resampling import interpolation_of
 from segflow.preprocessing.slabs import Range, SlabResampler
 
-_THRESHOLD = 0.5
-
 
 def restore_labels(logits: torch.Tensor, spatial: SpatialRecord, plan: ConfigurationPlan, labels: Labels) -> np.ndarray:
     """The label map that logits mean, in image space.
@@ -176,28 +174,6 @@ class _SoftmaxOnDevice:
             else:
                 values = (values - torch.from_numpy(self._denominator[slice(*slab)]).to(values.device)).exp()
             target[slice(*slab)] = values.cpu().numpy()
-
-
-def labels_from_probabilities(probabilities: np.ndarray, labels: Labels) -> np.ndarray:
-    """The label map that probabilities mean: the largest, or every region above one half in the order of painting.
-
-    Args:
-        probabilities: float (K, Z, Y, X).
-        labels: What the channels mean.
-
-    Returns:
-        uint8 or uint16 (Z, Y, X).
-    """
-    _check_channels(len(probabilities), labels)
-    result = np.zeros(probabilities.shape[1:], _label_type(labels))
-    if labels.has_regions:
-        for probability, value in zip(probabilities, labels.regions_class_order or (), strict=True):
-            result[probability > _THRESHOLD] = value
-        return result
-    values = np.array(labels.all_labels, result.dtype)
-    for index, target in enumerate(result):
-        target[...] = values[probabilities[:, index].argmax(0)]
-    return result
 
 
 def _decide(

@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
 
-from segflow.core.case import CaseFiles
 from segflow.core.errors import SegflowError
-from segflow.execution.parallel import Job, run_jobs
-from segflow.execution.progress import Progress, ProgressEvent, silent
-from segflow.storage.images import ImageIO, case_error, read_case
-from segflow.storage.json_files import written_whole
 
 PALETTE = (
     (67, 99, 216), (245, 130, 49), (60, 180, 75), (230, 25, 75), (145, 30, 180), (255, 225, 25), (66, 212, 244),
@@ -25,25 +18,6 @@ PALETTE = (
 
 SMALLEST_PICTURE, LARGEST_PICTURE = 256, 768
 """Pixels of the longer side: smaller slices are enlarged, larger ones reduced."""
-
-
-@dataclass(kw_only=True, slots=True)
-class OverlaySettings:
-    """How a slice is drawn.
-
-    Attributes:
-        channel: Which of the image's channels is shown.
-        opacity: Of the labels, 0 to 1.
-        processes: Worker processes; 0 draws one after the other in this process.
-    """
-
-    channel: int = 0
-    opacity: float = 0.5
-    processes: int = 0
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.opacity <= 1:
-            raise SegflowError("overlays: 'opacity' lies between 0 and 1", found=self.opacity)
 
 
 def best_slice(label: np.ndarray) -> int:
@@ -91,48 +65,6 @@ def draw_overlay(image: np.ndarray, label: np.ndarray, spacing: Sequence[float],
     enlarged = size[0] >= image.shape[1] and size[1] >= image.shape[0]
     method = Image.Resampling.NEAREST if enlarged else Image.Resampling.BOX
     return np.asarray(Image.fromarray(picture.astype(np.uint8)).resize(size, method))
-
-
-def write_overlays(
-    cases: Sequence[CaseFiles],
-    output: Path,
-    reader: ImageIO,
-    settings: OverlaySettings | None = None,
-    *,
-    progress: Progress = silent,
-) -> Mapping[str, str]:
-    """Draw each case's slice that shows most of its labels, to ``<case>.png``.
-
-    Args:
-        cases: With labels.
-        output: Folder for the pictures.
-        reader: How the files are read.
-        settings: See `OverlaySettings`.
-        progress: Told of each case.
-
-    Returns:
-        Case → message, for those that could not be drawn; the others are done.
-    """
-    settings = settings or OverlaySettings()
-    jobs = [Job(case.case_id, (case, output / f"{case.case_id}.png", reader, settings)) for case in cases]
-    failed = {}
-    progress(ProgressEvent("draw", "", 0, len(jobs)))
-    for done, outcome in enumerate(run_jobs(_write_overlay, jobs, processes=settings.processes), start=1):
-        if outcome.error is not None:
-            failed[outcome.name] = outcome.error
-        progress(ProgressEvent("draw", outcome.name, done, len(jobs)))
-    return failed
-
-
-def _write_overlay(files: CaseFiles, target: Path, reader: ImageIO, settings: OverlaySettings) -> None:
-    case = read_case(files, reader)
-    if case.label is None:
-        raise case_error(files.case_id, SegflowError("there is no label map to draw"))
-    channel = channel_of(case.image, settings.channel, files.case_id)
-    index = best_slice(case.label)
-    picture = draw_overlay(channel[index], case.label[index], case.geometry.spacing[1:], opacity=settings.opacity)
-    with written_whole(target) as temporary:
-        Image.fromarray(picture).save(temporary, format="PNG")
 
 
 def channel_of(image: np.ndarray, channel: int, case_id: str) -> np.ndarray:

@@ -7,12 +7,12 @@ devices that share it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset
 
 from segflow.core.errors import SegflowError
 from segflow.core.geometry import Box
@@ -43,7 +43,7 @@ class PlannedTransform(Protocol):
 class PatchDataset(Dataset[PatchBatch]):
     """A map from (epoch, index) to a whole batch.
 
-    Use it with `EpochSampler` and ``DataLoader(dataset, sampler=…, batch_size=None)``.
+    Use it with ``DataLoader(dataset, sampler=[(epoch, 0), (epoch, 1), …], batch_size=None)``.
 
     Args:
         store: Where the cases are.
@@ -170,29 +170,6 @@ class PatchDataset(Dataset[PatchBatch]):
         if self.sampler.is_2d:
             image, label = image[:, :, 0], label[:, :, 0]
         return torch.from_numpy(image), torch.from_numpy(label)
-
-
-class EpochSampler(Sampler[tuple[int, int]]):
-    """Yields (epoch, 0), (epoch, 1), …; the data loader hands them to the dataset as keys.
-
-    Args:
-        batches_per_epoch: How many.
-        epoch: The first epoch. `set_epoch` moves on; Lightning calls it by itself.
-    """
-
-    def __init__(self, batches_per_epoch: int, epoch: int = 0) -> None:
-        self.batches_per_epoch = batches_per_epoch
-        self.epoch = epoch
-
-    def set_epoch(self, epoch: int) -> None:
-        """Say which epoch the next iteration is."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self.batches_per_epoch
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        return iter([(self.epoch, index) for index in range(self.batches_per_epoch)])
 
 
 def samples_of_rank(batch_size: int, rank: int, world_size: int) -> range:

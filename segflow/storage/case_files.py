@@ -65,22 +65,6 @@ def find_training_cases(folder: Path, description: DatasetDescription) -> list[C
     return found.cases
 
 
-def find_images(folder: Path, file_ending: str, channels: int) -> list[CaseFiles]:
-    """The cases of a folder of images without labels, sorted by id.
-
-    Args:
-        folder: Holds ``<case>_0000<ending>``, ``<case>_0001<ending>``, …
-        file_ending: Ending of the files, with the dot.
-        channels: Channels of a case; a single file may hold them all.
-
-    Raises:
-        SegflowError: The folder is missing or empty, a file is misnamed, or a case lacks a channel or has one too many.
-    """
-    cases, problems = group_by_name(list_folder(folder), file_ending, channels)
-    raise_errors(f"the images in {folder} do not fit together", problems)
-    return cases
-
-
 def discover(folder: Path, description: DatasetDescription) -> Discovery:
     """As `find_training_cases`, but problems are returned, warnings included.
 

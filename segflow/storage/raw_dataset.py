@@ -9,7 +9,7 @@ from pathlib import Path
 
 from segflow.core.dataset import DatasetDescription
 from segflow.core.errors import SegflowError
-from segflow.storage.case_files import find_images, find_training_cases
+from segflow.storage.case_files import find_training_cases
 from segflow.storage.dataset_check import check_dataset
 from segflow.storage.json_files import read_json_as
 from segflow.storage.problems import Problem
@@ -18,7 +18,6 @@ __all__ = [
     "Problem",
     "check_dataset",
     "check_planned_description",
-    "find_images",
     "find_training_cases",
     "read_dataset_json",
     "read_description",

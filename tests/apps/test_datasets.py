@@ -19,7 +19,7 @@ COMMANDS = ("doctor", "plan", "preprocess", "train", "select", "run")
 
 @pytest.fixture(autouse=True)
 def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("SEGFLOW_RAW", "SEGFLOW_PREPROCESSED", "nnUNet_raw", "nnUNet_preprocessed", "SEGFLOW_TEST_DATA"):
+    for name in ("SEGFLOW_RAW", "SEGFLOW_PREPROCESSED", "nnUNet_raw", "nnUNet_preprocessed"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
 

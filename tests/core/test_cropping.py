@@ -8,7 +8,7 @@ from hypothesis.extra import numpy as hnp
 from scipy.ndimage import binary_fill_holes
 
 from segflow.core import cropping
-from segflow.core.cropping import crop_to_nonzero, nonzero_box, nonzero_mask
+from segflow.core.cropping import crop_to_nonzero
 from segflow.core.geometry import Box
 
 shapes = st.tuples(*[st.integers(1, 9)] * 3)
@@ -18,6 +18,14 @@ sparse = st.sampled_from([0.3, 0.6, 0.8, 0.95]).flatmap(lambda p: st.tuples(st.j
 def random_mask(parameters: tuple[float, tuple[int, ...], int]) -> np.ndarray:
     share, shape, seed = parameters
     return np.random.default_rng(seed).random(shape) < share
+
+
+def nonzero_mask(image: np.ndarray) -> np.ndarray:
+    """The filled mask, as the label of a crop without label shows it."""
+    _, label, box = crop_to_nonzero(image, None)
+    mask = np.zeros(image.shape[1:], bool)
+    mask[box.slices] = label == 0
+    return mask
 
 
 @pytest.mark.parametrize("voxels_per_run", [1, 10**9])
@@ -55,7 +63,7 @@ def test_crop_marks_what_lies_outside_the_filled_mask(parameters: tuple[float, t
 
 @given(hnp.arrays(np.float32, shapes.map(lambda s: (1, *s)), elements=st.sampled_from([0.0, 0.0, 0.0, -1.0])))
 def test_box_is_tight(image: np.ndarray) -> None:
-    box = nonzero_box(image)
+    box = crop_to_nonzero(image, None).box
     where = np.argwhere(image[0])
     if not len(where):
         assert box == Box.whole(image.shape[1:])
@@ -75,7 +83,7 @@ def test_channels_are_united() -> None:
     image = np.zeros((2, 4, 4, 4), np.float32)
     image[0, 1, 1, 1] = 1
     image[1, 2, 3, 3] = -2
-    assert nonzero_box(image) == Box((1, 1, 1), (3, 4, 4))
+    assert crop_to_nonzero(image, None).box == Box((1, 1, 1), (3, 4, 4))
 
 
 def test_without_label_the_mask_becomes_one() -> None:

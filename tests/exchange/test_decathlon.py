@@ -9,12 +9,13 @@ from typing import Any
 import nibabel
 import numpy as np
 import pytest
+from found_images import find_images
 
 from segflow.core.errors import SegflowError
 from segflow.exchange.decathlon import convert_decathlon, dataset_name
 from segflow.execution.progress import ProgressEvent
 from segflow.storage.images import choose_reader, read_case
-from segflow.storage.raw_dataset import check_dataset, find_images, find_training_cases, read_description
+from segflow.storage.raw_dataset import check_dataset, find_training_cases, read_description
 
 AFFINE = np.array([[-0.5, 0, 0, 10], [0, 0.75, 0, -20], [0, 0, 2.0, 30], [0, 0, 0, 1]])
 

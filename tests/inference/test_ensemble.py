@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import tiny_models
+from most_likely import labels_from_probabilities
 
 from segflow.core.errors import SegflowError
 from segflow.core.labels import Labels, key_text
@@ -15,7 +16,6 @@ from segflow.inference.ensemble_cases import StreamedDecision, ensemble_cases
 from segflow.inference.ensemble_settings import EnsembleSettings
 from segflow.inference.predict_cases import predict_cases
 from segflow.inference.predict_settings import PredictSettings
-from segflow.preprocessing.restore import labels_from_probabilities
 from segflow.storage.json_files import write_json
 
 PLAIN = Labels({"background": 0, "a": 1, "b": 4})

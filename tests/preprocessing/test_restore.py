@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from most_likely import labels_from_probabilities
 
 from segflow.core.case import Case
 from segflow.core.errors import SegflowError
@@ -22,7 +23,6 @@ from segflow.preprocessing import device_slabs, restore, slabs
 from segflow.preprocessing.preprocess_case import preprocess_case
 from segflow.preprocessing.resampling import interpolation_of, resample_image
 from segflow.preprocessing.restore import (
-    labels_from_probabilities,
     labels_on_grid,
     restore_labels,
     restore_probabilities,
@@ -160,11 +160,6 @@ def test_regions_are_painted_in_order(make_plans: Callable[..., Plans], problem:
     plan = make_plans().configuration("test")
     found = restore_labels(torch.from_numpy(logits), spatial, plan, REGIONS)
     assert np.array_equal(found[clear], paste(expected, spatial)[clear])
-
-
-def test_regions_of_the_recipe() -> None:
-    probabilities = np.array([[0.9, 0.8, 0.4], [0.2, 0.8, 0.1], [0.1, 0.2, 0.3]]).T.reshape(3, 1, 1, 3)
-    assert labels_from_probabilities(probabilities, REGIONS).ravel().tolist() == [2, 2, 0]
 
 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

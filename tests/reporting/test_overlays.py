@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
-import SimpleITK as sitk
-from PIL import Image
 
-from segflow.core.case import CaseFiles
 from segflow.core.errors import SegflowError
-from segflow.reporting.overlays import PALETTE, OverlaySettings, best_slice, draw_overlay, write_overlays
-from segflow.storage.images import reader_by_name
+from segflow.reporting.overlays import PALETTE, best_slice, channel_of, draw_overlay
 
 
 def test_the_slice_shows_most_of_every_label() -> None:
@@ -64,30 +58,8 @@ def test_a_constant_image_can_be_drawn() -> None:
     assert np.isfinite(draw_overlay(np.full((9, 9), 7.0), np.eye(9, dtype=int), (1.0, 1.0))).all()
 
 
-def _case(folder: Path, name: str, *, labelled: bool = True) -> CaseFiles:
-    image = np.random.default_rng(0).normal(size=(4, 12, 12)).astype(np.float32)
-    label = np.zeros(image.shape, np.uint8)
-    label[2, 3:8, 3:8] = 1
-    files = folder / f"{name}_0000.nii.gz", folder / f"{name}.nii.gz"
-    for file, array in zip(files, (image, label), strict=True):
-        sitk.WriteImage(sitk.GetImageFromArray(array), str(file))
-    return CaseFiles(name, (files[0],), files[1] if labelled else None)
-
-
-def test_every_case_gets_a_picture_and_those_that_cannot_are_named(tmp_path: Path) -> None:
-    cases = [_case(tmp_path, "a"), _case(tmp_path, "b", labelled=False), _case(tmp_path, "c")]
-    cases[2].images[0].write_bytes(b"no image")
-    failed = write_overlays(cases, tmp_path / "out", reader_by_name("SimpleITKIO"))
-    assert [f.name for f in (tmp_path / "out").iterdir()] == ["a.png"]
-    assert set(failed) == {"b", "c"}
-    assert "label" in failed["b"]
-    assert Image.open(tmp_path / "out" / "a.png").size == (256, 256)
-
-
-def test_a_channel_that_does_not_exist_is_said(tmp_path: Path) -> None:
-    failed = write_overlays(
-        [_case(tmp_path, "a")], tmp_path / "out", reader_by_name("SimpleITKIO"), OverlaySettings(channel=3)
-    )
-    assert "channel" in failed["a"]
-    with pytest.raises(SegflowError, match="opacity"):
-        OverlaySettings(opacity=2.0)
+def test_a_channel_that_does_not_exist_is_said() -> None:
+    image = np.arange(2, dtype=np.float32)[:, None, None, None] + np.zeros((2, 3, 4, 5), np.float32)
+    assert (channel_of(image, 1, "a") == 1).all()
+    with pytest.raises(SegflowError, match=r"case 'a': the image has no such channel; found 3; expected 0 … 1"):
+        channel_of(image, 3, "a")

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from segflow.core.errors import SegflowError
 from segflow.core.geometry import Box
 from segflow.sampling.batch import read_patch
-from segflow.sampling.patch_dataset import EpochSampler, PatchDataset, samples_of_rank
+from segflow.sampling.patch_dataset import PatchDataset, samples_of_rank
 from segflow.sampling.patch_sampler import PatchSampler, PatchSamplerSettings
 
 
@@ -104,7 +104,7 @@ def noise(image, label, generator):
 @pytest.mark.parametrize("workers", [1, 2])
 def test_the_number_of_workers_changes_nothing(workers):
     dataset = make_dataset(transform=noise)
-    loader = DataLoader(dataset, sampler=EpochSampler(4, epoch=1), batch_size=None, num_workers=workers)
+    loader = DataLoader(dataset, sampler=[(1, index) for index in range(4)], batch_size=None, num_workers=workers)
     batches = list(loader)
     assert len(batches) == 4
     assert all(equal(batch, dataset[1, index]) for index, batch in enumerate(batches))
@@ -180,10 +180,3 @@ def test_a_case_with_other_channels_is_named():
     store = FakeStore({"a": make_case(), "b": make_case(channels=2)})
     with pytest.raises(SegflowError, match=r"case .[ab].: .*channels"):
         [make_dataset(store)[0, index] for index in range(4)]
-
-
-def test_the_epoch_sampler_moves_on():
-    sampler = EpochSampler(3)
-    assert list(sampler) == [(0, 0), (0, 1), (0, 2)]
-    sampler.set_epoch(5)
-    assert list(sampler) == [(5, 0), (5, 1), (5, 2)]

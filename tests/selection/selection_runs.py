@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 import tiny_models
+from most_likely import labels_from_probabilities
 from scipy import ndimage
 
 from segflow.core.labels import key_text
-from segflow.preprocessing.restore import labels_from_probabilities
 from segflow.storage.folds import Fold
 from segflow.storage.json_files import write_json
 from segflow.storage.predictions import Predictions

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from found_images import find_images
 
 import segflow.storage.phantom as module
 from segflow.core.errors import SegflowError
 from segflow.execution.progress import ProgressEvent
 from segflow.storage.images import choose_reader, read_case
 from segflow.storage.phantom import LIVER, TUMOUR, make_phantom, phantom_case
-from segflow.storage.raw_dataset import check_dataset, find_images, find_training_cases, read_description
+from segflow.storage.raw_dataset import check_dataset, find_training_cases, read_description
 
 
 @pytest.fixture(scope="module")

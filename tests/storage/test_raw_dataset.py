@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from found_images import find_images
 
 from segflow.core.dataset import DatasetDescription
 from segflow.core.errors import CaseErrors, SegflowError
-from segflow.storage.raw_dataset import find_images, find_training_cases, read_description, resolve_dataset
+from segflow.storage.raw_dataset import find_training_cases, read_description, resolve_dataset
 
 
 def describe(**changes: Any) -> DatasetDescription:
