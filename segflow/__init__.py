@@ -1,1 +1,4 @@
-"""Self-configuring medical image segmentation, driven by configuration."""
+"""Self-configuring medical image segmentation, driven by configuration.
+
+Docstrings cite the recipe that segflow follows: "recipe 4.2" is section 4.2 of ``docs/recipe.md``.
+"""

@@ -187,7 +187,7 @@ def test_images_are_measured_after_a_given_fingerprint(tmp_path: Path, plan: Cal
 
 
 def test_configurations_of_the_user_stay_and_stale_ones_go(plan: Callable[..., PlanReport]) -> None:
-    """Recipe 17.32: nnU-Net keeps an old low-resolution configuration that the new plans would not make."""
+    """Recipe 17.3, item 32: nnU-Net keeps an old low-resolution configuration that the new plans would not make."""
     report = plan(PlannerSettings(force_lowres=True))
     file = report.folder / "nnUNetPlans.json"
     value = json.loads(file.read_text())

@@ -106,7 +106,7 @@ def test_a_target_spacing_is_taken_as_it_is() -> None:
 
 
 def test_arrays_are_not_shared_with_plans_of_another_spacing(planner_settings: Callable[..., PlannerSettings]) -> None:
-    """Recipe 17.33: nnU-Net silently replaces the default planner's arrays."""
+    """Recipe 17.3, item 33: nnU-Net silently replaces the default planner's arrays."""
 
     def folders(**changes: Any) -> set[str]:
         plans = plan(uniform((100, 100, 100)), planner_settings("resenc_l", **changes))
