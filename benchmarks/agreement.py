@@ -37,8 +37,8 @@ def initial_weights(meter: Meter, plans: list[str]) -> dict[str, bool]:
     from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 
     from segflow.core.plans import Plans
+    from segflow.models.nnunet_names import from_nnunet
     from segflow.network.build import build_network
-    from segflow.network.state import from_nnunet
 
     found = {}
     for file in plans:
@@ -66,8 +66,8 @@ def losses(meter: Meter, theirs: str, ours: str, steps: int) -> dict[str, list[f
 
     from segflow.loss.compound import DiceCrossEntropy
     from segflow.loss.deep_supervision import DeepSupervisionLoss
+    from segflow.models.nnunet_names import to_nnunet
     from segflow.network.build import build_network
-    from segflow.network.state import to_nnunet
 
     trainer = nnunet_trainer(Path(theirs), CONFIGURATION, 1, steps, 1)
     trainer.initialize()

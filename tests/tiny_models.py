@@ -14,8 +14,8 @@ from segflow.core.dataset import DatasetDescription
 from segflow.core.plans import Plans
 from segflow.core.run_record import RunRecord
 from segflow.core.topology import NetworkTopology
+from segflow.models.nnunet_names import to_nnunet
 from segflow.network.build import build_network
-from segflow.network.state import to_nnunet
 from segflow.storage.folds import Fold
 
 DATASET = "Dataset900_Tiny"

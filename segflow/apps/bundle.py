@@ -11,7 +11,7 @@ from segflow.core.command_line import command_line
 from segflow.core.errors import SegflowError
 from segflow.exchange.bundle import export_bundle, import_bundle
 from segflow.exchange.nnunet_v2_model import export_nnunet_model, import_nnunet_model
-from segflow.network.bundle_file import is_bundle
+from segflow.models.bundle_file import is_bundle
 from segflow.storage.folds import named_checkpoint
 
 USE = (

@@ -30,9 +30,9 @@ from segflow.inference.next_stage import open_previous_stage
 from segflow.inference.predict_settings import PredictSettings
 from segflow.inference.predict_validation import predict_validation
 from segflow.inference.score_volumes import volume_scorer
-from segflow.network.bundle_file import is_bundle, read_bundle
+from segflow.models.bundle_file import is_bundle, read_bundle
+from segflow.models.nnunet_model import is_nnunet_model, read_nnunet_model, read_nnunet_weights
 from segflow.network.cpu_memory import tune_cpu
-from segflow.network.nnunet_model import is_nnunet_model, read_nnunet_model, read_nnunet_weights
 from segflow.planning.override import override_configuration
 from segflow.planning.split_dataset import read_fold, split_dataset
 from segflow.sampling.patch_sampler import PatchSampler, PatchSamplerSettings

@@ -1,4 +1,4 @@
-"""Runs of ours as one file to give away, and such files as runs (the file: ``network/bundle_file.py``)."""
+"""Runs of ours as one file to give away, and such files as runs (the file: ``models/bundle_file.py``)."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from segflow.core.errors import SegflowError
-from segflow.exchange.run_files import run_path, write_runs
-from segflow.network.bundle_file import configurations_in, read_bundle, write_bundle
-from segflow.network.weights import Folds, previous_run, read_run
+from segflow.models.bundle_file import configurations_in, read_bundle, write_bundle
+from segflow.models.own_runs import previous_run, read_run, run_path, write_runs
+from segflow.models.trained_fold import Folds
 
 
 def export_bundle(

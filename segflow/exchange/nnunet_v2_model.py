@@ -1,6 +1,6 @@
 """Models of nnU-Net v2, folder or zip, to runs of ours and back (recipe 9.4, 14.1).
 
-What is read from such a model, and how safely, stands in ``network/nnunet_model.py``: prediction reads it too.
+What is read from such a model, and how safely, stands in ``models/nnunet_model.py``: prediction reads it too.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import torch
 
 from segflow.core.errors import SegflowError
 from segflow.core.system_errors import hidden_error, system_error
-from segflow.exchange.run_files import run_path, write_runs
-from segflow.network.nnunet_model import CHECKPOINTS, previous_model, read_nnunet_model
-from segflow.network.state import to_nnunet
-from segflow.network.weights import Folds, TrainedFold, choose_folds, read_fold
+from segflow.models.nnunet_model import CHECKPOINTS, previous_model, read_nnunet_model
+from segflow.models.nnunet_names import to_nnunet
+from segflow.models.own_runs import read_fold, run_path, write_runs
+from segflow.models.trained_fold import Folds, TrainedFold, choose_folds
 from segflow.storage.folds import Fold, find_folds
 from segflow.storage.json_files import write_json, written_whole
 

@@ -13,10 +13,11 @@ from torch import nn
 
 from segflow.core.errors import SegflowError
 from segflow.core.run_record import RunRecord
+from segflow.models.bundle_file import is_bundle, read_bundle
+from segflow.models.nnunet_model import is_nnunet_model, previous_model, read_nnunet_model
+from segflow.models.own_runs import previous_run, read_fold, read_run
+from segflow.models.trained_fold import Folds, TrainedFold, check_size, load_weights
 from segflow.network.build import build_network
-from segflow.network.bundle_file import is_bundle, read_bundle
-from segflow.network.nnunet_model import is_nnunet_model, previous_model, read_nnunet_model
-from segflow.network.weights import Folds, TrainedFold, check_size, load_weights, previous_run, read_fold, read_run
 from segflow.storage.folds import Fold, named_checkpoint, no_run
 
 logger = logging.getLogger(__name__)

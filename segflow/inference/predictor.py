@@ -28,8 +28,8 @@ from segflow.inference.image_objects import image_object
 from segflow.inference.load_network import Build, Model, choose_device, find_previous_stage, load_model
 from segflow.inference.predict_settings import SlidingWindowSettings
 from segflow.inference.sliding_window import predict_logits
+from segflow.models.trained_fold import Folds
 from segflow.network.build import build_network
-from segflow.network.weights import Folds
 from segflow.preprocessing.preprocess_case import preprocess_case
 from segflow.preprocessing.restore import restore_labels
 

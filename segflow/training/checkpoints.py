@@ -17,7 +17,7 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch.serialization import get_unsafe_globals_in_checkpoint
 
 from segflow.core.errors import SegflowError
-from segflow.network.weights import read_tensors
+from segflow.models.tensor_files import read_tensors
 from segflow.storage.folds import Fold
 from segflow.storage.json_files import written_whole
 

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from segflow.core.errors import SegflowError
 from segflow.core.names import shortened
-from segflow.network.weights import NETWORK_PREFIX, network_weights, read_fold, read_tensors
+from segflow.models.own_runs import NETWORK_PREFIX, network_weights, read_fold
+from segflow.models.tensor_files import read_tensors
 from segflow.storage.folds import find_folds
 
 logger = logging.getLogger(__name__)

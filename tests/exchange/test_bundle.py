@@ -15,7 +15,7 @@ import tiny_models
 from segflow.core.errors import SegflowError
 from segflow.exchange.bundle import export_bundle, import_bundle
 from segflow.inference.predictor import Predictor
-from segflow.network.bundle_file import is_bundle, read_bundle
+from segflow.models.bundle_file import is_bundle, read_bundle
 
 SPACING = (2.0, 1.0, 1.0)
 

@@ -17,8 +17,8 @@ import torch
 
 from segflow.core.errors import SegflowError
 from segflow.exchange.nnunet_v2_model import export_nnunet_model, import_nnunet_model
-from segflow.network.nnunet_model import read_nnunet_model
-from segflow.network.weights import read_fold
+from segflow.models.nnunet_model import read_nnunet_model
+from segflow.models.own_runs import read_fold
 from segflow.storage.folds import Fold, find_folds
 
 NAMES = ["2d", "3d_fullres", "3d_cascade_fullres"]

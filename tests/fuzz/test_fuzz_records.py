@@ -41,7 +41,7 @@ from segflow.inference.find_cases import find_cases
 from segflow.inference.load_network import find_previous_stage, load_model
 from segflow.inference.maps import output_names
 from segflow.inference.predict_validation import validated_with
-from segflow.network.nnunet_model import read_nnunet_weights
+from segflow.models.nnunet_model import read_nnunet_weights
 from segflow.planning.planner import decide
 from segflow.planning.planner_settings import PlannerSettings
 from segflow.planning.split_dataset import split_dataset

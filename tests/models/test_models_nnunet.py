@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import tiny_models
 import torch
-from test_network_weights import Malicious
+from test_models_weights import Malicious
 
 from segflow.core.errors import SegflowError
+from segflow.models.nnunet_model import is_nnunet_model, previous_model, read_nnunet_model, read_nnunet_weights
+from segflow.models.trained_fold import load_weights
 from segflow.network.build import build_network
-from segflow.network.nnunet_model import is_nnunet_model, previous_model, read_nnunet_model, read_nnunet_weights
-from segflow.network.weights import load_weights
 
 
 def zipped(folder: Path, target: Path) -> Path:

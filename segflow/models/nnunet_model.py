@@ -18,8 +18,9 @@ from segflow.core.errors import SegflowError
 from segflow.core.names import LONGEST_NAME, shortened
 from segflow.core.plans import Plans
 from segflow.core.run_record import RunRecord
-from segflow.network.state import from_nnunet
-from segflow.network.weights import Folds, TrainedFold, choose_folds, plain_weights, read_tensors
+from segflow.models.nnunet_names import from_nnunet
+from segflow.models.tensor_files import plain_weights, read_tensors
+from segflow.models.trained_fold import Folds, TrainedFold, choose_folds
 from segflow.storage.json_files import build_as, parse_json, read_json
 from segflow.storage.zip_files import is_zip, open_zip, read_member
 

@@ -7,8 +7,8 @@ import torch
 
 from segflow.core.errors import SegflowError
 from segflow.core.topology import NetworkTopology
+from segflow.models.nnunet_names import from_nnunet, to_nnunet
 from segflow.network.build import build_network
-from segflow.network.state import from_nnunet, to_nnunet
 
 
 def topology(network: str, norm: str = "instance", conv_bias: bool = True) -> NetworkTopology:

@@ -21,7 +21,7 @@ from torch import Tensor
 from segflow.core.errors import UNUSABLE, SegflowError
 from segflow.core.names import check_fold, is_number, shortened
 from segflow.core.run_record import RunRecord
-from segflow.network.weights import Folds, TrainedFold, choose_folds
+from segflow.models.trained_fold import Folds, TrainedFold, choose_folds
 from segflow.storage.json_files import build_as, parse_json, written_whole
 from segflow.storage.zip_files import BROKEN, is_zip, open_zip, read_member
 

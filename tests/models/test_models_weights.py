@@ -10,8 +10,10 @@ import tiny_models
 import torch
 
 from segflow.core.errors import SegflowError
+from segflow.models.own_runs import read_fold
+from segflow.models.tensor_files import read_tensors, without_wrappers
+from segflow.models.trained_fold import choose_folds, load_weights
 from segflow.network.build import build_network
-from segflow.network.weights import choose_folds, load_weights, read_fold, read_tensors, without_wrappers
 from segflow.storage.folds import Fold
 
 

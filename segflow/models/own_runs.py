@@ -1,0 +1,155 @@
+"""Runs of our own: weights and record read from their folders, and written there (design, section 2)."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from segflow.core.errors import SegflowError
+from segflow.core.names import safe_name
+from segflow.core.run_record import RunRecord
+from segflow.models.tensor_files import plain_weights, read_tensors, without_wrappers
+from segflow.models.trained_fold import Folds, TrainedFold, choose_folds
+from segflow.storage.folds import FOLD_PREFIX, Fold, find_folds
+from segflow.storage.json_files import written_whole
+from segflow.storage.whole_folder import folder_written_whole
+
+NETWORK_PREFIX = "network."
+"""Lightning stores the module's attributes by name; ours is called so."""
+
+
+def read_fold(folder: Fold, checkpoint: str = "final") -> TrainedFold:
+    """Read the weights of one of our own folds.
+
+    Args:
+        folder: The fold's folder.
+        checkpoint: ``final``, ``best`` or ``last``.
+
+    Raises:
+        SegflowError: The fold was not trained, or its checkpoint cannot be read.
+    """
+    record = folder.read_record()
+    file = folder.existing_checkpoint(checkpoint)
+    return TrainedFold(record, network_weights(read_tensors(file), str(file)), str(file))
+
+
+def network_weights(content: Mapping[str, Any], name: str) -> dict[str, Tensor]:
+    """The weights of the network in a checkpoint of ours.
+
+    Args:
+        content: Of the file.
+        name: What to call it in messages.
+
+    Raises:
+        SegflowError: It holds no tensors, or none that are their own size.
+    """
+    state = content.get("state_dict", content)
+    if not isinstance(state, Mapping):
+        raise SegflowError(f"{name} holds no weights", found=type(state).__name__, expected="tensors by name")
+    named = {key: value for key, value in state.items() if isinstance(value, Tensor) and isinstance(key, str)}
+    own = {key.removeprefix(NETWORK_PREFIX): value for key, value in named.items() if key.startswith(NETWORK_PREFIX)}
+    return without_wrappers(plain_weights(own or named, name))
+
+
+def read_run(path: Path, folds: Folds = "all", checkpoint: str = "final") -> list[TrainedFold]:
+    """Read the weights of one of our own runs.
+
+    Args:
+        path: A fold, or the run's folder above it.
+        folds: See `choose_folds`.
+        checkpoint: ``final``, ``best`` or ``last``.
+
+    Raises:
+        SegflowError: A fold was not trained, or its checkpoint cannot be read.
+    """
+    by_name = {folder.fold: folder for folder in find_folds(path)}
+    return [read_fold(by_name[name], checkpoint) for name in choose_folds(list(by_name), folds, str(path))]
+
+
+def previous_run(path: Path, record: RunRecord) -> Path:
+    """The run whose predictions a cascade takes as input: of the same plans, and the one that it was trained on.
+
+    That is the run of the name that the training was given (``previous_run_name``), else of the cascade's own name; and
+    where neither is there, as with runs that were renamed, the only one that there is.
+
+    Args:
+        path: The cascade's own run, or a fold of it.
+        record: Of the cascade.
+
+    Raises:
+        SegflowError: It cannot be found; says how to name it.
+    """
+    path = path.resolve()
+    run = path.parent if path.name.startswith(FOLD_PREFIX) else path
+    home = run.parent.parent / str(record.plan.previous_stage)
+    named = record.settings.get("previous_run_name")
+    if named:
+        safe_name(named, "the previous_run_name of the run's settings")
+    if (place := home / str(named or run.name)).is_dir():
+        return place
+    others = sorted(child for child in home.iterdir() if child.is_dir()) if home.is_dir() else []
+    if len(others) == 1 and not named:
+        return others[0]
+    raise SegflowError(
+        f"configuration '{record.configuration}' needs the model of '{record.plan.previous_stage}'",
+        found=", ".join(str(other) for other in others) or f"no run in {home}",
+        fix=f"Train it, or say where it is: previous_stage={home}/RUN_NAME",
+    )
+
+
+def run_path(outputs: Path, record: RunRecord, run_name: str, configuration: str | None = None) -> Path:
+    """Where a run of this name belongs, or that of another configuration of the same plans."""
+    return outputs / record.dataset.name / record.plans.plans_name / (configuration or record.configuration) / run_name
+
+
+def write_runs(outputs: Path, models: Iterable[Sequence[TrainedFold]], run_name: str) -> list[Path]:
+    """Write several models as `write_run` does, all of them or none: half of them would be in the next try's way.
+
+    Returns:
+        The runs' folders.
+
+    Raises:
+        SegflowError: A run exists, or cannot be written.
+    """
+    written: list[Path] = []
+    try:
+        for folds in models:
+            written.append(write_run(outputs, folds, run_name))
+    except BaseException:
+        for run in written:
+            shutil.rmtree(run, ignore_errors=True)
+        raise
+    return written
+
+
+def write_run(outputs: Path, folds: Sequence[TrainedFold], run_name: str) -> Path:
+    """Write folds of one configuration as a finished run, to predict with or to fine-tune from: whole or not at all.
+
+    Returns:
+        The run's folder.
+
+    Raises:
+        SegflowError: The run exists, or cannot be written.
+    """
+    run = run_path(outputs, folds[0].record, run_name)
+    exists = SegflowError(f"there is a run {run} already", fix="Choose another run_name, or remove it.")
+    if run.exists():
+        raise exists
+    try:
+        with folder_written_whole(run) as partial:
+            for fold in folds:
+                folder = Fold(partial / f"fold_{fold.record.fold}")
+                state = {NETWORK_PREFIX + name: value for name, value in fold.weights.items()}
+                needed = sum(value.nbytes for value in state.values())
+                with written_whole(folder.checkpoint("final"), needed=needed) as temporary:
+                    torch.save({"state_dict": state}, temporary)
+                folder.write_record(fold.record)
+                folder.mark_finished({"imported_from": fold.source})
+    except FileExistsError:
+        raise exists from None
+    return run
