@@ -15,6 +15,20 @@ from segflow.core.labels import LabelKey, key_from_text, key_text
 OVERLAP_METRICS = ("Dice", "FN", "FP", "IoU", "TN", "TP", "n_pred", "n_ref")
 """nnU-Net's metrics, under its names. Counts are voxels."""
 
+METRICS = (
+    *OVERLAP_METRICS,
+    "volume_difference",
+    "volume_difference_mm3",
+    "hd95_mm",
+    "mean_surface_distance_mm",
+    "surface_dice",
+    "lesion_f1",
+    "lesions_found",
+    "lesions_missed",
+    "lesions_false",
+)
+"""All that can be computed here; any other name in a summary is a metric of a user's own."""
+
 
 @dataclass(frozen=True, slots=True)
 class CaseMetrics:

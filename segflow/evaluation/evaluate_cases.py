@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
-from segflow.core.errors import CaseErrors
+from segflow.core.errors import CaseErrors, SegflowError
 from segflow.core.labels import LabelKey, Labels
 from segflow.core.metrics import CaseMetrics, Summary
+from segflow.core.own_part import OwnPart
 from segflow.evaluation.evaluate_settings import EvaluateSettings, ScoreSettings
 from segflow.evaluation.label_pairs import LabelPair, find_pairs, inputs_of, read_pair, worker_count
+from segflow.evaluation.own_metrics import check_metrics, own_scores
 from segflow.evaluation.score_case import score_case
 from segflow.evaluation.summary import SUMMARY_FILE, write_summary
 from segflow.evaluation.undeclared import Undeclared, undeclared_values, warn_of_undeclared
 from segflow.execution.machine import memory_bytes
 from segflow.execution.parallel import Job, run_jobs
 from segflow.execution.progress import Progress, ProgressEvent, silent
-from segflow.storage.images import ImageIO, reader_of, voxels_of
+from segflow.storage.images import ImageIO, case_error, reader_of, voxels_of
 from segflow.storage.stamps import Origin, StampedFolder
 
 BYTES_PER_VOXEL = 12
 """Two label maps as read and as decoded, and the masks and cell codes of one label."""
+OWN_BYTES_PER_VOXEL = 4
+"""Two masks of one label for metrics of a user's own, and the copies that each gets."""
 
 
 def evaluate_cases(
@@ -32,6 +37,7 @@ def evaluate_cases(
     file_ending: str,
     reader: str | None = None,
     output: Path | None = None,
+    metrics: Mapping[str, OwnPart] | None = None,
     progress: Progress = silent,
 ) -> Summary:
     """Score every case of a folder of predictions.
@@ -47,22 +53,27 @@ def evaluate_cases(
         file_ending: Ending of the label maps, with its dot.
         reader: Name of the reader; None chooses by ending.
         output: Folder to write ``summary.json`` and ``metrics.csv`` to; None writes nothing.
+        metrics: Name → metric of a user's own, scored beside ours; see `own_metrics.CONTRACT`.
         progress: Told of each case.
 
     Raises:
-        SegflowError: A folder is missing or empty, or not one case could be scored.
+        SegflowError: A folder is missing or empty, a metric of a user's own cannot be used, or not one case could be
+            scored.
     """
-    settings = settings or EvaluateSettings()
+    settings, metrics = settings or EvaluateSettings(), metrics or {}
+    check_metrics(metrics)
     stamped = None if output is None else StampedFolder(output)
     if stamped is not None:
         stamped.discard(SUMMARY_FILE)  # whatever happens now, old scores are of other label maps, or will come again
     pairs, failed = find_pairs(prediction, reference, file_ending, partial=settings.partial)
-    origin = Origin("scores", 1, {**asdict(settings.scores), "labels": labels.to_json()}, inputs_of(pairs))
+    own = {"metrics": {name: metric.description for name, metric in metrics.items()}} if metrics else {}
+    origin = Origin("scores", 1, {**asdict(settings.scores), **own, "labels": labels.to_json()}, inputs_of(pairs))
     inputs = {} if stamped is None else origin.stamp_inputs(unreadable_too=True)
     images = reader_of((pair.reference for pair in pairs), file_ending, reader)
     voxels = [voxels_of(pair.prediction, images) for pair in pairs]
+    bytes_per_voxel = BYTES_PER_VOXEL + (OWN_BYTES_PER_VOXEL if metrics else 0)
     jobs = [
-        Job(pair.case_id, (pair, images, labels, settings.scores), BYTES_PER_VOXEL * count)
+        Job(pair.case_id, (pair, images, labels, settings.scores, metrics), bytes_per_voxel * count)
         for pair, count in zip(pairs, voxels, strict=True)
     ]
     cases: list[CaseMetrics] = []
@@ -76,8 +87,8 @@ def evaluate_cases(
     )
     for done, outcome in enumerate(outcomes, start=1):
         if outcome.error is None:
-            metrics, undeclared[outcome.name] = outcome.value
-            cases.append(metrics)
+            scored, undeclared[outcome.name] = outcome.value
+            cases.append(scored)
         else:
             failed[outcome.name] = outcome.error
         progress(ProgressEvent("evaluate", outcome.name, done, len(jobs)))
@@ -92,9 +103,15 @@ def evaluate_cases(
 
 
 def _evaluate_case(
-    pair: LabelPair, reader: ImageIO, labels: Labels, settings: ScoreSettings
+    pair: LabelPair, reader: ImageIO, labels: Labels, settings: ScoreSettings, metrics: Mapping[str, OwnPart]
 ) -> tuple[CaseMetrics, Undeclared]:
     reference, prediction, geometry = read_pair(pair, reader)
     scores: dict[LabelKey, dict[str, float]] = score_case(reference, prediction, geometry.spacing, labels, settings)
-    metrics = CaseMetrics(pair.case_id, scores, str(pair.prediction), str(pair.reference))
-    return metrics, undeclared_values(reference, prediction, labels)
+    try:
+        own = own_scores(metrics, prediction, reference, geometry.spacing, labels)
+    except SegflowError as error:
+        raise case_error(pair.case_id, error) from error
+    for key, values in own.items():
+        scores[key].update(values)
+    scored = CaseMetrics(pair.case_id, scores, str(pair.prediction), str(pair.reference))
+    return scored, undeclared_values(reference, prediction, labels)

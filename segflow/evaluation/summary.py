@@ -9,7 +9,7 @@ from pathlib import Path
 
 from segflow.core.errors import SegflowError
 from segflow.core.labels import Labels, key_text
-from segflow.core.metrics import OVERLAP_METRICS, Summary
+from segflow.core.metrics import METRICS, OVERLAP_METRICS, Summary
 from segflow.evaluation.compare import Estimate, estimate_mean
 from segflow.evaluation.label_pairs import prediction_role
 from segflow.storage.json_files import read_json_as, write_json, written_whole
@@ -27,7 +27,7 @@ TABLE_COLUMNS = {
     "volume_difference": "volume difference",
     "lesion_f1": "lesion F1",
 }
-"""Metrics that the table shows where they were computed, and what it calls them."""
+"""Metrics that the table shows where they were computed, and what it calls them; a user's own follow by name."""
 
 
 def write_summary(summary: Summary, labels: Labels, folder: Path) -> None:
@@ -94,8 +94,10 @@ def table_rows(summary: Summary, labels: Labels, *, intervals: bool = True) -> l
         labels: For the names.
         intervals: Whether to show the intervals.
     """
-    shown = [metric for metric in TABLE_COLUMNS if metric in _metrics_of(summary)]
-    rows = [["label", *(TABLE_COLUMNS[metric] for metric in shown), "cases"]]
+    computed = _metrics_of(summary)
+    shown = [metric for metric in TABLE_COLUMNS if metric in computed]
+    shown += [metric for metric in computed if metric not in METRICS]
+    rows = [["label", *(TABLE_COLUMNS.get(metric, metric) for metric in shown), "cases"]]
     tables = {metric: summary.values(metric) for metric in shown}
     for index, key in enumerate(summary.keys):
         estimates = [estimate_mean(tables[metric][:, index]) for metric in shown]
