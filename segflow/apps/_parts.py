@@ -1,0 +1,112 @@
+"""Parts of a run that a ``_target_`` names: networks, losses, optimizers, steps of augmentation, ours or a user's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+from typing import Any
+
+import msgspec
+
+from segflow.apps import _targets
+from segflow.core.errors import SegflowError
+
+TARGET = "_target_"
+OF_HYDRA = ("_partial_", "_args_", "_recursive_", "_convert_", TARGET)
+"""Keys beside a ``_target_`` that Hydra itself reads."""
+
+
+class SettingError(SegflowError):
+    """A setting that does not exist, or whose value has the wrong type."""
+
+
+class Part:
+    """What a node with a ``_target_`` describes.
+
+    Nothing is imported before it is built: a command line is checked without waiting for torch.
+
+    Attributes:
+        settings: The node as plain values, ``_target_`` among them.
+    """
+
+    __slots__ = ("settings",)
+
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        self.settings = settings
+
+    @property
+    def target(self) -> str:
+        """Dotted name of the class or function."""
+        return str(self.settings[TARGET])
+
+    def build(self, *positional: Any, **keywords: Any) -> Any:
+        """The object that the ``_target_`` makes, or the partial where ``_partial_`` is true."""
+        import hydra
+
+        return hydra.utils.instantiate(dict(self.settings), *positional, _convert_="all", **keywords)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Part) and other.settings == self.settings
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"Part({dict(self.settings)!r})"
+
+
+def check_part(where: str, node: Mapping[str, Any]) -> None:
+    """Refuse an option that the ``_target_`` does not take, as far as its source can be read without importing it.
+
+    Args:
+        where: Key of the node, for messages.
+        node: With ``_target_``; options may be such nodes themselves.
+
+    Raises:
+        SettingError: There is no such option, or its value has the wrong type.
+    """
+    found = _targets.look(str(node[TARGET]))
+    for key, value in node.items():
+        if key in OF_HYDRA:
+            continue
+        _check_inside(f"{where}.{key}", value)
+        if found is None:
+            continue
+        if key not in found.parameters:
+            if found.takes_any:
+                continue
+            close = get_close_matches(str(key), found.parameters, n=1)
+            raise SettingError(
+                f"there is no setting '{where}.{key}'",
+                expected=None if close else f"one that {node[TARGET]} takes: {', '.join(found.options())}",
+                fix=f"Did you mean '{where}.{close[0]}'?" if close else None,
+            )
+        _check_type(f"{where}.{key}", value, found.parameters[key])
+
+
+def _check_inside(where: str, value: Any) -> None:
+    if isinstance(value, Mapping):
+        if TARGET in value:
+            check_part(where, value)
+        else:
+            for key, inner in value.items():
+                _check_inside(f"{where}.{key}", inner)
+    elif isinstance(value, list):
+        for number, inner in enumerate(value):
+            _check_inside(f"{where}[{number}]", inner)
+
+
+def _check_type(where: str, value: Any, parameter: _targets.Parameter) -> None:
+    if parameter.type is None or (isinstance(value, Mapping) and TARGET in value):
+        return
+    try:
+        msgspec.convert(value, parameter.type)
+    except msgspec.ValidationError as error:
+        shown = str(value).lower() if isinstance(value, bool) else value
+        raise SettingError(
+            f"setting '{where}' has the wrong type",
+            found=shown,
+            expected=parameter.annotation,
+            fix=f"It means: {parameter.meaning.rstrip('.')}." if parameter.meaning else None,
+        ) from error
+    except TypeError:  # a type that no plain value stands for
+        return

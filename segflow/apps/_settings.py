@@ -1,0 +1,344 @@
+"""Settings of commands: which there are, what they mean, and how plain values become a record of them.
+
+The settings of a command are the fields of its record, such as ``Train`` in ``train.py``; a field that is a dataclass
+itself is a section. A field's annotation is its type, its default is the only default, and its line in the class's
+``Attributes:`` is its meaning, wherever that is shown.
+"""
+
+from __future__ import annotations
+
+import re
+import types
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
+from difflib import get_close_matches
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from segflow.apps._docstrings import described
+from segflow.apps._parts import TARGET, Part, SettingError, check_part
+from segflow.core.errors import SegflowError
+
+Record = TypeVar("Record")
+
+REST = "rest"
+"""Metadata of a field that takes the keys which its section has no field for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One setting of a command.
+
+    Attributes:
+        key: Where it stands, such as ``training.seed``.
+        type: What its value may be, in words.
+        default: As plain values; `MISSING` where an option of a group gives it.
+        meaning: One or more sentences.
+        is_path: Whether its value is a path or a name, which is taken as it stands.
+        is_open: Whether the keys below it are the user's own.
+    """
+
+    key: str
+    type: str
+    default: Any
+    meaning: str
+    is_path: bool = False
+    is_open: bool = False
+
+
+@cache
+def settings_of(record: type, prefix: str = "") -> tuple[Setting, ...]:
+    """Every setting of a record, those of its sections included, in order."""
+    found: list[Setting] = []
+    for entry, kind in _typed_fields(record):
+        key = f"{prefix}{entry.name}"
+        section = _section(kind)
+        if section is not None:
+            found += settings_of(section, f"{key}.")
+        elif not entry.metadata.get(REST):
+            meaning = meanings(record).get(entry.name, "")
+            texts = _is_text(kind)
+            found.append(Setting(key, in_words(kind), _plain_default(entry), meaning, texts, _is_open(kind)))
+    return tuple(found)
+
+
+def sections_of(record: type, prefix: str = "") -> Iterator[str]:
+    """Keys of the sections of a record, and of its parts: what has settings of its own below it."""
+    for entry, kind in _typed_fields(record):
+        section = _section(kind)
+        if section is not None or _holds_parts(kind):
+            yield f"{prefix}{entry.name}"
+        if section is not None:
+            yield from sections_of(section, f"{prefix}{entry.name}.")
+
+
+@cache
+def meanings(record: type) -> Mapping[str, str]:
+    """Name of a field → what its class's ``Attributes:`` say of it, as one line."""
+    found: dict[str, str] = {}
+    for base in reversed(record.__mro__):
+        found |= described(base.__dict__.get("__doc__") or "")
+    return found
+
+
+def defaults_of(record: type) -> dict[str, Any]:
+    """The defaults of a record as plain values; fields without one are left out."""
+    found: dict[str, Any] = {}
+    for entry, kind in _typed_fields(record):
+        section = _section(kind)
+        if entry.metadata.get(REST):
+            continue
+        default = _plain_default(entry)
+        if default is not MISSING and not (section is not None and default is None):
+            found[entry.name] = default
+        elif section is not None:
+            found[entry.name] = defaults_of(section)
+    return found
+
+
+def plain(value: Any, record: type | None = None) -> Any:
+    """A record as the plain values that it is read from.
+
+    Args:
+        value: A record, or any value within one.
+        record: Leave out what this record, which the value's class derives from, does not have.
+    """
+    if is_dataclass(value) and not isinstance(value, type):
+        result: dict[str, Any] = {}
+        for entry in fields(record or type(value)):  # type: ignore[arg-type]
+            inner = plain(getattr(value, entry.name))
+            result |= inner if entry.metadata.get(REST) else {entry.name: inner}
+        return result
+    if isinstance(value, Part):
+        return plain(value.settings)
+    if isinstance(value, Mapping):
+        return {str(key): plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(inner) for inner in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def read(record: type[Record], values: Mapping[str, Any], prefix: str = "") -> Record:
+    """Check plain values against a record, and build it.
+
+    Args:
+        record: The class.
+        values: As YAML gives them.
+        prefix: Where they stand in the settings of a command, such as ``training.``.
+
+    Raises:
+        SettingError: A key is unknown, or a value has the wrong type.
+        SegflowError: A value is out of range.
+    """
+    prepared = _prepared(record, values, prefix)
+    try:
+        return msgspec.convert(prepared, record, dec_hook=_decoded)
+    except msgspec.ValidationError as error:
+        raise _explained(error, record, prepared, prefix) from error
+
+
+def _decoded(kind: type, value: Any) -> Any:
+    if kind is Path:
+        if not isinstance(value, str):
+            raise TypeError("a path")
+        return Path(value).expanduser()
+    if kind is Part:
+        if not isinstance(value, Mapping) or not isinstance(value.get(TARGET), str):
+            raise TypeError("a part")
+        return Part(dict(value))
+    raise NotImplementedError(kind)
+
+
+def _prepared(record: type, values: Any, prefix: str) -> Any:
+    """The same values: keys that nothing takes are refused, and numbers become what their fields hold."""
+    if not isinstance(values, Mapping):
+        raise SettingError(
+            f"setting '{prefix[:-1]}' cannot be set as a whole", found=_shown(values),
+            expected=f"its parts one by one, as {prefix}{next(iter(_typed_fields(record)))[0].name}=VALUE",
+        )  # fmt: skip
+    known = dict(_named(record))
+    rest = next((entry.name for entry in fields(record) if entry.metadata.get(REST)), None)  # type: ignore[arg-type]
+    result: dict[str, Any] = {}
+    others: dict[str, Any] = {}
+    for key, value in values.items():
+        where = f"{prefix}{key}"
+        if key in known and key != rest:
+            result[str(key)] = _fitted(known[key], value, where)
+        elif rest is not None:
+            others[str(key)] = value
+        else:
+            raise unknown(where, [f"{prefix}{name}" for name in known], record)
+    return result if rest is None else {**result, rest: others}
+
+
+def _fitted(kind: Any, value: Any, where: str) -> Any:
+    section = _section(kind)
+    if section is not None:
+        return value if value is None and _allows_none(kind) else _prepared(section, value, f"{where}.")
+    if isinstance(value, Mapping):
+        if TARGET in value and _holds_parts(kind):
+            check_part(where, value)
+        elif (entry := _entry_of(kind)) is not None:
+            return {str(key): _fitted_entry(entry, inner, f"{where}.{key}") for key, inner in value.items()}
+        return value
+    options = typing.get_args(kind) or (kind,)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return value
+    if isinstance(value, float) and int in options and float not in options and value.is_integer():
+        return int(value)
+    return str(value) if str in options and not {int, float} & set(options) else value
+
+
+def _fitted_entry(kind: Any, value: Any, where: str) -> Any:
+    """One entry of a mapping, whose key msgspec would not name."""
+    fitted = _fitted(kind, value, where)
+    try:
+        msgspec.convert(fitted, kind, dec_hook=_decoded)
+    except msgspec.ValidationError as error:
+        if isinstance(error.__cause__, SegflowError):
+            raise error.__cause__ from error
+        raise SettingError(
+            f"setting '{where}' has the wrong type", found=_shown(value), expected=in_words(kind)
+        ) from error
+    return fitted
+
+
+def unknown(key: str, beside: Sequence[str], record: type | None = None) -> SettingError:
+    """The error of a key that nothing takes, with the nearest that something does."""
+    return SettingError(f"there is no setting '{key}'", fix=nearest(key, beside, record) or None)
+
+
+def nearest(key: str, beside: Sequence[str] = (), record: type | None = None) -> str:
+    """``Did you mean 'x'?``, or nothing. First what stands beside it, then one of that name in another section."""
+    everything = [setting.key for setting in settings_of(record)] if record else []
+    everything += list(sections_of(record)) if record else []
+    name = key.rpartition(".")[2]
+    close = get_close_matches(key, beside, n=1, cutoff=0.7)
+    inside = [other for other in everything if other == name or other.endswith(f".{name}")]
+    meant = close or inside[:3] or get_close_matches(key, [*beside, *everything], n=1, cutoff=0.5)
+    return f"Did you mean {' or '.join(repr(other) for other in meant)}?" if meant else ""
+
+
+def _explained(error: msgspec.ValidationError, record: type, values: Any, prefix: str) -> SegflowError:
+    text, _, path = str(error).partition(" - at `$")
+    steps = re.findall(r"[\w-]+|\[[^\]]*\]", path.rstrip("`"))
+    names = [step for step in steps if not step.startswith("[")]
+    key = prefix + ".".join(names)
+    setting = next((s for s in settings_of(record, prefix) if s.key == key or key.startswith(f"{s.key}.")), None)
+    cause = error.__cause__
+    if isinstance(cause, SegflowError):  # a check of the section itself
+        told = [s for s in settings_of(record, prefix) if s.key.startswith(key) and _names(str(cause), s.key)]
+        return _with_meaning(cause, told[0].meaning if told else "")
+    found: Any = values
+    for name in names:
+        found = found.get(name) if isinstance(found, Mapping) else found
+    if cause is not None and not isinstance(cause, TypeError):
+        return SettingError(f"setting '{key}' is not right: {cause}", found=_shown(found))
+    limit = re.match(r"Expected `array` of length (\d+)", text)
+    expected = f"{limit[1]} values" if limit else (setting.type if setting else text.removeprefix("Expected "))
+    problem = SettingError(f"setting '{key}' has the wrong type", found=_shown(found), expected=expected)
+    return _with_meaning(problem, setting.meaning if setting else "")
+
+
+def _with_meaning(error: SegflowError, meaning: str) -> SegflowError:
+    if not meaning:
+        return error
+    first = re.split(r"(?<=[.;]) ", meaning)[0].rstrip(".;")
+    fix = f"{error.fix} It means: {first}." if error.fix else f"It means: {first}."
+    return type(error)(error.problem, case=error.case, found=error.found, expected=error.expected, fix=fix)
+
+
+def _names(text: str, key: str) -> bool:
+    return re.search(rf"\b{re.escape(key.rpartition('.')[2])}\b", text) is not None
+
+
+def _shown(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else "null" if value is None else str(value)
+
+
+@cache
+def _hints(record: type) -> dict[str, Any]:
+    return typing.get_type_hints(record)
+
+
+def _typed_fields(record: type) -> list[tuple[Field[Any], Any]]:
+    return [(entry, _hints(record)[entry.name]) for entry in fields(record)]  # type: ignore[arg-type]
+
+
+def _named(record: type) -> list[tuple[str, Any]]:
+    return [(entry.name, kind) for entry, kind in _typed_fields(record)]
+
+
+def _section(kind: Any) -> type | None:
+    """The dataclass that a field holds, if it does."""
+    for option in (kind, *typing.get_args(kind)) if _is_union(kind) else (kind,):
+        if isinstance(option, type) and is_dataclass(option):
+            return option
+    return None
+
+
+def _entry_of(kind: Any) -> Any:
+    """What a mapping holds; None where a field is none."""
+    inside = next((a for a in (kind, *typing.get_args(kind)) if typing.get_origin(a) is dict), None)
+    return typing.get_args(inside)[1] if inside else None
+
+
+def _is_union(kind: Any) -> bool:
+    return typing.get_origin(kind) in (typing.Union, types.UnionType)
+
+
+def _allows_none(kind: Any) -> bool:
+    return type(None) in typing.get_args(kind)
+
+
+def _holds_parts(kind: Any) -> bool:
+    return kind is Part or any(_holds_parts(inner) for inner in typing.get_args(kind))
+
+
+def _is_text(kind: Any) -> bool:
+    """Whether a value is a name or a path, and nothing else: then it is taken as it was typed."""
+    options = set(typing.get_args(kind) if _is_union(kind) else (kind,)) - {type(None)}
+    return bool(options) and all(option in (str, Path, list[str], list[Path]) for option in options)
+
+
+def _is_open(kind: Any) -> bool:
+    return any(typing.get_origin(option) is dict for option in (kind, *typing.get_args(kind)))
+
+
+def _plain_default(entry: Field[Any]) -> Any:
+    if entry.default is not MISSING:
+        return plain(entry.default)
+    if entry.default_factory is not MISSING:
+        return plain(entry.default_factory())
+    return MISSING
+
+
+_WORDS: dict[Any, str] = {
+    int: "a whole number", float: "a number", str: "a text", bool: "true or false", Path: "a path",
+    type(None): "null", Part: "a part: {_target_: …}", Any: "any value",
+}  # fmt: skip
+
+
+def in_words(kind: Any) -> str:
+    """A type as a person says it."""
+    if kind in _WORDS:
+        return _WORDS[kind]
+    origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    if _is_union(kind):
+        return " or ".join(in_words(option) for option in inner)
+    if origin is typing.Literal:
+        return " | ".join(map(str, inner))
+    if origin is tuple:
+        return f"a list of {len(inner)} values"
+    if origin is dict:
+        return f"a mapping of names to {_plural(inner[1])}"
+    return f"a list of {_plural(inner[0])}" if inner else "values"
+
+
+def _plural(kind: Any) -> str:
+    names = {int: "whole numbers", float: "numbers", str: "texts", Path: "paths", Part: "parts"}
+    return names.get(kind, "values")

@@ -1,0 +1,201 @@
+"""What a ``_target_`` takes, read from its source: nothing is imported, so that help and checks are quick."""
+
+from __future__ import annotations
+
+import ast
+import collections.abc
+import importlib.util
+import typing
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from segflow.apps._docstrings import described
+
+LONGEST_CHAIN = 8
+"""Imports that are followed from one file to the next."""
+
+_NAMES: dict[str, Any] = {
+    **{kind.__name__: kind for kind in (int, float, str, bool, list, dict, tuple)},
+    "None": None, "Any": Any, "Literal": typing.Literal, "Optional": typing.Optional, "Union": typing.Union,
+    "Sequence": collections.abc.Sequence, "Mapping": collections.abc.Mapping,
+    "List": list, "Dict": dict, "Tuple": tuple,
+}  # fmt: skip
+"""What an annotation may be made of to be checked."""
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """One argument of a target.
+
+    Attributes:
+        annotation: As it is written; empty where it is not.
+        type: What a plain value must fit; None where that cannot be said.
+        default: As a plain value; `MISSING` where it has none, or none that is plain.
+        meaning: What its docstring says of it.
+    """
+
+    annotation: str
+    type: Any
+    default: Any
+    meaning: str
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A class or function.
+
+    Attributes:
+        parameters: Its arguments, in order.
+        takes_any: Whether it takes other keywords too.
+    """
+
+    parameters: Mapping[str, Parameter]
+    takes_any: bool
+
+    def options(self) -> list[str]:
+        """Arguments with a default: those without are given by the code that calls it, or by the YAML."""
+        return [name for name, parameter in self.parameters.items() if parameter.default is not MISSING]
+
+
+@cache
+def look(target: str) -> Target | None:
+    """What a target takes; None where its source is not found or not understood."""
+    found = _find(target, LONGEST_CHAIN)
+    if found is None:
+        return None
+    node, module = found
+    if isinstance(node, ast.ClassDef):
+        return _of_class(node, module, LONGEST_CHAIN)
+    return _of_function(node, described(ast.get_docstring(node) or ""), bound=False)
+
+
+def _find(target: str, steps: int) -> tuple[ast.ClassDef | Function, str] | None:
+    """The definition that a dotted name leads to, and the module that holds it."""
+    module, _, name = target.rpartition(".")
+    tree = _tree(module)
+    if tree is None or not steps:
+        return None
+    found = None
+    for node in _statements(tree):
+        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and node.name == name:
+            found = (node, module)
+        elif isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                if (alias.asname or alias.name) == name:
+                    found = _find(f"{_absolute(node, module)}.{alias.name}", steps - 1)
+    return found
+
+
+def _statements(tree: ast.Module) -> Iterator[ast.stmt]:
+    """Statements of a module, those under ``if`` and ``try`` included."""
+    waiting: list[ast.stmt] = list(tree.body)
+    while waiting:
+        node = waiting.pop(0)
+        yield node
+        if isinstance(node, ast.If | ast.Try):
+            waiting = [*node.body, *node.orelse, *waiting]
+
+
+def _absolute(node: ast.ImportFrom, module: str) -> str:
+    if not node.level:
+        return node.module or ""
+    package = module.split(".")
+    path = _file(module)
+    keep = len(package) - node.level + (path is not None and path.name == "__init__.py")
+    return ".".join([*package[:keep], *([node.module] if node.module else [])])
+
+
+@cache
+def _tree(module: str) -> ast.Module | None:
+    file = _file(module)
+    try:
+        return ast.parse(file.read_bytes()) if file is not None else None
+    except (OSError, SyntaxError, ValueError):
+        return None
+
+
+def _file(module: str) -> Path | None:
+    """The source of a module. Only the first name is looked up by Python, which imports a package above others."""
+    first, *inner = module.split(".")
+    try:
+        spec = importlib.util.find_spec(first)
+    except (ImportError, ValueError):
+        return None
+    if spec is None or spec.origin is None:
+        return None
+    if not inner:
+        return Path(spec.origin)
+    for folder in spec.submodule_search_locations or ():
+        place = Path(folder, *inner)
+        for file in (place.with_name(f"{place.name}.py"), place / "__init__.py"):
+            if file.is_file():
+                return file
+    return None
+
+
+def _of_class(node: ast.ClassDef, module: str, steps: int) -> Target | None:
+    texts = described(ast.get_docstring(node) or "")
+    for inner in node.body:
+        if isinstance(inner, ast.FunctionDef) and inner.name == "__init__" and not _is_overload(inner):
+            return _of_function(inner, texts | described(ast.get_docstring(inner) or ""), bound=True)
+    inherited: list[Target] = []
+    for base in node.bases:
+        name = ast.unparse(base).partition("[")[0]
+        found = _find(f"{module}.{name}", LONGEST_CHAIN) if steps and "." not in name else None
+        above = _of_class(found[0], found[1], steps - 1) if found and isinstance(found[0], ast.ClassDef) else None
+        if above is None and name not in ("object", "Protocol", "ABC", "Generic"):
+            return None
+        inherited += [above] if above is not None else []
+    parameters = {name: p for above in reversed(inherited) for name, p in above.parameters.items()}
+    if any("dataclass" in ast.unparse(decorator) for decorator in node.decorator_list):
+        for inner in node.body:
+            if isinstance(inner, ast.AnnAssign) and isinstance(inner.target, ast.Name):
+                name = inner.target.id
+                if not ast.unparse(inner.annotation).startswith(("ClassVar", "typing.ClassVar")):
+                    parameters[name] = _parameter(inner.annotation, inner.value, texts.get(name, ""))
+    return Target(parameters, any(above.takes_any for above in inherited))
+
+
+def _of_function(node: Function, texts: Mapping[str, str], *, bound: bool) -> Target:
+    given = node.args
+    positional = [*given.posonlyargs, *given.args]
+    defaults: list[ast.expr | None] = [None] * (len(positional) - len(given.defaults)) + list(given.defaults)
+    pairs = [*zip(positional, defaults, strict=True)][bound:]
+    pairs += list(zip(given.kwonlyargs, given.kw_defaults, strict=True))
+    parameters = {a.arg: _parameter(a.annotation, default, texts.get(a.arg, "")) for a, default in pairs}
+    return Target(parameters, given.kwarg is not None)
+
+
+def _parameter(annotation: ast.expr | None, default: ast.expr | None, meaning: str) -> Parameter:
+    value: Any = MISSING
+    if default is not None:
+        try:
+            value = ast.literal_eval(default)
+        except ValueError:
+            value = MISSING
+    text = ast.unparse(annotation) if annotation is not None else ""
+    return Parameter(text, _type(text), value, meaning)
+
+
+def _type(annotation: str) -> Any:
+    """The annotation as a type that plain values can be checked against, where it is made of such types alone."""
+    try:
+        tree = ast.parse(annotation.strip("'\""), mode="eval")
+    except SyntaxError:
+        return None
+    names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    if not names or not names <= _NAMES.keys() or any(isinstance(n, ast.Call | ast.Attribute) for n in ast.walk(tree)):
+        return None
+    try:
+        return eval(compile(tree, "annotation", "eval"), {"__builtins__": {}}, _NAMES)
+    except TypeError:
+        return None
+
+
+def _is_overload(node: ast.FunctionDef) -> bool:
+    return any("overload" in ast.unparse(decorator) for decorator in node.decorator_list)
