@@ -185,16 +185,22 @@ def _parameter(annotation: ast.expr | None, default: ast.expr | None, meaning: s
 def _type(annotation: str) -> Any:
     """The annotation as a type that plain values can be checked against, where it is made of such types alone."""
     try:
-        tree = ast.parse(annotation.strip("'\""), mode="eval")
-    except SyntaxError:
+        return _kind(ast.parse(annotation.strip("'\""), mode="eval").body)
+    except (SyntaxError, KeyError, TypeError):
         return None
-    names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
-    if not names or not names <= _NAMES.keys() or any(isinstance(n, ast.Call | ast.Attribute) for n in ast.walk(tree)):
-        return None
-    try:
-        return eval(compile(tree, "annotation", "eval"), {"__builtins__": {}}, _NAMES)
-    except TypeError:
-        return None
+
+
+def _kind(node: ast.expr) -> Any:
+    """What an expression of an annotation names; `KeyError` where that is none of `_NAMES`."""
+    if isinstance(node, ast.Constant):
+        return node.value
+    if isinstance(node, ast.Tuple):
+        return tuple(map(_kind, node.elts))
+    if isinstance(node, ast.BinOp):
+        return typing.Union[_kind(node.left), _kind(node.right)]  # noqa: UP007
+    if isinstance(node, ast.Subscript):
+        return _kind(node.value)[_kind(node.slice)]
+    return _NAMES[ast.unparse(node)]
 
 
 def _is_overload(node: ast.FunctionDef) -> bool:
