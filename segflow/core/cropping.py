@@ -49,7 +49,7 @@ def crop_to_nonzero(image: np.ndarray, label: np.ndarray | None) -> Cropped:
 
 
 def _any_channel(image: np.ndarray) -> np.ndarray:
-    mask = image[0] != 0
+    mask: np.ndarray = image[0] != 0
     for channel in image[1:]:
         mask |= channel != 0
     return mask
@@ -78,7 +78,8 @@ def _fill_holes(mask: np.ndarray) -> np.ndarray:
     padded = np.zeros(tuple(n + 2 for n in mask.shape), bool)
     inner = (slice(1, -1),) * mask.ndim
     padded[inner] = mask
-    return fill_voids.fill(padded, in_place=True)[inner]
+    filled: np.ndarray = fill_voids.fill(padded, in_place=True)
+    return filled[inner]
 
 
 def _background_runs(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -15,7 +15,8 @@ LabelBoxes = Sequence[tuple[slice, ...] | None]
 
 def boxes_of_labels(label_map: np.ndarray) -> LabelBoxes:
     """Bounding boxes of all labels from 1 on, in one pass over the map (Z, Y, X) of whole numbers."""
-    return ndimage.find_objects(label_map)
+    boxes: LabelBoxes = ndimage.find_objects(label_map)
+    return boxes
 
 
 def box_of(labels: Iterable[int], boxes: Iterable[LabelBoxes]) -> Box | None:

@@ -112,7 +112,7 @@ def _read_table(table: Path) -> tuple[list[str], list[_Row]]:
         elif empty:
             problems.append(f"line {number}, case '{case_id}': no file in column {', '.join(empty)}")
         seen.add(case_id)
-        files = {}
+        files: dict[str, Path] = {}
         for column, cell in cells.items():
             try:
                 files |= {column: listed_file(base, cell)} if cell else {}

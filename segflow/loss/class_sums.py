@@ -31,7 +31,7 @@ def class_sums(logits: Tensor, index: Tensor, valid: Tensor | None) -> tuple[Ten
     flat = logits.flatten(2)
     if flat.dtype != torch.float64:
         flat = flat.float()
-    result: tuple[Tensor, Tensor, Tensor, Tensor] = _ClassSums.apply(
+    result: tuple[Tensor, Tensor, Tensor, Tensor] = _ClassSums.apply(  # type: ignore[no-untyped-call]
         flat, index.flatten(1), None if valid is None else valid.flatten(1)
     )
     return result

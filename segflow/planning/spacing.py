@@ -44,7 +44,8 @@ def axis_order(target: np.ndarray, settings: PlannerSettings) -> tuple[int, ...]
 
 def median_resampled_shape(fingerprint: Fingerprint, target: np.ndarray) -> np.ndarray:
     """Median over cases of the shape at the target spacing: float64 (3,), original axis order, may have halves."""
-    return np.median(np.array(resampled_shapes(fingerprint, target.tolist())), 0)
+    median: np.ndarray = np.median(np.array(resampled_shapes(fingerprint, target.tolist())), 0)
+    return median
 
 
 def resampled_shapes(fingerprint: Fingerprint, target: Sequence[float]) -> list[tuple[int, ...]]:

@@ -104,4 +104,5 @@ def _components(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _selected(components: np.ndarray, keep: np.ndarray) -> np.ndarray:
-    return np.concatenate([[False], keep])[components]
+    selected: np.ndarray = np.concatenate([[False], keep])[components]
+    return selected

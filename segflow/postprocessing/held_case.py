@@ -118,8 +118,10 @@ def _updated(
 
 
 def _compress(label_map: np.ndarray) -> bytes:
-    return blosc2.asarray(np.ascontiguousarray(label_map), cparams={"clevel": 1}).to_cframe()
+    frame: bytes = blosc2.asarray(np.ascontiguousarray(label_map), cparams={"clevel": 1}).to_cframe()
+    return frame
 
 
 def _expand(frame: bytes) -> np.ndarray:
-    return blosc2.ndarray_from_cframe(frame)[:]
+    label_map: np.ndarray = blosc2.ndarray_from_cframe(frame)[:]
+    return label_map

@@ -82,10 +82,12 @@ def _users(
             continue
         try:
             content = read_json(file)
-            plans = Plans.from_json(content) if isinstance(content, dict) and "configurations" in content else None
+            if not (isinstance(content, dict) and "configurations" in content):
+                continue
+            plans = Plans.from_json(content)
         except SegflowError:
             continue
-        for name in plans.configurations if plans is not None else ():
+        for name in plans.configurations:
             try:
                 plan = plans.configuration(name)
                 is_user = plan.data_identifier == store.folder.name and not _differing(

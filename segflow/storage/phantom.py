@@ -172,7 +172,8 @@ class _Body:
             lumps = _waves(self._plain, self._generator, 1.0)
             distance = _sum((axis - axis.flat[i]) ** 2 for axis, i in zip(self._plain, centre, strict=True))
             found |= np.sqrt(distance) + lumps < radius
-        return found & liver
+        tumours: Array = found & liver
+        return tumours
 
     def _ellipsoid(self, centre: Point, half_axes: Point) -> Array:
         parts = (
@@ -207,7 +208,8 @@ def _noise(shape: Sequence[int], generator: np.random.Generator) -> Array:
     """Grainy as after reconstruction: a part of it is smooth within the slice."""
     white = generator.normal(0, 1, shape)
     grain = gaussian_filter(generator.normal(0, 1, shape), sigma=(0, 0.8, 0.8))
-    return NOISE_HU * (0.7 * white + 0.7 * grain / grain.std())
+    noise: Array = NOISE_HU * (0.7 * white + 0.7 * grain / grain.std())
+    return noise
 
 
 def _sum(parts: Iterable[Array]) -> Array:
@@ -217,7 +219,8 @@ def _sum(parts: Iterable[Array]) -> Array:
 def _mean(fine: Array, shape: Sequence[int]) -> Array:
     """Mean over the samples of each voxel."""
     z, y, x = shape
-    return fine.reshape(z, FINER[0], y, FINER[1], x, FINER[2]).mean(axis=(1, 3, 5), dtype=np.float32)
+    mean: Array = fine.reshape(z, FINER[0], y, FINER[1], x, FINER[2]).mean(axis=(1, 3, 5), dtype=np.float32)
+    return mean
 
 
 def _description(cases: int, recipe: dict[str, int]) -> dict[str, object]:

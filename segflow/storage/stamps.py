@@ -24,9 +24,9 @@ from typing import Any
 
 from segflow.core.errors import SegflowError
 from segflow.core.system_errors import system_error
-from segflow.storage.case_files import some
 from segflow.storage.json_files import read_json, write_json
 from segflow.storage.links import is_below, within
+from segflow.storage.listing import some
 from segflow.storage.regular_files import open_regular
 
 STAMPS_FOLDER = ".segflow"

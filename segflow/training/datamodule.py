@@ -66,7 +66,7 @@ class PatchDataModule(pl.LightningDataModule):
     def val_dataloader(self) -> EpochLoader | list[Any]:
         if self._val is None:
             return []
-        self.val_loader = self._loader(self._val, "val", epochs_between=self.trainer.check_val_every_n_epoch or 1)
+        self.val_loader = self._loader(self._val, "val", epochs_between=self._attached().check_val_every_n_epoch or 1)
         return self.val_loader
 
     def teardown(self, stage: str) -> None:
@@ -74,14 +74,21 @@ class PatchDataModule(pl.LightningDataModule):
             if loader is not None:
                 loader.close()
 
+    def _attached(self) -> pl.Trainer:
+        """The trainer, which Lightning attaches before it asks for batches."""
+        trainer: pl.Trainer | None = self.trainer
+        if trainer is None:
+            raise RuntimeError("no trainer is attached yet")
+        return trainer
+
     def _loader(self, dataset: Dataset[Any], name: str, *, epochs_between: int) -> EpochLoader:
-        trainer = self.trainer
+        trainer = self._attached()
         on_gpu = trainer.strategy.root_device.type != "cpu"
         workers = self._choose_workers(on_gpu)
         return EpochLoader(
             dataset,
             batches=self._batches[name],
-            epoch=lambda: trainer.fit_loop.epoch_progress.current.processed // epochs_between,
+            epoch=lambda: _completed_epochs(trainer) // epochs_between,
             workers=workers if name == "train" else _for_validation(workers),
             pin_memory=trainer.strategy.root_device.type == "cuda",
             repeat=self._repeat and name == "train",
@@ -90,7 +97,7 @@ class PatchDataModule(pl.LightningDataModule):
     def _choose_workers(self, on_gpu: bool) -> int:
         """Once for both loaders, whose workers live side by side."""
         if self._workers is None:
-            processes = max(1, self.trainer.num_devices)
+            processes = max(1, self._attached().num_devices)
             workers = choose_workers(self._num_workers, on_gpu=on_gpu, processes=processes)
             self._workers = fit_workers(
                 workers,
@@ -105,6 +112,12 @@ class PatchDataModule(pl.LightningDataModule):
         return sum(
             size * (PREFETCHED * count + HELD) for size, count in zip(self._batch_bytes, counts, strict=True) if count
         )
+
+
+def _completed_epochs(trainer: pl.Trainer) -> int:
+    # Lightning declares a wider type than its fit loop uses.
+    processed: int = trainer.fit_loop.epoch_progress.current.processed  # type: ignore[attr-defined]
+    return processed
 
 
 def _for_validation(workers: int) -> int:

@@ -157,8 +157,9 @@ class EpochLoader:
         """End the workers; one that does not end by itself is killed."""
         batches, self._batches = self._batches, None
         self._position = -1
-        if hasattr(batches, "_shutdown_workers"):
-            batches._shutdown_workers()
+        shut_down = getattr(batches, "_shutdown_workers", None)
+        if shut_down is not None:
+            shut_down()
         for worker in getattr(batches, "_workers", ()):
             if worker.is_alive():
                 worker.kill()

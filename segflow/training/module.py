@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import nn
 
 from segflow.core.errors import SegflowError
@@ -147,7 +148,7 @@ class SegmentationModule(pl.LightningModule):
                 fix="Use another run_name, or start from its weights with training.initial_weights.",
             )
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         groups, factors = parameter_groups(self.network, self._lr_factors)
         optimizer = self._optimizer(groups)
         for group, factor in zip(optimizer.param_groups, factors, strict=True):

@@ -126,7 +126,8 @@ class PolynomialDecay(EpochSchedule):
         super().__init__(optimizer, total_epochs, warmup_epochs=warmup_epochs)
 
     def decay(self, progress: float) -> float:
-        return (1.0 - progress) ** self.exponent
+        share: float = (1.0 - progress) ** self.exponent
+        return share
 
 
 class CosineDecay(EpochSchedule):

@@ -14,7 +14,6 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
-from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from segflow.augmentation.pipeline import ValidationTransform
 from segflow.core.errors import SegflowError
@@ -51,6 +50,7 @@ from segflow.training.monitor import EpochReport
 from segflow.training.parameters import freeze
 from segflow.training.patch_pictures import PatchPictures
 from segflow.training.protocols import AugmentationLike, TrainingParts, TrainResult
+from segflow.training.ranks import is_first_rank
 from segflow.training.time_budget import TimeBudget, parse_duration
 from segflow.training.trainer import build_trainer, epoch_batches, trainer_options
 from segflow.training.training_settings import TrainingSettings
@@ -121,7 +121,7 @@ def train_fold(
         with full_disk_told_once(folder.path):
             return run.train(resuming)
     except BaseException:  # a signal too: it arrives as SystemExit or KeyboardInterrupt
-        if rank_zero_only.rank == 0 and not (folder.has_weights() or folder.metrics_csv.is_file()):
+        if is_first_rank() and not (folder.has_weights() or folder.metrics_csv.is_file()):
             folder.record_file.unlink(missing_ok=True)  # not one epoch: no other command shall take it for a run
         raise
 
@@ -344,7 +344,7 @@ class _Run:
             last = self.folder.checkpoint("last")
             if _keeps_weights(trainer) and last.is_file():
                 link_checkpoint(last, self.folder.checkpoint("final"))
-            used_up = [c.seconds for c in trainer.callbacks if isinstance(c, TimeBudget) and c.is_used_up]
+            used_up = [c.seconds for c in _callbacks(trainer) if isinstance(c, TimeBudget) and c.is_used_up]
             facts = {
                 "epochs": epochs,
                 "max_epochs": trainer.max_epochs,
@@ -359,8 +359,13 @@ class _Run:
         return TrainResult(self.folder.path, finished, epochs, report.latest, has_weights=_keeps_weights(trainer))
 
 
+def _callbacks(trainer: pl.Trainer) -> list[Callback]:
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # Lightning sets it undeclared
+    return callbacks
+
+
 def _keeps_weights(trainer: pl.Trainer) -> bool:
-    return any(isinstance(callback, RunCheckpoints) for callback in trainer.callbacks)
+    return any(isinstance(callback, RunCheckpoints) for callback in _callbacks(trainer))
 
 
 def _fit(trainer: pl.Trainer, module: SegmentationModule, data: PatchDataModule, resume_from: Path | None) -> None:
@@ -389,7 +394,7 @@ def _fit(trainer: pl.Trainer, module: SegmentationModule, data: PatchDataModule,
 
 def _claim(folder: Fold, record: RunRecord, settings: TrainingSettings, free_settings: Sequence[str]) -> bool:
     """Rank 0 writes; the others were started by it, so that the record is there."""
-    if rank_zero_only.rank != 0:
+    if not is_first_rank():
         return True
     return claim_folder(folder, record, free=free_settings, extend=settings.extend)
 

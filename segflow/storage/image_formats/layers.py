@@ -36,7 +36,8 @@ def one_layer(layers: np.ndarray, file: Path) -> np.ndarray:
                 found = f"whose segments have the same value: {value:g} in layers {seen[value]} and {number}"
                 raise _layered(file, layers, found)
             seen[value] = number
-    return layers.sum(axis=0, keepdims=True, dtype=layers.dtype)
+    one: np.ndarray = layers.sum(axis=0, keepdims=True, dtype=layers.dtype)
+    return one
 
 
 def _layered(file: Path, layers: np.ndarray, found: str) -> SegflowError:

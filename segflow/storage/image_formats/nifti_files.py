@@ -201,8 +201,8 @@ def write_nifti(
         SegflowError: The file cannot be written.
     """
     voxels = voxels.astype(voxels.dtype.newbyteorder("<"), copy=False)
-    kind = nibabel.Nifti2Header if forms is not None and forms.version == 2 else nibabel.Nifti1Header
-    header = kind(endianness="<")
+    header_type = nibabel.Nifti2Header if forms is not None and forms.version == 2 else nibabel.Nifti1Header
+    header = header_type(endianness="<")  # type: ignore[no-untyped-call]
     try:
         header.set_data_dtype(voxels.dtype)
         header.set_data_shape(voxels.shape[::-1])
@@ -216,7 +216,7 @@ def write_nifti(
         header.set_sform(affine, code="scanner")
         header["pixdim"][1 : 1 + len(spacing)] = spacing
         header.set_xyzt_units("mm")
-    data_start = DATA_START[kind.sizeof_hdr]
+    data_start = DATA_START[header_type.sizeof_hdr]
     header["vox_offset"] = data_start
     start = header.binaryblock.ljust(data_start, b"\0")
     data = np.ascontiguousarray(voxels).data.cast("B")

@@ -48,7 +48,8 @@ def reads_apart(check: Callable[[Path], int]) -> Callable[[Callable[P, R]], Call
             voxel_bytes = check(file)
             seconds = START_SECONDS + (check_regular(file) + voxel_bytes) / BYTES_PER_SECOND
             limits = Limits(seconds, START_BYTES + COPIES * max(voxel_bytes, check_regular(file)))
-            return call_apart(_attempt, (apart, arguments, file), subject=str(file), limits=limits)
+            result: R = call_apart(_attempt, (apart, arguments, file), subject=str(file), limits=limits)
+            return result
 
         return apart
 

@@ -35,6 +35,6 @@ def check_gipl(file: Path) -> int:
         raise header_error(file, "its type of voxels is not known", kind)
     if not all(size[:2]):
         raise header_error(file, "its size is impossible", size)
-    voxel_bytes = math.prod(max(1, n) for n in size) * ITEM_BYTES.get(kind, 1)
+    voxel_bytes: int = math.prod(max(1, n) for n in size) * ITEM_BYTES.get(kind, 1)
     check_length(file, [rest], voxel_bytes, 1)
     return voxel_bytes
