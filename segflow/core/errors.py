@@ -7,6 +7,8 @@ with a non-zero code; a traceback appears only with ``HYDRA_FULL_ERROR=1``.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 UNUSABLE = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError, MemoryError)
 """What reading a value of unknown origin may raise: a key that is not there, infinity as an int, too deep a list."""
@@ -58,7 +60,18 @@ class SegflowError(ValueError):
 
     def of_case(self, case: str) -> SegflowError:
         """The same problem, said of a case."""
-        return _rebuild(type(self), self.problem, case, self.found, self.expected, self.fix)
+        return self.changed(case=case)
+
+    def changed(self, **parts: Any) -> SegflowError:
+        """The same error with some of its parts, such as ``fix``, replaced."""
+        own: dict[str, Any] = {"case": self.case, "found": self.found, "expected": self.expected, "fix": self.fix}
+        return type(self)(parts.pop("problem", self.problem), **(own | parts))
+
+    def moved(self, old: Path, new: Path) -> SegflowError:
+        """The same error, of files that were to be in another place; itself where it does not name the place."""
+        if str(old) not in self.problem:
+            return self
+        return self.changed(problem=self.problem.replace(str(old), str(new)))
 
 
 def _limited(value: object) -> str:
@@ -100,9 +113,13 @@ class CaseErrors(SegflowError):
         count = "1 problem" if len(self.problems) == 1 else f"{len(self.problems)} problems"
         super().__init__(f"{summary} ({count}):{listing}{tail}")
 
-    def of_case(self, case: str) -> SegflowError:
-        """The whole list, said of a case."""
-        return SegflowError(self.problem, case=case)
+    def changed(self, **parts: Any) -> SegflowError:
+        """One error of the whole list, with some of its parts replaced."""
+        return SegflowError(self.problem).changed(**parts)
+
+    def moved(self, old: Path, new: Path) -> SegflowError:
+        """The list as it is: its paths are those of the problems that it lists."""
+        return self
 
     def __reduce__(self) -> tuple[object, ...]:
         return (CaseErrors, (self.summary, self.problems, self.advice))

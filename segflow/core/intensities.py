@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from segflow.core.fingerprint import ChannelIntensities
+from segflow.core.wording import some
 
 LARGEST = 1e10
 SMALLEST = 1e-15
@@ -21,8 +22,6 @@ FEW_LABELS = 8
 """A channel of no more distinct whole values holds labels or a mask, unless the training images were such."""
 SAMPLE = 20_000  # voxels that tell nearly every image from a label map
 
-NAMED = 5
-"""Cases that a message names before it says how many more there are."""
 
 ABSURD_FIX = (
     "Do they mark missing voxels, or is the header's scaling wrong? Replace such values, for example by the air's."
@@ -73,9 +72,8 @@ def describe_absurd(found: Mapping[str, str]) -> str:
     """
     first, *others = sorted(found)
     cases = "1 case holds" if not others else f"{len(found)} cases hold"
-    rest = f". Likewise {', '.join(others[:NAMED])}" if others else ""
-    more = f" and {len(others) - NAMED} more" if len(others) > NAMED else ""
-    return f"{cases} values that no measurement gives. Case '{first}': {found[first]}{rest}{more}. {ABSURD_FIX}"
+    rest = f". Likewise {some(others)}" if others else ""
+    return f"{cases} values that no measurement gives. Case '{first}': {found[first]}{rest}. {ABSURD_FIX}"
 
 
 def labels_for_image(

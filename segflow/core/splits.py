@@ -16,6 +16,7 @@ import numpy as np
 
 from segflow.core.errors import SegflowError
 from segflow.core.names import safe_names, shortened
+from segflow.core.wording import some
 
 SCHEMES = ("kfold", "stratified", "leave_one_group_out")
 FALLBACK_TRAIN_SHARE = 0.8
@@ -174,7 +175,7 @@ def values_by_pattern(case_ids: Iterable[str], pattern: str) -> dict[str, str]:
     if unmatched:
         raise SegflowError(
             f"the regular expression '{pattern}' finds nothing in {len(unmatched)} cases",
-            found=_some(unmatched),
+            found=some(sorted(unmatched)),
             expected="one value for every case",
         )
     return found
@@ -209,21 +210,21 @@ def check_splits(
             raise SegflowError(f"{where}: no cases to {'train on' if not train else 'validate on'}")
         if len(train) != len(split.train) or len(val) != len(split.val):
             twice = [case for case, n in (Counter(split.train) + Counter(split.val)).items() if n > 1]
-            raise SegflowError(f"{where}: cases are listed twice", found=_some(twice))
+            raise SegflowError(f"{where}: cases are listed twice", found=some(sorted(twice)))
         if train & val:
-            raise SegflowError(f"{where}: cases both train and validate", found=_some(train & val))
+            raise SegflowError(f"{where}: cases both train and validate", found=some(sorted(train & val)))
         if unknown := (train | val) - known:
-            raise SegflowError(f"{where}: the dataset has no such training cases", found=_some(unknown))
+            raise SegflowError(f"{where}: the dataset has no such training cases", found=some(sorted(unknown)))
         if groups and (leaking := {groups.get(c, c) for c in train} & {groups.get(c, c) for c in val}):
             raise SegflowError(
                 f"{where}: cases of the same group both train and validate",
-                found=_some(leaking),
+                found=some(sorted(leaking)),
                 fix="Make splits anew with group_by, or mend the file.",
             )
     if missing := known - {case for split in splits for case in (*split.train, *split.val)}:
         raise SegflowError(
             f"{source}: training cases are in no fold",
-            found=_some(missing),
+            found=some(sorted(missing)),
             fix="Add them, or take them out of the dataset.",
         )
 
@@ -304,12 +305,5 @@ def splits_from_json(value: Any, *, source: str = "the splits") -> list[Split]:
         try:
             splits.append(Split(tuple(sides[0]), tuple(sides[1])))  # type: ignore[arg-type]
         except SegflowError as error:
-            raise SegflowError(
-                f"{source}, fold {index}: {error.problem}", found=error.found, expected=error.expected, fix=error.fix
-            ) from None
+            raise error.changed(problem=f"{source}, fold {index}: {error.problem}") from None
     return splits
-
-
-def _some(names: Iterable[str]) -> str:
-    listed = sorted(names)
-    return ", ".join(listed[:8]) + (f" and {len(listed) - 8} more" if len(listed) > 8 else "")

@@ -19,7 +19,7 @@ from segflow.evaluation.undeclared import Undeclared, undeclared_values, warn_of
 from segflow.execution.machine import memory_bytes
 from segflow.execution.parallel import Job, run_jobs
 from segflow.execution.progress import Progress, ProgressEvent, silent
-from segflow.storage.images import ImageIO, case_error, reader_of, voxels_of
+from segflow.storage.images import ImageIO, reader_of, voxels_of
 from segflow.storage.stamps import Origin, StampedFolder
 
 BYTES_PER_VOXEL = 12
@@ -110,7 +110,7 @@ def _evaluate_case(
     try:
         own = own_scores(metrics, prediction, reference, geometry.spacing, labels)
     except SegflowError as error:
-        raise case_error(pair.case_id, error) from error
+        raise error.of_case(pair.case_id) from error
     for key, values in own.items():
         scores[key].update(values)
     scored = CaseMetrics(pair.case_id, scores, str(pair.prediction), str(pair.reference))

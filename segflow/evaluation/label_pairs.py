@@ -11,7 +11,7 @@ import numpy as np
 from segflow.core.errors import CaseErrors, SegflowError
 from segflow.core.geometry import Geometry
 from segflow.execution.machine import processor_count
-from segflow.storage.images import ImageIO, case_error, same_placement
+from segflow.storage.images import ImageIO, same_placement
 from segflow.storage.listing import FETCH, list_folder, tell_passed_over
 
 MATCH_BY_NAME = "A prediction is held against the reference of the same file name."
@@ -104,7 +104,7 @@ def read_pair(pair: LabelPair, reader: ImageIO) -> tuple[np.ndarray, np.ndarray,
         reference, reference_geometry = reader.read_label(pair.reference)
         prediction, geometry = reader.read_label(pair.prediction)
     except SegflowError as error:
-        raise case_error(pair.case_id, error) from error
+        raise error.of_case(pair.case_id) from error
     where = f"{pair.prediction} and {pair.reference}"
     fix = "Both must lie on the grid of the case's image."
     if prediction.shape != reference.shape:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from segflow.core.labels import Labels
+from segflow.core.wording import counted, some
 from segflow.storage.dataset_check import declared_values, label_values
-from segflow.storage.listing import counted, some
 
 logger = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from segflow.execution.progress import Progress, ProgressEvent, silent
 from segflow.storage.case_files import listed_file
 from segflow.storage.case_names import IMAGE_ENDINGS
 from segflow.storage.dataset_check import label_values
-from segflow.storage.images import case_error, reader_of
+from segflow.storage.images import reader_of
 from segflow.storage.json_files import write_json
 from segflow.storage.whole_folder import folder_written_whole
 
@@ -148,7 +148,7 @@ def _found_labels(rows: Sequence[_Row], ending: str, progress: Progress) -> dict
         try:
             values.update(label_values(reader.read_label(row.label)[0]))
         except SegflowError as error:
-            problems.append(str(case_error(row.case_id, error)))
+            problems.append(str(error.of_case(row.case_id)))
         progress(ProgressEvent(STAGE, row.case_id, done, len(rows)))
     if problems:
         raise CaseErrors("label maps cannot be used", problems)

@@ -21,7 +21,7 @@ from segflow.execution.parallel import Job, run_jobs
 from segflow.execution.progress import Progress, ProgressEvent, silent
 from segflow.storage.case_files import LABELS, find_training_cases
 from segflow.storage.dataset_check import label_values
-from segflow.storage.images import ImageIO, case_error, reader_of
+from segflow.storage.images import ImageIO, reader_of
 from segflow.storage.json_files import build_as, read_json, write_json
 from segflow.storage.whole_folder import folder_written_whole
 
@@ -136,7 +136,7 @@ def renumber_case(case: CaseFiles, new: Mapping[int, int], reader: ImageIO, file
     try:
         label, geometry = reader.read_label(case.label)
     except SegflowError as error:
-        raise case_error(case.case_id, error) from error
+        raise error.of_case(case.case_id) from error
     values = label_values(label)
     if unknown := [value for value in values if value not in new]:
         raise SegflowError(

@@ -13,13 +13,14 @@ import numpy as np
 from segflow.core.errors import CaseErrors, SegflowError
 from segflow.core.geometry import Geometry
 from segflow.core.labels import Labels, key_text
+from segflow.core.wording import counted, some
 from segflow.execution.progress import Progress, silent
 from segflow.inference.case_pipeline import PredictReport, Steps, run_cases
 from segflow.inference.ensemble_settings import EnsembleSettings
 from segflow.inference.maps import ENDING, OUTPUTS_FILE, PROBABILITIES, read_names
 from segflow.storage.images import ImageIO, reader_by_name
 from segflow.storage.json_files import read_json
-from segflow.storage.listing import counted, files_ending_in, some
+from segflow.storage.listing import files_ending_in
 from segflow.storage.predictions import Predictions, Wanted
 from segflow.storage.stamps import FileStamp, Origin
 

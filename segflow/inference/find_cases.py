@@ -13,8 +13,9 @@ from segflow.core.case import CaseFiles
 from segflow.core.dataset import COUNT_FROM_0
 from segflow.core.errors import CaseErrors, SegflowError
 from segflow.core.names import safe_name
+from segflow.core.wording import counted, some
 from segflow.storage.case_names import DIGITS_OF_A_NAME, IMAGE_ENDINGS, NUMBERED, digits_mean
-from segflow.storage.listing import FETCH, counted, list_folder, missing_file, some, tell_passed_over
+from segflow.storage.listing import FETCH, list_folder, missing_file, tell_passed_over
 
 logger = logging.getLogger(__name__)
 

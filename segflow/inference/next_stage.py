@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from segflow.core.errors import SegflowError
 from segflow.core.preprocessed_case import PreprocessedCase, SpatialRecord
 from segflow.core.run_record import RunRecord
 from segflow.core.splits import Split
+from segflow.core.wording import some
 from segflow.inference.origins import WINDOW_SETTINGS
 from segflow.inference.predictor import Predictor
 from segflow.preprocessing.provenance import VERSION as PREPROCESSING
@@ -29,8 +30,6 @@ WAY = "next stage"
 VERSION = 1  # raise it when the same weights, arrays and settings begin to give other label maps
 WEIGHTS_FILE = "weights_file"
 NEXT_STAGE_FOLDER = "predicted_next_stage"
-LISTED = 5
-"""Cases that a message names before it says how many more there are."""
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +71,7 @@ class NextStage:
         absent = [case_id for case_id in record.val_cases if case_id not in present]
         if absent:
             logger.warning(
-                "%d cases are not preprocessed for '%s': no input of it: %s", len(absent), name, _some(absent)
+                "%d cases are not preprocessed for '%s': no input of it: %s", len(absent), name, some(absent)
             )
         own = [case_id for case_id in record.val_cases if case_id in seen]
         if own:
@@ -181,7 +180,7 @@ def open_previous_stage(
     if problems:
         folds = [k for k, split in enumerate(splits) if set(split.val) & problems.keys()]
         reasons = dict.fromkeys(problems.values())
-        listed = [f"{_some([case for case, w in problems.items() if w == why])} {why}" for why in reasons]
+        listed = [f"{some([case for case, w in problems.items() if w == why])} {why}" for why in reasons]
         raise SegflowError(
             f"'{record.configuration}' takes predictions of '{previous}' as input, each by the fold that was not "
             f"trained on the case; {len(problems)} of {len(cases)} cannot be used",
@@ -274,8 +273,3 @@ class _Inputs:
         if fold.configuration != stage or differing_choices(known, wanted) not in ([], [PREPROCESSING]):
             return f"of fold {name} of other plans"
         return fold
-
-
-def _some(names: Iterable[str]) -> str:
-    listed = list(names)
-    return ", ".join(listed[:LISTED]) + (f" and {len(listed) - LISTED} more" if len(listed) > LISTED else "")

@@ -193,9 +193,7 @@ class Predictor:
                 networks, image, self.plan.patch_size, self.record.mirror_axes, self.settings, progress=progress
             )
         except SegflowError as error:
-            raise SegflowError(
-                error.problem, case=case.case_id, found=error.found, expected=error.expected, fix=error.fix
-            ) from error
+            raise error.of_case(case.case_id) from error
 
     def restore(self, logits: Tensor, case: PreprocessedCase) -> np.ndarray:
         """Bring logits back to image space, as uint8 or uint16 labels (Z, Y, X)."""

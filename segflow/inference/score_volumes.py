@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import nn
 
 from segflow.core.labels import LabelKey
+from segflow.core.metrics import mean_of_defined
 from segflow.core.preprocessed_case import PreprocessedCase
 from segflow.core.run_record import RunRecord
 from segflow.evaluation.evaluate_settings import overlap_only
@@ -71,11 +71,6 @@ def volume_scorer(
             network.train(training)
             if supervised is not None:
                 network.deep_supervision = supervised
-        return {labels.name_of(key): _mean(values) for key, values in found.items()}
+        return {labels.name_of(key): mean_of_defined(values) for key, values in found.items()}
 
     return score
-
-
-def _mean(values: Sequence[float]) -> float:
-    defined = [value for value in values if not np.isnan(value)]
-    return float(np.mean(defined)) if defined else float("nan")

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from segflow.core.errors import SegflowError
 from segflow.core.topology import NetworkTopology
+from segflow.core.wording import some
 
 _CONV = ("weight", "bias")
 _NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
@@ -66,7 +67,7 @@ def from_nnunet(state: Mapping[str, Tensor], topology: NetworkTopology) -> dict[
     if unknown:
         raise SegflowError(
             "the nnU-Net weights hold more than the plans describe",
-            found=", ".join(unknown[:3]) + (f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""),
+            found=some(unknown, 3),
             fix="Use the plans.json of the same model folder.",
         )
     return result

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from segflow.core.errors import SegflowError
 from segflow.core.names import is_number
 from segflow.core.run_record import RunRecord
+from segflow.core.wording import some
 
 Folds = str | int | Sequence[int | str]
 """``all``, one fold, or several; see `choose_folds`."""
@@ -77,10 +78,9 @@ def load_weights(network: nn.Module, fold: TrainedFold) -> nn.Module:
         if key in own and value.shape != own[key].shape
     ]
     if problems:
-        more = f" and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
         raise SegflowError(
             f"the weights in {fold.source} do not fit the network of configuration '{fold.record.configuration}'",
-            found="; ".join(problems[:SHOWN]) + more,
+            found=some(problems, SHOWN, "; "),
             fix=_other_network(fold),
         )
     network.load_state_dict(dict(fold.weights))

@@ -14,6 +14,7 @@ from segflow.core.errors import CaseErrors, SegflowError
 from segflow.core.fingerprint import MEASURE_AGAIN, CaseMeasurement, Fingerprint
 from segflow.core.intensities import describe_absurd
 from segflow.core.labels import Labels
+from segflow.core.wording import some
 from segflow.execution.machine import memory_bytes, processor_count
 from segflow.execution.parallel import Job, run_jobs
 from segflow.execution.progress import Progress, ProgressEvent, silent
@@ -138,7 +139,7 @@ def measure_dataset(
         raise CaseErrors("the dataset cannot be measured", sorted(errors))
     empty = [name for name, measurement in found.items() if not measurement.intensities[0].counts.size]
     if empty and len(empty) < len(found):
-        logger.warning("%d cases have no foreground: %s", len(empty), ", ".join(sorted(empty)[:8]))
+        logger.warning("%d cases have no foreground: %s", len(empty), some(sorted(empty)))
     if absurd := {name: measurement.absurd for name, measurement in found.items() if measurement.absurd}:
         logger.warning("%s", describe_absurd(absurd))
     return Measured(summarize([found[case.case_id] for case in cases]), inputs)

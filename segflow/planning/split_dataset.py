@@ -106,7 +106,7 @@ def _kept(
     try:
         check_splits(splits, case_ids, groups=groups, source=str(stored))
     except SegflowError as error:
-        raise SegflowError(error.problem, found=error.found, expected=error.expected, fix=fix) from None
+        raise error.changed(fix=fix) from None
     if asked and not _same(splits, build_splits(case_ids, settings)):
         raise SegflowError(f"{stored} holds other splits than were asked for", fix=fix)
     if brought is not None:

@@ -14,7 +14,7 @@ from segflow.execution.machine import memory_bytes
 from segflow.execution.parallel import Job, run_jobs
 from segflow.execution.progress import Progress, ProgressEvent, silent
 from segflow.postprocessing.components import postprocess_label_map
-from segflow.storage.images import ImageIO, case_error, reader_of, voxels_of
+from segflow.storage.images import ImageIO, reader_of, voxels_of
 from segflow.storage.json_files import read_json_as
 from segflow.storage.label_map_files import inputs_beside
 from segflow.storage.predictions import Predictions, Wanted
@@ -118,4 +118,4 @@ def _apply_to_file(
         with predictions.written(case_id, origin, inputs) as place:
             reader.write_label(postprocess_label_map(label_map, steps, geometry.spacing), geometry, place / file.name)
     except SegflowError as error:
-        raise case_error(case_id, error) from error
+        raise error.of_case(case_id) from error

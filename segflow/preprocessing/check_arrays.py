@@ -12,6 +12,7 @@ from segflow.core.case import CaseFiles
 from segflow.core.errors import SegflowError
 from segflow.core.labels import Labels
 from segflow.core.plans import Plans
+from segflow.core.wording import some
 from segflow.preprocessing.provenance import (
     LABEL,
     VERSION,
@@ -24,9 +25,6 @@ from segflow.preprocessing.provenance import (
 )
 from segflow.storage.preprocessed_store import PREDICTED_BY, PreprocessedStore
 from segflow.storage.stamps import digest_of, is_same_file
-
-LISTED = 5
-"""Cases that a message names before it says how many more there are."""
 
 COMPARED_BYTES = 256 * 2**20
 """Contents that a start of a training compares at the most, of files whose time differs; it shall not wait long."""
@@ -70,7 +68,7 @@ def check_choices(
         keys = [key for key in differing_choices(first, wanted) if key != VERSION]
         raise SegflowError(
             f"the arrays in {store.folder} are not those of '{configuration}' in the plans: {len(wrong)} of "
-            f"{len(case_ids)} cases were made by other choices ({_some(wrong)})",
+            f"{len(case_ids)} cases were made by other choices ({some(wrong)})",
             found=describe_choices(first, keys),
             expected=describe_choices(wanted, keys),
             fix=f"Make them anew: {remedy}",
@@ -123,7 +121,7 @@ def other_arrays(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | Non
         known = before.get(key, {})
         others = [name for name, digest in now.get(key, {}).items() if known.get(name, digest) != digest]
         if others:
-            return f"{len(others)} cases {what} ({_some(others)})"
+            return f"{len(others)} cases {what} ({some(others)})"
     return None
 
 
@@ -161,7 +159,7 @@ def check_files(
         raise SegflowError(
             f"the arrays in {store.folder} are out of date: files of {len(changed)} cases are not those that they "
             "were made from",
-            found=_some(listed),
+            found=some(listed),
             fix=f"Make them anew: {remedy}",
         )
     if open_questions:
@@ -213,8 +211,3 @@ class _Comparison:
 def _stamps_of(store: PreprocessedStore, case_id: str) -> Stamps:
     made = made_from(store.open(case_id).properties)
     return {} if made is None else made[1]
-
-
-def _some(names: Iterable[str]) -> str:
-    listed = list(names)
-    return ", ".join(listed[:LISTED]) + (f" and {len(listed) - LISTED} more" if len(listed) > LISTED else "")

@@ -20,7 +20,6 @@ from segflow.execution.machine import check_room
 from segflow.preprocessing.foreground import draw_foreground_locations, location_keys
 from segflow.preprocessing.normalization import normalize
 from segflow.preprocessing.resampling import resample_image, resample_label
-from segflow.storage.images import case_error
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +89,7 @@ def normalize_case(case: Case, plans: Plans, plan: ConfigurationPlan, *, may_ove
     try:
         _normalize_channels(image, marked, schemes, plans.intensities)
     except SegflowError as error:
-        raise case_error(case.case_id, error) from error
+        raise error.of_case(case.case_id) from error
     return NormalizedCase(
         case_id=case.case_id,
         image=image,
@@ -124,7 +123,7 @@ def to_plan_space(case: NormalizedCase, plan: ConfigurationPlan, labels: Labels)
             label = resample_label(case.label, shape, spacing, spacing_plan, plan.resampling_label)
             locations = draw_foreground_locations(label, location_keys(labels))
     except SegflowError as error:
-        raise case_error(case.case_id, error) from error
+        raise error.of_case(case.case_id) from error
     spatial = SpatialRecord(
         geometry=case.geometry,
         shape_original=case.shape_original,

@@ -24,7 +24,7 @@ from segflow.preprocessing.preprocess_settings import PreprocessSettings
 from segflow.preprocessing.provenance import PLANS, PROVENANCE, choices_of, stamp_files, why_outdated
 from segflow.storage.case_files import find_training_cases
 from segflow.storage.dataset_check import check_label_values
-from segflow.storage.images import ImageIO, case_error, read_case, reader_by_name
+from segflow.storage.images import ImageIO, read_case, reader_by_name
 from segflow.storage.label_map_files import copy_label_map, is_copied, remove_label_map
 from segflow.storage.links import within
 from segflow.storage.preprocessed_store import PreprocessedStore
@@ -267,7 +267,7 @@ def _make_jobs(
         try:
             memory = _memory_of(case, reader, plans, [target.plan for target in targets])
         except SegflowError as error:
-            failed[case.case_id] = str(case_error(case.case_id, error))
+            failed[case.case_id] = str(error.of_case(case.case_id))
             log.error("%s", failed[case.case_id])
             continue
         arguments = (case, reader, channels, plans, description.labels, targets)

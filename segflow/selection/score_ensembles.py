@@ -17,7 +17,7 @@ from segflow.execution.parallel import Job, run_jobs
 from segflow.execution.progress import Progress, ProgressEvent, silent
 from segflow.inference.ensemble_cases import StoredProbabilities, StreamedDecision, weighted_mean
 from segflow.selection.crossval import CrossValidation
-from segflow.storage.images import ImageIO, case_error, reader_by_name, voxels_of
+from segflow.storage.images import ImageIO, reader_by_name, voxels_of
 
 Members = tuple[int, ...]
 """Numbers of the runs that predict together."""
@@ -112,7 +112,7 @@ def _score_case(
             for members, decision in zip(ensembles, decisions, strict=True):
                 decision.add(weighted_mean([values[k] for k in members]))
     except SegflowError as error:
-        raise case_error(case_id, error) from error
+        raise error.of_case(case_id) from error
     return [
         CaseMetrics(
             case_id,

@@ -13,6 +13,7 @@ from segflow.core.case import CaseFiles
 from segflow.core.dataset import DatasetDescription
 from segflow.core.errors import SegflowError
 from segflow.core.names import shortened, why_unsafe
+from segflow.core.wording import some
 from segflow.storage.case_names import (
     GUESSES,
     NUMBERED,
@@ -22,7 +23,7 @@ from segflow.storage.case_names import (
     passed_over,
     unsafe_name,
 )
-from segflow.storage.listing import describe_passed_over, list_folder, missing_file, some
+from segflow.storage.listing import describe_passed_over, list_folder, missing_file
 from segflow.storage.problems import Problem, raise_errors
 
 logger = logging.getLogger(__name__)

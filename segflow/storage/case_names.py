@@ -10,7 +10,8 @@ from typing import Literal
 from segflow.core.case import CaseFiles
 from segflow.core.dataset import COUNT_FROM_0
 from segflow.core.names import shortened, why_unsafe
-from segflow.storage.listing import EMPTY, FETCH, LOST, Listing, counted, describe_passed_over, some
+from segflow.core.wording import counted, some
+from segflow.storage.listing import EMPTY, FETCH, LOST, Listing, describe_passed_over
 from segflow.storage.problems import Problem
 
 NUMBERED = re.compile(r"(.+)_([0-9]{4})", re.DOTALL)

@@ -14,6 +14,7 @@ from segflow.core.errors import SegflowError
 from segflow.core.geometry import Geometry
 from segflow.core.intensities import ABSURD_FIX, absurd_channels, absurd_values
 from segflow.core.labels import Labels
+from segflow.core.wording import some
 from segflow.execution.parallel import Job, run_jobs
 from segflow.execution.progress import Progress, ProgressEvent, silent
 from segflow.storage.case_files import discover, look_at_held_out
@@ -28,7 +29,6 @@ from segflow.storage.images import (
     orientation,
     same_placement,
 )
-from segflow.storage.listing import some
 from segflow.storage.problems import Problem
 
 STAGE = "check"

@@ -20,6 +20,7 @@ except ModuleNotFoundError:  # Windows has no such locks: there `locked` keeps n
 from segflow.core.errors import SegflowError
 from segflow.core.names import is_number
 from segflow.core.run_record import RunRecord
+from segflow.core.wording import some
 from segflow.storage.json_files import read_json_as, write_json
 from segflow.storage.links import refuse_link, within
 
@@ -31,7 +32,6 @@ LOCK_FILE = ".lock"
 HYDRA_FOLDER = ".hydra"
 TRAIN_FIRST = "Train first: segflow train"
 DEEPEST = 5  # levels from the folder of outputs to that of a fold
-MOST_NAMED = 5
 START_FILES = (
     RECORD_FILE,
     ".hydra",
@@ -289,9 +289,8 @@ def no_run(path: Path, problem: str) -> SegflowError:
     expected = "the folder of one run, with fold_0, fold_1, … in it"
     if not runs:
         return SegflowError(problem, expected=expected, fix=TRAIN_FIRST)
-    more = f" and {len(runs) - MOST_NAMED} more" if len(runs) > MOST_NAMED else ""
     where = "below it" if near == path else f"in {near}"
-    return SegflowError(problem, found=f"runs {where}: {', '.join(runs[:MOST_NAMED])}{more}", expected=expected)
+    return SegflowError(problem, found=f"runs {where}: {some(runs)}", expected=expected)
 
 
 def _folds_below(folder: Path, depth: int) -> Iterator[Path]:

@@ -33,7 +33,6 @@ from segflow.storage.image_formats.tiff_io import Tiff3DIO
 __all__ = [
     "ImageHeader",
     "ImageIO",
-    "case_error",
     "check_channels",
     "choose_reader",
     "form_conflict",
@@ -192,7 +191,7 @@ def read_case(files: CaseFiles, reader: ImageIO, *, channels: int | None = None)
                     fix=SAME_GRID,
                 )
     except SegflowError as error:
-        raise case_error(files.case_id, error) from error
+        raise error.of_case(files.case_id) from error
     return Case(files.case_id, image, label, geometry)
 
 
@@ -222,8 +221,3 @@ def check_channels(found: int, declared: int) -> None:
             fix="Correct channel_names, or the files of this case."
             + (TRANSPARENCY if (found, declared) == (4, 3) else ""),
         )
-
-
-def case_error(case_id: str, error: SegflowError) -> SegflowError:
-    """The same problem, said of a case."""
-    return error.of_case(case_id)

@@ -187,13 +187,7 @@ def build_as(name: object, value: Any, build: Callable[[Any], Built], fix: str |
     try:
         return build(value)
     except SegflowError as error:
-        raise SegflowError(
-            f"{name}: {error.problem}",
-            case=error.case,
-            found=error.found,
-            expected=error.expected,
-            fix=error.fix or fix,
-        ) from error
+        raise error.changed(problem=f"{name}: {error.problem}", fix=error.fix or fix) from error
     except UNUSABLE as error:
         text = shortened(error, LONGEST_REASON)
         raise SegflowError(f"{name} holds something that cannot be used: {text}", fix=fix) from error

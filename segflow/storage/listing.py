@@ -9,9 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from segflow.core.errors import SegflowError
-
-LISTED = 5
-"""Names that a message lists before it says how many more there are."""
+from segflow.core.wording import counted, some
 
 QUIET_NAMES = frozenset({"thumbs.db", "desktop.ini", "icon\r", "readme", "license", "licence", "changelog", "makefile"})
 QUIET_ENDINGS = (
@@ -137,17 +135,6 @@ def missing_file(file: Path) -> SegflowError:
     if file.is_symlink():
         return SegflowError(f"{file} is a link to nowhere", found=f"→ {_target(file)}", fix=FETCH)
     return SegflowError(f"there is no file {file}", fix="Check the name and the folder.")
-
-
-def some(names: Sequence[str]) -> str:
-    """The first names, and how many more there are."""
-    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
-    return ", ".join(names[:LISTED]) + more
-
-
-def counted(count: int, noun: str) -> str:
-    """``1 file``, ``2 files``."""
-    return f"1 {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def _kind(entry: os.DirEntry[str]) -> str:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from segflow.core.errors import SegflowError
+from segflow.core.wording import some
 from segflow.storage.json_files import write_json
-from segflow.storage.listing import some
 from segflow.storage.stamps import ANOTHER_FOLDER, FileStamp, Origin, StampedFolder, say_why
 
 

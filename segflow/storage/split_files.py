@@ -18,6 +18,7 @@ from segflow.core.splits import (
     splits_to_json,
     values_by_pattern,
 )
+from segflow.core.wording import some
 from segflow.storage.json_files import read_json, write_json
 
 SPLITS_FILE = "splits_final.json"
@@ -69,7 +70,7 @@ def values_of_cases(case_ids: Iterable[str], source: str) -> dict[str, str]:
     wanted = list(case_ids)
     missing = [case for case in wanted if case not in table]
     if missing:
-        raise SegflowError(f"{source} lacks {len(missing)} cases", found=", ".join(missing[:8]))
+        raise SegflowError(f"{source} lacks {len(missing)} cases", found=some(missing))
     return {case: table[case] for case in wanted}
 
 

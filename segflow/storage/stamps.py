@@ -24,9 +24,9 @@ from typing import Any
 
 from segflow.core.errors import SegflowError
 from segflow.core.system_errors import system_error
+from segflow.core.wording import some
 from segflow.storage.json_files import read_json, write_json
 from segflow.storage.links import is_below, within
-from segflow.storage.listing import some
 from segflow.storage.regular_files import open_regular
 
 STAMPS_FOLDER = ".segflow"
@@ -285,12 +285,7 @@ class StampedFolder:
                 self._inside(target.parent).mkdir(parents=True, exist_ok=True)
                 os.replace(file, target)
         except SegflowError as error:
-            if str(staging) not in error.problem:
-                raise
-            problem = error.problem.replace(str(staging), str(self.path))  # where the file was to be
-            raise type(error)(
-                problem, case=error.case, found=error.found, expected=error.expected, fix=error.fix
-            ) from error
+            raise error.moved(staging, self.path) from error.__cause__
         except OSError as error:
             raise system_error(error, f"cannot write {self.path / name}", place=self.path) from error
         finally:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from segflow.core.errors import CaseErrors, SegflowError
+from segflow.core.errors import SegflowError
 from segflow.core.system_errors import hidden_error, system_error
 from segflow.storage.json_files import TEMPORARY_PREFIX
 
@@ -39,12 +39,7 @@ def folder_written_whole(folder: Path) -> Iterator[Path]:
         except FileExistsError:
             raise
         except SegflowError as error:  # of a file in it
-            if str(temporary) not in error.problem or isinstance(error, CaseErrors):
-                raise
-            problem = error.problem.replace(str(temporary), str(folder))
-            raise type(error)(
-                problem, case=error.case, found=error.found, expected=error.expected, fix=error.fix
-            ) from error
+            raise error.moved(temporary, folder) from error.__cause__
         except Exception as error:
             if isinstance(error, OSError) and folder.exists():
                 raise FileExistsError(folder) from error

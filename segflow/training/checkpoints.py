@@ -78,10 +78,8 @@ class WholeCheckpointIO(TorchCheckpointIO):
         except OSError as error:
             raise SegflowError(f"cannot open the checkpoint {file}: {error.strerror}") from error
         except SegflowError as error:
-            raise SegflowError(
-                error.problem,
-                found=error.found,
-                fix=f"To go on from an earlier epoch, replace it by a copy of best.ckpt; to start anew, remove {file}.",
+            raise error.changed(
+                fix=f"To go on from an earlier epoch, replace it by a copy of best.ckpt; to start anew, remove {file}."
             ) from error
 
 

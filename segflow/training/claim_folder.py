@@ -14,6 +14,7 @@ from typing import Any
 
 from segflow.core.errors import SegflowError
 from segflow.core.run_record import RunRecord
+from segflow.core.wording import some
 from segflow.preprocessing.check_arrays import check_choices, identify_arrays, other_arrays
 from segflow.storage.folds import TRAIN_FIRST, Fold, trained_folds
 from segflow.storage.json_files import read_json, read_json_as
@@ -52,7 +53,6 @@ FREE_SETTINGS = (
 """Shell patterns of what may change between two starts of a run: where and how quickly it runs, not what it learns."""
 
 LENGTH_SETTING = "settings.trainer.max_epochs"
-SHOWN = 5
 
 logger = logging.getLogger(__name__)
 
@@ -142,10 +142,9 @@ def claim_folder(folder: Fold, record: RunRecord, *, free: Sequence[str] = FREE_
     ]
     if differences:
         only_length = all(text.startswith("trainer.max_epochs ") for text in differences)
-        more = f" and {len(differences) - SHOWN} more" if len(differences) > SHOWN else ""
         raise SegflowError(
             f"{folder.path} holds a run with other settings",
-            found="; ".join(differences[:SHOWN]) + more,
+            found=some(differences, separator="; "),
             fix="Continue it to the new length with training.extend=true."
             if only_length
             else "Give the new run its own run_name, or remove the folder.",

@@ -13,6 +13,7 @@ from torch import nn
 
 from segflow.core.errors import SegflowError
 from segflow.core.labels import Labels
+from segflow.core.wording import some
 from segflow.loss.hard_counts import hard_counts
 from segflow.network.levels import logits_of_levels
 from segflow.sampling.batch import PatchBatch
@@ -144,7 +145,7 @@ class SegmentationModule(pl.LightningModule):
         if differing:
             raise SegflowError(
                 "the checkpoint to continue from was made for another network",
-                found="; ".join(differing[:5]) + (f" and {len(differing) - 5} more" if len(differing) > 5 else ""),
+                found=some(differing, separator="; "),
                 fix="Use another run_name, or start from its weights with training.initial_weights.",
             )
 

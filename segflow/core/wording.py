@@ -1,0 +1,20 @@
+"""How messages list and count things."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+LISTED = 5
+"""Names that a message lists before it says how many more there are."""
+
+
+def some(names: Iterable[str], most: int = LISTED, separator: str = ", ") -> str:
+    """The first names, and how many more there are."""
+    listed = list(names)
+    more = f" and {len(listed) - most} more" if len(listed) > most else ""
+    return separator.join(listed[:most]) + more
+
+
+def counted(count: int, noun: str) -> str:
+    """``1 file``, ``2 files``."""
+    return f"1 {noun}" if count == 1 else f"{count} {noun}s"
