@@ -16,9 +16,10 @@ from segflow.evaluation.own_metrics import check_metrics, own_scores
 from segflow.evaluation.score_case import score_case
 from segflow.evaluation.summary import SUMMARY_FILE, write_summary
 from segflow.evaluation.undeclared import Undeclared, undeclared_values, warn_of_undeclared
+from segflow.execution.gathering import gather
 from segflow.execution.machine import memory_bytes
 from segflow.execution.parallel import Job, run_jobs
-from segflow.execution.progress import Progress, ProgressEvent, silent
+from segflow.execution.progress import Progress, silent
 from segflow.storage.images import ImageIO, reader_of, voxels_of
 from segflow.storage.stamps import Origin, StampedFolder
 
@@ -76,26 +77,18 @@ def evaluate_cases(
         Job(pair.case_id, (pair, images, labels, settings.scores, metrics), bytes_per_voxel * count)
         for pair, count in zip(pairs, voxels, strict=True)
     ]
-    cases: list[CaseMetrics] = []
-    undeclared: dict[str, Undeclared] = {}
-    progress(ProgressEvent("evaluate", "", 0, len(jobs)))
     outcomes = run_jobs(
         _evaluate_case,
         jobs,
         processes=worker_count(settings.processes, voxels),
         memory_limit_bytes=memory_bytes() // 2,
     )
-    for done, outcome in enumerate(outcomes, start=1):
-        if outcome.error is None:
-            scored, undeclared[outcome.name] = outcome.value
-            cases.append(scored)
-        else:
-            failed[outcome.name] = outcome.error
-        progress(ProgressEvent("evaluate", outcome.name, done, len(jobs)))
-    if not cases:
-        raise CaseErrors("no case could be evaluated", [failed[case_id] for case_id in sorted(failed)])
-    warn_of_undeclared(undeclared, labels)
-    summary = Summary.of_cases(cases, {case_id: failed[case_id] for case_id in sorted(failed)})
+    evaluated = gather(outcomes, len(jobs), "evaluate", progress)
+    failed = dict(sorted((failed | evaluated.failed).items()))
+    if not evaluated.values:
+        raise CaseErrors("no case could be evaluated", [*failed.values()])
+    warn_of_undeclared({case_id: undeclared for case_id, (_, undeclared) in evaluated.values.items()}, labels)
+    summary = Summary.of_cases([scored for scored, _ in evaluated.values.values()], failed)
     if stamped is not None:
         with stamped.written(SUMMARY_FILE, origin, inputs) as place:
             write_summary(summary, labels, place)

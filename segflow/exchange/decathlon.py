@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import functools
 import shutil
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
 from segflow.core.errors import CaseErrors, SegflowError
 from segflow.exchange.raw_layout import copy_files, dataset_name, described, refuse_taken, visible_images
-from segflow.execution.parallel import Job, Outcome, run_jobs
-from segflow.execution.progress import Progress, ProgressEvent, silent
+from segflow.execution.gathering import gather
+from segflow.execution.parallel import Job, run_jobs
+from segflow.execution.progress import Progress, silent
 from segflow.storage.image_formats.nifti_files import read_nifti, read_nifti_header, write_nifti
 from segflow.storage.json_files import build_as, read_json, write_json
 from segflow.storage.whole_folder import folder_written_whole
@@ -64,7 +64,10 @@ def convert_decathlon(
             if (task_folder / part).is_dir():
                 for name in visible_images(task_folder / part, ENDING):
                     jobs.append(Job(f"{part}/{name}", (task_folder / part / name, partial / part, channels)))
-        _finish(run_jobs(split_channels, jobs, processes=processes), len(jobs), progress)
+        outcomes = run_jobs(split_channels, jobs, processes=processes)
+        gather(outcomes, len(jobs), STAGE, progress).all_values(
+            "some images could not be converted", fix="Nothing was written."
+        )
         copy_files(task_folder / "labelsTr", partial / "labelsTr", {name: name for name in images})
         write_json(partial / "dataset.json", description)
     return target
@@ -105,15 +108,3 @@ def _check_labels(task_folder: Path, images: list[str]) -> None:
             [str(SegflowError("there is no label", expected=f"labelsTr/{name}")) for name in missing],
             fix="Is the download complete?",
         )
-
-
-def _finish(outcomes: Iterable[Outcome], total: int, progress: Progress) -> None:
-    """Wait for all jobs and list what failed."""
-    failed = []
-    progress(ProgressEvent(STAGE, "", 0, total))
-    for done, outcome in enumerate(outcomes, start=1):
-        if outcome.error is not None:
-            failed.append(outcome.error)
-        progress(ProgressEvent(STAGE, outcome.name, done, total))
-    if failed:
-        raise CaseErrors("some images could not be converted", sorted(failed), fix="Nothing was written.")

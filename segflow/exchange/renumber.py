@@ -15,10 +15,11 @@ import numpy as np
 
 from segflow.core.case import CaseFiles
 from segflow.core.dataset import DatasetDescription
-from segflow.core.errors import CaseErrors, SegflowError
+from segflow.core.errors import SegflowError
 from segflow.exchange.raw_layout import refuse_taken
+from segflow.execution.gathering import gather
 from segflow.execution.parallel import Job, run_jobs
-from segflow.execution.progress import Progress, ProgressEvent, silent
+from segflow.execution.progress import Progress, silent
 from segflow.storage.case_files import LABELS, find_training_cases
 from segflow.storage.dataset_check import label_values
 from segflow.storage.images import ImageIO, reader_of
@@ -113,13 +114,9 @@ def write_renumbered(
     log.info("labels are renumbered, in predictions too: %s", ", ".join(f"{old} → {new[old]}" for old in sorted(new)))
     (folder / LABELS).mkdir()
     jobs = [Job(case.case_id, (case, new, reader, folder / LABELS / f"{case.case_id}{ending}")) for case in cases]
-    failed = []
-    for done, outcome in enumerate(run_jobs(renumber_case, jobs, processes=0), start=1):
-        if outcome.error is not None:
-            failed.append(outcome.error)
-        progress(ProgressEvent(STAGE, outcome.name, done, len(jobs)))
-    if failed:
-        raise CaseErrors("some label maps could not be renumbered", failed, fix="Nothing was written.")
+    gather(run_jobs(renumber_case, jobs, processes=0), len(jobs), STAGE, progress).all_values(
+        "some label maps could not be renumbered", fix="Nothing was written."
+    )
     return {
         case.case_id: {
             "images": [str(file.resolve()) for file in case.images],

@@ -10,14 +10,15 @@ from pathlib import Path
 
 from segflow.core.case import CaseFiles
 from segflow.core.dataset import DatasetDescription
-from segflow.core.errors import CaseErrors, SegflowError
+from segflow.core.errors import SegflowError
 from segflow.core.fingerprint import MEASURE_AGAIN, CaseMeasurement, Fingerprint
 from segflow.core.intensities import describe_absurd
 from segflow.core.labels import Labels
 from segflow.core.wording import some
+from segflow.execution.gathering import gather
 from segflow.execution.machine import memory_bytes, processor_count
 from segflow.execution.parallel import Job, run_jobs
-from segflow.execution.progress import Progress, ProgressEvent, silent
+from segflow.execution.progress import Progress, silent
 from segflow.planning.measure import measure_case, samples_per_case, summarize
 from segflow.storage.dataset_check import check_label_values
 from segflow.storage.images import ImageIO, read_case
@@ -118,25 +119,15 @@ def measure_dataset(
         Job(case.case_id, (case, reader, channels, description.labels, samples), _peak_bytes(case, reader, channels))
         for case in cases
     ]
-    found: dict[str, CaseMeasurement] = {}
-    inputs: dict[str, FileStamp] = {}
-    errors: list[str] = []
-    progress(ProgressEvent(STAGE, "", 0, len(jobs)))
     outcomes = run_jobs(
         _measure_files,
         jobs,
         processes=processor_count() if processes is None else processes,
         memory_limit_bytes=memory_bytes() if memory_limit_bytes is None else memory_limit_bytes,
     )
-    for done, outcome in enumerate(outcomes, start=1):
-        if outcome.error is None:
-            found[outcome.name], stamps = outcome.value
-            inputs.update(stamps)
-        else:
-            errors.append(outcome.error)
-        progress(ProgressEvent(STAGE, outcome.name, done, len(jobs)))
-    if errors:
-        raise CaseErrors("the dataset cannot be measured", sorted(errors))
+    measured = gather(outcomes, len(jobs), STAGE, progress).all_values("the dataset cannot be measured")
+    found: dict[str, CaseMeasurement] = {name: measurement for name, (measurement, _) in measured.items()}
+    inputs: dict[str, FileStamp] = {role: stamp for _, stamps in measured.values() for role, stamp in stamps.items()}
     empty = [name for name, measurement in found.items() if not measurement.intensities[0].counts.size]
     if empty and len(empty) < len(found):
         logger.warning("%d cases have no foreground: %s", len(empty), some(sorted(empty)))

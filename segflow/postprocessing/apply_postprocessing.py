@@ -10,9 +10,10 @@ from segflow.core.errors import SegflowError
 from segflow.core.postprocessing import PostprocessingChoice, PostprocessingStep
 from segflow.evaluation.evaluate_cases import BYTES_PER_VOXEL
 from segflow.evaluation.label_pairs import label_files, worker_count
+from segflow.execution.gathering import gather
 from segflow.execution.machine import memory_bytes
 from segflow.execution.parallel import Job, run_jobs
-from segflow.execution.progress import Progress, ProgressEvent, silent
+from segflow.execution.progress import Progress, silent
 from segflow.postprocessing.components import postprocess_label_map
 from segflow.storage.images import ImageIO, reader_of, voxels_of
 from segflow.storage.json_files import read_json_as
@@ -90,18 +91,11 @@ def apply_postprocessing(
         Job(case_id, (case_id, file, choice.steps, predictions, wanted[case_id].origin, images), BYTES_PER_VOXEL * n)
         for (case_id, file), n in zip(files.items(), voxels, strict=True)
     ]
-    done, failed = [], {}
-    progress(ProgressEvent("postprocess", "", 0, len(jobs)))
     outcomes = run_jobs(
         _apply_to_file, jobs, processes=worker_count(processes, voxels), memory_limit_bytes=memory_bytes() // 2
     )
-    for finished, outcome in enumerate(outcomes, start=1):
-        if outcome.error is None:
-            done.append(outcome.name)
-        else:
-            failed[outcome.name] = outcome.error
-        progress(ProgressEvent("postprocess", outcome.name, finished, len(jobs)))
-    return ApplyReport(tuple(sorted(done)), {case_id: failed[case_id] for case_id in sorted(failed)})
+    applied = gather(outcomes, len(jobs), "postprocess", progress)
+    return ApplyReport(tuple(sorted(applied.values)), dict(sorted(applied.failed.items())))
 
 
 def _apply_to_file(

@@ -16,9 +16,10 @@ from segflow.core.postprocessing import PostprocessingChoice, PostprocessingStep
 from segflow.evaluation.evaluate_cases import BYTES_PER_VOXEL
 from segflow.evaluation.label_pairs import find_pairs, inputs_of, worker_count
 from segflow.evaluation.undeclared import warn_of_undeclared
+from segflow.execution.gathering import gather
 from segflow.execution.machine import memory_bytes
 from segflow.execution.parallel import Job, run_jobs
-from segflow.execution.progress import Progress, ProgressEvent, silent
+from segflow.execution.progress import Progress, silent
 from segflow.postprocessing.held_case import HeldCase, hold_case, try_steps
 from segflow.postprocessing.postprocess_settings import PostprocessSettings
 from segflow.storage.images import reader_of, voxels_of
@@ -109,19 +110,13 @@ def _hold_cases(
     jobs = [
         Job(pair.case_id, (pair, images, labels), BYTES_PER_VOXEL * n) for pair, n in zip(pairs, voxels, strict=True)
     ]
-    held: list[HeldCase] = []
-    progress(ProgressEvent("postprocess", "", 0, len(jobs)))
     outcomes = run_jobs(hold_case, jobs, processes=processes, memory_limit_bytes=memory_bytes() // 2)
-    for done, outcome in enumerate(outcomes, start=1):
-        if outcome.error is None:
-            held.append(outcome.value)
-        else:
-            problems.append(outcome.error)
-        progress(ProgressEvent("postprocess", outcome.name, done, len(jobs)))
-    if problems:
-        raise CaseErrors("postprocessing cannot be chosen", sorted(problems))
-    warn_of_undeclared({case.case_id: case.undeclared for case in held}, labels)
-    return sorted(held, key=lambda case: case.case_id), processes
+    read = gather(outcomes, len(jobs), "postprocess", progress)
+    if problems := sorted([*problems, *read.failed.values()]):
+        raise CaseErrors("postprocessing cannot be chosen", problems)
+    held: dict[str, HeldCase] = dict(sorted(read.values.items()))
+    warn_of_undeclared({case_id: case.undeclared for case_id, case in held.items()}, labels)
+    return [*held.values()], processes
 
 
 class _Search:

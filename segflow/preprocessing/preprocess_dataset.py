@@ -15,9 +15,10 @@ from segflow.core.geometry import permute, resampled_shape
 from segflow.core.intensities import absurd_channels, describe_absurd
 from segflow.core.labels import Labels
 from segflow.core.plans import ConfigurationPlan, Plans
+from segflow.execution.gathering import told
 from segflow.execution.machine import memory_bytes, processor_count
 from segflow.execution.parallel import Job, run_jobs
-from segflow.execution.progress import Progress, ProgressEvent, silent
+from segflow.execution.progress import Progress, silent
 from segflow.preprocessing.owner import check_owner
 from segflow.preprocessing.preprocess_case import normalization_of, normalize_case, spacing_in_plan, to_plan_space
 from segflow.preprocessing.preprocess_settings import PreprocessSettings
@@ -138,9 +139,8 @@ def preprocess_dataset(
     limit = int((settings.max_memory_gb or _SHARE_OF_MEMORY * memory_bytes() / 2**30) * 2**30)
     processes = processor_count() if settings.processes is None else settings.processes
     done, absurd = [], {}
-    progress(ProgressEvent(STAGE, "", 0, len(jobs)))
     outcomes = run_jobs(_preprocess_one, jobs, processes=processes, memory_limit_bytes=limit)
-    for count, outcome in enumerate(outcomes, start=1):
+    for outcome in told(outcomes, len(jobs), STAGE, progress):
         if outcome.error is None:
             done.append(outcome.name)
             if outcome.value is not None:
@@ -148,7 +148,6 @@ def preprocess_dataset(
         else:
             log.error("%s", outcome.error)
             failed[outcome.name] = outcome.error
-        progress(ProgressEvent(STAGE, outcome.name, count, len(jobs)))
     if absurd:
         log.warning("%s", describe_absurd(absurd))
     _copy_references(cases, within(output_folder, REFERENCES), description.file_ending, set(done), removed)

@@ -6,15 +6,16 @@ from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
 
-from segflow.core.errors import CaseErrors, SegflowError
+from segflow.core.errors import SegflowError
 from segflow.core.labels import Labels
 from segflow.core.metrics import CaseMetrics, Summary
 from segflow.evaluation.evaluate_settings import overlap_only
 from segflow.evaluation.label_pairs import worker_count
 from segflow.evaluation.score_case import score_case
+from segflow.execution.gathering import gather
 from segflow.execution.machine import memory_bytes
 from segflow.execution.parallel import Job, run_jobs
-from segflow.execution.progress import Progress, ProgressEvent, silent
+from segflow.execution.progress import Progress, silent
 from segflow.inference.ensemble_cases import StoredProbabilities, StreamedDecision, weighted_mean
 from segflow.selection.crossval import CrossValidation
 from segflow.storage.images import ImageIO, reader_by_name, voxels_of
@@ -73,20 +74,10 @@ def score_ensembles(
         )
         for (case_id, file), count in zip(files.items(), voxels, strict=True)
     ]
-    found: list[list[CaseMetrics]] = []
-    problems = []
-    progress(ProgressEvent("ensemble", "", 0, len(jobs)))
     workers = worker_count(processes, [count * len(runs) * record.dataset.labels.num_outputs for count in voxels])
     outcomes = run_jobs(_score_case, jobs, processes=workers, memory_limit_bytes=memory_bytes() // 2)
-    for done, outcome in enumerate(outcomes, start=1):
-        if outcome.error is None:
-            found.append(outcome.value)
-        else:
-            problems.append(outcome.error)
-        progress(ProgressEvent("ensemble", outcome.name, done, len(jobs)))
-    if problems:
-        raise CaseErrors("the ensembles cannot be scored", sorted(problems))
-    return [Summary.of_cases([case[k] for case in found]) for k in range(len(ensembles))]
+    found = gather(outcomes, len(jobs), "ensemble", progress).all_values("the ensembles cannot be scored")
+    return [Summary.of_cases([case[k] for case in found.values()]) for k in range(len(ensembles))]
 
 
 def _score_case(

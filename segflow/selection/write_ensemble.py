@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from segflow.core.errors import CaseErrors
 from segflow.core.labels import Labels
 from segflow.evaluation.label_pairs import worker_count
+from segflow.execution.gathering import gather
 from segflow.execution.parallel import Job, run_jobs
 from segflow.inference.ensemble_cases import StoredProbabilities, decide_case, ensemble_origin
 from segflow.selection.crossval import CrossValidation
@@ -52,10 +52,8 @@ def write_ensemble(
         if case_id not in done
     ]
     workers = worker_count(processes, [voxels_of(file, reader) for file in patterns])
-    outcomes = list(run_jobs(_write_case, jobs, processes=workers))
-    problems = [outcome.error for outcome in outcomes if outcome.error is not None]
-    if problems:
-        raise CaseErrors("the best ensemble's label maps cannot be written", problems)
+    written = gather(run_jobs(_write_case, jobs, processes=workers), len(jobs), "ensemble")
+    written.all_values("the best ensemble's label maps cannot be written")
     write_json(folder / "dataset.json", record.dataset.to_json())
     write_json(folder / "plans.json", record.plans.to_json())
 

@@ -15,8 +15,9 @@ from segflow.core.geometry import Geometry
 from segflow.core.intensities import ABSURD_FIX, absurd_channels, absurd_values
 from segflow.core.labels import Labels
 from segflow.core.wording import some
+from segflow.execution.gathering import gather
 from segflow.execution.parallel import Job, run_jobs
-from segflow.execution.progress import Progress, ProgressEvent, silent
+from segflow.execution.progress import Progress, silent
 from segflow.storage.case_files import discover, look_at_held_out
 from segflow.storage.images import (
     SAME_GRID,
@@ -64,15 +65,10 @@ def check_dataset(
     problems.extend(look_at_held_out(folder, description.file_ending))
     declared = declared_values(description.labels)
     jobs = [Job(case.case_id, (case, reader, len(description.channels), declared)) for case in found.cases]
-    cases: list[CheckedCase] = []
-    progress(ProgressEvent(STAGE, "", 0, len(jobs)))
-    for done, outcome in enumerate(run_jobs(check_case, jobs, processes=processes), start=1):
-        if outcome.error is not None:
-            problems.append(Problem(outcome.name, "error", outcome.error))
-        else:
-            cases.append(outcome.value)
-            problems.extend(outcome.value.problems)
-        progress(ProgressEvent(STAGE, outcome.name, done, len(jobs)))
+    checked = gather(run_jobs(check_case, jobs, processes=processes), len(jobs), STAGE, progress)
+    cases: list[CheckedCase] = [*checked.values.values()]
+    problems.extend(problem for case in cases for problem in case.problems)
+    problems.extend(Problem(case_id, "error", message) for case_id, message in checked.failed.items())
     problems.extend(_of_all_cases(cases, reader))
     return sorted(problems, key=lambda problem: (problem.case is not None, problem.case or ""))
 
