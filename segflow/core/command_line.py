@@ -1,4 +1,4 @@
-"""A command line that a person can paste: quoted for the shell, and inside it for the settings' own grammar."""
+"""A command line that a person can paste, quoted for the shell and for the grammar of settings."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def setting_text(value: object) -> str:
     if isinstance(value, int | float):
         return str(value)
     if isinstance(value, Path):
-        text = str(value)  # ~ is the home folder, and ??? is no value, where they stand first
+        text = str(value)  # at the start ~ means the home folder, and ??? means no value
         return setting_text(str(value.absolute()) if text.startswith(("~", "???")) else text)
     if isinstance(value, str):
         return value if _PLAIN.fullmatch(value) and not _NO_TEXT.fullmatch(value) else quoted(value, '"')

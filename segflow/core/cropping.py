@@ -13,7 +13,7 @@ from segflow.core.geometry import Box
 from segflow.core.labels import OUTSIDE
 
 _VOXELS_PER_RUN = 16
-"""Where background lies in shorter stretches than this on average, a flood fill of all voxels is quicker."""
+"""Mean length of the stretches of background below which a flood fill of all voxels is quicker."""
 
 
 class Cropped(NamedTuple):
@@ -22,7 +22,7 @@ class Cropped(NamedTuple):
     Attributes:
         image: (C, Z, Y, X) view of the image given.
         label: (Z, Y, X), a copy, with -1 where the label is 0 outside the non-zero mask.
-        box: Where it lay in the array given.
+        box: Where it lies in the array given.
     """
 
     image: np.ndarray
@@ -35,11 +35,11 @@ def crop_to_nonzero(image: np.ndarray, label: np.ndarray | None) -> Cropped:
 
     Args:
         image: (C, Z, Y, X).
-        label: (Z, Y, X) of a signed type, or None: then 0 within the mask is taken for the label (int16).
+        label: (Z, Y, X) of a signed type. None gives an int16 label that is 0 within the mask.
     """
     mask = _any_channel(image)
     box = _tight_box(mask)
-    # Background on a face of the box reaches the border of the array, so the holes of the part are those of the whole.
+    # Background on a face of the box is connected to the array's border, so cropping first changes no hole.
     inside = _fill_holes(mask[box.slices])
     cropped = np.zeros(box.shape, np.int16) if label is None else np.array(label[box.slices])
     for label_slice, inside_slice in zip(cropped, inside, strict=True):
@@ -74,7 +74,7 @@ def _fill_holes(mask: np.ndarray) -> np.ndarray:
         return mask
     if len(runs[0]) <= mask.size // _VOXELS_PER_RUN:
         return _fill_enclosed_runs(mask, *runs)
-    # The library overlooks paths that leave along an edge of the array; with a margin around there are none.
+    # The library overlooks paths that leave along an edge of the array, so the mask gets a margin.
     padded = np.zeros(tuple(n + 2 for n in mask.shape), bool)
     inner = (slice(1, -1),) * mask.ndim
     padded[inner] = mask
@@ -101,7 +101,7 @@ def _background_runs(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _fill_enclosed_runs(mask: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    """Fill the runs that no chain of touching runs connects to the border: cost grows with runs, not with voxels."""
+    """Fill runs that no chain of touching runs connects to the border. The cost grows with runs, not with voxels."""
     slices, height, width = mask.shape
     row = starts // width
     y, z = row % height, row // height

@@ -28,9 +28,9 @@ class DatasetDescription:
         name: Name of its folder, such as ``Dataset004_Hippocampus``.
         channels: Channel names in channel order; the names choose the normalisation (recipe 5).
         labels: What the label values mean.
-        num_training: Number of training cases that it claims.
+        num_training: Number of training cases that dataset.json states.
         file_ending: Ending of image and label files, with its dot.
-        reader: Name of the reader that it asks for, or None for the file's own.
+        reader: Name of the reader that dataset.json asks for; None chooses one by the file's ending.
         raw: The whole of dataset.json, in its own order.
     """
 

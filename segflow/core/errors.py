@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 UNUSABLE = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError, MemoryError)
-"""What reading a value of unknown origin may raise: a key that is not there, infinity as an int, too deep a list."""
+"""What reading an untrusted value may raise: for a missing key, infinity taken as an int, too deeply nested a list."""
 
 LONGEST_TEXT = 2000
-"""Signs of a value that a message shows: what came from a file may be as long as it likes."""
+"""Characters of a value that a message shows. A value from a file may be of any length."""
 
 
 class SegflowError(ValueError):
-    """A problem that the user can mend.
+    """A problem that the user can solve.
 
     Args:
         problem: What is wrong, in one clause.
@@ -59,7 +59,7 @@ class SegflowError(ValueError):
         return (_rebuild, (type(self), self.problem, self.case, self.found, self.expected, self.fix))
 
     def of_case(self, case: str) -> SegflowError:
-        """The same problem, said of a case."""
+        """The same problem, with the id of its case."""
         return self.changed(case=case)
 
     def changed(self, **parts: Any) -> SegflowError:
@@ -68,7 +68,7 @@ class SegflowError(ValueError):
         return type(self)(parts.pop("problem", self.problem), **(own | parts))
 
     def moved(self, old: Path, new: Path) -> SegflowError:
-        """The same error, of files that were to be in another place; itself where it does not name the place."""
+        """The same error with another path in place of ``old``; itself if it does not name ``old``."""
         if str(old) not in self.problem:
             return self
         return self.changed(problem=self.problem.replace(str(old), str(new)))
@@ -77,7 +77,7 @@ class SegflowError(ValueError):
 def _limited(value: object) -> str:
     try:
         text = str(value)
-    except UNUSABLE:  # a number of more digits than Python writes, a list that holds itself
+    except UNUSABLE:  # a number with more digits than Python writes, a list that contains itself
         return f"something that cannot be shown ({type(value).__name__})"
     return text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]}…"
 
@@ -89,9 +89,9 @@ def _rebuild(
 
 
 class NoSpaceError(SegflowError):
-    """A disk is full, a quota used up, or a place read-only: whatever else is written there would fail too.
+    """A disk is full, a quota is used up, or a folder is read-only. Every other write there would fail too.
 
-    Work on many cases ends with it, where any other error ends one case only.
+    It ends the work on all cases. Any other error ends one case only.
     """
 
 
@@ -118,7 +118,7 @@ class CaseErrors(SegflowError):
         return SegflowError(self.problem).changed(**parts)
 
     def moved(self, old: Path, new: Path) -> SegflowError:
-        """The list as it is: its paths are those of the problems that it lists."""
+        """The list as it is, since its problems name their own paths."""
         return self
 
     def __reduce__(self) -> tuple[object, ...]:

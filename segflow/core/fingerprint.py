@@ -30,7 +30,7 @@ class ChannelIntensities:
 
 @dataclass(frozen=True, slots=True)
 class IntensitySample:
-    """Intensities drawn from one channel's foreground, equal ones counted: far smaller than the draws themselves.
+    """Intensities drawn from one channel's foreground. Equal ones are counted, which takes far less memory.
 
     Attributes:
         values: float32 (n,), distinct and ascending; n is 0 for a case without foreground.
@@ -51,7 +51,7 @@ class CaseMeasurement:
         spacing: mm along z, y, x, original axis order.
         relative_size: Voxels after cropping divided by voxels before.
         intensities: One sample per channel.
-        absurd: What is absurd about its image's values, in one clause; None where nothing is.
+        absurd: Why the image's values cannot be measurements, in one clause; None if they can.
     """
 
     case_id: str
@@ -116,7 +116,7 @@ class Fingerprint:
         return found
 
     def _check(self) -> None:
-        """Refuse what no image has: plans would be made for it."""
+        """Refuse shapes and spacings that no image has, before plans are made from them."""
         shapes_fit = all(len(shape) == 3 and 0 < min(shape) <= max(shape) < 2**31 for shape in self.shapes_cropped)
         spacings_fit = all(len(s) == 3 and all(0 < mm < math.inf for mm in s) for s in self.spacings)
         if not shapes_fit or not spacings_fit or len(self.shapes_cropped) != len(self.spacings):

@@ -24,8 +24,8 @@ class Geometry:
     """Where a voxel grid lies in the patient, as far as arrays need to know.
 
     Attributes:
-        spacing: Distance of voxel centres along z, y, x in mm. A 2D image has a first entry that is larger than any
-            other (recipe 1.5), so that no rule ever resamples through it.
+        spacing: Distance of voxel centres along z, y, x in mm. The first entry of a 2D image is
+            larger than the others (recipe 1.5), so that no rule resamples along that axis.
         header: What the writer needs to give a file the same origin, direction and type. JSON-able, and opaque
             everywhere but in ``storage/images.py``.
     """
@@ -98,10 +98,10 @@ def resampled_shape(shape: Sequence[int], spacing: Sequence[float], target_spaci
     Args:
         shape: Voxels along each axis.
         spacing: Present spacing in mm, in the same axis order.
-        target_spacing: Spacing wanted in mm, in the same axis order.
+        target_spacing: Target spacing in mm, in the same axis order.
 
     Raises:
-        SegflowError: The result would be no number.
+        SegflowError: The result would not be a number.
     """
     try:
         lengths = [float(s) / float(t) * int(n) for n, s, t in zip(shape, spacing, target_spacing, strict=True)]

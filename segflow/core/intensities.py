@@ -12,15 +12,15 @@ from segflow.core.wording import some
 
 LARGEST = 1e10
 SMALLEST = 1e-15
-"""Beyond these magnitudes there is no unit that images come in: from Bq/mL to m²/s all lie between."""
+"""No image has values beyond these magnitudes, in any unit from Bq/mL to m²/s."""
 LARGE = 1e6
-"""From this magnitude on it is looked whether a few voxels dwarf the others."""
+"""From this magnitude on, a channel is checked for a few voxels that dwarf the others."""
 DWARFED = 1e-3
 FEW = 0.01
 
 FEW_LABELS = 8
-"""A channel of no more distinct whole values holds labels or a mask, unless the training images were such."""
-SAMPLE = 20_000  # voxels that tell nearly every image from a label map
+"""A channel with at most this many distinct whole values holds labels or a mask, unless training images had as few."""
+SAMPLE = 20_000  # voxels; enough to tell nearly every image from a label map
 
 
 ABSURD_FIX = (
@@ -29,12 +29,12 @@ ABSURD_FIX = (
 
 
 def absurd_values(channel: np.ndarray) -> str | None:
-    """What is absurd about a channel's values, in one clause; None where nothing is.
+    """Why a channel's values cannot be measurements, in one clause; None if they can.
 
-    Such an image is normalised all the same; where a few voxels dwarf the others, these come out as good as equal.
+    Such an image is normalised all the same. Where a few voxels dwarf the others, the others become almost equal.
 
     Args:
-        channel: float32 (Z, Y, X). NaN and infinity are not this function's concern.
+        channel: float32 (Z, Y, X). NaN and infinity are not looked for here.
     """
     if not channel.size:
         return None
@@ -59,13 +59,13 @@ def absurd_values(channel: np.ndarray) -> str | None:
 
 
 def absurd_channels(image: np.ndarray) -> str | None:
-    """What is absurd about the channels of an image (C, Z, Y, X), in one clause; None where nothing is."""
+    """Why the channels of an image (C, Z, Y, X) cannot be measurements, in one clause; None if they can."""
     found = {number: clause for number, channel in enumerate(image) if (clause := absurd_values(channel)) is not None}
     return "; ".join(f"channel {number}: {clause}" for number, clause in found.items()) or None
 
 
 def describe_absurd(found: Mapping[str, str]) -> str:
-    """One line about all cases with such values, told with the first one's.
+    """One line about all cases with such values, which shows the first one's.
 
     Args:
         found: Case → clause of `absurd_channels`; not empty.
@@ -79,10 +79,9 @@ def describe_absurd(found: Mapping[str, str]) -> str:
 def labels_for_image(
     image: np.ndarray, trained: Sequence[ChannelIntensities], label_count: int
 ) -> tuple[list[int], ChannelIntensities] | None:
-    """The values of a label map that was given as an image, and what the model was trained on; None for an image.
+    """If an image is really a label map: its values, and what the model was trained on. None for an image.
 
-    Labels are few whole numbers. An image of a modality that has few values itself, such as a mask among the channels,
-    is known by its training intensities.
+    A label map holds a few whole numbers. So may a true channel, such as a mask; its training intensities show that.
 
     Args:
         image: (C, Z, Y, X), as read.
@@ -106,10 +105,10 @@ def _has_few_values(usual: ChannelIntensities) -> bool:
 
 
 def _whole_values(channel: np.ndarray, most: int) -> list[int] | None:
-    """The distinct values of a channel, where they are whole and no more than so many."""
+    """The distinct values of a channel if they are whole numbers and at most ``most``; else None."""
     flat = channel.ravel()
     values = np.unique(flat[:: max(1, flat.size // SAMPLE)])
-    if len(values) <= most:  # only now all voxels
+    if len(values) <= most:  # the sample was not enough: look at all voxels
         values = np.union1d(values, np.unique(flat[~np.isin(flat, values)]))
     if len(values) > most or not np.all(values == np.round(values)):
         return None

@@ -10,7 +10,7 @@ from segflow.core.errors import SegflowError
 from segflow.core.names import shortened
 
 LabelKey = int | tuple[int, ...]
-"""What the network has a foreground output for: a label, or a region as a tuple of labels."""
+"""A foreground output of the network: a label, or a region as a tuple of labels."""
 
 LARGEST_LABEL = 65535
 """Label maps are written with 16 bits at most."""
@@ -125,9 +125,9 @@ class Labels:
 
     @property
     def foreground_keys(self) -> tuple[LabelKey, ...]:
-        """What is scored and sampled for: the regions where there are any, else the foreground labels.
+        """The keys of scores and of foreground sampling: the regions if there are any, else the foreground labels.
 
-        A region of a single label goes by that label, so that it has one key and one text.
+        The key of a region with a single label is that label.
         """
         if not self.has_regions:
             return self.foreground_labels
@@ -181,7 +181,7 @@ def key_text(key: LabelKey) -> str:
 
 
 def key_from_text(text: str) -> LabelKey:
-    """Inverse of `key_text`. Of a single label also ``(1,)`` is read, which earlier versions wrote."""
+    """Inverse of `key_text`. A single label may also read ``(1,)``, as earlier versions wrote it."""
     if not text.startswith("("):
         return int(text)
     values = tuple(int(part) for part in text.strip("()").split(",") if part.strip())

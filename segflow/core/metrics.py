@@ -38,7 +38,7 @@ class CaseMetrics:
         case_id: Name of the case.
         metrics: Label or region → metric → value; NaN where a metric is undefined.
         prediction_file: The label map that was scored.
-        reference_file: The label map that it was held against.
+        reference_file: The label map that it was compared with.
     """
 
     case_id: str
@@ -53,8 +53,8 @@ class Summary:
 
     Attributes:
         cases: One entry per scored case, sorted by case id.
-        mean: Label or region → metric → mean over the cases in which it is defined; NaN if it is so in none.
-        foreground_mean: Metric → plain mean over the labels or regions, NaN if any of them is.
+        mean: Label or region → metric → mean over the cases in which it is defined; NaN if there are none.
+        foreground_mean: Metric → plain mean over the labels or regions; NaN if one of them is NaN.
         failed: Case → message, for the cases that could not be scored.
     """
 
@@ -85,7 +85,7 @@ class Summary:
     def score(self) -> float:
         """Mean foreground Dice over the labels that occur in any case.
 
-        Equal to ``foreground_mean["Dice"]`` unless that is NaN, as it is where one label is never seen.
+        Equal to ``foreground_mean["Dice"]``, unless that is NaN because a label occurs in no case.
         """
         return mean_of_defined([metrics["Dice"] for key, metrics in self.mean.items() if key != 0])
 
@@ -118,8 +118,8 @@ class Summary:
 
         Args:
             value: The content of ``summary.json``.
-            file_ending: Ending of the label maps, taken off their names to give the case ids. Where it is empty,
-                everything from the first dot on is.
+            file_ending: Ending of the label maps, taken off their names to give the case ids. If it is empty,
+                everything from the first dot on is taken off.
 
         Raises:
             SegflowError: A case lacks a score that others have.

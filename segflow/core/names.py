@@ -1,4 +1,4 @@
-"""Names that become parts of paths: checked wherever a file, a table or a model gives one."""
+"""Names that become parts of paths. They are checked wherever a file, a table or a model gives one."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any, NewType
 from segflow.core.errors import SegflowError
 
 SafeName = NewType("SafeName", str)
-"""A single plain component of a path: no separator, nothing hidden, nothing that leads elsewhere. See `safe_name`."""
+"""A single component of a path, without separator and not hidden. See `safe_name`."""
 
 FileEnding = NewType("FileEnding", str)
-"""Such as ``.nii.gz``. See `safe_ending`."""
+"""The ending of files, such as ``.nii.gz``. See `safe_ending`."""
 
 LONGEST_NAME = 224
-"""Bytes in UTF-8. File systems allow 255; endings and the mark of an unfinished file come on top."""
+"""Bytes in UTF-8. File systems allow 255, which must also hold the ending and the mark of an unfinished file."""
 
 SEPARATORS = "/\\"
 _ENDING = re.compile(r"(\.[A-Za-z0-9_+-]+)+")
@@ -32,8 +32,8 @@ def safe_name(value: Any, what: str) -> SafeName:
         what: What it names, for the message, such as ``case id`` or ``key 'plans_name'``.
 
     Raises:
-        SegflowError: It is no text, is empty or too long, begins with a dot, or holds a separator or a sign that cannot
-            be shown.
+        SegflowError: It is not a text, is empty or too long, begins with a dot, or holds a separator or a character
+            that cannot be shown.
     """
     reason = why_unsafe(value)
     if reason is not None:
@@ -54,7 +54,7 @@ def safe_names(values: Iterable[Any], what: str) -> tuple[SafeName, ...]:
 def why_unsafe(value: Any) -> str | None:
     """What keeps a value from being a plain name, or None. See `safe_name`."""
     if not isinstance(value, str):
-        return "is no text"
+        return "is not a text"
     if not value.strip():
         return "is empty"
     if any(sign in value for sign in SEPARATORS):
@@ -62,7 +62,7 @@ def why_unsafe(value: Any) -> str | None:
     if value.startswith("."):
         return "begins with a dot"
     if any(ord(sign) < 32 or 127 <= ord(sign) < 160 or 0xD800 <= ord(sign) < 0xE000 for sign in value):
-        return "holds a sign that cannot be shown"
+        return "holds a character that cannot be shown"
     if len(value.encode()) > LONGEST_NAME:
         return f"is longer than {LONGEST_NAME} bytes"
     return None
@@ -78,13 +78,13 @@ def safe_ending(value: Any) -> FileEnding:
         raise SegflowError("'file_ending' must start with a dot", found=shortened(value))
     if len(value) > _LONGEST_ENDING or not _ENDING.fullmatch(value):
         raise SegflowError(
-            "'file_ending' is no ending of files", found=shortened(value), expected="such as .nii.gz, .nrrd or .png"
+            "'file_ending' cannot end a file's name", found=shortened(value), expected="such as .nii.gz, .nrrd or .png"
         )
     return FileEnding(value)
 
 
 def check_fold(value: Any) -> None:
-    """Refuse what is no fold of a run: a number from 0, or a name such as ``all``.
+    """Check the fold of a run: a number from 0, or a name such as ``all``.
 
     Raises:
         SegflowError: It is neither.
@@ -96,11 +96,11 @@ def check_fold(value: Any) -> None:
 
 
 def is_number(text: str) -> bool:
-    """Whether a text is digits 0 to 9 only: Python takes many other signs for digits that are no numbers."""
+    """Whether a text consists of the digits 0 to 9. Python's own test accepts other characters too."""
     return text.isascii() and text.isdigit()
 
 
 def shortened(value: Any, limit: int = 80) -> str:
-    """A value of unknown origin as a short text of printable signs."""
+    """An untrusted value as a short text of printable characters."""
     text = repr(value if not isinstance(value, str) else value[: limit + 1])
     return text if len(text) <= limit else f"{text[:limit]}…"

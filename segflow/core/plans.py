@@ -16,12 +16,12 @@ from segflow.core.topology import NetworkTopology, architecture_of_old_plans
 Options = Mapping[str, Any]
 
 LARGEST_PATCH, LARGEST_BATCH = 2**15, 2**15
-"""Voxels along an axis, and samples."""
+"""The most voxels along an axis, and the most samples of a batch."""
 
 SPLINE_ORDERS = range(6)
 
 DEEPEST_INHERITANCE = 50
-"""Configurations that inherit from each other in a row."""
+"""The longest chain of configurations that inherit from each other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ class ConfigurationPlan:
             )
 
     def _check_numbers(self) -> None:
-        """Refuse what no image and no machine could satisfy, before anything is made as large as it says."""
+        """Refuse numbers that no image or machine can match, before anything of that size is made."""
         where = f"configuration '{self.name}'"
         if not all(math.isfinite(s) and s > 0 for s in self.spacing):
             raise SegflowError(f"{where}: spacing must be positive", found=list(self.spacing))
@@ -181,7 +181,7 @@ def _resampling(value: Options, kind: str) -> ResamplingPlan:
     for key in ("order", "order_z"):
         if key in options and options[key] not in SPLINE_ORDERS:
             raise SegflowError(
-                f"'{key}' of resampling_fn_{kind}_kwargs is no order of a spline",
+                f"'{key}' of resampling_fn_{kind}_kwargs is not the order of a spline",
                 found=shortened(options[key]),
                 expected="0 to 5",
             )
@@ -224,7 +224,7 @@ class Plans:
         safe_names(self.configurations, "the name of a configuration")
         for name, value in self.configurations.items():
             if not isinstance(value, Mapping):
-                raise SegflowError(f"configuration '{name}' of the plans is no object", found=shortened(value))
+                raise SegflowError(f"configuration '{name}' of the plans is not an object", found=shortened(value))
         if sorted(self.axis_order) != [0, 1, 2]:
             raise SegflowError(
                 "'transpose_forward' of the plans must name each axis once",

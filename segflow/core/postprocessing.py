@@ -1,4 +1,4 @@
-"""What is done to predicted label maps, as plain data: the content of ``postprocessing.json``."""
+"""Steps that change predicted label maps, as plain data: the content of ``postprocessing.json``."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class PostprocessingStep:
     """One operation on a label map.
 
     Attributes:
-        kind: ``keep_largest``: of everything that has one of the labels, only the largest connected component stays,
-            and others that are as large; ``remove_small``: components below ``min_volume_mm3`` go; ``fill_holes``:
-            background enclosed by the labels becomes ``fill_with``. What goes becomes background.
+        kind: ``keep_largest`` keeps the largest connected component of the labels' union, and others of equal size.
+            ``remove_small`` removes components below ``min_volume_mm3``. ``fill_holes`` gives background that the
+            labels enclose the value ``fill_with``. Removed voxels become background.
         labels: The labels whose union it works on.
         min_volume_mm3: For ``remove_small``.
         fill_with: For ``fill_holes``.
@@ -85,10 +85,10 @@ class PostprocessingTrial:
 
 @dataclass(frozen=True, slots=True)
 class PostprocessingChoice:
-    """Which steps are done, in order, and what they were chosen by.
+    """The steps to apply, in order, and the scores that chose them.
 
     Attributes:
-        steps: May be empty: nothing is done then.
+        steps: May be empty; label maps then stay as they are.
         before, after: Label or region → mean Dice over the cases, without and with the steps.
         trials: Everything that was tried.
         cases: Number of cases that it was chosen on.

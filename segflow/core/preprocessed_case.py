@@ -17,7 +17,7 @@ from segflow.core.names import shortened
 
 @dataclass(frozen=True, slots=True)
 class SpatialRecord:
-    """The way from image space to plan space: transpose, crop, resample (recipe 4.1), and so the way back.
+    """How a case went from image space to plan space: transpose, crop, resample (recipe 4.1). It also leads back.
 
     Attributes:
         geometry: The image's own geometry: spacing in original axes, and what the writer needs.
@@ -38,7 +38,7 @@ class SpatialRecord:
     shape_plan: tuple[int, ...]
 
     def check(self) -> None:
-        """Refuse a record that leads nowhere.
+        """Refuse a record that contradicts itself.
 
         Raises:
             SegflowError: Axes, shapes, spacings or the box do not fit together.
@@ -111,7 +111,7 @@ class PreprocessedCase:
         case_id: Name of the case.
         image: float32 (C, Z, Y, X), normalised.
         label: int16 (Z, Y, X) with -1 outside the non-zero mask, or None for a case without a reference.
-        spatial: The way back.
+        spatial: How it got here from image space.
         foreground_locations: Label or region → int32 (n, 3) voxels (z, y, x) of the plan-space label, drawn by recipe
             4.4. With an ignore label, the key (-1, 0, 1, …, highest label) holds annotated voxels.
     """

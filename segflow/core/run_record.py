@@ -1,4 +1,4 @@
-"""What a trained fold says of itself: all that prediction needs beside the weights."""
+"""The record of a trained fold: everything that prediction needs beside the weights."""
 
 from __future__ import annotations
 
@@ -22,11 +22,10 @@ class RunRecord:
         configuration: Name of the configuration within the plans.
         fold: Index of the fold, or ``all``.
         train_cases, val_cases: Case ids of the fold.
-        mirror_axes: Spatial axes (0 = first plan axis of the patch) that were mirrored in training and may be at
-            prediction.
-        settings: The composed configuration of the run, for people and for comparison on resume.
-        arrays: What the arrays were made from that it was trained on, for comparison with other folds and on resume;
-            empty where it was not noted.
+        mirror_axes: Spatial axes that were mirrored in training and may be in prediction; 0 is the patch's first axis.
+        settings: All settings of the run, for people and for comparison on resume.
+        arrays: Origin of the preprocessed arrays, compared with that of other folds and on resume. Empty if it was not
+            recorded.
     """
 
     dataset: DatasetDescription
@@ -49,20 +48,20 @@ class RunRecord:
         """Refuse a record whose parts do not fit together.
 
         Raises:
-            SegflowError: The plan cannot be used, or is of other channels or axes than the rest.
+            SegflowError: The plan cannot be used, or its channels or axes differ from the rest.
         """
         plan = self.plan
         plan.check()
         axes = self.mirror_axes
         if len(set(axes)) != len(axes) or not set(axes) <= set(range(plan.spatial_dims)):
             raise SegflowError(
-                "the axes to mirror along are not the patch's",
+                "the mirror axes are not axes of the patch",
                 found=shortened(list(axes)),
                 expected=f"some of {list(range(plan.spatial_dims))}",
             )
         if len(plan.normalization_schemes) != len(self.dataset.channels):
             raise SegflowError(
-                f"configuration '{self.configuration}' is of another number of channels than the dataset",
+                f"configuration '{self.configuration}' has another number of channels than the dataset",
                 found=len(plan.normalization_schemes),
                 expected=len(self.dataset.channels),
             )
@@ -80,7 +79,7 @@ class RunRecord:
 
     @property
     def from_nnunet(self) -> bool:
-        """Whether it came in nnU-Net's format: its trainer is the name of a class, ours a whole configuration."""
+        """Whether it was imported from nnU-Net. Its setting ``trainer`` is then the name of a class, not a mapping."""
         return isinstance(self.settings.get("trainer"), str)
 
     def to_json(self) -> dict[str, Any]:
@@ -104,7 +103,7 @@ class RunRecord:
         """Inverse of `to_json`.
 
         Raises:
-            SegflowError: A value cannot be used, or they do not fit together; see `check`.
+            SegflowError: A value cannot be used, or values do not fit together; see `check`.
         """
         record = cls(
             dataset=DatasetDescription.from_json(value["dataset_name"], value["dataset"]),

@@ -1,4 +1,4 @@
-"""What the cross-validation of several configurations says: the content of ``selection.json``."""
+"""Configurations and ensembles, ranked by their cross-validation: the content of ``selection.json``."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Candidate:
         folds: Folds of each run.
         dice: Mean foreground Dice over the cases that all candidates share.
         dice_per_label: Label or region → mean Dice.
-        behind: By how much the best candidate's Dice is higher, 0 for the best itself.
+        behind: How much higher the best candidate's Dice is; 0 for the best.
         behind_low, behind_high: The interval of that difference by paired bootstrap over the cases; NaN with fewer
             than two cases.
     """
@@ -36,7 +36,7 @@ class Candidate:
 
     @property
     def within_noise(self) -> bool:
-        """Whether other cases might as well have put it first."""
+        """Whether other cases could have put it first."""
         return not self.behind_low > 0
 
     def to_json(self) -> dict[str, Any]:
@@ -67,7 +67,7 @@ class Selection:
     Attributes:
         dataset: Name of the dataset.
         candidates: All, the best first.
-        cases: Ids of the cases that they were compared on.
+        cases: Ids of the cases that all candidates were compared on.
         crossval: Folder of the best candidate's cross-validated label maps.
         postprocessing: File of the steps chosen for it.
         dice_after: Its mean foreground Dice with those steps.
@@ -86,7 +86,7 @@ class Selection:
 
     @property
     def best(self) -> Candidate:
-        """The candidate with the highest Dice; of equal ones the simplest."""
+        """The candidate with the highest Dice; the simplest among equal ones."""
         return self.candidates[0]
 
     def to_json(self) -> dict[str, Any]:
@@ -109,7 +109,7 @@ class Selection:
         """Inverse of `to_json`.
 
         Raises:
-            SegflowError: It is no such content.
+            SegflowError: The content is not that of a selection.
         """
         try:
             return cls(

@@ -48,11 +48,12 @@ class SplitSettings:
         scheme: ``kfold``; ``stratified``, in which every fold gets its share of every stratum; or
             ``leave_one_group_out``, one fold for each group.
         folds: Number of folds; not used by ``leave_one_group_out``.
-        seed: Of the shuffle.
-        group_by: What keeps cases together, on one side of every split: a regular expression on the case id (its
-            first group, or all that it matches), or a CSV file of case id and group. None: every case by itself.
-        stratify_by: What the strata of ``stratified`` are, in the same form.
-        file: A JSON or CSV file of one's own that says the splits; everything above but ``group_by`` is then unused.
+        seed: Seed of the shuffle.
+        group_by: Which cases stay together on one side of every split. A regular expression on the case id, whose
+            first group or whole match names the group; or a CSV file of case id and group. None keeps no cases
+            together.
+        stratify_by: The strata of ``stratified``, given in the same form as ``group_by``.
+        file: A JSON or CSV file with your own splits. All settings above except ``group_by`` are then unused.
         random_beyond: Give a fold beyond the last a random 80:20 split, as nnU-Net does, instead of refusing it.
     """
 
@@ -133,7 +134,7 @@ def _kfold(names: Sequence[str], settings: SplitSettings) -> list[list[str]]:
 
 
 def _deal(names: Sequence[str], settings: SplitSettings, stratum_of: Mapping[str, str]) -> list[list[str]]:
-    """Shuffle each stratum and deal it out fold by fold, each going on where the one before stopped."""
+    """Shuffle each stratum and deal it out to the folds. Each stratum starts at the fold where the last one ended."""
     generator = np.random.RandomState(settings.seed)
     folds: list[list[str]] = [[] for _ in range(settings.folds)]
     dealt = 0
@@ -147,7 +148,7 @@ def _deal(names: Sequence[str], settings: SplitSettings, stratum_of: Mapping[str
 
 
 def _stratum_of_units(units: Mapping[str, str], strata: Mapping[str, str]) -> dict[str, str]:
-    """The stratum of a group is that of most of its cases."""
+    """Each group's stratum: the one that most of its cases have."""
     votes: dict[str, Counter[str]] = {}
     for case, unit in units.items():
         votes.setdefault(unit, Counter())[strata[case]] += 1
@@ -155,7 +156,7 @@ def _stratum_of_units(units: Mapping[str, str], strata: Mapping[str, str]) -> di
 
 
 def values_by_pattern(case_ids: Iterable[str], pattern: str) -> dict[str, str]:
-    """Case id → what a regular expression finds in it: its first group, or all that it matches.
+    """Case id → the first group of a regular expression on it, or the whole match.
 
     Raises:
         SegflowError: It is not a regular expression, or does not match some case.
@@ -194,7 +195,7 @@ def check_splits(
         splits: All folds.
         case_ids: The dataset's training cases.
         groups: Case id → group; no group may lie on both sides.
-        source: What an error calls them, such as the file's path.
+        source: Name of the splits in an error, such as the file's path.
 
     Raises:
         SegflowError: A case is on both sides, twice on one side, unknown, or in no fold; a side is empty; a group is
@@ -243,8 +244,8 @@ def select_fold(
         splits: All folds; not used for ``all``.
         fold: Number of the fold, or ``all``: every case trains and validates.
         case_ids: The dataset's training cases.
-        random_beyond: Give a fold beyond the last a random 80:20 split of its own, as nnU-Net does.
-        seed: That split's seed, to which the fold's number is added.
+        random_beyond: Give a fold beyond the last a random 80:20 split, as nnU-Net does.
+        seed: Seed of that split; the fold's number is added.
 
     Raises:
         SegflowError: There is no such fold.

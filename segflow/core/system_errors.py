@@ -1,4 +1,4 @@
-"""What the operating system refuses, in a user's words: no space, too many open files, no permission.
+"""Refusals of the operating system in plain words: no space, too many open files, no permission.
 
 An `OSError` says which call failed and why. It never says that a file is damaged.
 """
@@ -23,28 +23,28 @@ _FIXES = {
     errno.EROFS: "The place is mounted read-only: choose another.",
     errno.EFBIG: "The file system, or ulimit -f, allows no file of this size: choose another place.",
     errno.EMFILE: "This process may not open more files: raise the limit with ulimit -n, or use fewer processes.",
-    errno.ENFILE: "The machine has no more open files to give: end other programs, or use fewer processes.",
+    errno.ENFILE: "The machine cannot open more files: end other programs, or use fewer processes.",
     errno.ENOMEM: "Memory ran out: use fewer processes, or a larger machine.",
     errno.EACCES: "Check the permissions.",
     errno.EPERM: "Check the permissions.",
-    errno.EIO: "The disk or the network reports an error: the file itself may be whole. Try again.",
-    getattr(errno, "ESTALE", errno.EIO): "The network's file system lost the file: it may be whole. Try again.",
+    errno.EIO: "The disk or the network reports an error: the file itself may be undamaged. Try again.",
+    getattr(errno, "ESTALE", errno.EIO): "The network's file system lost the file, which may be undamaged. Try again.",
 }
 
 
 def system_error(
     error: OSError, doing: str | None = None, *, place: Path | None = None, needed: int | None = None
 ) -> SegflowError:
-    """What the system refused, and what to do about it.
+    """An error that says what the system refused, and what to do about it.
 
     Args:
-        error: The system's own.
-        doing: What was tried, such as ``cannot write /data/x.nii.gz``; None takes the file that the error names.
-        place: Folder that was to be written, whose free space is told where that ran out.
-        needed: Bytes that were to be written at most, if that is known.
+        error: The system's error.
+        doing: What failed, such as ``cannot write /data/x.nii.gz``; None takes the file that the error names.
+        place: Folder that was written to. If space ran out, the message says how much is free there.
+        needed: Upper limit of the bytes to write, if known.
 
     Returns:
-        A `NoSpaceError` where nothing more can be written there, otherwise a `SegflowError`.
+        A `NoSpaceError` if nothing more can be written there, else a `SegflowError`.
     """
     reason = error.strerror or str(error) or type(error).__name__
     name = os.fsdecode(error.filename) if isinstance(error.filename, (str, bytes)) else None
@@ -59,7 +59,7 @@ def system_error(
 
 
 def hidden_error(place: Path) -> OSError | None:
-    """The system's error where a folder cannot be written any more: some libraries say only that they failed."""
+    """The system's error if a folder can no longer be written to. Some libraries only say that they failed."""
     try:
         with tempfile.TemporaryFile(dir=place) as probe:
             probe.write(bytes(_PROBE_BYTES))
@@ -69,7 +69,7 @@ def hidden_error(place: Path) -> OSError | None:
 
 
 def size_text(size: int) -> str:
-    """Bytes for a person: ``0 B``, ``3.2 MB``, …"""
+    """A number of bytes as text: ``0 B``, ``3.2 MB``, …"""
     value, unit = float(size), "B"
     for larger in ("kB", "MB", "GB", "TB"):
         if value < 1000:

@@ -15,13 +15,13 @@ NETWORKS = {
     "plain_unet": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
     "residual_unet": "dynamic_network_architectures.architectures.unet.ResidualEncoderUNet",
 }
-"""Our name of a network → the class name that nnU-Net's plans carry. Only text: nothing is imported by it."""
+"""Our name of a network → the class name in nnU-Net's plans. It is only text and never imported."""
 
 MOST_LEVELS, MOST_BLOCKS = 20, 500
-"""Of a network: what no plan comes near, and what a machine still builds in a moment."""
+"""Limits of a network: no plan comes near them, and a machine still builds such a network in a moment."""
 
 LARGEST = {"features": 2**15, "kernels": 63, "strides": 2**10, "encoder": 500, "decoder": 500}
-"""The most that plans may ask for of each kind."""
+"""Largest value that plans may ask for, by kind."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +37,8 @@ class NetworkTopology:
         decoder_convs: Convolutions of each decoder level, coarsest first; one entry fewer than levels.
         conv_bias: Whether convolutions have a bias.
         norm: ``instance`` or ``batch``.
-        norm_eps: Added to the variance.
-        negative_slope: Of the leaky ReLU.
+        norm_eps: Number added to the variance.
+        negative_slope: Slope of the leaky ReLU below 0.
     """
 
     network: str
@@ -90,7 +90,7 @@ class NetworkTopology:
             )
         if not (math.isfinite(self.norm_eps) and math.isfinite(self.negative_slope)):
             raise SegflowError(
-                "the network topology holds what is no number", found=f"{self.norm_eps}, {self.negative_slope}"
+                "a value of the network topology is not a number", found=f"{self.norm_eps}, {self.negative_slope}"
             )
         if self.network not in NETWORKS:
             raise SegflowError("unknown network in the plans", found=self.network, expected=sorted(NETWORKS))
@@ -111,7 +111,7 @@ class NetworkTopology:
         return sum(self.encoder_blocks) + sum(self.decoder_convs)
 
     def size(self, in_channels: int, out_channels: int) -> int:
-        """Numbers that the convolutions of such a network hold, at least: a residual block has more than one."""
+        """Lower limit of the parameters of such a network's convolutions; a residual block has more than one."""
         total, before = self.features[0] * out_channels, in_channels
         for width, kernel, count in zip(self.features, self.kernel_sizes, self.encoder_blocks, strict=True):
             total += math.prod(kernel) * width * (before + width * (count - 1))
@@ -124,7 +124,7 @@ class NetworkTopology:
 
     @property
     def divisor(self) -> tuple[int, ...]:
-        """What each axis of a patch must be divisible by: the product of all strides along it."""
+        """Number by which each axis of a patch must be divisible: the product of all strides along it."""
         result = [1] * self.spatial_dims
         for stride in self.strides:
             result = [a * b for a, b in zip(result, stride, strict=True)]
@@ -135,7 +135,7 @@ class NetworkTopology:
         dims = self.spatial_dims
         norm = {"instance": "instancenorm.InstanceNorm", "batch": "batchnorm.BatchNorm"}[self.norm]
         nonlinearity: dict[str, Any] = {"inplace": True}
-        if self.negative_slope != 0.01:  # torch's default, which nnU-Net leaves unsaid
+        if self.negative_slope != 0.01:  # torch's default, which nnU-Net does not write
             nonlinearity = {"negative_slope": self.negative_slope, "inplace": True}
         blocks = "n_conv_per_stage" if self.network == "plain_unet" else "n_blocks_per_stage"
         return {
@@ -161,7 +161,7 @@ class NetworkTopology:
 
     @classmethod
     def from_architecture(cls, value: Mapping[str, Any]) -> NetworkTopology:
-        """Inverse of `to_architecture`. Names of classes are looked up in a list of ours and never imported.
+        """Inverse of `to_architecture`. Class names are looked up in a fixed list and never imported.
 
         Raises:
             SegflowError: The network, normalisation or activation is not one that segflow builds.
@@ -211,7 +211,7 @@ class NetworkTopology:
 def architecture_of_old_plans(value: Mapping[str, Any]) -> dict[str, Any]:
     """The value of ``architecture`` from a configuration of plans written before 2.4 (recipe 3.11).
 
-    They spell the network out in keys of their own.
+    Such plans describe the network in other keys.
 
     Args:
         value: The configuration's JSON object.
@@ -243,7 +243,7 @@ def architecture_of_old_plans(value: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _per_level(value: Any, levels: int) -> tuple[Any, ...]:
-    """nnU-Net allows one number for all levels."""
+    """One value for each level; nnU-Net also allows a single number for all."""
     return (value,) * levels if isinstance(value, int) else tuple(value)
 
 
@@ -252,5 +252,5 @@ def _spatial(value: Any, dims: int) -> tuple[int, ...]:
 
 
 def _whole(values: Iterable[Any]) -> tuple[int, ...]:
-    """The values, which must be whole numbers: a fraction is no number of features."""
+    """The values as ints. Fractions are refused, since features and strides are counts."""
     return tuple(index(value) for value in values)

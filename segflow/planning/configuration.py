@@ -25,7 +25,7 @@ NORMALIZATION_SCHEMES = {
 """Channel name, in lower case, → nnU-Net's name of its normalisation; any other name means z-score."""
 
 MASKED_SCHEMES = ("ZScoreNormalization",)
-"""Schemes that may keep to the non-zero mask."""
+"""Schemes that may be restricted to the non-zero mask."""
 
 INITIAL_PATCH_VOXELS = {2: 2048**2, 3: 256**3}
 """Volume of the patch that the search starts from, before it is clipped to the median shape."""
@@ -116,7 +116,7 @@ def build_topology(pooling: Pooling, settings: PlannerSettings) -> NetworkTopolo
         raise SegflowError(
             f"a patch of {list(pooling.patch_size)} voxels would need a network of {levels} levels",
             expected=f"at most {len(settings.encoder_blocks)} (planner.encoder_blocks)",
-            fix="Check the spacings in the fingerprint: one axis is extremely finer than the others.",
+            fix="Check the spacings in the fingerprint: one axis is far finer than the others.",
         )
     most = settings.max_features_2d if dims == 2 else settings.max_features_3d
     return NetworkTopology(
@@ -136,7 +136,7 @@ def _budget(dims: int, settings: PlannerSettings) -> float:
 def _search_patch(
     spacing: Sequence[float], median_shape: Sequence[float], entries: int, settings: PlannerSettings
 ) -> tuple[Pooling, NetworkTopology, int]:
-    """Start with a large patch of the voxels' proportions and shrink it until it fits."""
+    """Start with a large patch that is about as long in mm along every axis, and shrink it until it fits."""
     dims = len(spacing)
     budget = _budget(dims, settings)
     reference_batch = settings.reference_batch_size_2d if dims == 2 else settings.reference_batch_size_3d
@@ -154,12 +154,12 @@ def _search_patch(
         raise SegflowError(
             f"a patch at a spacing of {_text(spacing)} mm has no voxel along one axis",
             found=f"a median case of {_text(median_shape)} voxels",
-            fix="Check the spacings and shapes in the fingerprint: one axis is extremely coarse for its length.",
+            fix="Check the spacings and shapes in the fingerprint: one axis is far too coarse for its length.",
         )
     pooling, topology, size = measured(patch)
     tried = set()
     while too_large(size):
-        if (pooling.patch_size, pooling.divisor) in tried:  # enlarged to what it was before: no smaller one is valid
+        if (pooling.patch_size, pooling.divisor) in tried:  # padded to a size tried before: no smaller one is valid
             raise _no_patch(spacing, pooling.patch_size, settings)
         tried.add((pooling.patch_size, pooling.divisor))
         pooling, topology, size = measured(_shrunk(pooling, spacing, median_shape, settings))
@@ -178,7 +178,7 @@ def _initial_patch(spacing: Sequence[float], median_shape: Sequence[float]) -> l
 def _shrunk(
     pooling: Pooling, spacing: Sequence[float], median_shape: Sequence[float], settings: PlannerSettings
 ) -> list[int]:
-    """The next smaller valid size of the axis that is largest in relation to the median shape; the last on ties."""
+    """Shorten the axis that is largest relative to the median shape, the last among equal ones, to a valid size."""
     patch = list(pooling.patch_size)
     shares = [n / m for n, m in zip(patch, median_shape, strict=True)]
     axis = max(range(len(patch)), key=lambda a: (shares[a], a))

@@ -1,4 +1,4 @@
-"""Why a plan is as it is, for the table that `segflow plan` prints."""
+"""Reasons for each configuration of a plan, for the table that `segflow plan` prints."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ class ConfigurationReport:
         patch_size: Voxels, plan axes.
         batch_size: Samples of one step.
         levels: Resolutions of the network.
-        gpu_memory_gb: Estimated by the planner's own measure; what an actual card needs depends on it and on torch.
-        disk_bytes: Size of the preprocessed arrays before compression, an upper limit of what they take; 0 for a
-            configuration that shares another's.
+        gpu_memory_gb: The planner's estimate; the real need also depends on the card and on torch.
+        disk_bytes: Size of the preprocessed arrays before compression, so an upper limit. 0 for a configuration that
+            shares another's arrays.
     """
 
     name: str

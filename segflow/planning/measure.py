@@ -1,4 +1,4 @@
-"""Measuring cases, and summarizing them into a fingerprint (recipe 2)."""
+"""Measuring cases, and summarising them as a fingerprint (recipe 2)."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ def measure_case(case: Case, samples: int) -> CaseMeasurement:
         samples: Foreground intensities to draw from each channel, with replacement, so that every case counts alike.
 
     Raises:
-        SegflowError: The case has no label, or holds voxels that are not numbers.
+        SegflowError: The case has no label, or holds NaN or infinite voxels.
     """
     if case.label is None:
-        raise SegflowError("a case is measured with its label, but has none", case=case.case_id)
+        raise SegflowError("the case has no label map, which measuring needs", case=case.case_id)
     for number, channel in enumerate(case.image):
         if not np.isfinite(channel.sum(dtype=np.float64)) and not np.isfinite(channel).all():
             raise SegflowError(
@@ -60,7 +60,7 @@ def measure_case(case: Case, samples: int) -> CaseMeasurement:
 def _draw(
     channel: np.ndarray, foreground: np.ndarray, samples: int, generator: np.random.RandomState
 ) -> IntensitySample:
-    """Draw from the foreground of one channel: what ``generator.choice(pixels, samples)`` gives, sorted and counted."""
+    """Draw from one channel's foreground: the values of ``generator.choice(pixels, samples)``, sorted and counted."""
     if foreground.size == 0:
         return IntensitySample(np.empty(0, np.float32), np.empty(0, np.int64))
     drawn = np.zeros(foreground.size, np.int64)
@@ -81,7 +81,7 @@ def _count_equal(values: np.ndarray, counts: np.ndarray) -> IntensitySample:
 
 
 def summarize(measurements: Sequence[CaseMeasurement]) -> Fingerprint:
-    """Put the measurements of all cases together.
+    """Combine the measurements of all cases.
 
     Args:
         measurements: In the order of the cases.

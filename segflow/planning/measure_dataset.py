@@ -1,4 +1,4 @@
-"""Measuring a dataset on disk: all cases, or nothing where its files are unchanged."""
+"""Measuring a dataset on disk. A dataset whose files are unchanged is not measured again."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ from segflow.storage.stamps import UNKNOWN, FileStamp, Origin, StampedFolder, st
 
 FINGERPRINT_FILE = "dataset_fingerprint.json"
 EARLIER_SOURCE_FILE = "dataset_fingerprint_source.json"
-"""Beside a fingerprint that was measured before fingerprints had stamps."""
+"""File beside a fingerprint from before fingerprints had stamps."""
 
 STAGE = "measure"
-_VERSION = 2  # raise it when the same files begin to give another fingerprint
+_VERSION = 2  # raise it when the same files would give another fingerprint
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ class Measured:
     """A fingerprint, and stamps of the files that it was measured from.
 
     Attributes:
-        fingerprint: Of all cases.
+        fingerprint: The fingerprint of all cases.
         inputs: Role → stamp, see `fingerprint_origin`.
     """
 
@@ -50,7 +50,7 @@ class Measured:
 
 
 def fingerprint_origin(cases: Sequence[CaseFiles], reader: ImageIO, description: DatasetDescription) -> Origin:
-    """What a fingerprint is measured from: every file of every case, and what reads them."""
+    """Origin of a fingerprint: every file of every case, and the reader."""
     settings = {"reader": reader.name, "labels": description.labels.to_json(), "channels": len(description.channels)}
     return Origin(
         "fingerprint", _VERSION, settings, {role: file for case in cases for role, file in _inputs(case).items()}
@@ -62,7 +62,7 @@ def _inputs(case: CaseFiles) -> dict[str, Path]:
 
 
 def read_fingerprint(folder: Path, origin: Origin) -> Fingerprint | None:
-    """The stored fingerprint, if it still stands for the dataset."""
+    """The stored fingerprint, if it is still that of the dataset."""
     file = folder / FINGERPRINT_FILE
     if not file.is_file():
         return None
@@ -107,11 +107,11 @@ def measure_dataset(
         reader: How to read them.
         description: Channels and labels that they must have.
         processes: Worker processes; 0 measures in this one, None takes one per processor.
-        memory_limit_bytes: Cases are measured together only while they fit; None takes what the machine has.
-        progress: Told after each case.
+        memory_limit_bytes: Cases are measured together only while they fit; None takes the machine's memory.
+        progress: Called after each case.
 
     Raises:
-        SegflowError: Cases cannot be read or do not fit the description; all of them are listed.
+        SegflowError: Cases cannot be read or do not fit the description. The error lists all of them.
     """
     samples = samples_per_case(len(cases))
     channels = len(description.channels)
@@ -139,7 +139,7 @@ def measure_dataset(
 def _measure_files(
     files: CaseFiles, reader: ImageIO, channels: int, labels: Labels, samples: int
 ) -> tuple[CaseMeasurement, dict[str, FileStamp]]:
-    """Measure one case, with stamps of its files from before they are read; runs in a worker."""
+    """Measure one case in a worker. Its files are stamped before they are read."""
     stamps = {role: stamp_file(file) for role, file in _inputs(files).items()}
     case = read_case(files, reader, channels=channels)
     if case.label is not None:
@@ -152,5 +152,5 @@ def _peak_bytes(files: CaseFiles, reader: ImageIO, channels: int) -> int:
     try:
         header = reader.read_header(files.images[0])
     except SegflowError:
-        return 0  # the job itself will say what is wrong
+        return 0  # the job itself reports what is wrong
     return math.prod(header.shape) * (8 * channels + 24)

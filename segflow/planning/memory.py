@@ -1,4 +1,4 @@
-"""What a network costs, in closed form: nothing is built to plan (recipe 3.6)."""
+"""Size and memory of a network in closed form, so that planning builds no network (recipe 3.6)."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ def memory_gb(size: int, batch_size: int, spatial_dims: int, settings: PlannerSe
     """GPU memory of training, by the planner's own measure.
 
     Args:
-        size: What `network_size` says of one sample.
+        size: Result of `network_size` for one sample.
         batch_size: Samples of one step.
         spatial_dims: 2 or 3.
-        settings: Says which size and batch correspond to how much memory.
+        settings: Reference sizes, batch sizes and memory.
     """
     if spatial_dims == 2:
         reference = settings.reference_size_2d * settings.reference_batch_size_2d
@@ -54,11 +54,11 @@ def _voxels_of_levels(topology: NetworkTopology, patch_size: Sequence[int]) -> l
 
 
 def _encoder_outputs(topology: NetworkTopology, level: int) -> int:
-    """Convolutions of an encoder level, each with as many outputs as the level has."""
+    """Number of convolutions of an encoder level. Each has as many outputs as the level."""
     blocks = topology.encoder_blocks[level]
     if topology.network == "plain_unet":
         return blocks
     changes = level > 0 and (
         topology.features[level] != topology.features[level - 1] or any(s > 1 for s in topology.strides[level])
     )
-    return 2 * blocks + (1 if changes else 0)  # a block that changes its shape has a convolution in its shortcut
+    return 2 * blocks + (1 if changes else 0)  # the shortcut of a block that changes the shape has a convolution

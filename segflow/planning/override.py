@@ -21,7 +21,7 @@ def override_configuration(
 ) -> Plans:
     """Plans in which one configuration has another patch size, batch size or normalisation layer.
 
-    A configuration that others inherit from changes for them too, as in nnU-Net.
+    Configurations that inherit from it change too, as in nnU-Net.
 
     Args:
         plans: The plans; they are not changed.
@@ -31,8 +31,8 @@ def override_configuration(
         norm: ``instance`` or ``batch``; None keeps the plan's.
 
     Raises:
-        SegflowError: There is no such configuration, or the topology cannot divide the patch; names the nearest valid
-            sizes.
+        SegflowError: There is no such configuration, or the topology cannot divide the patch; the error names the
+            nearest valid sizes.
     """
     plan = plans.configuration(name)
     own: dict[str, Any] = copy.deepcopy(dict(plans.configurations[name]))

@@ -1,4 +1,4 @@
-"""From a raw dataset to its fingerprint, plans and splits: the door of this room."""
+"""From a raw dataset to its fingerprint, plans and splits."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class PlanReport:
-    """What planning a dataset concluded.
+    """Result of planning a dataset.
 
     Attributes:
         folder: Where the files were written.
         plans: The plans, user-made configurations included.
-        fingerprint: What they were made from.
-        splits: The folds; empty where there are too few cases, or where planning saw no cases at all.
+        fingerprint: The fingerprint that they were made from.
+        splits: The folds; empty if there are too few cases or none at all.
         configurations: Each configuration, made or not, and why.
         measured: Whether images were read; False if the fingerprint was given or is up to date.
         kept: Names of user-made configurations of earlier plans that were kept.
-        dropped: Names of configurations of earlier plans that were not.
+        dropped: Names of configurations of earlier plans that were not kept.
     """
 
     folder: Path
@@ -70,25 +70,25 @@ def plan_dataset(
 ) -> PlanReport:
     """Measure, plan and split a dataset.
 
-    Writes ``dataset.json``, ``dataset_fingerprint.json``, ``<plans_name>.json`` and ``splits_final.json``, each whole
-    or not at all.
+    Writes ``dataset.json``, ``dataset_fingerprint.json``, ``<plans_name>.json`` and ``splits_final.json``. Each is
+    written as a whole or not at all.
 
     Args:
         dataset_folder: The raw dataset.
         output_folder: Where the files go; nnU-Net's preprocessed folder of the dataset.
         settings: The planner's constants.
-        splits: How to divide the cases into folds; nnU-Net's way where None.
-        planner: A planner of one's own in place of the shipped one, called as `make_plans` is.
+        splits: How to divide the cases into folds; None divides as nnU-Net does.
+        planner: A planner of your own in place of the shipped one, called like `make_plans`.
         fingerprint: A fingerprint to plan from; no image is opened, and the dataset needs no images at all.
         clean: Measure again even if nothing has changed.
         replace_splits: Make splits anew even if there are some.
         processes: Worker processes for measuring; 0 measures in this one, None takes one per processor.
-        memory_limit_bytes: Cases are measured together only while they fit; None takes what the machine has.
-        progress: Told after each measured case.
+        memory_limit_bytes: Cases are measured together only while they fit; None takes the machine's memory.
+        progress: Called after each measured case.
 
     Raises:
-        SegflowError: The dataset, the fingerprint or a setting cannot be used. Everything wrong with the cases is
-            listed together.
+        SegflowError: The dataset, the fingerprint or a setting cannot be used. All problems of the
+            cases are listed together.
     """
     description = read_description(dataset_folder)
     cases = _find_cases(dataset_folder, description, required=fingerprint is None)
@@ -109,7 +109,7 @@ def plan_dataset(
                 memory_limit_bytes=memory_limit_bytes,
                 progress=progress,
             )
-            write_fingerprint(output_folder, made.fingerprint, origin, made.inputs)  # kept even if what follows fails
+            write_fingerprint(output_folder, made.fingerprint, origin, made.inputs)  # kept even if a later step fails
             stored, measured = made.fingerprint, True
         found = stored
     plans, reasons = _plan(found, description, settings, reader, planner)
@@ -169,7 +169,7 @@ def _plan(
 
 
 def _with_user_configurations(plans: Plans, file: Path) -> tuple[Plans, tuple[str, ...], tuple[str, ...]]:
-    """Take over what a user added to earlier plans of this name; what a planner made then is not kept."""
+    """Take over configurations that a user added to earlier plans of this name; a planner's are not kept."""
     if not file.is_file():
         return plans, (), ()
     earlier = read_json_as(file, Plans.from_json, fix="Mend the file, or remove it.").configurations

@@ -1,4 +1,4 @@
-"""From a fingerprint to plans: nnU-Net's experiment planner, its residual-encoder variants, and why (recipe 3)."""
+"""From a fingerprint to plans, with reasons: nnU-Net's planner and its residual-encoder variants (recipe 3)."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from segflow.planning.spacing import axis_order, median_resampled_shape, target_
 __all__ = ["CONFIGURATIONS", "ConfigurationOverride", "Decision", "PlannerSettings", "decide", "make_plans"]
 
 CONFIGURATIONS = ("2d", "3d_lowres", "3d_fullres", "3d_cascade_fullres")
-"""What the planner may make; any other name in a plans file was added by the user."""
+"""Configurations that the planner may make. Any other name in a plans file was added by the user."""
 
 _SPACING_RATIO_LOWRES = 2.0
-"""While an axis is coarser than the others by more than this factor, only the others get coarser (recipe 3.8)."""
+"""An axis that is coarser than others by more than this factor stays, while the others get coarser (recipe 3.8)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What was planned.
+    """Plans, and the reasons for them.
 
     Attributes:
         plans: The plans.
@@ -51,11 +51,11 @@ def make_plans(
     """Plan a dataset.
 
     Args:
-        fingerprint: What was measured.
-        description: What dataset.json says.
+        fingerprint: The measured dataset.
+        description: The content of dataset.json.
         settings: The planner's constants.
-        reader: nnU-Net's name of the reader of images, which plans carry.
-        dataset_name: Name to write into the plans, if not the description's.
+        reader: nnU-Net's name of the image reader, which goes into the plans.
+        dataset_name: Name to write into the plans; None takes the description's.
 
     Raises:
         SegflowError: The fingerprint cannot be planned from, or an override does not fit.
@@ -71,7 +71,7 @@ def decide(
     reader: str,
     dataset_name: str | None = None,
 ) -> Decision:
-    """As `make_plans`, with the reasons."""
+    """Like `make_plans`, but with the reasons."""
     _check_fingerprint(fingerprint, description)
     work = _Work.start(fingerprint, description, settings)
     configurations, reasons = _plan_all(work)
@@ -100,7 +100,7 @@ def decide(
 
 @dataclass(frozen=True, slots=True)
 class _Work:
-    """What planning each configuration needs. Spacing and median shape are in plan axes."""
+    """Common input of all configurations. Spacing and median shape are in plan axes."""
 
     description: DatasetDescription
     settings: PlannerSettings
@@ -197,7 +197,7 @@ def _plan_lowres(work: _Work, full: dict[str, Any]) -> tuple[dict[str, Any] | No
     reduction = full_voxels / voxels
     if reduction < settings.lowres_min_reduction:
         return None, (
-            f"not made: {covers}, less than {limit}, but a low resolution that suffices has only {reduction:.2f} times "
+            f"not made: {covers}, less than {limit}, but a sufficiently low resolution has only {reduction:.2f} times "
             f"fewer voxels, less than {settings.lowres_min_reduction:g}; planner.force_lowres=true makes it"
         )
     if share_full >= settings.lowres_threshold:

@@ -1,4 +1,4 @@
-"""Every number that the planner goes by, under names of our own (recipe 3.1 and 3.12)."""
+"""All constants of the planner, under segflow's own names (recipe 3.1 and 3.12)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ RESAMPLING_CHOICES = ("spline", "torch", "torch_separate_z", "none")
 
 @dataclass(kw_only=True, slots=True)
 class ConfigurationOverride:
-    """Values that replace what the planner found for one configuration; None keeps it.
+    """Values that replace the planner's for one configuration; None keeps the planner's.
 
     Attributes:
         patch_size: Voxels of a training patch, plan axes; must be divisible by the planned topology's strides.
@@ -33,40 +33,41 @@ class ConfigurationOverride:
 class PlannerSettings:
     """The planner's constants. The defaults are nnU-Net's default planner.
 
-    Sizes of networks are counted in outputs of convolutions of one sample (recipe 3.6): a cheap measure that needs no
-    network. ``reference_size_*`` is what fits ``reference_memory_gb`` at ``reference_batch_size_*``.
+    The size of a network is the number of outputs of its convolutions for one sample (recipe 3.6), which needs no
+    network to compute. ``reference_size_*`` fits ``reference_memory_gb`` at ``reference_batch_size_*``.
 
     Attributes:
-        plans_name: Name of the plans file, and first part of ``data_identifier``.
-        planner_name: nnU-Net's name of a planner of these constants.
-        shared_data_name: Plans name whose arrays serve ``2d`` and ``3d_fullres`` too. Not used once the target spacing
+        plans_name: Name of the plans file, and the first part of ``data_identifier``.
+        planner_name: nnU-Net's name of the planner with these constants.
+        shared_data_name: Name of the plans whose arrays ``2d`` and ``3d_fullres`` share. Not used if the target spacing
             or the axis order is overridden, since the arrays would differ.
         network: ``plain_unet`` or ``residual_unet``.
         memory_target_gb: GPU memory to plan for.
         reference_memory_gb: GPU memory that the reference sizes correspond to.
         reference_size_3d, reference_size_2d: Network size that fits the reference memory.
         reference_batch_size_3d, reference_batch_size_2d: Batch size that the reference sizes correspond to.
-        min_batch_size: No batch is smaller.
-        fit_reference_batch: Shrink a patch until the reference batch fits, rather than a batch of two; the same in 3D.
+        min_batch_size: Smallest batch size.
+        fit_reference_batch: Shrink a patch until the reference batch fits, not just a batch of two. In 3D both are the
+            same.
         max_dataset_fraction: Share of the dataset's voxels that one batch may cover.
-        min_edge_length: No axis of a feature map gets shorter by pooling.
+        min_edge_length: Pooling makes no axis of a feature map shorter than this, in voxels.
         base_features: Feature maps of level 0; each further level has twice as many.
         max_features_3d, max_features_2d: Upper limit of feature maps.
         encoder_blocks: Convolutions (plain) or residual blocks (residual) of each encoder level, finest first.
         decoder_convs: Convolutions of each decoder level, coarsest first.
         anisotropy_threshold: Ratio of spacings, and of voxel counts, beyond which an axis counts as coarse.
         coarse_axis_percentile: Percentile over cases that gives the target spacing of a coarse axis.
-        mask_threshold: Normalisation keeps to the non-zero mask if cropping leaves less than this share of voxels.
+        mask_threshold: Normalisation uses the non-zero mask if cropping leaves less than this share of voxels.
         lowres_threshold: A low-resolution configuration is tried if a full-resolution patch covers a smaller share of
             the median case.
         lowres_step: Factor by which its spacing grows until a patch covers enough.
-        lowres_min_reduction: It is dropped if it has not at least this factor fewer voxels.
-        force_lowres: Make it for every 3D dataset.
+        lowres_min_reduction: It is dropped unless it has fewer voxels by at least this factor.
+        force_lowres: Make ``3d_lowres`` for every 3D dataset.
         resampling: ``spline``, ``torch``, ``torch_separate_z`` or ``none``.
-        target_spacing: Full-resolution spacing in mm along z, y, x of the images, instead of the planner's.
+        target_spacing: Full-resolution spacing in mm along z, y, x of the images; null lets the planner choose.
         suppress_transpose: Keep the images' axis order.
-        overrides: Configuration → values that replace the planner's. Its name may have an underscore before it, since
-            a command line cannot name keys that start with a digit.
+        overrides: Configuration → values that replace the planner's. An underscore may stand before the name, since a
+            command line cannot contain keys that start with a digit.
     """
 
     plans_name: str = "nnUNetPlans"
@@ -137,7 +138,7 @@ class PlannerSettings:
 
     @property
     def budget_factor(self) -> float:
-        """By how much the memory target exceeds the reference."""
+        """Ratio of the memory target to the reference memory."""
         return self.memory_target_gb / self.reference_memory_gb
 
 

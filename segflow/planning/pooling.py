@@ -1,4 +1,4 @@
-"""How often a U-Net may pool each axis, and with which kernels (recipe 3.5, function T)."""
+"""Strides and kernels of a U-Net for a patch (recipe 3.5, function T)."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Pooling:
 
 
 def plan_pooling(spacing: Sequence[float], patch_size: Sequence[float], min_edge_length: int) -> Pooling:
-    """Pool the axes of finest spacing until feature maps get too small.
+    """Pool the axes with the finest spacing until feature maps get too small.
 
     Args:
         spacing: mm, 2 or 3 entries in plan axes.
@@ -47,7 +47,7 @@ def plan_pooling(spacing: Sequence[float], patch_size: Sequence[float], min_edge
     kernels: list[tuple[int, ...]] = []
     while chosen := _axes_to_pool(spacing_now, size_now, min_edge_length):
         finest = min(spacing_now)
-        # Once an axis has a kernel of 3 it keeps it, even where pooling the others makes it the coarsest again.
+        # An axis keeps a kernel of 3 once it has one, even if pooling the others makes it the coarsest again.
         kernel = [3 if k == 3 or s / finest < SPACING_RATIO else 1 for k, s in zip(kernel, spacing_now, strict=True)]
         kernels.append(tuple(kernel))
         strides.append(tuple(2 if axis in chosen else 1 for axis in axes))
@@ -66,7 +66,7 @@ def _axes_to_pool(spacing: Sequence[float], size: Sequence[float], min_edge_leng
         return []
     finest = min(spacing[axis] for axis in large)
     chosen = [axis for axis in large if spacing[axis] / finest < SPACING_RATIO]
-    # A level for a single axis has to be worth it.
+    # A level that pools a single axis needs more voxels along it.
     if len(chosen) == 1 and size[chosen[0]] < 3 * min_edge_length:
         return []
     return chosen

@@ -1,4 +1,4 @@
-"""Target spacing, axis order and what the dataset looks like at that spacing (recipe 3.2 to 3.4)."""
+"""Target spacing, axis order, and shapes of the dataset at that spacing (recipe 3.2 to 3.4)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from segflow.planning.planner_settings import PlannerSettings
 
 
 def target_spacing(fingerprint: Fingerprint, settings: PlannerSettings) -> np.ndarray:
-    """The full-resolution spacing: the median, but finer along an axis that is much coarser than the others.
+    """The full-resolution spacing: the median, or less along an axis that is much coarser than the others.
 
     Returns:
         float64 (3,) mm, original axis order.
@@ -28,7 +28,7 @@ def target_spacing(fingerprint: Fingerprint, settings: PlannerSettings) -> np.nd
     coarse_spacing = target[coarse] > settings.anisotropy_threshold * finer
     few_voxels = shape[coarse] * settings.anisotropy_threshold < min(shape[others])
     if coarse_spacing and few_voxels:
-        # The median would interpolate the finer cases' slices away.
+        # With the median, slices of the finer cases would be lost to interpolation.
         wanted = np.percentile(spacings[:, coarse], settings.coarse_axis_percentile)
         target[coarse] = wanted if wanted >= finer else finer + 1e-5
     return target

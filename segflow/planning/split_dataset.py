@@ -14,7 +14,7 @@ from segflow.storage.json_files import read_json_as, write_json
 from segflow.storage.split_files import SPLITS_FILE, build_splits, groups_of_cases, read_splits, write_splits
 
 GROUPS_FILE = "splits_final_groups.json"
-"""Case id → group, where splits were made of groups: they are checked against it whenever they are read."""
+"""Case id → group, stored beside splits made of groups. Splits are checked against it whenever they are read."""
 
 logger = logging.getLogger(__name__)
 
@@ -27,20 +27,20 @@ def split_dataset(
     raw_folder: Path | None = None,
     replace: bool = False,
 ) -> list[Split]:
-    """The splits in ``folder/splits_final.json``, which is made where it is missing.
+    """The splits in ``folder/splits_final.json``, which is written if it is missing.
 
-    Splits that are there are kept, since trained folds depend on them, but are refused if they do not fit the cases,
-    leak, or differ from what the settings ask for.
+    Existing splits are kept, since trained folds depend on them. They are refused if they do not fit the cases, if
+    cases both train and validate, or if they differ from the settings.
 
     Args:
         folder: The preprocessed dataset.
         case_ids: All training cases.
-        settings: How to divide them. With the defaults, any splits that are there will do.
-        raw_folder: The raw dataset; a ``splits_final.json`` in it is taken over where the settings ask for nothing.
-        replace: Make them anew.
+        settings: How to divide them. The defaults accept any existing splits.
+        raw_folder: The raw dataset; a ``splits_final.json`` in it is taken over if the settings are the defaults.
+        replace: Make the splits anew.
 
     Returns:
-        The folds; none where there are fewer cases than folds and only ``fold=all`` can train.
+        The folds; none if there are fewer cases than folds, so that only ``fold=all`` can train.
 
     Raises:
         SegflowError: The splits do not fit.
@@ -89,7 +89,7 @@ def read_fold(folder: Path, case_ids: Sequence[str], fold: int | str, settings: 
 
 
 def _asks_for_something(settings: SplitSettings) -> bool:
-    """Whether the division differs from the default; what only chooses a fold does not count."""
+    """Whether the division differs from the default. Settings that only choose a fold do not count."""
     default = SplitSettings()
     names = {field.name for field in fields(SplitSettings)} - {"random_beyond"}
     return any(getattr(settings, name) != getattr(default, name) for name in names)
@@ -111,7 +111,7 @@ def _kept(
         raise SegflowError(f"{stored} holds other splits than were asked for", fix=fix)
     if brought is not None:
         theirs = read_splits(brought)
-        if not _same(splits[: len(theirs)], theirs):  # more folds than were brought may have been added
+        if not _same(splits[: len(theirs)], theirs):  # folds may have been added to those of the raw dataset
             raise SegflowError(f"{stored} and {brought} hold different splits", fix=fix)
     return splits
 
