@@ -13,6 +13,7 @@ from segflow.exchange.raw_layout import copy_files, dataset_name, described, ref
 from segflow.execution.gathering import gather
 from segflow.execution.parallel import Job, run_jobs
 from segflow.execution.progress import Progress, silent
+from segflow.storage.channel_names import channel_name
 from segflow.storage.image_formats.nifti_files import read_nifti, read_nifti_header, write_nifti
 from segflow.storage.json_files import build_as, read_json, write_json
 from segflow.storage.whole_folder import folder_written_whole
@@ -90,11 +91,11 @@ def split_channels(image: Path, folder: Path, channels: int) -> None:
             expected=f"{channels} channels",
         )
     if found == 1 and len(size) == 3:
-        shutil.copyfile(image, folder / f"{case_id}_0000{ENDING}")
+        shutil.copyfile(image, folder / channel_name(case_id, 0, ENDING))
         return
     header, voxels = read_nifti(image)
     for number, channel in enumerate(voxels.reshape(found, *size[2::-1])):
-        file = folder / f"{case_id}_{number:04d}{ENDING}"
+        file = folder / channel_name(case_id, number, ENDING)
         write_nifti(channel, header.affine, header.zooms, file, header.forms)
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,9 @@ from segflow.storage.case_names import IMAGE_ENDINGS
 from segflow.storage.dataset_check import label_values
 from segflow.storage.images import reader_of
 from segflow.storage.json_files import write_json
+from segflow.storage.tables import CASE_HEADINGS, LABEL_HEADINGS, Line, column_of, read_table
 from segflow.storage.whole_folder import folder_written_whole
 
-CASE, LABEL = "case", "label"
 STAGE = "convert"
 HEADING_HELP = "case,CT,label  (one column per channel, headed by the channel's name)"
 
@@ -88,24 +88,20 @@ def convert_file_list(
 
 
 def _read_table(table: Path) -> tuple[list[str], list[_Row]]:
-    try:
-        with table.open(newline="", encoding="utf-8-sig") as stream:
-            reader = csv.DictReader(stream)
-            headings = [heading.strip() for heading in reader.fieldnames or []]
-            reader.fieldnames = headings
-            lines = list(reader)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise SegflowError(f"cannot read {table}: {error}") from error
-    channels = [heading for heading in headings if heading not in (CASE, LABEL)]
-    if CASE not in headings or LABEL not in headings or not channels or len(set(headings)) != len(headings):
+    header, *lines = read_table(table) or [Line(1, ())]
+    headings = header.cells
+    case, label = column_of(headings, CASE_HEADINGS), column_of(headings, LABEL_HEADINGS)
+    channels = [heading for column, heading in enumerate(headings) if column not in (case, label)]
+    if case is None or label is None or not channels or len(set(headings)) != len(headings):
         raise SegflowError(f"{table} lacks a column", found=", ".join(headings) or "nothing", expected=HEADING_HELP)
     if not lines:
         raise SegflowError(f"{table} lists no case", expected="one line per case")
     base = table.resolve().parent
     rows, problems, seen = [], [], set()
-    for number, line in enumerate(lines, start=2):
-        case_id = (line[CASE] or "").strip()
-        cells = {column: (line[column] or "").strip() for column in (*channels, LABEL)}
+    for line in lines:
+        number, texts = line.number, dict(zip_longest(headings, line.cells[: len(headings)], fillvalue=""))
+        case_id = texts[headings[case]]
+        cells = {heading: texts[heading] for heading in (*channels, headings[label])}
         empty = [column for column, cell in cells.items() if not cell]
         if reason := "is there twice" if case_id in seen else why_unsafe(case_id):
             problems.append(f"line {number}: {shortened(case_id)} cannot be the name of a case: it {reason}")
@@ -119,7 +115,7 @@ def _read_table(table: Path) -> tuple[list[str], list[_Row]]:
             except SegflowError as error:
                 problems.append(f"line {number}, case '{case_id}': {error}")
         if len(files) == len(cells):
-            rows.append(_Row(case_id, tuple(files[channel] for channel in channels), files[LABEL]))
+            rows.append(_Row(case_id, tuple(files[channel] for channel in channels), files[headings[label]]))
     if problems:
         raise CaseErrors(f"{table} cannot be used", problems)
     return channels, sorted(rows, key=lambda row: row.case_id)

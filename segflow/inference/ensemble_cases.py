@@ -17,7 +17,8 @@ from segflow.core.wording import counted, some
 from segflow.execution.progress import Progress, silent
 from segflow.inference.case_pipeline import PredictReport, Steps, run_cases
 from segflow.inference.ensemble_settings import EnsembleSettings
-from segflow.inference.maps import ENDING, OUTPUTS_FILE, PROBABILITIES, read_names
+from segflow.inference.maps import ENDING, OUTPUTS_FILE, PROBABILITIES, probability_file, read_names
+from segflow.storage.channel_names import channel_name
 from segflow.storage.images import ImageIO, reader_by_name
 from segflow.storage.json_files import read_json
 from segflow.storage.listing import files_ending_in
@@ -85,7 +86,7 @@ class StoredProbabilities:
 
     def file(self, case_id: str, output: int) -> Path:
         """Where one output of a case lies."""
-        return self.folder / PROBABILITIES / f"{case_id}_{output:04d}{ENDING}"
+        return probability_file(self.folder, case_id, output)
 
     def has(self, case_id: str) -> bool:
         """Whether all outputs of a case are there."""
@@ -276,7 +277,7 @@ def ensemble_origin(
 
 def _case_ids(members: Sequence[StoredProbabilities], file_ending: str) -> list[str]:
     """Every case of which a member has probabilities, sorted; label maps without any are told of."""
-    ending = f"_{0:04d}{ENDING}"
+    ending = channel_name("", 0, ENDING)
     names: set[str] = set()
     for member in members:
         files = files_ending_in(member.folder / PROBABILITIES, ENDING)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 import re
 from collections.abc import Iterable, Sequence
@@ -14,13 +13,12 @@ from segflow.core.dataset import COUNT_FROM_0
 from segflow.core.errors import CaseErrors, SegflowError
 from segflow.core.names import safe_name
 from segflow.core.wording import counted, some
-from segflow.storage.case_names import DIGITS_OF_A_NAME, IMAGE_ENDINGS, NUMBERED, digits_mean
+from segflow.storage.case_names import DIGITS_OF_A_NAME, IMAGE_ENDINGS, digits_mean
+from segflow.storage.channel_names import case_and_channel, channel_name
 from segflow.storage.listing import FETCH, list_folder, missing_file, tell_passed_over
+from segflow.storage.tables import CASE_HEADINGS, LABEL_HEADINGS, column_of, read_table
 
 logger = logging.getLogger(__name__)
-
-CASE_COLUMNS = ("case", "case_id", "id")
-LABEL_COLUMNS = ("label", "reference")
 
 Input = str | Path | Sequence[str | Path]
 
@@ -41,6 +39,12 @@ class Names:
         """The name without its ending, which may be another than the model's; a name may hold dots of its own."""
         known = next((end for end in (*self.endings, *IMAGE_ENDINGS) if name.lower().endswith(end)), None)
         return name[: -len(known)] if known else Path(name).stem
+
+    def case_of(self, file: Path) -> str:
+        """The case whose only or first file this is."""
+        stem = self.stem(file.name)
+        found = case_and_channel(stem)
+        return found.case_id if found.number == 0 else stem
 
     def rank(self, name: str) -> tuple[bool, int, str]:
         """Which of several files of one stem is taken: the one that ends as in training."""
@@ -146,8 +150,8 @@ def _group(files: Iterable[Path], names: Names, where: str) -> list[CaseFiles]:
     numbered: dict[str, dict[int, Path]] = {}
     for file in files:
         stem = names.stem(file.name)
-        match = NUMBERED.fullmatch(stem)
-        case_id, number = (match[1], int(match[2])) if match else (stem, 0)
+        case_id, number = case_and_channel(stem)
+        number = number or 0
         channels = numbered.setdefault(case_id, {})
         if number in channels:
             raise _same_channel(case_id, channels[number], file)
@@ -199,32 +203,27 @@ def _wrong_numbers(case_id: str, images: Sequence[Path], names: Names) -> Segflo
         "the channels are not numbered from 0000 without gaps",
         case=case_id,
         found=some([file.name for file in images]),
-        expected=some([f"{case_id}_{number:04d}{names.endings[0]}" for number in range(names.channels)]),
+        expected=some([channel_name(case_id, number, names.endings[0]) for number in range(names.channels)]),
         fix=DIGITS_OF_A_NAME,
     )
 
 
 def _in_table(table: Path, names: Names) -> list[CaseFiles]:
-    try:
-        with table.open(newline="", encoding="utf-8-sig") as stream:
-            rows = list(csv.reader(stream))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise SegflowError(f"cannot read {table}: {error}") from error
-    rows = [row for row in rows if any(cell.strip() for cell in row)]
-    if len(rows) < 2:
+    lines = read_table(table)
+    if len(lines) < 2:
         raise SegflowError(f"{table} lists no case", expected="a header line such as case,image_0 and a line per case")
-    header = [name.strip().lower() for name in rows[0]]
-    named = next((header.index(name) for name in CASE_COLUMNS if name in header), None)
-    images = [k for k, name in enumerate(header) if k != named and name not in LABEL_COLUMNS]
-    if any(len(row) != len(header) for row in rows[1:]):
-        wrong = next(number for number, row in enumerate(rows, 1) if len(row) != len(header))
-        raise SegflowError(f"{table}: line {wrong} has another number of cells than the header", found=rows[wrong - 1])
+    headings = lines[0].cells
+    named = column_of(headings, CASE_HEADINGS)
+    images = [k for k, name in enumerate(headings) if k != named and name.lower() not in LABEL_HEADINGS]
     cases: dict[str, CaseFiles] = {}
-    for row in rows[1:]:
-        files = tuple(table.parent / row[k].strip() for k in images if row[k].strip())
+    for line in lines[1:]:
+        if len(line.cells) != len(headings):
+            problem = f"{table}: line {line.number} has another number of cells than the header"
+            raise SegflowError(problem, found=", ".join(line.cells))
+        files = tuple(table.parent / line.cells[k] for k in images if line.cells[k])
         if named is None and not files:
             continue
-        case_id = row[named].strip() if named is not None else names.stem(files[0].name).removesuffix("_0000")
+        case_id = line.cells[named] if named is not None else names.case_of(files[0])
         safe_name(case_id, f"{table}: the name of a case")
         if case_id in cases:
             raise SegflowError(f"{table}: cases need names of their own, for their predictions", found=repr(case_id))

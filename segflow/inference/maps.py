@@ -16,6 +16,7 @@ from segflow.core.names import shortened
 from segflow.core.plans import ConfigurationPlan
 from segflow.core.preprocessed_case import SpatialRecord
 from segflow.preprocessing.restore import restore_probabilities
+from segflow.storage.channel_names import channel_name
 from segflow.storage.image_formats.contract import ImageIO
 from segflow.storage.images import reader_by_name
 from segflow.storage.json_files import read_json_as, write_json
@@ -61,7 +62,7 @@ def _pair(names: Any) -> Sequence[Any]:
 
 def probability_file(folder: Path, case_id: str, output: int) -> Path:
     """Where one output's probability of a case lies, for label maps in ``folder``."""
-    return folder / PROBABILITIES / f"{case_id}_{output:04d}{ENDING}"
+    return folder / PROBABILITIES / channel_name(case_id, output, ENDING)
 
 
 class Wanted(Protocol):

@@ -14,15 +14,8 @@ from segflow.core.dataset import DatasetDescription
 from segflow.core.errors import SegflowError
 from segflow.core.names import shortened, why_unsafe
 from segflow.core.wording import some
-from segflow.storage.case_names import (
-    GUESSES,
-    NUMBERED,
-    foreign_image,
-    group_by_name,
-    nearest_name,
-    passed_over,
-    unsafe_name,
-)
+from segflow.storage.case_names import GUESSES, foreign_image, group_by_name, nearest_name, passed_over, unsafe_name
+from segflow.storage.channel_names import case_and_channel
 from segflow.storage.listing import describe_passed_over, list_folder, missing_file
 from segflow.storage.problems import Problem, raise_errors
 
@@ -80,7 +73,8 @@ def discover(folder: Path, description: DatasetDescription) -> Discovery:
     problems.extend(passed_over(maps, ending))
     present = set(maps.files)
     ids = {case.case_id for case in cases}
-    lost_ids = {match[1] for name in images.lost if (match := NUMBERED.fullmatch(name.removesuffix(ending)))}
+    lost = [case_and_channel(name.removesuffix(ending)) for name in images.lost]
+    lost_ids = {case_id for case_id, number in lost if number is not None}
     unused = [name for name in maps.files if name.removesuffix(ending) not in ids | lost_ids]
     labelled = []
     for case in cases:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Literal
 
@@ -11,10 +10,10 @@ from segflow.core.case import CaseFiles
 from segflow.core.dataset import COUNT_FROM_0
 from segflow.core.names import shortened, why_unsafe
 from segflow.core.wording import counted, some
+from segflow.storage.channel_names import case_and_channel, channel_name
 from segflow.storage.listing import EMPTY, FETCH, LOST, Listing, describe_passed_over
 from segflow.storage.problems import Problem
 
-NUMBERED = re.compile(r"(.+)_([0-9]{4})", re.DOTALL)
 IMAGE_ENDINGS = (
     *(".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".gipl", ".img", ".hdr", ".dcm"),
     *(".png", ".bmp", ".tif", ".tiff", ".jpg", ".jpeg", ".npy", ".npz", ".mgz"),
@@ -33,21 +32,16 @@ def group_by_name(listing: Listing, ending: str, channels: int) -> tuple[list[Ca
     for name in names:
         if not name.endswith(ending):
             problems.extend(foreign_image(folder.name, name, ending))
-        elif match := NUMBERED.fullmatch(name.removesuffix(ending)):
-            files.setdefault(match[1], {})[int(match[2])] = name
-        else:
-            stem = name.removesuffix(ending)
-            problems.append(
-                Problem(
-                    stem,
-                    "error",
-                    f"{folder.name}/{name} has no channel number; expected {stem}_0000{ending}",
-                    "Rename it: four digits, one file per channel.",
-                )
-            )
+            continue
+        case_id, number = case_and_channel(name.removesuffix(ending))
+        if number is not None:
+            files.setdefault(case_id, {})[number] = name
+            continue
+        text = f"{folder.name}/{name} has no channel number; expected {channel_name(case_id, 0, ending)}"
+        problems.append(Problem(case_id, "error", text, "Rename it: four digits, one file per channel."))
     if not files and all(problem.severity == "warning" for problem in problems):
         seen = "it is empty" if listing.summary() == EMPTY else f"found {listing.summary()}"
-        text = f"{folder} holds no image; {seen}; expected names like case_0000{ending}"
+        text = f"{folder} holds no image; {seen}; expected names like {channel_name('case', 0, ending)}"
         problems.append(Problem(None, "error", text))
     from_one = [numbered for numbered in files.values() if digits_mean(numbered, channels) == "counted from 1"]
     if from_one and len(from_one) == len(files):
@@ -104,7 +98,7 @@ def _wrong_numbers(
 def _wrong_channels(
     case_id: str, numbered: Mapping[int, str], expected: range, channels: int, ending: str, names: Sequence[str]
 ) -> list[Problem]:
-    missing = [f"{case_id}_{number:04d}{ending}" for number in expected if number not in numbered]
+    missing = [channel_name(case_id, number, ending) for number in expected if number not in numbered]
     extra = [name for number, name in numbered.items() if number not in expected]
     problems = []
     if missing:
@@ -141,11 +135,9 @@ def foreign_image(folder: str, name: str, ending: str) -> list[Problem]:
     kind = _image_ending(name)
     if kind is None:
         return []
-    stem = name[: -len(kind)]
-    match = NUMBERED.fullmatch(stem)
     return [
         Problem(
-            match[1] if match else stem,
+            case_and_channel(name[: -len(kind)]).case_id,
             "error",
             f"mixed file endings: {folder}/{name} ends in {name[-len(kind) :]}; expected {ending}",
             "Convert it, remove it, or correct file_ending in dataset.json.",

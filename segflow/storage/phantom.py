@@ -18,6 +18,7 @@ from scipy.ndimage import gaussian_filter
 from segflow.core.errors import SegflowError
 from segflow.core.geometry import Geometry
 from segflow.execution.progress import Progress, ProgressEvent, silent
+from segflow.storage.channel_names import channel_name
 from segflow.storage.image_formats.nifti_files import write_nifti
 from segflow.storage.image_formats.placement import ItkPlacement, affine_of
 from segflow.storage.json_files import read_json_as, write_json
@@ -82,7 +83,7 @@ def make_phantom(
                 case_id = f"phantom_{index:03d}"
                 image, label, geometry = phantom_case(index, seed)
                 affine, spacing = affine_of(geometry), geometry.spacing[::-1]
-                write_nifti(image, affine, spacing, partial / f"images{part}" / f"{case_id}_0000.nii.gz")
+                write_nifti(image, affine, spacing, partial / f"images{part}" / channel_name(case_id, 0, ".nii.gz"))
                 write_nifti(label, affine, spacing, partial / f"labels{part}" / f"{case_id}.nii.gz")
                 progress(ProgressEvent(STAGE, case_id, index + 1, total))
             write_json(partial / "dataset.json", _description(cases, recipe))

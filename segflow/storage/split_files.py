@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 from collections.abc import Iterable
 from pathlib import Path
@@ -20,10 +19,9 @@ from segflow.core.splits import (
 )
 from segflow.core.wording import some
 from segflow.storage.json_files import read_json, write_json
+from segflow.storage.tables import CASE_HEADINGS, column_of, read_table
 
 SPLITS_FILE = "splits_final.json"
-HEADERS = ("case", "case_id", "id", "name", "identifier")
-"""First cell of a table's header, in lower case; any other first line is data."""
 
 logger = logging.getLogger(__name__)
 
@@ -98,14 +96,8 @@ def groups_of_cases(case_ids: Iterable[str], settings: SplitSettings) -> dict[st
 
 
 def _read_table(file: Path) -> dict[str, str]:
-    try:
-        with file.open(newline="", encoding="utf-8-sig") as stream:
-            rows = [[cell.strip() for cell in row] for row in csv.reader(stream) if any(cell.strip() for cell in row)]
-    except FileNotFoundError:
-        raise SegflowError(f"there is no {file}") from None
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise SegflowError(f"cannot read {file}: {error}") from error
-    if rows and rows[0][0].lower() in HEADERS:
+    rows = [line.cells for line in read_table(file)]
+    if rows and column_of(rows[0], CASE_HEADINGS) == 0:
         rows = rows[1:]
     table: dict[str, str] = {}
     for row in rows:

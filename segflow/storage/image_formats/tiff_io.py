@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +10,13 @@ import tifffile
 
 from segflow.core.errors import SegflowError
 from segflow.core.geometry import Geometry
+from segflow.storage.channel_names import case_and_channel
 from segflow.storage.image_formats.contract import ImageFormat, ImageHeader, check_spacing, unreadable
 from segflow.storage.image_formats.header_checks.tiff import check_tiff
 from segflow.storage.image_formats.read_apart import reads_apart
 from segflow.storage.json_files import read_json, write_json, written_whole
 
 log = logging.getLogger(__name__)
-
-CHANNEL_SUFFIX = re.compile(r"_\d{4}$")
 
 
 class Tiff3DIO(ImageFormat):
@@ -101,7 +99,7 @@ def side_cars_of_image(file: Path) -> tuple[Path, ...]:
     """Where an image's spacing may stand, the channels' common file first; nothing for other formats."""
     if not file.name.lower().endswith(Tiff3DIO.endings):
         return ()
-    files = (file.with_name(CHANNEL_SUFFIX.sub("", file.stem) + ".json"), file.with_suffix(".json"))
+    files = (file.with_name(f"{case_and_channel(file.stem).case_id}.json"), file.with_suffix(".json"))
     return tuple(dict.fromkeys(files))
 
 

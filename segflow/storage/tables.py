@@ -1,0 +1,51 @@
+"""CSV tables that users write: one line for each case."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from segflow.core.errors import SegflowError
+
+CASE_HEADINGS = ("case", "case_id", "id", "name", "identifier")
+"""Headings of the column of case ids; of several in one table the first of these is meant."""
+LABEL_HEADINGS = ("label", "reference")
+"""Headings of the column of label maps."""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of a table.
+
+    Attributes:
+        number: Where it ends in the file, counted from 1.
+        cells: Their text, without spaces around it.
+    """
+
+    number: int
+    cells: tuple[str, ...]
+
+
+def read_table(file: Path) -> list[Line]:
+    """The lines of a CSV file in UTF-8, the heading among them; lines without any text are left out.
+
+    Raises:
+        SegflowError: The file is missing or unreadable, or it is no table.
+    """
+    try:
+        with file.open(newline="", encoding="utf-8-sig") as stream:
+            reader = csv.reader(stream)
+            lines = [Line(reader.line_num, tuple(cell.strip() for cell in row)) for row in reader]
+    except FileNotFoundError:
+        raise SegflowError(f"cannot read {file}: there is no such file") from None
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise SegflowError(f"cannot read {file}: {error}") from error
+    return [line for line in lines if any(line.cells)]
+
+
+def column_of(headings: Sequence[str], names: Sequence[str]) -> int | None:
+    """Index of the column that is headed by one of the names, in capitals or not; None where there is none."""
+    known = [heading.lower() for heading in headings]
+    return next((known.index(name) for name in names if name in known), None)
