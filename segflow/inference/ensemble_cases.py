@@ -23,6 +23,7 @@ from segflow.storage.images import ImageIO, reader_by_name
 from segflow.storage.json_files import read_json
 from segflow.storage.listing import files_ending_in
 from segflow.storage.predictions import Predictions, Wanted
+from segflow.storage.readers import shipped_reader
 from segflow.storage.stamps import FileStamp, Origin
 
 logger = logging.getLogger(__name__)
@@ -73,7 +74,7 @@ class StoredProbabilities:
 
     def __init__(self, folder: Path, labels: Labels, reader: ImageIO) -> None:
         self.folder = folder
-        self._reader = reader if ENDING in reader.endings else reader_by_name("SimpleITKIO")
+        self._reader = reader if ENDING in reader.endings else shipped_reader("SimpleITKIO")
         keys = labels.regions if labels.has_regions else labels.all_labels
         self.outputs = len(keys)
         meant = [text for _, text in read_names(folder, fix=SAVE_THEM).values()]

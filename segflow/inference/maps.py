@@ -18,9 +18,9 @@ from segflow.core.preprocessed_case import SpatialRecord
 from segflow.preprocessing.restore import restore_probabilities
 from segflow.storage.channel_names import channel_name
 from segflow.storage.image_formats.contract import ImageIO
-from segflow.storage.images import reader_by_name
 from segflow.storage.json_files import read_json_as, write_json
 from segflow.storage.links import within
+from segflow.storage.readers import shipped_reader
 
 ENDING = ".nii.gz"
 PROBABILITIES, ENTROPY, DISAGREEMENT = "probabilities", "entropy", "disagreement"
@@ -91,7 +91,7 @@ class Maps:
         self.plan = plan
         self.labels = labels
         self.wanted = wanted
-        self.writer = reader if ENDING in reader.endings else reader_by_name("SimpleITKIO")
+        self.writer = reader if ENDING in reader.endings else shipped_reader("SimpleITKIO")
 
     def files(self, folder: Path, case_id: str) -> tuple[Path, ...]:
         """Every file that is written for a case, for label maps in ``folder``."""

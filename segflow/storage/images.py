@@ -1,14 +1,12 @@
-"""Images in and out: which reader a dataset needs, and one case read whole.
+"""Images in and out: one case read whole, and what else is asked of image files.
 
-The formats themselves stand in ``storage/image_formats``; header order x, y, z does not leave it.
+The formats themselves stand in ``storage/image_formats``; header order x, y, z does not leave it. Which of them a
+dataset needs is said in ``storage/readers.py``.
 """
 
 from __future__ import annotations
 
-import difflib
-import logging
 import math
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +14,7 @@ import numpy as np
 from segflow.core.case import Case, CaseFiles
 from segflow.core.errors import SegflowError
 from segflow.storage.image_formats.contract import ImageHeader, ImageIO, mm
-from segflow.storage.image_formats.natural_io import NaturalImage2DIO
-from segflow.storage.image_formats.nibabel_io import NibabelIO, NibabelIOWithReorient
-from segflow.storage.image_formats.nifti_files import NIFTI_ENDINGS, is_nifti, read_nifti_header
+from segflow.storage.image_formats.nifti_files import is_nifti, read_nifti_header
 from segflow.storage.image_formats.nifti_forms import form_conflict
 from segflow.storage.image_formats.placement import (
     is_left_handed,
@@ -27,8 +23,12 @@ from segflow.storage.image_formats.placement import (
     orientation,
     same_placement,
 )
-from segflow.storage.image_formats.simpleitk_io import SimpleITKIO, SimpleITKIOWithReorient
-from segflow.storage.image_formats.tiff_io import Tiff3DIO
+from segflow.storage.readers import (
+    choose_reader,
+    readable_endings,
+    reader_by_name,
+    reader_of,
+)
 
 __all__ = [
     "ImageHeader",
@@ -45,115 +45,12 @@ __all__ = [
     "readable_endings",
     "reader_by_name",
     "reader_of",
-    "register_reader",
     "same_placement",
     "voxels_of",
 ]
 
-log = logging.getLogger(__name__)
-
 TRANSPARENCY = " The fourth channel of a picture is its transparency: saved without, it has three."
 SAME_GRID = "Resample one onto the other's grid; where only the header is wrong, copy the image's."
-
-_READERS: dict[str, ImageIO] = {
-    reader.name: reader
-    for reader in (
-        NaturalImage2DIO(),
-        SimpleITKIO(),
-        Tiff3DIO(),
-        NibabelIO(),
-        NibabelIOWithReorient(),
-        SimpleITKIOWithReorient(),
-    )
-}
-"""In the order in which they are tried (recipe 1.5)."""
-
-
-def register_reader(reader: ImageIO) -> None:
-    """Make a reader of one's own known by its name; it is tried before the shipped ones for its endings.
-
-    Args:
-        reader: Must be picklable, as cases are read in worker processes.
-    """
-    others = {name: known for name, known in _READERS.items() if name != reader.name}
-    _READERS.clear()
-    _READERS.update({reader.name: reader, **others})
-
-
-def reader_by_name(name: str) -> ImageIO:
-    """The reader of this name, as plans and dataset.json give it.
-
-    Raises:
-        SegflowError: There is none.
-    """
-    if name not in _READERS:
-        near = difflib.get_close_matches(name, _READERS, n=1)
-        raise SegflowError(
-            f"unknown reader '{name}'",
-            expected=" | ".join(_READERS),
-            fix=f"Did you mean '{near[0]}'?" if near else None,
-        )
-    return _READERS[name]
-
-
-def choose_reader(file_ending: str, example: Path | None = None, name: str | None = None) -> ImageIO:
-    """The reader for a dataset.
-
-    Args:
-        file_ending: Its files' ending, with the dot.
-        example: One of its images; the first reader for the ending that understands it is taken.
-        name: The reader that dataset.json asks for, if it does. An unknown name is warned of and passed over.
-
-    Raises:
-        SegflowError: No reader knows the ending, or none understands the example.
-    """
-    if name is not None:
-        try:
-            return reader_by_name(name)
-        except SegflowError as error:
-            log.warning("%s; choosing by file ending instead", error)
-    candidates = [reader for reader in _READERS.values() if file_ending.lower() in reader.endings]
-    if not candidates:
-        known = sorted({ending for reader in _READERS.values() for ending in reader.endings})
-        raise SegflowError("no reader for files of this ending", found=repr(file_ending), expected=" ".join(known))
-    reasons = []
-    for reader in candidates:
-        if example is None:
-            return reader
-        try:
-            reader.read_header(example)
-        except SegflowError as error:
-            reasons.append(f"{reader.name}: {error}")
-        else:
-            return reader
-    raise SegflowError(f"no reader understands {example} ({'; '.join(reasons)})")
-
-
-def readable_endings(reader: ImageIO, file_ending: str) -> tuple[str, ...]:
-    """Endings of the files that a dataset's reader understands, in lower case; the dataset's own comes first."""
-    kinds = [reader.endings, *(getattr(kind, "endings", ()) for kind in type(reader).__mro__)]
-    own = next((endings for endings in kinds if isinstance(endings, tuple) and endings), ())
-    nifti = NIFTI_ENDINGS if set(own) & set(NIFTI_ENDINGS) else ()
-    return tuple(dict.fromkeys((file_ending.lower(), *own, *nifti)))
-
-
-def reader_of(files: Iterable[Path], file_ending: str, name: str | None = None) -> ImageIO:
-    """The reader for a dataset's files: the first that understands one of them, so that a damaged file does not decide.
-
-    Args:
-        files: Images or label maps.
-        file_ending: Their ending, with its dot.
-        name: The reader that a person or dataset.json asks for.
-
-    Raises:
-        SegflowError: No reader knows the ending.
-    """
-    for file in files:
-        try:
-            return choose_reader(file_ending, file, name)
-        except SegflowError:
-            continue
-    return choose_reader(file_ending, None, name)
 
 
 def read_case(files: CaseFiles, reader: ImageIO, *, channels: int | None = None) -> Case:

@@ -24,7 +24,6 @@ from segflow.storage.images import (
     left_right_axis,
     read_case,
     reader_by_name,
-    register_reader,
     same_placement,
 )
 
@@ -446,16 +445,6 @@ def test_dataset_json_may_name_the_reader(caplog: pytest.LogCaptureFixture) -> N
 def test_unknown_endings_list_the_known_ones() -> None:
     with pytest.raises(SegflowError, match=r"'\.dcm'.*\.nii\.gz"):
         choose_reader(".dcm")
-
-
-def test_a_reader_of_ones_own_is_found_by_name_and_ending() -> None:
-    class Own(type(reader_by_name("NibabelIO"))):  # type: ignore[misc]
-        name = "OwnIO"
-        endings = (".own",)
-
-    register_reader(Own())
-    assert choose_reader(".own").name == "OwnIO"
-    assert choose_reader(".nii.gz").name == "SimpleITKIO"
 
 
 @pytest.mark.parametrize("name", [*NIFTI_READERS, "NaturalImage2DIO", "Tiff3DIO"])

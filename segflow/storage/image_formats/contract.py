@@ -72,18 +72,18 @@ class ImageIO(Protocol):
 
 
 class ImageFormat(ABC):
-    """An `ImageIO` made of three methods that know one file: `_read`, `read_header` and `_write`."""
+    """An `ImageIO` made of three methods that know one file: `read_file`, `read_header` and `write_file`."""
 
     name: str
     endings: tuple[str, ...]
 
     @abstractmethod
-    def _read(self, file: Path) -> tuple[np.ndarray, Geometry]:
+    def read_file(self, file: Path) -> tuple[np.ndarray, Geometry]:
         """Voxels as stored, (C, Z, Y, X), any type; raises `SegflowError` where the file cannot be read."""
 
-    def _read_label(self, file: Path) -> tuple[np.ndarray, Geometry]:
-        """As `_read`, for a format in which a label map says its values or its place otherwise than an image."""
-        return self._read(file)
+    def read_label_file(self, file: Path) -> tuple[np.ndarray, Geometry]:
+        """As `read_file`, for a format in which a label map says its values or its place otherwise than an image."""
+        return self.read_file(file)
 
     @abstractmethod
     def read_header(self, file: Path) -> ImageHeader:
@@ -94,7 +94,7 @@ class ImageFormat(ABC):
         """
 
     @abstractmethod
-    def _write(self, values: np.ndarray, geometry: Geometry, file: Path) -> None:
+    def write_file(self, values: np.ndarray, geometry: Geometry, file: Path) -> None:
         """Write (Z, Y, X) voxels of the type that they have, whole or not at all."""
 
     def read_image(self, files: Sequence[Path]) -> tuple[np.ndarray, Geometry]:
@@ -111,7 +111,7 @@ class ImageFormat(ABC):
         """
         if not files:
             raise SegflowError("an image needs at least one file")
-        parts = [self._read(file) for file in files]
+        parts = [self.read_file(file) for file in files]
         first, geometry = parts[0]
         for file, (voxels, own) in zip(files[1:], parts[1:], strict=True):
             if voxels.shape[1:] != first.shape[1:]:
@@ -144,7 +144,7 @@ class ImageFormat(ABC):
         Raises:
             SegflowError: The file cannot be read, has several channels, or values that are not whole numbers.
         """
-        voxels, geometry = self._read_label(file)
+        voxels, geometry = self.read_label_file(file)
         if voxels.shape[0] != 1:
             raise SegflowError(
                 f"the label map {file.name} has several channels",
@@ -163,7 +163,7 @@ class ImageFormat(ABC):
         lowest, highest = (int(label.min()), int(label.max())) if label.size else (0, 0)
         if lowest < 0 or highest > np.iinfo(np.uint16).max:
             raise SegflowError(f"cannot write {file}", found=f"labels {lowest}…{highest}", expected="0…65535")
-        self._write(label.astype(np.uint8 if highest < 255 else np.uint16, copy=False), geometry, file)
+        self.write_file(label.astype(np.uint8 if highest < 255 else np.uint16, copy=False), geometry, file)
 
     def write_map(self, values: np.ndarray, geometry: Geometry, file: Path) -> None:
         """Write a float32 map (Z, Y, X).
@@ -171,7 +171,7 @@ class ImageFormat(ABC):
         Raises:
             SegflowError: The format holds no floats, or the file cannot be written.
         """
-        self._write(values.astype(np.float32, copy=False), geometry, file)
+        self.write_file(values.astype(np.float32, copy=False), geometry, file)
 
 
 def as_label(voxels: np.ndarray, file: Path) -> np.ndarray:

@@ -36,12 +36,12 @@ class NaturalImage2DIO(ImageFormat):
     endings = (".png", ".bmp", ".tif", *LOSSY_ENDINGS)
 
     @reads_apart(check_picture)
-    def _read(self, file: Path) -> tuple[np.ndarray, Geometry]:
+    def read_file(self, file: Path) -> tuple[np.ndarray, Geometry]:
         with _opened(file) as picture:
             return _channels_first(colours(picture, file), file), FLAT_GEOMETRY
 
     @reads_apart(check_picture)
-    def _read_label(self, file: Path) -> tuple[np.ndarray, Geometry]:
+    def read_label_file(self, file: Path) -> tuple[np.ndarray, Geometry]:
         with _opened(file) as picture:
             return _channels_first(label_values(picture, file), file), FLAT_GEOMETRY
 
@@ -56,7 +56,7 @@ class NaturalImage2DIO(ImageFormat):
             channels, dtype = channels_and_type(picture)
             return ImageHeader((1, picture.height, picture.width), channels, FLAT_GEOMETRY, dtype)
 
-    def _write(self, values: np.ndarray, geometry: Geometry, file: Path) -> None:
+    def write_file(self, values: np.ndarray, geometry: Geometry, file: Path) -> None:
         ending = file.suffix.lower()
         if ending in LOSSY_ENDINGS:
             raise SegflowError(

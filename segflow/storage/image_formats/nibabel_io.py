@@ -30,10 +30,10 @@ class NibabelIO(ImageFormat):
     name = "NibabelIO"
     endings: tuple[str, ...] = NIFTI_ENDINGS
 
-    def _read(self, file: Path) -> tuple[np.ndarray, Geometry]:
+    def read_file(self, file: Path) -> tuple[np.ndarray, Geometry]:
         return _arranged(file, *read_nifti(file))
 
-    def _read_label(self, file: Path) -> tuple[np.ndarray, Geometry]:
+    def read_label_file(self, file: Path) -> tuple[np.ndarray, Geometry]:
         return _arranged(file, *read_nifti_labels(file))
 
     def read_header(self, file: Path) -> ImageHeader:
@@ -44,7 +44,7 @@ class NibabelIO(ImageFormat):
         """
         return header_by_affine(read_nifti_header(file), file)
 
-    def _write(self, values: np.ndarray, geometry: Geometry, file: Path) -> None:
+    def write_file(self, values: np.ndarray, geometry: Geometry, file: Path) -> None:
         ndim = file_ndim(geometry)
         array = values[0] if ndim == 2 else values
         write_nifti(array, affine_of(geometry), geometry.spacing[: -ndim - 1 : -1], file, forms_of(geometry))
@@ -55,19 +55,19 @@ class NibabelIOWithReorient(NibabelIO):
 
     name = "NibabelIOWithReorient"
 
-    def _read(self, file: Path) -> tuple[np.ndarray, Geometry]:
-        return _turned(*super()._read(file))
+    def read_file(self, file: Path) -> tuple[np.ndarray, Geometry]:
+        return _turned(*super().read_file(file))
 
-    def _read_label(self, file: Path) -> tuple[np.ndarray, Geometry]:
-        return _turned(*super()._read_label(file))
+    def read_label_file(self, file: Path) -> tuple[np.ndarray, Geometry]:
+        return _turned(*super().read_label_file(file))
 
     def read_header(self, file: Path) -> ImageHeader:
         """As `NibabelIO.read_header`, turned to RAS."""
         header = reoriented_header(super().read_header(file))
         return replace(header, geometry=_spacing_by_affine(header.geometry))
 
-    def _write(self, values: np.ndarray, geometry: Geometry, file: Path) -> None:
-        super()._write(*restore_orientation(values, geometry), file)
+    def write_file(self, values: np.ndarray, geometry: Geometry, file: Path) -> None:
+        super().write_file(*restore_orientation(values, geometry), file)
 
 
 def _arranged(file: Path, nifti: NiftiHeader, voxels: np.ndarray) -> tuple[np.ndarray, Geometry]:

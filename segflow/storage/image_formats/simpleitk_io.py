@@ -63,10 +63,10 @@ class SimpleITKIO(ImageFormat):
     name = "SimpleITKIO"
     endings: tuple[str, ...] = (".nii.gz", ".nrrd", ".mha", ".gipl")
 
-    def _read(self, file: Path) -> tuple[np.ndarray, Geometry]:
+    def read_file(self, file: Path) -> tuple[np.ndarray, Geometry]:
         return _arranged(file, *read_nifti(file)) if is_nifti(file) else _read_by_itk(file)
 
-    def _read_label(self, file: Path) -> tuple[np.ndarray, Geometry]:
+    def read_label_file(self, file: Path) -> tuple[np.ndarray, Geometry]:
         if is_nifti(file):
             return _arranged(file, *read_nifti_labels(file))
         return _read_labels_by_itk(file)
@@ -80,7 +80,7 @@ class SimpleITKIO(ImageFormat):
         # read_nifti_header refuses what ITK repairs in silence
         return _itk_header(file, read_nifti_header(file)) if is_nifti(file) else _header_by_itk(file)
 
-    def _write(self, values: np.ndarray, geometry: Geometry, file: Path) -> None:
+    def write_file(self, values: np.ndarray, geometry: Geometry, file: Path) -> None:
         array = values[0] if file_ndim(geometry) == 2 else values
         if is_nifti(file):
             spacing = itk_placement(geometry).spacing
@@ -107,18 +107,18 @@ class SimpleITKIOWithReorient(SimpleITKIO):
     name = "SimpleITKIOWithReorient"
     endings = ()  # never chosen by itself, as in nnU-Net
 
-    def _read(self, file: Path) -> tuple[np.ndarray, Geometry]:
-        return reorient(*super()._read(file))
+    def read_file(self, file: Path) -> tuple[np.ndarray, Geometry]:
+        return reorient(*super().read_file(file))
 
-    def _read_label(self, file: Path) -> tuple[np.ndarray, Geometry]:
-        return reorient(*super()._read_label(file))
+    def read_label_file(self, file: Path) -> tuple[np.ndarray, Geometry]:
+        return reorient(*super().read_label_file(file))
 
     def read_header(self, file: Path) -> ImageHeader:
         """As `SimpleITKIO.read_header`, turned to RAS."""
         return reoriented_header(super().read_header(file))
 
-    def _write(self, values: np.ndarray, geometry: Geometry, file: Path) -> None:
-        super()._write(*restore_orientation(values, geometry), file)
+    def write_file(self, values: np.ndarray, geometry: Geometry, file: Path) -> None:
+        super().write_file(*restore_orientation(values, geometry), file)
 
 
 def reoriented_header(header: ImageHeader) -> ImageHeader:

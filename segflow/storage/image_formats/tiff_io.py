@@ -30,11 +30,11 @@ class Tiff3DIO(ImageFormat):
     endings = (".tif", ".tiff")
 
     @reads_apart(check_tiff)
-    def _read(self, file: Path) -> tuple[np.ndarray, Geometry]:
+    def read_file(self, file: Path) -> tuple[np.ndarray, Geometry]:
         return _voxels(file)[None], _geometry(_image_side_car(file), file)
 
     @reads_apart(check_tiff)
-    def _read_label(self, file: Path) -> tuple[np.ndarray, Geometry]:
+    def read_label_file(self, file: Path) -> tuple[np.ndarray, Geometry]:
         return _voxels(file)[None], _geometry(file.with_suffix(".json"), file)
 
     @reads_apart(check_tiff)
@@ -54,7 +54,7 @@ class Tiff3DIO(ImageFormat):
             raise unreadable(file, error) from error
         return ImageHeader(shape, 1, _geometry(_image_side_car(file), file), dtype)
 
-    def _write(self, values: np.ndarray, geometry: Geometry, file: Path) -> None:
+    def write_file(self, values: np.ndarray, geometry: Geometry, file: Path) -> None:
         with written_whole(file) as temporary:
             tifffile.imwrite(temporary, values, compression="zlib", photometric="minisblack")
             # before the stack gets its name: whoever sees the stack finds its spacing
