@@ -31,26 +31,21 @@ from segflow.training.claim_folder import FREE_SETTINGS, check_arrays_of_run, cl
 from segflow.training.compilation import compile_if_it_pays
 from segflow.training.datamodule import PatchDataModule
 from segflow.training.device_augmentation import DeviceAugmentation
+from segflow.training.ending_signals import EndingSignals, exit_code_of, leave_process_group, signals_of_ranks
+from segflow.training.epoch_seed import EpochSeed
 from segflow.training.finished_run import finished_before, goes_on
 from segflow.training.full_disk import full_disk_told_once
-from segflow.training.guards import (
-    EndingSignals,
-    EpochSeed,
-    LossGuard,
-    StopFile,
-    exit_code_of,
-    leave_process_group,
-    signals_of_ranks,
-)
 from segflow.training.initial_weights import read_initial_weights, transfer_weights
 from segflow.training.loader import name_dead_worker
 from segflow.training.loggers import close_loggers, log_hyper_parameters
+from segflow.training.loss_guard import LossGuard
 from segflow.training.module import SegmentationModule
 from segflow.training.monitor import EpochReport
 from segflow.training.parameters import freeze
 from segflow.training.patch_pictures import PatchPictures
 from segflow.training.protocols import AugmentationLike, TrainingParts, TrainResult
 from segflow.training.ranks import is_first_rank
+from segflow.training.stop_file import StopFile
 from segflow.training.time_budget import TimeBudget, parse_duration
 from segflow.training.trainer import build_trainer, epoch_batches, trainer_options
 from segflow.training.training_settings import TrainingSettings

@@ -1,25 +1,17 @@
-"""What ends a training early, and what keeps it repeatable."""
+"""What becomes of a step whose loss or gradient is no number."""
 
 from __future__ import annotations
 
 import logging
 import math
-import os
-import signal
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
-from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from segflow.core.errors import SegflowError
-from segflow.execution.interrupts import SIGTERM_EXIT, exit_code_of_interrupt
 from segflow.sampling.batch import PatchBatch
 from segflow.storage.folds import Fold
 from segflow.storage.json_files import write_json
@@ -31,21 +23,6 @@ GPU_CHECK_EVERY = 25
 
 MAX_NAMED = 8
 """Batches of an epoch that a warning counts up."""
-
-
-class EpochSeed(Callback):
-    """Seeds torch at the start of each epoch, so that dropout is a function of the epoch and not of the past.
-
-    Args:
-        seed: Of the run.
-    """
-
-    def __init__(self, seed: int) -> None:
-        self._seed = seed
-
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        sequence = np.random.SeedSequence((self._seed, trainer.current_epoch, trainer.global_rank))
-        torch.manual_seed(int(sequence.generate_state(1, np.uint64)[0] >> 1))
 
 
 class LossGuard(Callback):
@@ -130,71 +107,3 @@ class _Step:
     loss: torch.Tensor
     case_ids: tuple[str, ...]
     dropped: bool
-
-
-class StopFile(Callback):
-    """Ends the training after the epoch in which somebody put a file STOP into the run's folder.
-
-    The file is removed, so that the same command goes on from there.
-    """
-
-    def __init__(self, folder: Fold) -> None:
-        self._folder = folder
-        self.stopped = False
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        found = trainer.is_global_zero and self._folder.stop_file.exists()
-        self.stopped = trainer.strategy.broadcast(found)
-        if self.stopped:
-            trainer.should_stop = True
-            if trainer.is_global_zero:
-                self._folder.stop_file.unlink(missing_ok=True)
-                logger.info("STOP: the training ends after epoch %d", trainer.current_epoch)
-
-
-class EndingSignals(Callback):
-    """Treats a batch system's early warning (SIGUSR1, SIGUSR2 under SLURM) like SIGTERM.
-
-    Lightning leaves the training after the batch under way; what it loses is the epoch under way.
-    """
-
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if "SLURM_JOB_ID" not in os.environ:
-            return
-        for warning in (signal.SIGUSR1, signal.SIGUSR2):
-            signal.signal(warning, lambda number, frame: os.kill(os.getpid(), signal.SIGTERM))
-
-
-def exit_code_of(error: BaseException) -> int | None:
-    """130 or 143 where the error means that a signal ended the training; Lightning would exit with 1 or 0."""
-    return SIGTERM_EXIT if isinstance(error, SIGTERMException) else exit_code_of_interrupt(error)
-
-
-@contextmanager
-def signals_of_ranks(trainer: pl.Trainer) -> Iterator[None]:
-    """Leave SIGTERM to Lightning where several processes train: they leave the training together, after a batch.
-
-    By itself, a process ends at once, by the handler that it has.
-    """
-    before = signal.getsignal(signal.SIGTERM)
-    alone = trainer.world_size == 1 or threading.current_thread() is not threading.main_thread()
-    if not alone:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    try:
-        yield
-    finally:
-        if not alone:
-            signal.signal(signal.SIGTERM, before)
-
-
-def leave_process_group() -> None:
-    """Take ranks that Lightning started out of the parent's process group.
-
-    A signal to the group would reach them twice, from the sender and from rank 0, and the second one, in the middle
-    of the exchange about the first, hangs both.
-    """
-    started_by_lightning = int(os.environ.get("LOCAL_RANK", 0)) > 0 and not (
-        {"TORCHELASTIC_RUN_ID", "SLURM_JOB_ID"} & os.environ.keys()
-    )
-    if started_by_lightning and os.getpgrp() != os.getpid():
-        os.setpgid(0, 0)
