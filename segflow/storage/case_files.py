@@ -1,4 +1,4 @@
-"""Which files belong to which case (recipe 1.3). One listing per folder, one pass over its names."""
+"""The files of each case (recipe 1.3). Each folder is listed once, and its names are passed over once."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ HELD_OUT = ("imagesTs", "labelsTs")
 
 @dataclass(frozen=True, slots=True)
 class Discovery:
-    """The cases of a dataset, and what is wrong with their files.
+    """The cases of a dataset, and problems of their files.
 
     Attributes:
         cases: Sorted by id. A case whose label is missing has ``label=None``.
-        problems: Found without opening an image.
+        problems: Problems that show without opening an image.
     """
 
     cases: list[CaseFiles]
@@ -39,19 +39,19 @@ class Discovery:
 
 
 def find_training_cases(folder: Path, description: DatasetDescription) -> list[CaseFiles]:
-    """The training cases of a raw dataset, labels attached, sorted by id. What is passed over is logged.
+    """The training cases of a raw dataset with their labels, sorted by id. Skipped files are logged.
 
     Args:
         folder: The raw dataset.
         description: Its dataset.json; a file list under its key ``dataset`` replaces imagesTr and labelsTr.
 
     Raises:
-        SegflowError: A folder, label or channel is missing, a file is misnamed, or there is no case at all. Everything
-            wrong is listed together.
+        SegflowError: A folder, label or channel is missing, a file is misnamed, or there is no case at all. All
+            problems are listed together.
     """
     found = discover(folder, description)
     raise_errors(f"the files of {folder.name} do not fit together", found.problems)
-    for problem in found.problems:  # warnings all
+    for problem in found.problems:  # only warnings are left
         if problem.case is None:
             logger.warning("%s", problem)
     if warnings := [problem.message for problem in found.problems if problem.case is not None]:
@@ -60,7 +60,7 @@ def find_training_cases(folder: Path, description: DatasetDescription) -> list[C
 
 
 def discover(folder: Path, description: DatasetDescription) -> Discovery:
-    """As `find_training_cases`, but problems are returned, warnings included.
+    """Like `find_training_cases`, but problems are returned, with warnings.
 
     Raises:
         SegflowError: imagesTr or labelsTr does not exist.
@@ -84,7 +84,7 @@ def discover(folder: Path, description: DatasetDescription) -> Discovery:
             continue
         labelled.append(case)
         if wanted in maps.lost:
-            continue  # told with the other links
+            continue  # reported with the other links
         near = nearest_name(wanted, unused) if len(problems) < GUESSES else None
         fix = f"Is it {LABELS}/{near}? Rename it." if near else "Add it."
         problems.append(
@@ -105,7 +105,7 @@ def discover(folder: Path, description: DatasetDescription) -> Discovery:
 
 
 def look_at_held_out(folder: Path, file_ending: str) -> list[Problem]:
-    """Warnings of what prediction and evaluation would pass over in imagesTs and labelsTs, where they are there."""
+    """Warnings about files in imagesTs and labelsTs, if they exist, that prediction and evaluation would skip."""
     problems = []
     for name in HELD_OUT:
         if (folder / name).is_dir():
@@ -118,7 +118,7 @@ def look_at_held_out(folder: Path, file_ending: str) -> list[Problem]:
 
 
 def _listed_in_json(folder: Path, listing: Any) -> Discovery:
-    """Cases of dataset.json's key ``dataset``: environment variables expanded, relative paths below the folder."""
+    """Cases under dataset.json's key ``dataset``. Environment variables are expanded; paths start at the folder."""
     if not isinstance(listing, Mapping) or not listing:
         raise SegflowError(
             "dataset.json: 'dataset' must map case ids to files",
@@ -158,12 +158,12 @@ def listed_file(folder: Path, text: Any, *, expand: bool = False) -> Path:
     """The file that a table or a dataset.json names.
 
     Args:
-        folder: What relative paths count from.
-        text: As it stands there.
+        folder: Folder that relative paths start from.
+        text: The path, as written there.
         expand: Whether environment variables in it are replaced by their values.
 
     Raises:
-        SegflowError: There is no such file, or it is no path.
+        SegflowError: There is no such file, or the text is not a path.
     """
     try:
         file = folder / Path(os.path.expandvars(text) if expand else text).expanduser()

@@ -1,4 +1,4 @@
-"""Which case and channel a file's name means (recipe 1.3), and what is said where names do not fit."""
+"""Case and channel from a file's name (recipe 1.3), and messages about names that do not fit."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ IMAGE_ENDINGS = (
     *(".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".gipl", ".img", ".hdr", ".dcm"),
     *(".png", ".bmp", ".tif", ".tiff", ".jpg", ".jpeg", ".npy", ".npz", ".mgz"),
 )
-"""Files of these endings are images to a person, whether we read them or not."""
+"""Endings that a person takes for images, whether segflow reads them or not."""
 DIGITS_OF_A_NAME = "A case whose own name ends in four digits needs the channel's number too: scan_2022_0000."
 GUESSES = 20
-"""Problems for which the nearest existing file is looked for; each search walks through all names."""
+"""Number of problems for which the nearest existing name is searched; each search goes through all names."""
 
 
 def group_by_name(listing: Listing, ending: str, channels: int) -> tuple[list[CaseFiles], list[Problem]]:
-    """Cases by name, and what is wrong with the names."""
+    """The cases by their names, and problems of the names."""
     folder, names = listing.folder, listing.files
     problems = passed_over(listing, ending)
     files: dict[str, dict[int, str]] = {}
@@ -60,15 +60,15 @@ def group_by_name(listing: Listing, ending: str, channels: int) -> tuple[list[Ca
 
 
 def digits_mean(numbers: Collection[int], channels: int) -> Literal["channels", "counted from 1", "names", "nothing"]:
-    """What the four digits at the end of files' names are, by all numbers that follow one and the same beginning.
+    """The meaning of the four digits at the end of names, from all numbers that follow the same beginning.
 
     Args:
         numbers: As read from the names, such as 0 and 1, or 2022 and 2023.
-        channels: Of the dataset; one file may hold them all.
+        channels: Number of channels of the dataset; one file may hold them all.
 
     Returns:
-        ``names``: none can be a channel, so that they belong to the cases' names. ``nothing``: a channel is missing,
-        or there is one too many.
+        ``names``: none can be a channel, so they belong to the names of cases. ``nothing``: a channel is missing, or
+        there is one too many.
     """
     found = sorted(numbers)
     if found in ([0], list(range(channels))):
@@ -131,7 +131,7 @@ def unsafe_name(where: str, case_id: str, reason: str) -> Problem:
 
 
 def foreign_image(folder: str, name: str, ending: str) -> list[Problem]:
-    """An image of another ending than the dataset's; files that are no images may lie about."""
+    """The problem of an image with another ending than the dataset's. Files that are not images are ignored."""
     kind = _image_ending(name)
     if kind is None:
         return []
@@ -150,7 +150,7 @@ def _image_ending(name: str) -> str | None:
 
 
 def passed_over(listing: Listing, ending: str) -> list[Problem]:
-    """What of a dataset's folder is no file of its ending and no image of another, which `foreign_image` tells of."""
+    """Problems of entries in a dataset's folder that are not files of its ending, nor images as in `foreign_image`."""
     where, problems = listing.folder.name, []
     if listing.lost:
         first, target = next(iter(listing.lost.items()))

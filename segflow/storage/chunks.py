@@ -17,7 +17,7 @@ def chunk_and_block(shape: Sequence[int], patch_size: Sequence[int], item_bytes:
 
     Args:
         shape: (C, Z, Y, X).
-        patch_size: Voxels of a training patch; two entries in 2D, which reads one slice at a time.
+        patch_size: Voxels of a training patch. 2D has two entries and reads one slice at a time.
         item_bytes: Bytes of one voxel.
 
     Returns:
@@ -37,7 +37,7 @@ def chunk_and_block(shape: Sequence[int], patch_size: Sequence[int], item_bytes:
 def _grow(
     block: Sequence[int], spatial: Sequence[int], patch: Sequence[int], wanted: Sequence[int], item_bytes: int
 ) -> list[int]:
-    """Add blocks along the axis that covers the least of what is wanted, while the chunk stays small enough."""
+    """Add blocks along the axis that covers the smallest part of its target, while the chunk stays small enough."""
     chunk = list(block)
     while True:
         candidates = []

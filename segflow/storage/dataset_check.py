@@ -1,4 +1,4 @@
-"""What is wrong with a raw dataset: every problem of every case in one pass, each file read once (recipe 1.4)."""
+"""All problems of a raw dataset in one pass, which reads each file once (recipe 1.4)."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from segflow.storage.problems import Problem
 
 STAGE = "check"
 COUNTED = 1 << 15
-"""Values from lowest to highest that are counted, and that int16 can tell apart; counting takes memory for each."""
+"""Largest range of values that is counted in a table, which takes memory. Differences must fit int16."""
 
 
 def check_dataset(
@@ -52,10 +52,10 @@ def check_dataset(
         description: Its dataset.json.
         reader: How to read its files.
         processes: Worker processes; 0 checks in this one.
-        progress: Told after each case.
+        progress: Called after each case.
 
     Returns:
-        What concerns the whole dataset, then case by case; empty where all is well.
+        Problems of the whole dataset, then those of each case. Empty if there are none.
 
     Raises:
         SegflowError: imagesTr or labelsTr does not exist.
@@ -75,14 +75,14 @@ def check_dataset(
 
 @dataclass(frozen=True, slots=True)
 class CheckedCase:
-    """What one case adds to the judgement of the whole dataset.
+    """Result of the check of one case.
 
     Attributes:
         case_id: Name of the case.
-        problems: What is wrong with it.
-        orientation: Of its image, such as ``RAS``; None where it has none.
-        background_only: Whether its label map is 0 everywhere; None where it could not be read.
-        left_handed: Whether its image's axes are those of a mirror image.
+        problems: Its problems.
+        orientation: Orientation of its image, such as ``RAS``, or None.
+        background_only: Whether its label map is 0 everywhere; None if it could not be read.
+        left_handed: Whether its image's axes are left-handed, like those of a mirror image.
     """
 
     case_id: str
@@ -96,10 +96,10 @@ def check_case(files: CaseFiles, reader: ImageIO, channels: int, declared: tuple
     """Check one case, channel by channel.
 
     Args:
-        files: Where it lies.
-        reader: How to read it.
-        channels: Channels that the dataset declares.
-        declared: Label values that the dataset declares, ignore included.
+        files: Its files.
+        reader: How to read them.
+        channels: Number of channels that the dataset declares.
+        declared: Label values that the dataset declares, with the ignore label.
     """
     check = _CaseCheck(files, reader)
     check.images(channels)
@@ -108,7 +108,7 @@ def check_case(files: CaseFiles, reader: ImageIO, channels: int, declared: tuple
 
 
 class _CaseCheck:
-    """Problems of one case as they are found."""
+    """Collects the problems of one case."""
 
     def __init__(self, files: CaseFiles, reader: ImageIO) -> None:
         self.problems: list[Problem] = []
@@ -152,7 +152,7 @@ class _CaseCheck:
         """Read the label map."""
         file = self._files.label
         if file is None:
-            return  # reported by the discovery
+            return  # already reported by `discover`
         try:
             label, geometry = self._reader.read_label(file)
         except SegflowError as error:
@@ -174,7 +174,7 @@ class _CaseCheck:
             self._warn(f"{file.name} holds background only", "Right for a case without findings.")
 
     def _intensities(self, file: Path, image: np.ndarray) -> bool:
-        """Report voxels that are no numbers; say whether all are zero."""
+        """Report NaN, infinite and absurd voxels. Returns whether all are zero."""
         lowest, highest = float(image.min()), float(image.max())  # NaN anywhere makes both NaN
         if np.isnan(lowest):
             count = int(np.isnan(image).sum())
@@ -191,7 +191,7 @@ class _CaseCheck:
         if conflict := form_conflict(geometry, shape):
             self._warn(
                 f"{file.name} has two places in the patient: {conflict}",
-                "Viewers follow one or the other; find out which is right and write it to both.",
+                "Some viewers follow one, some the other. Find out which is right and write it to both.",
             )
         if self._grid is None:
             self._grid, self._grid_file = (shape, geometry), file.name
@@ -205,7 +205,7 @@ class _CaseCheck:
         if not np.allclose(geometry.spacing, first.spacing):
             self._error(f"{pair} differ in spacing (z, y, x); found {mm(first)} and {mm(geometry)}", SAME_GRID)
         elif not same_placement(geometry, first):
-            self._warn(f"{pair} differ in origin or direction", "Look whether they overlay; the image's is used.")
+            self._warn(f"{pair} differ in origin or direction", "The image's is used. Check that they overlay.")
 
     def _error(self, message: str, fix: str) -> None:
         self.problems.append(Problem(self._files.case_id, "error", message, fix))
@@ -215,7 +215,7 @@ class _CaseCheck:
 
 
 def _of_all_cases(cases: Sequence[CheckedCase], reader: ImageIO) -> list[Problem]:
-    """What no case shows by itself."""
+    """Problems that no single case shows."""
     problems = []
     if cases and all(case.background_only for case in cases):
         problems.append(
@@ -233,7 +233,7 @@ def _of_all_cases(cases: Sequence[CheckedCase], reader: ImageIO) -> list[Problem
                 None,
                 "warning",
                 f"images are left-handed, so their axes are those of a mirror image: {some(left_handed)}",
-                "They are used as they stand. Look in a viewer whether left is left; not every viewer shows them.",
+                "They are used as they are. Check in a viewer that left is left; some viewers cannot show them.",
             )
         )
     oriented: dict[str, list[str]] = {}
@@ -261,7 +261,7 @@ def label_values(label: np.ndarray) -> list[int]:
     if highest - lowest >= COUNTED:
         return [int(value) for value in np.unique(label)]
     seen = np.zeros(highest - lowest + 1, dtype=bool)
-    for plane in label:  # plane by plane: counting widens what it counts to 64 bits
+    for plane in label:  # plane by plane, since counting copies its input to 64 bits
         counts = np.bincount(plane.ravel() - lowest, minlength=seen.size)
         seen |= counts > 0
     return [int(index) + lowest for index in np.flatnonzero(seen)]
@@ -271,7 +271,7 @@ def check_label_values(label: np.ndarray, labels: Labels, case_id: str) -> None:
     """Refuse a label map with values that the dataset does not declare.
 
     Raises:
-        SegflowError: There are some; names the case.
+        SegflowError: There are some. The error names the case.
     """
     declared = declared_values(labels)
     unknown = [value for value in label_values(label) if value not in declared]
@@ -286,7 +286,7 @@ def check_label_values(label: np.ndarray, labels: Labels, case_id: str) -> None:
 
 
 def declared_values(labels: Labels) -> tuple[int, ...]:
-    """All values that a label map may hold, ignore included, ascending."""
+    """All values that a label map may hold, with the ignore label, ascending."""
     return (*labels.all_labels, *(() if labels.ignore_label is None else (labels.ignore_label,)))
 
 

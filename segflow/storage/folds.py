@@ -1,4 +1,4 @@
-"""The folder of one trained fold, and where everything in it lies (design, section 2)."""
+"""The folder of one trained fold, and the places of the files in it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 
 try:
     import fcntl
-except ModuleNotFoundError:  # Windows has no such locks: there `locked` keeps nobody out
+except ModuleNotFoundError:  # Windows has no such locks, so `locked` does nothing there
     fcntl = None  # type: ignore[assignment]
 
 from segflow.core.errors import SegflowError
@@ -44,14 +44,14 @@ START_FILES = (
     "csv",
     ".writing-*",
 )
-"""What a training writes into its folder beside checkpoints, validation and log."""
+"""Files that a training writes beside checkpoints, validation and log."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fold:
     """One fold's folder, ``outputs/<dataset>/<plans>/<configuration>/<run_name>/fold_<k>``.
 
-    Nothing is made or read before a method says so; a path is where a file belongs, not a promise that it is there.
+    Nothing is made or read unless a method says so. A path says where a file belongs, not that it exists.
 
     Attributes:
         path: The folder.
@@ -61,12 +61,12 @@ class Fold:
 
     @property
     def fold(self) -> str:
-        """What stands behind ``fold_``: ``0`` … or ``all``."""
+        """The part of the name after ``fold_``: ``0`` … or ``all``."""
         return self.path.name.removeprefix(FOLD_PREFIX)
 
     @property
     def record_file(self) -> Path:
-        """All that prediction needs beside the weights."""
+        """``run.json``: everything that prediction needs beside the weights."""
         return self.path / RECORD_FILE
 
     @property
@@ -91,17 +91,17 @@ class Fold:
 
     @property
     def log_file(self) -> Path:
-        """What the training said."""
+        """The log of the training."""
         return self.path / "train.log"
 
     @property
     def stop_file(self) -> Path:
-        """A file that a person makes to end the training after the present epoch."""
+        """A file that a person creates to end the training after the current epoch."""
         return self.path / "STOP"
 
     @property
     def finished_file(self) -> Path:
-        """Written last: it says that the training reached its end."""
+        """The file that is written last, when the training has reached its end."""
         return self.path / "finished.json"
 
     def checkpoint(self, name: str = "final") -> Path:
@@ -118,7 +118,7 @@ class Fold:
         """The checkpoint of this name.
 
         Raises:
-            SegflowError: It has not been written; names those that have.
+            SegflowError: It has not been written. The error names those that have.
         """
         file = self.checkpoint(name)
         if not file.is_file():
@@ -131,14 +131,14 @@ class Fold:
         return file
 
     def has_weights(self) -> bool:
-        """Whether any checkpoint is there; until then the folder belongs to no settings."""
+        """Whether there is a checkpoint. Without one the folder is not yet bound to any settings."""
         return any(self.checkpoint(name).is_file() for name in CHECKPOINT_NAMES)
 
     def clear_start(self) -> bool:
-        """Delete what a start leaves that ended before its first checkpoint; its log stays, and goes on.
+        """Delete the remains of a start that ended before its first checkpoint. Its log stays and is continued.
 
         Returns:
-            Whether there was anything.
+            Whether anything was deleted.
 
         Raises:
             SegflowError: A file cannot be deleted.
@@ -161,11 +161,11 @@ class Fold:
     def locked(self) -> Iterator[None]:
         """Keep other processes out while this one trains in the folder.
 
-        The lock is the operating system's and goes with this process, however that ends; processes that it starts
-        do not have it. Where the file system knows no locks there is none.
+        The operating system holds the lock and releases it when this process ends, in whatever way. Processes that
+        this one starts do not inherit it. On a file system without locks there is none.
 
         Raises:
-            SegflowError: Another process has it; names that. Or the folder cannot be written.
+            SegflowError: Another process holds the lock, and is named. Or the folder cannot be written.
         """
         try:
             for name in (self.checkpoints.name, self.validation.name, HYDRA_FOLDER):
@@ -178,16 +178,16 @@ class Fold:
                 fix="Check space and permissions, or choose another place with paths.outputs=",
             ) from error
         with opened as file:
-            with suppress(OSError):  # of a file system without locks
+            with suppress(OSError):  # a file system without locks
                 try:
                     if fcntl is not None:
                         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except (BlockingIOError, PermissionError):  # which of the two, depends on the system
+                except (BlockingIOError, PermissionError):  # which of the two depends on the system
                     file.seek(0)
                     raise SegflowError(
                         f"another process trains in {self.path}",
                         found=file.read().strip() or None,
-                        fix="Wait for it, or end it; a run beside it needs a run_name of its own.",
+                        fix="Wait for it or end it, or give this run another run_name.",
                     ) from None
             file.seek(0)
             file.truncate()
@@ -197,7 +197,7 @@ class Fold:
             yield
 
     def write_record(self, record: RunRecord) -> None:
-        """Write ``run.json``, whole or not at all."""
+        """Write ``run.json`` as a whole or not at all."""
         write_json(self.record_file, record.to_json())
 
     def read_record(self) -> RunRecord:
@@ -213,16 +213,16 @@ class Fold:
         return self.finished_file.is_file() and self.checkpoint("final").is_file()
 
     def mark_finished(self, facts: Mapping[str, Any] | None = None) -> None:
-        """Say that the training reached its end; call after everything else has been written.
+        """Record that the training reached its end. Call it after everything else has been written.
 
         Args:
-            facts: What is worth noting, such as epochs and seconds; plain JSON.
+            facts: Plain JSON to keep, such as epochs and seconds.
         """
         write_json(self.finished_file, dict(facts or {}))
 
 
 def trained_folds(run: Path) -> list[Fold]:
-    """The folds in a run's folder that have a record and weights; none where there are none.
+    """The folds in a run's folder that have a record and weights.
 
     Args:
         run: The folder that holds ``fold_<k>`` folders.
@@ -264,11 +264,11 @@ def _order(run: Fold) -> tuple[bool, int, str]:
 
 
 def named_checkpoint(path: Path, checkpoint: str = "final") -> tuple[Path, str]:
-    """The fold that a path inside it stands for, and which checkpoint: ``…/fold_0/checkpoints/best.ckpt`` is ``best``.
+    """The fold and the checkpoint that a path means: ``…/fold_0/checkpoints/best.ckpt`` means ``best`` of fold 0.
 
     Args:
-        path: Any path; one that does not lie in a fold is given back.
-        checkpoint: The one to take where the path names none.
+        path: Any path. One that does not lie in a fold is returned as it is.
+        checkpoint: Checkpoint to take if the path names none.
 
     Raises:
         SegflowError: The path names a checkpoint that the fold does not have.
@@ -283,7 +283,7 @@ def named_checkpoint(path: Path, checkpoint: str = "final") -> tuple[Path, str]:
 
 
 def no_run(path: Path, problem: str) -> SegflowError:
-    """What to say where a path is no run: which runs lie below it, or near it where it does not exist."""
+    """The error for a path that is not a run. It lists runs below the path, or near it if it does not exist."""
     near = path if path.is_dir() else path.parent
     runs = list(dict.fromkeys(str(fold.parent) for fold in _folds_below(near, DEEPEST)))
     expected = "the folder of one run, with fold_0, fold_1, … in it"
@@ -294,7 +294,7 @@ def no_run(path: Path, problem: str) -> SegflowError:
 
 
 def _folds_below(folder: Path, depth: int) -> Iterator[Path]:
-    """Folders of trained folds, looked for so many levels down."""
+    """Folders of trained folds, at most ``depth`` levels down."""
     try:
         children = sorted(child for child in folder.iterdir() if child.is_dir() and not child.name.startswith("."))
     except OSError:

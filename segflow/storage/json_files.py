@@ -1,4 +1,4 @@
-"""JSON and every other file written whole or not at all: under a temporary name, then renamed."""
+"""JSON files, and writing of any file as a whole or not at all: under a temporary name, then renamed."""
 
 from __future__ import annotations
 
@@ -17,37 +17,37 @@ from segflow.core.system_errors import hidden_error, system_error
 Built = TypeVar("Built")
 
 LARGEST_BYTES = 256 << 20
-"""Of a JSON file. The largest records list a hundred thousand cases in a tenth of it."""
+"""Largest JSON file. The largest records list a hundred thousand cases in a tenth of it."""
 
 DEEPEST = 100
-"""Lists and objects within each other."""
+"""Deepest nesting of lists and objects."""
 
 LONGEST_REASON = 300
 
 SAVE_AS_UTF8 = "Save it as UTF-8, as every text editor can."
 TEMPORARY_PREFIX = ".writing-"
-"""Files of this name were being written when something ended; no reader takes them for a result."""
+"""Mark in the names of unfinished files. No reader takes them for results."""
 
 
 @contextmanager
 def written_whole(path: Path, *, needed: int | None = None) -> Iterator[Path]:
-    """Give a temporary path in the same folder, and rename it to ``path`` when the block succeeds.
+    """Yield a temporary path in the same folder, and rename it to ``path`` if the block succeeds.
 
-    The temporary name keeps the ending of ``path``, which writers choose their format by. On any failure, a full
-    disk included, the temporary file is removed and an earlier ``path`` stays as it was.
+    The temporary name has the ending of ``path``, by which writers choose a format. On any failure, such as a full
+    disk, the temporary file is removed and an existing ``path`` stays as it was.
 
     Args:
-        path: Where the file shall be. Its folder is made where it is missing.
-        needed: Bytes that it takes at most, for the message about a full disk; None where that is not known.
+        path: The file to write. Its folder is made if it is missing.
+        needed: Upper limit of its bytes, for the message about a full disk; None if unknown.
 
     Raises:
-        NoSpaceError: The disk is full or read-only, whatever the library made of it.
-        SegflowError: The folder or the file cannot be written; names it and says why.
+        NoSpaceError: The disk is full or read-only, whatever error the library raised.
+        SegflowError: The folder or the file cannot be written. The error names it and the reason.
     """
     temporary = path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.unlink(missing_ok=True)  # a link of this name would be written through
+        temporary.unlink(missing_ok=True)  # if it is a link, writing would change its target
         yield temporary
         os.replace(temporary, path)
     except NoSpaceError:
@@ -56,7 +56,7 @@ def written_whole(path: Path, *, needed: int | None = None) -> Iterator[Path]:
         refused = error if isinstance(error, OSError) else hidden_error(path.parent)
         if refused is None:
             raise
-        with suppress(OSError):  # before the free space is looked at
+        with suppress(OSError):  # before the free space is measured
             temporary.unlink(missing_ok=True)
         raise system_error(refused, f"cannot write {path}", place=path.parent, needed=needed) from error
     finally:
@@ -68,7 +68,7 @@ def write_json(path: Path, value: Any, *, sort_keys: bool = False) -> None:
     """Write ``value`` as indented JSON, atomically. NaN is written bare, as nnU-Net does."""
     text = json.dumps(value, indent=4, sort_keys=sort_keys, ensure_ascii=False)
     with written_whole(path) as temporary:
-        # Half a pair of UTF-16, which JSON may spell and UTF-8 may not hold, is spelt again as JSON spells it.
+        # JSON may escape half a UTF-16 pair, which UTF-8 cannot hold; it is escaped again.
         temporary.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
 
 
@@ -77,15 +77,15 @@ def read_json(path: Path, fix: str | None = None) -> Any:
 
     Args:
         path: The file.
-        fix: What a user should do where it is missing, such as the command that makes it.
+        fix: Advice if it is missing, such as the command that makes it.
 
     Raises:
         SegflowError: The file is missing, unreadable or not JSON.
     """
     try:
         status = path.stat()
-        if not stat.S_ISREG(status.st_mode):  # a pipe would never end
-            raise SegflowError(f"{path} is no regular file", fix=fix)
+        if not stat.S_ISREG(status.st_mode):  # reading a pipe would never end
+            raise SegflowError(f"{path} is not a regular file", fix=fix)
         if status.st_size > LARGEST_BYTES:
             raise SegflowError(
                 f"{path} is too large for a record",
@@ -101,15 +101,15 @@ def read_json(path: Path, fix: str | None = None) -> Any:
 
 
 def parse_json(name: object, content: bytes, fix: str | None = None) -> Any:
-    """The value that a JSON text of any origin means.
+    """The value of an untrusted JSON text.
 
     Args:
-        name: What to call it in messages, such as the file's path.
+        name: Its name in messages, such as the file's path.
         content: The text.
-        fix: What a user should do where it cannot be used.
+        fix: Advice if it cannot be used.
 
     Raises:
-        SegflowError: It is not JSON, or too deep or too large to be taken in.
+        SegflowError: It is not JSON, or is nested too deeply or too large.
     """
     try:
         value = json.loads(_text(content, name))
@@ -121,7 +121,7 @@ def parse_json(name: object, content: bytes, fix: str | None = None) -> Any:
         raise SegflowError(f"cannot read {name}: its text is not UTF-8", found=error, fix=SAVE_AS_UTF8) from error
     except RecursionError:
         raise _too_deep(name) from None
-    except (ValueError, MemoryError) as error:  # the former of a number with thousands of digits
+    except (ValueError, MemoryError) as error:  # ValueError: a number with thousands of digits
         raise SegflowError(f"{name} cannot be read: {error}", fix=fix) from error
     nodes, depth = [value], 0
     while nodes := [child for node in nodes for child in _children(node)]:
@@ -138,14 +138,14 @@ def _children(node: Any) -> Iterable[Any]:
 
 
 def _too_deep(name: object) -> SegflowError:
-    return SegflowError(f"{name}: its lists and objects lie too deep within each other", expected=f"at most {DEEPEST}")
+    return SegflowError(f"{name}: its lists and objects are nested too deeply", expected=f"at most {DEEPEST}")
 
 
 def _text(content: bytes, name: object) -> str:
-    """The text of a JSON file, which is UTF-8, with or without the mark that some editors put before it.
+    """The text of a JSON file: UTF-8, with or without a byte order mark.
 
     Raises:
-        SegflowError: It is in another encoding that can be told by its first bytes.
+        SegflowError: Its first bytes show another encoding.
         UnicodeDecodeError: It is not UTF-8.
     """
     encoding = json.detect_encoding(content) if content.strip(b"\0") else "utf-8"
@@ -160,21 +160,21 @@ def _text(content: bytes, name: object) -> str:
 
 
 def read_json_as(path: Path, build: Callable[[Any], Built], fix: str | None = None) -> Built:
-    """Read a JSON file and build what it describes, such as a record of ours.
+    """Read a JSON file and build an object from it, such as a record of segflow's.
 
     Args:
         path: The file.
-        build: Makes it from the file's content, and says what is wrong with that.
-        fix: What a user should do where the file is missing or cannot be used.
+        build: Makes the object from the file's content; its errors say what is wrong.
+        fix: Advice if the file is missing or cannot be used.
 
     Raises:
-        SegflowError: The file is missing, unreadable, not JSON, or its content cannot be used; names the file.
+        SegflowError: The file is missing, unreadable, not JSON, or its content cannot be used. The error names it.
     """
     return build_as(path, read_json(path, fix), build, fix)
 
 
 def build_as(name: object, value: Any, build: Callable[[Any], Built], fix: str | None = None) -> Built:
-    """Build what a file's content describes.
+    """Build an object from the content of a file.
 
     Args:
         name: The file, for messages.
@@ -182,7 +182,7 @@ def build_as(name: object, value: Any, build: Callable[[Any], Built], fix: str |
         build, fix: See `read_json_as`.
 
     Raises:
-        SegflowError: The content cannot be used; names the file.
+        SegflowError: The content cannot be used. The error names the file.
     """
     try:
         return build(value)

@@ -1,4 +1,4 @@
-"""A label map's file and what lies beside it, such as the spacing of a TIFF: copied and removed as one."""
+"""A label map and the files beside it, such as the spacing of a TIFF, which are copied and removed together."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _BESIDE: dict[str, Callable[[Path], tuple[Path, ...]]] = {
 
 
 def copy_label_map(source: Path, target: Path) -> None:
-    """Copy a label map byte for byte, with its times and what lies beside it; each file whole or not at all.
+    """Copy a label map byte for byte, with its times and the files beside it. Each copy is whole or not made at all.
 
     Args:
         source: The label map.
-        target: Where the copy shall be; it is replaced. Its folder is made where it is missing.
+        target: Path of the copy, which is replaced. Its folder is made if it is missing.
 
     Raises:
         SegflowError: The copy cannot be written.
@@ -37,12 +37,12 @@ def copy_label_map(source: Path, target: Path) -> None:
         if beside.is_file():
             _copy(beside, copied_beside)
         else:
-            copied_beside.unlink(missing_ok=True)  # of another label map of this name
-    _copy(source, target)  # last, so that a label map that is there is whole
+            copied_beside.unlink(missing_ok=True)  # belongs to another label map of this name
+    _copy(source, target)  # last, so that an existing label map is complete
 
 
 def is_copied(source: Path, target: Path) -> bool:
-    """Whether `copy_label_map` has nothing to do: all files are there, as large as their source and as old."""
+    """Whether `copy_label_map` has nothing to do: all files exist with the size and time of their source."""
     pairs = [(source, target)]
     beside, copied_beside = side_car(source), side_car(target)
     if beside is not None and copied_beside is not None:
@@ -54,20 +54,20 @@ def is_copied(source: Path, target: Path) -> bool:
 
 
 def files_beside(image: Path) -> tuple[Path, ...]:
-    """What is read with an image or label map, as far as it is there: a TIFF's spacing, the voxels of a bare header."""
+    """Files that are read with an image or label map, if they exist: a TIFF's spacing, the voxels of a bare header."""
     read = next((read for ending, read in _BESIDE.items() if image.name.lower().endswith(ending)), None)
     try:
         files = side_cars_of_image(image) if read is None else read(image)
-    except SegflowError:  # reading the image will say what is wrong with it
+    except SegflowError:  # reading the image will report the problem
         return ()
     return tuple(file for file in files if file.is_file())
 
 
 def case_inputs(files: CaseFiles, more: Mapping[str, Path] | None = None) -> dict[str, Path]:
-    """Role → file of everything that is read of a case, for a stamp.
+    """Role → file, for all files of a case that a stamp covers.
 
     Args:
-        files: Of the case.
+        files: Files of the case.
         more: Further files by their role, such as the previous stage's label map.
     """
     inputs = {f"image_{k}": path for k, path in enumerate(files.images)} | dict(more or {})
@@ -77,12 +77,12 @@ def case_inputs(files: CaseFiles, more: Mapping[str, Path] | None = None) -> dic
 
 
 def inputs_beside(inputs: Mapping[str, Path]) -> dict[str, Path]:
-    """Role → file of what is read with some files, see `files_beside`."""
+    """Role → file, for the files that are read with others; see `files_beside`."""
     return {f"{role}_beside_{k}": file for role, path in inputs.items() for k, file in enumerate(files_beside(path))}
 
 
 def remove_label_map(file: Path) -> None:
-    """Delete a label map and what lies beside it, where they are there."""
+    """Delete a label map and the files beside it, if they exist."""
     file.unlink(missing_ok=True)
     if (beside := side_car(file)) is not None:
         beside.unlink(missing_ok=True)

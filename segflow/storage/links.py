@@ -1,4 +1,4 @@
-"""Folders and files within an output folder: a link that leads out of it is not followed."""
+"""Paths within an output folder. Links that lead out of it are not followed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from segflow.core.errors import SegflowError
 
 
 def is_below(path: Path, folder: Path) -> bool:
-    """Whether a path lies within a folder, wherever links lead; the folder itself may be one."""
+    """Whether a path lies within a folder after links are resolved. The folder itself may be a link."""
     return path.resolve().is_relative_to(folder.resolve())
 
 
@@ -31,11 +31,11 @@ def within(folder: Path, *parts: str) -> Path:
 
 
 def refuse_link(file: Path) -> Path:
-    """A file that is opened to be added to: unlike one that is replaced, it would be changed where a link leads.
+    """Refuse a link as a file to append to, which would change the file that the link leads to.
 
     Raises:
         SegflowError: It is a link.
     """
     if file.is_symlink():
-        raise SegflowError(f"{file} is a link: it would be written where that leads", fix="Remove the link.")
+        raise SegflowError(f"{file} is a link: the file that it leads to would be changed", fix="Remove the link.")
     return file

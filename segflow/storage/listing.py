@@ -1,4 +1,4 @@
-"""What lies in a folder: which files are taken, which are passed over and why. Nothing is passed over in silence."""
+"""The content of a folder: files to use, and files to skip with the reason. Every skipped file is reported."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ QUIET_ENDINGS = (
     *(".json", ".csv", ".tsv", ".txt", ".md", ".rst", ".log", ".xml", ".html", ".yaml", ".yml", ".toml", ".ini"),
     *(".pdf", ".xls", ".xlsx", ".docx", ".py", ".sh", ".m", ".bval", ".bvec", ".pkl", ".npz", ".pth", ".ckpt"),
 )
-"""Of files that lie beside images and are none: notes, tables, programs, spacings, gradients, what models leave."""
+"""Endings of files that may lie beside images: notes, tables, programs, spacings, gradients, files of models."""
 
 EMPTY = "an empty folder"
 LOST = "links to nowhere"
@@ -27,11 +27,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """The visible content of a folder. Hidden entries are left out: they are no data, whatever their names.
+    """The visible content of a folder. Hidden entries are left out, since they are never data.
 
     Attributes:
-        folder: Which folder.
-        files: Names of the files, links to files among them, sorted.
+        folder: The folder.
+        files: Names of the files and of links to files, sorted.
         lost: Name → target of the links that lead nowhere, sorted by name.
         others: Names of pipes, devices and sockets, sorted.
         folders: Names of the folders, sorted.
@@ -44,11 +44,11 @@ class Listing:
     folders: tuple[str, ...]
 
     def passed_over(self, taken: Iterable[str], endings: Sequence[str]) -> dict[str, list[str]]:
-        """Why → names of the entries that are passed over, as far as they may be data.
+        """Reason → names of skipped entries that may be data.
 
         Args:
             taken: Names of the files that have one of the endings.
-            endings: Which, with their dots.
+            endings: The endings, with their dots.
         """
         known = set(taken)
         found = {
@@ -59,7 +59,7 @@ class Listing:
         return {why: names for why, names in found.items() if names}
 
     def summary(self) -> str:
-        """What lies there, for messages that say that something does not."""
+        """The content in a few words, for messages about missing files."""
         parts = []
         if self.files:
             parts.append(some(self.files))
@@ -73,7 +73,7 @@ class Listing:
 
 
 def list_folder(folder: Path) -> Listing:
-    """Look into a folder, once.
+    """List a folder.
 
     Raises:
         SegflowError: There is no such folder, or it cannot be read.
@@ -95,7 +95,7 @@ def list_folder(folder: Path) -> Listing:
 
 
 def files_ending_in(folder: Path, ending: str) -> list[str]:
-    """Names of the files of an ending, sorted; a line is logged of whatever else may be data.
+    """Names of the files with an ending, sorted. Other files that may be data are logged in one line.
 
     Raises:
         SegflowError: There is no such folder, or it cannot be read.
@@ -107,17 +107,17 @@ def files_ending_in(folder: Path, ending: str) -> list[str]:
 
 
 def tell_passed_over(folder: Path, passed: Mapping[str, Collection[str]]) -> None:
-    """Log one line about what is passed over, where there is something."""
+    """Log one line about skipped files, if there are any."""
     if passed:
         logger.warning("%s", describe_passed_over(folder, passed))
 
 
 def describe_passed_over(folder: Path | str, passed: Mapping[str, Collection[str]]) -> str:
-    """One line: how many entries of a folder are passed over, why, and which, such as the first few.
+    """One line about the skipped entries of a folder: how many, why, and the first names.
 
     Args:
-        folder: Where.
-        passed: Why → names.
+        folder: The folder.
+        passed: Reason → names.
     """
     total = sum(len(names) for names in passed.values())
     reasons = ". ".join(f"{why[0].upper()}{why[1:]}: {len(names)} ({some([*names])})" for why, names in passed.items())
@@ -126,12 +126,12 @@ def describe_passed_over(folder: Path | str, passed: Mapping[str, Collection[str
 
 
 def is_quiet(name: str) -> bool:
-    """Whether a visible file may lie beside images without being one; nobody misses it."""
+    """Whether a visible file is a usual companion of images, which is skipped without a message."""
     return name.lower() in QUIET_NAMES or name.lower().endswith(QUIET_ENDINGS)
 
 
 def missing_file(file: Path) -> SegflowError:
-    """The error for a file that is not there, or that is a link to nowhere."""
+    """The error for a file that does not exist, or that is a link to nowhere."""
     if file.is_symlink():
         return SegflowError(f"{file} is a link to nowhere", found=f"→ {_target(file)}", fix=FETCH)
     return SegflowError(f"there is no file {file}", fix="Check the name and the folder.")
@@ -144,7 +144,7 @@ def _kind(entry: os.DirEntry[str]) -> str:
         if entry.is_dir():
             return "folder"
         return "link" if entry.is_symlink() else "other"
-    except OSError:  # a circle of links, or a target that may not be looked at
+    except OSError:  # a circle of links, or a target without permission
         return "link" if entry.is_symlink() else "other"
 
 

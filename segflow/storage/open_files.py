@@ -1,4 +1,4 @@
-"""Files that stay open between reads, few enough that the process may have them."""
+"""Files that stay open between reads, within the limit of the process."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Any
 from segflow.execution.machine import open_files_limit, raise_open_files_limit
 
 _SHARE = 4
-"""One store takes this part of the files that the process may have open: several stores are read at once, and
-libraries and worker processes need some too."""
-_MAX_OPEN = 4096  # each is a map of memory too, of which Linux gives a process 65530
+"""Share of the process's open files that one store takes. Several stores are read at once, and libraries and worker
+processes need files too."""
+_MAX_OPEN = 4096  # each also needs a memory map, of which a process on Linux has 65530
 
 
 class OpenFiles:
-    """Keeps open what was read last, and closes what was not read for the longest time.
+    """Keeps recently read files open, and closes those that were not read for the longest time.
 
     Args:
-        limit: How many; None takes a share of what the system lets the process have open.
+        limit: Number of open files; None takes a share of the system's limit.
     """
 
     def __init__(self, limit: int | None = None) -> None:
@@ -26,13 +26,13 @@ class OpenFiles:
             raise_open_files_limit()
             limit = max(8, min(_MAX_OPEN, open_files_limit() // _SHARE))
         self._limit = limit
-        self._opened: dict[str, Any] = {}  # the one that was read last stands last
+        self._opened: dict[str, Any] = {}  # the most recently read one is last
         self._lock = threading.Lock()
 
     def get(self, name: str, open_file: Callable[[], Any]) -> Any:
-        """What ``open_file`` returned for this name, opened again where it was closed since.
+        """The result of ``open_file`` for this name; the file is opened again if it was closed.
 
-        Who holds the result may go on using it: it is closed when nobody does any more.
+        A caller may keep the result: it is closed when nobody refers to it any more.
         """
         with self._lock:
             opened = self._opened.pop(name, None)

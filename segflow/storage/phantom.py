@@ -1,8 +1,8 @@
-"""A dataset that segflow makes itself: small CT-like abdomens with a liver and tumours in it.
+"""A synthetic dataset: small CT-like abdomens with a liver and tumours.
 
 Nothing is downloaded and no patient is involved. Organs are deformed ellipsoids and tubes, drawn on a finer grid and
-averaged, so that borders show partial volume. A threshold does not find the labels: the spleen is as bright as the
-liver, muscle and stomach are as bright as a tumour, and so is the liver's own blurred border.
+averaged, so that borders show partial volume. A threshold cannot find the labels: the spleen is as bright as the
+liver; muscle, stomach and the liver's blurred border are as bright as a tumour.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ HELD_OUT = 4
 WITHOUT_TUMOUR_EVERY = 8
 SLICE_MM = 3.0
 FINER = (2, 2, 2)
-"""Samples per voxel along z, y, x; their mean is the voxel."""
+"""Samples per voxel along z, y, x; the voxel is their mean."""
 
 HU = {
     "air": -1000.0,
@@ -55,14 +55,14 @@ Point = tuple[float, float, float]
 def make_phantom(
     folder: Path, *, cases: int = 16, held_out: int = HELD_OUT, seed: int = 0, progress: Progress = silent
 ) -> Path:
-    """Make the phantom dataset in raw layout, unless it is there.
+    """Make the phantom dataset in raw layout, unless it exists.
 
     Args:
-        folder: Where it shall be; its name should be ``DatasetXXX_Name``.
+        folder: Folder of the dataset; its name should be ``DatasetXXX_Name``.
         cases: Training cases in imagesTr and labelsTr.
         held_out: Further cases in imagesTs and labelsTs.
-        seed: Another seed, other patients.
-        progress: Told after each case.
+        seed: Another seed gives other patients.
+        progress: Called after each case.
 
     Returns:
         The folder. The same arguments always give the same bytes.
@@ -96,8 +96,8 @@ def phantom_case(index: int, seed: int = 0) -> tuple[Array, Array, Geometry]:
     """One patient.
 
     Args:
-        index: Which; every eighth has no tumour.
-        seed: Of the dataset.
+        index: Number of the patient; every eighth has no tumour.
+        seed: Seed of the dataset.
 
     Returns:
         Image int16 (Z, Y, X) in HU, label uint8 (Z, Y, X) with liver 1 and tumour 2, and the geometry.
@@ -136,7 +136,7 @@ class _Body:
         self._x = math.sin(angle) * y + math.cos(angle) * x
 
     def draw(self, tumours: int) -> tuple[Array, Array, Array]:
-        """Density in HU float32, and where liver (with what is in it) and tumours are, bool."""
+        """Density in HU, float32, and bool masks of the liver with its content and of the tumours."""
         shades = {name: value + self._generator.normal(0, 5) for name, value in HU.items()}
         shades["air"] = HU["air"]
         density = np.full(self._x.shape, shades["air"], dtype=np.float32)
@@ -162,7 +162,7 @@ class _Body:
         return density, liver, tumour
 
     def _tumours(self, liver: Array, count: int) -> Array:
-        """Lumpy balls whose centres lie well within the liver."""
+        """Mask of lumpy balls with centres well within the liver."""
         found = np.zeros(liver.shape, dtype=bool)
         if count == 0:
             return found
@@ -206,7 +206,7 @@ def _waves(grid: Sequence[Array], generator: np.random.Generator, amplitude_mm: 
 
 
 def _noise(shape: Sequence[int], generator: np.random.Generator) -> Array:
-    """Grainy as after reconstruction: a part of it is smooth within the slice."""
+    """Noise as grainy as after reconstruction: a part of it is smooth within the slice."""
     white = generator.normal(0, 1, shape)
     grain = gaussian_filter(generator.normal(0, 1, shape), sigma=(0, 0.8, 0.8))
     noise: Array = NOISE_HU * (0.7 * white + 0.7 * grain / grain.std())
@@ -242,7 +242,7 @@ def _check_is(folder: Path, recipe: dict[str, int]) -> None:
     found = read_json_as(file, lambda content: content.get("phantom")) if file.is_file() else "another folder"
     if found != recipe:
         raise SegflowError(
-            f"{folder} is not the phantom that is wanted",
+            f"{folder} is not the phantom that was asked for",
             found=found,
             expected=recipe,
             fix="Remove it, or name another.",

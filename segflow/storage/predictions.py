@@ -1,4 +1,4 @@
-"""A folder of label maps, one for each case, that know what they were made from."""
+"""A folder of label maps, one for each case, with stamps of their origin."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from segflow.storage.stamps import ANOTHER_FOLDER, FileStamp, Origin, StampedFol
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What a case's result is to be.
+    """The result to make for a case.
 
     Attributes:
-        origin: What it is made from.
-        maps: Files that lie beside the label map.
+        origin: The files, weights and settings that it is made from.
+        maps: Files beside the label map.
     """
 
     origin: Origin
@@ -31,8 +31,8 @@ class Predictions:
     """Label maps ``<case><ending>`` of one folder, with the maps and documents beside them, and a stamp for each.
 
     Args:
-        path: The folder. Nothing is made before a method says so.
-        file_ending: Of the label maps, with its dot.
+        path: The folder. It is made only when a method writes.
+        file_ending: Ending of the label maps, with its dot.
     """
 
     def __init__(self, path: Path, file_ending: str) -> None:
@@ -53,11 +53,11 @@ class Predictions:
         return [name.removesuffix(self.file_ending) for name in names]
 
     def stamp_of(self, case_id: str) -> dict[str, Any] | None:
-        """The stamp of a case; None where there is none."""
+        """The stamp of a case, or None."""
         return self._folder.stamp_of(self._name(case_id))
 
     def is_intact(self, case_id: str) -> bool:
-        """Whether the label map of a case is the one that its stamp was written for."""
+        """Whether the label map of a case is still the one that was stamped."""
         return not self._folder.foreign({self._name(case_id): [self.file(case_id)]})
 
     def prepare(
@@ -71,26 +71,26 @@ class Predictions:
         resume: bool = True,
         own: bool = False,
     ) -> set[str]:
-        """Look through the folder before anything is made, and delete what is out of date.
+        """Check the folder before anything is made, and delete results that are out of date.
 
-        Nothing is deleted where something is wrong.
+        Nothing is deleted if there is an error.
 
         Args:
             wanted: Case → its result.
-            what: What the results are called in messages.
-            maker: What makes them.
+            what: Name of the results in messages.
+            maker: Name of what makes them, in messages.
             documents: Names of further files that will be written.
-            family: Further cases that will be made, such as those of another machine's part.
-            resume: Whether what is done is kept. Then results of other settings are refused, not replaced.
-            own: Whether the folder is one of a run's, where segflow alone writes. Then whatever is out of date is
-                made anew, and results of cases that are not wanted are deleted.
+            family: Further cases that will be made, such as the part of another machine.
+            resume: Keep finished results. Results of other settings are then refused, not replaced.
+            own: The folder belongs to a run, where only segflow writes. Results that are out of date are then made
+                anew, and results of other cases are deleted.
 
         Returns:
             The cases that are done.
 
         Raises:
-            SegflowError: A file is in the way that segflow did not write, or that is one of the inputs; or the folder
-                holds results of other settings.
+            SegflowError: A file in the way is an input or was not written by segflow, or the folder holds results of
+                other settings.
         """
         folder = StampedFolder(self.path, remember=True)
         if not own:
@@ -111,12 +111,12 @@ class Predictions:
 
     @contextmanager
     def written(self, case_id: str, origin: Origin, inputs: Mapping[str, FileStamp] | None = None) -> Iterator[Path]:
-        """Give a folder for the files of a case, and take them in when the block succeeds; see `StampedFolder`."""
+        """Yield a folder for the files of a case, and store them if the block succeeds; see `StampedFolder`."""
         with self._folder.written(self._name(case_id), origin, inputs) as place:
             yield place
 
     def write_document(self, name: str, content: Any, way: str) -> None:
-        """Write JSON that says something of the folder as a whole, and note that it is segflow's."""
+        """Write JSON about the folder as a whole, with a stamp that marks it as segflow's."""
         with self._folder.written(name, Origin(way, 1)) as place:
             write_json(place / name, content)
 
@@ -144,7 +144,7 @@ class Predictions:
         *,
         resume: bool,
     ) -> None:
-        """Results of one folder must agree in what made them."""
+        """Refuse a folder with results of other settings."""
         origins = [result.origin for result in wanted.values()]
         if not origins:
             return

@@ -1,8 +1,8 @@
 """Preprocessed cases on disk: compressed arrays that can be read in part, and their properties as JSON (recipe 4.3).
 
-``<case>.b2nd`` float32 (C, Z, Y, X), ``<case>_seg.b2nd`` int16 (1, Z, Y, X), ``<case>_locations.npy`` flat indices
-of the foreground locations, one key after the other, and ``<case>.json``, which is written last: a case without it
-does not exist.
+``<case>.b2nd`` is the image, float32 (C, Z, Y, X), and ``<case>_seg.b2nd`` the label map, int16 (1, Z, Y, X).
+``<case>_locations.npy`` holds flat indices of the foreground locations, one key after the other. ``<case>.json`` is
+written last: a case without it does not exist.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from segflow.storage.open_files import OpenFiles
 
 FORMAT = 1
 PREDICTED_BY = "predicted_by"
-"""Key of a stored case's properties, where its label is a prediction that a cascade takes as input."""
+"""Key in the properties of a stored case whose label is a prediction, the input of a cascade."""
 
-# Zstandard at its lowest level writes four times as fast as LZ4HC at 5 and smaller files; any blosc2 reads them.
+# Zstandard at its lowest level writes four times as fast as LZ4HC at 5, and smaller files. Every blosc2 reads them.
 _CODEC = blosc2.Codec.ZSTD
 _LEVEL = 1
 _IN_MEMORY = 64 * 2**20
@@ -42,21 +42,22 @@ _THREADS = "BLOSC_NTHREADS"
 
 _ARRAYS = (".b2nd", "_seg.b2nd", "_locations.npy")
 ENDS = "ends_crc32"
-"""Checksum of a file's beginning and end, which say how to read it; checked at every opening. Old arrays lack it."""
+"""Key for the checksum of a file's first and last bytes, which say how to read it. It is checked at every opening; old
+arrays lack it."""
 
 _END_BYTES = 4096
 
 _PLAIN = b"\xa4b2nd"
-"""Name of the one part that the head of an array of ours has beside what every file of the library has."""
+"""Name of the metadata layer that arrays of segflow have beside those of every file of the library."""
 
 _NOT_PLAIN = (b"\xa9LazyArray", b"\xa3b2o", b"\xacproxy-source", b"\xa7vlarray", b"\xa9listarray", b"\xaabatcharray")
-"""Names of parts by which a file names other files, or code: the library would open and run them."""
+"""Names of metadata layers that refer to other files or to code, which the library would open and run."""
 
 log = logging.getLogger(__name__)
 
 
 class ForegroundLocations:
-    """Which voxels a patch may be centred on, read one at a time from the file.
+    """Voxels that a patch may be centred on, read one at a time from the file.
 
     Attributes:
         keys: Labels and regions that the case has voxels of.
@@ -78,11 +79,11 @@ class ForegroundLocations:
         return tuple(self._counts)
 
     def count(self, key: LabelKey) -> int:
-        """How many voxels of it were drawn; 0 for what the case does not have."""
+        """Number of its voxels that were drawn; 0 if the case has none."""
         return self._counts.get(key, 0)
 
     def location(self, key: LabelKey, index: int) -> tuple[int, int, int]:
-        """One of them as (z, y, x), ``0 <= index < count(key)``."""
+        """One voxel of a key as (z, y, x); ``0 <= index < count(key)``."""
         if not 0 <= index < self.count(key):
             raise IndexError(f"location {index} of {self.count(key)} of label {key}")
         indices = self._case._open_locations(self._total)
@@ -93,20 +94,20 @@ class ForegroundLocations:
 
 
 class StoredCase:
-    """A case of the store; its arrays are opened when they are read.
+    """A case of the store. Its arrays are opened when they are first read.
 
     Args:
-        folder: Of the store.
-        case_id: Its name.
-        properties: What its JSON file says.
-        files: Keeps the arrays open that were read last, of all cases of the store.
+        folder: Folder of the store.
+        case_id: Name of the case.
+        properties: Content of its JSON file.
+        files: Open arrays of all cases of the store.
 
     Attributes:
-        case_id: Its name.
+        case_id: Name of the case.
         shape: Voxels along z, y, x in plan space.
         channels: Channels of the image.
-        spatial: The way back to image space.
-        properties: All that its JSON file says.
+        spatial: How it got here from image space.
+        properties: Content of its JSON file.
         foreground: See `ForegroundLocations`.
     """
 
@@ -128,7 +129,7 @@ class StoredCase:
         self.foreground = ForegroundLocations(self, counts)
 
     def read_image(self, box: Box | None = None) -> np.ndarray:
-        """The image within a box, float32 (C, *box.shape); all of it without one.
+        """The image within a box, float32 (C, *box.shape); None reads all of it.
 
         Raises:
             SegflowError: The file is missing or damaged.
@@ -140,7 +141,7 @@ class StoredCase:
         return self._read(f"{self.case_id}.b2nd", (slice(None), *box.slices))
 
     def read_label(self, box: Box | None = None) -> np.ndarray:
-        """The label map within a box, int16 (*box.shape); all of it without one.
+        """The label map within a box, int16 (*box.shape); None reads all of it.
 
         Raises:
             SegflowError: The file is missing or damaged, or the case has no reference.
@@ -157,7 +158,7 @@ class StoredCase:
     def _read(self, name: str, part: tuple[int | slice, ...]) -> np.ndarray:
         try:
             values: np.ndarray = self._files.get(name, lambda: self._open_array(name))[part]
-        except Exception as error:  # a damaged file trips the library in any way there is
+        except Exception as error:  # a damaged file may cause any error in the library
             raise self._unreadable(name, error) from error
         return values
 
@@ -166,7 +167,7 @@ class StoredCase:
         mapping = {} if os.name == "nt" else {"mmap_mode": "r"}
         file = self._folder / name
         ends = self._listed[name].get(ENDS)
-        if ends is not None and _checksum_of_ends(file) != ends:  # some damage there ends the process in the library
+        if ends is not None and _checksum_of_ends(file) != ends:  # some damage there makes the library end the process
             raise self._damaged(f"{name} is not what was written")
         _refuse_objects(file)
         array = blosc2.open(urlpath=str(file), mode="r", dparams={"nthreads": 1}, **mapping)
@@ -193,7 +194,7 @@ class StoredCase:
         return locations
 
     def _unreadable(self, name: str, error: Exception) -> SegflowError:
-        """What is wrong with a file: damage, or something that the system refuses, which libraries do not pass on."""
+        """The error for a file: damage, or a refusal of the system, which libraries do not pass on."""
         if isinstance(error, SegflowError):
             return error
         file = self._folder / name
@@ -243,18 +244,18 @@ class PreprocessedStore:
         self._files = OpenFiles()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (PreprocessedStore, (self.folder,))  # open files do not travel to other processes
+        return (PreprocessedStore, (self.folder,))  # open files cannot go to other processes
 
     def case_ids(self) -> list[str]:
-        """Names of all whole cases, sorted."""
+        """Names of all complete cases, sorted."""
         return sorted(path.stem for path in self.folder.glob("*.json") if not path.name.startswith("."))
 
     def properties_file(self, case_id: str) -> Path:
-        """The file that says all of a case, checksums of its arrays among it; it stands for their content."""
+        """The file with all properties of a case. It has checksums of the arrays, so it stands for their content."""
         return self.folder / f"{case_id}.json"
 
     def open(self, case_id: str) -> StoredCase:
-        """The case of this name; opening it again costs nothing.
+        """The case of this name. Opening it again costs nothing.
 
         Raises:
             SegflowError: There is none, or its properties are damaged.
@@ -276,16 +277,16 @@ class PreprocessedStore:
     def write(
         self, case: PreprocessedCase, patch_size: Sequence[int], properties: Mapping[str, Any] | None = None
     ) -> None:
-        """Write a case, or replace it. Until the last file is written there is no such case.
+        """Write or replace a case. It does not exist until its last file is written.
 
         Args:
             case: Its image may have no channels and its label may be None; such arrays are left out.
-            patch_size: Of the training that will read it (two entries in 2D); decides how the arrays are cut.
-            properties: More plain JSON to keep with it.
+            patch_size: Patch size of the training that will read it (two entries in 2D), which decides the chunks.
+            properties: Further plain JSON to store with it.
 
         Raises:
-            NoSpaceError: The disk is full or read-only; names the case.
-            SegflowError: The folder cannot be written; names the case.
+            NoSpaceError: The disk is full or read-only. The error names the case.
+            SegflowError: The folder cannot be written. The error names the case.
         """
         name = case.case_id
         marker = self.folder / f"{name}.json"
@@ -315,11 +316,11 @@ class PreprocessedStore:
             raise error.of_case(name) from error
         except OSError as error:
             raise system_error(error, f"cannot write {marker}", place=self.folder).of_case(name) from error
-        except RuntimeError as error:  # of the library, which does not say more
+        except RuntimeError as error:  # raised by the library without a reason
             raise SegflowError(f"cannot write into {self.folder}: {error}", case=name) from error
 
     def remove(self, case_id: str) -> None:
-        """Delete a case's files; the marker first, so that no half of it is taken for a whole."""
+        """Delete a case's files, the JSON file first, so that the rest is not taken for a case."""
         self._forget(case_id)
         for ending in (".json", *_ARRAYS):
             (self.folder / f"{case_id}{ending}").unlink(missing_ok=True)
@@ -330,9 +331,9 @@ class PreprocessedStore:
             self._files.forget(f"{case_id}{ending}")
 
     def is_whole(self, case_id: str) -> bool:
-        """Whether the case's files are still what was written.
+        """Whether the case's files are still as they were written.
 
-        Sizes are compared; contents only of files that were touched after the case was finished.
+        Sizes are compared. Contents are compared only if a file was touched after the case was finished.
         """
         marker = self.folder / f"{case_id}.json"
         try:
@@ -349,7 +350,7 @@ class PreprocessedStore:
         return True
 
     def clear_unfinished(self, older_than_seconds: float = 3600.0) -> None:
-        """Delete what writers left that were killed; what was touched lately may still be being written."""
+        """Delete unfinished files of killed processes. Recent ones may still be in use and are kept."""
         newest = max((path.stat().st_mtime for path in self.folder.glob("*.json")), default=0.0)
         for path in self.folder.glob(f"{TEMPORARY_PREFIX}*"):
             if path.stat().st_mtime + older_than_seconds < newest:
@@ -366,7 +367,7 @@ class PreprocessedStore:
 
 
 def _listed_files(case_id: str, properties: Mapping[str, Any]) -> dict[str, dict[str, int]]:
-    """File → bytes and checksum, as a case's properties list them: files of the case and no others."""
+    """File → bytes and checksum, as listed in a case's properties, but only files of the case."""
     own = [f"{case_id}{ending}" for ending in _ARRAYS]
     files = properties["files"]
     return {
@@ -380,7 +381,7 @@ def _refuse_objects(file: Path) -> None:
     """Refuse a file that holds more than an array, such as an expression over other files.
 
     Raises:
-        ValueError: It does, or its head is no head.
+        ValueError: It does, or its header is invalid.
     """
     with file.open("rb") as stream:
         start = stream.read(15)
@@ -406,14 +407,14 @@ def _write_b2nd(path: Path, array: np.ndarray, patch_size: Sequence[int]) -> Non
         },
         "dparams": {"nthreads": 1},
     }
-    if is_small:  # on disk the library would write for each chunk, and a 2D configuration has one for each slice
+    if is_small:  # on disk the library writes once per chunk, and a 2D configuration has one per slice
         path.write_bytes(blosc2.asarray(array, contiguous=True, **options).to_cframe())
     else:
         blosc2.asarray(array, urlpath=str(path), mode="w", **options)
 
 
 def _better_filter(array: np.ndarray, block: Sequence[int]) -> blosc2.Filter:
-    """Whether grouping bytes by significance shortens a block from the middle (recipe 4.3 tries a whole chunk)."""
+    """The filter that makes a block from the middle smaller: shuffle or none (recipe 4.3 tries a whole chunk)."""
     starts = [(n - b) // 2 for n, b in zip(array.shape, block, strict=True)]
     sample = np.ascontiguousarray(array[tuple(slice(s, s + b) for s, b in zip(starts, block, strict=True))])
 
@@ -427,9 +428,9 @@ def _better_filter(array: np.ndarray, block: Sequence[int]) -> blosc2.Filter:
 
 
 def _limit_threads(threads: int) -> None:
-    """Make the library use this many threads for what it does beside compressing.
+    """Limit the threads that the library uses beside compressing.
 
-    It starts new ones for each chunk that it appends, whatever it is told in its options: only the environment helps.
+    It starts new ones for each chunk that it appends and ignores its own options. Only the environment limits them.
     """
     if os.environ.get(_THREADS) != str(threads):
         os.environ[_THREADS] = str(threads)

@@ -1,4 +1,4 @@
-"""What is wrong with a dataset, in a form that can be listed, sorted and raised."""
+"""Problems of a dataset, which can be listed, sorted and raised."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from segflow.core.errors import CaseErrors, SegflowError
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that is wrong with a dataset.
+    """One problem of a dataset.
 
     Attributes:
-        case: Id of the case, or None where it concerns the whole dataset.
-        severity: An ``error`` must be mended before planning; a ``warning`` should be looked at.
+        case: Id of the case, or None for a problem of the whole dataset.
+        severity: An ``error`` must be corrected before planning. A ``warning`` should be looked at.
         message: What was found and what was expected.
         fix: What to do about it.
     """
@@ -36,10 +36,10 @@ class Problem:
 
 
 def raise_errors(summary: str, problems: Iterable[Problem]) -> None:
-    """Raise what is wrong; warnings pass.
+    """Raise the errors among problems; warnings pass.
 
     Raises:
-        SegflowError: There is one error; `CaseErrors` where there are several.
+        SegflowError: There is one error; a `CaseErrors` if there are several.
     """
     errors = [problem for problem in problems if problem.severity == "error"]
     if len(errors) == 1:

@@ -1,4 +1,4 @@
-"""A raw dataset: where it lies, what it says of itself, and its cases (recipe 1.1, 1.3)."""
+"""A raw dataset: its folder and its dataset.json (recipe 1.1, 1.3)."""
 
 from __future__ import annotations
 
@@ -41,28 +41,28 @@ def read_description(folder: Path) -> DatasetDescription:
 
 
 def read_dataset_json(file: Path, name: str, fix: str | None = None) -> DatasetDescription:
-    """Read a dataset.json, wherever it lies.
+    """Read a dataset.json from any place.
 
     Args:
         file: The file.
-        name: Of the dataset.
-        fix: What a user should do where the file is missing or cannot be used.
+        name: Name of the dataset.
+        fix: Advice if the file is missing or cannot be used.
 
     Raises:
-        SegflowError: It is missing, or its content cannot be used; names the file.
+        SegflowError: It is missing, or its content cannot be used. The error names the file.
     """
     return read_json_as(file, partial(DatasetDescription.from_json, name), fix)
 
 
 def check_planned_description(prepared: Path, description: DatasetDescription) -> None:
-    """Refuse a dataset.json that says something else than the copy that planning left beside the plans.
+    """Refuse a dataset.json that differs from the copy that planning stored beside the plans.
 
     Args:
-        prepared: Folder of the plans. Where it has no copy there is nothing to compare.
-        description: Of the raw dataset.
+        prepared: Folder of the plans. If it has no copy, nothing is compared.
+        description: Description of the raw dataset.
 
     Raises:
-        SegflowError: Labels, channels, file ending or reader changed; names what differs.
+        SegflowError: Labels, channels, file ending or reader have changed. The error names what differs.
     """
     file = prepared / "dataset.json"
     if not file.is_file():
@@ -87,7 +87,7 @@ def resolve_dataset(name_or_path: str | int, raw_root: Path) -> Path:
     Args:
         name_or_path: Its name (``Dataset004_Hippocampus``), its number (``4``, ``Dataset004``), or the path of its
             folder.
-        raw_root: Where raw datasets lie.
+        raw_root: Folder of the raw datasets.
 
     Raises:
         SegflowError: There is none, or several have the number.

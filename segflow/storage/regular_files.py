@@ -1,6 +1,6 @@
-"""Only regular files are read, and only those that a person named or that lie beside them.
+"""Reading of regular files only, named by a person or beside such a file.
 
-A pipe or device under an image's name would block for ever or never end; a header from outside must not choose a file
+A pipe or device with an image's name could block for ever or never end. An untrusted header must not choose a file
 elsewhere on the machine.
 """
 
@@ -23,21 +23,21 @@ KINDS = {
     stat.S_IFBLK: "a device",
 }
 SMALL_BYTES = 1 << 30
-"""Below this no machine that runs us is asked what memory it has."""
+"""Images below this size are read without asking for the machine's memory."""
 
 
 def open_regular(file: Path) -> io.BufferedReader:
-    """Open a regular file for reading; never waits, as opening a pipe would.
+    """Open a regular file for reading. It never waits, as it would for a pipe.
 
     Raises:
-        SegflowError: It is missing, unreadable, or a pipe, device, socket or folder. Names it.
+        SegflowError: It is missing, unreadable, or a pipe, device, socket or folder. The error names it.
     """
     try:
         descriptor = os.open(file, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     except FileNotFoundError:
         raise missing_file(file) from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        if isinstance(error, OSError) and not file.is_file() and file.exists():  # a socket, or a device without driver
+        if isinstance(error, OSError) and not file.is_file() and file.exists():  # a socket, a device without driver
             raise _irregular(file, os.stat(file).st_mode) from error
         reason = error.strerror if isinstance(error, OSError) else error
         raise SegflowError(f"cannot read {file}: {reason}", fix="Check the file and its permissions.") from error
@@ -49,7 +49,7 @@ def open_regular(file: Path) -> io.BufferedReader:
 
 
 def check_regular(file: Path) -> int:
-    """As `open_regular`, for a library that opens the file by itself.
+    """Check a file as `open_regular` does, for a library that opens it by itself.
 
     Returns:
         The file's size in bytes.
@@ -59,11 +59,11 @@ def check_regular(file: Path) -> int:
 
 
 def file_beside(header: Path, name: str) -> Path:
-    """The file that a header names as the place of its voxels; it must lie in the header's own folder.
+    """The file that a header names for its voxels. It must lie in the header's own folder.
 
     Args:
         header: The header's file.
-        name: What it says.
+        name: The name in the header.
 
     Raises:
         SegflowError: The name has a folder in it, or is a link that leads out of the folder.
@@ -72,7 +72,7 @@ def file_beside(header: Path, name: str) -> Path:
     file = header.parent / name if plain else header
     if plain and not file.is_symlink():
         return file
-    # Links of header and voxels into one folder elsewhere, as data stores make them, keep the two beside each other.
+    # Data stores may link header and voxels to one folder elsewhere, where the two still lie beside each other.
     homes = {os.path.dirname(os.path.realpath(header)), os.path.realpath(header.parent)}
     if plain and os.path.dirname(os.path.realpath(file)) in homes:
         return file
@@ -85,7 +85,7 @@ def file_beside(header: Path, name: str) -> Path:
 
 
 def check_voxel_bytes(voxel_bytes: int, file: Path) -> None:
-    """Refuse an image that the machine's memory cannot hold, before any is asked for.
+    """Refuse an image that is larger than the machine's memory, before memory is allocated.
 
     Raises:
         SegflowError: It is larger than the memory.

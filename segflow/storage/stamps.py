@@ -1,9 +1,10 @@
-"""What made this file: a stamp for everything that is derived from something else.
+"""Stamps: records of how each derived file was made.
 
-A stamp says how a result was made (which way, in which version), by which settings, from which files (size, time and
-content), and what was written. A result is *done* where it is there and its stamp says what would be said today.
-Everything else is made anew. The stamps of a folder lie in its ``.segflow``, a JSON file for each result, under the
-name of the result's main file. They also tell what segflow wrote from what is the user's, which is never replaced.
+A stamp says by which step and version a result was made, with which settings, from which files (size, time and
+content), and what was written. A result is *done* if it exists and its stamp equals the one that would be written
+today. Every other result is made anew. The stamps of a folder lie in its ``.segflow``: a JSON file for each result,
+with the name of the result's main file. They also mark what segflow wrote; other files belong to the user and are
+never replaced.
 """
 
 from __future__ import annotations
@@ -31,23 +32,23 @@ from segflow.storage.regular_files import open_regular
 
 STAMPS_FOLDER = ".segflow"
 MAKING_PREFIX = ".making-"
-"""Folders of this name hold what was being made when a process ended."""
+"""Mark in the names of folders with unfinished results."""
 FORMAT = 1
 MISSING = "no file"
-"""The reason of a result that was never made."""
+"""Why a result is not done: it was never made."""
 UNKNOWN = "not known what from"
-"""The reason of a result without a stamp, such as one of a segflow that wrote none."""
+"""Why a result is not done: it has no stamp, such as one from a version that wrote none."""
 
 ANOTHER_FOLDER = "Choose another output, or move them away."
 
 logger = logging.getLogger(__name__)
 
 FileStamp = dict[str, Any]
-"""``bytes``, ``time_ns`` of the last change, ``change_ns`` of the last change of any kind, and ``digest``."""
+"""``bytes``, ``time_ns`` (modification time), ``change_ns`` (the system's time of any change) and ``digest``."""
 
 
 def stamp_file(path: Path) -> FileStamp:
-    """Size, times and content of a file. Take it before the file is read, so that no later change goes unseen.
+    """Size, times and digest of a file. Take it before the file is read, so that every later change is seen.
 
     Raises:
         SegflowError: The file cannot be read.
@@ -59,10 +60,9 @@ def stamp_file(path: Path) -> FileStamp:
 
 
 def is_same_file(path: Path, stamp: Mapping[str, Any]) -> bool:
-    """Whether a file is what a stamp says. Contents are compared only where a time differs, such as after copying.
+    """Whether a file still matches its stamp. Contents are compared only if a time differs, such as after copying.
 
-    The time of the last change can be set by anybody, so that the system's own time of change counts too, as far as
-    the stamp has it.
+    Anybody can set the modification time, so the system's time of change counts too, if the stamp has it.
     """
     try:
         status = _status(path)
@@ -75,20 +75,20 @@ def is_same_file(path: Path, stamp: Mapping[str, Any]) -> bool:
 
 
 def digest_of(value: Any) -> str:
-    """A short text that stands for plain JSON."""
+    """A digest of plain JSON, as a short text."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False)
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """What a result is made from.
+    """Everything that a result is made from.
 
     Attributes:
-        way: What makes it, such as ``predict``.
-        version: Raised when the same inputs and settings begin to make another result.
-        settings: What decides it beside the files, as plain JSON; weights as a digest.
-        inputs: What each file is to it → the file. Where the file lies is no part of the origin.
+        way: The step that makes it, such as ``predict``.
+        version: Version of that step, raised when the same inputs and settings would give another result.
+        settings: Plain JSON of everything that decides the result beside the files; weights are given as a digest.
+        inputs: Role → file. The path of a file is not part of the origin.
     """
 
     way: str
@@ -100,7 +100,7 @@ class Origin:
         """The stamps of the files. Take them before the files are read.
 
         Args:
-            unreadable_too: Whether a file that cannot be read gets an empty stamp, which no file is the same as.
+            unreadable_too: Give a file that cannot be read an empty stamp, which matches no file.
 
         Raises:
             SegflowError: A file cannot be read.
@@ -116,7 +116,7 @@ class Origin:
         return stamps
 
     def difference(self, stamp: Mapping[str, Any]) -> str | None:
-        """In what a stamp differs, such as ``another weights``; None where it says the same."""
+        """The difference from a stamp, such as ``another weights``; None if there is none."""
         if (stamp.get("way"), stamp.get("version")) != (self.way, self.version):
             return "made in another way"
         key = self.changed_setting(stamp)
@@ -129,7 +129,7 @@ class Origin:
         return None if changed is None else f"another {_spoken(changed)}"
 
     def changed_setting(self, stamp: Mapping[str, Any]) -> str | None:
-        """The first setting in which a stamp differs; None where there is none."""
+        """The first setting that differs from a stamp's, or None."""
         stamped = stamp["settings"]
         wanted = json.loads(json.dumps(dict(self.settings)))
         names = [*wanted, *(name for name in stamped if name not in wanted)]
@@ -139,11 +139,11 @@ class Origin:
 class StampedFolder:
     """A folder of results, each with its stamp.
 
-    A result has a name, that of its main file, and may consist of several files in the folder and below it.
+    A result has the name of its main file, and may consist of several files in and below the folder.
 
     Args:
-        path: The folder. Nothing is made or read before a method says so.
-        remember: Whether each stamp is read once only; for a look at many results in which nobody else writes.
+        path: The folder. It is made or read only when a method needs it.
+        remember: Read each stamp only once. Use it where nobody else writes meanwhile.
     """
 
     def __init__(self, path: Path, *, remember: bool = False) -> None:
@@ -151,7 +151,7 @@ class StampedFolder:
         self._known: dict[str, dict[str, Any] | None] | None = {} if remember else None
 
     def stamp_of(self, name: str) -> dict[str, Any] | None:
-        """The stamp of a result; None where there is none, or it cannot be read."""
+        """The stamp of a result; None if it is missing or cannot be read."""
         if self._known is None:
             return self._read_stamp(name)
         if name not in self._known:
@@ -175,12 +175,12 @@ class StampedFolder:
         return {name: stamp for name, stamp in found.items() if stamp is not None}
 
     def why_stale(self, name: str, origin: Origin, files: Iterable[Path] = ()) -> str | None:
-        """Why a result must be made anew; None where it is done.
+        """Why a result must be made anew; None if it is done.
 
         Args:
             name: The result.
-            origin: What it is to be made from.
-            files: What it must consist of, at the least.
+            origin: The origin that it should have.
+            files: Files that it must have, at least.
         """
         stamp = self.stamp_of(name)
         if stamp is None:
@@ -197,7 +197,7 @@ class StampedFolder:
         return "a file was changed" if other.exists() else "a file is missing"
 
     def foreign(self, files: Mapping[str, Iterable[Path]]) -> list[Path]:
-        """Files that are there and are not what segflow wrote: somebody else's, or changed by somebody since.
+        """Existing files that segflow did not write, or that were changed since.
 
         Args:
             files: Name of a result → its files.
@@ -212,15 +212,14 @@ class StampedFolder:
         return found
 
     def refuse_foreign(self, files: Mapping[str, Iterable[Path]], documents: Iterable[str] = ()) -> None:
-        """Refuse to write where something lies that is not segflow's.
+        """Refuse to replace files that are not segflow's.
 
         Args:
             files: Name of a result → its files.
-            documents: Names of further files, of which no more is asked than that they have a stamp: several processes
-                may replace them at a time.
+            documents: Names of further files that only need a stamp, since several processes may replace them at once.
 
         Raises:
-            SegflowError: Names the files that are in the way.
+            SegflowError: There are such files. The error names them.
         """
         found = self.foreign(files)
         found += [
@@ -235,7 +234,7 @@ class StampedFolder:
             )
 
     def discard(self, name: str) -> None:
-        """Delete a result, as far as its files are what segflow wrote, and its stamp.
+        """Delete a result and its stamp, except files that segflow did not write.
 
         Raises:
             SegflowError: A file cannot be deleted.
@@ -248,21 +247,21 @@ class StampedFolder:
             if stamp or self._stamp_file(name).exists():
                 self._stamp_file(name).unlink()
             for left in (self.path / STAMPS_FOLDER).glob(f"{MAKING_PREFIX}*-{glob.escape(name)}"):
-                shutil.rmtree(left, ignore_errors=True)  # of a process that was killed
+                shutil.rmtree(left, ignore_errors=True)  # left by a killed process
         except OSError as error:
             raise system_error(error, f"cannot delete what is out of date in {self.path}", place=self.path) from error
 
     @contextmanager
     def written(self, name: str, origin: Origin, inputs: Mapping[str, FileStamp] | None = None) -> Iterator[Path]:
-        """Give a temporary folder for the files of a result; stamp them and move them in when the block succeeds.
+        """Yield a temporary folder for the files of a result; stamp them and move them in if the block succeeds.
 
-        The stamp goes first, so that what arrives is known to be segflow's wherever the process ends. The result is
-        done when all its files are there.
+        The stamp is moved first. If the process ends in between, the files that arrived are known to be segflow's. The
+        result is done when all its files have arrived.
 
         Args:
             name: The result.
-            origin: What it is made from.
-            inputs: The stamps of the origin's files, from before they were read. None takes them now.
+            origin: Its origin.
+            inputs: Stamps of the origin's files, taken before they were read. None takes them now.
 
         Raises:
             NoSpaceError: The disk is full or read-only.
@@ -272,12 +271,12 @@ class StampedFolder:
         home = self._inside(self.path / STAMPS_FOLDER)
         staging = home / f"{MAKING_PREFIX}{os.getpid()}-{name}"
         try:
-            shutil.rmtree(staging, ignore_errors=True)  # left by a process of this number that was killed
+            shutil.rmtree(staging, ignore_errors=True)  # left by a killed process with the same number
             staging.mkdir(parents=True)
             yield staging
             files = sorted(
                 (file for file in staging.rglob("*") if file.is_file()),
-                key=lambda file: (file.name == name, str(file)),  # the main file last: it is what others look for
+                key=lambda file: (file.name == name, str(file)),  # the main file last, since others look for it
             )
             self._write_stamp(name, origin, inputs, {file.relative_to(staging): file for file in files})
             for file in files:
@@ -297,7 +296,7 @@ class StampedFolder:
         outputs = {}
         for relative, file in files.items():
             stamp = stamp_file(file)
-            del stamp["change_ns"]  # moving it in is a change of the system's kind
+            del stamp["change_ns"]  # moving the file changes this time
             outputs[relative.as_posix()] = stamp
         write_json(
             self._stamp_file(name),
@@ -315,7 +314,7 @@ class StampedFolder:
         return self.path / STAMPS_FOLDER / f"{name}.json"
 
     def _outputs(self, stamp: Mapping[str, Any]) -> dict[Path, Mapping[str, Any]]:
-        """The files that a stamp names; none outside the folder, whatever a stamp from elsewhere says."""
+        """The files that a stamp names. Files outside the folder are ignored, since a stamp may come from elsewhere."""
         found: dict[Path, Mapping[str, Any]] = {}
         for text, written in stamp["outputs"].items():
             relative = PurePosixPath(text)
@@ -330,12 +329,12 @@ class StampedFolder:
 
 
 def say_why(what: str, reasons: Mapping[str, str], total: int) -> None:
-    """One line that counts what is made anew, and says why; nothing where there is only what was never made.
+    """Log one line that counts results to be made anew and says why. Nothing is logged if all were never made.
 
     Args:
         what: The results in the plural, such as ``predictions``.
-        reasons: Name → why; see `StampedFolder.why_stale`.
-        total: How many results there are in all.
+        reasons: Name → reason; see `StampedFolder.why_stale`.
+        total: Number of all results.
     """
     counts = Counter(reason for reason in reasons.values() if reason != MISSING)
     if counts:
@@ -354,5 +353,5 @@ def _status(path: Path) -> dict[str, int]:
 
 
 def _digest(path: Path) -> str:
-    with open_regular(path) as file:  # a pipe under an image's name would never end
+    with open_regular(path) as file:  # a pipe with an image's name would never end
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()

@@ -1,4 +1,4 @@
-"""Folders written whole or not at all: filled under a temporary name, then renamed."""
+"""Folders written as a whole or not at all: filled under a temporary name, then renamed."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from segflow.storage.json_files import TEMPORARY_PREFIX
 
 @contextmanager
 def folder_written_whole(folder: Path) -> Iterator[Path]:
-    """Give a temporary folder beside ``folder``, and rename it to ``folder`` when the block succeeds.
+    """Yield a temporary folder beside ``folder``, and rename it to ``folder`` if the block succeeds.
 
-    On any failure, Ctrl-C included, the temporary folder is removed.
+    On any failure, and on Ctrl-C, the temporary folder is removed.
 
     Args:
-        folder: Must not exist. Its parent is made where it is missing.
+        folder: Must not exist. Its parent is made if it is missing.
 
     Raises:
         FileExistsError: Somebody else made ``folder`` meanwhile.
-        NoSpaceError: The disk is full or read-only, whatever the library made of it.
-        SegflowError: The folder cannot be written; names it and says why.
+        NoSpaceError: The disk is full or read-only, whatever error the library raised.
+        SegflowError: The folder cannot be written. The error names it and the reason.
     """
     temporary = folder.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{folder.name}")
     try:
         try:
-            shutil.rmtree(temporary, ignore_errors=True)  # left by a process of this number that was killed
+            shutil.rmtree(temporary, ignore_errors=True)  # left by a killed process with the same number
             temporary.mkdir(parents=True)
             yield temporary
             if folder.exists():
@@ -38,7 +38,7 @@ def folder_written_whole(folder: Path) -> Iterator[Path]:
             temporary.rename(folder)
         except FileExistsError:
             raise
-        except SegflowError as error:  # of a file in it
+        except SegflowError as error:  # about a file in it
             raise error.moved(temporary, folder) from error.__cause__
         except Exception as error:
             if isinstance(error, OSError) and folder.exists():
@@ -46,7 +46,7 @@ def folder_written_whole(folder: Path) -> Iterator[Path]:
             refused = error if isinstance(error, OSError) else hidden_error(temporary)
             if refused is None:
                 raise
-            shutil.rmtree(temporary, ignore_errors=True)  # before the free space is looked at
+            shutil.rmtree(temporary, ignore_errors=True)  # before the free space is measured
             raise system_error(refused, f"cannot write {folder}", place=folder.parent) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

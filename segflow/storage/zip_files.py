@@ -1,4 +1,4 @@
-"""Zip files of any origin, read in place: nothing is unpacked to the disk, nor more than its table says."""
+"""Untrusted zip files, read in place: nothing is unpacked to the disk, and no more than the table of contents says."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from segflow.execution.machine import memory_bytes
 BROKEN = "It may be cut off or changed; copy it again."
 
 MOST_TIMES, ALWAYS_BYTES = 20, 64 << 20
-"""A zip may unpack to so many times its size, and always to so much: trained weights hardly shrink at all."""
+"""Highest ratio of unpacked to packed bytes, and bytes that are allowed at any ratio; trained weights hardly shrink."""
 
 LONGEST_PATH, DEEPEST_PATH = 1024, 20
 
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _ENCRYPTED = 0x1
 _DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, OSError, EOFError, RuntimeError, *UNUSABLE)
-"""What `zipfile` raises for files of every kind of damage; encryption is a RuntimeError."""
+"""Errors of `zipfile` for damaged files; an encrypted file is a RuntimeError."""
 
 
 def is_zip(path: Path) -> bool:
-    """Whether a path is a zip file, as far as its end tells."""
+    """Whether the end of a file is that of a zip file."""
     try:
         return path.is_file() and zipfile.is_zipfile(path)
     except _DAMAGE:
@@ -35,11 +35,11 @@ def is_zip(path: Path) -> bool:
 
 
 def open_zip(path: Path) -> zipfile.ZipFile:
-    """Open a zip file and look at its table of contents before anything of it is read.
+    """Open a zip file and check its table of contents before anything else is read.
 
     Raises:
-        SegflowError: It is no zip file, or holds what is not read: a path that leads outside, a link, an encrypted or
-            oddly compressed file, or far more than its size.
+        SegflowError: It is not a zip file, or it is refused: it holds a path that leads outside, a link, an encrypted
+            or oddly compressed file, or it would unpack to far more than its size.
     """
     try:
         archive = zipfile.ZipFile(path)
@@ -60,8 +60,8 @@ def check_table(archive: zipfile.ZipFile, name: str, size: int) -> None:
 
     Args:
         archive: The zip.
-        name: What to call it in messages.
-        size: Its own bytes.
+        name: Its name in messages.
+        size: Its size in bytes.
     """
     total = 0
     for info in archive.infolist():
@@ -104,7 +104,7 @@ def read_member(archive: zipfile.ZipFile, name: str) -> bytes:
         if info.file_size > memory_bytes() // 2:
             raise SegflowError(f"{where} does not fit into memory", found=f"{info.file_size / 2**30:.1f} GiB")
         with archive.open(info) as stream:
-            return stream.read(info.file_size + 1)  # to its end, where the checksum is compared
+            return stream.read(info.file_size + 1)  # reading to the end compares the checksum
     except SegflowError:
         raise
     except _DAMAGE as error:
@@ -112,13 +112,13 @@ def read_member(archive: zipfile.ZipFile, name: str) -> bytes:
 
 
 def refuse_compressed(file: Path | IO[bytes], name: str) -> bool:
-    """Refuse a zip whose files are compressed or lie over each other, as ``torch.save`` never writes them.
+    """Refuse a zip whose files are compressed or overlap, which ``torch.save`` never writes.
 
-    The files of a sound one are together no larger than itself.
+    The files of a sound one together are no larger than the zip.
 
     Args:
-        file: Of any kind; where it is open, it is left at its beginning.
-        name: What to call it in messages.
+        file: A file of any format. If it is open, it is left at its beginning.
+        name: Its name in messages.
 
     Returns:
         Whether it is a zip at all.

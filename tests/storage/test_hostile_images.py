@@ -336,7 +336,7 @@ def test_a_picture_that_is_a_program_is_refused(tmp_path: Path) -> None:
     """Pillow would give PostScript to its interpreter."""
     file = tmp_path / "a.png"
     file.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n")
-    with pytest.raises(SegflowError, match=r"a\.png: it is no picture of a known kind"):
+    with pytest.raises(SegflowError, match=r"a\.png: it is not a picture of a known format"):
         reader_by_name("NaturalImage2DIO").read_image([file])
 
 

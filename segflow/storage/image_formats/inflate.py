@@ -1,6 +1,6 @@
-"""Packed voxels: unpacked to what the header asks for, never to what the packed bytes would become.
+"""Unpacking of voxels, limited to the size that the header asks for.
 
-The bytes that are expected are given, so that a small file which unpacks to gigabytes costs no memory.
+The caller gives the expected bytes, so that a small file which would unpack to gigabytes costs no memory.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ log = logging.getLogger(__name__)
 GZIP_MAGIC = b"\x1f\x8b"
 GZIP_WINDOW = 31
 SURPLUS_BYTES = 1 << 20
-"""What may follow the voxels: some writers pad their files."""
+"""Bytes that may follow the voxels, since some writers pad their files."""
 MOST_TIMES = 1032
-"""Deflate packs no better than this."""
+"""Highest ratio that deflate reaches."""
 PIECE_BYTES = 1 << 17
 
-DAMAGE = (OSError, EOFError, zlib.error, cast(type[Exception], isal_zlib.IsalError))  # its stub calls it an object
+DAMAGE = (OSError, EOFError, zlib.error, cast(type[Exception], isal_zlib.IsalError))  # its type stub says object
 
 
 def inflate(content: bytes, expected: int, file: Path) -> bytes:
     """Unpack gzip, of one member or several.
 
     Args:
-        content: Packed bytes; what follows the last member is passed over with a warning.
-        expected: Bytes that the header asks for, its own included where they are packed too.
+        content: Packed bytes. Bytes after the last member are skipped with a warning.
+        expected: Bytes that the header asks for, including the header if it is packed too.
         file: Named in errors.
 
     Returns:
@@ -48,7 +48,7 @@ def inflate(content: bytes, expected: int, file: Path) -> bytes:
     view = memoryview(content)
     parts: list[bytes] = []
     place = unpacked = 0
-    step = len(view)  # one member, in one call, is the rule; what it leaves over is copied, so others go in pieces
+    step = len(view)  # usually one member, in one call; a call copies its remainder, so further members go in pieces
     try:
         while True:
             unpacker = isal_zlib.decompressobj(GZIP_WINDOW)

@@ -1,4 +1,4 @@
-"""Label maps of several layers, as 3D Slicer saves segments that may overlap, as one label map."""
+"""One label map from several layers; 3D Slicer saves segments that may overlap as layers."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ EXPORT = "Export it as one label map (3D Slicer, Segmentations: Export to new la
 
 
 def one_layer(layers: np.ndarray, file: Path) -> np.ndarray:
-    """Lay the layers of a segmentation over each other.
+    """Merge the layers of a segmentation.
 
     Args:
-        layers: (L, Z, Y, X); a segment lies in one layer, as voxels of one value.
+        layers: (L, Z, Y, X). A segment is the voxels of one value in one layer.
         file: Named in the error.
 
     Returns:

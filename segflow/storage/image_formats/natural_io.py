@@ -23,7 +23,7 @@ LOSSY_ENDINGS = (".jpg", ".jpeg")
 TIFF_ENDINGS = (".tif", ".tiff")
 COLOURS = (3, 4)
 UNREADABLE = (OSError, RuntimeError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError)
-"""What Pillow, and ITK for deep colours, say of a file that they cannot read."""
+"""Errors of Pillow, and of ITK for deep colours, for a file that they cannot read."""
 
 
 class NaturalImage2DIO(ImageFormat):
@@ -47,7 +47,7 @@ class NaturalImage2DIO(ImageFormat):
 
     @reads_apart(check_picture)
     def read_header(self, file: Path) -> ImageHeader:
-        """Read what the file says of itself, without its pixels.
+        """Read the header, without the pixels.
 
         Raises:
             SegflowError: The file is missing, unreadable, or a stack of several pictures.
@@ -82,7 +82,7 @@ def _channels_first(pixels: np.ndarray, file: Path) -> np.ndarray:
 
 @contextmanager
 def _opened(file: Path) -> Iterator[Image.Image]:
-    """The picture of a file; every failure while it is open is told as one of the file."""
+    """The picture in a file. Every failure while it is open becomes an error about the file."""
     try:
         with Image.open(file) as picture:
             if getattr(picture, "n_frames", 1) > 1:
@@ -93,7 +93,7 @@ def _opened(file: Path) -> Iterator[Image.Image]:
                 )
             if is_planar(picture) and has_spacing_beside(file):
                 raise SegflowError(
-                    f"{file.name} is a stack of slices: a file beside it gives their distance",
+                    f"{file.name} is a stack of slices, since a file beside it gives their distance",
                     expected="one picture",
                     fix="Use the reader Tiff3DIO for 3D TIFF.",
                 )

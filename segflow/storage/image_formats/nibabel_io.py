@@ -1,4 +1,4 @@
-"""NIfTI by nibabel's rules: the affine as it stands, sheared or not (recipe 1.5)."""
+"""NIfTI by nibabel's rules: the affine is taken as it is, sheared or not (recipe 1.5)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from segflow.storage.image_formats.simpleitk_io import reoriented_header
 
 
 class NibabelIO(ImageFormat):
-    """Array axes z, y, x; a fourth axis is channels; 2D images get z = 1. Spacing is the header's zooms, in mm."""
+    """Array axes z, y, x. A fourth axis holds channels; 2D images get z = 1. Spacing is the header's zooms, in mm."""
 
     name = "NibabelIO"
     endings: tuple[str, ...] = NIFTI_ENDINGS
@@ -37,7 +37,7 @@ class NibabelIO(ImageFormat):
         return _arranged(file, *read_nifti_labels(file))
 
     def read_header(self, file: Path) -> ImageHeader:
-        """Read what the file says of itself, without its voxels.
+        """Read the header, without the voxels.
 
         Raises:
             SegflowError: The file is missing or unreadable.
@@ -51,7 +51,7 @@ class NibabelIO(ImageFormat):
 
 
 class NibabelIOWithReorient(NibabelIO):
-    """As `NibabelIO`, but arrays are turned to RAS, and what is written is turned back."""
+    """Like `NibabelIO`, but arrays are turned to RAS when read and turned back when written."""
 
     name = "NibabelIOWithReorient"
 

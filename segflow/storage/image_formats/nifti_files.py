@@ -1,6 +1,6 @@
 """NIfTI voxels to and from disk.
 
-ITK fills a truncated NIfTI with zeros and says nothing, so voxels are decoded here, gzip through ISA-L; ITK and
+ITK silently fills a truncated NIfTI with zeros. Voxels are therefore decoded here, gzip with ISA-L, while ITK and
 nibabel only interpret headers.
 """
 
@@ -29,16 +29,16 @@ from segflow.storage.regular_files import check_voxel_bytes, open_regular
 
 NIFTI_ENDINGS = (".nii", ".nii.gz")
 HEADER_BYTES = 540
-"""Enough for NIfTI-1 (348) and NIfTI-2 (540)."""
+"""Bytes to read for a header: enough for NIfTI-1 (348) and NIfTI-2 (540)."""
 DATA_START = {348: 352, 540: 544}
-"""Byte at which voxels begin, by the length of the header."""
+"""Length of the header → byte at which voxels begin."""
 FAST_LEVEL = 2
 MOST_AXES = 7
 MOST_OFFSET = 256 << 20
-"""Between header and voxels lie extensions, which are texts."""
+"""Highest byte at which voxels may begin; texts (extensions) may lie between header and voxels."""
 PIECE_BYTES = 4096
 FLOAT32_STEP = 2.0**-22
-"""Of a value: slope and intercept are float32, and each is off by a little."""
+"""Relative error of a scaled value, since slope and intercept are float32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,8 @@ class NiftiHeader:
         size: Voxels along x, y, z, then further axes.
         zooms: mm along x, y, z (fewer in a 2D file).
         affine: float64 (4, 4), index (x, y, z) → RAS+ mm, sform before qform.
-        forms: What the header says of the grid's place, in its own unit, for what is written in its place.
+        forms: The header's own numbers for the grid's placement, in its own unit. Files written for this image repeat
+            them.
         dtype: Stored type, byte order included.
         offset: Byte at which the voxels begin.
         slope, intercept: Scaling of stored values, or None.
@@ -66,12 +67,12 @@ class NiftiHeader:
 
     @property
     def is_scaled(self) -> bool:
-        """Whether values are others than those stored."""
+        """Whether values differ from the stored numbers."""
         return None not in (self.slope, self.intercept) and (self.slope, self.intercept) != (1.0, 0.0)
 
 
 def is_nifti(file: Path) -> bool:
-    """Whether a file's name says NIfTI."""
+    """Whether a file's name ends as those of NIfTI do."""
     return file.name.lower().endswith(NIFTI_ENDINGS)
 
 
@@ -79,7 +80,7 @@ def read_nifti_header(file: Path) -> NiftiHeader:
     """Read a NIfTI-1 or NIfTI-2 header.
 
     Raises:
-        SegflowError: The file is missing, damaged, not NIfTI, or has a spacing that is no distance.
+        SegflowError: The file is missing, damaged, not NIfTI, or has an impossible spacing.
     """
     with open_regular(file) as stream:
         return _parse(_start_of(stream, file), file)
@@ -93,7 +94,7 @@ def read_nifti(file: Path) -> tuple[NiftiHeader, np.ndarray]:
         float32 where the header scales them.
 
     Raises:
-        SegflowError: The file is missing, truncated, damaged, or of a type that is no image.
+        SegflowError: The file is missing, truncated, damaged, or of a type that images do not have.
     """
     header, stored = _read_stored(file)
     return header, _scaled(header, stored).astype(np.float32) if header.is_scaled else stored
@@ -103,11 +104,11 @@ def read_nifti_labels(file: Path) -> tuple[NiftiHeader, np.ndarray]:
     """Read a whole NIfTI file that holds labels.
 
     Returns:
-        As `read_nifti`; but scaled values are int64, rounded where the scaling's step is all that they lack of whole
-        numbers. nibabel, for one, stores labels 0…4 of type float64 in a header of int16 by a slope of 4/65535.
+        As `read_nifti`, but scaled values are int64. They are rounded where they differ from whole numbers by less than
+        a step of the scaling. nibabel, for example, stores float64 labels 0…4 as int16 with a slope of 4/65535.
 
     Raises:
-        SegflowError: As `read_nifti`, or scaled values are no whole numbers.
+        SegflowError: As `read_nifti`, or scaled values are not whole numbers.
     """
     header, stored = _read_stored(file)
     return header, _whole_numbers(header, stored, file) if header.is_scaled else stored
@@ -118,14 +119,14 @@ def _scaled(header: NiftiHeader, stored: np.ndarray) -> np.ndarray:
 
 
 def _whole_numbers(header: NiftiHeader, stored: np.ndarray, file: Path) -> np.ndarray:
-    """int64: what the stored numbers stand for."""
+    """The labels that the stored numbers stand for, int64."""
     step = abs(header.slope or 0.0) if stored.dtype.kind in "iu" else 0.0
-    # Two whole numbers may be stored as one where a step is as large as their distance: then nothing is rounded.
+    # With a step as large as their distance, two labels could be stored as one number. Then nothing is rounded.
     rounded = 0.5 * step if step < 1 else 0.0
     result = np.empty(stored.shape, dtype=np.int64)
     first, count = None, 0
-    for plane in np.ndindex(stored.shape[:-2]):  # at once, float64 would take many times the file's room
-        with np.errstate(all="ignore"):  # what is not finite is wrong
+    for plane in np.ndindex(stored.shape[:-2]):  # all at once would take many times the file's size as float64
+        with np.errstate(all="ignore"):  # infinite and NaN values are refused below
             values = _scaled(header, stored[plane])
             whole = np.rint(values)
             right = np.abs(values - whole) <= rounded + FLOAT32_STEP * np.abs(values)
@@ -166,10 +167,10 @@ def _read_stored(file: Path) -> tuple[NiftiHeader, np.ndarray]:
 
 
 def header_by_affine(nifti: NiftiHeader, file: Path) -> ImageHeader:
-    """What a header says of an image by nibabel's rules: its affine as it stands; a plane gets z = 1.
+    """The header of an image by nibabel's rules: the affine as it is; a plane gets z = 1.
 
     Raises:
-        SegflowError: The affine is no place in the patient; names the file.
+        SegflowError: The affine is not a placement in the patient. The error names the file.
     """
     ndim = min(len(nifti.size), 3)
     check_affine(nifti.affine if ndim == 3 else upright(nifti.affine), file)
@@ -187,15 +188,15 @@ def header_by_affine(nifti: NiftiHeader, file: Path) -> ImageHeader:
 def write_nifti(
     voxels: np.ndarray, affine: np.ndarray, spacing: Sequence[float], file: Path, forms: NiftiForms | None = None
 ) -> None:
-    """Write a NIfTI file, whole or not at all; gzip where its name says so.
+    """Write a NIfTI file as a whole or not at all, with gzip if its name ends in .gz.
 
     Args:
         voxels: (…, Z, Y, X) or (Y, X).
-        affine: (4, 4), index (x, y, z) → RAS+ mm; stored as sform, and as qform where it has no shear.
+        affine: (4, 4), index (x, y, z) → RAS+ mm. Stored as sform, and as qform if it has no shear.
         spacing: mm along x, y (, z).
         file: Ends in .nii or .nii.gz.
-        forms: Of the NIfTI that the voxels' grid comes from; stored, in a file of the same version, instead of
-            ``affine`` and ``spacing``.
+        forms: Those of the NIfTI that the voxels' grid comes from. They are stored instead of ``affine`` and
+            ``spacing``, in a file of the same version.
 
     Raises:
         SegflowError: The file cannot be written.
@@ -231,7 +232,7 @@ def write_nifti(
 
 
 def _start_of(stream: BinaryIO, file: Path) -> bytes:
-    """The first bytes of a file, unpacked: enough for its header, fewer where there are no more."""
+    """The first bytes of a file, unpacked: enough for its header, or all of a shorter file."""
     try:
         start = stream.read(PIECE_BYTES)
         if start[: len(GZIP_MAGIC)] != GZIP_MAGIC:
@@ -277,11 +278,11 @@ def _parse(start: bytes, file: Path) -> NiftiHeader:
     start_of_voxels = float(header["vox_offset"])
     if not 0 <= start_of_voxels <= MOST_OFFSET:
         raise SegflowError(
-            f"cannot read {file}: its voxels begin nowhere",
+            f"cannot read {file}: its voxels begin at an impossible byte",
             found=f"vox_offset {start_of_voxels:g}",
             expected=f"0 to {MOST_OFFSET}",
             fix=RESAVE,
         )
-    offset = max(int(start_of_voxels), length)  # some writers leave it 0
+    offset = max(int(start_of_voxels), length)  # some writers leave 0 here
     check_voxel_bytes(offset + math.prod(size) * dtype.itemsize, file)
     return NiftiHeader(size, zooms, affine, forms, dtype, offset, slope, intercept)

@@ -1,7 +1,7 @@
-"""Where a NIfTI header says that its grid lies: two forms, their codes and their unit, number by number.
+"""The placement of a NIfTI's grid as its header stores it: two forms, their codes and their unit, number by number.
 
-A reader must choose one form (libraries choose differently), but viewers read both. What is written for an image
-therefore repeats its header, rather than saying in both forms what one of them said.
+A reader must choose one form, and libraries choose differently, while viewers read both. A file that is written for an
+image therefore repeats both forms of its header.
 """
 
 from __future__ import annotations
@@ -19,29 +19,29 @@ from segflow.core.geometry import Geometry
 from segflow.storage.image_formats.placement import restore_orientation
 
 KEY = "nifti"
-"""Of a geometry's header."""
+"""Key of a geometry's header."""
 METRE, MICRON = 1, 3
-"""Codes of units of length; all others are taken for mm, as every other tool does."""
+"""NIfTI's codes of units of length. Every other code means mm, as in other tools."""
 UNIT_OF_LENGTH = 7
-"""The bits of ``xyzt_units`` that say it."""
+"""The bits of ``xyzt_units`` for the unit of length."""
 QUATERNION = ("quatern_b", "quatern_c", "quatern_d")
 OFFSET = ("qoffset_x", "qoffset_y", "qoffset_z")
 ROWS = ("srow_x", "srow_y", "srow_z")
 VISIBLE = 0.1
-"""Of a voxel: forms that differ by less at every corner of the grid are one place."""
+"""Part of a voxel: forms that differ by less at every corner of the grid are the same placement."""
 
 
 @dataclass(frozen=True, slots=True)
 class NiftiForms:
-    """A header's own numbers, in its own unit.
+    """The numbers of a header, in its own unit.
 
     Attributes:
-        version: Of NIfTI, 1 or 2; programs that read one choose other forms, or fail, for the other.
+        version: Version of NIfTI, 1 or 2. Programs may choose another form for the other version, or fail to read it.
         units: The header's ``xyzt_units``: unit of length and of time.
         pixdim: Handedness of the quaternion, then the distance of voxels along x, y, z.
-        qform_code, sform_code: What the forms stand for; 0 says that there is none.
+        qform_code, sform_code: Meaning of the forms; 0 means that there is none.
         quaternion: b, c and d of the qform.
-        offset: Place of the first voxel by the qform: x, y, z.
+        offset: Position of the first voxel by the qform: x, y, z.
         rows: The sform's three rows of four.
     """
 
@@ -56,7 +56,7 @@ class NiftiForms:
 
     @classmethod
     def of(cls, header: nibabel.Nifti1Header) -> NiftiForms:
-        """What a header of either version says."""
+        """The forms of a header of either version."""
         return cls(
             version=2 if isinstance(header, nibabel.Nifti2Header) else 1,
             units=int(header["xyzt_units"]),
@@ -69,7 +69,7 @@ class NiftiForms:
         )
 
     def write_to(self, header: nibabel.Nifti1Header) -> None:
-        """Say the same in another header."""
+        """Write the same numbers into another header."""
         header["xyzt_units"] = self.units
         header["pixdim"][:4] = self.pixdim
         header["qform_code"], header["sform_code"] = self.qform_code, self.sform_code
@@ -78,24 +78,24 @@ class NiftiForms:
                 header[name] = value
 
     def in_mm(self, lengths: Any) -> Any:
-        """Lengths of the header's unit in mm; a number or an array."""
+        """Lengths in the header's unit → mm; a number or an array."""
         unit = self.units & UNIT_OF_LENGTH
         return lengths * 1000 if unit == METRE else lengths / 1000 if unit == MICRON else lengths
 
     def affine_in_mm(self, affine: np.ndarray) -> np.ndarray:
-        """float64 (4, 4) into the patient in mm, of one in the header's unit."""
+        """An affine in the header's unit → float64 (4, 4) in mm."""
         scaled = np.array(affine, dtype=np.float64)
         scaled[:3] = self.in_mm(scaled[:3])
         return scaled
 
     def apart(self, size: Sequence[int]) -> float | None:
-        """How far the two forms put a corner of the grid from each other.
+        """Largest distance between the positions that the two forms give to a corner of the grid.
 
         Args:
             size: Voxels along the file's x, y, z.
 
         Returns:
-            mm at the corner where it is most; None where the header has not both, or one cannot be understood.
+            mm at the worst corner; None if the header lacks a form, or one is invalid.
         """
         header = nibabel.Nifti2Header()
         self.write_to(header)
@@ -111,7 +111,7 @@ class NiftiForms:
         return float(self.in_mm(distance)) if np.isfinite(distance) else None
 
     def to_json(self) -> dict[str, Any]:
-        """For a geometry's header."""
+        """Plain JSON for a geometry's header."""
         lists = {"pixdim": self.pixdim, "quaternion": self.quaternion, "offset": self.offset}
         return {
             **asdict(self),
@@ -135,25 +135,25 @@ class NiftiForms:
 
 
 def give_hand(header: nibabel.Nifti1Header) -> None:
-    """Say in a header that its quaternion is right-handed, where it leaves that open, as the standard wants it read."""
+    """Mark a header's quaternion as right-handed if the header leaves that open, as the standard says."""
     header["pixdim"][0] = -1.0 if header["pixdim"][0] < 0 else 1.0
 
 
 def forms_of(geometry: Geometry) -> NiftiForms | None:
-    """What the NIfTI header said that a geometry comes from, if it comes from one."""
+    """The forms of the NIfTI header that a geometry comes from, if it comes from one."""
     stored = geometry.header.get(KEY)
     return None if stored is None else NiftiForms.from_json(stored)
 
 
 def form_conflict(geometry: Geometry, shape: Sequence[int]) -> str | None:
-    """Where an image has two places in the patient.
+    """The conflict of an image whose header places it twice in the patient.
 
     Args:
-        geometry: Of an image.
+        geometry: The image's geometry.
         shape: Its voxels along z, y, x.
 
     Returns:
-        What the two forms say, in words; None where they agree, or where there are no two.
+        The conflict in words; None if the two forms agree, or if there is only one.
     """
     forms = forms_of(geometry)
     if forms is None:

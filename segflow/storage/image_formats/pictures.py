@@ -1,4 +1,4 @@
-"""What the pixels of a picture mean: palettes, transparency, and more levels than Pillow keeps."""
+"""Pixels of pictures: palettes, transparency, and more grey levels than Pillow keeps."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ GREY_AND_ALPHA = "LA"
 BITS_PER_SAMPLE, PLANAR_CONFIGURATION = 258, 284
 """TIFF's tags."""
 LEVELS = {"L;2": 3, "L;4": 15}
-"""Highest sample of grey pictures of less than 8 bits, which Pillow stretches to 255."""
+"""Highest sample of grey pictures with fewer than 8 bits, which Pillow stretches to 255."""
 
 
 def colours(picture: Image.Image, file: Path) -> np.ndarray:
@@ -28,27 +28,27 @@ def colours(picture: Image.Image, file: Path) -> np.ndarray:
         file: Its file.
 
     Returns:
-        (Y, X) where it is grey, else (Y, X, C) with 3 channels, or 4 where parts of it are transparent.
+        (Y, X) if it is grey, else (Y, X, C) with 3 channels, or 4 if parts of it are transparent.
 
     Raises:
-        SegflowError: It is grey and transparent, or of a kind that cannot be read.
+        SegflowError: It is grey and transparent, or of a format that cannot be read.
     """
     if picture.mode in PALETTE_MODES:
         mode = _mode_of_palette(picture)
         if mode != "RGBA":
-            picture.info.pop("transparency", None)  # none of it is used
+            picture.info.pop("transparency", None)  # no pixel uses it
         return np.asarray(picture.convert(mode))
     pixels = _deep(picture, file) if _is_deep(picture) else np.asarray(picture)
     return _without_alpha(pixels, file) if picture.mode == GREY_AND_ALPHA else pixels
 
 
 def label_values(picture: Image.Image, file: Path) -> np.ndarray:
-    """The numbers that a picture's file stores, whatever colours stand for them: (Y, X), or (Y, X, C) of colours.
+    """The stored numbers of a picture, without its palette: (Y, X), or (Y, X, C) if it stores colours.
 
     Raises:
-        SegflowError: It is of a kind that cannot be read.
+        SegflowError: It is of a format that cannot be read.
     """
-    highest = LEVELS.get(_raw_mode(picture))  # known only before the pixels are read
+    highest = LEVELS.get(_raw_mode(picture))  # Pillow forgets it when it reads the pixels
     pixels = _deep(picture, file) if _is_deep(picture) else np.asarray(picture)
     if picture.mode in ("PA", GREY_AND_ALPHA):
         return pixels[..., 0]
@@ -56,7 +56,7 @@ def label_values(picture: Image.Image, file: Path) -> np.ndarray:
 
 
 def channels_and_type(picture: Image.Image) -> tuple[int, str]:
-    """How many channels `colours` returns, and numpy's name of their type, before the pixels are read."""
+    """Number of channels that `colours` will return, and numpy's name of their type, without reading the pixels."""
     if picture.mode in PALETTE_MODES:
         return len(_mode_of_palette(picture)), "uint8"
     dtype = "uint16" if _is_deep(picture) else np.dtype(ImageMode.getmode(picture.mode).typestr).name
@@ -64,12 +64,12 @@ def channels_and_type(picture: Image.Image) -> tuple[int, str]:
 
 
 def is_planar(picture: Image.Image) -> bool:
-    """Whether the file stores the channels of its colours one after the other, as it would store slices."""
+    """Whether the file stores colour channels one after the other, as it would store slices."""
     return getattr(picture, "tag_v2", {}).get(PLANAR_CONFIGURATION) == 2
 
 
 def _mode_of_palette(picture: Image.Image) -> str:
-    """``L`` for a palette of greys, ``RGB`` for one of colours, ``RGBA`` where some are transparent."""
+    """``L`` for a palette of greys, ``RGB`` for one of colours, ``RGBA`` if some are transparent."""
     transparent = picture.info.get("transparency")
     if picture.mode == "PA" or (
         min(transparent, default=255) < 255 if isinstance(transparent, bytes) else transparent is not None
@@ -80,14 +80,14 @@ def _mode_of_palette(picture: Image.Image) -> str:
 
 
 def _raw_mode(picture: Image.Image) -> str:
-    """Pillow's name of how samples are stored."""
+    """Pillow's name for the way samples are stored."""
     tiles = getattr(picture, "tile", None)
     arguments = tiles[0][3] if tiles else ""
     return str(arguments if isinstance(arguments, str) or not arguments else arguments[0])
 
 
 def _is_deep(picture: Image.Image) -> bool:
-    """Whether the file holds colours of more than 8 bits, of which Pillow keeps 8."""
+    """Whether the file holds colours with more than 8 bits; Pillow keeps only 8."""
     if len(picture.getbands()) == 1:
         return False  # Pillow keeps all bits of grey
     tags = getattr(picture, "tag_v2", {})
@@ -95,8 +95,8 @@ def _is_deep(picture: Image.Image) -> bool:
 
 
 def _deep(picture: Image.Image, file: Path) -> np.ndarray:
-    """Colours with all their bits: (Y, X, C)."""
-    if picture.format == "PNG" and not _raw_mode(picture).startswith(GREY_AND_ALPHA):  # which ITK does not read
+    """Colours (Y, X, C) with all their bits."""
+    if picture.format == "PNG" and not _raw_mode(picture).startswith(GREY_AND_ALPHA):  # ITK cannot read grey with alpha
         pixels = sitk.GetArrayFromImage(sitk.ReadImage(str(file), imageIO="PNGImageIO"))
     elif picture.format == "TIFF":
         pixels = _deep_tiff(file)
@@ -117,7 +117,7 @@ def _deep_tiff(file: Path) -> np.ndarray:
             series = tiff.series[0]
             pixels = np.asarray(series.asarray())
             return np.moveaxis(pixels, 0, -1) if series.axes.startswith("S") else pixels
-    except Exception as error:  # tifffile lets out whatever a damaged file provokes
+    except Exception as error:  # tifffile passes on any error that a damaged file causes
         raise unreadable(file, error) from error
 
 

@@ -1,8 +1,8 @@
-"""Where a grid lies in the patient: between ITK's way of saying it, NIfTI's affine and array axes.
+"""Placement of a grid in the patient: conversion between ITK's header, NIfTI's affine and array axes.
 
 Header orders (x, y, z) are confined to this package. ITK's world is LPS+, NIfTI's is RAS+; both are in mm. A
-geometry's ``header`` holds either ITK's ``spacing, origin, direction`` or an ``affine``, or nothing at all for an
-array that came without a file; and under ``nifti`` what a NIfTI said itself (`nifti_forms`).
+geometry's ``header`` holds ITK's ``spacing, origin, direction``, or an ``affine``, or nothing for an array without a
+file. Under ``nifti`` it holds the numbers of a NIfTI header (`nifti_forms`).
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from segflow.core.geometry import Geometry
 from segflow.core.names import shortened
 
 FLAT_SPACING_FACTOR = 999
-"""A 2D image's first spacing: this many times its largest (recipe 1.5)."""
+"""A 2D image's first spacing is this many times its largest (recipe 1.5)."""
 
 ORTHONORMAL_TOLERANCE = 1e-4
-"""Headers hold float32 cosines; what they leave of a right angle is no shear."""
+"""Cosine below which an angle is a right one; headers hold float32, so their right angles are inexact."""
 
 STRAIGHT = 0.9
-"""Cosine to the nearest axis of the patient: below it a grid is oblique, and follows an organ rather than the body."""
+"""Cosine to the nearest axis of the patient, below which a grid is oblique: it follows an organ, not the body."""
 
 LEFT_HANDED_SPACE = "3D-left-handed"
-"""NRRD's name of a world that is no patient's."""
+"""Start of NRRD's names of left-handed spaces that are not a patient's."""
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
@@ -74,10 +74,10 @@ class ItkPlacement:
 
 
 def itk_placement(geometry: Geometry) -> ItkPlacement:
-    """ITK's header for arrays of this geometry, wherever it came from; the shear of an affine is lost.
+    """ITK's header for arrays of this geometry. The shear of an affine is lost.
 
     Raises:
-        SegflowError: The geometry was stored, and what was stored of it is no placement.
+        SegflowError: A stored geometry is not a placement.
     """
     try:
         return _itk_placement(geometry)
@@ -110,9 +110,9 @@ def affine_of(geometry: Geometry) -> np.ndarray:
 
 
 def upright(affine: np.ndarray) -> np.ndarray:
-    """The affine of a plane with a third axis of 1 mm, perpendicular to it; a file may give one that is nothing."""
+    """The affine of a plane with a perpendicular third axis of 1 mm. A file may give a third axis of length 0."""
     result = np.array(affine, dtype=np.float64)
-    with np.errstate(all="ignore"):  # of what is no plane, no third axis is one either
+    with np.errstate(all="ignore"):  # if the axes span no plane, the result is invalid, which callers check
         x, y = (result[:3, axis] / np.linalg.norm(result[:3, axis]) for axis in (0, 1))
         normal = np.cross(x, y)
         result[:3, 2] = normal / np.linalg.norm(normal)
@@ -120,7 +120,7 @@ def upright(affine: np.ndarray) -> np.ndarray:
 
 
 def file_ndim(geometry: Geometry) -> int:
-    """Dimensions of the file that an array of this geometry belongs into: 2 or 3."""
+    """Dimensions of a file for arrays of this geometry: 2 or 3."""
     return int(geometry.header.get("ndim", 3))
 
 
@@ -136,7 +136,7 @@ def left_right_axis(geometry: Geometry) -> int | None:
 
 
 def orientation(geometry: Geometry) -> str | None:
-    """Where x, y and z grow to, such as ``RAS``; None for oblique grids, planes, and files that do not say."""
+    """Directions in which x, y and z grow, such as ``RAS``. None for oblique grids, planes and files without them."""
     header = geometry.header
     if file_ndim(geometry) == 2 or not {"affine", "direction", "reoriented_affine"} & set(header):
         return None
@@ -148,7 +148,7 @@ def orientation(geometry: Geometry) -> str | None:
 def same_placement(one: Geometry, other: Geometry) -> bool:
     """Whether two grids start at the same place and run in the same directions, within rounding (recipe 1.4)."""
     a, b = (np.asarray(g.header.get("reoriented_affine", affine_of(g)), dtype=np.float64) for g in (one, other))
-    n = min(file_ndim(one), file_ndim(other))  # a plane's third axis may be nothing
+    n = min(file_ndim(one), file_ndim(other))  # a plane's third axis may be invalid
     scale_a, scale_b = (np.linalg.norm(m[:3, :n], axis=0) for m in (a, b))
     return bool(
         np.allclose(a[:3, :n] / scale_a, b[:3, :n] / scale_b, atol=1e-4)
@@ -165,9 +165,9 @@ def is_sheared(geometry: Geometry) -> bool:
 
 
 def is_left_handed(geometry: Geometry) -> bool:
-    """Whether z runs against where the right hand's rule puts it after x and y.
+    """Whether x, y and z form a left-handed system.
 
-    Never said of a NIfTI, where both hands are common and every viewer takes either.
+    It is False for a NIfTI, where both kinds are common and every viewer shows them.
     """
     header = geometry.header
     if file_ndim(geometry) == 2 or "direction" not in header or "nifti" in header:
@@ -181,12 +181,12 @@ def reorient(voxels: np.ndarray, geometry: Geometry) -> tuple[np.ndarray, Geomet
 
     Args:
         voxels: (C, Z, Y, X) as read.
-        geometry: Its own.
+        geometry: Its geometry.
 
     Returns:
         The turned array, a view; and its geometry, whose header still describes the file, for `restore_orientation`.
     """
-    if file_ndim(geometry) == 2:  # a plane has no three axes to turn
+    if file_ndim(geometry) == 2:  # a plane does not have three axes to turn
         return voxels, geometry
     affine = affine_of(geometry)
     steps = nibabel.io_orientation(affine)

@@ -1,4 +1,4 @@
-"""Reading by libraries that a file may crash or hang: header checked first, then in a process apart."""
+"""Reading with libraries that a file may crash or hang: the header is checked first, then a separate process reads."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ R = TypeVar("R")
 
 START_SECONDS = 60.0
 BYTES_PER_SECOND = 5e6
-"""The slowest disk and packing that are borne."""
+"""Bytes per second of the slowest disk and packing that are waited for."""
 START_BYTES = 1 << 30
 COPIES = 4
-"""Libraries hold the voxels as read, unpacked and converted."""
+"""Times the voxels that a library may hold: as read, unpacked and converted."""
 TALKATIVE = ("tifffile", "PIL")
-"""They log what they meet in a damaged file, tens of thousands of lines where it is made so."""
+"""Libraries that log what they find in a damaged file, which may be made to cause tens of thousands of lines."""
 
 
 def reads_apart(check: Callable[[Path], int]) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Let a function or method, whose last argument is a file, read it in a process apart.
+    """Make a function or method, whose last argument is a file, read it in a separate process.
 
     Args:
-        check: Looks at the file's header, here, before the library does; returns the bytes of its voxels, which time
-            and memory are granted by.
+        check: Checks the file's header in this process, before the library opens it. Returns the bytes of its voxels,
+            which set the limits of time and memory.
 
     Returns:
-        A decorator. What the function raises that is no `SegflowError` becomes one with the file's name.
+        A decorator. Other errors of the function than `SegflowError` become one that names the file.
     """
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
@@ -57,7 +57,7 @@ def reads_apart(check: Callable[[Path], int]) -> Callable[[Callable[P, R]], Call
 
 
 def _can_travel(argument: object) -> bool:
-    """Whether another process can import an argument's class: not a reader that was made in the caller's script."""
+    """Whether another process can import an argument's class. It cannot if the caller's script defines the class."""
     kind = type(argument)
     return kind.__module__ != "__main__" and "<locals>" not in kind.__qualname__
 
@@ -69,12 +69,12 @@ def _attempt(function: Callable[..., Any], arguments: tuple[Any, ...], file: Pat
         return function(*arguments)
     except (SegflowError, MemoryError):
         raise
-    except Exception as error:  # a library lets out whatever a damaged file provokes
+    except Exception as error:  # a library passes on any error that a damaged file causes
         raise unreadable(file, reason_of(error)) from error
 
 
 def reason_of(error: Exception) -> str:
-    """The last line of a report, which is the one that says something in ITK's; its type where that is no words."""
+    """The last line of an error, which in ITK's is the one with the reason; with its type if that line has no words."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if isinstance(error, (OSError, RuntimeError, ValueError, SyntaxError)) and lines:
         return lines[-1]

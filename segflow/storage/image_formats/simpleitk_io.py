@@ -54,10 +54,9 @@ HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 
 
 class SimpleITKIO(ImageFormat):
-    """Array axes z, y, x; a fourth axis, or a voxel's components, are channels; 2D images get z = 1.
+    """Array axes z, y, x. A fourth axis, or a voxel's components, are channels. 2D images get z = 1.
 
-    A NIfTI that ITK refuses, because its direction is not orthonormal or it is NIfTI-2, is read by its affine
-    instead, with a warning.
+    ITK refuses NIfTI-2, and directions that are not orthonormal. Such a NIfTI is read by its affine, with a warning.
     """
 
     name = "SimpleITKIO"
@@ -72,12 +71,12 @@ class SimpleITKIO(ImageFormat):
         return _read_labels_by_itk(file)
 
     def read_header(self, file: Path) -> ImageHeader:
-        """Read what the file says of itself, without its voxels.
+        """Read the header, without the voxels.
 
         Raises:
-            SegflowError: The file is missing, unreadable, or has a spacing that is no distance.
+            SegflowError: The file is missing, unreadable, or has an impossible spacing.
         """
-        # read_nifti_header refuses what ITK repairs in silence
+        # read_nifti_header refuses headers that ITK silently repairs
         return _itk_header(file, read_nifti_header(file)) if is_nifti(file) else _header_by_itk(file)
 
     def write_file(self, values: np.ndarray, geometry: Geometry, file: Path) -> None:
@@ -98,14 +97,14 @@ class SimpleITKIO(ImageFormat):
             except RuntimeError as error:
                 raise SegflowError(f"cannot write {file}: {reason_of(error)}", fix="Check space and ending.") from error
             if not np.array_equal(written, array):  # ITK does not notice a full disk
-                raise SegflowError(f"cannot write {file}: the disk kept only a part", fix="Check space.")
+                raise SegflowError(f"cannot write {file}: the disk stored only a part", fix="Check space.")
 
 
 class SimpleITKIOWithReorient(SimpleITKIO):
-    """As `SimpleITKIO`, but arrays are turned to RAS, and what is written is turned back."""
+    """Like `SimpleITKIO`, but arrays are turned to RAS when read and turned back when written."""
 
     name = "SimpleITKIOWithReorient"
-    endings = ()  # never chosen by itself, as in nnU-Net
+    endings = ()  # chosen only by name, as in nnU-Net
 
     def read_file(self, file: Path) -> tuple[np.ndarray, Geometry]:
         return reorient(*super().read_file(file))
@@ -134,7 +133,7 @@ def _arranged(file: Path, nifti: NiftiHeader, voxels: np.ndarray) -> tuple[np.nd
 
 
 def _check_itk(file: Path) -> int:
-    """Look at a file that is no NIfTI before ITK does; returns the bytes of its voxels, or of the file."""
+    """Check a file that is not NIfTI before ITK reads it. Returns the bytes of its voxels, or of the file."""
     check = CHECKS.get(file.suffix.lower())
     if check is not None:
         return check(file)
@@ -172,7 +171,7 @@ def _header_by_itk(file: Path) -> ImageHeader:
 
 
 def _has_layers(file: Path) -> bool:
-    """Whether the values of a voxel are a list, as the layers of a segmentation are, and not a colour or a vector."""
+    """Whether the values of a voxel are layers of a segmentation, not a colour or a vector."""
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(file))
     reader.ReadImageInformation()
@@ -184,16 +183,16 @@ def _noted(reader: sitk.ImageFileReader, key: str) -> str:
 
 
 def _itk_header(file: Path, nifti: NiftiHeader | None = None) -> ImageHeader:
-    """What ITK makes of a file's header; ``nifti`` is the same file's, read before, if it is one."""
+    """A file's header as ITK reads it. ``nifti`` is the header of the same file, read before, if it is a NIfTI."""
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(file))
-    # Else every format is asked in turn whether the file is one of its own.
+    # Otherwise ITK asks every format in turn whether it can read the file.
     reader.SetImageIO("NiftiImageIO" if nifti is not None else IMAGE_IO.get(file.suffix.lower(), ""))
     try:
         reader.ReadImageInformation()
     except RuntimeError as error:
         if nifti is not None:  # sheared, or NIfTI-2
-            log.warning("%s: %s It is read by its affine, as it stands.", file, reason_of(error))
+            log.warning("%s: %s It is read by its affine, as it is.", file, reason_of(error))
             return header_by_affine(nifti, file)
         raise unreadable(file, reason_of(error)) from error
     size = reader.GetSize()
@@ -212,14 +211,14 @@ def _itk_header(file: Path, nifti: NiftiHeader | None = None) -> ImageHeader:
     geometry = placement.to_geometry()
     if nifti is not None:
         geometry = Geometry(geometry.spacing, {**geometry.header, KEY: nifti.forms.to_json()})
-    elif _noted(reader, "NRRD_space").startswith(LEFT_HANDED_SPACE):  # all others ITK turns to LPS+
+    elif _noted(reader, "NRRD_space").startswith(LEFT_HANDED_SPACE):  # ITK turns all others to LPS+
         geometry = Geometry(geometry.spacing, {**geometry.header, "space": LEFT_HANDED_SPACE})
     return ImageHeader(_zyx(size[:ndim]), channels, geometry, dtype.name)
 
 
 @functools.cache
 def _dtype(pixel_id: int) -> np.dtype:
-    """numpy's type for one of ITK's numbers of pixel types; found by making an image, which takes a moment."""
+    """numpy's type for one of ITK's pixel types. It is found by creating an image, which takes a moment."""
     return sitk.GetArrayFromImage(sitk.Image([1, 1], pixel_id)).dtype
 
 

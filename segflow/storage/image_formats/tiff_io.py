@@ -1,4 +1,4 @@
-"""3D TIFF, whose spacing stands in a JSON file beside it (recipe 1.5)."""
+"""3D TIFF, with its spacing in a JSON file beside it (recipe 1.5)."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ log = logging.getLogger(__name__)
 class Tiff3DIO(ImageFormat):
     """Arrays as stored, (Z, Y, X).
 
-    Spacing is read from ``<case>.json``, key ``spacing``, in array order z, y, x; for an image the channel suffix is
-    dropped from the name. Without that file the spacing is 1 mm, with a warning.
+    Spacing is read from ``<case>.json``, key ``spacing``, in array order z, y, x. For an image, ``<case>`` is its name
+    without the channel suffix. Without that file the spacing is 1 mm, with a warning.
     """
 
     name = "Tiff3DIO"
@@ -39,7 +39,7 @@ class Tiff3DIO(ImageFormat):
 
     @reads_apart(check_tiff)
     def read_header(self, file: Path) -> ImageHeader:
-        """Read what the file says of itself, without its voxels.
+        """Read the header, without the voxels.
 
         Raises:
             SegflowError: The file is missing, unreadable, or not a stack of grey pictures.
@@ -57,23 +57,23 @@ class Tiff3DIO(ImageFormat):
     def write_file(self, values: np.ndarray, geometry: Geometry, file: Path) -> None:
         with written_whole(file) as temporary:
             tifffile.imwrite(temporary, values, compression="zlib", photometric="minisblack")
-            # before the stack gets its name: whoever sees the stack finds its spacing
+            # before the stack gets its name, so that whoever sees the stack finds its spacing
             write_json(file.with_suffix(".json"), {"spacing": list(geometry.spacing)})
 
 
 def side_car(file: Path) -> Path | None:
-    """Where a label map's spacing stands, if its format keeps that in a file of its own; it need not be there."""
+    """The file for a label map's spacing, if its format has one; it need not exist."""
     return file.with_suffix(".json") if file.name.lower().endswith(Tiff3DIO.endings) else None
 
 
 def opened(file: Path) -> tifffile.TiffFile:
-    """A TIFF, without the files that its OME-XML may name as further parts of it."""
+    """Open a TIFF, without further files that its OME-XML may name."""
     return tifffile.TiffFile(file, _multifile=False)
 
 
 def _stack_shape(tiff: tifffile.TiffFile, file: Path) -> tuple[int, int, int]:
-    """Voxels along z, y, x. Three or four slices that were stored as the planes of a colour picture (``SYX``, as
-    tifffile does with such arrays if it is not told otherwise) are slices; interleaved colours are a photograph.
+    """Voxels along z, y, x. tifffile may store three or four slices as planes of a colour picture (``SYX``); they are
+    read as slices. Interleaved colours are a photograph.
     """
     series = tiff.series[0]
     shape = tuple(int(n) for n in series.shape)
@@ -91,12 +91,12 @@ def _voxels(file: Path) -> np.ndarray:
             return np.asarray(tiff.asarray())
     except SegflowError:
         raise
-    except Exception as error:  # tifffile lets out whatever a damaged file provokes
+    except Exception as error:  # tifffile passes on any error that a damaged file causes
         raise unreadable(file, error) from error
 
 
 def side_cars_of_image(file: Path) -> tuple[Path, ...]:
-    """Where an image's spacing may stand, the channels' common file first; nothing for other formats."""
+    """Files that may hold an image's spacing, the one for all channels first; none for other formats."""
     if not file.name.lower().endswith(Tiff3DIO.endings):
         return ()
     files = (file.with_name(f"{case_and_channel(file.stem).case_id}.json"), file.with_suffix(".json"))
@@ -110,7 +110,7 @@ def _image_side_car(file: Path) -> Path:
 
 
 def has_spacing_beside(file: Path) -> bool:
-    """Whether a stack's spacing stands beside a file, so that it is no photograph."""
+    """Whether a file with a stack's spacing lies beside a file, which is then not a photograph."""
     return _image_side_car(file).is_file()
 
 

@@ -1,5 +1,5 @@
-"""Strict looks at headers before a library sees the file: a function ``check_<format>(file)`` for each format.
+"""Strict checks of headers before a library opens the file: a function ``check_<format>(file)`` for each format.
 
-Each returns the bytes of the voxels that the header asks for, and raises `SegflowError` where the header contradicts
-itself or the file's size, asks for more than memory holds, or names files that do not lie beside it.
+Each returns the number of bytes of the voxels that the header describes. It raises `SegflowError` if the header
+contradicts itself or the file's size, needs more than the memory, or names files that do not lie beside it.
 """

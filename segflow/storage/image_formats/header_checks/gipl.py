@@ -1,4 +1,4 @@
-"""GIPL (.gipl): 256 bytes of header, then voxels as they are."""
+"""GIPL (.gipl): a header of 256 bytes, then the voxels, uncompressed."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from segflow.storage.regular_files import open_regular
 HEADER_BYTES = 256
 MAGIC_NUMBERS = (4026526128, 719555000)
 ITEM_BYTES = {7: 1, 8: 1, 15: 2, 16: 2, 31: 4, 32: 4, 64: 4, 65: 8}
-"""Of ITK's types of voxels; 1 is binary."""
+"""ITK's type number → bytes of a voxel."""
 BINARY = 1
 
 
 def check_gipl(file: Path) -> int:
-    """Look at a GIPL's header before ITK does.
+    """Check a GIPL header before ITK reads it.
 
     Returns:
         Bytes of its voxels.
 
     Raises:
-        SegflowError: It is none, its size or type is impossible, or the file is too short.
+        SegflowError: It is not a GIPL file, its size or type is impossible, or the file is too short.
     """
     with open_regular(file) as stream:
         start = stream.read(HEADER_BYTES)

@@ -1,4 +1,4 @@
-"""MetaImage (.mha, .mhd): lines ``key = value``, the last of which says where the voxels are."""
+"""MetaImage (.mha, .mhd): lines ``key = value``. The last one says where the voxels are."""
 
 from __future__ import annotations
 
@@ -37,20 +37,20 @@ OTHER_NUMBERS = {
     **dict.fromkeys(("ElementToIntensityFunctionSlope", "ElementToIntensityFunctionOffset"), 1),
     **dict.fromkeys(("Color", "SequenceID"), 4),
 }
-"""Fields that say nothing here, and how many numbers they have. Where one lacks a number, ITK takes it from the lines
-below, which then are no fields to it."""
+"""Fields that are not used here, with their count of numbers. If a number is missing, ITK reads on in the lines below,
+which it then does not take for fields."""
 FIELDS = (
     *("NDims", "DimSize", "ElementType", "ElementNumberOfChannels", "CompressedData", "CompressedDataSize"),
     *("HeaderSize", "BinaryData", "ObjectType", LAST, *DIRECTIONS, *PLACES, *SPACINGS, *OTHER_NUMBERS),
 )
-"""Those that ITK knows, but for texts."""
+"""Fields that ITK knows, except texts."""
 TEXTS = (
     *("Comment", "AcquisitionDate", "ObjectType", "ObjectSubType", "TransformType", "Name", "DistanceUnits"),
     *("AnatomicalOrientation", "Modality", "ElementType", "BinaryData", "CompressedData", "ElementByteOrderMSB"),
     *("BinaryDataByteOrderMSB", LAST),
 )
 TEXT_BYTES = 200
-"""Of these, and of the names of fields; ITK keeps 255, and a longer name ends the process."""
+"""Longest text and longest name of a field. ITK keeps 255 characters; a longer name ends the process."""
 ITEM_BYTES = {
     **dict.fromkeys(("MET_CHAR", "MET_UCHAR", "MET_ASCII_CHAR"), 1),
     **dict.fromkeys(("MET_SHORT", "MET_USHORT"), 2),
@@ -61,13 +61,13 @@ LOCAL = ("LOCAL", "Local", "local")
 
 
 def check_metaimage(file: Path) -> int:
-    """Look at a MetaImage's header as strictly as its reader should.
+    """Check a MetaImage header as strictly as its reader should.
 
     Returns:
         Bytes of its voxels.
 
     Raises:
-        SegflowError: A field is missing, twice there or impossible, the file is too short, or the voxels lie in files
+        SegflowError: A field is missing, given twice or impossible, the file is too short, or the voxels lie in files
             that are not beside it.
     """
     with open_regular(file) as stream:
@@ -88,7 +88,7 @@ def check_metaimage(file: Path) -> int:
 
 
 def files_beside_metaimage(file: Path) -> tuple[Path, ...]:
-    """The files that hold the voxels of a header that does not hold them itself.
+    """The files with the voxels, if the header's own file does not hold them.
 
     Raises:
         SegflowError: The header cannot be read, or names files that are not beside it.
@@ -105,7 +105,7 @@ def _fields(stream: BinaryIO, file: Path) -> dict[str, str]:
             continue
         match = LINE.fullmatch(line)
         if match is None:
-            raise header_error(file, "a line of its header is no field", line, "key = value")
+            raise header_error(file, "a line of its header is not a field", line, "key = value")
         name, value = match[1], match[2].strip()
         if len(name) > TEXT_BYTES or (name in TEXTS and len(value) > TEXT_BYTES):
             raise header_error(file, "a line of its header is too long", line, f"at most {TEXT_BYTES} letters")
@@ -138,11 +138,11 @@ def _check_place(file: Path, fields: dict[str, str], axes: int) -> None:
 
 def _count(file: Path, name: str, numbers: list[float], expected: int) -> None:
     if len(numbers) != expected:
-        raise header_error(file, f"{name} in its header has another number of numbers", numbers, expected)
+        raise header_error(file, f"{name} in its header has the wrong count of numbers", numbers, expected)
 
 
 def _voxel_files(stream: BinaryIO, file: Path, fields: dict[str, str]) -> list[VoxelFile]:
-    """Where the voxels lie, of one file or several."""
+    """The places of the voxels, in one file or several."""
     skipped = whole_number(file, "HeaderSize", fields.get("HeaderSize", "0"), -1, 2**62)
     where = fields[LAST]
     if where in LOCAL:
@@ -155,7 +155,7 @@ def _voxel_files(stream: BinaryIO, file: Path, fields: dict[str, str]) -> list[V
 
 
 def _packed_bytes(file: Path, fields: dict[str, str], there: int) -> int:
-    """What is read, of the bytes that are there: packed bytes, whose number the header may give."""
+    """Number of packed bytes to read; the header may give it, else it is all that are there."""
     if "CompressedDataSize" not in fields:
         return there
     packed = whole_number(file, "CompressedDataSize", fields["CompressedDataSize"], 0, 2**62)

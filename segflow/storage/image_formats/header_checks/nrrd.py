@@ -1,4 +1,4 @@
-"""NRRD (.nrrd, .nhdr): lines ``field: value`` up to an empty one; the voxels follow, or lie in files of their own."""
+"""NRRD (.nrrd, .nhdr): lines ``field: value`` up to an empty line. The voxels follow, or lie in files of their own."""
 
 from __future__ import annotations
 
@@ -44,22 +44,22 @@ TIMES = {
     **dict.fromkeys(("gz", "gzip"), DEFLATE_TIMES),
     **dict.fromkeys(("bz2", "bzip2"), BZIP2_TIMES),
 }
-"""Of each encoding: how many bytes one byte of the file can become."""
+"""Encoding → bytes that one byte of the file can unpack to, at most."""
 NUMBERS = ("axismins", "axismaxs", "thicknesses", "min", "max", "oldmin", "oldmax")
 VECTOR = re.compile(r"none|\(([^()]*)\)")
 FIELD_BYTES = 900
-"""ITK writes a line that it does not understand into a text of 1024, and the process ends."""
+"""ITK copies a line that it does not understand into a buffer of 1024 bytes; a longer line ends the process."""
 MOST_SKIPPED = 1 << 20
 
 
 def check_nrrd(file: Path) -> int:
-    """Look at a NRRD's header as strictly as its reader should.
+    """Check a NRRD header as strictly as its reader should.
 
     Returns:
         Bytes of its voxels.
 
     Raises:
-        SegflowError: A field is missing, twice there or impossible, the file is too short, or the voxels lie in files
+        SegflowError: A field is missing, given twice or impossible, the file is too short, or the voxels lie in files
             that are not beside it.
     """
     with open_regular(file) as stream:
@@ -81,7 +81,7 @@ def check_nrrd(file: Path) -> int:
 
 
 def files_beside_nrrd(file: Path) -> tuple[Path, ...]:
-    """The files that hold the voxels of a header that does not hold them itself.
+    """The files with the voxels, if the header's own file does not hold them.
 
     Raises:
         SegflowError: The header cannot be read, or names files that are not beside it.
@@ -92,7 +92,7 @@ def files_beside_nrrd(file: Path) -> tuple[Path, ...]:
 
 
 def _fields(stream: BinaryIO, file: Path) -> tuple[dict[str, str], list[str]]:
-    """The fields by their names without spaces, and the lines behind a list of files."""
+    """The fields, by names without spaces; and the lines that follow the field of a file list."""
     first = read_line(stream, file)
     if first is None or not MAGIC.fullmatch(first.strip()):
         raise header_error(file, "it is not a NRRD file", first)
@@ -108,8 +108,8 @@ def _fields(stream: BinaryIO, file: Path) -> tuple[dict[str, str], list[str]]:
             continue
         name, colon, value = line.partition(":")
         if not colon:
-            raise header_error(file, "a line of its header is no field", line, "field: value")
-        if value.startswith("="):  # a note, which readers pass over
+            raise header_error(file, "a line of its header is not a field", line, "field: value")
+        if value.startswith("="):  # a note, which readers skip
             continue
         name = "".join(name.lower().split())
         if not line.startswith("content: ") and len(line) > FIELD_BYTES:
@@ -125,7 +125,7 @@ def _check_place(file: Path, fields: dict[str, str], axes: int) -> None:
         words = fields["spacings"].split()
         if len(words) != axes:
             raise header_error(file, "spacings in its header does not fit dimension", fields["spacings"])
-        known = " ".join(word for word in words if word.lower().lstrip("+-") != "nan")  # of an axis that is not space
+        known = " ".join(word for word in words if word.lower().lstrip("+-") != "nan")  # not a spatial axis
         check_spacing([abs(number) for number in lengths(file, "spacings", known)], file)
     for name in NUMBERS:
         known = " ".join(word for word in fields.get(name, "").split() if word.lower().lstrip("+-") != "nan")
@@ -141,13 +141,13 @@ def _check_place(file: Path, fields: dict[str, str], axes: int) -> None:
 
 
 def _vectors(file: Path, name: str, text: str) -> list[list[float]]:
-    """``(a,b,c) none (d,e,f)`` as numbers; all have the same length, but those that are none."""
+    """``(a,b,c) none (d,e,f)`` as numbers. All vectors have the same length, except ``none``, which is empty."""
     rows = [
         lengths(file, name, match[1].replace(",", " ")) if match[1] is not None else []
         for match in VECTOR.finditer(text)
     ]
     if VECTOR.sub("", text).strip() or len({len(row) for row in rows if row}) != 1:
-        raise header_error(file, f"{name} in its header are no vectors", text, "(x,y,z) (x,y,z) (x,y,z)")
+        raise header_error(file, f"{name} in its header are not vectors", text, "(x,y,z) (x,y,z) (x,y,z)")
     return rows
 
 

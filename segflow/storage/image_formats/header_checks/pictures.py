@@ -1,6 +1,6 @@
-"""Pictures by their first bytes: only formats that hold nothing but pixels are given to Pillow.
+"""Checks of pictures by their first bytes: Pillow gets only formats that hold nothing but pixels.
 
-Pillow takes a file for what its content says, and starts a program for some kinds (PostScript).
+Pillow judges a file by its content, and starts a program for some formats (PostScript).
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ OTHERS = (
     *(b"BM", b"\xff\xd8\xff", b"GIF87a", b"GIF89a", b"RIFF", b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51"),
     *(b"P1", b"P2", b"P3", b"P4", b"P5", b"P6"),
 )
-"""BMP, JPEG, GIF, WebP, JPEG 2000 and the portable maps, whose sizes Pillow bounds."""
+"""First bytes of BMP, JPEG, GIF, WebP, JPEG 2000 and the portable maps. Pillow limits their sizes."""
 SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
-"""Numbers per pixel for each of PNG's kinds of colour."""
+"""PNG's colour type → numbers per pixel."""
 
 
 def check_picture(file: Path) -> int:
-    """Look at a picture before Pillow does.
+    """Check a picture before Pillow opens it.
 
     Returns:
-        Bytes of its pixels; 0 where only Pillow knows.
+        Bytes of its pixels; 0 if only Pillow can tell.
 
     Raises:
-        SegflowError: It is no picture of a known kind, or one that contradicts its size.
+        SegflowError: It is not a picture of a known format, or it contradicts its size.
     """
     with open_regular(file) as stream:
         start = stream.read(32)
@@ -37,7 +37,7 @@ def check_picture(file: Path) -> int:
     if start.startswith(PNG):
         return _png_bytes(start, file)
     if not start.startswith(OTHERS):
-        raise damaged(file, "it is no picture of a known kind", start[:8])
+        raise damaged(file, "it is not a picture of a known format", start[:8])
     return 0
 
 

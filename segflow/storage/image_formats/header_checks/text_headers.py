@@ -1,4 +1,4 @@
-"""What MetaImage's and NRRD's text headers have in common: numbers, and files of voxels that they name."""
+"""Common parts of MetaImage's and NRRD's text headers: numbers, and names of voxel files."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from segflow.storage.image_formats.inflate import MOST_TIMES, SURPLUS_BYTES, tru
 from segflow.storage.regular_files import check_regular, check_voxel_bytes, file_beside
 
 MOST_AXES = 5
-"""ITK, as SimpleITK is built, reads no more."""
+"""Most axes that ITK reads, as built for SimpleITK."""
 MOST_CHANNELS = 65535
 HEADER_BYTES = 16 << 20
-"""Sequences of ultrasound keep a line for each frame and quantity."""
+"""Longest header in bytes. Ultrasound sequences have a line for each frame and quantity."""
 LINE_BYTES = 32000
-"""ITK's readers keep lines in buffers of this order."""
+"""Longest line in bytes; ITK's buffers for lines are about as large."""
 MOST_FILES = 100_000
 NUMBERED = re.compile(r"[^%]*%(0?\d)?d[^%]*")
 """A name with a place for a number: the only form that is handed to C's ``printf``."""
 
 DEFLATE_TIMES = MOST_TIMES
 TEXT_TIMES = 8
-"""A number of 8 bytes may be one sign; the space behind it is passed over."""
+"""A number of 8 bytes may be written as one digit; the space after it is not counted."""
 BZIP2_TIMES = 1 << 20
-"""bzip2 packs zeros so well that the length tells nothing."""
+"""bzip2 packs zeros so well that the length proves nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class VoxelFile:
 
 
 def header_error(file: Path, problem: str, found: object, expected: object = None) -> SegflowError:
-    """The error for a header that cannot be believed."""
+    """The error for a header that is wrong."""
     return SegflowError(f"cannot read {file}: {problem}", found=_shown(found), expected=expected, fix=RESAVE)
 
 
@@ -59,7 +59,7 @@ def read_line(stream: BinaryIO, file: Path) -> str | None:
     """The next line of a text header without its end; None at the end of the file.
 
     Raises:
-        SegflowError: It is too long, holds what is no text, or the header does not end.
+        SegflowError: It is too long, is not text, or the header does not end.
     """
     line = stream.readline(LINE_BYTES + 1)
     if not line:
@@ -68,7 +68,7 @@ def read_line(stream: BinaryIO, file: Path) -> str | None:
         raise header_error(file, "its header does not end", f"{stream.tell()} bytes of it")
     text = line.decode("latin-1").removesuffix("\n").removesuffix("\r")
     if any(ord(sign) < 32 and sign != "\t" for sign in text):
-        raise header_error(file, "its header holds bytes that are no text", text)
+        raise header_error(file, "its header holds bytes that are not text", text)
     return text
 
 
@@ -100,7 +100,7 @@ def whole_number(file: Path, name: str, text: str, least: int, most: int) -> int
 
 
 def lengths(file: Path, name: str, text: str) -> list[float]:
-    """Numbers of a field, separated by spaces: finite, and of a size that lengths have.
+    """Numbers of a field, separated by spaces: finite, and within the bounds of lengths.
 
     Raises:
         SegflowError: One is not.
@@ -109,13 +109,13 @@ def lengths(file: Path, name: str, text: str) -> list[float]:
         numbers = [float(word) for word in text.split()]
     except ValueError:
         numbers = [math.nan]
-    if not all(abs(number) <= MOST_MM for number in numbers):  # which NaN is not
+    if not all(abs(number) <= MOST_MM for number in numbers):  # false for NaN
         raise header_error(file, f"{name} in its header is not a number, or beyond all bounds", text)
     return numbers
 
 
 def check_directions(file: Path, name: str, rows: Sequence[Sequence[float]]) -> None:
-    """Refuse axes that do not span space: ITK divides by what they span.
+    """Refuse axes that do not span space, since ITK divides by the volume that they span.
 
     Raises:
         SegflowError: They do not.
@@ -130,15 +130,15 @@ def check_directions(file: Path, name: str, rows: Sequence[Sequence[float]]) -> 
 
 
 def named_files(file: Path, text: str, following: Sequence[str]) -> list[Path]:
-    """The files of voxels that a header names, all of them regular files beside it.
+    """The voxel files that a header names. All must be regular files beside it.
 
     Args:
         file: The header's file.
-        text: What its field says: a name, ``LIST``, or a name with ``%d``, first and last number, and a step.
-        following: The lines behind the field, which are the names where it says ``LIST``.
+        text: Value of its field: a name, ``LIST``, or a name with ``%d``, then first number, last number and step.
+        following: The lines after the field; they are the names if it is ``LIST``.
 
     Raises:
-        SegflowError: A name leads elsewhere, the file is no regular one, or the form is not known.
+        SegflowError: A name leads elsewhere, a file is not a regular one, or the form is unknown.
     """
     if text.startswith("LIST"):
         names = [line.strip() for line in following if line.strip()]
@@ -159,13 +159,13 @@ def named_files(file: Path, text: str, following: Sequence[str]) -> list[Path]:
 
 
 def check_length(file: Path, parts: Sequence[VoxelFile], voxel_bytes: int, times: int) -> None:
-    """Refuse a file whose voxels cannot all be there, or are more than memory holds.
+    """Refuse a file that is too short for its voxels, or whose voxels do not fit into memory.
 
     Args:
         file: Named in the error.
-        parts: Where its voxels lie.
-        voxel_bytes: Their bytes by the header.
-        times: How many bytes one byte of the file can become: 1, or what the packing can do at best.
+        parts: The places of its voxels.
+        voxel_bytes: Their number of bytes by the header.
+        times: Bytes that one byte of the file can unpack to, at most; 1 if it is not packed.
 
     Raises:
         SegflowError: There are fewer bytes than that.
@@ -174,18 +174,18 @@ def check_length(file: Path, parts: Sequence[VoxelFile], voxel_bytes: int, times
     if there * times < voxel_bytes:
         packed = "" if times == 1 else "packed "
         raise truncated(file, f"{there} {packed}bytes of voxels", f"{voxel_bytes} bytes")
-    if times > TEXT_TIMES and there > voxel_bytes + SURPLUS_BYTES:  # packed, it is rather less
+    if times > TEXT_TIMES and there > voxel_bytes + SURPLUS_BYTES:  # packed bytes should be fewer
         raise header_error(file, "it holds far more than its header asks for", f"{there} packed bytes", voxel_bytes)
     check_voxel_bytes(voxel_bytes, file)
 
 
 def whole_file(path: Path, offset: int = 0) -> VoxelFile:
-    """All that lies in a regular file behind an offset."""
+    """The bytes of a regular file from an offset on."""
     return VoxelFile(path, offset, check_regular(path) - offset)
 
 
 def rest_of(stream: BinaryIO, file: Path) -> VoxelFile:
-    """What lies in an opened file behind the place where it was read to."""
+    """The bytes of an open file from the current position on."""
     return VoxelFile(file, stream.tell(), os.fstat(stream.fileno()).st_size - stream.tell())
 
 

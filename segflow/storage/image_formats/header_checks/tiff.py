@@ -1,4 +1,4 @@
-"""TIFF: directories of pages, each of which says where the next one is; a file from outside may lead in a circle."""
+"""TIFF: directories of pages, each of which points to the next. An untrusted file may lead in a circle."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ WIDTH, LENGTH, BITS, SAMPLES, INNER_PAGES = 256, 257, 258, 277, 330
 ITEM_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 INTEGERS = {1: "B", 3: "H", 4: "L", 6: "b", 8: "h", 9: "l", 13: "L", 16: "Q", 17: "q", 18: "Q"}
 MOST_VALUES = 65536
-"""Of one tag that is looked at; a page has no more samples, nor inner pages."""
+"""Most values of a tag that is read here; no page has more samples or inner pages."""
 MOST_SIDE = 1 << 24
 
 
 @dataclass(frozen=True, slots=True)
 class _Layout:
-    """How a file writes its numbers: byte order, and the sizes of offsets and of the number of tags."""
+    """How a file stores numbers: byte order, and the sizes of offsets and of the count of tags."""
 
     stream: BinaryIO
     file: Path
@@ -35,14 +35,14 @@ class _Layout:
     big: bool
 
     def read(self, offset: int, length: int) -> bytes:
-        """Bytes at a place; an error where the file does not hold them."""
+        """Bytes at an offset. It is an error if the file ends before."""
         if not 0 <= offset <= self.size - length:
             raise damaged(self.file, "a page lies outside the file", f"byte {offset} of {self.size}")
         self.stream.seek(offset)
         return self.stream.read(length)
 
     def number(self, content: bytes) -> int:
-        """A whole number of as many bytes."""
+        """Bytes as a whole number, in the file's byte order."""
         return int.from_bytes(content, "little" if self.order == "<" else "big")
 
 
@@ -73,7 +73,7 @@ def damaged(file: Path, problem: str, found: object) -> SegflowError:
 
 
 def _pages(layout: _Layout, first: int) -> Iterator[dict[int, tuple[int, ...]]]:
-    """The tags of each page, inner ones included."""
+    """The tags of each page, with those of inner pages."""
     waiting, seen, used = [first], set[int](), 0
     count_bytes, tag_bytes, offset_bytes = (8, 20, 8) if layout.big else (2, 12, 4)
     while waiting:
@@ -96,7 +96,7 @@ def _pages(layout: _Layout, first: int) -> Iterator[dict[int, tuple[int, ...]]]:
 
 
 def _tags(layout: _Layout, entries: list[bytes]) -> dict[int, tuple[int, ...]]:
-    """The numbers of the tags that say how large a page is and which pages lie in it."""
+    """The values of the tags for the size of a page and its inner pages."""
     tags: dict[int, tuple[int, ...]] = {}
     half = 8 if layout.big else 4
     for entry in entries:
