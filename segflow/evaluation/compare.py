@@ -1,4 +1,4 @@
-"""How sure a mean score is, and whether two sets of scores really differ: the bootstrap over cases."""
+"""Bootstrap over cases: the confidence interval of a mean score, and of the difference of two sets of scores."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ class Estimate:
     """A mean with its confidence interval.
 
     Attributes:
-        mean: Over the cases in which it is defined; NaN where there are none.
+        mean: Mean over the cases in which the score is defined; NaN if there are none.
         low, high: Ends of the percentile bootstrap interval; NaN with fewer than two cases.
-        cases: How many cases it rests on.
-        infinite: How many of them are infinite, as a distance to an object that is missing is; the mean is then too.
+        cases: Number of cases in which the score is defined.
+        infinite: Number of these cases with an infinite score, such as the distance to a missing object. If there are
+            any, the mean is infinite too.
     """
 
     mean: float
@@ -31,14 +32,14 @@ class Estimate:
 def estimate_mean(
     values: np.ndarray, *, resamples: int = RESAMPLES, confidence: float = CONFIDENCE, seed: int = 0
 ) -> Estimate:
-    """Mean of a score and how far it would move with other cases.
+    """Mean of a score, and its confidence interval by bootstrap over the cases.
 
     Args:
-        values: float (cases,) or (cases, labels), NaN where undefined. With labels, each is averaged over its cases
-            first and then the labels over each other, as ``foreground_mean`` is.
+        values: float (cases,) or (cases, labels), NaN where undefined. With labels, each label is
+            averaged over its cases first, then the labels are averaged, as in ``foreground_mean``.
         resamples: Bootstrap samples.
-        confidence: Share of them within the interval.
-        seed: Of the resampling.
+        confidence: Share of the bootstrap samples within the interval.
+        seed: Seed of the resampling.
     """
     table = values.reshape(len(values), -1).astype(np.float64)
     cases = int((~np.isnan(table)).any(axis=1).sum())
@@ -55,7 +56,7 @@ def estimate_mean(
 def estimate_difference(
     first: np.ndarray, second: np.ndarray, *, resamples: int = RESAMPLES, confidence: float = CONFIDENCE, seed: int = 0
 ) -> Estimate:
-    """Mean of ``first`` minus mean of ``second`` on the same cases; within noise where the interval holds 0.
+    """Mean of ``first`` minus mean of ``second`` on the same cases. The difference is noise if the interval holds 0.
 
     Args:
         first, second: float (cases, labels), the same cases and labels in the same order, NaN where undefined.

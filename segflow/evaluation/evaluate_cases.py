@@ -1,4 +1,4 @@
-"""The door of this room: two folders of label maps in, their scores out (recipe 12)."""
+"""Scores of a folder of predicted label maps against a folder of references (recipe 12)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from segflow.storage.images import ImageIO, reader_of, voxels_of
 from segflow.storage.stamps import Origin, StampedFolder
 
 BYTES_PER_VOXEL = 12
-"""Two label maps as read and as decoded, and the masks and cell codes of one label."""
+"""Memory per voxel in bytes: two label maps as read and as decoded, and the masks and cell codes of one label."""
 OWN_BYTES_PER_VOXEL = 4
 """Two masks of one label for metrics of a user's own, and the copies that each gets."""
 
@@ -43,19 +43,19 @@ def evaluate_cases(
 ) -> Summary:
     """Score every case of a folder of predictions.
 
-    A case that cannot be scored does not stop the others: it is named, with the reason, in ``failed`` of the result.
-    Values that are no labels are warned of.
+    A case that cannot be scored does not stop the others. It is listed with the reason in ``failed`` of the result.
+    A warning names values that are not labels.
 
     Args:
         prediction: Folder of predicted label maps.
         reference: Folder of reference label maps, one of the same name for each prediction.
-        labels: What the numbers mean; its foreground labels, or regions, are scored.
-        settings: Which scores, and how.
+        labels: The label definition. Its foreground labels, or regions, are scored.
+        settings: Which scores to compute, and how.
         file_ending: Ending of the label maps, with its dot.
         reader: Name of the reader; None chooses by ending.
         output: Folder to write ``summary.json`` and ``metrics.csv`` to; None writes nothing.
         metrics: Name → metric of a user's own, scored beside ours; see `own_metrics.CONTRACT`.
-        progress: Told of each case.
+        progress: Called after each case.
 
     Raises:
         SegflowError: A folder is missing or empty, a metric of a user's own cannot be used, or not one case could be
@@ -65,7 +65,7 @@ def evaluate_cases(
     check_metrics(metrics)
     stamped = None if output is None else StampedFolder(output)
     if stamped is not None:
-        stamped.discard(SUMMARY_FILE)  # whatever happens now, old scores are of other label maps, or will come again
+        stamped.discard(SUMMARY_FILE)  # old scores belong to other label maps, or will be computed again
     pairs, failed = find_pairs(prediction, reference, file_ending, partial=settings.partial)
     own = {"metrics": {name: metric.description for name, metric in metrics.items()}} if metrics else {}
     origin = Origin("scores", 1, {**asdict(settings.scores), **own, "labels": labels.to_json()}, inputs_of(pairs))

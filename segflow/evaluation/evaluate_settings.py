@@ -1,4 +1,4 @@
-"""Which scores are computed, and how folders are gone through."""
+"""Settings of the scores, and of the evaluation of folders."""
 
 from __future__ import annotations
 
@@ -12,18 +12,19 @@ ONE_EMPTY = ("inf", "diagonal", "nan")
 
 @dataclass(kw_only=True, slots=True)
 class ScoreSettings:
-    """Which scores are computed, and what an empty label counts.
+    """Which scores are computed, and the scores of empty labels.
 
     Attributes:
         volume: Whether to compute the volume difference.
         surface: Whether to compute HD95, mean surface distance and surface Dice.
         lesions: Whether to count connected components.
-        tolerance_mm: Distance up to which the surface Dice takes surfaces for equal.
-        lesion_overlap: Share of a lesion that must be covered for it to count as found; 0: any voxel.
-        both_empty: What Dice, IoU, surface Dice and lesion F1 are where neither map holds the label. ``nan``: left out
-            of the means (nnU-Net's rule); ``one``: a right answer, distances are 0; ``zero``: 0, distances left out.
-        one_empty: What the distances are where one map holds the label and the other does not: ``inf``;
-            ``diagonal``: the diagonal of the volume in mm; ``nan``: left out of the means. The scores are 0.
+        tolerance_mm: Distance up to which the surface Dice counts surfaces as equal.
+        lesion_overlap: A lesion counts as found if more than this share of it is covered. With 0, one voxel is enough.
+        both_empty: Dice, IoU, surface Dice and lesion F1 if neither map holds the label. ``nan`` leaves the
+            case out of the means (nnU-Net's rule). ``one`` counts it as right, with distances of 0. ``zero`` gives 0
+            and leaves distances out.
+        one_empty: Value of distances if only one map holds the label: ``inf``, ``diagonal`` (the diagonal of the volume
+            in mm), or ``nan``, which leaves the case out of the means. The other scores are 0.
     """
 
     volume: bool = True
@@ -52,7 +53,7 @@ class ScoreSettings:
 
 
 def overlap_only() -> ScoreSettings:
-    """nnU-Net's metrics and nothing else: what validation, postprocessing and selection decide by."""
+    """Only nnU-Net's metrics, by which validation, postprocessing and selection decide."""
     return ScoreSettings(volume=False, surface=False, lesions=False)
 
 
@@ -61,9 +62,9 @@ class EvaluateSettings:
     """How folders are evaluated.
 
     Attributes:
-        scores: Which scores, and what empty labels count.
-        partial: Whether references without a prediction are passed over instead of reported as missing.
-        processes: Worker processes; null for as many as there are processors, or none for little work.
+        scores: Which scores are computed, and the scores of empty labels.
+        partial: Skip references without a prediction instead of reporting them as missing.
+        processes: Worker processes; null takes one per processor, or none for little work.
     """
 
     scores: ScoreSettings = field(default_factory=ScoreSettings)

@@ -1,4 +1,4 @@
-"""Which prediction belongs to which reference, and the two read together."""
+"""Matching of predictions with references, and reading of both."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from segflow.execution.machine import processor_count
 from segflow.storage.images import ImageIO, same_placement
 from segflow.storage.listing import FETCH, list_folder, tell_passed_over
 
-MATCH_BY_NAME = "A prediction is held against the reference of the same file name."
+MATCH_BY_NAME = "A prediction is compared with the reference of the same file name."
 SMALL_WORK_VOXELS = 1 << 25
-"""With less than this to do, starting worker processes takes longer than the work."""
+"""Amount of work below which starting worker processes takes longer than the work itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +37,10 @@ def find_pairs(
         prediction: Folder of predicted label maps.
         reference: Folder of reference label maps.
         file_ending: Ending of both, with its dot.
-        partial: Whether references without a prediction are passed over.
+        partial: Skip references without a prediction.
 
     Returns:
-        The pairs, sorted by case id; and for each case that lacks one side, what is missing.
+        The pairs, sorted by case id; and case id → message for each case that lacks one side.
 
     Raises:
         SegflowError: A folder is missing or holds no such file, or no case has both sides.
@@ -70,12 +70,12 @@ def inputs_of(pairs: Iterable[LabelPair]) -> dict[str, Path]:
 
 
 def prediction_role(case_id: str) -> str:
-    """What a case's predicted label map is to its scores."""
+    """Role of a case's predicted label map in the stamp of its scores."""
     return f"prediction {case_id}"
 
 
 def label_files(folder: Path, file_ending: str) -> dict[str, Path]:
-    """Case id → file of every label map in a folder, sorted. What else may be one is logged.
+    """Case id → file of every label map in a folder, sorted. Other files that may be label maps are logged.
 
     Raises:
         SegflowError: The folder is missing or holds no such file.
@@ -98,7 +98,7 @@ def read_pair(pair: LabelPair, reader: ImageIO) -> tuple[np.ndarray, np.ndarray,
         Reference and prediction, whole numbers (Z, Y, X); and the geometry of the prediction.
 
     Raises:
-        SegflowError: A file cannot be read, or shape, spacing or placement differ. Names the case and the files.
+        SegflowError: A file cannot be read, or shape, spacing or placement differ. The error names case and files.
     """
     try:
         reference, reference_geometry = reader.read_label(pair.reference)
@@ -123,7 +123,7 @@ def read_pair(pair: LabelPair, reader: ImageIO) -> tuple[np.ndarray, np.ndarray,
 
 
 def worker_count(processes: int | None, voxels: Sequence[int]) -> int:
-    """Worker processes for cases of these sizes: what the user asks for, else what machine and work call for."""
+    """Number of worker processes for cases of these sizes: the user's, else by the machine and the work."""
     if processes is not None:
         return processes
     return 0 if sum(voxels) < SMALL_WORK_VOXELS else min(processor_count(), len(voxels))

@@ -1,4 +1,4 @@
-"""Counting objects instead of voxels: which lesions were found, and which were made up."""
+"""Counts of lesions instead of voxels: found, missed and false ones."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class LesionCounts:
 
     @property
     def f1(self) -> float:
-        """2 found / (2 found + missed + false); NaN where neither map holds a lesion."""
+        """2 found / (2 found + missed + false); NaN if neither map holds a lesion."""
         total = 2 * self.found + self.missed + self.false
         return 2 * self.found / total if total else float("nan")
 
@@ -35,8 +35,8 @@ def count_lesions(reference: np.ndarray, prediction: np.ndarray, min_overlap: fl
     Args:
         reference: bool (Z, Y, X).
         prediction: bool, same shape.
-        min_overlap: A reference lesion is found where more than this share of its voxels is predicted, and a predicted
-            one is false unless more than this share of its voxels lies in the reference. 0: one voxel is enough.
+        min_overlap: A reference lesion is found if more than this share of its voxels is predicted. A predicted lesion
+            is false unless more than this share of its voxels lies in the reference. With 0, one voxel is enough.
     """
     touched_reference = _touched_components(reference, prediction, min_overlap)
     touched_prediction = _touched_components(prediction, reference, min_overlap)

@@ -1,4 +1,4 @@
-"""How two label maps overlap, counted for all labels in one pass (recipe 12)."""
+"""Overlap of two label maps, counted for all labels in one pass (recipe 12)."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from segflow.core.errors import SegflowError
 from segflow.core.labels import LabelKey
 
 VOXELS_AT_ONCE = 1 << 15
-"""Voxels counted in one go: their 64-bit codes stay in the cache, and no full-size copy is ever made."""
+"""Voxels that are counted at a time. Their 64-bit codes fit into the cache, and no full-size copy is made."""
 
 LARGEST_TABLE = 256
-"""Up to this many label values the joint table is indexed directly; a wider span of values is first made dense."""
+"""Widest span of values that indexes the joint table directly. A wider one is first mapped to consecutive numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,22 +28,22 @@ class Overlap:
 
     @property
     def dice(self) -> float:
-        """2 TP / (2 TP + FP + FN); NaN where the label is in neither map."""
+        """2 TP / (2 TP + FP + FN); NaN if neither map holds the label."""
         return _ratio(2 * self.tp, 2 * self.tp + self.fp + self.fn)
 
     @property
     def iou(self) -> float:
-        """TP / (TP + FP + FN); NaN where the label is in neither map."""
+        """TP / (TP + FP + FN); NaN if neither map holds the label."""
         return _ratio(self.tp, self.tp + self.fp + self.fn)
 
     @property
     def n_pred(self) -> int:
-        """Voxels that the prediction gives the label."""
+        """Voxels with the label in the prediction."""
         return self.tp + self.fp
 
     @property
     def n_ref(self) -> int:
-        """Voxels that the reference gives the label."""
+        """Voxels with the label in the reference."""
         return self.tp + self.fn
 
 
@@ -53,10 +53,10 @@ def _ratio(numerator: int, denominator: int) -> float:
 
 @dataclass(frozen=True, slots=True)
 class JointCounts:
-    """How many voxels have which pair of labels.
+    """Number of voxels for each pair of labels.
 
     Attributes:
-        values: The label values that the table knows, ascending.
+        values: The label values in the table, ascending.
         counts: int64 (n, n): voxels with reference ``values[i]`` and prediction ``values[j]``.
     """
 
@@ -64,7 +64,7 @@ class JointCounts:
     counts: np.ndarray
 
     def overlap(self, key: LabelKey, ignore_label: int | None = None) -> Overlap:
-        """The counts of one label or region; voxels whose reference is ``ignore_label`` count nowhere."""
+        """The counts of one label or region, without voxels whose reference is ``ignore_label``."""
         members = {key} if isinstance(key, int) else set(key)
         inside = np.array([value in members for value in self.values], dtype=bool)
         rows = np.array([value != ignore_label for value in self.values], dtype=bool)
@@ -77,12 +77,12 @@ class JointCounts:
 
 
 def count_pairs(reference: np.ndarray, prediction: np.ndarray, values: Iterable[int] = ()) -> JointCounts:
-    """Count the pairs of labels of two label maps; O(voxels), however many labels there are.
+    """Count the pairs of labels of two label maps, in a time that does not grow with the number of labels.
 
     Args:
         reference: Whole numbers, any shape.
         prediction: Whole numbers, the same shape.
-        values: Label values that the table shall know even where neither map holds them.
+        values: Label values to include even if neither map holds them.
 
     Raises:
         SegflowError: The shapes differ, or a map does not hold whole numbers.
@@ -111,7 +111,7 @@ def _count_span(reference: np.ndarray, prediction: np.ndarray, low: int, size: i
     flat_reference, flat_prediction = reference.reshape(-1), prediction.reshape(-1)
     for start in range(0, flat_reference.size, VOXELS_AT_ONCE):
         ours, theirs = (flat[start : start + VOXELS_AT_ONCE] for flat in (flat_reference, flat_prediction))
-        if ours.min() == ours.max() and theirs.min() == theirs.max():  # most of a volume is plain background
+        if ours.min() == ours.max() and theirs.min() == theirs.max():  # most of a volume is only background
             table[(int(ours[0]) - low) * size + int(theirs[0]) - low] += len(ours)
             continue
         codes = ours.astype(np.int64)

@@ -17,19 +17,19 @@ from segflow.evaluation.surface import SurfaceDistances, surface_distances
 def score_case(
     reference: np.ndarray, prediction: np.ndarray, spacing: Sequence[float], labels: Labels, settings: ScoreSettings
 ) -> dict[LabelKey, dict[str, float]]:
-    """Score a prediction for every foreground label, or region where there are regions.
+    """Score a prediction for every foreground label, or for every region if there are regions.
 
-    Voxels whose reference is the ignore label count nowhere; for surfaces and lesions they are background.
+    Voxels whose reference is the ignore label are left out. For surfaces and lesions they are background.
 
     Args:
         reference: Whole numbers (Z, Y, X).
         prediction: Whole numbers, same shape.
         spacing: mm along z, y, x.
-        labels: What the numbers mean.
-        settings: What to compute.
+        labels: The label definition.
+        settings: Which scores to compute.
 
     Returns:
-        Label or region → metric → value: nnU-Net's metrics (recipe 12), and what ``settings`` asks for.
+        Label or region → metric → value: nnU-Net's metrics (recipe 12), and those of ``settings``.
 
     Raises:
         SegflowError: The shapes differ.

@@ -47,10 +47,10 @@ def write_summary(summary: Summary, labels: Labels, folder: Path) -> None:
 
 
 def read_summary(file: Path, file_ending: str = "") -> Summary:
-    """Read a ``summary.json``, ours or nnU-Net's.
+    """Read a ``summary.json`` of segflow or nnU-Net.
 
     Raises:
-        SegflowError: It is missing or is no such file.
+        SegflowError: It is missing or is not a summary.
     """
     return read_json_as(
         file,
@@ -60,15 +60,15 @@ def read_summary(file: Path, file_ending: str = "") -> Summary:
 
 
 def read_scores_of(folder: Path, file_ending: str) -> Summary:
-    """Read the ``summary.json`` beside label maps, and check that it is of these.
+    """Read the ``summary.json`` beside label maps, and check that it belongs to them.
 
     Args:
-        folder: Of the label maps.
-        file_ending: Theirs, with its dot.
+        folder: Folder of the label maps.
+        file_ending: Their ending, with its dot.
 
     Raises:
-        SegflowError: There is none, or a label map was made anew or changed since. Scores without a stamp, as earlier
-            versions and nnU-Net write them, are taken as they are.
+        SegflowError: There is none, or a label map was made anew or changed since. Scores without a stamp, from earlier
+            versions or nnU-Net, are accepted.
     """
     summary = read_summary(folder / SUMMARY_FILE, file_ending)
     scored = (StampedFolder(folder).stamp_of(SUMMARY_FILE) or {"inputs": {}})["inputs"]
@@ -86,13 +86,13 @@ def read_scores_of(folder: Path, file_ending: str) -> Summary:
 def table_rows(summary: Summary, labels: Labels, *, intervals: bool = True) -> list[list[str]]:
     """The summary as a table: a heading, one row per label or region, and the foreground mean.
 
-    A cell reads ``0.912 [0.897, 0.925]``: the mean over the cases in which the label occurs, and the interval that
-    holds it with 95 % confidence by bootstrap over the cases. The last column counts those cases.
+    A cell reads ``0.912 [0.897, 0.925]``: the mean over the cases in which the label occurs, and its 95 % confidence
+    interval by bootstrap over the cases. The last column is the number of those cases.
 
     Args:
         summary: What to show.
-        labels: For the names.
-        intervals: Whether to show the intervals.
+        labels: The label definition, for the names.
+        intervals: Show the intervals.
     """
     computed = _metrics_of(summary)
     shown = [metric for metric in TABLE_COLUMNS if metric in computed]
@@ -110,7 +110,7 @@ def table_rows(summary: Summary, labels: Labels, *, intervals: bool = True) -> l
 
 
 def format_estimate(estimate: Estimate, interval: bool = True) -> str:
-    """``0.912 [0.897, 0.925]``; a dash where nothing is defined; ``inf (2 of 30)`` where cases have no distance."""
+    """``0.912 [0.897, 0.925]``; a dash if undefined; ``inf (2 of 30)`` if 2 of 30 distances are infinite."""
     if math.isnan(estimate.mean):
         return "–"
     if estimate.infinite:
@@ -121,6 +121,6 @@ def format_estimate(estimate: Estimate, interval: bool = True) -> str:
 
 
 def _metrics_of(summary: Summary) -> Sequence[str]:
-    """Names of the metrics that were computed: nnU-Net's in its order, then ours."""
+    """Names of the metrics that were computed: nnU-Net's in its order, then the others."""
     first = next((scores for case in summary.cases for scores in case.metrics.values()), {})
     return [*OVERLAP_METRICS, *(name for name in first if name not in OVERLAP_METRICS)]

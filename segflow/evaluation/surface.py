@@ -1,8 +1,8 @@
 """Distances between the surfaces of two objects, in mm.
 
 Definitions are those of DeepMind's surface-distance package (Nikolov et al. 2018, arXiv:1809.04430): a surface element
-lies at each corner between voxels that are not all inside or all outside, weighs as much as the surface that passes
-there, and lies as far from the other object as the nearest of its elements.
+lies at each corner whose voxels are neither all inside nor all outside. Its weight is the area of the surface that
+passes there, and its distance is that to the nearest element of the other object.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from segflow.evaluation.surface_area import cell_areas, cell_codes
 
 @dataclass(frozen=True, slots=True)
 class SurfaceDistances:
-    """Every surface element of both objects, sorted by its distance to the other object's surface.
+    """All surface elements of both objects, sorted by their distance to the other object's surface.
 
     Attributes:
-        reference: float64 (n,) mm from the elements of the reference to the prediction; inf where there is none.
+        reference: float64 (n,) mm from the elements of the reference to the prediction; inf if there is none.
         reference_areas: float64 (n,) mm² (mm in 2D) of the same elements.
-        prediction: float64 (m,) mm from the elements of the prediction to the reference; inf where there is none.
+        prediction: float64 (m,) mm from the elements of the prediction to the reference; inf if there is none.
         prediction_areas: float64 (m,) mm² (mm in 2D) of the same elements.
     """
 
@@ -33,9 +33,9 @@ class SurfaceDistances:
     prediction_areas: np.ndarray
 
     def percentile_mm(self, percent: float) -> float:
-        """The larger of the two directions' distance that ``percent`` of the surface does not exceed.
+        """Distance that ``percent`` of the surface does not exceed, the larger of the two directions.
 
-        95 gives the HD95, 100 the Hausdorff distance. NaN where both objects are empty, inf where one is.
+        95 gives the HD95, 100 the Hausdorff distance. NaN if both objects are empty, inf if one is.
         """
         if not len(self.reference) and not len(self.prediction):
             return float("nan")
@@ -43,9 +43,9 @@ class SurfaceDistances:
         return max(_percentile(distances, areas, percent) for distances, areas in directions)
 
     def mean_mm(self) -> float:
-        """Mean distance of the two surfaces: the mean of both directions' area-weighted means.
+        """Mean distance of the two surfaces: the mean of the area-weighted means of both directions.
 
-        NaN where both objects are empty, inf where one is.
+        NaN if both objects are empty, inf if one is.
         """
         if not len(self.reference) and not len(self.prediction):
             return float("nan")
@@ -56,7 +56,7 @@ class SurfaceDistances:
         return float((there + back) / 2)
 
     def dice(self, tolerance_mm: float) -> float:
-        """Share of both surfaces that lies within the tolerance of the other; NaN where both objects are empty."""
+        """Share of both surfaces that lies within the tolerance of the other; NaN if both objects are empty."""
         total = self.reference_areas.sum() + self.prediction_areas.sum()
         if total == 0:
             return float("nan")
@@ -74,10 +74,9 @@ def _percentile(distances: np.ndarray, areas: np.ndarray, percent: float) -> flo
 
 
 def surface_distances(reference: np.ndarray, prediction: np.ndarray, spacing: Sequence[float]) -> SurfaceDistances:
-    """Measure how far two objects' surfaces lie apart.
+    """Measure the distances between the surfaces of two objects.
 
-    Objects are closed where they touch the border of the array, so that arrays may be cropped to what both objects
-    fill together.
+    Objects are closed at the border of the array, so arrays may be cropped to the box of both objects.
 
     Args:
         reference: bool (Z, Y, X) or (Y, X).
@@ -97,7 +96,7 @@ def surface_distances(reference: np.ndarray, prediction: np.ndarray, spacing: Se
 def _distances(source: np.ndarray, target: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
     """mm from each element of ``source`` to the nearest of ``target``, in array order.
 
-    A tree of the elements needs far less memory than a distance map of the volume, which has mostly no surface.
+    A tree of the elements needs far less memory than a distance map, since most of a volume has no surface.
     """
     distances = np.zeros(int(np.count_nonzero(source)))
     if not len(distances):

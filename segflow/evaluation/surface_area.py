@@ -1,9 +1,9 @@
-"""How much surface passes through the cell between eight voxel centres (four pixel centres in 2D).
+"""Area of the surface within the cell between eight voxel centres (four pixel centres in 2D).
 
-The cell is seen as marching cubes sees it: each corner is inside or outside of the object, and triangles separate the
-two sorts. There are 256 such cells, but up to mirroring, exchange of axes and exchange of inside and outside only the
-fourteen of `_CELLS`. They are the cells behind DeepMind's published surface distances
-(https://github.com/google-deepmind/surface-distance), so that our surfaces weigh the same as theirs.
+Cells are those of marching cubes: each corner is inside or outside of the object, and triangles separate the two. There
+are 256 cells. Mirroring, exchange of axes, and exchange of inside and outside reduce them to the fourteen of `_CELLS`.
+They are the cells of DeepMind's surface distances (https://github.com/google-deepmind/surface-distance), so that
+surfaces have the same weights.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def cell_codes(mask: np.ndarray) -> np.ndarray:
     """Number of the cell at each corner of each voxel.
 
     Args:
-        mask: bool (Y, X) or (Z, Y, X). What lies beyond it counts as outside of the object.
+        mask: bool (Y, X) or (Z, Y, X). Beyond it lies the outside of the object.
 
     Returns:
         uint8, one longer than ``mask`` along each axis: one bit per voxel around the corner, the highest bit for the

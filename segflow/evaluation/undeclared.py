@@ -1,4 +1,4 @@
-"""Values of label maps that are no labels of the dataset: they are scored as background, and named."""
+"""Values of label maps that are not labels of the dataset. They are scored as background and reported."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from segflow.storage.dataset_check import declared_values, label_values
 logger = logging.getLogger(__name__)
 
 MASK = 255
-"""What programs for pictures write where a mask is 1."""
+"""Value that picture programs write where a mask is 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class Undeclared:
 
 
 def undeclared_values(reference: np.ndarray, prediction: np.ndarray, labels: Labels) -> Undeclared:
-    """Look for values without a name in both label maps (Z, Y, X) of a case."""
+    """Find undeclared values in both label maps (Z, Y, X) of a case."""
     declared = set(declared_values(labels))
     ours, theirs = (
         tuple(value for value in label_values(label_map) if value not in declared)
@@ -37,11 +37,11 @@ def undeclared_values(reference: np.ndarray, prediction: np.ndarray, labels: Lab
 
 
 def warn_of_undeclared(found: Mapping[str, Undeclared], labels: Labels) -> None:
-    """Log one line for the predictions and one for the references, where there are such values.
+    """Log one line for the predictions and one for the references, if there are such values.
 
     Args:
         found: Case → its values.
-        labels: The dataset's.
+        labels: The label definition.
     """
     for side, fix in (
         ("prediction", "Write the label's number in place of 255 into them."),

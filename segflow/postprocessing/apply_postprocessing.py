@@ -1,4 +1,4 @@
-"""The door for applying: chosen steps on every label map of a folder."""
+"""Postprocessing of every label map of a folder by chosen steps."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from segflow.storage.predictions import Predictions, Wanted
 from segflow.storage.stamps import Origin
 
 WAY = "postprocess"
-VERSION = 1  # raise it when the same label map and steps begin to give another label map
+VERSION = 1  # raise it when the same label map and steps would give another result
 
 
 @dataclass(frozen=True, slots=True)
 class ApplyReport:
-    """What became of a folder.
+    """Result of postprocessing a folder.
 
     Attributes:
         done: Case ids written.
@@ -58,24 +58,24 @@ def apply_postprocessing(
     own: bool = False,
     progress: Progress = silent,
 ) -> ApplyReport:
-    """Do the chosen steps on every label map of a folder and write the results under the same names.
+    """Apply the chosen steps to every label map of a folder, and write the results under the same names.
 
     Args:
         prediction: Folder of label maps.
-        choice: What to do.
-        output: Folder for the results, another than ``prediction``.
+        choice: The steps.
+        output: Folder for the results; it must not be ``prediction``.
         file_ending: Ending of the label maps, with its dot.
         reader: Name of the reader; None chooses by ending.
-        processes: Worker processes; None for as many as there are processors, or none for little work.
-        own: Whether nobody but segflow writes into the output folder.
-        progress: Told of each case.
+        processes: Worker processes; None takes one per processor, or none for little work.
+        own: Only segflow writes into the output folder.
+        progress: Called after each case.
 
     Returns:
-        What was done; a file that cannot be read or written does not stop the others.
+        The result. A file that cannot be read or written does not stop the others.
 
     Raises:
-        SegflowError: The folder is missing or holds no label map; or a file is in the way in the output folder that
-            segflow did not write, or that is one of the inputs.
+        SegflowError: The folder is missing or holds no label map; or a file in the way in the output folder is an input
+            or was not written by segflow.
     """
     files = label_files(prediction, file_ending)
     images = reader_of(files.values(), file_ending, reader)

@@ -1,4 +1,4 @@
-"""The door for choosing: does postprocessing raise the cross-validated Dice? (recipe 13.4)"""
+"""Choice of the postprocessing that raises the cross-validated Dice (recipe 13.4)."""
 
 from __future__ import annotations
 
@@ -46,19 +46,20 @@ def choose_postprocessing(
 ) -> PostprocessingChoice:
     """Find the steps that raise the mean Dice of cross-validated predictions.
 
-    First the largest component of all foreground: accepted if the mean over the labels rises and no label's mean falls.
-    Then, where there are several labels or regions, the largest component of each, on top of what was accepted:
-    accepted if that label's mean Dice rises. Minimum sizes and holes follow by the same rule. Each file is read once.
+    The first candidate keeps the largest component of all foreground. It is accepted if the mean over the labels rises
+    and no label's mean falls. With several labels or regions, the largest component of each follows, on top of the
+    accepted steps. It is accepted if that label's mean Dice rises. Minimum sizes and holes follow by the same rule.
+    Each file is read once.
 
     Args:
         prediction: Folder of the cross-validation's label maps; should hold all training cases.
         reference: Folder of the reference label maps.
-        labels: What the numbers mean.
+        labels: The label definition.
         settings: What to try.
         file_ending: Ending of the label maps, with its dot.
         reader: Name of the reader; None chooses by ending.
         output: Folder to write ``postprocessing.json`` to; None writes nothing.
-        progress: Told of each case read.
+        progress: Called after each case is read.
 
     Raises:
         SegflowError: A folder is missing or empty, or a case cannot be read: the choice needs all of them.
@@ -80,7 +81,7 @@ def choose_postprocessing(
 def _origin(
     prediction: Path, reference: Path, labels: Labels, settings: PostprocessSettings, file_ending: str
 ) -> Origin:
-    """What a choice is made from, for its stamp."""
+    """Origin of a choice, for its stamp."""
     tried = asdict(settings)
     del tried["processes"]
     pairs, _ = find_pairs(prediction, reference, file_ending)
@@ -155,7 +156,7 @@ class _Search:
         return PostprocessingStep(kind, (key,) if isinstance(key, int) else key, **numbers)  # type: ignore[arg-type]
 
     def _paint(self, key: LabelKey) -> int:
-        """The label that a voxel of this label or region is given."""
+        """The label to write for a voxel of this label or region."""
         if self._labels.has_regions:
             return (self._labels.regions_class_order or ())[self._keys.index(key)]
         return key if isinstance(key, int) else key[0]
@@ -164,7 +165,7 @@ class _Search:
         step = PostprocessingStep("keep_largest", self._labels.foreground_labels)
         (tried,) = self._dice_with([step])
         before, after = self._mean(self._dice), self._mean(tried)
-        # Labels that no case holds have no Dice to compare; nnU-Net gives up on the whole comparison then.
+        # A label that no case holds has no Dice. nnU-Net then accepts nothing; here only that label is left out.
         seen = [key for key in self._keys if not np.isnan(before[key])]
         rises = bool(seen) and np.mean([after[k] for k in seen]) > np.mean([before[k] for k in seen])
         accepted = bool(rises and not any(after[key] < before[key] for key in seen) and self._spares_cases(tried))
@@ -174,7 +175,7 @@ class _Search:
             self._dice = tried
 
     def _try_each(self, groups: list[tuple[LabelKey, list[PostprocessingStep]]]) -> None:
-        """Candidates of each key. Plain labels do not touch each other, so that one pass over the cases does."""
+        """Try the candidates of each key. Plain labels do not overlap, so one pass over the cases is enough."""
         if self._labels.has_regions:
             for group in groups:
                 self._try_group([group])
@@ -186,7 +187,7 @@ class _Search:
         for key, steps in groups:
             before = self._mean(self._dice)
             tried = [(step, next(results)) for step in steps]
-            if len(groups) > 1:  # of this pass's results only the key's own Dice takes earlier keys into account
+            if len(groups) > 1:  # others' Dice in this pass ignores earlier keys
                 tried = [(step, self._with_only(key, dice)) for step, dice in tried]
             means = [self._mean(dice) for _, dice in tried]
             fit = [

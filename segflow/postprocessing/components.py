@@ -17,11 +17,11 @@ from segflow.evaluation.label_maps import LabelBoxes, box_of, boxes_of_labels, m
 def postprocess_label_map(
     label_map: np.ndarray, steps: Iterable[PostprocessingStep], spacing: Sequence[float]
 ) -> np.ndarray:
-    """Do the steps in order.
+    """Apply steps in order.
 
     Args:
         label_map: Whole numbers (Z, Y, X); it is not changed.
-        steps: What to do.
+        steps: The steps.
         spacing: mm along z, y, x.
 
     Returns:
@@ -37,19 +37,19 @@ def postprocess_label_map(
 def apply_step(
     label_map: np.ndarray, step: PostprocessingStep, spacing: Sequence[float], boxes: LabelBoxes | None = None
 ) -> tuple[Box, np.ndarray]:
-    """Do one step, and say where it may have changed anything.
+    """Apply one step, and return the box that it may have changed.
 
     Args:
         label_map: Whole numbers (Z, Y, X); it is not changed.
-        step: What to do.
+        step: The step.
         spacing: mm along z, y, x.
-        boxes: `boxes_of_labels` of the map, where the caller has them.
+        boxes: `boxes_of_labels` of the map, if the caller has them.
 
     Returns:
-        The box that the step's labels fill, empty where they do not occur; and the new content of that box.
+        The bounding box of the step's labels, empty if they do not occur; and its new content.
 
     Raises:
-        SegflowError: The label that holes are filled with is beyond the type of the map.
+        SegflowError: The type of the map cannot hold the label that fills holes.
     """
     box = box_of(step.labels, [boxes_of_labels(label_map) if boxes is None else boxes])
     if box is None:
@@ -74,23 +74,23 @@ def apply_step(
 
 
 def largest_components(mask: np.ndarray) -> np.ndarray:
-    """The largest connected component (diagonal neighbours included) and all that are as large; bool (Z, Y, X)."""
+    """The largest connected component, with diagonal neighbours, and all of the same size; bool (Z, Y, X)."""
     components, sizes = _components(mask)
     return _selected(components, sizes == sizes.max(initial=0))
 
 
 def components_from(mask: np.ndarray, min_voxels: float) -> np.ndarray:
-    """The connected components (diagonal neighbours included) that are not smaller than this; bool (Z, Y, X)."""
+    """The connected components, with diagonal neighbours, of at least ``min_voxels``; bool (Z, Y, X)."""
     components, sizes = _components(mask)
     return _selected(components, sizes >= min_voxels)
 
 
 def fill_holes(mask: np.ndarray, *, flat: bool = False) -> np.ndarray:
-    """The mask and the background that no path of face neighbours joins to the border; bool (Z, Y, X).
+    """The mask with its holes: background that no path of face neighbours joins to the border. bool (Z, Y, X).
 
     Args:
         mask: bool (Z, Y, X).
-        flat: Whether it is one slice of a 2D image: then only paths within the plane count.
+        flat: It is a 2D image with one slice, so that only paths within the plane count.
     """
     if flat:
         return np.asarray(fill_voids.fill(mask[0]), dtype=bool)[np.newaxis]

@@ -1,4 +1,4 @@
-"""A case held in memory while postprocessing is chosen: small, and scored without touching what did not change."""
+"""A case that is kept in memory, compressed, while postprocessing is chosen. Only changed voxels are scored again."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class HeldCase:
         prediction, reference: Label maps within the box of the predicted foreground, as blosc2 frames.
         spacing: mm along z, y, x.
         overlaps: Label or region → counts of the whole case, before postprocessing.
-        undeclared: Values that are no labels.
+        undeclared: Values that are not labels.
     """
 
     case_id: str
@@ -40,7 +40,7 @@ class HeldCase:
 
 
 def hold_case(pair: LabelPair, reader: ImageIO, labels: Labels) -> HeldCase:
-    """Read a case and keep what can change.
+    """Read a case and keep the part that postprocessing can change.
 
     Raises:
         SegflowError: A file cannot be read, or the two do not fit together.
@@ -51,7 +51,7 @@ def hold_case(pair: LabelPair, reader: ImageIO, labels: Labels) -> HeldCase:
     undeclared = undeclared_values(reference, prediction, labels)
     boxes = boxes_of_labels(prediction)
     tight = box_of(range(1, len(boxes) + 1), [boxes]) or Box((0, 0, 0), (0, 0, 0))
-    # One voxel more, so that an object of one slice in a volume is not taken for a 2D image.
+    # One more voxel, so that an object of one slice in a volume is not taken for a 2D image.
     box = Box(tuple(n - 1 for n in tight.start), tuple(n + 1 for n in tight.stop)).clip(prediction.shape)
     parts = [_compress(label_map[box.slices]) for label_map in (prediction, reference)]
     return HeldCase(pair.case_id, parts[0], parts[1], geometry.spacing, overlaps, undeclared)
@@ -63,7 +63,7 @@ def try_steps(
     candidates: Sequence[PostprocessingStep],
     ignore_label: int | None,
 ) -> list[dict[LabelKey, float]]:
-    """Dice of each label or region after the accepted steps and each candidate on top of them.
+    """Dice of each label or region after the accepted steps and each candidate.
 
     Returns:
         One mapping per candidate, in their order.
@@ -101,7 +101,7 @@ def _updated(
     new: np.ndarray,
     ignore_label: int | None,
 ) -> dict[LabelKey, Overlap]:
-    """The counts after ``old`` has become ``new``; only voxels that changed are looked at."""
+    """The counts after ``old`` has become ``new``, computed from the changed voxels only."""
     changed = old != new
     if ignore_label is not None:
         changed &= reference != ignore_label

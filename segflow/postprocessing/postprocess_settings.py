@@ -1,4 +1,4 @@
-"""What postprocessing may try."""
+"""Settings of the choice of postprocessing."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from segflow.core.errors import SegflowError
 
 @dataclass(kw_only=True, slots=True)
 class PostprocessSettings:
-    """What is tried.
+    """Candidates that are tried, and limits.
 
     Attributes:
-        keep_largest: Whether to try the largest component, of the foreground and then of each label (nnU-Net's rule).
-        min_volumes_mm3: Smallest volumes of a component to try for each label; the best is taken if it helps.
-        fill_holes: Whether to try filling the holes of each label.
-        max_case_loss: Refuse a step by which any case loses more Dice than this; null does not look at single cases.
-        processes: Worker processes; null for as many as there are processors, or none for little work.
+        keep_largest: Try the largest component, first of the foreground, then of each label (nnU-Net's rule).
+        min_volumes_mm3: Minimum volumes of components in mm³ to try for each label. The best is taken if it helps.
+        fill_holes: Try to fill the holes of each label.
+        max_case_loss: Refuse a step if any case loses more Dice than this; null sets no limit for single cases.
+        processes: Worker processes; null takes one per processor, or none for little work.
     """
 
     keep_largest: bool = True

@@ -1,7 +1,7 @@
-"""Images in and out: one case read whole, and what else is asked of image files.
+"""Reading of whole cases, and questions about image files.
 
-The formats themselves stand in ``storage/image_formats``; header order x, y, z does not leave it. Which of them a
-dataset needs is said in ``storage/readers.py``.
+The formats are in ``storage/image_formats``; header order x, y, z does not leave that package. ``storage/readers.py``
+chooses the format of a dataset.
 """
 
 from __future__ import annotations
@@ -50,23 +50,23 @@ __all__ = [
 ]
 
 TRANSPARENCY = " The fourth channel of a picture is its transparency: saved without, it has three."
-SAME_GRID = "Resample one onto the other's grid; where only the header is wrong, copy the image's."
+SAME_GRID = "Resample one onto the other's grid. If only the header is wrong, copy the image's."
 
 
 def read_case(files: CaseFiles, reader: ImageIO, *, channels: int | None = None) -> Case:
-    """Read one case whole.
+    """Read image and label map of a case.
 
     Args:
-        files: Where it lies.
-        reader: How to read it.
-        channels: Channels that the dataset declares; unchecked where None.
+        files: Its files.
+        reader: How to read them.
+        channels: Number of channels that the dataset declares; None leaves it unchecked.
 
     Returns:
         The case in image space: image float32 (C, Z, Y, X), label int16 (Z, Y, X) or None, geometry of the image.
 
     Raises:
         SegflowError: A file cannot be read, channels are missing or too many, or image and label lie on different
-            grids. Names the case.
+            grids. The error names the case.
     """
     try:
         image, geometry = reader.read_image(files.images)
@@ -93,9 +93,9 @@ def read_case(files: CaseFiles, reader: ImageIO, *, channels: int | None = None)
 
 
 def voxels_of(file: Path, reader: ImageIO) -> int:
-    """Voxels of one channel by the header; 0 where that cannot be read, which reading the file whole will say better.
+    """Voxels of one channel by the header; 0 if the header cannot be read, which reading the whole file reports.
 
-    Placement, which takes most of the time that a header takes, is not looked at in a NIfTI.
+    The placement of a NIfTI is not read, since that takes most of the time.
     """
     try:
         size = read_nifti_header(file).size[:3] if is_nifti(file) else reader.read_header(file).shape

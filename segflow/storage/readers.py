@@ -93,8 +93,8 @@ def choose_reader(file_ending: str, example: Path | None = None, name: str | Non
     """The reader for a dataset.
 
     Args:
-        file_ending: Its files' ending, with the dot.
-        example: One of its images; the first reader for the ending that understands it is taken.
+        file_ending: Ending of its files, with the dot.
+        example: One of its images. The first reader for the ending that can read it is taken.
         name: The reader that dataset.json asks for, if it does. An unknown name is warned of and passed over. What the
             settings name comes before it.
 
@@ -158,7 +158,7 @@ def _for_ending(ending: str) -> tuple[list[ImageIO], list[str]]:
 
 
 def readable_endings(reader: ImageIO, file_ending: str) -> tuple[str, ...]:
-    """Endings of the files that a dataset's reader understands, in lower case; the dataset's own comes first."""
+    """Endings of files that a dataset's reader can read, in lower case. The dataset's own comes first."""
     kinds = [reader.endings, *(getattr(kind, "endings", ()) for kind in type(reader).__mro__)]
     own = next((endings for endings in kinds if isinstance(endings, tuple) and endings), ())
     nifti = NIFTI_ENDINGS if set(own) & set(NIFTI_ENDINGS) else ()
@@ -166,7 +166,7 @@ def readable_endings(reader: ImageIO, file_ending: str) -> tuple[str, ...]:
 
 
 def reader_of(files: Iterable[Path], file_ending: str, name: str | None = None) -> ImageIO:
-    """The reader for a dataset's files: the first that understands one of them, so that a damaged file does not decide.
+    """The reader for a dataset's files: the first that can read any of them, so that a damaged file does not matter.
 
     Args:
         files: Images or label maps.

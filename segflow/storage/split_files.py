@@ -1,4 +1,4 @@
-"""Splits on disk, and the tables that say which cases belong together."""
+"""Files of splits, and tables of cases that belong together."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ def read_splits(file: Path) -> list[Split]:
 
 
 def write_splits(file: Path, splits: list[Split]) -> None:
-    """Write ``splits_final.json``, whole or not at all."""
+    """Write ``splits_final.json`` as a whole or not at all."""
     write_json(file, splits_to_json(splits))
 
 
 def values_of_cases(case_ids: Iterable[str], source: str) -> dict[str, str]:
-    """Case id → its group or stratum, by a regular expression on the id or a CSV file of id and value.
+    """Case id → its group or stratum, from a regular expression on the id or a CSV file of id and value.
 
     Args:
         case_ids: The cases.
@@ -73,7 +73,7 @@ def values_of_cases(case_ids: Iterable[str], source: str) -> dict[str, str]:
 
 
 def build_splits(case_ids: Iterable[str], settings: SplitSettings) -> list[Split]:
-    """Splits as the settings say, read from files where they name any, and checked.
+    """Splits by the settings, or from the file that they name; in either case checked.
 
     Raises:
         SegflowError: See `make_splits` and `check_splits`.
@@ -91,7 +91,7 @@ def build_splits(case_ids: Iterable[str], settings: SplitSettings) -> list[Split
 
 
 def groups_of_cases(case_ids: Iterable[str], settings: SplitSettings) -> dict[str, str] | None:
-    """Case id → group, where the settings group cases at all."""
+    """Case id → group, or None if the settings do not group cases."""
     return values_of_cases(case_ids, settings.group_by) if settings.group_by else None
 
 

@@ -1,4 +1,4 @@
-"""What every image format can do, and the checks that are the same for all of them (recipe 1.5)."""
+"""The interface of image formats, and the checks that all of them share (recipe 1.5)."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from segflow.storage.listing import missing_file
 log = logging.getLogger(__name__)
 
 LEAST_MM, MOST_MM = 1e-12, 1e12
-"""No image has smaller or larger lengths; their products stay numbers."""
+"""Bounds of lengths in mm: no image has smaller or larger ones, and products of three stay finite."""
 FLAT = 1e-6
-"""Volume that three directions span, below which they lie in a plane."""
+"""Three directions lie in a plane if the volume that they span is below this."""
 
-RESAVE = "Is the file whole? Copy or export it again."
+RESAVE = "Is the file complete? Copy or export it again."
 
 
 @dataclass(frozen=True, slots=True)
 class ImageHeader:
-    """What a file says of itself before its voxels are read.
+    """The header of a file.
 
     Attributes:
         shape: Voxels along z, y, x; a 2D image has z = 1.
         channels: Channels that this one file holds.
-        geometry: Spacing, and what the writer needs.
+        geometry: Spacing, and the values that the writer needs.
         dtype: numpy's name of the stored voxel type.
     """
 
@@ -45,11 +45,11 @@ class ImageHeader:
 
 
 class ImageIO(Protocol):
-    """One kind of image file. Implement these members to bring a format of your own."""
+    """One kind of image file. Implement these members for a format of your own."""
 
     @property
     def name(self) -> str:
-        """Name in plans and dataset.json; nnU-Net's class name where it has one."""
+        """Name in plans and dataset.json; nnU-Net's class name if it has one."""
 
     @property
     def endings(self) -> tuple[str, ...]:
@@ -59,35 +59,35 @@ class ImageIO(Protocol):
         """Read one case's image: float32 (C, Z, Y, X), channels in the order of the files."""
 
     def read_label(self, file: Path) -> tuple[np.ndarray, Geometry]:
-        """Read a label map: int16 (Z, Y, X), or int32 where a value needs it."""
+        """Read a label map: int16 (Z, Y, X), or int32 if a value needs it."""
 
     def read_header(self, file: Path) -> ImageHeader:
-        """Read what the file says of itself, without its voxels."""
+        """Read the header, without the voxels."""
 
     def write_label(self, label: np.ndarray, geometry: Geometry, file: Path) -> None:
-        """Write a label map (Z, Y, X) with the geometry of the image that it belongs to, whole or not at all."""
+        """Write a label map (Z, Y, X) with the geometry of its image, as a whole or not at all."""
 
     def write_map(self, values: np.ndarray, geometry: Geometry, file: Path) -> None:
         """Write a float32 map (Z, Y, X), such as a probability, with the geometry of its image."""
 
 
 class ImageFormat(ABC):
-    """An `ImageIO` made of three methods that know one file: `read_file`, `read_header` and `write_file`."""
+    """An `ImageIO` built from three methods for a single file: `read_file`, `read_header` and `write_file`."""
 
     name: str
     endings: tuple[str, ...]
 
     @abstractmethod
     def read_file(self, file: Path) -> tuple[np.ndarray, Geometry]:
-        """Voxels as stored, (C, Z, Y, X), any type; raises `SegflowError` where the file cannot be read."""
+        """Voxels as stored, (C, Z, Y, X), any type. Raises `SegflowError` if the file cannot be read."""
 
     def read_label_file(self, file: Path) -> tuple[np.ndarray, Geometry]:
-        """As `read_file`, for a format in which a label map says its values or its place otherwise than an image."""
+        """Like `read_file`, for formats in which label maps store values or placement in another way than images."""
         return self.read_file(file)
 
     @abstractmethod
     def read_header(self, file: Path) -> ImageHeader:
-        """Read what the file says of itself, without its voxels.
+        """Read the header, without the voxels.
 
         Raises:
             SegflowError: The file is missing, unreadable or of another kind.
@@ -95,7 +95,7 @@ class ImageFormat(ABC):
 
     @abstractmethod
     def write_file(self, values: np.ndarray, geometry: Geometry, file: Path) -> None:
-        """Write (Z, Y, X) voxels of the type that they have, whole or not at all."""
+        """Write voxels (Z, Y, X) in their own type, as a whole or not at all."""
 
     def read_image(self, files: Sequence[Path]) -> tuple[np.ndarray, Geometry]:
         """Read one case's image.
@@ -139,7 +139,7 @@ class ImageFormat(ABC):
         """Read a label map.
 
         Returns:
-            int16 (Z, Y, X), int32 where a value needs it; and its geometry.
+            int16 (Z, Y, X), or int32 if a value needs it; and its geometry.
 
         Raises:
             SegflowError: The file cannot be read, has several channels, or values that are not whole numbers.
@@ -155,7 +155,7 @@ class ImageFormat(ABC):
         return as_label(voxels[0], file), geometry
 
     def write_label(self, label: np.ndarray, geometry: Geometry, file: Path) -> None:
-        """Write a label map (Z, Y, X): uint8 where all values lie below 255, else uint16 (recipe 1.5).
+        """Write a label map (Z, Y, X): uint8 if all values are below 255, else uint16 (recipe 1.5).
 
         Raises:
             SegflowError: A value is negative or above 65535, or the file cannot be written.
@@ -169,13 +169,13 @@ class ImageFormat(ABC):
         """Write a float32 map (Z, Y, X).
 
         Raises:
-            SegflowError: The format holds no floats, or the file cannot be written.
+            SegflowError: The format cannot store floats, or the file cannot be written.
         """
         self.write_file(values.astype(np.float32, copy=False), geometry, file)
 
 
 def as_label(voxels: np.ndarray, file: Path) -> np.ndarray:
-    """Voxels of any type as labels: int16, or int32 where a value needs it; floats must be whole numbers.
+    """Voxels of any type as labels: int16, or int32 if a value needs it. Floats must be whole numbers.
 
     Raises:
         SegflowError: A value is NaN, infinite, fractional, or too large for int32.
@@ -210,7 +210,7 @@ def check_spacing(spacing: Sequence[float], file: Path | str) -> None:
 
     Args:
         spacing: mm along any axes, in the file's own order.
-        file: Named in the error; or what has no file.
+        file: Name for the error: a file, or a text for values without a file.
 
     Raises:
         SegflowError: An entry is zero, negative or not finite.
@@ -232,7 +232,7 @@ def check_spacing(spacing: Sequence[float], file: Path | str) -> None:
 
 
 def check_affine(affine: np.ndarray, file: Path) -> None:
-    """Refuse a place in the patient that is none.
+    """Refuse an affine that is not a placement in the patient.
 
     Args:
         affine: (4, 4), voxel index → mm.
@@ -243,7 +243,7 @@ def check_affine(affine: np.ndarray, file: Path) -> None:
     """
     rows = np.asarray(affine, dtype=np.float64)[:3].tolist()
     problem = None
-    if not all(abs(number) <= MOST_MM for row in rows for number in row):  # which NaN is not
+    if not all(abs(number) <= MOST_MM for row in rows for number in row):  # false for NaN
         problem = "has a position or direction that is not a number, or beyond all bounds"
     else:
         (a, b, c), (d, e, f), (g, h, i) = (row[:3] for row in rows)
