@@ -22,22 +22,13 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, ValidationError
 
-from segflow.apps import _command_line, _composition, _messages
+from segflow.apps import _command_line, _composition, _first_words, _messages, _shipped
 from segflow.core.errors import NoSpaceError, SegflowError
 
 Settings = TypeVar("Settings")
 FULL_ERROR = "HYDRA_FULL_ERROR"
 
 logger = logging.getLogger(__name__)
-
-
-def config_dir() -> Path:
-    """The shipped configuration: inside the package in a wheel, beside it in a checkout."""
-    package = Path(__file__).resolve().parent.parent
-    for folder in (package / "conf", package.parent / "conf"):
-        if (folder / "_shared.yaml").is_file():
-            return folder
-    raise SegflowError(f"the installation of segflow in {package} has no conf/", fix="Install it again.")
 
 
 def start(command: str, arguments: list[str]) -> None:
@@ -58,7 +49,8 @@ def start(command: str, arguments: list[str]) -> None:
     failures: list[tuple[str, Exception]] = []
     folders: list[Path] = []
     try:
-        folders += [config_dir(), *_composition.user_folders(arguments)]
+        folders += [_shipped.config_dir(), *_composition.user_folders(arguments)]
+        _first_words.check(command, arguments, folders)
         typed = _command_line.rewrite(command, arguments, folders)
         sys.argv = [sys.argv[0], *_composition.checked(command, typed, folders)]
         os.environ[FULL_ERROR] = "1"  # Hydra then raises where it would print and exit

@@ -21,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from segflow.apps import _shipped
+from segflow.apps._first_words import CommandLineError
 from segflow.core.errors import SegflowError
 from segflow.core.system_errors import system_error
 
@@ -30,7 +31,7 @@ SEE_MORE = "HYDRA_FULL_ERROR=1 shows where it comes from."
 def explain(error: BaseException, folders: Sequence[Path], command: str) -> tuple[str, int]:
     """The message for a user, and the exit code: 2 for a command line or configuration, 1 for a job that failed."""
     if isinstance(error, SegflowError):
-        return str(error), 1
+        return str(error), 2 if isinstance(error, CommandLineError) else 1
     if isinstance(error, MissingConfigException):
         return _missing(str(error), folders), 2
     if isinstance(error, OverrideParseException):
@@ -95,7 +96,17 @@ def _missing(text: str, folders: Sequence[Path]) -> str:
 def no_option(group: str, option: str, known: Sequence[str]) -> str:
     """What to say of an option that a group does not have."""
     there = f"; there are: {', '.join(known)}." if known else "."
-    return f"there is no '{option}' for '{group}'{there}{nearest(option, known)}"
+    return f"there is no '{option}' for '{group}'{there}{_alike(option, known)}"
+
+
+def _alike(option: str, known: Sequence[str]) -> str:
+    """The options that a name is the beginning or a part of, as ``3d`` is; else the nearest one."""
+    lower = option.lower()
+    rest = sorted(known, key=len)
+    for fits in (str.__eq__, str.startswith, str.__contains__):
+        if found := [name for name in rest if lower and fits(name.lower(), lower)]:
+            return f" Did you mean {' or '.join(map(repr, found[:3]))}?"
+    return nearest(option, known)
 
 
 def _composition(error: BaseException, folders: Sequence[Path], command: str) -> str:

@@ -2,12 +2,32 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from segflow.core.errors import SegflowError
+
+USER_CONF = "SEGFLOW_CONF"
+"""Variable that names folders of configuration of the user's own."""
+
+
+def config_dir() -> Path:
+    """The shipped configuration: inside the package in a wheel, beside it in a checkout."""
+    package = Path(__file__).resolve().parent.parent
+    for folder in (package / "conf", package.parent / "conf"):
+        if (folder / "_shared.yaml").is_file():
+            return folder
+    raise SegflowError(f"the installation of segflow in {package} has no conf/", fix="Install it again.")
+
+
+def folders_of_environment() -> list[Path]:
+    """The folders that `USER_CONF` names."""
+    return [Path(folder) for folder in os.environ.get(USER_CONF, "").split(os.pathsep) if folder]
 
 
 def groups_of(command: str, conf: Path) -> list[tuple[str, str]]:
@@ -50,3 +70,14 @@ def _read(file: Path) -> dict[str, Any]:
 def content(file: Path, *, defaults: bool = False) -> dict[str, Any]:
     """The keys of a file; none of one that cannot be read, which Hydra will complain of."""
     return {key: value for key, value in _read(file).items() if defaults or key not in ("defaults", "hydra")}
+
+
+def purpose(group: str, option: str, folders: Sequence[Path]) -> str:
+    """What an option is for: the first comment of its file, without what follows its first sentence."""
+    file = next((f for folder in reversed(folders) if (f := folder / group / f"{option}.yaml").is_file()), None)
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines() if file else []
+    except (OSError, UnicodeDecodeError):
+        return ""
+    comments = (line.lstrip("# ").strip() for line in lines if line.startswith("#") and "@package" not in line)
+    return next(comments, "")

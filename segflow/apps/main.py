@@ -7,24 +7,10 @@ import sys
 from difflib import get_close_matches
 from io import TextIOWrapper
 
+from segflow.apps._commands import COMMANDS
 from segflow.apps._signals import told_in_one_line
 
-COMMANDS = {
-    "demo": "the whole job on a phantom that segflow makes itself, or on dataset=hippocampus",
-    "convert": "decathlon or nnU-Net v1 task, CSV list of files, or labels such as 0 and 255 → raw dataset",
-    "doctor": "everything that is wrong with a raw dataset",
-    "plan": "raw dataset → fingerprint, plans and splits",
-    "preprocess": "raw dataset and plans → arrays for training",
-    "train": "one fold; -m fold=0,1,2,3,4 trains them one after another",
-    "predict": "images and a trained run → label maps",
-    "ensemble": "probabilities of several predictions → label maps",
-    "evaluate": "label maps and references → scores",
-    "postprocess": "choose steps on a cross-validation, or apply them to a folder",
-    "select": "trained runs → the configuration or ensemble to predict with",
-    "run": "raw dataset → everything above, up to the chosen ensemble's predictions of imagesTs",
-    "report": "trained run → one page with scores, curves and pictures",
-    "bundle": "runs ↔ model files, ours and nnU-Net v2's",
-}
+COMPLETION_FLAGS = {"-sc", "--shell-completion"}
 
 RANK_COMMAND = "SEGFLOW_COMMAND"
 """Lightning starts the other ranks of a run with the same arguments but without the command; it is kept here."""
@@ -38,20 +24,10 @@ def main(arguments: list[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if int(os.environ.get("LOCAL_RANK", "0")) > 0 and RANK_COMMAND in os.environ:
         arguments.insert(0, os.environ[RANK_COMMAND])
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
-        sys.stdout.write(overview())
-        return
-    if arguments[0] in ("-V", "--version", "version"):
-        from importlib.metadata import version
-
-        sys.stdout.write(f"segflow {version('segflow')}\n")
+    arguments = _answered(arguments)
+    if not arguments:
         return
     command, *rest = arguments
-    if command not in COMMANDS:
-        near = get_close_matches(command, COMMANDS, n=1)
-        hint = f"; did you mean 'segflow {near[0]}'?" if near else f"; there are: {', '.join(COMMANDS)}"
-        sys.stderr.write(f"segflow: there is no command '{command}'{hint}\n")
-        raise SystemExit(2)
     os.environ[RANK_COMMAND] = command
     # Threads of GNU OpenMP wait for each other by spinning. On a machine that others use too, one that has lost its
     # core then keeps the others busy, and a training step takes much longer. A short spin costs a quiet machine a
@@ -63,6 +39,44 @@ def main(arguments: list[str] | None = None) -> None:
         _edge.start(command, rest)
 
 
+def _answered(arguments: list[str]) -> list[str]:
+    """What is left to do: nothing where the question was about segflow itself, which is answered here.
+
+    Raises:
+        SystemExit: There is no such command.
+    """
+    first, *rest = arguments or ["--help"]
+    if first == "help" and rest:
+        first, rest = rest[0], ["--help"]
+    if first in ("-h", "--help", "help"):
+        sys.stdout.write(overview())
+    elif first in ("-V", "--version", "version") or "--version" in rest:
+        from importlib.metadata import version
+
+        sys.stdout.write(f"segflow {version('segflow')}\n")
+    elif first in COMPLETION_FLAGS or COMPLETION_FLAGS & set(rest):
+        _complete([argument for argument in (first, *rest) if argument not in (*COMPLETION_FLAGS, *COMMANDS)])
+    elif first not in COMMANDS:
+        near = get_close_matches(first, COMMANDS, n=1)
+        hint = f"; did you mean 'segflow {near[0]}'?" if near else f"; there are: {', '.join(COMMANDS)}"
+        sys.stderr.write(f"segflow: there is no command '{first}'{hint}\n")
+        raise SystemExit(2)
+    else:
+        return [first, *rest]
+    return []
+
+
+def _complete(asked: list[str]) -> None:
+    from segflow.apps import _completion
+    from segflow.core.errors import SegflowError
+
+    try:
+        sys.stdout.write(_completion.answer(asked))
+    except SegflowError as error:
+        sys.stderr.write(f"segflow: {error}\n")
+        raise SystemExit(2) from None
+
+
 def overview() -> str:
     """The text of ``segflow --help``."""
     width = max(map(len, COMMANDS))
@@ -72,6 +86,7 @@ def overview() -> str:
         "Use: segflow COMMAND [KEY=VALUE …]\n\n" + "\n".join(lines) + "\n\n"
         "segflow COMMAND --help shows its settings and their values.\n"
         "segflow COMMAND --cfg job prints the configuration that a command line composes.\n"
+        'eval "$(segflow -sc install=bash)" completes command lines at Tab; zsh and fish too.\n'
     )
 
 

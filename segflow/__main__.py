@@ -1,0 +1,5 @@
+"""``python -m segflow``."""
+
+from segflow.apps.main import main
+
+main()

@@ -1,0 +1,99 @@
+"""What a command can be told: its groups, their options, and its settings. Read from YAML alone, within milliseconds.
+
+Completion, hints and help ask here, so that none of them waits for Hydra or torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from segflow.apps import _shipped
+
+NO_OPTION = ("null", "none", None)
+
+
+def choices(command: str, folders: Sequence[Path]) -> dict[str, tuple[str, str | None]]:
+    """Group, with ``@package`` where it has one → the key that it stands under, and the option chosen by default.
+
+    Args:
+        command: Name of the command.
+        folders: Folders of configuration, the shipped one first.
+    """
+    found: dict[str, tuple[str, str | None]] = {}
+    for name, option in _entries(folders[0] / f"{command}.yaml"):
+        if (folders[0] / f"{name}.yaml").is_file():
+            found.update(choices(name, folders))
+            continue
+        group, _, package = name.removeprefix("override ").removeprefix("optional ").lstrip("/").partition("@")
+        if (folders[0] / group).is_dir():
+            key = f"{group}@{package}" if package else group
+            found[key] = (package or group, None if option in NO_OPTION else str(option))
+    return found
+
+
+def values(command: str, folders: Sequence[Path], chosen: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Every dotted key of a command → its default.
+
+    Args:
+        command: Name of the command.
+        folders: Folders of configuration, the shipped one first.
+        chosen: Group → option, where it is another than the default.
+    """
+    found: dict[str, Any] = {}
+    for file in _shipped.files_of(command, folders[0]):
+        found.update(_dotted(_shipped.content(file)))
+    for group, (key, default) in choices(command, folders).items():
+        option = (chosen or {}).get(group, default)
+        content = option_content(group.partition("@")[0], option, folders) if option else {}
+        found.update({f"{key}.{name}": value for name, value in _dotted(content)})
+    return found
+
+
+def option_content(group: str, option: str, folders: Sequence[Path]) -> dict[str, Any]:
+    """What an option sets, with all that it builds on; nothing of one that does not exist or is a preset."""
+    file = next((f for folder in reversed(folders) if (f := folder / group / f"{option}.yaml").is_file()), None)
+    if file is None or is_preset(file):
+        return {}
+    content: dict[str, Any] = {}
+    for name, _ in _entries(file):
+        if name not in ("_self_", option) and not name.startswith(("override ", "/")):
+            content = _merged(content, option_content(group, name, folders))
+    return _merged(content, _shipped.content(file))
+
+
+def is_preset(file: Path) -> bool:
+    """Whether the keys of an option's file stand at the top, and not under the group's name."""
+    try:
+        return file.read_text(encoding="utf-8").startswith("# @package _global_")
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+def _entries(file: Path) -> Iterator[tuple[str, Any]]:
+    """Entries of a file's defaults list, with the option that they choose."""
+    for entry in _shipped.content(file, defaults=True).get("defaults") or ():
+        if isinstance(entry, Mapping):
+            yield from ((str(name), option) for name, option in entry.items())
+        else:
+            yield str(entry), None
+
+
+def _dotted(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in content.items():
+        if str(name) in ("_target_", "_partial_", "_args_", "_recursive_", "_convert_"):
+            continue
+        key = f"{prefix}{name}"
+        yield key, value
+        if isinstance(value, Mapping):
+            yield from _dotted(value, f"{key}.")
+
+
+def _merged(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(first)
+    for name, value in second.items():
+        before = merged.get(name)
+        both = isinstance(before, Mapping) and isinstance(value, Mapping)
+        merged[name] = _merged(before, value) if both else value  # type: ignore[arg-type]
+    return merged

@@ -1,0 +1,160 @@
+"""Tab completion: what a shell evaluates once, and what it asks at every Tab. Imports nothing heavy.
+
+``eval "$(segflow -sc install=bash)"`` defines a function of the shell; at a Tab it calls ``segflow -sc query=bash``
+with the line under way in ``COMP_LINE``, cut at ``COMP_POINT``, and is answered one candidate a line. A candidate that
+ends in a space is a whole word; others go on.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping
+
+from segflow.apps._candidates import Candidate, candidates
+from segflow.core.errors import SegflowError
+
+SCRIPTS = {
+    "bash": """\
+_segflow_complete() {
+    local word
+    COMPREPLY=()
+    while IFS= read -r word; do
+        COMPREPLY+=("$word")
+    done < <(COMP_LINE="$COMP_LINE" COMP_POINT="$COMP_POINT" COMP_WORDBREAKS="$COMP_WORDBREAKS" \\
+        "$1" -sc query=bash 2>/dev/null)
+}
+complete -o nospace -F _segflow_complete segflow
+""",
+    "zsh": """\
+(( $+functions[compdef] )) || { autoload -Uz compinit && compinit; }
+_segflow() {
+    local line="${(j: :)words[1,CURRENT-1]} $PREFIX"
+    local -a found whole open
+    found=(${(f)"$(COMP_LINE=$line COMP_POINT=${#line} ${words[1]} -sc query=zsh 2>/dev/null)"})
+    open=(${found:#* })
+    whole=(${${(M)found:#* }% })
+    compadd -a whole
+    compadd -S '' -a open
+}
+compdef _segflow segflow
+""",
+    "fish": """\
+function __segflow_complete
+    set -lx COMP_LINE (commandline --cut-at-cursor --current-process)
+    set -lx COMP_POINT (string length -- "$COMP_LINE")
+    segflow -sc query=fish 2>/dev/null
+end
+complete --command segflow --no-files --arguments '(__segflow_complete)'
+""",
+}
+UNINSTALL = {
+    "bash": "complete -r segflow; unset -f _segflow_complete\n",
+    "zsh": "compdef -d segflow; unfunction _segflow\n",
+    "fish": "complete --command segflow --erase; functions --erase __segflow_complete\n",
+}
+WORD_BREAKS = " \t\n\"'><=;|&(:"
+"""Where bash begins the word that a candidate replaces, unless COMP_WORDBREAKS says otherwise."""
+
+_SPECIAL = re.compile(r"([^\w./@%+:,=~-])")
+
+
+def answer(arguments: list[str], environment: Mapping[str, str] = os.environ) -> str:
+    """What ``segflow -sc ARGUMENTS`` prints.
+
+    Args:
+        arguments: ``install=SHELL``, ``uninstall=SHELL`` or ``query=SHELL``.
+        environment: Where the line under way is found.
+
+    Raises:
+        SegflowError: Something else is asked for.
+    """
+    asked, _, shell = (arguments or [""])[0].partition("=")
+    if len(arguments) != 1 or asked not in ("install", "uninstall", "query") or shell not in SCRIPTS:
+        raise SegflowError(
+            "cannot complete",
+            found=" ".join(arguments) or None,
+            expected="install=SHELL, uninstall=SHELL or query=SHELL; SHELL is bash, zsh or fish",
+            fix='In bash: eval "$(segflow -sc install=bash)"; in fish: segflow -sc install=fish | source',
+        )
+    if asked != "query":
+        return SCRIPTS[shell] if asked == "install" else UNINSTALL[shell]
+    line = environment.get("COMP_LINE", "")
+    point = environment.get("COMP_POINT", "")
+    line = line[: int(point)] if point.isdigit() else line
+    words, raw = split_line(line)
+    try:
+        found = candidates(words, unquoted(raw))
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):  # a file that cannot be read offers nothing
+        found = []
+    render: Callable[[Iterable[Candidate]], list[str]] = {
+        "bash": lambda each: for_bash(each, raw, environment.get("COMP_WORDBREAKS", WORD_BREAKS)),
+        "zsh": lambda each: [f"{c.text}{' ' if c.whole else ''}" for c in each],
+        "fish": lambda each: [f"{c.text}\t{c.meaning}" if c.meaning else c.text for c in each],
+    }[shell]
+    return "".join(f"{text}\n" for text in render(found))
+
+
+def split_line(line: str) -> tuple[list[str], str]:
+    """The words of a line behind the command's name, and the last one as it was typed; empty behind a space."""
+    parts = [""]
+    quote = ""
+    escaped = False
+    for sign in line:
+        if not escaped and not quote and sign.isspace():
+            if parts[-1]:
+                parts.append("")
+            continue
+        parts[-1] += sign
+        if escaped:
+            escaped = False
+        elif sign == "\\" and quote != "'":
+            escaped = True
+        elif sign == quote:
+            quote = ""
+        elif not quote and sign in "'\"":
+            quote = sign
+    return [unquoted(part) for part in parts[1:-1]], parts[-1] if len(parts) > 1 else ""
+
+
+def unquoted(raw: str) -> str:
+    """What a shell takes a word for; its last quote may be open."""
+    text, quote, escaped = "", "", False
+    for sign in raw:
+        if escaped:
+            text, escaped = text + (sign if not quote or sign in '"\\$`' else f"\\{sign}"), False
+        elif sign == "\\" and quote != "'":
+            escaped = True
+        elif sign == quote:
+            quote = ""
+        elif not quote and sign in "'\"":
+            quote = sign
+        else:
+            text += sign
+    return text
+
+
+def for_bash(found: Iterable[Candidate], raw: str, breaks: str) -> list[str]:
+    """Candidates as bash inserts them: without what stands before its last break of the word, quoted as that is.
+
+    Args:
+        found: Candidates for the whole word.
+        raw: The word as it was typed.
+        breaks: Signs that end what bash leaves alone.
+    """
+    start, quote, escaped = 0, "", False
+    for position, sign in enumerate(raw):
+        if escaped:
+            escaped = False
+        elif sign == "\\" and quote != "'":
+            escaped = True
+        elif sign == quote:
+            quote = ""
+        elif not quote and sign in "'\"":
+            quote, start = sign, position + 1
+        elif not quote and sign in breaks:
+            start = position + 1
+    head = unquoted(raw[:start])
+    texts = [(c.text[len(head) :], c.whole) for c in found if c.text.startswith(head)]
+    end = {True: f"{quote} ", False: ""}
+    return [(text if quote else _SPECIAL.sub(r"\\\1", text)) + end[whole] for text, whole in texts]

@@ -1,0 +1,319 @@
+"""What a newcomer types, and what to type instead: told before anything is composed, as a line to paste.
+
+Someone who comes from argparse, from nnU-Net or from another Hydra application writes ``fold 0``, ``--fold 0``,
+``epochs=10`` or ``fold=0,1``. Hydra's grammar has no use for them, and its own messages do not say what has.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatch
+from importlib.util import find_spec
+from pathlib import Path
+
+from segflow.apps import _catalogue, _nnunet_names, _shipped
+from segflow.apps._command_line import PATH_KEYS, SECTIONS, split_values
+from segflow.apps._flags import ALONE, NNUNET, NNUNET_PREDICT, VALUES, WITH_VALUE
+from segflow.core.errors import SegflowError
+
+
+class CommandLineError(SegflowError):
+    """A command line that cannot be meant as it was typed; commands end with exit code 2."""
+
+
+OTHER_NAMES: Mapping[str, tuple[str, ...]] = {
+    **dict.fromkeys(("epochs", "epoch", "num_epochs", "n_epochs", "nepochs"), ("trainer.max_epochs",)),
+    **dict.fromkeys(("learning_rate", "initial_lr"), ("optimizer.lr",)),
+    **dict.fromkeys(("gpus", "num_gpus", "n_gpus", "ngpus"), ("trainer.devices",)),
+    **dict.fromkeys(("device", "gpu", "cuda"), ("inference.device", "trainer.accelerator")),
+    **dict.fromkeys(("workers", "n_workers"), ("training.num_workers", "processes")),
+    **dict.fromkeys(("num_processes", "n_jobs", "np"), ("processes", "preprocessing.processes")),
+    **dict.fromkeys(("name", "exp_name", "experiment_name"), ("run_name",)),
+    **dict.fromkeys(("data", "data_dir", "dataset_path", "dataset_dir", "data_path"), ("dataset.path",)),
+    **dict.fromkeys(("dataset_id", "task", "dataset_name"), ("dataset",)),
+    **dict.fromkeys(("pretrained", "pretrained_weights", "weights"), ("training.initial_weights",)),
+    **dict.fromkeys(("images", "image", "input_dir", "input_folder"), ("input",)),
+    **dict.fromkeys(("out", "output_dir", "output_folder", "save_dir"), ("output", "paths.outputs")),
+    "output": ("paths.outputs",),
+    **dict.fromkeys(("predictions", "pred"), ("prediction",)),
+    **dict.fromkeys(("references", "ref", "gt", "ground_truth"), ("reference",)),
+    **dict.fromkeys(("model_dir", "model_folder", "run_folder"), ("model", "run")),
+    **dict.fromkeys(("model", "net", "architecture", "arch"), ("network", "run")),
+    **dict.fromkeys(("scheduler", "lr_scheduler"), ("schedule",)),
+    **dict.fromkeys(("config", "mode"), ("configuration", "configurations")),
+    **dict.fromkeys(("tta", "mirror"), ("inference.mirroring",)),
+    "step_size": ("inference.overlap",),
+    **dict.fromkeys(("checkpoint_name", "chk"), ("inference.checkpoint",)),
+}
+"""A setting's name elsewhere → its names here; the first that the command has is meant."""
+
+LISTS = ("configurations", "members", "runs", "weights", "folds", "inference.folds", "regions_class_order")
+"""Settings that take a list, and None by default."""
+
+PLACES: Mapping[str, tuple[str, ...]] = {
+    "convert": ("source",),
+    "predict": ("model", "input", "output"),
+    "evaluate": ("prediction", "reference"),
+    "report": ("run",),
+    "bundle": ("model", "output"),
+    "postprocess": ("prediction", "reference"),
+}
+"""Command → the settings that paths without a name are meant for, in order; elsewhere it is ``dataset.path``."""
+
+ACTIONS = {"bundle": ("export", "import"), "postprocess": ("choose", "apply")}
+
+LAUNCHERS = {
+    "joblib": "hydra_joblib_launcher",
+    "submitit_local": "hydra_submitit_launcher",
+    "submitit_slurm": "hydra_submitit_launcher",
+}
+"""Option of ``hydra/launcher`` → the plugin that brings it; all of them come with one extra."""
+
+
+def check(command: str, arguments: Sequence[str], folders: Sequence[Path]) -> None:
+    """Refuse a command line that another tool would take, with the line that does the same here.
+
+    Args:
+        command: Name of the command.
+        arguments: As typed.
+        folders: Folders of configuration, the shipped one first.
+
+    Raises:
+        CommandLineError: It cannot be meant as it was typed; says what to type.
+    """
+    line = _Line(command, folders, list(arguments))
+    line.read()
+    if line.problem:
+        fixed = shlex.join(["segflow", command, *line.right])
+        fixes = [*line.advice, f"Type: {fixed}"] if line.certain else line.advice
+        raise CommandLineError(line.problem, fix=" ".join(fixes) or None)
+
+
+@dataclass(slots=True)
+class _Line:
+    """A command line while it is read.
+
+    Attributes:
+        command: Name of the command.
+        folders: Folders of configuration.
+        rest: Arguments that were not read yet.
+        right: What should have been typed instead of those that were.
+        problem: The first thing that is wrong; empty for none.
+        advice: More to say of it, as sentences.
+        certain: Whether ``right`` says all that was meant.
+    """
+
+    command: str
+    folders: Sequence[Path]
+    rest: list[str]
+    right: list[str] = field(default_factory=list)
+    problem: str = ""
+    advice: list[str] = field(default_factory=list)
+    certain: bool = True
+    _groups: Mapping[str, object] = field(init=False)
+    _settings: Mapping[str, object] = field(init=False)
+    _multirun: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        groups = _catalogue.choices(self.command, self.folders)
+        chosen = dict(word.split("=", 1) for word in self.rest if word.partition("=")[0] in groups and "=" in word)
+        self._groups = groups
+        self._settings = _catalogue.values(self.command, self.folders, chosen)
+        self._multirun = any(word in ("-m", "--multirun") or word.startswith("hydra.mode=") for word in self.rest)
+
+    def read(self) -> None:
+        """Go through all arguments, from the first to the last."""
+        while self.rest:
+            word = self.rest.pop(0)
+            if word.startswith("-"):
+                self._flag(word)
+            elif "=" in word:
+                self._setting(word)
+            else:
+                self._bare(word)
+
+    def _wrong(self, problem: str, *right: str, advice: str = "", certain: bool = True) -> None:
+        if not self.problem:
+            self.problem, self.advice = problem, [advice] if advice else []
+        self.certain = self.certain and certain
+        self.right += right
+
+    # -------------------------------------------------------------------------------------------------- flags
+
+    def _flag(self, word: str) -> None:
+        name, equals, value = word.partition("=")
+        following = self.rest[0] if self.rest and not equals else value
+        if name in (*ALONE, *WITH_VALUE, *WITH_VALUE.values()) and _is_hydras(name, following):
+            self.right.append(word)
+            if name not in ALONE and not equals and self.rest:
+                self.right.append(self.rest.pop(0))
+            return
+        if name == "-tr" and _nnunet_names.is_trainer_class(following):
+            if not equals:
+                self.rest.pop(0)
+            self._trainer_class(f"{name} {following}", following)
+            return
+        of_nnunet = {**NNUNET, **NNUNET_PREDICT} if self.command == "predict" else NNUNET
+        key = "" if name in of_nnunet else self._meant(name.lstrip("-").replace("-", "_"))
+        if not key:
+            self.right.append(word)  # refused with the other flags, and what nnU-Net's are called here
+            if not equals and self.rest and "=" not in self.rest[0] and not self.rest[0].startswith("-"):
+                self.right.append(self.rest.pop(0))
+            return
+        if not equals:
+            value = "true"
+            if self.rest and not self.rest[0].startswith("-") and "=" not in self.rest[0]:
+                value = self.rest.pop(0)
+        typed = f"{name}={value}" if equals else name if value == "true" else f"{name} {value}"
+        self._wrong(f"there is no flag '{typed}'; settings are written KEY=VALUE", f"{key}={value}")
+
+    # ----------------------------------------------------------------------------------------------- settings
+
+    def _setting(self, word: str) -> None:
+        head, _, value = word.partition("=")
+        key = head.lstrip("+~")
+        if key in ("hydra/launcher", "hydra/sweeper"):
+            self._launcher(word, value)
+        elif key == "trainer" and _nnunet_names.is_trainer_class(value):
+            self._trainer_class(word, value)
+        elif key == "planner" and value not in self._options(key) and _nnunet_names.planner_of(value):
+            option = _nnunet_names.planner_of(value)
+            self._wrong(f"nnU-Net's {value} is here {key}={option}", f"{key}={option}")
+        elif head == key and not self._has(key) and self._meant(key):
+            own = self._meant(key)
+            self._wrong(f"there is no setting '{key}'", f"{own}={value}", advice=f"Did you mean '{own}'?")
+        elif head == key and self._has(key) and self._several(key, value):
+            self._sweep(key, value)
+        else:
+            self.right.append(word)
+
+    def _several(self, key: str, value: str) -> bool:
+        """Whether there are several values where one belongs."""
+        if key in self._groups and value.startswith("["):
+            return True
+        parts = len(split_values(value)) > 1 and not re.match(r"\w+\(", value)
+        return parts and not self._multirun and not any(fnmatch(key, pattern) for pattern in PATH_KEYS)
+
+    def _sweep(self, key: str, value: str) -> None:
+        values = ",".join(split_values(value.removeprefix("[").removesuffix("]") if value.startswith("[") else value))
+        whole = {"fold": "fold.index", "configuration": "configuration.name"}.get(key)
+        if self.command == "run" and whole:
+            self._wrong(f"'{key}' has several values; segflow run takes them as a list", f"{whole}=[{values}]")
+        elif key in LISTS or SECTIONS.get(self.command, "") + f".{key}" in LISTS or self._is_list(key):
+            self._wrong(f"'{key}' has several values, which are written as a list", f"{key}=[{values}]")
+        elif self._multirun:
+            self._wrong(f"'{key}' is no list; -m takes its values with commas", f"{key}={values}")
+        else:
+            self._wrong(f"'{key}' has several values; -m runs one after another", f"{key}={values}")
+            self.right[:0] = [] if "-m" in self.right else ["-m"]
+
+    def _trainer_class(self, word: str, name: str) -> None:
+        settings = _nnunet_names.settings_of_class(name)
+        if settings is None:
+            near = _nnunet_names.nearest_class(name)
+            ours = f"{near} is here {_nnunet_names.TRAINER_CLASSES[near]}." if near else ""
+            advice = f"{ours} The README lists the settings for each trainer class.".strip()
+            self._wrong(f"'{word}': there is no class {name} here", advice=advice, certain=False)
+            return
+        what = " ".join(settings) or "what segflow train does by itself"
+        self._wrong(f"'{word}': nnU-Net's {name} is here {what}", *settings)
+
+    def _launcher(self, word: str, value: str) -> None:
+        plugin = LAUNCHERS.get(value)
+        if plugin and not _is_installed(f"hydra_plugins.{plugin}"):
+            self._wrong(
+                f"'{word}' needs {plugin}", advice="Install it: pip install 'segflow[launchers]'", certain=False
+            )
+        self.right.append(word)
+
+    # ----------------------------------------------------------------------------------------- words without =
+
+    def _bare(self, word: str) -> None:
+        if word.startswith("~"):
+            self.right.append(word)
+            return
+        following = self.rest[0] if self.rest else ""
+        key = word if self._has(word) else "" if self.command in PLACES else self._meant(word)
+        if key and following and "=" not in following and not following.startswith("-"):
+            self.rest.pop(0)
+            self._wrong(f"settings are written KEY=VALUE; found '{word} {following}'", f"{key}={following}")
+        elif key and not self._option(word):
+            self._wrong(f"cannot read the argument '{word}'", advice=f"Write {key}=VALUE.", certain=False)
+        elif meant := self._place(word):
+            self._wrong(f"cannot read the argument '{word}'", meant, advice=f"Did you mean '{meant}'?")
+        else:
+            self._wrong(
+                f"cannot read the argument '{word}'; write KEY=VALUE, and quote special signs: \"KEY='a b'\"",
+                advice=f"segflow {self.command} --help lists the settings.",
+                certain=False,
+            )
+
+    def _place(self, word: str) -> str:
+        """``KEY=WORD`` for a word that stands by itself; empty where nothing is meant plainly."""
+        given = {argument.partition("=")[0] for argument in (*self.right, *self.rest)}
+        if word in ACTIONS.get(self.command, ()):
+            return f"action={word}"
+        if _nnunet_names.is_trainer_class(word) and "trainer" in self._groups:
+            return " ".join(_nnunet_names.settings_of_class(word) or [])
+        if option := self._option(word):
+            return option
+        if self.command in PLACES:
+            free = [key for key in PLACES[self.command] if key not in given]
+            return f"{free[0]}={word}" if free else ""
+        named = {"dataset", "dataset.path", "dataset.name"} & given
+        if self.command == "ensemble" or named or "dataset" not in self._groups:
+            return f"fold={word}" if word in self._options("fold") and "fold" in self._groups else ""
+        if re.fullmatch(r"\d+|Dataset\d+(_[\w.-]+)?", word):
+            return f"dataset={word}"
+        return f"dataset.path={word}" if "/" in word or Path(word).expanduser().is_dir() else ""
+
+    def _option(self, word: str) -> str:
+        """``GROUP=WORD`` where one group of the command has such an option."""
+        groups = [key for key in self._groups if not word.isdigit() and word in self._options(key)]
+        return f"{groups[0]}={word}" if len(groups) == 1 else ""
+
+    # -------------------------------------------------------------------------------------------------- names
+
+    def _options(self, group: str) -> list[str]:
+        return _shipped.options(group.partition("@")[0], self.folders)
+
+    def _has(self, key: str) -> bool:
+        section = SECTIONS.get(self.command, "")
+        plain = key.partition("@")[0]
+        if plain in self._groups or plain in self._settings or f"{section}.{plain}" in self._settings:
+            return True
+        files = (file for folder in self.folders[1:] for file in folder.rglob("*.yaml"))
+        return any(plain.split(".")[0] in _shipped.content(file) for file in files)  # such as a preset's own key
+
+    def _is_list(self, key: str) -> bool:
+        return isinstance(self._settings.get(key), list)
+
+    def _other_name(self, key: str) -> str:
+        mine = (name for name in OTHER_NAMES.get(key, ()) if name in self._groups or name in self._settings)
+        return next(mine, "")
+
+    def _meant(self, word: str) -> str:
+        """The setting that a word names: by its own name, without its section, or as it is called elsewhere."""
+        if self._has(word):
+            return word
+        if other := self._other_name(word):
+            return other
+        inside = [key for key in self._settings if key.endswith(f".{word}")]
+        return inside[0] if len(inside) == 1 else ""
+
+
+def _is_hydras(name: str, value: str) -> bool:
+    allowed: Sequence[str] | None = VALUES.get(name, ())
+    if name not in VALUES:
+        return True
+    return value in allowed if allowed else not value.startswith("nnUNet")
+
+
+def _is_installed(module: str, find: Callable[[str], object] = find_spec) -> bool:
+    try:
+        return find(module) is not None
+    except ModuleNotFoundError:
+        return False
