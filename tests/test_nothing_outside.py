@@ -19,8 +19,8 @@ import torch
 from segflow.core.errors import SegflowError
 from segflow.core.geometry import Geometry
 from segflow.core.plans import Plans
-from segflow.exchange.bundle import export_bundle, import_bundle
-from segflow.exchange.nnunet_v2_model import import_nnunet_model
+from segflow.exchange.export_model import export_bundle
+from segflow.exchange.import_model import import_bundle, import_nnunet_model
 from segflow.inference.ensemble_cases import ensemble_cases
 from segflow.inference.predict_cases import predict_cases
 from segflow.inference.predict_settings import PredictSettings

@@ -9,10 +9,8 @@ from omegaconf import DictConfig, OmegaConf
 from segflow.apps import _datasets, _edge, _terminal
 from segflow.core.command_line import command_line
 from segflow.core.errors import SegflowError
-from segflow.exchange.bundle import export_bundle, import_bundle
-from segflow.exchange.nnunet_v2_model import export_nnunet_model, import_nnunet_model
-from segflow.models.bundle_file import is_bundle
-from segflow.storage.folds import named_checkpoint
+from segflow.exchange.export_model import export_bundle, export_nnunet_model
+from segflow.exchange.import_model import import_model
 
 USE = (
     "Use: segflow bundle action=export model=RUN_FOLDER output=liver.segflow, "
@@ -28,7 +26,7 @@ def run(config: DictConfig) -> None:
     folds = list(map(str, config.folds)) if OmegaConf.is_list(config.folds) else str(config.folds)
     if config.action == "export":
         output = Path(config.output).expanduser()
-        model, checkpoint = named_checkpoint(model, config.checkpoint)
+        checkpoint = config.checkpoint
         if config.format == "segflow":
             written = export_bundle(model, output, folds=folds, checkpoint=checkpoint)
         elif config.format == "nnunet":
@@ -38,11 +36,14 @@ def run(config: DictConfig) -> None:
         _terminal.say(f"Written to {written}.")
     elif config.action == "import":
         outputs = Path(_edge.read(_datasets.PathSettings, config.paths).outputs).expanduser()
-        if is_bundle(model):
-            runs = import_bundle(model, outputs, run_name=config.run_name)
-        else:
-            options = {"folds": folds, "checkpoint": config.checkpoint, "configuration": config.bundle.configuration}
-            runs = [import_nnunet_model(model, outputs, run_name=config.run_name, **options)]
+        runs = import_model(
+            model,
+            outputs,
+            folds=folds,
+            checkpoint=config.checkpoint,
+            configuration=config.bundle.configuration,
+            run_name=config.run_name,
+        )
         for folder in runs:
             _terminal.say(
                 f"Written to {folder}. Next: {command_line('predict', model=folder, input='DIR', output='DIR')}"

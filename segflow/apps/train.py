@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -13,7 +13,6 @@ from typing import Any
 
 from omegaconf import DictConfig
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
-from torch import Tensor
 
 from segflow.apps import _datasets, _edge, _processes, _sources, _terminal, evaluate
 from segflow.augmentation.pipeline import Augmentation, AugmentationSettings
@@ -30,8 +29,6 @@ from segflow.inference.next_stage import open_previous_stage
 from segflow.inference.predict_settings import PredictSettings
 from segflow.inference.predict_validation import predict_validation
 from segflow.inference.score_volumes import volume_scorer
-from segflow.models.bundle_file import is_bundle, read_bundle
-from segflow.models.nnunet_model import is_nnunet_model, read_nnunet_model, read_nnunet_weights
 from segflow.network.cpu_memory import tune_cpu
 from segflow.planning.override import override_configuration
 from segflow.planning.split_dataset import read_fold, split_dataset
@@ -42,7 +39,6 @@ from segflow.storage.links import refuse_link
 from segflow.storage.preprocessed_store import PreprocessedStore
 from segflow.storage.raw_dataset import read_dataset_json
 from segflow.training.claim_folder import check_arrays_of_run, release_folder
-from segflow.training.initial_weights import read_initial_weights
 from segflow.training.protocols import AugmentationFactory, TrainingParts, TrainResult
 from segflow.training.train_fold import train_fold
 from segflow.training.training_settings import TrainingSettings
@@ -268,27 +264,8 @@ def parts(config: DictConfig, inputs: Inputs | None = None) -> TrainingParts:
         trainer=_edge.build(config.trainer),
         loggers=[_edge.build(node) for node in config.logger.values()],
         callbacks=[_edge.build(node) for node in config.callbacks.values()],
-        read_weights=_read_weights,
         score_volumes=scorer,
     )
-
-
-def _read_weights(source: Path) -> Mapping[str, Tensor]:
-    """Initial weights from a run or bundle of ours, a model of nnU-Net v2, or a checkpoint file of either."""
-    if not source.exists():
-        raise SegflowError(
-            f"training.initial_weights: there is no {source}",
-            expected="a run's folder, a bundle, a model of nnU-Net v2, or a checkpoint (.ckpt, .pth)",
-        )
-    if source.suffix == ".pth":
-        return read_nnunet_weights(source)
-    if source.suffix == ".ckpt" or (source.is_dir() and not is_nnunet_model(source)):
-        return read_initial_weights(source)
-    trained = read_bundle(source) if is_bundle(source) else read_nnunet_model(source)
-    if len(trained) > 1:
-        fold = trained[0].record.fold
-        logger.info("initial weights: of %d folds in %s, those of fold %s", len(trained), source, fold)
-    return trained[0].weights
 
 
 def _sampler(node: DictConfig) -> Callable[..., Any]:

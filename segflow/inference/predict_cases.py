@@ -10,7 +10,7 @@ from segflow.core.errors import SegflowError
 from segflow.execution.progress import Progress, silent
 from segflow.inference.case_pipeline import PredictReport
 from segflow.inference.find_cases import Input, find_cases, part_of
-from segflow.inference.load_network import Build
+from segflow.inference.load_model import Build
 from segflow.inference.origins import WINDOW_SETTINGS, described, record_digest, weights_digest
 from segflow.inference.predict_settings import PredictSettings
 from segflow.inference.predict_stage import PredictStage

@@ -13,7 +13,7 @@ from segflow.core.preprocessed_case import PreprocessedCase, SpatialRecord
 from segflow.core.run_record import RunRecord
 from segflow.execution.progress import Progress, silent
 from segflow.inference.case_pipeline import PredictReport, Steps, run_cases
-from segflow.inference.load_network import Build
+from segflow.inference.load_model import Build
 from segflow.inference.maps import Maps
 from segflow.inference.next_stage import NextStage
 from segflow.inference.origins import WINDOW_SETTINGS, StampedCase, described, record_digest

@@ -25,7 +25,7 @@ from segflow.core.run_record import RunRecord
 from segflow.execution.machine import check_room
 from segflow.execution.progress import Progress, silent
 from segflow.inference.image_objects import image_object
-from segflow.inference.load_network import Build, Model, choose_device, find_previous_stage, load_model
+from segflow.inference.load_model import Build, Model, choose_device, find_previous_stage, load_model
 from segflow.inference.predict_settings import SlidingWindowSettings
 from segflow.inference.sliding_window import predict_logits
 from segflow.models.trained_fold import Folds

@@ -14,7 +14,7 @@ from segflow.core.preprocessed_case import PreprocessedCase
 from segflow.core.run_record import RunRecord
 from segflow.evaluation.evaluate_settings import overlap_only
 from segflow.evaluation.score_case import score_case
-from segflow.inference.load_network import Model
+from segflow.inference.load_model import Model
 from segflow.inference.predict_settings import SlidingWindowSettings
 from segflow.inference.predictor import Predictor
 from segflow.storage.images import reader_by_name

@@ -92,6 +92,18 @@ def read_bundle(path: Path, folds: Folds = "all", configuration: str | None = No
         ]
 
 
+def bundle_folds(path: Path, configuration: str | None = None) -> list[str]:
+    """Names of the folds that `read_bundle` reads of ``all``.
+
+    Raises:
+        SegflowError: The file is damaged, or has no such model.
+    """
+    with open_zip(path) as archive:
+        models = _models(path, archive)
+    name = _choose(path, models, configuration)
+    return choose_folds(list(models[name][1]), "all", f"{path} ({name})")
+
+
 def configurations_in(path: Path) -> list[str]:
     """Names of the models in a bundle.
 
@@ -165,4 +177,5 @@ def _weights(path: Path, archive: zipfile.ZipFile, listed: _Listed) -> dict[str,
 
 def _public(record: RunRecord) -> dict[str, Any]:
     """What prediction needs; names of cases and paths of the training machine are nobody else's business."""
-    return replace(record, train_cases=(), val_cases=(), settings={}).to_json()
+    settings = {"trainer": record.settings["trainer"]} if record.from_nnunet else {}  # it decides how logits are summed
+    return replace(record, train_cases=(), val_cases=(), settings=settings).to_json()

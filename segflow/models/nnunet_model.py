@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import _codecs
 import io
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import numpy as np
-from torch import Tensor
-
 from segflow.core.dataset import DatasetDescription
 from segflow.core.errors import SegflowError
-from segflow.core.names import LONGEST_NAME, shortened
 from segflow.core.plans import Plans
-from segflow.core.run_record import RunRecord
-from segflow.models.nnunet_names import from_nnunet
-from segflow.models.tensor_files import plain_weights, read_tensors
+from segflow.models.nnunet_checkpoint import UNNEEDED, read_nnunet_checkpoint, write_nnunet_checkpoint
 from segflow.models.trained_fold import Folds, TrainedFold, choose_folds
-from segflow.storage.json_files import build_as, parse_json, read_json
+from segflow.storage.json_files import build_as, parse_json, read_json, write_json
 from segflow.storage.zip_files import is_zip, open_zip, read_member
 
 CHECKPOINTS = {"final": "checkpoint_final.pth", "best": "checkpoint_best.pth", "last": "checkpoint_latest.pth"}
@@ -29,20 +23,6 @@ CHECKPOINTS = {"final": "checkpoint_final.pth", "best": "checkpoint_best.pth", "
 
 DEPTH = 3
 """Folders below which a model may lie: results / dataset / model."""
-
-_SCALAR = np.float64(0).__reduce__()[0]
-_ARRAY = np.zeros(0).__reduce__()[0]
-
-HARMLESS_GLOBALS: tuple[Any, ...] = (
-    np.dtype,
-    np.ndarray,
-    *{type(np.dtype(code)) for code in "?bBhHiIlLqQefd"},
-    _codecs.encode,
-    # Both names, as the file says which numpy wrote it and not which one reads it.
-    *((_SCALAR, f"{module}.multiarray.scalar") for module in ("numpy.core", "numpy._core")),
-    *((_ARRAY, f"{module}.multiarray._reconstruct") for module in ("numpy.core", "numpy._core")),
-)
-"""What an honest checkpoint names beside tensors: the logged numbers are numpy scalars. None of it runs anything."""
 
 Place = Path | zipfile.Path
 
@@ -76,44 +56,43 @@ def read_nnunet_model(
         SegflowError: There is no such model or fold, several models to choose from, a file cannot be read, would run
             code, or names layers that segflow does not build.
     """
-    if checkpoint not in CHECKPOINTS:
-        raise SegflowError(f"unknown checkpoint '{checkpoint}'", expected=" | ".join(CHECKPOINTS))
-    place = _open(path)
-    if folds == "all" and path.is_dir() and place != path:
-        folds = [path.name.removeprefix("fold_")]
-    found = list(_models(place))
-    if not found:
-        raise SegflowError(
-            f"{path} holds no model of nnU-Net v2", expected="plans.json, dataset.json and fold_0/checkpoint_final.pth"
-        )
-    model = _choose(found, configuration, path)
+    model, chosen = _locate(path, folds, checkpoint, configuration)
     plans = build_as(model / "plans.json", _json(model / "plans.json"), Plans.from_json)
     dataset = build_as(
         model / "dataset.json",
-        _dataset_json(model),
+        UNNEEDED | _json(model / "dataset.json"),
         partial(DatasetDescription.from_json, plans.dataset_name),
     )
-    chosen = _folds(model, folds, CHECKPOINTS[checkpoint])
     return [_read_fold(model / f"fold_{fold}" / CHECKPOINTS[checkpoint], plans, dataset) for fold in chosen]
 
 
-def read_nnunet_weights(file: Path) -> dict[str, Tensor]:
-    """Weights of one checkpoint file by our names; it carries the plans that it was trained with.
+def nnunet_folds(path: Path, checkpoint: str = "final", configuration: str | None = None) -> list[str]:
+    """Names of the folds that `read_nnunet_model` reads of ``all``.
 
     Raises:
-        SegflowError: It cannot be read, would run code, is no checkpoint of nnU-Net v2, or names layers that segflow
-            does not build.
+        SegflowError: As there, as far as file names and plans tell.
     """
-    content = read_tensors(file, str(file), HARMLESS_GLOBALS)
-    if not isinstance(content.get("init_args"), Mapping) or "network_weights" not in content:
-        raise _no_checkpoint(str(file), content)
+    return _locate(path, "all", checkpoint, configuration)[1]
 
-    def build(content: Mapping[str, Any]) -> dict[str, Tensor]:
-        arguments = content["init_args"]
-        plan = Plans.from_json(arguments["plans"]).configuration(arguments["configuration"])
-        return from_nnunet(plain_weights(content["network_weights"]), plan.topology)
 
-    return build_as(file, content, build)
+def write_nnunet_model(model: Path, folds: Sequence[TrainedFold]) -> None:
+    """Write folds of one configuration as nnU-Net lays a model out.
+
+    Args:
+        model: A folder that is not there.
+        folds: Their weights and records.
+
+    Raises:
+        SegflowError: The disk is full.
+        OSError, RuntimeError: A file cannot be written for another reason.
+    """
+    record = folds[0].record
+    write_json(model / "plans.json", record.plans.to_json())
+    write_json(model / "dataset.json", record.dataset.to_json())
+    for fold in folds:
+        place = model / f"fold_{fold.record.fold}"
+        place.mkdir(parents=True)
+        write_nnunet_checkpoint(place / CHECKPOINTS["final"], fold)
 
 
 def previous_model(path: Path, configuration: str) -> Path:
@@ -127,6 +106,27 @@ def previous_model(path: Path, configuration: str) -> Path:
     if path.is_file() or not (model / "plans.json").is_file():
         return path
     return model.with_name("__".join([*model.name.split("__")[:-1], configuration]))
+
+
+def _locate(path: Path, folds: Folds, checkpoint: str, configuration: str | None) -> tuple[Place, list[str]]:
+    """The model that is meant, and names of its folds that are."""
+    if checkpoint not in CHECKPOINTS:
+        raise SegflowError(f"unknown checkpoint '{checkpoint}'", expected=" | ".join(CHECKPOINTS))
+    place = _open(path)
+    if folds == "all" and path.is_dir() and place != path:
+        folds = [path.name.removeprefix("fold_")]
+    found = list(_models(place))
+    if not found:
+        raise no_nnunet_model(path)
+    model = _choose(found, configuration, path)
+    return model, _folds(model, folds, CHECKPOINTS[checkpoint])
+
+
+def no_nnunet_model(path: Path) -> SegflowError:
+    """What to say of a path that is none."""
+    return SegflowError(
+        f"{path} holds no model of nnU-Net v2", expected="plans.json, dataset.json and fold_0/checkpoint_final.pth"
+    )
 
 
 def _open(path: Path) -> Place:
@@ -190,41 +190,12 @@ def _json(file: Place) -> dict[str, Any]:
     return value
 
 
-def _dataset_json(model: Place) -> dict[str, Any]:
-    """Old models lack a key that prediction does not need."""
-    return {"numTraining": 0, "file_ending": ".nii.gz", **_json(model / "dataset.json")}
-
-
 def _folds(model: Place, folds: Folds, file: str) -> list[str]:
     named = {child.name.removeprefix("fold_"): child for child in model.iterdir() if child.name.startswith("fold_")}
     return choose_folds([name for name, child in named.items() if (child / file).is_file()], folds, f"{model} ({file})")
 
 
 def _read_fold(file: Place, plans: Plans, dataset: DatasetDescription) -> TrainedFold:
-    name = str(file)
-    source = file if isinstance(file, Path) else io.BytesIO(read_member(file.root, file.at))
-    content = read_tensors(source, name, HARMLESS_GLOBALS)
-    if not isinstance(content.get("init_args"), Mapping) or "network_weights" not in content:
-        raise _no_checkpoint(name, content)
-
-    def build(content: Mapping[str, Any]) -> TrainedFold:
-        record = RunRecord(
-            dataset=dataset,
-            plans=plans,
-            configuration=content["init_args"]["configuration"],
-            fold=content["init_args"].get("fold", 0),
-            train_cases=(),
-            val_cases=(),
-            mirror_axes=tuple(int(axis) for axis in content.get("inference_allowed_mirroring_axes") or ()),
-            settings={"trainer": str(content.get("trainer_name", "nnUNetTrainer"))[:LONGEST_NAME]},
-        )
-        record.check()
-        return TrainedFold(record, from_nnunet(plain_weights(content["network_weights"]), record.plan.topology), name)
-
-    return build_as(name, content, build)
-
-
-def _no_checkpoint(name: str, content: Mapping[str, Any]) -> SegflowError:
-    return SegflowError(
-        f"{name} is not a checkpoint of nnU-Net v2", found=shortened(list(content), 300), expected="network_weights"
-    )
+    if isinstance(file, Path):
+        return replace(read_nnunet_checkpoint(file, str(file), plans, dataset), folder=file.parent)
+    return read_nnunet_checkpoint(io.BytesIO(read_member(file.root, file.at)), str(file), plans, dataset)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from segflow.core.errors import SegflowError
-from segflow.core.names import safe_name
+from segflow.core.names import safe_name, shortened
 from segflow.core.run_record import RunRecord
 from segflow.models.tensor_files import plain_weights, read_tensors, without_wrappers
 from segflow.models.trained_fold import Folds, TrainedFold, choose_folds
@@ -35,7 +35,24 @@ def read_fold(folder: Fold, checkpoint: str = "final") -> TrainedFold:
     """
     record = folder.read_record()
     file = folder.existing_checkpoint(checkpoint)
-    return TrainedFold(record, network_weights(read_tensors(file), str(file)), str(file))
+    return TrainedFold(record, network_weights(read_tensors(file), str(file)), str(file), folder.path)
+
+
+def read_checkpoint(file: Path) -> dict[str, Tensor]:
+    """Read the weights of one checkpoint file of ours, wherever it lies.
+
+    Raises:
+        SegflowError: It cannot be read, or holds no network of ours.
+    """
+    content = read_tensors(file)
+    state = content.get("state_dict", content)
+    if not isinstance(state, Mapping) or not any(str(key).startswith(NETWORK_PREFIX) for key in state):
+        raise SegflowError(
+            f"{file} holds no weights of a segflow network",
+            found=shortened(list(content)[:5]),
+            expected=f"tensors named '{NETWORK_PREFIX}…'",
+        )
+    return network_weights(content, str(file))
 
 
 def network_weights(content: Mapping[str, Any], name: str) -> dict[str, Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from torch import Tensor, nn
 
@@ -30,11 +31,13 @@ class TrainedFold:
         record: What the weights were trained for.
         weights: Tensors by the names that `segflow.network.build.build_network` gives them.
         source: Where they came from, for messages.
+        folder: The fold's folder, with pictures and scores of the training; None where there is none.
     """
 
     record: RunRecord
     weights: Mapping[str, Tensor]
     source: str
+    folder: Path | None = None
 
 
 def choose_folds(present: Sequence[str], folds: Folds, source: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Starting from the weights of another run."""
+"""Starting from the weights of another model."""
 
 from __future__ import annotations
 
@@ -11,9 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from segflow.core.errors import SegflowError
-from segflow.core.names import shortened
-from segflow.models.own_runs import NETWORK_PREFIX, network_weights, read_fold
-from segflow.models.tensor_files import read_tensors
+from segflow.models.open_model import ModelKind, open_model
 from segflow.storage.folds import find_folds
 
 logger = logging.getLogger(__name__)
@@ -35,31 +33,28 @@ class WeightTransfer:
 
 
 def read_initial_weights(source: Path) -> Mapping[str, Tensor]:
-    """Weights of a run (its folder) or of a checkpoint file of ours.
+    """Weights of a model or of a checkpoint file; of a model's folds, the first one's.
+
+    Args:
+        source: See `open_model`.
 
     Raises:
         SegflowError: There is none, or it cannot be used.
     """
-    if source.is_dir():
-        folds = find_folds(source)
-        fold = folds[0]
-        if len(folds) > 1:
-            logger.info("initial weights: of %d folds in %s, those of fold %s", len(folds), source, fold.fold)
+    if not source.exists():
+        raise SegflowError(
+            f"training.initial_weights: there is no {source}",
+            expected="a run's folder, a bundle, a model of nnU-Net v2, or a checkpoint (.ckpt, .pth)",
+        )
+    opened = open_model(source)
+    if opened.kind in (ModelKind.FOLD, ModelKind.RUN):
+        fold = find_folds(opened.path)[0]
         if not fold.checkpoint().is_file():
             raise SegflowError(
                 f"training.initial_weights: {fold.path} is not trained to its end",
                 fix=f"Finish it, or give a file such as {fold.checkpoint('best')}",
             )
-        return read_fold(fold).weights
-    content = read_tensors(source)
-    state = content.get("state_dict", content)
-    if not isinstance(state, Mapping) or not any(str(key).startswith(NETWORK_PREFIX) for key in state):
-        raise SegflowError(
-            f"{source} holds no weights of a segflow network",
-            found=shortened(list(content)[:5]),
-            expected=f"tensors named '{NETWORK_PREFIX}…'",
-        )
-    return network_weights(content, str(source))
+    return opened.first_weights()
 
 
 def transfer_weights(network: nn.Module, weights: Mapping[str, Tensor], source: str) -> WeightTransfer:

@@ -93,7 +93,6 @@ class TrainingParts:
             have to decide something by them (precision, devices, strategy, limits, max_time).
         loggers: Each ``(save_dir=run folder)`` → Lightning logger.
         callbacks: More of Lightning's callbacks.
-        read_weights: Reads ``training.initial_weights`` where it may be more than a run of ours.
         score_volumes: Scores whole cases during training; needed where ``training.volume_every`` asks for it.
     """
 
@@ -106,7 +105,6 @@ class TrainingParts:
     trainer: Callable[..., pl.Trainer]
     loggers: Sequence[Callable[..., Logger]] = ()
     callbacks: Sequence[pl.Callback] = ()
-    read_weights: Callable[[Path], Mapping[str, torch.Tensor]] | None = None
     score_volumes: VolumeScorer | None = None
 
 

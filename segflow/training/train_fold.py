@@ -201,9 +201,8 @@ class _Run:
                 expected="something that is called with (topology, in_channels, out_channels, deep_supervision)",
             ) from error
         if fresh and settings.initial_weights is not None:
-            read = parts.read_weights or read_initial_weights
             source = Path(settings.initial_weights).expanduser()
-            transfer_weights(network, read(source), str(source))
+            transfer_weights(network, read_initial_weights(source), str(source))
         freeze(network, settings.freeze)
         device = trainer.strategy.root_device
         if settings.compile != "off":

@@ -13,7 +13,8 @@ import pytest
 import tiny_models
 
 from segflow.core.errors import SegflowError
-from segflow.exchange.bundle import export_bundle, import_bundle
+from segflow.exchange.export_model import export_bundle
+from segflow.exchange.import_model import import_bundle
 from segflow.inference.predictor import Predictor
 from segflow.models.bundle_file import is_bundle, read_bundle
 
@@ -37,6 +38,17 @@ def test_bundle_predicts_as_its_run_wherever_it_is_taken(tmp_path: Path, name: s
     imported = import_bundle(bundle, tmp_path / "elsewhere")
     assert len(imported) == (2 if name == "3d_cascade_fullres" else 1)
     assert np.array_equal(Predictor.load(imported[0], device="cpu").predict(image(), SPACING), expected)
+
+
+def test_a_model_of_nnunet_as_a_bundle_is_summed_as_before(tmp_path: Path) -> None:
+    model = tiny_models.make_nnunet_model(tmp_path / "theirs", folds=(0, 1))
+    bundle = export_bundle(model, tmp_path / "model.segflow")
+    again = export_bundle(bundle, tmp_path / "again.segflow")
+    one, *others = (Predictor.load(path, device="cpu") for path in (model, bundle, again))
+    assert one.settings.sums == "float16"
+    for other in others:
+        assert other.settings == one.settings
+        assert np.array_equal(other.predict(image(), SPACING), one.predict(image(), SPACING))
 
 
 def test_an_import_that_finds_no_space_leaves_nothing_in_the_way_of_the_next(tmp_path: Path) -> None:

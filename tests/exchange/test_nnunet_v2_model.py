@@ -16,7 +16,8 @@ import tiny_models
 import torch
 
 from segflow.core.errors import SegflowError
-from segflow.exchange.nnunet_v2_model import export_nnunet_model, import_nnunet_model
+from segflow.exchange.export_model import export_bundle, export_nnunet_model
+from segflow.exchange.import_model import import_model, import_nnunet_model
 from segflow.models.nnunet_model import read_nnunet_model
 from segflow.models.own_runs import read_fold
 from segflow.storage.folds import Fold, find_folds
@@ -103,6 +104,29 @@ def test_import_of_a_cascade_alone_says_that_its_previous_stage_is_missing(
     model = tiny_models.make_nnunet_model(tmp_path / "results", "3d_cascade_fullres")
     assert import_nnunet_model(model, tmp_path / "ours").is_dir()
     assert "previous stage '3d_lowres' was not imported" in caplog.text
+
+
+def test_every_form_of_a_model_is_exported_and_one_checkpoint_imported(tmp_path: Path) -> None:
+    run = tiny_models.make_run(tmp_path / "ours", folds=(0, 1))
+    bundle = export_bundle(run, tmp_path / "model.segflow")
+    first = export_nnunet_model(run, tmp_path / "a")
+    for number, source in enumerate((bundle, first, first / "fold_1" / "checkpoint_final.pth")):
+        model = export_nnunet_model(source, tmp_path / str(number))
+        (back,) = import_model(model / "fold_1" / "checkpoint_final.pth", tmp_path / f"back{number}")
+        one, two = read_fold(Fold(run / "fold_1")), read_fold(Fold(back / "fold_1"))
+        assert one.record.plan == two.record.plan
+        assert one.record.dataset == two.record.dataset
+        assert all(torch.equal(value, two.weights[key]) for key, value in one.weights.items())
+
+
+def test_what_is_no_model_from_elsewhere_is_not_imported(tmp_path: Path) -> None:
+    run = tiny_models.make_run(tmp_path)
+    for path in (run, Fold(run / "fold_0").checkpoint("final")):
+        with pytest.raises(SegflowError, match=rf"{path} holds no model of nnU-Net v2"):
+            import_model(path, tmp_path / "new")
+    with pytest.raises(SegflowError, match=r"there is no .*nothing\.zip; expected a bundle, or a model of nnU-Net"):
+        import_model(tmp_path / "nothing.zip", tmp_path / "new")
+    assert not (tmp_path / "new").exists()
 
 
 def test_nothing_is_overwritten(tmp_path: Path) -> None:

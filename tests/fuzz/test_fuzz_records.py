@@ -32,16 +32,16 @@ from segflow.core.postprocessing import PostprocessingChoice, PostprocessingStep
 from segflow.core.selection import Candidate, Selection
 from segflow.core.splits import SplitSettings, check_splits
 from segflow.evaluation.summary import read_summary, table_rows
-from segflow.exchange.bundle import export_bundle, import_bundle
 from segflow.exchange.decathlon import convert_decathlon
+from segflow.exchange.export_model import export_bundle, export_nnunet_model
 from segflow.exchange.file_list import convert_file_list
-from segflow.exchange.nnunet_v2_model import export_nnunet_model, import_nnunet_model
+from segflow.exchange.import_model import import_bundle, import_nnunet_model
 from segflow.inference.ensemble_cases import StoredProbabilities
 from segflow.inference.find_cases import find_cases
-from segflow.inference.load_network import find_previous_stage, load_model
+from segflow.inference.load_model import find_previous_stage, load_model
 from segflow.inference.maps import output_names
 from segflow.inference.predict_validation import validated_with
-from segflow.models.nnunet_model import read_nnunet_weights
+from segflow.models.nnunet_checkpoint import read_nnunet_weights
 from segflow.planning.planner import decide
 from segflow.planning.planner_settings import PlannerSettings
 from segflow.planning.split_dataset import split_dataset
@@ -415,6 +415,12 @@ def _read_model(file: Path) -> None:
         import_bundle(file, file.parent / "imported")
 
 
+def _read_checkpoint(file: Path) -> None:
+    with contextlib.suppress(SegflowError):
+        load_model(file)
+    read_nnunet_weights(file)
+
+
 _READ: dict[str, Callable[[Path], object]] = {
     **dict.fromkeys(("dataset.json", "listed.json", "regions.json"), _read_dataset),
     "plans.json": _read_plans,
@@ -432,7 +438,7 @@ _READ: dict[str, Callable[[Path], object]] = {
     **dict.fromkeys(("cases.csv", "list.csv"), _read_table),
     **dict.fromkeys(("model.segflow", "model.zip"), _read_model),
     "final.ckpt": read_initial_weights,
-    "checkpoint_final.pth": read_nnunet_weights,
+    "checkpoint_final.pth": _read_checkpoint,
 }
 
 

@@ -15,11 +15,12 @@ import tiny_models
 import torch
 
 from segflow.core.errors import SegflowError
-from segflow.exchange.bundle import export_bundle
-from segflow.inference.load_network import load_model
+from segflow.exchange.export_model import export_bundle
+from segflow.inference.load_model import load_model
 from segflow.inference.predictor import Predictor
 from segflow.models.bundle_file import is_bundle, read_bundle
-from segflow.models.nnunet_model import is_nnunet_model, read_nnunet_model, read_nnunet_weights
+from segflow.models.nnunet_checkpoint import read_nnunet_weights
+from segflow.models.nnunet_model import is_nnunet_model, read_nnunet_model
 from segflow.models.tensor_files import read_tensors
 
 Edit = Callable[[dict[str, Any], dict[str, Any]], Any]

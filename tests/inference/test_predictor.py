@@ -22,7 +22,7 @@ from torch import nn
 from segflow.core.case import Case
 from segflow.core.errors import SegflowError
 from segflow.core.geometry import Geometry
-from segflow.inference.load_network import find_previous_stage, load_model, load_network
+from segflow.inference.load_model import find_previous_stage, load_model
 from segflow.inference.predict_settings import SlidingWindowSettings
 from segflow.inference.predictor import Predictor
 from segflow.storage.folds import Fold
@@ -34,7 +34,7 @@ def load(tmp_path: Path, name: str = "3d_fullres", **options: object) -> Predict
 
 def test_networks_come_ready_to_predict(tmp_path: Path) -> None:
     run = tiny_models.make_run(tmp_path, folds=(0, 1))
-    network = load_network(Fold(run / "fold_1"))
+    (network,) = load_model(run / "fold_1").networks
     assert not network.training
     assert not any(parameter.requires_grad for parameter in network.parameters())
     with torch.inference_mode():
@@ -129,6 +129,15 @@ def test_nnunet_model_predicts_as_a_run_with_the_same_weights(tmp_path: Path) ->
     image = make_image()
     ours, theirs = (sitk.GetArrayFromImage(p.predict(image)) for p in (run, model))
     assert np.array_equal(ours, theirs)
+
+
+def test_one_checkpoint_of_nnunet_predicts_as_its_model(tmp_path: Path) -> None:
+    theirs = tiny_models.make_nnunet_model(tmp_path / "theirs", folds=(0, 1))
+    file = shutil.copy(theirs / "fold_1" / "checkpoint_final.pth", tmp_path / "downloaded.pth")
+    fold, alone = (Predictor.load(path, device="cpu") for path in (theirs / "fold_1", file))
+    assert alone.folds == ("1",)
+    image = sitk.GetArrayFromImage(make_image())
+    assert np.array_equal(alone.predict(image, (2.0, 0.8, 1.25)), fold.predict(image, (2.0, 0.8, 1.25)))
 
 
 def test_nnunet_model_is_summed_as_nnunet_sums_and_our_own_more_finely(tmp_path: Path) -> None:

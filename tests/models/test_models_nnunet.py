@@ -12,7 +12,8 @@ import torch
 from test_models_weights import Malicious
 
 from segflow.core.errors import SegflowError
-from segflow.models.nnunet_model import is_nnunet_model, previous_model, read_nnunet_model, read_nnunet_weights
+from segflow.models.nnunet_checkpoint import read_nnunet_weights
+from segflow.models.nnunet_model import is_nnunet_model, previous_model, read_nnunet_model
 from segflow.models.trained_fold import load_weights
 from segflow.network.build import build_network
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from training_toy import PowerCut, Toy, make_record, make_store
 
 from segflow.core.errors import SegflowError
 from segflow.core.labels import Labels
+from segflow.exchange.export_model import export_bundle, export_nnunet_model
 from segflow.network.build import build_network
 from segflow.training.initial_weights import read_initial_weights, transfer_weights
 from segflow.training.parameters import freeze, parameter_groups
@@ -74,6 +76,27 @@ def test_weights_are_read_from_a_run_or_a_file(toy: Toy, where: str):
     toy.train()
     source = toy.run().path if where == "folder" else toy.run().checkpoint("best")
     assert set(read_initial_weights(source)) == set(make_network().state_dict())
+
+
+@pytest.mark.parametrize("form", ["bundle", "nnunet", "nnunet.zip", "checkpoint_final.pth"])
+def test_a_training_starts_from_a_model_of_any_form(toy: Toy, form: str):
+    toy.train("one/fold_0")
+    run, target = toy.folder / "one", toy.folder / form
+    if form == "bundle":
+        export_bundle(run, target)
+    else:
+        model = export_nnunet_model(run, target if form != "checkpoint_final.pth" else toy.folder / "results")
+        target = next(model.rglob(form)) if form.endswith(".pth") else target
+    weights = read_initial_weights(target)
+    expected = {name.removeprefix("network."): value for name, value in toy.weights("one/fold_0").items()}
+    assert weights.keys() == make_network().state_dict().keys()
+    assert all(torch.equal(weights[name], expected[name]) for name in weights)
+    assert toy.train("two", settings={"initial_weights": str(target)}).finished
+
+
+def test_a_source_that_is_not_there_is_told_with_what_may_be(tmp_path: Path):
+    with pytest.raises(SegflowError, match=r"training\.initial_weights: there is no .*gone; expected .*a bundle"):
+        read_initial_weights(tmp_path / "gone")
 
 
 def test_of_several_folds_the_one_that_is_taken_is_named(toy: Toy, caplog: pytest.LogCaptureFixture):

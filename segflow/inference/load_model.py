@@ -13,12 +13,9 @@ from torch import nn
 
 from segflow.core.errors import SegflowError
 from segflow.core.run_record import RunRecord
-from segflow.models.bundle_file import is_bundle, read_bundle
-from segflow.models.nnunet_model import is_nnunet_model, previous_model, read_nnunet_model
-from segflow.models.own_runs import previous_run, read_fold, read_run
+from segflow.models.open_model import open_model
 from segflow.models.trained_fold import Folds, TrainedFold, check_size, load_weights
 from segflow.network.build import build_network
-from segflow.storage.folds import Fold, named_checkpoint, no_run
 
 logger = logging.getLogger(__name__)
 
@@ -43,24 +40,6 @@ class Model:
     source: Path
 
 
-def load_network(folder: Fold, checkpoint: str = "final", *, build: Build = build_network) -> nn.Module:
-    """The network of one of our own folds, with its trained weights.
-
-    Args:
-        folder: The fold's folder.
-        checkpoint: ``final``, ``best`` or ``last``.
-        build: What makes the network; a registry of ours, unless the caller trusts another.
-
-    Returns:
-        In evaluation mode and without deep supervision, on the CPU.
-
-    Raises:
-        SegflowError: The fold was not trained, or its weights cannot be read or do not fit.
-    """
-    fold = read_fold(folder, checkpoint)
-    return _load(_build(fold, build), fold)
-
-
 def load_model(
     path: Path,
     *,
@@ -72,29 +51,16 @@ def load_model(
     """Load the networks of a model.
 
     Args:
-        path: One of our folds, a checkpoint in it, the run's folder above it, a bundle, or a model of nnU-Net v2 as a
-            folder or zip.
+        path: See `open_model`.
         folds: ``all``, or names of folds.
-        checkpoint: ``final``, ``best`` or ``last``; a bundle has one only.
-        configuration: Which model, where the path holds several.
-        build: See `load_network`.
+        checkpoint, configuration: See `open_model`.
+        build: What makes the network; to be given for networks of one's own.
 
     Raises:
         SegflowError: There is no model, folds disagree, or weights cannot be read or do not fit.
     """
-    path, checkpoint = named_checkpoint(path, checkpoint)
-    if not path.exists():
-        raise no_run(path, f"there is no model {path}")
-    if is_bundle(path):
-        trained = read_bundle(path, folds, configuration)
-    elif is_nnunet_model(path):
-        trained = read_nnunet_model(path, folds, checkpoint, configuration)
-    elif path.is_file():
-        raise SegflowError(
-            f"{path} is no model, or is cut off", expected="a run's folder, a bundle, or a folder or zip of nnU-Net v2"
-        )
-    else:
-        trained = read_run(path, folds, checkpoint)
+    opened = open_model(path, checkpoint=checkpoint, configuration=configuration)
+    trained = opened.read(folds)
     first = trained[0]
     for other in trained[1:]:
         if other.record.configuration != first.record.configuration or other.record.plan != first.record.plan:
@@ -107,8 +73,8 @@ def load_model(
     # Copies, so that initial weights, which nobody will use, are drawn once and not for every fold.
     networks = tuple(_load(copy.deepcopy(blank), fold) for fold in trained)
     names = tuple(str(fold.record.fold) for fold in trained)
-    logger.info("loaded %s of %s, fold %s", first.record.configuration, path, ", ".join(names))
-    return Model(first.record, networks, names, path)
+    logger.info("loaded %s of %s, fold %s", first.record.configuration, opened.path, ", ".join(names))
+    return Model(first.record, networks, names, opened.path)
 
 
 def find_previous_stage(path: Path, record: RunRecord) -> tuple[Path, str]:
@@ -124,10 +90,7 @@ def find_previous_stage(path: Path, record: RunRecord) -> tuple[Path, str]:
     Raises:
         SegflowError: It cannot be found; says how to name it.
     """
-    previous = str(record.plan.previous_stage)
-    if is_bundle(path):
-        return path, previous
-    return (previous_model(path, previous) if is_nnunet_model(path) else previous_run(path, record)), previous
+    return open_model(path).previous_stage(record)
 
 
 def choose_device(name: str = "auto") -> torch.device:

@@ -1,0 +1,124 @@
+"""Trained models as files to give away: our own bundle, or a model of nnU-Net v2 (recipe 9.4, 14.1)."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from segflow.core.errors import SegflowError
+from segflow.core.system_errors import system_error
+from segflow.models.bundle_file import write_bundle
+from segflow.models.nnunet_checkpoint import TRAINER
+from segflow.models.nnunet_model import write_nnunet_model
+from segflow.models.open_model import open_model
+from segflow.models.trained_fold import Folds, TrainedFold
+from segflow.storage.json_files import written_whole
+
+OF_A_FOLD = ("progress.png", "validation/summary.json")
+"""What nnU-Net keeps beside a checkpoint, under the names that we use."""
+
+
+def export_bundle(
+    models: Path | Sequence[Path],
+    target: Path,
+    *,
+    folds: Folds = "all",
+    checkpoint: str = "final",
+    facts: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write models as a bundle, which `Predictor.load` takes as it is.
+
+    Args:
+        models: Models of different configurations, see `open_model`. A cascade brings the stage that it builds on.
+        target: The file, such as ``liver.segflow``.
+        folds: ``all``, or names.
+        checkpoint: ``final``, ``best`` or ``last``.
+        facts: Plain JSON to keep with the models, such as licence and authors.
+
+    Returns:
+        The file.
+
+    Raises:
+        SegflowError: A model cannot be read, or the file exists or cannot be written.
+    """
+    if target.exists():
+        raise SegflowError(f"{target} exists already", fix="Remove it, or choose another name.")
+    trained: list[TrainedFold] = []
+    waiting: list[tuple[Path, str | None]] = [
+        (path, None) for path in ([models] if isinstance(models, Path) else models)
+    ]
+    while waiting:
+        path, configuration = waiting.pop(0)
+        opened = open_model(path, checkpoint=checkpoint, configuration=configuration)
+        members = opened.read(folds)
+        record = members[0].record
+        if any(record.configuration == other.record.configuration for other in trained):
+            continue
+        trained += members
+        if record.plan.previous_stage:
+            waiting.append(opened.previous_stage(record))
+    write_bundle(target, trained, {"segflow": version("segflow"), **(facts or {})})
+    return target
+
+
+def export_nnunet_model(model: Path, target: Path, *, folds: Folds = "all", checkpoint: str = "final") -> Path:
+    """Write a model as nnU-Net v2 does, so that its own predictor loads it.
+
+    Args:
+        model: See `open_model`.
+        target: A folder such as nnUNet_results, or a name that ends in ``.zip``, for nnU-Net's own import.
+        folds: ``all``, or a list.
+        checkpoint: ``final``, ``best`` or ``last``.
+
+    Returns:
+        The model's folder ``<target>/<dataset>/nnUNetTrainer__<plans>__<configuration>``, or the zip.
+
+    Raises:
+        SegflowError: The model cannot be read, or the target exists or cannot be written.
+    """
+    trained = open_model(model, checkpoint=checkpoint).read(folds)
+    record = trained[0].record
+    relative = Path(record.dataset.name) / f"{TRAINER}__{record.plans.plans_name}__{record.configuration}"
+    zipped = target.suffix.lower() == ".zip"
+    place = target if zipped else target / relative
+    if place.exists():
+        raise SegflowError(f"{place} exists already", fix="Remove it, or choose another target.")
+    home = target.parent if zipped else target  # what lies above a folder may be another disk, or not be ours
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".writing-", dir=home) as temporary:
+            written = Path(temporary) / relative
+            write_nnunet_model(written, trained)
+            for fold in trained:
+                _copy_results(fold, written / f"fold_{fold.record.fold}")
+            if zipped:
+                _zip(Path(temporary), target)
+            else:
+                place.parent.mkdir(parents=True, exist_ok=True)
+                written.rename(place)
+    except OSError as error:
+        raise system_error(error, f"cannot write {place}", place=home) from error
+    except RuntimeError as error:  # of torch.save, which does not say more
+        raise SegflowError(f"cannot write {place}: {error}") from error
+    return place
+
+
+def _copy_results(fold: TrainedFold, place: Path) -> None:
+    if fold.folder is None:
+        return
+    for name in OF_A_FOLD:
+        if (file := fold.folder / name).is_file():
+            (place / name).parent.mkdir(exist_ok=True)
+            shutil.copyfile(file, place / name)
+
+
+def _zip(folder: Path, target: Path) -> None:
+    with written_whole(target) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
+        for file in sorted(folder.rglob("*")):
+            if file.is_file():
+                archive.write(file, file.relative_to(folder).as_posix())
