@@ -13,8 +13,8 @@ from typing import Any
 
 from segflow.apps import _catalogue, _shipped
 from segflow.apps._command_line import PATH_KEYS, SECTIONS, values_of
-from segflow.apps._commands import COMMANDS
 from segflow.apps._flags import ALONE, VALUES, WITH_VALUE
+from segflow.apps._purposes import COMMANDS
 
 MOST_RUNS = 200
 """Folders of runs that are offered at once."""

@@ -7,7 +7,7 @@ import sys
 from difflib import get_close_matches
 from io import TextIOWrapper
 
-from segflow.apps._commands import COMMANDS
+from segflow.apps._purposes import COMMANDS
 from segflow.apps._signals import told_in_one_line
 
 COMPLETION_FLAGS = {"-sc", "--shell-completion"}
