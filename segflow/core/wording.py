@@ -1,4 +1,4 @@
-"""How messages list and count things."""
+"""Lists and counts in messages."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ LISTED = 5
 
 
 def some(names: Iterable[str], most: int = LISTED, separator: str = ", ") -> str:
-    """The first names, and how many more there are."""
+    """The first names, and the number of further ones."""
     listed = list(names)
     more = f" and {len(listed) - most} more" if len(listed) > most else ""
     return separator.join(listed[:most]) + more

@@ -1,4 +1,4 @@
-"""Metrics of a user's own, scored beside ours."""
+"""A user's own metrics, computed beside the shipped ones."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ CONTRACT = (
 
 
 def check_metrics(metrics: Mapping[str, OwnPart]) -> None:
-    """Refuse metrics that cannot be called as they have to be.
+    """Refuse metrics that break their contract.
 
     Args:
         metrics: Name → metric.
 
     Raises:
-        SegflowError: One does not keep the contract, or has the name of one of ours.
+        SegflowError: A metric breaks the contract, or has the name of a shipped one.
     """
     for name, metric in metrics.items():
         if name in METRICS or not name.strip():
@@ -45,7 +45,7 @@ def own_scores(
     spacing: Sequence[float],
     labels: Labels,
 ) -> dict[LabelKey, dict[str, float]]:
-    """Score a prediction by metrics of a user's own, for every foreground label, or region where there are regions.
+    """Score a prediction by a user's own metrics, for every foreground label, or for every region if there are regions.
 
     Voxels whose reference is the ignore label are background in both masks.
 
@@ -54,10 +54,10 @@ def own_scores(
         prediction: Whole numbers (Z, Y, X).
         reference: Whole numbers, same shape.
         spacing: mm along z, y, x.
-        labels: What the numbers mean.
+        labels: The label definition.
 
     Raises:
-        SegflowError: A metric failed, or gave something else than a number.
+        SegflowError: A metric failed, or did not return a number.
     """
     scores: dict[LabelKey, dict[str, float]] = {key: {} for key in labels.foreground_keys}
     if not metrics:
@@ -69,7 +69,7 @@ def own_scores(
         if ignored is not None:
             masks = [mask & ~ignored for mask in masks]
         for name, metric in metrics.items():
-            # Each metric gets masks of its own: one that works in place spoils nothing of the next.
+            # Each metric gets its own masks, since a metric may change them.
             value = metric.run(CONTRACT, *(mask.copy() for mask in masks), tuple(float(s) for s in spacing))
             own[name] = _number(value, metric)
     return scores

@@ -27,7 +27,7 @@ TABLE_COLUMNS = {
     "volume_difference": "volume difference",
     "lesion_f1": "lesion F1",
 }
-"""Metrics that the table shows where they were computed, and what it calls them; a user's own follow by name."""
+"""Metric → its heading in the table, which shows the computed metrics. A user's own metrics follow by name."""
 
 
 def write_summary(summary: Summary, labels: Labels, folder: Path) -> None:

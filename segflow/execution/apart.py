@@ -1,7 +1,7 @@
-"""Calls of libraries that a damaged file may crash or hang: in a process whose death costs one call.
+"""Calls of libraries that a damaged file may crash or hang, in a separate process whose death costs one call.
 
-The process lives on for the next call, so that it starts once; calls from several threads get one each. A process
-that was started for jobs (`parallel`) makes the call itself: its own death costs one job, and is told by its parent.
+The process stays alive for the next call, so that it starts only once. Calls from several threads get a process each.
+A worker process (`parallel`) makes the call itself: its death costs one job, and its parent reports it.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from segflow.execution.parallel import Job, Outcome, Worker, is_worker
 
 try:
     import resource
-except ImportError:  # Windows, where only the parent keeps the time
+except ImportError:  # Windows, where only the parent enforces the time limit
     resource = None  # type: ignore[assignment]
 
 GRACE_SECONDS = 30.0
-"""The process ends itself when its time is over; its parent ends it so much later, if it cannot."""
+"""Seconds after which the parent ends a process that did not end itself at its time limit."""
 MOST_IDLE = 2
-"""Processes that are kept for calls to come; images are read by no more threads at a time as a rule."""
+"""Number of processes kept for later calls; usually no more threads read images at once."""
 ADDRESSES = "/proc/self/statm"
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one call may cost.
+    """Limits of one call.
 
     Attributes:
-        seconds: By the clock.
-        memory_bytes: More than the process held before.
+        seconds: Elapsed time.
+        memory_bytes: Memory in addition to what the process held before.
     """
 
     seconds: float
@@ -48,7 +48,7 @@ class Limits:
 
 @dataclass(slots=True)
 class _Idle:
-    """Processes that wait for a call, with the queue of their messages."""
+    """Processes that wait for a call, with the queues of their messages."""
 
     owner: int = field(default_factory=os.getpid)
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -60,17 +60,17 @@ _within = threading.local()
 
 
 def call_apart(function: Callable[..., Any], arguments: tuple[Any, ...], *, subject: str, limits: Limits) -> Any:
-    """Call a function where its crash, or its never ending, costs nothing but this call.
+    """Call a function in a separate process, so that a crash or a hang costs only this call.
 
     Args:
-        function: Must live in a module that can be imported, as must the classes of arguments and value. What it logs
-            is logged here.
-        arguments: Positional; they and the value travel between processes.
-        subject: What errors name, such as a file.
+        function: A function of an importable module, like the classes of arguments and value. Its log messages are
+            logged in this process.
+        arguments: Positional arguments. They and the value travel between processes.
+        subject: Name for errors, such as a file.
         limits: A call that takes more is ended.
 
     Returns:
-        Its value.
+        The function's value.
 
     Raises:
         SegflowError: The function raised it, or the call crashed, hung, or asked for too much memory.
@@ -93,13 +93,13 @@ def call_apart(function: Callable[..., Any], arguments: tuple[Any, ...], *, subj
 
 
 def is_within_call() -> bool:
-    """Whether this is being executed by `call_apart`, in whatever process."""
+    """Whether this code runs within `call_apart`, in any process."""
     return getattr(_within, "call", False)
 
 
 def _take() -> tuple[Worker, queue.SimpleQueue[Any]]:
     global _idle
-    if _idle.owner != os.getpid():  # a fork: the processes are its parent's
+    if _idle.owner != os.getpid():  # after a fork: the processes belong to the parent
         _idle = _Idle()
     with _idle.lock:
         while _idle.workers:
@@ -115,7 +115,7 @@ def _take() -> tuple[Worker, queue.SimpleQueue[Any]]:
 
 
 def _put_back(worker: Worker, events: queue.SimpleQueue[Any], finished: bool) -> None:
-    """Keep a process for the next call; end it where its call did not end well, or enough of them wait."""
+    """Keep a process for the next call. End it if its call did not finish, or if enough processes wait."""
     with _idle.lock:
         if finished and len(_idle.workers) < MOST_IDLE:
             worker.job = None
@@ -127,7 +127,7 @@ def _put_back(worker: Worker, events: queue.SimpleQueue[Any], finished: bool) ->
 def _wait(worker: Worker, events: queue.SimpleQueue[Any], subject: str, limits: Limits) -> Any:
     too_long = SegflowError(
         f"reading {subject} took longer than its time limit of {limits.seconds:.0f} s, and was ended",
-        fix="The file may be damaged, or the disk that it lies on does not answer.",
+        fix="The file may be damaged, or its disk does not respond.",
     )
     while True:
         try:
@@ -146,7 +146,7 @@ def _wait(worker: Worker, events: queue.SimpleQueue[Any], subject: str, limits: 
 
 
 def _answer(function: Callable[..., Any], arguments: tuple[Any, ...], subject: str, limits: Limits) -> Any:
-    """In the process apart: an error is a value, which keeps all its parts on its way."""
+    """Run in the separate process. Errors are returned as values, so that they keep all their parts."""
     try:
         return _limited(function, arguments, subject, limits)
     except SegflowError as error:
@@ -160,7 +160,7 @@ def _limited(function: Callable[..., Any], arguments: tuple[Any, ...], subject: 
             return function(*arguments)
     except MemoryError:
         raise SegflowError(
-            f"reading {subject} took more memory than its header lets expect",
+            f"reading {subject} took more memory than its header suggests",
             expected=f"at most {limits.memory_bytes / 2**30:.2g} GiB",
             fix="The file may be damaged.",
         ) from None
@@ -170,7 +170,7 @@ def _limited(function: Callable[..., Any], arguments: tuple[Any, ...], subject: 
 
 @contextlib.contextmanager
 def _time_limit(seconds: float) -> Iterator[None]:
-    """End this process when the time is over: no library can stop that, as it could an exception."""
+    """End this process at its time limit. Unlike an exception, a library cannot catch that."""
     if not hasattr(signal, "setitimer"):
         yield
         return
@@ -183,11 +183,11 @@ def _time_limit(seconds: float) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _memory_limit(memory_bytes: int) -> Iterator[None]:
-    """No more address space than now, and so much."""
+    """Limit the address space to the present one and ``memory_bytes`` more."""
     try:
         with open(ADDRESSES, encoding="ascii") as stream:
             now = int(stream.read().split()[0]) * resource.getpagesize()
-    except (OSError, AttributeError):  # only Linux tells, and keeps, this limit
+    except (OSError, AttributeError):  # only Linux reports and enforces this limit
         yield
         return
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)

@@ -1,4 +1,4 @@
-"""Ends that a person or a batch system asks for: Ctrl-C (SIGINT) and SIGTERM."""
+"""Interrupts by a person or a batch system: Ctrl-C (SIGINT) and SIGTERM."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ SIGINT_EXIT, SIGTERM_EXIT = 130, 143
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM, which ends what is being done as Ctrl-C does: files that are half written go, workers end."""
+    """SIGTERM. It ends the program as Ctrl-C does: unfinished files are removed, workers end."""
 
 
 def exit_code_of_interrupt(error: BaseException) -> int | None:
-    """The exit code that a shell expects after such an end; None where the error is none.
+    """The exit code that a shell expects after an interrupt; None if the error is not one.
 
     Lightning turns an interrupt into a `SystemExit` of its own, whose context is the interrupt.
     """

@@ -1,4 +1,4 @@
-"""What the machine offers to this process: processors and memory, container limits included."""
+"""Processors, memory and open files that this process may use, with the limits of containers."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ except ModuleNotFoundError:  # Windows has no such limits
     resource = None  # type: ignore[assignment]
 
 THREADS_VARIABLE = "SEGFLOW_THREADS"
-"""How many threads a worker may start, as its parent tells it."""
+"""Environment variable in which a parent tells a worker how many threads it may start."""
 
 SHARED_MEMORY = Path("/dev/shm")
-"""Where Linux keeps what processes share."""
+"""Folder of shared memory on Linux."""
 
 _ENOUGH_FILES = 2**16
 _SYSTEM_WITHOUT_LIMITS = 8192
@@ -27,7 +27,7 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 
 def processor_count() -> int:
-    """Processors that this process may use: a batch system or container often grants fewer than there are."""
+    """Processors that this process may use. Batch systems and containers often grant fewer than there are."""
     if hasattr(os, "sched_getaffinity"):
         usable = len(os.sched_getaffinity(0))
     else:
@@ -37,13 +37,13 @@ def processor_count() -> int:
 
 
 def granted_threads() -> int:
-    """Threads that this process may start for a computation of ours: a worker's share of the processors, else 1."""
+    """Threads that this process may start for a computation: a worker's share of the processors, else 1."""
     wish = os.environ.get(THREADS_VARIABLE, "")
     return int(wish) if wish.isdigit() and int(wish) > 0 else 1
 
 
 def memory_bytes() -> int:
-    """Memory that this process may use in bytes: the machine's, or the container's where that is less."""
+    """Memory in bytes that this process may use: the machine's, or the container's if that is less."""
     limits = [_physical_memory()]
     for name in ("memory.max", "memory/memory.limit_in_bytes"):  # cgroup v2, v1
         for folder in _cgroup_folders():
@@ -54,7 +54,7 @@ def memory_bytes() -> int:
 
 
 def open_files_limit() -> int:
-    """Files that this process may have open at once."""
+    """Number of files that this process may have open at once."""
     if resource is None:
         return _SYSTEM_WITHOUT_LIMITS
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -62,27 +62,27 @@ def open_files_limit() -> int:
 
 
 def raise_open_files_limit() -> None:
-    """Let this process and those that it starts have as many open files as the system grants for the asking."""
+    """Raise the limit of open files for this process and its children as far as the system allows."""
     if resource is None:
         return
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _ENOUGH_FILES if hard == resource.RLIM_INFINITY else min(hard, _ENOUGH_FILES)
     if soft != resource.RLIM_INFINITY and soft < wanted:
-        with suppress(ValueError, OSError):  # macOS grants less than it says
+        with suppress(ValueError, OSError):  # macOS grants fewer than it claims
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def check_room(wanted: int, what: str, *, found: str, case: str | None = None) -> None:
-    """Refuse what could not fit into this machine's memory, before it is asked for.
+    """Refuse work that cannot fit into this machine's memory, before memory is allocated.
 
     Args:
-        wanted: Bytes that it takes at least.
-        what: What takes them, in the singular.
-        found: The sizes that it follows from.
+        wanted: Bytes that it needs at least.
+        what: Name of what needs them, in the singular.
+        found: The sizes that the need follows from.
         case: Id of the case that it concerns, if it is one.
 
     Raises:
-        SegflowError: There is not so much memory at all.
+        SegflowError: The machine has less memory.
     """
     if wanted > (there := memory_bytes()):
         raise SegflowError(
@@ -90,12 +90,12 @@ def check_room(wanted: int, what: str, *, found: str, case: str | None = None) -
             case=case,
             found=found,
             expected=f"at most {there / 2**30:.0f} GiB",
-            fix="Are spacing and sizes right? Else take a machine with more memory.",
+            fix="Check spacing and sizes. If they are right, use a machine with more memory.",
         )
 
 
 def free_shared_memory() -> int | None:
-    """Bytes that are free for what processes share; None where the system does not tell."""
+    """Free bytes of shared memory; None if the system does not tell."""
     try:
         return shutil.disk_usage(SHARED_MEMORY).free
     except OSError:
@@ -103,7 +103,7 @@ def free_shared_memory() -> int | None:
 
 
 def out_of_memory_kills() -> int:
-    """How many processes the kernel has killed for want of memory since the machine started; 0 where it won't say."""
+    """Number of processes that the kernel killed for lack of memory since the machine started; 0 if unknown."""
     try:
         text = Path("/proc/vmstat").read_text(encoding="ascii")
     except OSError:
@@ -115,11 +115,11 @@ def _physical_memory() -> int:
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
-        return 8 * 2**30  # a system that does not tell: assume a small machine
+        return 8 * 2**30  # the system does not tell; assume a small machine
 
 
 def _cgroup_folders() -> list[Path]:
-    """The group's own folder and those above it, each of which may set a limit."""
+    """The folder of this process' control group and those above it. Each may set a limit."""
     try:
         lines = Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -1,9 +1,9 @@
-"""Jobs on worker processes, without hangs and without riddles.
+"""Jobs on worker processes, which never hang and report why they fail.
 
-A worker is a fresh Python that talks to its parent through its own standard streams: it does not import the caller's
-main script (which then needs no ``__main__`` guard), its death is seen at once as the end of its stream, and it ends
-itself when its parent is gone. Jobs are admitted under a memory limit, largest first. A job whose worker dies is
-named with the likely cause and tried once more, alone.
+A worker is a new Python process that talks to its parent through its standard streams. It does not import the caller's
+main script, which therefore needs no ``__main__`` guard. Its death is noticed at once as the end of its stream, and it
+ends itself when its parent is gone. Jobs start within a memory limit, largest first. If a worker dies, its job is
+reported with the likely cause and tried once more, alone.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from segflow.execution.machine import THREADS_VARIABLE, out_of_memory_kills, pro
 
 _log = logging.getLogger(__name__)
 
-# Matrix products get one thread in each library call: where other processes compete for the processors, libraries
-# that split small products over threads wait for each other far longer than they compute.
+# Matrix products get one thread per library call. If other processes compete for the processors, threads that share
+# small products wait for each other far longer than they compute.
 _SINGLE_THREADED = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _THREADED = (THREADS_VARIABLE, "OMP_NUM_THREADS", "BLOSC_NTHREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")
 
@@ -55,9 +55,9 @@ class Job:
     """One call to make.
 
     Attributes:
-        name: What a message calls it, such as the case's id.
-        arguments: Positional arguments; they travel to another process, so keep them small.
-        memory_bytes: What it needs at its peak, for admission under a memory limit.
+        name: Name in messages, such as the case's id.
+        arguments: Positional arguments. They travel to another process, so keep them small.
+        memory_bytes: Memory that it needs at its peak, for the memory limit.
     """
 
     name: str
@@ -71,8 +71,8 @@ class Outcome:
 
     Attributes:
         name: The job's name.
-        value: What the function returned; None after an error.
-        error: What a user needs to know, in one line; None after success.
+        value: Value of the function; None after an error.
+        error: The error in one line, for the user; None after success.
     """
 
     name: str
@@ -87,22 +87,22 @@ def run_jobs(
     processes: int,
     memory_limit_bytes: int | None = None,
 ) -> Iterator[Outcome]:
-    """Call ``function`` once for each job and yield the outcomes as they come.
+    """Call ``function`` once for each job, and yield outcomes as jobs finish.
 
     Args:
-        function: Must live in a module that can be imported (not in the main script), as must its arguments' classes.
-        jobs: What to do. An exception ends one job only; its message becomes the outcome's error. But where a disk
-            is full, the others would fail too.
-        processes: Workers at most; 0 runs the jobs one by one in this process.
-        memory_limit_bytes: Jobs run together only while the sum of their ``memory_bytes`` stays below it; a job that
-            exceeds it by itself runs alone. None sets no limit.
+        function: A function of an importable module (not of the main script), like the classes of its arguments.
+        jobs: The jobs. An exception ends only its own job, and its message becomes the outcome's error. A full disk is
+            the exception, since all others would fail too.
+        processes: Largest number of workers; 0 runs the jobs one by one in this process.
+        memory_limit_bytes: Jobs run together only while the sum of their ``memory_bytes`` stays below it. A job that
+            exceeds it runs alone. None sets no limit.
 
     Yields:
-        One outcome for each job, in the order of completion. Leaving the loop early ends the workers.
+        One outcome for each job, in the order in which they finish. Leaving the loop early ends the workers.
 
     Raises:
-        NoSpaceError: Of the first job that met a full or read-only disk; the others are not begun any more.
-        SegflowError: Not one worker process could be started.
+        NoSpaceError: A job met a full or read-only disk. No further job is started.
+        SegflowError: No worker process could be started.
     """
     if processes < 0:
         raise SegflowError("the number of processes cannot be negative", found=processes, expected="0 or more")
@@ -124,8 +124,8 @@ class Worker:
     """One worker process, and the thread that listens to it.
 
     Args:
-        threads: What it may use.
-        events: Gets the worker with each of its messages; with None when it has ended.
+        threads: Number of threads that it may use.
+        events: Queue for pairs of this worker and one of its messages, or None when it has ended.
     """
 
     def __init__(self, threads: int, events: queue.SimpleQueue[tuple[Worker, Any]]) -> None:
@@ -134,7 +134,7 @@ class Worker:
         code = f"import sys; sys.path[:] = {paths!r}; from segflow.execution.parallel import serve; serve({level})"
         environment = os.environ | dict.fromkeys(_SINGLE_THREADED, "1")
         environment |= {name: _at_most(threads, os.environ.get(name)) for name in _THREADED}
-        # In a session of its own Ctrl-C does not reach it: the parent hears it and ends the worker.
+        # In its own session Ctrl-C does not reach it. The parent gets the signal and ends the worker.
         self.process = subprocess.Popen(
             [sys.executable, "-c", code],
             stdin=subprocess.PIPE,
@@ -149,27 +149,27 @@ class Worker:
         self._listener.start()
 
     def send(self, job: Job, function: Callable[..., Any]) -> None:
-        """Let it do a job."""
-        # Wrapped twice, so that a worker which cannot find the function can still say which job that was.
+        """Give it a job."""
+        # Pickled twice, so that a worker which cannot import the function can still name the job.
         payload = pickle.dumps((job.name, pickle.dumps((function, job.arguments))))
         self.job = job
         self.kills_before = out_of_memory_kills()
         stream = self.process.stdin
-        with contextlib.suppress(OSError):  # it is dead already, which its listener reports
+        with contextlib.suppress(OSError):  # it is already dead, which its listener reports
             stream.write(payload)  # type: ignore[union-attr]
             stream.flush()  # type: ignore[union-attr]
 
     def stop(self) -> None:
-        """End it, whatever it does."""
+        """End it at once."""
         self.process.kill()
         self.process.wait()
         self._listener.join()
         for stream in (self.process.stdin, self.process.stdout):
-            with contextlib.suppress(OSError):  # closing flushes what a dead worker did not take
+            with contextlib.suppress(OSError):  # closing flushes data that a dead worker did not read
                 stream.close()  # type: ignore[union-attr]
 
     def exit_code(self) -> int | None:
-        """How it ended after its last message; None where it lives, and only what it says cannot be understood."""
+        """Exit code after its last message; None if it is alive and only its message cannot be read."""
         try:
             return self.process.wait(_SECONDS_TO_DIE)
         except subprocess.TimeoutExpired:
@@ -177,7 +177,7 @@ class Worker:
             return None
 
     def cause_of_death(self) -> str:
-        """Why it ended, in words for a user."""
+        """Why it ended, as a text for the user."""
         code = self.exit_code()
         if code is None:
             return "its answer could not be read"
@@ -195,7 +195,7 @@ class Worker:
         while True:
             try:
                 message = pickle.load(self.process.stdout)  # type: ignore[arg-type]
-            except Exception:  # the stream ended, perhaps in the middle of a message
+            except Exception:  # the stream ended, perhaps within a message
                 message = None
             self._events.put((self, message))
             if message is None:
@@ -203,7 +203,7 @@ class Worker:
 
 
 def _at_most(threads: int, wish: str | None) -> str:
-    """A smaller number in the environment is a wish of the user's."""
+    """The number of threads, or a smaller one that the user set in the environment."""
     return str(min(threads, int(wish))) if wish and wish.isdigit() and int(wish) > 0 else str(threads)
 
 
@@ -240,7 +240,7 @@ class _Pool:
         self._workers.clear()
 
     def _run_all(self, waiting: list[Job]) -> Iterator[Outcome | tuple[Job, str]]:
-        """Outcomes, or a job with the cause of its worker's death."""
+        """Outcomes; or a job with the cause of its worker's death."""
         while waiting or any(worker.job for worker in self._workers):
             self._admit(waiting)
             worker, message = self._events.get()
@@ -263,7 +263,7 @@ class _Pool:
                 yield message
 
     def _admit(self, waiting: list[Job]) -> None:
-        """Start the largest jobs that fit; one always runs, however large."""
+        """Start the largest jobs that fit. One job always runs, however large."""
         while waiting:
             busy = [worker.job for worker in self._workers if worker.job is not None]
             if len(busy) >= self._processes:
@@ -285,7 +285,7 @@ class _Pool:
             worker.send(job, self._function)
 
     def _idle_worker(self) -> Worker | None:
-        """One that waits for work, or a new one; None where the system grants no more than are busy."""
+        """An idle worker or a new one; None if the system grants no more workers."""
         for worker in self._workers:
             if worker.job is None:
                 return worker
@@ -302,18 +302,18 @@ class _Pool:
 
 
 def is_worker() -> bool:
-    """Whether this process is one that another started for jobs, so that its death costs one of them."""
+    """Whether this process is a worker, so that its death costs only one job."""
     return _worker_process
 
 
 def serve(log_level: int) -> None:
-    """Life of a worker: jobs come in on standard input, outcomes leave on what was standard output."""
+    """Main loop of a worker: jobs arrive on standard input, outcomes leave on the former standard output."""
     global _worker_process
     _worker_process = True
     incoming, outgoing = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     with open(os.devnull, "rb") as nothing:
         os.dup2(nothing.fileno(), 0)
-    os.dup2(2, 1)  # what a library prints must not get between the messages
+    os.dup2(2, 1)  # text that a library prints must not mix with the messages
     sender = _Sender(outgoing)
     logging.getLogger().addHandler(QueueHandler(sender))  # type: ignore[arg-type]
     logging.getLogger().setLevel(log_level)
@@ -336,7 +336,7 @@ def serve(log_level: int) -> None:
 
 
 def _receive(incoming: IO[bytes], jobs: queue.SimpleQueue[tuple[str, bytes]]) -> None:
-    """Listen to the parent, also while a job runs: when the parent is gone its work is not wanted."""
+    """Listen to the parent, also while a job runs, and end the process when the parent is gone."""
     while True:
         try:
             jobs.put(pickle.load(incoming))
@@ -345,7 +345,7 @@ def _receive(incoming: IO[bytes], jobs: queue.SimpleQueue[tuple[str, bytes]]) ->
 
 
 class _Sender:
-    """Puts whole messages on the stream to the parent; has the method that logging's `QueueHandler` calls."""
+    """Writes messages to the parent's stream. It has the method that logging's `QueueHandler` calls."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         self._stream = stream
@@ -356,7 +356,7 @@ class _Sender:
             data = pickle.dumps(message, protocol=5)
         except (pickle.PicklingError, TypeError, AttributeError) as error:
             name = getattr(message, "name", "")
-            data = pickle.dumps(Outcome(name, None, f"'{name}': its result cannot travel: {_describe(error)}"))
+            data = pickle.dumps(Outcome(name, None, f"'{name}': its result cannot be sent: {_describe(error)}"))
         with self._lock:
             self._stream.write(data)
             self._stream.flush()
@@ -381,7 +381,7 @@ def _run(name: str, function: Callable[..., Any], arguments: tuple[Any, ...]) ->
 
 
 def _describe(error: Exception) -> str:
-    """Type, message and place of an exception that nobody foresaw."""
+    """Type, message and place of an unexpected exception."""
     frames = traceback.extract_tb(error.__traceback__)
     place = f" ({frames[-1].filename}:{frames[-1].lineno} in {frames[-1].name})" if frames else ""
     return f"{type(error).__name__}: {error}{place}"

@@ -1,4 +1,4 @@
-"""How a door tells its caller how far it is; drawing it (bar or log line) is the caller's affair."""
+"""Progress of long work, reported to the caller, who draws it as a bar or log line."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class ProgressEvent:
-    """One step done.
+    """One finished step.
 
     Attributes:
-        stage: What is being done, in one word that a person reads ("measure", "preprocess", "predict").
+        stage: The work, in one word for the user ("measure", "preprocess", "predict").
         name: The case (or tile, or epoch) that was just finished; empty for the first event of a stage.
-        done: How many are finished, ``0 <= done <= total``.
-        total: How many there are.
+        done: Number of finished steps, ``0 <= done <= total``.
+        total: Number of all steps.
     """
 
     stage: str
@@ -27,4 +27,4 @@ Progress = Callable[[ProgressEvent], None]
 
 
 def silent(event: ProgressEvent) -> None:
-    """Report to nobody."""
+    """Ignore the event."""

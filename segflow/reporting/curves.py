@@ -15,23 +15,23 @@ from matplotlib.ticker import MaxNLocator
 from segflow.storage.json_files import written_whole
 
 CURVES = ("train_loss", "val_loss", "dice", "dice_ema", "epoch_seconds", "lr")
-"""What may be drawn, one value per epoch each. ``dice`` is the pseudo-Dice of patches, not of whole cases."""
+"""Names of the curves, with one value per epoch. ``dice`` is the pseudo-Dice of patches, not of whole cases."""
 
 BLUE, RED, GREEN, GREY = "#1f5fbf", "#c8322b", "#2e8b3d", "#444444"
 POINTS_WITH_MARKERS = 30
-"""Up to this many epochs every value gets a marker, so that a single epoch is seen too."""
+"""Up to this many epochs every value gets a marker, so that even a single epoch is visible."""
 
 
 def write_progress_picture(metrics: Mapping[str, Sequence[float]], file: Path) -> None:
-    """Draw the curves of a training as three stacked panels over the epochs, and write them whole as PNG.
+    """Draw the curves of a training in three stacked panels over the epochs, and write them as a PNG.
 
-    The panels are nnU-Net's: losses with pseudo-Dice and its moving average on the right axis; seconds per epoch;
-    learning rate. It draws without matplotlib's global state, so that it may run in any thread.
+    The panels are nnU-Net's: losses, with the pseudo-Dice and its moving average on the right axis; seconds per epoch;
+    learning rate. No global state of matplotlib is used, so any thread may draw.
 
     Args:
-        metrics: One value per epoch under the names of `CURVES`; a name may be missing and lists may differ in length
-            by the epoch that is under way; NaN leaves a gap.
-        file: The PNG. An earlier one is replaced.
+        metrics: One value per epoch under the names of `CURVES`. Names may be missing, and lists may differ in length
+            by the current epoch. NaN leaves a gap.
+        file: The PNG, which is replaced if it exists.
 
     Raises:
         SegflowError: The file cannot be written.
@@ -66,7 +66,7 @@ def _draw_losses(axes: Axes, metrics: Mapping[str, Sequence[float]]) -> None:
     dice_axes.set_ylabel("pseudo-Dice", color=GREEN)
     dice_axes.tick_params(axis="y", colors=GREEN)
     dice_axes.set_ylim(0, 1)
-    # Above the panel: a legend within it hides curves, and "best" placement costs more than the drawing.
+    # A legend within the panel would hide curves, and "best" placement takes longer than drawing.
     axes.legend(handles=lines, loc="lower left", bbox_to_anchor=(0, 1.01), ncols=4, frameon=False, borderaxespad=0)
 
 

@@ -14,22 +14,22 @@ PALETTE = (
     (240, 50, 230), (191, 239, 69), (250, 190, 212), (70, 153, 144), (220, 190, 255), (154, 99, 36), (170, 255, 195),
     (128, 128, 0),
 )  # fmt: skip
-"""Colours of label 1, 2, …; they begin again after the last. A label has one colour, whatever else is in the slice."""
+"""Colours of label 1, 2, …, repeated after the last. A label's colour does not depend on others in the slice."""
 
 SMALLEST_PICTURE, LARGEST_PICTURE = 256, 768
-"""Pixels of the longer side: smaller slices are enlarged, larger ones reduced."""
+"""Pixels of a picture's longer side; slices are enlarged or reduced to it."""
 
 
 def best_slice(label: np.ndarray) -> int:
-    """The slice of the first axis that shows most of every label.
+    """The slice of the first axis that shows the most foreground.
 
-    Of each foreground label it takes the share that lies in the slice, and maximises their mean.
+    It maximises the mean over the foreground labels of the share of a label that lies in the slice.
 
     Args:
-        label: Whole numbers (Z, Y, X); what is below 1 is background.
+        label: Whole numbers (Z, Y, X); values below 1 are background.
 
     Returns:
-        Its index; the middle where there is no label.
+        Index of the slice; the middle one if there is no foreground.
     """
     flat = label.reshape(len(label), -1)
     present = np.unique(flat)
@@ -48,12 +48,12 @@ def draw_overlay(image: np.ndarray, label: np.ndarray, spacing: Sequence[float],
         image: (Y, X).
         label: Whole numbers (Y, X).
         spacing: mm along y, x.
-        opacity: Of the labels, 0 to 1.
+        opacity: Opacity of the labels, 0 to 1.
 
     Returns:
         uint8 (height, width, 3).
     """
-    low, high = np.percentile(image, [0.5, 99.5])  # single bright voxels would leave the rest black
+    low, high = np.percentile(image, [0.5, 99.5])  # otherwise a few bright voxels would leave the rest black
     grey = np.clip((image.astype(np.float32) - low) / max(float(high - low), 1e-6), 0, 1) * 255
     picture = np.repeat(grey[..., np.newaxis], 3, axis=2)
     inside = label > 0
@@ -71,7 +71,7 @@ def channel_of(image: np.ndarray, channel: int, case_id: str) -> np.ndarray:
     """One channel of an image (C, Z, Y, X).
 
     Raises:
-        SegflowError: There is no such channel. Names the case.
+        SegflowError: There is no such channel. The error names the case.
     """
     if not 0 <= channel < len(image):
         raise SegflowError(

@@ -1,4 +1,4 @@
-"""The door of this room: a trained run as one page that can be mailed."""
+"""A report of a trained run as one HTML page."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ class Table:
     """A table of the report.
 
     Attributes:
-        title: What stands above it.
-        rows: The heading first.
-        folded: Whether it is shown only on a click.
+        title: Title above the table.
+        rows: Rows of cells; the first is the heading.
+        folded: Show the table only after a click.
     """
 
     title: str
@@ -64,18 +64,18 @@ def write_report(
     notes: Sequence[str] = (),
     channel: int = 0,
 ) -> None:
-    """Write one HTML page with what a run is, its scores, its curves, and its best, median and worst case.
+    """Write one HTML page with the facts, scores and curves of a run, and its best, median and worst case.
 
-    The page holds its pictures and needs nothing else.
+    Pictures are embedded, so the page needs no other file.
 
     Args:
         file: The page.
-        folds: The run's folds; each one's ``progress.png`` is shown where there is one.
-        summary: Scores of the run's cases; says which cases are best and worst, by mean foreground Dice.
-        tables: What else to show, such as `table_rows` of the summary.
-        images: Case → its image files, for the pictures; a case that is not in it is left out.
+        folds: The run's folds. The ``progress.png`` of each is shown if it exists.
+        summary: Scores of the run's cases, which are ranked by mean foreground Dice.
+        tables: Further tables, such as `table_rows` of the summary.
+        images: Case → its image files, for the pictures. Other cases are left out.
         notes: Sentences to show under the title.
-        channel: Which of the image's channels is shown.
+        channel: Channel of the image to show.
 
     Raises:
         SegflowError: A fold was never trained, or the page cannot be written.
@@ -177,7 +177,7 @@ def _example(name: str, record: RunRecord, case: CaseMetrics, files: CaseFiles, 
 
 
 def _draw_case(record: RunRecord, case: CaseMetrics, files: CaseFiles, channel: int) -> dict[str, bytes]:
-    """Image, reference and prediction of the slice that shows most of the reference, as PNG."""
+    """Image, reference and prediction as PNG, of the slice that shows most of the reference."""
     reader = reader_by_name(record.plans.reader)
     image, geometry = reader.read_image(files.images)
     reference, _ = reader.read_label(Path(case.reference_file))

@@ -1,4 +1,4 @@
-"""What to type to predict with a selected candidate."""
+"""Command lines that predict with a selected candidate."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from segflow.core.selection import Candidate
 from segflow.inference.predict_settings import PredictSettings
 
 VALIDATED_WITH = ("overlap", "gaussian", "mirroring", "sums", "checkpoint")
-"""Settings of the inference that change label maps: a candidate was scored with its own."""
+"""Settings of inference that change label maps. A candidate was scored with its own values of them."""
 
 
 def predict_commands(
@@ -25,11 +25,11 @@ def predict_commands(
     """Command lines, in order.
 
     Args:
-        candidate: What predicts. A cascade's previous stage is predicted by the same command.
-        records: Of its runs, in their order; they say how the label maps were made that the candidate was scored by.
-        postprocessing: File of chosen steps, or None where nothing is to be done.
+        candidate: The candidate. The same command also predicts a cascade's previous stage.
+        records: Records of its runs, in their order, with the settings that made the scored label maps.
+        postprocessing: File of the chosen steps, or None without any.
         source: Folder of images.
-        output: Folder for the label maps; with an ensemble its members' predictions lie below it.
+        output: Folder for the label maps. The predictions of an ensemble's members lie below it.
     """
     commands = []
     alone = len(candidate.runs) == 1
@@ -53,7 +53,7 @@ def predict_commands(
 
 
 def _inference(record: RunRecord) -> dict[str, object]:
-    """What differs from the defaults."""
+    """Settings of inference that differ from the defaults."""
     used, defaults = record.settings.get("inference") or {}, PredictSettings()
     return {
         f"inference__{key}": used[key] for key in VALIDATED_WITH if key in used and used[key] != getattr(defaults, key)

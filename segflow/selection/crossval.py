@@ -1,4 +1,4 @@
-"""All folds' validation cases of a run, together (recipe 13.2)."""
+"""The validation cases of all folds of a run, in one folder (recipe 13.2)."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ class CrossValidation:
 
     Attributes:
         run: The run's folder, above its folds.
-        folder: Where its label maps lie together.
-        record: What its first fold says of itself, with the settings of the inference that its label maps were made by.
-        folds: Fold of each, such as ``0``.
+        folder: Folder with all its label maps.
+        record: Record of its first fold, with the settings of inference that made its label maps.
+        folds: Names of its folds, such as ``0``.
         cases: Case → the fold that did not see it in training.
         summary: Scores of the label maps.
-        notes: What a person should know, one sentence each.
+        notes: Remarks for the user, one sentence each.
     """
 
     run: Path
@@ -53,10 +53,10 @@ class CrossValidation:
     notes: tuple[str, ...] = ()
 
     def probabilities(self, case_id: str) -> StoredProbabilities:
-        """The stored probabilities that hold a case.
+        """The stored probabilities of a case's fold.
 
         Raises:
-            SegflowError: Its fold stored none.
+            SegflowError: The fold stored none.
         """
         reader = reader_by_name(self.record.plans.reader)
         return StoredProbabilities(self.cases[case_id].validation, self.record.dataset.labels, reader)
@@ -70,7 +70,7 @@ class CrossValidation:
 
 
 def find_runs(outputs: Path) -> list[Path]:
-    """Every folder at or below a path that holds trained folds, sorted.
+    """All folders at or below a path that hold trained folds, sorted.
 
     Args:
         outputs: A run's folder, or any folder above, such as ``outputs/Dataset004_Hippocampus``.
@@ -90,11 +90,11 @@ def accumulate_crossval(
     """Bring the validation cases of all folds together in the run's ``crossval`` folder and score them.
 
     Args:
-        run: The run's folder. A fold ``all``, which saw every case, is used only where there is no other. A fold that
-            is not trained to its end is left out, with a note.
+        run: The run's folder. Fold ``all``, which saw every case, is used only if there is no other. An unfinished
+            fold is left out with a note.
         reference: Folder of the reference label maps.
-        processes: Worker processes; None for as many as there are processors, or none for little work.
-        progress: Told of each case scored.
+        processes: Worker processes; None takes one per processor, or none for little work.
+        progress: Called after each scored case.
 
     Raises:
         SegflowError: A fold lacks a label map, two folds hold the same case, or a case cannot be scored.
@@ -124,7 +124,7 @@ def accumulate_crossval(
 
 
 def _apart(folds: list[Fold]) -> tuple[list[Fold], list[Fold]]:
-    """The folds that can be scored, and those that are not trained to their end; all, where none is."""
+    """The finished folds, and the unfinished ones. If none is finished, all count as the first."""
     done = [fold for fold in folds if fold.is_finished() or fold.validation.is_dir()]
     return (done, [fold for fold in folds if fold not in done]) if done else (folds, [])
 
@@ -141,19 +141,19 @@ def _cases_of(folds: list[Fold], records: list[RunRecord]) -> dict[str, Fold]:
                 problems.append(f"case '{case_id}': there is no {file}. {VALIDATE_FIRST}")
             cases[case_id] = fold
     if problems:
-        raise CaseErrors(f"the cross-validation of {folds[0].path.parent} is not whole", problems)
+        raise CaseErrors(f"the cross-validation of {folds[0].path.parent} is incomplete", problems)
     if not cases:
         raise SegflowError(f"the folds of {folds[0].path.parent} have no validation cases")
     return cases
 
 
 def _as_validated(folds: list[Fold], records: list[RunRecord]) -> RunRecord:
-    """The first record, with the settings that the validation cases were really predicted with.
+    """The first record, with the settings that really predicted the validation cases.
 
-    ``run.json`` says how they would be predicted by the last start, which may not have come to it.
+    ``run.json`` has the settings of the last start, which may have ended before validation.
 
     Raises:
-        CaseErrors: A fold's label maps are not of its weights, or the folds differ in how they were predicted.
+        CaseErrors: A fold's label maps are not of its weights, or the folds were predicted with different settings.
     """
     problems, used = [], []
     for fold, record in zip(folds, records, strict=True):
@@ -163,7 +163,7 @@ def _as_validated(folds: list[Fold], records: list[RunRecord]) -> RunRecord:
             problems.append(str(error))
             continue
         if settings is None:
-            log.warning("%s: nothing says how these label maps were made. %s", fold.validation, VALIDATE_AGAIN)
+            log.warning("%s: it is not recorded how these label maps were made. %s", fold.validation, VALIDATE_AGAIN)
             continue
         used.append(settings)
         if settings != used[0]:
@@ -173,7 +173,7 @@ def _as_validated(folds: list[Fold], records: list[RunRecord]) -> RunRecord:
                 f"{VALIDATE_AGAIN}"
             )
     if problems:
-        raise CaseErrors(f"the cross-validation of {folds[0].path.parent} is not of one making", problems)
+        raise CaseErrors(f"the cross-validation of {folds[0].path.parent} was made with different settings", problems)
     first = records[0]
     if not used:
         return first
@@ -182,7 +182,7 @@ def _as_validated(folds: list[Fold], records: list[RunRecord]) -> RunRecord:
 
 
 def _gather(folder: Path, cases: Mapping[str, Fold], record: RunRecord) -> None:
-    """Copy the label maps that are not there already; a copy says which label map it is of."""
+    """Copy label maps that were not copied yet. Each copy has a stamp with its source."""
     ending = record.dataset.file_ending
     predictions = Predictions(folder, ending)
     sources = {case_id: fold.validation / f"{case_id}{ending}" for case_id, fold in cases.items()}
@@ -194,7 +194,7 @@ def _gather(folder: Path, cases: Mapping[str, Fold], record: RunRecord) -> None:
                 copy_label_map(source, place / source.name)
     for file in folder.iterdir():
         if file.name.endswith(ending) and file.name.removesuffix(ending) not in cases:
-            remove_label_map(file)  # of folds that are gone
+            remove_label_map(file)  # of folds that no longer exist
     write_json(folder / "dataset.json", record.dataset.to_json())
     write_json(folder / "plans.json", record.plans.to_json())
 

@@ -1,4 +1,4 @@
-"""Scores of every ensemble of some runs, each probability read once."""
+"""Scores of ensembles of runs. Each probability is read only once."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from segflow.selection.crossval import CrossValidation
 from segflow.storage.images import ImageIO, reader_by_name, voxels_of
 
 Members = tuple[int, ...]
-"""Numbers of the runs that predict together."""
+"""Indices of the runs that predict together."""
 
 
 def ensembles_of(count: int, max_members: int) -> list[Members]:
-    """All ensembles of two up to ``max_members`` of so many runs, smaller ones first."""
+    """All ensembles of 2 to ``max_members`` out of ``count`` runs, smaller ones first."""
     return [group for size in range(2, max_members + 1) for group in combinations(range(count), size)]
 
 
@@ -41,12 +41,12 @@ def score_ensembles(
     """Score ensembles on their members' validation cases without writing a label map.
 
     Args:
-        runs: With probabilities of all cases.
-        ensembles: Which of them predict together.
+        runs: Runs with probabilities of all cases.
+        ensembles: Members of each ensemble.
         cases: Ids of the cases.
         reference: Folder of the reference label maps.
-        processes: Worker processes; None for as many as there are processors, or none for little work.
-        progress: Told of each case.
+        processes: Worker processes; None takes one per processor, or none for little work.
+        progress: Called after each case.
 
     Returns:
         One summary per ensemble.
@@ -88,7 +88,7 @@ def _score_case(
     labels: Labels,
     reader: ImageIO,
 ) -> list[CaseMetrics]:
-    """Scores of one case by each ensemble."""
+    """Scores of one case for each ensemble."""
     try:
         reference, geometry = reader.read_label(reference_file)
         decisions = [StreamedDecision(labels, reference.shape) for _ in ensembles]

@@ -1,4 +1,4 @@
-"""The door of this room: which trained configuration, or which of them together, predicts best? (recipe 13.3)"""
+"""Selection of the configuration, or the ensemble, with the best cross-validated Dice (recipe 13.3)."""
 
 from __future__ import annotations
 
@@ -39,19 +39,18 @@ def select_configuration(
 ) -> Selection:
     """Rank runs and their ensembles by cross-validated mean foreground Dice, and choose the best one's postprocessing.
 
-    Writes each run's ``crossval`` folder, the best ensemble's label maps where an ensemble wins,
-    ``postprocessing.json`` beside the winner's label maps, and ``selection.json``. Runs without stored probabilities
-    take part alone.
+    Writes each run's ``crossval`` folder, an ensemble's label maps if it wins, ``postprocessing.json`` beside the
+    winner's label maps, and ``selection.json``. Runs without stored probabilities are ranked but join no ensemble.
 
     Args:
         runs: Folders of runs of one dataset, see `find_runs`.
         reference: Folder of the reference label maps.
         output: Folder for ``selection.json``, such as ``outputs/Dataset004_Hippocampus``.
         settings: See `SelectSettings`.
-        progress: Told of each case.
+        progress: Called after each case.
 
     Raises:
-        SegflowError: There is no run, a run's cross-validation is not whole, or the runs are of different datasets or
+        SegflowError: There is no run, a run's cross-validation is incomplete, or the runs are of different datasets or
             share no case.
     """
     settings = settings or SelectSettings()
@@ -101,7 +100,7 @@ def select_configuration(
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """A candidate, the runs that it consists of, and its scores on the common cases."""
+    """A candidate, its runs, and its scores on the common cases."""
 
     members: Members
     candidate: Candidate
@@ -166,7 +165,7 @@ def _score_all(
 
 
 def _names(runs: Sequence[CrossValidation]) -> list[str]:
-    """The configuration; where several runs have the same, with as much of the path as tells them apart."""
+    """Name of each run: its configuration, with a part of the path if several runs have the same one."""
     for parts in (slice(-2, -1), slice(-2, None), slice(-3, None)):
         names = ["/".join(run.run.resolve().parts[parts]) for run in runs]
         if len(set(names)) == len(names):
@@ -175,7 +174,7 @@ def _names(runs: Sequence[CrossValidation]) -> list[str]:
 
 
 def _ranked(entries: Sequence[_Entry], settings: SelectSettings) -> list[_Entry]:
-    """The best first; of equal ones the simpler, which comes first in the entries."""
+    """Entries from best to worst. Among equal ones the simpler, earlier one comes first."""
     order = sorted(entries, key=lambda entry: math.inf if math.isnan(entry.candidate.dice) else -entry.candidate.dice)
     best = order[0].summary.values("Dice")
     ranked = [order[0]]
@@ -194,16 +193,16 @@ def _notes(runs: Sequence[CrossValidation], cases: Sequence[str], settings: Sele
         notes.append(f"The runs were compared on the {len(cases)} validation cases that all of them have.")
     without = [str(run.run) for run in runs if not run.has_probabilities()]
     if without and settings.max_members > 1 and len(runs) > 1:
-        notes.append(f"Not in ensembles, for want of stored probabilities: {', '.join(without)}. {SAVE_THEM}")
+        notes.append(f"Not in ensembles, since they have no stored probabilities: {', '.join(without)}. {SAVE_THEM}")
     return notes
 
 
 def _verdict(ranked: Sequence[_Entry]) -> list[str]:
-    """Whether something simpler might be as good as the best."""
+    """A sentence on whether a simpler candidate may be as good as the best."""
     best = ranked[0]
     close = [entry for entry in ranked[1:] if entry.candidate.within_noise]
     if not close:
-        return [f"{best.candidate.name} is better than every other by more than the noise."] if ranked[1:] else []
+        return [f"{best.candidate.name} is better than all others by more than noise."] if ranked[1:] else []
     simplest = min(close, key=lambda entry: len(entry.members))
     text = f"{best.candidate.name} leads {simplest.candidate.name} by {simplest.candidate.behind:.4f}, within noise"
     if len(simplest.members) < len(best.members):

@@ -1,4 +1,4 @@
-"""What a selection compares, and how."""
+"""Settings of a selection."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from segflow.postprocessing.postprocess_settings import PostprocessSettings
 
 @dataclass(kw_only=True, slots=True)
 class SelectSettings:
-    """What is compared, and how.
+    """Candidates and their comparison.
 
     Attributes:
         max_members: Largest ensemble; 1 compares single configurations only.
-        postprocessing: What is tried on the best candidate.
+        postprocessing: Postprocessing to try on the best candidate.
         resamples: Bootstrap samples of the differences.
-        confidence: Share of them within the interval.
-        processes: Worker processes; null for as many as there are processors, or none for little work.
+        confidence: Share of the bootstrap samples within the interval.
+        processes: Worker processes; null takes one per processor, or none for little work.
     """
 
     max_members: int = 3

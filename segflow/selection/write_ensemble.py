@@ -21,13 +21,13 @@ from segflow.storage.stamps import Origin
 def write_ensemble(
     runs: Sequence[CrossValidation], cases: Sequence[str], folder: Path, *, processes: int | None = None
 ) -> None:
-    """Write the label maps that runs decide together, each by the folds that did not see its case.
+    """Write the label maps of an ensemble. Each case is predicted by the folds that did not see it.
 
     Args:
-        runs: With probabilities of all cases.
+        runs: Runs with probabilities of all cases.
         cases: Ids of the cases.
-        folder: Where the label maps shall lie; others there are removed.
-        processes: Worker processes; None for as many as there are processors, or none for little work.
+        folder: Folder for the label maps; others in it are removed.
+        processes: Worker processes; None takes one per processor, or none for little work.
 
     Raises:
         SegflowError: A probability cannot be read, or a label map cannot be written.

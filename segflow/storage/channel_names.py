@@ -9,11 +9,11 @@ _NUMBERED = re.compile(r"(.+)_([0-9]{4})", re.DOTALL)
 
 
 class CaseChannel(NamedTuple):
-    """What the name of an image says.
+    """Case and channel from the name of an image.
 
     Attributes:
-        case_id: The case.
-        number: Of the channel, from 0; None where the name has none.
+        case_id: Name of the case.
+        number: Number of the channel, from 0; None if the name has none.
     """
 
     case_id: str
@@ -21,11 +21,11 @@ class CaseChannel(NamedTuple):
 
 
 def case_and_channel(stem: str) -> CaseChannel:
-    """Take a file's name, without its ending, apart; a name without a number is the case's as it stands."""
+    """Split a file's name without its ending. A name without a number is the case's name."""
     match = _NUMBERED.fullmatch(stem)
     return CaseChannel(match[1], int(match[2])) if match else CaseChannel(stem, None)
 
 
 def channel_name(case_id: str, number: int, ending: str) -> str:
-    """The name of the file of one channel, counted from 0."""
+    """File name of a channel; channels count from 0."""
     return f"{case_id}_{number:04d}{ending}"

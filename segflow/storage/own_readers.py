@@ -1,4 +1,4 @@
-"""Readers of a user's own: held to the contract of `ImageIO`, and found where an installed package brings one."""
+"""A user's own readers: checked against the contract of `ImageIO`, and found in installed packages."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from segflow.core.system_errors import system_error
 from segflow.storage.image_formats.contract import ImageHeader, ImageIO, as_label, check_spacing
 
 GROUP = "segflow.readers"
-"""Entry points of installed packages; the name of each is its reader's."""
+"""Group of entry points of installed packages. The name of an entry point is that of its reader."""
 
 METHODS = {"read_image": 1, "read_label": 1, "read_header": 1, "write_label": 3, "write_map": 3}
-"""With the number of their arguments."""
+"""Method → number of its arguments."""
 
 CONTRACT = (
     "an object with a name, endings such as ('.own',), and the methods read_image, read_label, read_header, "
@@ -36,11 +36,11 @@ _READ_HEADER = "read_header(file) → ImageHeader with three voxel counts (z, y,
 
 @dataclass(frozen=True, slots=True)
 class OwnReader:
-    """A reader of a user's own, whose answers are looked at before anything is made of them. See `ImageIO`.
+    """A user's own reader, whose results are checked before they are used. See `ImageIO`.
 
     Attributes:
-        reader: The user's.
-        where: What names it, for messages.
+        reader: The user's object.
+        where: The setting or package that names it, for messages.
     """
 
     reader: Any
@@ -107,10 +107,10 @@ class OwnReader:
         try:
             json.dumps(dict(geometry.header))
         except (TypeError, ValueError) as error:
-            raise self._refused(file, f"a header of the geometry that is no plain JSON: {error}", contract) from error
+            raise self._refused(file, f"a header of the geometry that is not plain JSON: {error}", contract) from error
 
     def _write(self, method: str, values: np.ndarray, geometry: Geometry, file: Path) -> None:
-        contract = f"{method}(values, geometry, file) → nothing; the file is there, whole"
+        contract = f"{method}(values, geometry, file) → nothing; the file exists, complete"
         self._call(method, f"cannot write {file}", contract, values, geometry, file)
         if not file.is_file():
             raise self._refused(file, f"no file {file.name}", contract)
@@ -138,19 +138,19 @@ class OwnReader:
 
 
 def checked_reader(reader: object, where: str, *, taken: Container[str]) -> OwnReader:
-    """A reader of a user's own, once it is seen to be one.
+    """Check that an object is a reader, and wrap it.
 
     Args:
         reader: Any object.
-        where: What names it, such as a setting.
+        where: The setting or package that names it, for messages.
         taken: Names that it cannot have.
 
     Raises:
-        SegflowError: It is none, and why.
+        SegflowError: It is not a reader. The error says why.
     """
     reason = _why_no_reader(reader, taken)
     if reason is not None:
-        raise SegflowError(f"{where}: {type(reader).__name__} is no reader of images", found=reason, expected=CONTRACT)
+        raise SegflowError(f"{where}: {type(reader).__name__} is not an image reader", found=reason, expected=CONTRACT)
     check_travels(reader, where)
     return OwnReader(reader, where)
 
@@ -190,20 +190,20 @@ def _takes(call: Callable[..., Any], arguments: int) -> bool:
 
 
 def installed_names() -> list[str]:
-    """Names of the readers that installed packages bring, sorted; nothing is imported."""
+    """Names of the readers in installed packages, sorted. Nothing is imported."""
     return sorted({entry.name for entry in entry_points(group=GROUP)})
 
 
 def installed_reader(name: str, *, taken: Container[str]) -> ImageIO | None:
-    """The reader of this name that an installed package brings; None where none does.
+    """The reader of this name in an installed package, or None.
 
     Raises:
-        SegflowError: It cannot be loaded, is no reader, or several packages bring one of this name.
+        SegflowError: It cannot be loaded, is not a reader, or several packages have one of this name.
     """
     found = {entry.value: entry for entry in entry_points(group=GROUP, name=name)}
     if len(found) > 1:
         raise SegflowError(
-            f"several installed packages bring a reader '{name}'",
+            f"several installed packages have a reader '{name}'",
             found=", ".join(_origin(entry) for entry in found.values()),
             fix="Uninstall all but one.",
         )
@@ -211,7 +211,7 @@ def installed_reader(name: str, *, taken: Container[str]) -> ImageIO | None:
 
 
 def installed_readers(*, taken: Container[str]) -> tuple[list[ImageIO], list[str]]:
-    """All readers that installed packages bring, and a message for each that cannot be used."""
+    """All readers in installed packages, and a message for each that cannot be used."""
     readers: list[ImageIO] = []
     broken: list[str] = []
     for name in installed_names():

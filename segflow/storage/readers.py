@@ -1,4 +1,4 @@
-"""Which reader a dataset needs: ours, one that an installed package brings, or one that the settings name."""
+"""Choice of the reader for a dataset: a shipped one, one of an installed package, or one that the settings name."""
 
 from __future__ import annotations
 
@@ -29,23 +29,23 @@ _SHIPPED: dict[str, ImageIO] = {
         SimpleITKIOWithReorient(),
     )
 }
-"""In the order in which they are tried (recipe 1.5)."""
+"""The shipped readers, in the order in which they are tried (recipe 1.5)."""
 
 _in_use: dict[str, ImageIO] = {}
-"""Setting → the reader that it names; one at the most."""
+"""Setting → the reader that it names; at most one entry."""
 
 
 def use_reader(reader: object | None, setting: str = "reader") -> None:
-    """Read and write all images of this process with a reader of a user's own.
+    """Read and write all images of this process with a user's own reader.
 
-    Objects that read are sent to worker processes, which therefore need not be told.
+    Worker processes get the reader with the objects that read.
 
     Args:
-        reader: See `own_readers.CONTRACT`; None reads with the others again.
-        setting: What names it, for messages.
+        reader: See `own_readers.CONTRACT`. None returns to the other readers.
+        setting: The setting that names it, for messages.
 
     Raises:
-        SegflowError: It does not keep the contract, or has the name of a shipped one.
+        SegflowError: It breaks the contract, or has the name of a shipped reader.
     """
     own = None if reader is None else checked_reader(reader, setting, taken=_SHIPPED)
     _in_use.clear()
@@ -54,12 +54,12 @@ def use_reader(reader: object | None, setting: str = "reader") -> None:
 
 
 def shipped_reader(name: str) -> ImageIO:
-    """One of ours."""
+    """A shipped reader."""
     return _SHIPPED[name]
 
 
 def reader_by_name(name: str) -> ImageIO:
-    """The reader of this name, as plans give it.
+    """The reader of this name, as given in plans.
 
     Raises:
         SegflowError: There is none, an installed one cannot be loaded, or the settings name another.
@@ -70,7 +70,7 @@ def reader_by_name(name: str) -> ImageIO:
         raise SegflowError(
             f"the plans were made with the reader '{name}'",
             found=f"'{reader.name}' in the setting '{setting}'",
-            fix=f"Leave '{setting}' away, or plan again with it.",
+            fix=f"Leave out '{setting}', or plan again with it.",
         )
     if name in _SHIPPED:
         return _SHIPPED[name]
@@ -95,12 +95,12 @@ def choose_reader(file_ending: str, example: Path | None = None, name: str | Non
     Args:
         file_ending: Ending of its files, with the dot.
         example: One of its images. The first reader for the ending that can read it is taken.
-        name: The reader that dataset.json asks for, if it does. An unknown name is warned of and passed over. What the
-            settings name comes before it.
+        name: The reader that dataset.json asks for. An unknown name is ignored with a warning. A reader in the settings
+            comes before it.
 
     Raises:
-        SegflowError: No reader knows the ending, none understands the example, the settings name one that does not
-            know the ending, or an installed one that dataset.json asks for cannot be loaded.
+        SegflowError: No reader knows the ending; none can read the example; the settings' reader does not know the
+            ending; or an installed reader that dataset.json asks for cannot be loaded.
     """
     for setting, reader in _in_use.items():
         if file_ending.lower() not in reader.endings and reader.name != name:
@@ -108,7 +108,7 @@ def choose_reader(file_ending: str, example: Path | None = None, name: str | Non
                 f"the reader '{reader.name}' of the setting '{setting}' does not know these files",
                 found=f"the ending {file_ending!r}",
                 expected=" ".join(reader.endings),
-                fix=f"Leave '{setting}' away, or name the ending in the reader's 'endings'.",
+                fix=f"Leave out '{setting}', or name the ending in the reader's 'endings'.",
             )
         return reader
     if name is not None:
@@ -141,10 +141,10 @@ def choose_reader(file_ending: str, example: Path | None = None, name: str | Non
 
 
 def _for_ending(ending: str) -> tuple[list[ImageIO], list[str]]:
-    """Readers for an ending, and what is wrong with installed ones that cannot say whether they are.
+    """Readers for an ending, and problems of installed readers that cannot be loaded.
 
-    Installed packages are asked only where none of ours knows the ending: installing one changes how no dataset is read
-    that could be read before.
+    Installed packages are asked only if no shipped reader knows the ending. So installing one never changes how a
+    dataset is read that could be read before.
     """
     shipped = [reader for reader in _SHIPPED.values() if ending in reader.endings]
     if shipped:

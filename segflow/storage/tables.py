@@ -1,4 +1,4 @@
-"""CSV tables that users write: one line for each case."""
+"""CSV tables of users, with one line for each case."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from segflow.core.errors import SegflowError
 
 CASE_HEADINGS = ("case", "case_id", "id", "name", "identifier")
-"""Headings of the column of case ids; of several in one table the first of these is meant."""
+"""Headings for the column of case ids. If a table has several of them, the first in this order counts."""
 LABEL_HEADINGS = ("label", "reference")
 """Headings of the column of label maps."""
 
@@ -20,8 +20,8 @@ class Line:
     """One line of a table.
 
     Attributes:
-        number: Where it ends in the file, counted from 1.
-        cells: Their text, without spaces around it.
+        number: Number of its last line in the file, from 1.
+        cells: The texts of its cells, without spaces around them.
     """
 
     number: int
@@ -29,10 +29,10 @@ class Line:
 
 
 def read_table(file: Path) -> list[Line]:
-    """The lines of a CSV file in UTF-8, the heading among them; lines without any text are left out.
+    """The lines of a CSV file in UTF-8, with the heading. Lines without text are left out.
 
     Raises:
-        SegflowError: The file is missing or unreadable, or it is no table.
+        SegflowError: The file is missing or unreadable, or it is not a table.
     """
     try:
         with file.open(newline="", encoding="utf-8-sig") as stream:
@@ -46,6 +46,6 @@ def read_table(file: Path) -> list[Line]:
 
 
 def column_of(headings: Sequence[str], names: Sequence[str]) -> int | None:
-    """Index of the column that is headed by one of the names, in capitals or not; None where there is none."""
+    """Index of the column with one of these headings, in any case of letters; None if there is none."""
     known = [heading.lower() for heading in headings]
     return next((known.index(name) for name in names if name in known), None)

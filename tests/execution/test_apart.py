@@ -71,7 +71,7 @@ def test_errors_keep_their_parts() -> None:
     [
         (crash, PLENTY, r"reading a\.mha failed: its process died of SIGSEGV"),
         (hang, Limits(0.3, 1 << 30), r"reading a\.mha took longer than its time limit of 0 s"),
-        (swallow, PLENTY, r"reading a\.mha took more memory than its header lets expect"),
+        (swallow, PLENTY, r"reading a\.mha took more memory than its header suggests"),
         (stumble, PLENTY, r"reading a\.mha failed: .*KeyError"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
