@@ -32,7 +32,7 @@ def box_of(labels: Iterable[int], boxes: Iterable[LabelBoxes]) -> Box | None:
 
 
 def mask_of(label_map: np.ndarray, labels: Sequence[int]) -> np.ndarray:
-    """Mask of the voxels that have one of the labels; bool, shape of the map."""
+    """Mask of the voxels that have one of the labels; bool, same shape as the map (Z, Y, X)."""
     return label_map == labels[0] if len(labels) == 1 else np.isin(label_map, labels)
 
 

@@ -119,7 +119,7 @@ class StoredProbabilities:
 
 
 def weighted_mean(values: Sequence[np.ndarray], weights: Sequence[float] | None = None) -> np.ndarray:
-    """Mean of float32 arrays, summed in float32 in their order.
+    """Mean of float32 arrays of any shape, (Z, Y, X) here, summed in float32 in their order.
 
     Raises:
         SegflowError: They differ in shape.

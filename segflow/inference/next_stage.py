@@ -117,7 +117,7 @@ class NextStage:
             case_id: The case; nothing happens where it is not handed on.
             origin: What the stage's own label map of it is made from.
             inputs: The stamps of the origin's files, from before they were read.
-            logits: Prediction on the stage's own grid.
+            logits: float (K, Z, Y, X), the prediction on the stage's own grid.
             spatial: That grid.
             predictor: What made it.
         """

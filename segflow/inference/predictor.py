@@ -155,7 +155,11 @@ class Predictor:
         return self.restore(self.logits(preprocessed, progress=progress), preprocessed)
 
     def preprocess(self, case: Case, previous: np.ndarray | None = None) -> PreprocessedCase:
-        """Bring a case to plan space; see `predict_case`.
+        """Bring a case to plan space.
+
+        Args:
+            case: Its image is float32 (C, Z, Y, X), as read.
+            previous: The previous stage's labels (Z, Y, X) on the grid of the image, for a cascade.
 
         Raises:
             SegflowError: The case does not fit the model.
@@ -200,7 +204,7 @@ class Predictor:
         return restore_labels(logits, case.spatial, self.plan, self.labels)
 
     def predict_preprocessed(self, case: PreprocessedCase, *, progress: Progress = silent) -> np.ndarray:
-        """Segment a case that was preprocessed before, such as for training; returns labels in image space."""
+        """Segment a case that was preprocessed before, such as for training: labels (Z, Y, X) in image space."""
         return self.restore(self.logits(case, progress=progress), case)
 
     def weights_digest(self) -> str:

@@ -75,7 +75,7 @@ def predict_logits(
 
 
 def mean_logits(several: Iterable[Tensor]) -> Tensor:
-    """The mean of logits, added up one by one in their own precision; may change the first."""
+    """The mean of logits (K, Z, Y, X), added up one by one in their own precision; may change the first."""
     logits = iter(several)
     total, count = next(logits), 1
     for one in logits:

@@ -27,7 +27,14 @@ def top_k_cross_entropy(
 
 
 def smoothed_cross_entropy(logits: Tensor, index: Tensor, valid: Tensor | None, label_smoothing: float) -> Tensor:
-    """Mean cross entropy over the valid voxels with a smoothed target; 0 where none is valid. Shapes as above."""
+    """Mean cross entropy over the valid voxels with a smoothed target; 0 where none is valid.
+
+    Args:
+        logits: (B, K, *spatial).
+        index: int64 (B, *spatial), the true class.
+        valid: bool (B, *spatial); None where every voxel is valid.
+        label_smoothing: Share of the target that is spread over all classes.
+    """
     losses = functional.cross_entropy(logits.float(), index, reduction="none", label_smoothing=label_smoothing)
     return losses.mean() if valid is None else (losses * valid).sum() / valid.sum().clamp_min(1)
 

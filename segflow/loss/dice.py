@@ -33,7 +33,7 @@ def dice_loss(
 
 
 def sum_over_ranks(values: Tensor) -> Tensor:
-    """The sum over all processes of distributed training, with its gradient; the values themselves without it."""
+    """The sum over all processes of distributed training, with its gradient; any shape, unchanged without it."""
     if not (distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1):
         return values
     result: Tensor = _SumOverRanks.apply(values)  # type: ignore[no-untyped-call]

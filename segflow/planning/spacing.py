@@ -35,7 +35,12 @@ def target_spacing(fingerprint: Fingerprint, settings: PlannerSettings) -> np.nd
 
 
 def axis_order(target: np.ndarray, settings: PlannerSettings) -> tuple[int, ...]:
-    """Permutation to plan axes: the coarsest axis first, the others as they were."""
+    """Permutation to plan axes: the coarsest axis first, the others as they were.
+
+    Args:
+        target: float (3,), the target spacing in mm along the original axes (z, y, x).
+        settings: May keep the axes as they are.
+    """
     if settings.suppress_transpose:
         return (0, 1, 2)
     coarse = int(np.argmax(target))

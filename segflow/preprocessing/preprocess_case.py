@@ -141,7 +141,7 @@ def spacing_in_plan(plan: ConfigurationPlan, spacing: Sequence[float]) -> tuple[
 
     Args:
         plan: The configuration.
-        spacing: The case's, in plan axes.
+        spacing: The case's, mm in plan axes (z, y, x).
     """
     return plan.spacing if len(plan.spacing) == len(spacing) else (float(spacing[0]), *plan.spacing)
 

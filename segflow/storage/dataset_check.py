@@ -268,7 +268,7 @@ def label_values(label: np.ndarray) -> list[int]:
 
 
 def check_label_values(label: np.ndarray, labels: Labels, case_id: str) -> None:
-    """Refuse a label map with values that the dataset does not declare.
+    """Refuse a label map, any shape, with values that the dataset does not declare.
 
     Raises:
         SegflowError: There are some. The error names the case.

@@ -141,7 +141,7 @@ class StoredCase:
         return self._read(f"{self.case_id}.b2nd", (slice(None), *box.slices))
 
     def read_label(self, box: Box | None = None) -> np.ndarray:
-        """The label map within a box, int16 (*box.shape); None reads all of it.
+        """The label map within a box, int16 (Z, Y, X); None reads all of it.
 
         Raises:
             SegflowError: The file is missing or damaged, or the case has no reference.

@@ -70,7 +70,7 @@ class EpochSchedule(LRScheduler):
         return self.decay(min(max(progress, 0.0), 1.0))
 
     def get_lr(self) -> list[float | Tensor]:
-        """The rate of every parameter group in the present epoch."""
+        """The rate of every parameter group in the present epoch, each a scalar."""
         factor = self.factor(self.last_epoch)
         return [float(rate) * factor for rate in self.base_lrs]
 

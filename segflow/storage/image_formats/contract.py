@@ -175,7 +175,7 @@ class ImageFormat(ABC):
 
 
 def as_label(voxels: np.ndarray, file: Path) -> np.ndarray:
-    """Voxels of any type as labels: int16, or int32 if a value needs it. Floats must be whole numbers.
+    """Voxels of any type and any shape as labels: int16, or int32 if a value needs it. Floats must be whole numbers.
 
     Raises:
         SegflowError: A value is NaN, infinite, fractional, or too large for int32.

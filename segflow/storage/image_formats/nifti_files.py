@@ -104,8 +104,9 @@ def read_nifti_labels(file: Path) -> tuple[NiftiHeader, np.ndarray]:
     """Read a whole NIfTI file that holds labels.
 
     Returns:
-        As `read_nifti`, but scaled values are int64. They are rounded where they differ from whole numbers by less than
-        a step of the scaling. nibabel, for example, stores float64 labels 0…4 as int16 with a slope of 4/65535.
+        Header and voxels (…, Z, Y, X) as `read_nifti`, but scaled values are int64. They are rounded where they differ
+        from whole numbers by less than a step of the scaling. nibabel, for example, stores float64 labels 0…4 as int16
+        with a slope of 4/65535.
 
     Raises:
         SegflowError: As `read_nifti`, or scaled values are not whole numbers.

@@ -34,7 +34,7 @@ LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 @dataclass(frozen=True, slots=True)
 class ItkPlacement:
-    """ITK's header of an image of 2 or 3 dimensions: xyz order, direction row by row."""
+    """ITK's header of an image of 2 or 3 dimensions: xyz order, spacing and origin in mm, direction row by row."""
 
     spacing: tuple[float, ...]
     origin: tuple[float, ...]
@@ -110,7 +110,7 @@ def affine_of(geometry: Geometry) -> np.ndarray:
 
 
 def upright(affine: np.ndarray) -> np.ndarray:
-    """The affine of a plane with a perpendicular third axis of 1 mm. A file may give a third axis of length 0."""
+    """The affine (4, 4) of a plane with a third axis of 1 mm across it. A file may give a third axis of length 0."""
     result = np.array(affine, dtype=np.float64)
     with np.errstate(all="ignore"):  # if the axes span no plane, the result is invalid, which callers check
         x, y = (result[:3, axis] / np.linalg.norm(result[:3, axis]) for axis in (0, 1))
