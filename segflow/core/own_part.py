@@ -28,12 +28,13 @@ class OwnPart:
     call: Callable[..., Any]
     description: Mapping[str, Any] = field(default_factory=dict)
 
-    def check(self, contract: str, arguments: int) -> None:
+    def check(self, contract: str, arguments: int, *, travels: bool = True) -> None:
         """Refuse what cannot be called as it has to be, before any work is done.
 
         Args:
             contract: What the part takes and gives, for the message.
             arguments: How many it takes, by position.
+            travels: Whether worker processes call it.
 
         Raises:
             SegflowError: It is not callable, takes other arguments, or cannot be sent to a worker process.
@@ -46,7 +47,8 @@ class OwnPart:
             raise self.refused(f"{_name_of(self.call)}{inspect.signature(self.call)}: {error}", contract) from None
         except ValueError:  # built in C, without a signature
             pass
-        check_travels(self.call, self.setting)
+        if travels:
+            check_travels(self.call, self.setting)
 
     def run(self, contract: str, *arguments: Any) -> Any:
         """Call it.

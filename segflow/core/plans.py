@@ -20,6 +20,9 @@ LARGEST_PATCH, LARGEST_BATCH = 2**15, 2**15
 
 SPLINE_ORDERS = range(6)
 
+OWN_NORMALIZATIONS = "own_normalizations"
+"""Key of ours in the plans, see `Plans.own_normalizations`."""
+
 DEEPEST_INHERITANCE = 50
 """The longest chain of configurations that inherit from each other."""
 
@@ -235,6 +238,12 @@ class Plans:
             raise SegflowError(
                 "the median spacing of the plans must be three positive numbers", found=list(self.median_spacing)
             )
+
+    @property
+    def own_normalizations(self) -> Mapping[str, Any]:
+        """Scheme → description of the part of a user's own that it stands for, as plain JSON; nothing is made of it."""
+        found = self.extra.get(OWN_NORMALIZATIONS)
+        return found if isinstance(found, Mapping) else {}
 
     def configuration(self, name: str) -> ConfigurationPlan:
         """The configuration of this name, with ``inherits_from`` resolved.

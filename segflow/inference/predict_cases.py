@@ -16,6 +16,7 @@ from segflow.inference.predict_settings import PredictSettings
 from segflow.inference.predict_stage import PredictStage
 from segflow.inference.predictor import Predictor
 from segflow.network.build import build_network
+from segflow.preprocessing.own_normalizations import Normalizations, check_normalizations, check_planned
 from segflow.storage.folds import named_checkpoint
 from segflow.storage.images import readable_endings, reader_by_name
 from segflow.storage.links import within
@@ -32,6 +33,7 @@ def predict_cases(
     progress: Progress = silent,
     build: Build = build_network,
     build_previous: Build | None = None,
+    normalizations: Normalizations | None = None,
     own: bool = False,
 ) -> PredictReport:
     """Predict a folder, a CSV table or a list of files.
@@ -46,7 +48,7 @@ def predict_cases(
         output: Folder for the label maps.
         settings: See `PredictSettings`.
         progress: Told of each case that ended.
-        build, build_previous: See `Predictor.load`.
+        build, build_previous, normalizations: See `Predictor.load`.
         own: Whether nobody but segflow writes into the output folder: predictions of another model are replaced then.
 
     Raises:
@@ -71,7 +73,12 @@ def predict_cases(
         with_previous_stage=given is None,
         build=build,
         build_previous=build_previous,
+        normalizations=normalizations,
     )
+    check_normalizations(predictor.normalizations)
+    for stage in (predictor, predictor.previous_stage):
+        if stage is not None:
+            check_planned(stage.record.plans, stage.plan, predictor.normalizations)
     dataset = predictor.record.dataset
     endings = readable_endings(reader_by_name(predictor.record.plans.reader), dataset.file_ending)
     everything = find_cases(source, endings, len(dataset.channels))
@@ -105,6 +112,8 @@ def _decisive(
 ) -> dict[str, Any]:
     """What decides label maps beside the images, as plain JSON; predictions of one folder must agree in it."""
     stages = [predictor] if predictor.previous_stage is None else [predictor, predictor.previous_stage]
+    schemes = {scheme for stage in stages for scheme in stage.plan.normalization_schemes}
+    own = {name: dict(part.description) for name, part in predictor.normalizations.items() if name in schemes}
     return {
         "model": str(Path(model).resolve()),
         "configuration": predictor.plan.name,
@@ -114,6 +123,7 @@ def _decisive(
         "plans": record_digest(*(stage.record for stage in stages)),
         "network": [described(build), None if build_previous is None else described(build_previous)],
         "previous_stage_predictions": settings.previous_stage_predictions,
+        **({"normalizations": own} if own else {}),
         **{name: getattr(settings, name) for name in WINDOW_SETTINGS},
     }
 

@@ -30,6 +30,7 @@ from segflow.inference.predict_settings import SlidingWindowSettings
 from segflow.inference.sliding_window import predict_logits
 from segflow.models.trained_fold import Folds
 from segflow.network.build import build_network
+from segflow.preprocessing.own_normalizations import Normalizations
 from segflow.preprocessing.preprocess_case import preprocess_case
 from segflow.preprocessing.restore import restore_labels
 
@@ -51,6 +52,7 @@ class Predictor:
         settings: How images are covered with patches. ``sums=auto`` becomes nnU-Net's arithmetic for its own models,
             so that they predict here what they predict there.
         previous_stage: Predictor of the configuration that a cascade builds on.
+        normalizations: Those of a user's own that the plans name, see `own_normalizations.CONTRACT`.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class Predictor:
         device: str | torch.device = "auto",
         settings: SlidingWindowSettings | None = None,
         previous_stage: Predictor | None = None,
+        normalizations: Normalizations | None = None,
     ) -> None:
         self.record: RunRecord = model.record
         self.plan: ConfigurationPlan = model.record.plan
@@ -72,6 +75,7 @@ class Predictor:
         _check_memory(self.record, self.device)
         self.networks = tuple(network.to(self.device) for network in model.networks)
         self.previous_stage = previous_stage
+        self.normalizations = normalizations or {}
         self._told_of_labels = False
 
     @classmethod
@@ -88,6 +92,7 @@ class Predictor:
         with_previous_stage: bool = True,
         build: Build = build_network,
         build_previous: Build | None = None,
+        normalizations: Normalizations | None = None,
     ) -> Predictor:
         """Load a model, and for a cascade the model of the previous stage too.
 
@@ -103,11 +108,13 @@ class Predictor:
             with_previous_stage: False where the previous stage's label maps are given to every call.
             build: What makes the network; only to be given for networks of one's own.
             build_previous: What makes the previous stage's, where that is another.
+            normalizations: Those of a user's own that the plans name, see `own_normalizations.CONTRACT`.
 
         Raises:
             SegflowError: The model is missing, cannot be read, or does not fit its plans.
         """
         options: dict[str, Any] = {"folds": folds, "checkpoint": checkpoint, "build": build}
+        here: dict[str, Any] = {"device": device, "settings": settings, "normalizations": normalizations}
         loaded = load_model(Path(model), configuration=configuration, **options)
         before = None
         if loaded.record.plan.previous_stage and with_previous_stage:
@@ -115,8 +122,8 @@ class Predictor:
                 (Path(previous_stage), None) if previous_stage else find_previous_stage(loaded.source, loaded.record)
             )
             options["build"] = build_previous or build
-            before = cls(load_model(place, configuration=name, **options), device=device, settings=settings)
-        return cls(loaded, device=device, settings=settings, previous_stage=before)
+            before = cls(load_model(place, configuration=name, **options), **here)
+        return cls(loaded, previous_stage=before, **here)
 
     def predict(self, image: Any, spacing: Sequence[float] | None = None) -> Any:
         """Segment one image.
@@ -173,7 +180,8 @@ class Predictor:
                 )
             previous = self.previous_stage.predict_case(case)
         label = None if previous is None else previous.astype(np.int16)
-        return preprocess_case(replace(case, label=label), self.record.plans, self.plan, self.labels)
+        case = replace(case, label=label)
+        return preprocess_case(case, self.record.plans, self.plan, self.labels, normalizations=self.normalizations)
 
     def logits(self, case: PreprocessedCase, *, progress: Progress = silent, fold: int | None = None) -> Tensor:
         """Logits of a case in plan space.

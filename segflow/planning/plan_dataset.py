@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,11 +12,13 @@ from segflow.core.case import CaseFiles
 from segflow.core.dataset import DatasetDescription
 from segflow.core.errors import SegflowError
 from segflow.core.fingerprint import Fingerprint
+from segflow.core.own_part import OwnPart
 from segflow.core.plans import Plans
 from segflow.core.splits import Split, SplitSettings
 from segflow.execution.progress import Progress, silent
 from segflow.planning.explain import ConfigurationReport, report_configurations
 from segflow.planning.measure_dataset import fingerprint_origin, measure_dataset, read_fingerprint, write_fingerprint
+from segflow.planning.own_planner import plans_by_own, with_own_normalizations
 from segflow.planning.planner import CONFIGURATIONS, PlannerSettings, decide
 from segflow.planning.split_dataset import split_dataset
 from segflow.storage.case_files import discover, find_training_cases
@@ -57,10 +59,10 @@ class PlanReport:
 def plan_dataset(
     dataset_folder: Path,
     output_folder: Path,
-    settings: PlannerSettings,
+    planner: PlannerSettings | OwnPart,
     *,
+    normalizations: Mapping[str, OwnPart] | None = None,
     splits: SplitSettings | None = None,
-    planner: Callable[..., Plans] | None = None,
     fingerprint: Path | None = None,
     clean: bool = False,
     replace_splits: bool = False,
@@ -76,9 +78,9 @@ def plan_dataset(
     Args:
         dataset_folder: The raw dataset.
         output_folder: Where the files go; nnU-Net's preprocessed folder of the dataset.
-        settings: The planner's constants.
+        planner: The constants of the shipped planner, or a planner of your own: see `own_planner.CONTRACT`.
+        normalizations: Name of channels → normalisation of your own.
         splits: How to divide the cases into folds; None divides as nnU-Net does.
-        planner: A planner of your own in place of the shipped one, called like `make_plans`.
         fingerprint: A fingerprint to plan from; no image is opened, and the dataset needs no images at all.
         clean: Measure again even if nothing has changed.
         replace_splits: Make splits anew even if there are some.
@@ -112,8 +114,10 @@ def plan_dataset(
             write_fingerprint(output_folder, made.fingerprint, origin, made.inputs)  # kept even if a later step fails
             stored, measured = made.fingerprint, True
         found = stored
-    plans, reasons = _plan(found, description, settings, reader, planner)
+    plans, reasons = _plan(found, description, planner, reader)
+    plans = with_own_normalizations(plans, description, normalizations or {})
     plans, kept, dropped = _with_user_configurations(plans, output_folder / f"{plans.plans_name}.json")
+    settings = planner if isinstance(planner, PlannerSettings) else PlannerSettings()
     reports = report_configurations(plans, reasons, found, description, settings)
     folds: list[Split] = []
     if cases:
@@ -157,14 +161,13 @@ def _check_whole(folder: Path, description: DatasetDescription, cases: int) -> N
 def _plan(
     fingerprint: Fingerprint,
     description: DatasetDescription,
-    settings: PlannerSettings,
+    planner: PlannerSettings | OwnPart,
     reader: ImageIO,
-    planner: Callable[..., Plans] | None,
 ) -> tuple[Plans, dict[str, str]]:
-    if planner is None:
-        decision = decide(fingerprint, description, settings, reader=reader.name)
+    if isinstance(planner, PlannerSettings):
+        decision = decide(fingerprint, description, planner, reader=reader.name)
         return decision.plans, decision.reasons
-    plans = planner(fingerprint, description, settings, reader=reader.name, dataset_name=description.name)
+    plans = plans_by_own(planner, fingerprint, description, reader.name)
     return plans, dict.fromkeys(plans.configurations, "made by your own planner")
 
 

@@ -37,8 +37,18 @@ def normalize(
     Raises:
         SegflowError: The scheme is unknown, or the image does not suit it.
     """
-    if scheme not in _SCHEMES:
-        raise SegflowError("the plans name an unknown normalisation", found=scheme, expected=sorted(_SCHEMES))
+    if scheme not in SCHEMES:
+        raise SegflowError("the plans name an unknown normalisation", found=scheme, expected=sorted(SCHEMES))
+    check_finite(image)
+    SCHEMES[scheme](image, inside, intensities)
+
+
+def check_finite(image: np.ndarray) -> None:
+    """Refuse an image (Z, Y, X) with NaN or infinite values, which no statistics survive.
+
+    Raises:
+        SegflowError: It holds some.
+    """
     low, high = float(image.min()), float(image.max())
     if not np.isfinite(low + high):
         raise SegflowError(
@@ -46,7 +56,6 @@ def normalize(
             found="NaN" if np.isnan(low + high) else "infinity",
             fix="Replace them in the image file, for example by 0.",
         )
-    _SCHEMES[scheme](image, inside, intensities)
 
 
 def _z_score(image: np.ndarray, inside: np.ndarray | None, _: ChannelIntensities | None) -> None:
@@ -146,7 +155,7 @@ def _rgb(image: np.ndarray, _: np.ndarray | None, __: ChannelIntensities | None)
 
 _Scheme = Callable[[np.ndarray, np.ndarray | None, ChannelIntensities | None], None]
 
-_SCHEMES: dict[str, _Scheme] = {
+SCHEMES: dict[str, _Scheme] = {
     "ZScoreNormalization": _z_score,
     "CTNormalization": _ct,
     "NoNormalization": _none,

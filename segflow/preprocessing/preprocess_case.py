@@ -18,7 +18,8 @@ from segflow.core.plans import ConfigurationPlan, Plans
 from segflow.core.preprocessed_case import PreprocessedCase, SpatialRecord
 from segflow.execution.machine import check_room
 from segflow.preprocessing.foreground import draw_foreground_locations, location_keys
-from segflow.preprocessing.normalization import normalize
+from segflow.preprocessing.normalization import check_finite, normalize
+from segflow.preprocessing.own_normalizations import Normalizations, check_planned, normalize_by_own
 from segflow.preprocessing.resampling import resample_image, resample_label
 
 
@@ -48,7 +49,13 @@ class NormalizedCase:
 
 
 def preprocess_case(
-    case: Case, plans: Plans, plan: ConfigurationPlan, labels: Labels, *, may_overwrite: bool = False
+    case: Case,
+    plans: Plans,
+    plan: ConfigurationPlan,
+    labels: Labels,
+    *,
+    normalizations: Normalizations | None = None,
+    may_overwrite: bool = False,
 ) -> PreprocessedCase:
     """Bring a case into the space of a configuration.
 
@@ -57,12 +64,14 @@ def preprocess_case(
         plans: For axis order and foreground intensities.
         plan: The configuration.
         labels: For the foreground locations.
+        normalizations: Those of a user's own.
         may_overwrite: Whether the case's arrays may be used as working memory, and so be lost.
 
     Raises:
         SegflowError: The case does not suit the plan; names the case.
     """
-    return to_plan_space(normalize_case(case, plans, plan, may_overwrite=may_overwrite), plan, labels)
+    normalized = normalize_case(case, plans, plan, normalizations=normalizations, may_overwrite=may_overwrite)
+    return to_plan_space(normalized, plan, labels)
 
 
 def normalization_of(plan: ConfigurationPlan) -> tuple[tuple[str, bool], ...]:
@@ -70,13 +79,21 @@ def normalization_of(plan: ConfigurationPlan) -> tuple[tuple[str, bool], ...]:
     return tuple(zip(plan.normalization_schemes, plan.use_mask_for_norm, strict=True))
 
 
-def normalize_case(case: Case, plans: Plans, plan: ConfigurationPlan, *, may_overwrite: bool = False) -> NormalizedCase:
+def normalize_case(
+    case: Case,
+    plans: Plans,
+    plan: ConfigurationPlan,
+    *,
+    normalizations: Normalizations | None = None,
+    may_overwrite: bool = False,
+) -> NormalizedCase:
     """Transpose, crop to non-zero and normalise: what comes before resampling.
 
     Raises:
         SegflowError: The case does not suit the plan; names the case.
     """
-    schemes = normalization_of(plan)
+    schemes, own = normalization_of(plan), normalizations or {}
+    check_planned(plans, plan, own)
     _check(case, len(schemes))
     axis_order = plans.axis_order
     image = case.image.transpose(0, *(axis + 1 for axis in axis_order))
@@ -87,7 +104,7 @@ def normalize_case(case: Case, plans: Plans, plan: ConfigurationPlan, *, may_ove
     else:
         image = np.array(image, np.float32, order="C")
     try:
-        _normalize_channels(image, marked, schemes, plans.intensities)
+        _normalize_channels(image, marked, schemes, plans.intensities, own)
     except SegflowError as error:
         raise error.of_case(case.case_id) from error
     return NormalizedCase(
@@ -173,8 +190,13 @@ def _normalize_channels(
     marked: np.ndarray,
     schemes: Sequence[tuple[str, bool]],
     intensities: Sequence[ChannelIntensities],
+    own: Normalizations,
 ) -> None:
     inside = marked >= 0 if any(use_mask for _, use_mask in schemes) else None
     for number, (channel, (scheme, use_mask)) in enumerate(zip(image, schemes, strict=True)):
         statistics = intensities[number] if number < len(intensities) else None
-        normalize(channel, scheme, inside if use_mask else None, statistics)
+        if scheme in own:
+            check_finite(channel)
+            normalize_by_own(channel, own[scheme], statistics)
+        else:
+            normalize(channel, scheme, inside if use_mask else None, statistics)

@@ -19,6 +19,7 @@ from segflow.execution.gathering import told
 from segflow.execution.machine import memory_bytes, processor_count
 from segflow.execution.parallel import Job, run_jobs
 from segflow.execution.progress import Progress, silent
+from segflow.preprocessing.own_normalizations import Normalizations, check_normalizations, check_planned
 from segflow.preprocessing.owner import check_owner
 from segflow.preprocessing.preprocess_case import normalization_of, normalize_case, spacing_in_plan, to_plan_space
 from segflow.preprocessing.preprocess_settings import PreprocessSettings
@@ -99,6 +100,7 @@ def preprocess_dataset(
     settings: PreprocessSettings | None = None,
     *,
     plans_name: str | None = None,
+    normalizations: Normalizations | None = None,
     progress: Progress = silent,
 ) -> PreprocessReport:
     """Make the arrays of configurations, as far as they are not up to date.
@@ -112,6 +114,7 @@ def preprocess_dataset(
         output_folder: Arrays go to ``<output_folder>/<data_identifier>``.
         settings: How to use the machine.
         plans_name: Name of the plans' file beside the arrays, without its ending; the name in the plans where None.
+        normalizations: Those of a user's own, see `own_normalizations.CONTRACT`.
         progress: Told after each case.
 
     Returns:
@@ -121,7 +124,8 @@ def preprocess_dataset(
         SegflowError: The dataset's files do not fit together, a configuration does not exist or cannot be used, the
             dataset is another than was planned, or the arrays are those of other plans.
     """
-    settings = settings or PreprocessSettings()
+    settings, own = settings or PreprocessSettings(), normalizations or {}
+    check_normalizations(own)
     description = read_description(dataset_folder)
     check_planned_description(output_folder, description)
     cases = find_training_cases(dataset_folder, description)
@@ -129,13 +133,15 @@ def preprocess_dataset(
     targets = _targets(plans, plans_name or plans.plans_name, configurations, description.labels, output_folder)
     _check_names(cases)
     for target in targets:
+        check_planned(plans, target.plan, own)
+    for target in targets:
         check_owner(target.store, target.choices, target.plans_name, description.labels, redo=settings.redo)
     removed = _remove_others(targets, {case.case_id for case in cases})
     for target in targets:
         target.store.clear_unfinished()
     needed = _out_of_date(cases, targets, redo=settings.redo)
     waiting = [case for case in cases if needed[case.case_id]]
-    jobs, failed = _make_jobs(waiting, needed, reader, plans, description)
+    jobs, failed = _make_jobs(waiting, needed, reader, plans, description, own)
     limit = int((settings.max_memory_gb or _SHARE_OF_MEMORY * memory_bytes() / 2**30) * 2**30)
     processes = processor_count() if settings.processes is None else settings.processes
     done, absurd = [], {}
@@ -162,11 +168,16 @@ def preprocess_dataset(
 
 
 def _preprocess_one(
-    files: CaseFiles, reader: ImageIO, channels: int, plans: Plans, labels: Labels, targets: Sequence[_Target]
+    files: CaseFiles,
+    reader: ImageIO,
+    description: DatasetDescription,
+    plans: Plans,
+    targets: Sequence[_Target],
+    own: Normalizations,
 ) -> str | None:
     """Make one case's arrays for some configurations, and say what is absurd about its values; runs in a worker."""
-    stamps = stamp_files(files)
-    case = read_case(files, reader, channels=channels)
+    stamps, labels = stamp_files(files), description.labels
+    case = read_case(files, reader, channels=len(description.channels))
     if case.label is not None:  # it may have been edited since planning, and training could not say which case it is
         check_label_values(case.label, labels, files.case_id)
     absurd = absurd_channels(case.image)
@@ -175,7 +186,7 @@ def _preprocess_one(
         groups.setdefault(normalization_of(target.plan), []).append(target)
     while groups:
         _, members = groups.popitem()
-        normalized = normalize_case(case, plans, members[0].plan, may_overwrite=not groups)
+        normalized = normalize_case(case, plans, members[0].plan, normalizations=own, may_overwrite=not groups)
         if not groups:
             del case  # its memory is wanted for the result
         for target in members:
@@ -257,10 +268,10 @@ def _make_jobs(
     reader: ImageIO,
     plans: Plans,
     description: DatasetDescription,
+    own: Normalizations,
 ) -> tuple[list[Job], dict[str, str]]:
     """A job for each case with its need of memory, and messages about cases whose header cannot be read."""
     jobs, failed = [], {}
-    channels = len(description.channels)
     for case in cases:
         targets = needed[case.case_id]
         try:
@@ -269,7 +280,7 @@ def _make_jobs(
             failed[case.case_id] = str(error.of_case(case.case_id))
             log.error("%s", failed[case.case_id])
             continue
-        arguments = (case, reader, channels, plans, description.labels, targets)
+        arguments = (case, reader, description, plans, targets, own)
         jobs.append(Job(case.case_id, arguments, memory))
     return jobs, failed
 

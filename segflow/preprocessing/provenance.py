@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,9 @@ def choices_of(plans: Plans, plan: ConfigurationPlan, labels: Labels) -> dict[st
         if scheme == "CTNormalization" and number < len(plans.intensities):
             statistics = plans.intensities[number]
             entry |= {name: getattr(statistics, name) for name in ("mean", "std", "percentile_00_5", "percentile_99_5")}
+        if scheme in plans.own_normalizations:
+            statistics_of_all = asdict(plans.intensities[number]) if number < len(plans.intensities) else None
+            entry |= {"own": plans.own_normalizations[scheme], "intensities": statistics_of_all}
         channels.append(entry)
     choices = {
         VERSION: _VERSION,

@@ -20,7 +20,7 @@ from segflow.core.splits import SplitSettings
 from segflow.execution.progress import ProgressEvent
 from segflow.planning import measure
 from segflow.planning.plan_dataset import PlanReport, plan_dataset
-from segflow.planning.planner import PlannerSettings, make_plans
+from segflow.planning.planner import PlannerSettings
 from segflow.storage.images import reader_by_name
 from segflow.storage.json_files import write_json
 
@@ -207,11 +207,6 @@ def test_a_measured_fingerprint_survives_a_setting_that_fails(plan: Callable[...
     with pytest.raises(SegflowError, match="memory target"):
         plan(PlannerSettings(memory_target_gb=1e-9))
     assert not plan().measured
-
-
-def test_a_planner_of_ones_own_is_called(plan: Callable[..., PlanReport]) -> None:
-    report = plan(planner=make_plans)
-    assert {configuration.reason for configuration in report.configurations} == {"made by your own planner"}
 
 
 def test_everything_wrong_with_the_cases_is_listed_at_once(raw: Path, plan: Callable[..., PlanReport]) -> None:
