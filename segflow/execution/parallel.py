@@ -356,7 +356,7 @@ class _Sender:
             data = pickle.dumps(message, protocol=5)
         except (pickle.PicklingError, TypeError, AttributeError) as error:
             name = getattr(message, "name", "")
-            data = pickle.dumps(Outcome(name, None, f"'{name}': its result cannot be sent: {_describe(error)}"))
+            data = pickle.dumps(Outcome(name, None, f"'{name}': its result cannot travel: {_describe(error)}"))
         with self._lock:
             self._stream.write(data)
             self._stream.flush()
