@@ -98,7 +98,7 @@ class Predictor:
 
         Args:
             model: One of our folds, a checkpoint in it, the run's folder above it, a bundle, or a model of nnU-Net v2
-                as a folder or zip.
+                as a folder, a zip or one checkpoint.
             folds: ``all``, or names of folds, whose logits are averaged.
             checkpoint: ``final``, ``best`` or ``last``.
             configuration: Which model, where the path holds several.

@@ -29,7 +29,7 @@ class TrainingSettings:
         picture_count: Validation patches in that picture.
         volume_every: Epochs between scores of whole validation cases; 0 for none.
         volume_count: Validation cases that are scored then.
-        initial_weights: A run's folder or a checkpoint file to start from; None for random weights.
+        initial_weights: A trained model of any form, or a checkpoint file, to start from; None for random weights.
         freeze: Shell patterns of parameter names that are not trained, such as ``encoder.*``.
         lr_factors: Shell pattern of parameter names → factor on the learning rate; the first match counts.
         extend: Allow a run that exists to be continued to another ``trainer.max_epochs``.
