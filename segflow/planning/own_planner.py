@@ -12,39 +12,47 @@ from segflow.core.errors import SegflowError
 from segflow.core.fingerprint import Fingerprint
 from segflow.core.own_part import OwnPart
 from segflow.core.plans import OWN_NORMALIZATIONS, Plans
+from segflow.planning.planner_settings import PlannerSettings
 
 CONTRACT = (
-    "(fingerprint, dataset, reader) → segflow.core.plans.Plans: what was measured, what dataset.json says, and the "
-    "name of the reader of images, which the plans carry; segflow.planning.planner.make_plans makes ours"
+    "(fingerprint, dataset, settings, reader) → segflow.core.plans.Plans: what was measured, what dataset.json says, "
+    "the settings of our planner, whose plans_name the plans carry, and the name of the reader of images; "
+    "segflow.planning.planner.make_plans(fingerprint, dataset, settings, reader=reader) makes ours"
 )
 
 logger = logging.getLogger(__name__)
 
 
-def plans_by_own(part: OwnPart, fingerprint: Fingerprint, description: DatasetDescription, reader: str) -> Plans:
+def plans_by_own(
+    part: OwnPart, fingerprint: Fingerprint, description: DatasetDescription, settings: PlannerSettings, reader: str
+) -> Plans:
     """Plan a dataset with a planner of a user's own.
 
     Args:
         part: The planner, see `CONTRACT`.
         fingerprint: What was measured.
         description: What dataset.json says.
+        settings: The constants of our planner, for one that changes little about it.
         reader: Name of the reader of images.
 
     Raises:
         SegflowError: It failed, or its plans cannot be used for this dataset.
     """
-    part.check(CONTRACT, arguments=3, travels=False)
-    plans = part.run(CONTRACT, fingerprint, description, reader)
+    part.check(CONTRACT, arguments=4, travels=False)
+    plans = part.run(CONTRACT, fingerprint, description, settings, reader)
     if not isinstance(plans, Plans):
         raise part.refused(type(plans).__name__, CONTRACT)
     for what, found, expected in (
+        ("plans_name", plans.plans_name, settings.plans_name),
         ("reader", plans.reader, reader),
         ("dataset_name", plans.dataset_name, description.name),
         ("intensities", len(plans.intensities), len(description.channels)),
     ):
         if found != expected:
             raise SegflowError(
-                f"{part.setting}: the planner's plans are not of this dataset: {what}", found=found, expected=expected
+                f"{part.setting}: the plans have another '{what}' than they must",
+                found=found,
+                expected=expected,
             )
     if not plans.configurations:
         raise part.refused("plans without a configuration", CONTRACT)

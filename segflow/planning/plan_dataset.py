@@ -59,8 +59,9 @@ class PlanReport:
 def plan_dataset(
     dataset_folder: Path,
     output_folder: Path,
-    planner: PlannerSettings | OwnPart,
+    settings: PlannerSettings,
     *,
+    planner: OwnPart | None = None,
     normalizations: Mapping[str, OwnPart] | None = None,
     splits: SplitSettings | None = None,
     fingerprint: Path | None = None,
@@ -78,7 +79,8 @@ def plan_dataset(
     Args:
         dataset_folder: The raw dataset.
         output_folder: Where the files go; nnU-Net's preprocessed folder of the dataset.
-        planner: The constants of the shipped planner, or a planner of your own: see `own_planner.CONTRACT`.
+        settings: The planner's constants.
+        planner: A planner of your own, which is given them: see `own_planner.CONTRACT`.
         normalizations: Name of channels → normalisation of your own.
         splits: How to divide the cases into folds; None divides as nnU-Net does.
         fingerprint: A fingerprint to plan from; no image is opened, and the dataset needs no images at all.
@@ -114,10 +116,9 @@ def plan_dataset(
             write_fingerprint(output_folder, made.fingerprint, origin, made.inputs)  # kept even if a later step fails
             stored, measured = made.fingerprint, True
         found = stored
-    plans, reasons = _plan(found, description, planner, reader)
+    plans, reasons = _plan(found, description, settings, reader, planner)
     plans = with_own_normalizations(plans, description, normalizations or {})
     plans, kept, dropped = _with_user_configurations(plans, output_folder / f"{plans.plans_name}.json")
-    settings = planner if isinstance(planner, PlannerSettings) else PlannerSettings()
     reports = report_configurations(plans, reasons, found, description, settings)
     folds: list[Split] = []
     if cases:
@@ -161,13 +162,14 @@ def _check_whole(folder: Path, description: DatasetDescription, cases: int) -> N
 def _plan(
     fingerprint: Fingerprint,
     description: DatasetDescription,
-    planner: PlannerSettings | OwnPart,
+    settings: PlannerSettings,
     reader: ImageIO,
+    planner: OwnPart | None,
 ) -> tuple[Plans, dict[str, str]]:
-    if isinstance(planner, PlannerSettings):
-        decision = decide(fingerprint, description, planner, reader=reader.name)
+    if planner is None:
+        decision = decide(fingerprint, description, settings, reader=reader.name)
         return decision.plans, decision.reasons
-    plans = plans_by_own(planner, fingerprint, description, reader.name)
+    plans = plans_by_own(planner, fingerprint, description, settings, reader.name)
     return plans, dict.fromkeys(plans.configurations, "made by your own planner")
 
 

@@ -31,19 +31,21 @@ class SmallBatches:
     wrong: Mapping[str, Any] | None = None
     wrong_configuration: Mapping[str, Any] | None = None
 
-    def __call__(self, fingerprint: Fingerprint, dataset: DatasetDescription, reader: str) -> Any:
-        plans = make_plans(fingerprint, dataset, PlannerSettings(plans_name="small"), reader=reader)
+    def __call__(
+        self, fingerprint: Fingerprint, dataset: DatasetDescription, settings: PlannerSettings, reader: str
+    ) -> Any:
+        plans = make_plans(fingerprint, dataset, settings, reader=reader)
         if self.empty:
             return replace(plans, configurations={})
         full = {**plans.configurations["3d_fullres"], "batch_size": self.batch_size, **(self.wrong_configuration or {})}
         return replace(plans, configurations={**plans.configurations, "3d_fullres": full}, **(self.wrong or {}))
 
 
-def no_plans(fingerprint: Fingerprint, dataset: DatasetDescription, reader: str) -> Any:
+def no_plans(fingerprint: Fingerprint, dataset: DatasetDescription, settings: PlannerSettings, reader: str) -> Any:
     return {"configurations": {}}
 
 
-def failing(fingerprint: Fingerprint, dataset: DatasetDescription, reader: str) -> Any:
+def failing(fingerprint: Fingerprint, dataset: DatasetDescription, settings: PlannerSettings, reader: str) -> Any:
     return fingerprint.no_such_thing  # type: ignore[attr-defined]
 
 
@@ -73,8 +75,10 @@ def raw(tmp_path: Path) -> Path:
 
 
 def plan(raw: Path, planner: Any = None, **options: Any) -> PlanReport:
-    part = planner if isinstance(planner, PlannerSettings) else OwnPart("planner", planner)
-    return plan_dataset(raw, raw.parent / "out", part, fingerprint=raw.parent / "fingerprint.json", **options)
+    own = None if planner is None else OwnPart("planner.own", planner)
+    settings = PlannerSettings(plans_name="small")
+    fingerprint = raw.parent / "fingerprint.json"
+    return plan_dataset(raw, raw.parent / "out", settings, planner=own, fingerprint=fingerprint, **options)
 
 
 def part(name: str = "PET", **options: Any) -> dict[str, OwnPart]:
@@ -86,9 +90,7 @@ def test_its_plans_are_the_datasets(raw: Path) -> None:
     assert {configuration.reason for configuration in report.configurations} == {"made by your own planner"}
     written = json.loads((raw.parent / "out" / "small.json").read_text())
     assert written["configurations"]["3d_fullres"]["batch_size"] == 5
-    assert written == plan(raw, PlannerSettings(plans_name="small")).plans.to_json() | {
-        "configurations": written["configurations"]
-    }
+    assert written == plan(raw).plans.to_json() | {"configurations": written["configurations"]}
 
 
 @pytest.mark.parametrize(
@@ -98,9 +100,10 @@ def test_its_plans_are_the_datasets(raw: Path) -> None:
         (of_two, "of_two"),
         (no_plans, "found dict"),
         (failing, "found AttributeError"),
-        (SmallBatches(wrong={"reader": "OtherIO"}), "not of this dataset: reader; found OtherIO"),
-        (SmallBatches(wrong={"dataset_name": "Other"}), "not of this dataset: dataset_name; found Other"),
-        (SmallBatches(wrong={"intensities": ()}), "not of this dataset: intensities; found 0; expected 2"),
+        (SmallBatches(wrong={"plans_name": "mine"}), "another 'plans_name' than they must; found mine; expected small"),
+        (SmallBatches(wrong={"reader": "OtherIO"}), "another 'reader' than they must; found OtherIO"),
+        (SmallBatches(wrong={"dataset_name": "Other"}), "another 'dataset_name' than they must; found Other"),
+        (SmallBatches(wrong={"intensities": ()}), "another 'intensities' than they must; found 0; expected 2"),
         (SmallBatches(0), "batch_size must be at least 1"),
         (SmallBatches(empty=True), "plans without a configuration"),
         (
@@ -114,13 +117,13 @@ def test_its_plans_are_the_datasets(raw: Path) -> None:
     ],
 )
 def test_what_it_makes_is_looked_at_before_anything_is_written(raw: Path, planner: Any, found: str) -> None:
-    with pytest.raises(SegflowError, match=r"^planner: ") as caught:
+    with pytest.raises(SegflowError, match=r"^planner\.own: ") as caught:
         plan(raw, planner)
     assert found in str(caught.value)
     assert not (raw.parent / "out" / "small.json").exists()
 
 
-@pytest.mark.parametrize("planner", [PlannerSettings(), SmallBatches()])
+@pytest.mark.parametrize("planner", [None, SmallBatches()])
 def test_channels_of_a_name_are_normalised_by_it(raw: Path, planner: Any) -> None:
     plain = plan(raw, planner).plans
     own = plan(raw, planner, normalizations=part(highest=10.0)).plans
@@ -131,14 +134,14 @@ def test_channels_of_a_name_are_normalised_by_it(raw: Path, planner: Any) -> Non
         assert after.normalization_schemes == ("CTNormalization", "PET")
         assert after.use_mask_for_norm == (False, False)
     assert own.own_normalizations == {"PET": {"_target_": "own.Pet", "highest": 10.0}}
-    written = json.loads((raw.parent / "out" / f"{own.plans_name}.json").read_text())
+    written = json.loads((raw.parent / "out" / "small.json").read_text())
     assert Plans.from_json(written) == own
     assert "own_normalizations" not in plain.to_json()
 
 
 def test_one_that_no_channel_has_is_told(raw: Path, caplog: pytest.LogCaptureFixture) -> None:
-    plans = plan(raw, PlannerSettings(), normalizations=part("SUV")).plans
-    assert plans == plan(raw, PlannerSettings()).plans
+    plans = plan(raw, normalizations=part("SUV")).plans
+    assert plans == plan(raw).plans
     assert "found CT, Pet; expected SUV" in caplog.text
 
 
@@ -152,5 +155,5 @@ def test_a_planner_may_name_schemes_itself(raw: Path, caplog: pytest.LogCaptureF
 
 def test_a_channel_may_lose_our_normalisation_to_it(raw: Path) -> None:
     description = DatasetDescription.from_json("Dataset001_Toy", json.loads((raw / "dataset.json").read_text()))
-    plans = with_own_normalizations(plan(raw, PlannerSettings()).plans, description, part("ct"))
+    plans = with_own_normalizations(plan(raw).plans, description, part("ct"))
     assert plans.configuration("3d_fullres").normalization_schemes == ("ct", "ZScoreNormalization")
