@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -28,6 +29,35 @@ def test_the_wheel_holds_every_configuration_file(wheel: Path) -> None:
     assert shipped
     assert shipped <= names
     assert not any(name.startswith(("tests/", "benchmarks/", "conf/")) for name in names)
+
+
+def test_the_wheel_holds_every_file_of_the_package_its_types_and_its_licence(wheel: Path) -> None:
+    archive = zipfile.ZipFile(wheel)
+    names = set(archive.namelist())
+    package = {str(f.relative_to(ROOT)) for f in (ROOT / "segflow").rglob("*") if f.is_file() and f.suffix != ".pyc"}
+    assert "segflow/py.typed" in package
+    assert package <= names
+    (licence,) = [name for name in names if name.endswith(".dist-info/licenses/LICENSE")]
+    assert archive.read(licence) == (ROOT / "LICENSE").read_bytes()
+    (metadata,) = [name for name in names if name.endswith(".dist-info/METADATA")]
+    assert "License-Expression: Apache-2.0" in archive.read(metadata).decode().splitlines()
+
+
+def test_the_source_archive_can_be_tested_and_read(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "hatchling", "build", "--target", "sdist", "--directory", str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    (file,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(file) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    documents = {"README", "CONTRIBUTING", "CHANGELOG", "SECURITY", "docs/recipe"}
+    assert {f"{name}.md" for name in documents} <= names
+    assert {"LICENSE", "CITATION.cff", "Makefile", "pyproject.toml", ".pre-commit-config.yaml"} <= names
+    for folder in ("segflow", "conf", "tests", "benchmarks"):
+        files = {
+            str(f.relative_to(ROOT)) for f in (ROOT / folder).rglob("*.*") if f.suffix in (".py", ".yaml", ".json")
+        }
+        assert files <= names
+    assert not any(name.startswith(("outputs/", "data/", ".venv/")) for name in names)
 
 
 def test_the_wheel_composes_outside_the_checkout(wheel: Path, tmp_path: Path) -> None:
