@@ -143,7 +143,7 @@ ARRAY = np.ones((1, 2, 3, 4), dtype=np.float32)
         ((ARRAY.tolist(), GEOMETRY), "list"),
         ((ARRAY, (1.0, 1.0, 1.0)), "(1.0, 1.0, 1.0) as geometry"),
         ((ARRAY, Geometry((1.0, 1.0))), "as geometry"),  # type: ignore[arg-type]
-        ((ARRAY, Geometry((1.0, 1.0, 1.0), {"affine": np.eye(4)})), "no plain JSON"),
+        ((ARRAY, Geometry((1.0, 1.0, 1.0), {"affine": np.eye(4)})), "not plain JSON"),
         (KeyError("spacing"), "KeyError: 'spacing' (own_reader.py, line"),
     ],
 )
