@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from segflow.core.splits import SplitSettings, make_splits, splits_to_json
+from segflow.core.split_cases import SplitSettings, make_splits
+from segflow.core.splits import splits_to_json
 from segflow.planning.plan_dataset import plan_dataset
 from segflow.planning.planner_settings import PlannerSettings
 from segflow.storage.json_files import read_json, write_json

@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 from segflow.apps import _edge, _terminal
 from segflow.core.command_line import command_line
 from segflow.core.errors import SegflowError
-from segflow.core.splits import SplitSettings
+from segflow.core.split_cases import SplitSettings
 from segflow.execution.progress import Progress, silent
 
 HIPPOCAMPUS_URL = "https://msd-for-monai.s3-us-west-2.amazonaws.com/Task04_Hippocampus.tar"

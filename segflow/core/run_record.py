@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from segflow.core.configuration_plan import ConfigurationPlan
 from segflow.core.dataset import DatasetDescription
 from segflow.core.errors import SegflowError
 from segflow.core.names import check_fold, safe_name, safe_names, shortened
-from segflow.core.plans import ConfigurationPlan, Plans
+from segflow.core.plans import Plans
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,8 +17,9 @@ from segflow.evaluation.score_case import score_case
 from segflow.evaluation.summary import SUMMARY_FILE, write_summary
 from segflow.evaluation.undeclared import Undeclared, undeclared_values, warn_of_undeclared
 from segflow.execution.gathering import gather
+from segflow.execution.jobs import Job
 from segflow.execution.machine import memory_bytes
-from segflow.execution.parallel import Job, run_jobs
+from segflow.execution.parallel import run_jobs
 from segflow.execution.progress import Progress, silent
 from segflow.storage.images import ImageIO, reader_of, voxels_of
 from segflow.storage.stamps import Origin, StampedFolder

@@ -11,7 +11,8 @@ import numpy as np
 from segflow.core.errors import CaseErrors, SegflowError
 from segflow.exchange.raw_layout import copy_files, dataset_name, described, refuse_taken, visible_images
 from segflow.execution.gathering import gather
-from segflow.execution.parallel import Job, run_jobs
+from segflow.execution.jobs import Job
+from segflow.execution.parallel import run_jobs
 from segflow.execution.progress import Progress, silent
 from segflow.storage.channel_names import channel_name
 from segflow.storage.image_formats.nifti_files import read_nifti, read_nifti_header, write_nifti

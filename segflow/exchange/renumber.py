@@ -18,7 +18,8 @@ from segflow.core.dataset import DatasetDescription
 from segflow.core.errors import SegflowError
 from segflow.exchange.raw_layout import refuse_taken
 from segflow.execution.gathering import gather
-from segflow.execution.parallel import Job, run_jobs
+from segflow.execution.jobs import Job
+from segflow.execution.parallel import run_jobs
 from segflow.execution.progress import Progress, silent
 from segflow.storage.case_files import LABELS, find_training_cases
 from segflow.storage.dataset_check import label_values

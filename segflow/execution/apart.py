@@ -18,8 +18,9 @@ from typing import Any
 
 from segflow.core.errors import SegflowError
 from segflow.core.system_errors import system_error
+from segflow.execution.jobs import Job, Outcome
 from segflow.execution.machine import granted_threads
-from segflow.execution.parallel import Job, Outcome, Worker, is_worker
+from segflow.execution.worker import Worker, is_worker
 
 try:
     import resource

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from segflow.core.errors import CaseErrors
-from segflow.execution.parallel import Outcome
+from segflow.execution.jobs import Outcome
 from segflow.execution.progress import Progress, ProgressEvent, silent
 
 

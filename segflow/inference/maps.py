@@ -10,10 +10,10 @@ from typing import Any, Protocol
 import numpy as np
 from torch import Tensor
 
+from segflow.core.configuration_plan import ConfigurationPlan
 from segflow.core.errors import SegflowError
 from segflow.core.labels import LabelKey, Labels, key_text
 from segflow.core.names import shortened
-from segflow.core.plans import ConfigurationPlan
 from segflow.core.preprocessed_case import SpatialRecord
 from segflow.preprocessing.restore import restore_probabilities
 from segflow.storage.channel_names import channel_name

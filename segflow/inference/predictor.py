@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from segflow.core.case import Case
+from segflow.core.configuration_plan import ConfigurationPlan
 from segflow.core.errors import SegflowError
 from segflow.core.geometry import permute
 from segflow.core.intensities import absurd_channels, describe_absurd, labels_for_image
 from segflow.core.labels import Labels
-from segflow.core.plans import ConfigurationPlan
 from segflow.core.preprocessed_case import PreprocessedCase
 from segflow.core.run_record import RunRecord
 from segflow.execution.machine import check_room

@@ -16,8 +16,9 @@ from segflow.core.intensities import describe_absurd
 from segflow.core.labels import Labels
 from segflow.core.wording import some
 from segflow.execution.gathering import gather
+from segflow.execution.jobs import Job
 from segflow.execution.machine import memory_bytes, processor_count
-from segflow.execution.parallel import Job, run_jobs
+from segflow.execution.parallel import run_jobs
 from segflow.execution.progress import Progress, silent
 from segflow.planning.measure import measure_case, samples_per_case, summarize
 from segflow.storage.dataset_check import check_label_values

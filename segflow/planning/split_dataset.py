@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from segflow.core.errors import SegflowError
-from segflow.core.splits import Split, SplitSettings, check_splits, select_fold
+from segflow.core.split_cases import SplitSettings
+from segflow.core.splits import Split, check_splits, select_fold
 from segflow.storage.json_files import read_json_as, write_json
 from segflow.storage.split_files import SPLITS_FILE, build_splits, groups_of_cases, read_splits, write_splits
 

@@ -11,8 +11,9 @@ from segflow.core.postprocessing import PostprocessingChoice, PostprocessingStep
 from segflow.evaluation.evaluate_cases import BYTES_PER_VOXEL
 from segflow.evaluation.label_pairs import label_files, worker_count
 from segflow.execution.gathering import gather
+from segflow.execution.jobs import Job
 from segflow.execution.machine import memory_bytes
-from segflow.execution.parallel import Job, run_jobs
+from segflow.execution.parallel import run_jobs
 from segflow.execution.progress import Progress, silent
 from segflow.postprocessing.components import postprocess_label_map
 from segflow.storage.images import ImageIO, reader_of, voxels_of

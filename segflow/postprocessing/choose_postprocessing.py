@@ -17,8 +17,9 @@ from segflow.evaluation.evaluate_cases import BYTES_PER_VOXEL
 from segflow.evaluation.label_pairs import find_pairs, inputs_of, worker_count
 from segflow.evaluation.undeclared import warn_of_undeclared
 from segflow.execution.gathering import gather
+from segflow.execution.jobs import Job
 from segflow.execution.machine import memory_bytes
-from segflow.execution.parallel import Job, run_jobs
+from segflow.execution.parallel import run_jobs
 from segflow.execution.progress import Progress, silent
 from segflow.postprocessing.held_case import HeldCase, hold_case, try_steps
 from segflow.postprocessing.postprocess_settings import PostprocessSettings

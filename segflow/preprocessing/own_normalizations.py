@@ -6,10 +6,11 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from segflow.core.configuration_plan import ConfigurationPlan
 from segflow.core.errors import SegflowError
 from segflow.core.fingerprint import ChannelIntensities
 from segflow.core.own_part import OwnPart
-from segflow.core.plans import ConfigurationPlan, Plans
+from segflow.core.plans import Plans
 from segflow.preprocessing.normalization import SCHEMES
 
 CONTRACT = (

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from segflow.core.case import Case
+from segflow.core.configuration_plan import ConfigurationPlan
 from segflow.core.cropping import crop_to_nonzero
 from segflow.core.errors import SegflowError
 from segflow.core.fingerprint import ChannelIntensities
 from segflow.core.geometry import Box, Geometry, permute, resampled_shape
 from segflow.core.labels import Labels
-from segflow.core.plans import ConfigurationPlan, Plans
+from segflow.core.plans import Plans
 from segflow.core.preprocessed_case import PreprocessedCase, SpatialRecord
 from segflow.execution.machine import check_room
 from segflow.preprocessing.foreground import draw_foreground_locations, location_keys

@@ -9,15 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from segflow.core.case import CaseFiles
+from segflow.core.configuration_plan import ConfigurationPlan
 from segflow.core.dataset import DatasetDescription
 from segflow.core.errors import SegflowError
 from segflow.core.geometry import permute, resampled_shape
 from segflow.core.intensities import absurd_channels, describe_absurd
 from segflow.core.labels import Labels
-from segflow.core.plans import ConfigurationPlan, Plans
+from segflow.core.plans import Plans
 from segflow.execution.gathering import told
+from segflow.execution.jobs import Job
 from segflow.execution.machine import memory_bytes, processor_count
-from segflow.execution.parallel import Job, run_jobs
+from segflow.execution.parallel import run_jobs
 from segflow.execution.progress import Progress, silent
 from segflow.preprocessing.own_normalizations import Normalizations, check_normalizations, check_planned
 from segflow.preprocessing.owner import check_owner

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from segflow.core.case import CaseFiles
+from segflow.core.configuration_plan import ConfigurationPlan
 from segflow.core.errors import UNUSABLE
 from segflow.core.labels import Labels
-from segflow.core.plans import ConfigurationPlan, Plans
+from segflow.core.plans import Plans
 from segflow.preprocessing.foreground import location_keys
 from segflow.storage.json_files import read_json
 from segflow.storage.label_map_files import case_inputs

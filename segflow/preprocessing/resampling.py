@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from segflow.core.configuration_plan import ResamplingPlan
 from segflow.core.errors import SegflowError
 from segflow.core.geometry import ANISOTROPY_THRESHOLD
-from segflow.core.plans import ResamplingPlan
 from segflow.execution.machine import granted_threads
 from segflow.preprocessing.interpolation import Band, axis_bands, nearest_indices
 from segflow.preprocessing.label_resampling import TieRule, resize_label

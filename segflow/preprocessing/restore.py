@@ -11,9 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import torch
 
+from segflow.core.configuration_plan import ConfigurationPlan
 from segflow.core.errors import SegflowError
 from segflow.core.labels import Labels
-from segflow.core.plans import ConfigurationPlan
 from segflow.core.preprocessed_case import SpatialRecord
 from segflow.preprocessing.device_slabs import DeviceSlabResampler
 from segflow.preprocessing.resampling import interpolation_of

@@ -13,8 +13,9 @@ from segflow.evaluation.evaluate_settings import overlap_only
 from segflow.evaluation.label_pairs import worker_count
 from segflow.evaluation.score_case import score_case
 from segflow.execution.gathering import gather
+from segflow.execution.jobs import Job
 from segflow.execution.machine import memory_bytes
-from segflow.execution.parallel import Job, run_jobs
+from segflow.execution.parallel import run_jobs
 from segflow.execution.progress import Progress, silent
 from segflow.inference.ensemble_cases import StoredProbabilities, StreamedDecision, weighted_mean
 from segflow.selection.crossval import CrossValidation

@@ -8,7 +8,8 @@ from pathlib import Path
 from segflow.core.labels import Labels
 from segflow.evaluation.label_pairs import worker_count
 from segflow.execution.gathering import gather
-from segflow.execution.parallel import Job, run_jobs
+from segflow.execution.jobs import Job
+from segflow.execution.parallel import run_jobs
 from segflow.inference.ensemble_cases import StoredProbabilities, decide_case, ensemble_origin
 from segflow.selection.crossval import CrossValidation
 from segflow.storage.images import ImageIO, reader_by_name, voxels_of

@@ -16,7 +16,8 @@ from segflow.core.intensities import ABSURD_FIX, absurd_channels, absurd_values
 from segflow.core.labels import Labels
 from segflow.core.wording import some
 from segflow.execution.gathering import gather
-from segflow.execution.parallel import Job, run_jobs
+from segflow.execution.jobs import Job
+from segflow.execution.parallel import run_jobs
 from segflow.execution.progress import Progress, silent
 from segflow.storage.case_files import discover, look_at_held_out
 from segflow.storage.images import (

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from segflow.core.configuration_plan import ConfigurationPlan
 from segflow.core.errors import SegflowError
-from segflow.core.plans import ConfigurationPlan
 from segflow.core.topology import NetworkTopology
 
 

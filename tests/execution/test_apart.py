@@ -12,7 +12,8 @@ import pytest
 
 from segflow.core.errors import SegflowError
 from segflow.execution.apart import Limits, call_apart
-from segflow.execution.parallel import Job, run_jobs
+from segflow.execution.jobs import Job
+from segflow.execution.parallel import run_jobs
 
 PLENTY = Limits(60.0, 1 << 30)
 

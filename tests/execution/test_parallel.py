@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from segflow.core.errors import NoSpaceError, SegflowError
+from segflow.execution.jobs import Job
 from segflow.execution.machine import memory_bytes, processor_count
-from segflow.execution.parallel import Job, run_jobs
+from segflow.execution.parallel import run_jobs
 
 
 def square(value: int) -> int:
@@ -132,7 +133,7 @@ def test_a_dead_worker_is_named_with_its_cause(number: int, cause: str) -> None:
 
 
 def test_an_answer_that_cannot_be_read_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("segflow.execution.parallel._SECONDS_TO_DIE", 0.1)
+    monkeypatch.setattr("segflow.execution.worker._SECONDS_TO_DIE", 0.1)
     [outcome] = run_jobs(unreadable, [Job("c", ())], processes=1)
     assert "its answer could not be read" in str(outcome.error)
 
@@ -188,7 +189,8 @@ def test_leaving_the_loop_ends_the_workers(tmp_path: Path) -> None:
 def test_a_script_without_a_main_guard(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
-        "from segflow.execution.parallel import Job, run_jobs\n"
+        "from segflow.execution.jobs import Job\n"
+        "from segflow.execution.parallel import run_jobs\n"
         "import math\n"
         "print([o.value for o in run_jobs(math.sqrt, [Job('c', (9.0,))], processes=1)])\n"
     )
@@ -199,7 +201,8 @@ def test_a_script_without_a_main_guard(tmp_path: Path) -> None:
 def test_a_function_of_the_main_script_is_refused_with_the_reason(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
-        "from segflow.execution.parallel import Job, run_jobs\n"
+        "from segflow.execution.jobs import Job\n"
+        "from segflow.execution.parallel import run_jobs\n"
         "def own(): return 1\n"
         "print([o.error for o in run_jobs(own, [Job('c', ())], processes=1)])\n"
     )
@@ -213,7 +216,8 @@ def test_no_worker_outlives_its_parent(tmp_path: Path, number: int) -> None:
     script = tmp_path / "script.py"
     script.write_text(
         "import time\n"
-        "from segflow.execution.parallel import Job, run_jobs\n"
+        "from segflow.execution.jobs import Job\n"
+        "from segflow.execution.parallel import run_jobs\n"
         "list(run_jobs(time.sleep, [Job(str(i), (100,)) for i in range(2)], processes=2))\n"
     )
     with subprocess.Popen([sys.executable, script], stderr=subprocess.DEVNULL) as parent:

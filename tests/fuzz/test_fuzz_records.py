@@ -22,15 +22,17 @@ import tiny_models
 import torch
 
 from segflow.core.case import Case
+from segflow.core.configuration_plan import ConfigurationPlan
 from segflow.core.dataset import DatasetDescription
 from segflow.core.errors import SegflowError
 from segflow.core.fingerprint import ChannelIntensities, Fingerprint
 from segflow.core.geometry import Geometry, resampled_shape
 from segflow.core.metrics import CaseMetrics, Summary
-from segflow.core.plans import ConfigurationPlan, Plans
+from segflow.core.plans import Plans
 from segflow.core.postprocessing import PostprocessingChoice, PostprocessingStep
 from segflow.core.selection import Candidate, Selection
-from segflow.core.splits import SplitSettings, check_splits
+from segflow.core.split_cases import SplitSettings
+from segflow.core.splits import check_splits
 from segflow.evaluation.summary import read_summary, table_rows
 from segflow.exchange.decathlon import convert_decathlon
 from segflow.exchange.export_model import export_bundle, export_nnunet_model

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from segflow.core.configuration_plan import ResamplingPlan
 from segflow.core.errors import SegflowError
-from segflow.core.plans import ResamplingPlan
 from segflow.preprocessing.interpolation import axis_bands, axis_matrix, linear_taps, nearest_indices
 from segflow.preprocessing.resampling import LINEAR, NONE, SPLINE, resample_image, resample_label, separate_axis
 

@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from most_likely import labels_from_probabilities
 
 from segflow.core.case import Case
+from segflow.core.configuration_plan import ResamplingPlan
 from segflow.core.errors import SegflowError
 from segflow.core.geometry import Box, Geometry, permute
 from segflow.core.labels import Labels
-from segflow.core.plans import Plans, ResamplingPlan
+from segflow.core.plans import Plans
 from segflow.core.preprocessed_case import SpatialRecord
 from segflow.preprocessing import device_slabs, restore, slabs
 from segflow.preprocessing.preprocess_case import preprocess_case

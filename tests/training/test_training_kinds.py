@@ -14,9 +14,9 @@ import torch
 from torch import nn
 from training_toy import CASES, PATCH, TENSORBOARD, Toy, make_case, make_parts
 
+from segflow.core.configuration_plan import ConfigurationPlan
 from segflow.core.errors import SegflowError
 from segflow.core.labels import Labels
-from segflow.core.plans import ConfigurationPlan
 from segflow.core.run_record import RunRecord
 from segflow.core.topology import NetworkTopology
 from segflow.storage.preprocessed_store import PreprocessedStore

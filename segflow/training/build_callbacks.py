@@ -1,0 +1,58 @@
+"""The callbacks of one fold's training, in the order in which Lightning calls them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pytorch_lightning.callbacks import Callback
+
+from segflow.core.errors import SegflowError
+from segflow.training.checkpoints import RunCheckpoints, WholeCheckpointIO
+from segflow.training.ending_signals import EndingSignals
+from segflow.training.epoch_seed import EpochSeed
+from segflow.training.loss_guard import LossGuard
+from segflow.training.monitor import EpochReport
+from segflow.training.patch_pictures import PatchPictures
+from segflow.training.stop_file import StopFile
+from segflow.training.time_budget import TimeBudget, parse_duration
+from segflow.training.training_job import TrainingJob
+from segflow.training.volume_validation import VolumeValidation
+
+
+def build_callbacks(
+    job: TrainingJob, options: Mapping[str, Any], report: EpochReport, stop: StopFile, files: WholeCheckpointIO
+) -> list[Callback]:
+    """What watches the training and writes its files.
+
+    Args:
+        job: What is trained.
+        options: The trainer's, as far as they are bound to it.
+        report: Keeps the curves.
+        stop: Looks for the file STOP.
+        files: Writes checkpoints.
+
+    Raises:
+        SegflowError: Whole cases are to be scored, and nothing was given that scores them.
+    """
+    settings = job.settings
+    callbacks: list[Callback] = [
+        EndingSignals(),
+        EpochSeed(settings.seed),
+        LossGuard(job.folder, settings.skip_limit),
+    ]
+    if options.get("max_time") is not None:
+        callbacks.append(TimeBudget(parse_duration(options["max_time"])))
+    callbacks += [report, stop]
+    if settings.picture_every:
+        labels = job.record.dataset.labels
+        callbacks.append(PatchPictures(labels, every=settings.picture_every, count=settings.picture_count))
+    if settings.volume_every and job.record.val_cases:
+        every, count = settings.volume_every, settings.volume_count
+        score, cases = job.parts.score_volumes, job.record.val_cases
+        if score is None:
+            raise SegflowError("training.volume_every needs TrainingParts.score_volumes", found="none")
+        callbacks.append(VolumeValidation(score, cases, every=every, count=count, report=report))
+    if options.get("enable_checkpointing", True) is not False and not options.get("fast_dev_run"):
+        callbacks.append(RunCheckpoints(job.folder, files))
+    return callbacks

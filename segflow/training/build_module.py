@@ -1,0 +1,74 @@
+"""The module that Lightning trains: network, loss and optimizer of one fold."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytorch_lightning as pl
+import torch
+
+from segflow.core.errors import SegflowError
+from segflow.loss.deep_supervision import DeepSupervisionLoss
+from segflow.training.compilation import compile_if_it_pays
+from segflow.training.device_augmentation import DeviceAugmentation
+from segflow.training.initial_weights import read_initial_weights, transfer_weights
+from segflow.training.module import SegmentationModule
+from segflow.training.parameters import freeze
+from segflow.training.training_job import TrainingJob
+
+
+def build_module(job: TrainingJob, trainer: pl.Trainer, *, on_device: bool, fresh: bool) -> SegmentationModule:
+    """Build what is trained, its weights drawn by the run's seed.
+
+    Args:
+        job: What is trained.
+        trainer: Lightning's.
+        on_device: Whether batches are augmented on the device.
+        fresh: Whether the training begins, so that initial weights count.
+
+    Raises:
+        SegflowError: The network cannot be built, or initial weights do not fit it.
+    """
+    record, settings, parts, plan = job.record, job.settings, job.parts, job.record.plan
+    labels = record.dataset.labels
+    torch.manual_seed(settings.seed)
+    try:
+        network = parts.network(plan.topology, record.in_channels, labels.num_outputs, settings.deep_supervision)
+    except TypeError as error:
+        raise SegflowError(
+            "the network cannot be built",
+            found=error,
+            expected="something that is called with (topology, in_channels, out_channels, deep_supervision)",
+        ) from error
+    if fresh and settings.initial_weights is not None:
+        source = Path(settings.initial_weights).expanduser()
+        transfer_weights(network, read_initial_weights(source), str(source))
+    freeze(network, settings.freeze)
+    device = trainer.strategy.root_device
+    if settings.compile != "off":
+        share = -(-plan.batch_size // trainer.world_size)
+        compile_if_it_pays(
+            network.to(device),
+            settings.compile,
+            shape=(share, record.in_channels, *plan.patch_size),
+            device=device,
+            autocast={"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}.get(str(trainer.precision)),
+        )
+    return SegmentationModule(
+        network,
+        DeepSupervisionLoss(parts.loss(labels, plan.batch_dice), plan.topology.strides),
+        labels,
+        parts.optimizer,
+        parts.schedule,
+        total_epochs=int(trainer.max_epochs or 1),
+        lr_factors=settings.lr_factors,
+        augmentation=DeviceAugmentation(
+            job.augmentation,
+            seed=settings.seed,
+            batch_size=plan.batch_size,
+            rank=trainer.global_rank,
+            world_size=trainer.world_size,
+        )
+        if on_device
+        else None,
+    )

@@ -1,0 +1,175 @@
+"""One fold's training from its first step to its last file."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from pathlib import Path
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+
+from segflow.core.errors import SegflowError
+from segflow.execution.interrupts import SIGTERM_EXIT
+from segflow.execution.machine import out_of_memory_kills
+from segflow.training.build_callbacks import build_callbacks
+from segflow.training.build_data import build_data
+from segflow.training.build_module import build_module
+from segflow.training.checkpoints import RunCheckpoints, WholeCheckpointIO, link_checkpoint
+from segflow.training.datamodule import PatchDataModule
+from segflow.training.ending_signals import exit_code_of, signals_of_ranks
+from segflow.training.loader import name_dead_worker
+from segflow.training.loggers import close_loggers, log_hyper_parameters
+from segflow.training.module import SegmentationModule
+from segflow.training.monitor import EpochReport
+from segflow.training.protocols import TrainResult
+from segflow.training.stop_file import StopFile
+from segflow.training.time_budget import TimeBudget
+from segflow.training.trainer import build_trainer, epoch_batches, trainer_options
+from segflow.training.training_job import TrainingJob
+
+logger = logging.getLogger(__name__)
+
+
+def run_training(job: TrainingJob, *, resuming: bool) -> TrainResult:
+    """Train to the end, or until something ends it early.
+
+    Args:
+        job: What is trained.
+        resuming: Whether to go on from the last checkpoint, where there is one.
+
+    Raises:
+        SegflowError: The trainer's options or the weights do not fit, the loss became NaN, or a data worker died.
+        SystemExit: A signal ended it.
+    """
+    has_validation = bool(job.record.val_cases)
+    if not has_validation:
+        logger.warning("the fold has no validation cases: there will be no pseudo-Dice and no best.ckpt")
+    options = trainer_options(job.parts)
+    train_batches, val_batches = epoch_batches(options, has_validation=has_validation)
+    report = EpochReport(job.folder, job.record.dataset.labels, job.progress)
+    stop = StopFile(job.folder)
+    files = WholeCheckpointIO()
+    trainer = build_trainer(
+        job.parts,
+        job.folder,
+        callbacks=build_callbacks(job, options, report, stop, files),
+        files=files,
+        loggers=[build(save_dir=str(job.folder.path)) for build in job.parts.loggers],
+        train_batches=train_batches,
+        val_batches=val_batches,
+    )
+    if not trainer.max_epochs or trainer.max_epochs < 1:
+        raise SegflowError("trainer.max_epochs must be at least 1", found=trainer.max_epochs)
+    last = job.folder.checkpoint("last")
+    resume_from = last if resuming and last.is_file() else None
+    _check_checkpoints(job, trainer)
+    on_device = job.augments_on_device(trainer)
+    module = build_module(job, trainer, on_device=on_device, fresh=resume_from is None)
+    data = build_data(job, trainer, on_device=on_device, train_batches=train_batches, val_batches=val_batches)
+    _announce(job, trainer, resume_from)
+    started = time.monotonic()
+    _fit(trainer, module, data, resume_from)
+    return _finish(job, trainer, report, stop.stopped, time.monotonic() - started)
+
+
+def _announce(job: TrainingJob, trainer: pl.Trainer, resume_from: Path | None) -> None:
+    plan, record = job.record.plan, job.record
+    logger.info(
+        "%s %s fold %s: %d training and %d validation cases, batch %d of %s, %d epochs of %d batches, %s on %s",
+        record.dataset.name,
+        record.configuration,
+        record.fold,
+        len(record.train_cases),
+        len(record.val_cases),
+        plan.batch_size,
+        "×".join(str(n) for n in plan.patch_size),
+        trainer.max_epochs,
+        int(trainer.limit_train_batches),
+        trainer.precision,
+        trainer.strategy.root_device,
+    )
+    if resume_from is not None:
+        logger.info("going on from %s", resume_from)
+    hyper_parameters = {
+        "dataset": record.dataset.name,
+        "configuration": record.configuration,
+        "fold": str(record.fold),
+        "batch_size": plan.batch_size,
+        "patch_size": "x".join(str(n) for n in plan.patch_size),
+        "max_epochs": trainer.max_epochs,
+        "seed": job.settings.seed,
+    }
+    log_hyper_parameters(trainer, hyper_parameters)
+
+
+def _check_checkpoints(job: TrainingJob, trainer: pl.Trainer) -> None:
+    """Say what will be missing where no checkpoint is written, before hours are spent."""
+    if _keeps_weights(trainer):
+        return
+    if job.folder.has_weights():
+        raise SegflowError(
+            f"{job.folder.path} has checkpoints, and this training would write none beside them",
+            fix="Give it a run_name of its own, or leave trainer.enable_checkpointing on.",
+        )
+    logger.warning(
+        "no checkpoint will be written: the run cannot go on after a stop, its validation cases are not "
+        "predicted, and nothing can be predicted with it (trainer.enable_checkpointing=true writes them)"
+    )
+
+
+def _finish(job: TrainingJob, trainer: pl.Trainer, report: EpochReport, stopped: bool, seconds: float) -> TrainResult:
+    epochs = len(report.history.get("train/loss", []))
+    finished = not stopped or epochs >= int(trainer.max_epochs or 0)
+    if trainer.is_global_zero:
+        last = job.folder.checkpoint("last")
+        if _keeps_weights(trainer) and last.is_file():
+            link_checkpoint(last, job.folder.checkpoint("final"))
+        used_up = [c.seconds for c in _callbacks(trainer) if isinstance(c, TimeBudget) and c.is_used_up]
+        facts = {
+            "epochs": epochs,
+            "max_epochs": trainer.max_epochs,
+            "max_time_seconds": used_up[0] if used_up else None,  # which ended it
+            "seconds": round(seconds, 1),
+            "fastest_epoch_seconds": min(report.history.get("time/epoch", [math.nan])),
+            "metrics": {tag: None if math.isnan(v) else v for tag, v in report.latest.items()},
+        }
+        if finished:
+            job.folder.mark_finished(facts)
+        logger.info("%s after %d epochs: %s", "finished" if finished else "stopped", epochs, job.folder.path)
+    return TrainResult(job.folder.path, finished, epochs, report.latest, has_weights=_keeps_weights(trainer))
+
+
+def _callbacks(trainer: pl.Trainer) -> list[Callback]:
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # Lightning sets it undeclared
+    return callbacks
+
+
+def _keeps_weights(trainer: pl.Trainer) -> bool:
+    return any(isinstance(callback, RunCheckpoints) for callback in _callbacks(trainer))
+
+
+def _fit(trainer: pl.Trainer, module: SegmentationModule, data: PatchDataModule, resume_from: Path | None) -> None:
+    kills = out_of_memory_kills()
+    try:
+        with signals_of_ranks(trainer):
+            trainer.fit(module, datamodule=data, ckpt_path=resume_from)
+    except SegflowError:
+        raise
+    except MisconfigurationException as error:
+        raise SegflowError("Lightning refuses this training", found=" ".join(str(error).split())[:300]) from error
+    except BaseException as error:
+        code = exit_code_of(error)
+        if code is not None:
+            what = "SIGTERM" if code == SIGTERM_EXIT else "Ctrl-C"
+            logger.warning("ended by %s; the same command goes on from the last whole epoch", what)
+            raise SystemExit(code) from None
+        dead = name_dead_worker(error, kills)
+        if dead is not None:
+            raise dead from None
+        raise
+    finally:
+        data.teardown("fit")
+        close_loggers(trainer)
