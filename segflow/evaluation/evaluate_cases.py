@@ -21,8 +21,9 @@ from segflow.execution.jobs import Job
 from segflow.execution.machine import memory_bytes
 from segflow.execution.parallel import run_jobs
 from segflow.execution.progress import Progress, silent
+from segflow.storage.file_stamps import Origin
 from segflow.storage.images import ImageIO, reader_of, voxels_of
-from segflow.storage.stamps import Origin, StampedFolder
+from segflow.storage.stamps import StampedFolder
 
 BYTES_PER_VOXEL = 12
 """Memory per voxel in bytes: two label maps as read and as decoded, and the masks and cell codes of one label."""

@@ -12,8 +12,9 @@ from segflow.core.labels import Labels, key_text
 from segflow.core.metrics import METRICS, OVERLAP_METRICS, Summary
 from segflow.evaluation.compare import Estimate, estimate_mean
 from segflow.evaluation.label_pairs import prediction_role
+from segflow.storage.file_stamps import is_same_file
 from segflow.storage.json_files import read_json_as, write_json, written_whole
-from segflow.storage.stamps import StampedFolder, is_same_file
+from segflow.storage.stamps import StampedFolder
 
 SUMMARY_FILE = "summary.json"
 TABLE_FILE = "metrics.csv"

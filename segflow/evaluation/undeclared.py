@@ -10,7 +10,7 @@ import numpy as np
 
 from segflow.core.labels import Labels
 from segflow.core.wording import counted, some
-from segflow.storage.dataset_check import declared_values, label_values
+from segflow.storage.label_values import declared_values, label_values
 
 logger = logging.getLogger(__name__)
 

@@ -16,9 +16,9 @@ from segflow.exchange.renumber import renumbered, write_renumbered
 from segflow.execution.progress import Progress, ProgressEvent, silent
 from segflow.storage.case_files import listed_file
 from segflow.storage.case_names import IMAGE_ENDINGS
-from segflow.storage.dataset_check import label_values
 from segflow.storage.images import reader_of
 from segflow.storage.json_files import write_json
+from segflow.storage.label_values import label_values
 from segflow.storage.tables import CASE_HEADINGS, LABEL_HEADINGS, Line, column_of, read_table
 from segflow.storage.whole_folder import folder_written_whole
 

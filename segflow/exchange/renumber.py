@@ -22,9 +22,9 @@ from segflow.execution.jobs import Job
 from segflow.execution.parallel import run_jobs
 from segflow.execution.progress import Progress, silent
 from segflow.storage.case_files import LABELS, find_training_cases
-from segflow.storage.dataset_check import label_values
 from segflow.storage.images import ImageIO, reader_of
 from segflow.storage.json_files import build_as, read_json, write_json
+from segflow.storage.label_values import label_values
 from segflow.storage.whole_folder import folder_written_whole
 
 STAGE = "renumber"

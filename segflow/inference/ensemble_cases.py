@@ -19,12 +19,12 @@ from segflow.inference.case_pipeline import PredictReport, Steps, run_cases
 from segflow.inference.ensemble_settings import EnsembleSettings
 from segflow.inference.maps import ENDING, OUTPUTS_FILE, PROBABILITIES, probability_file, read_names
 from segflow.storage.channel_names import channel_name
+from segflow.storage.file_stamps import FileStamp, Origin
 from segflow.storage.images import ImageIO, reader_by_name
 from segflow.storage.json_files import read_json
 from segflow.storage.listing import files_ending_in
 from segflow.storage.predictions import Predictions, Wanted
 from segflow.storage.readers import shipped_reader
-from segflow.storage.stamps import FileStamp, Origin
 
 logger = logging.getLogger(__name__)
 

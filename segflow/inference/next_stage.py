@@ -21,10 +21,10 @@ from segflow.inference.predictor import Predictor
 from segflow.preprocessing.provenance import VERSION as PREPROCESSING
 from segflow.preprocessing.provenance import choices_of, differing_choices
 from segflow.preprocessing.restore import labels_on_grid
+from segflow.storage.file_stamps import FileStamp, Origin, is_same_file, stamp_file
 from segflow.storage.folds import FOLD_PREFIX, Fold
 from segflow.storage.links import within
 from segflow.storage.preprocessed_store import PREDICTED_BY, PreprocessedStore
-from segflow.storage.stamps import FileStamp, Origin, is_same_file, stamp_file
 
 WAY = "next stage"
 VERSION = 1  # raise it when the same weights, arrays and settings begin to give other label maps

@@ -13,7 +13,7 @@ from torch import nn
 
 from segflow.core.preprocessed_case import PreprocessedCase
 from segflow.core.run_record import RunRecord
-from segflow.storage.stamps import FileStamp, digest_of
+from segflow.storage.file_stamps import FileStamp, digest_of
 
 WINDOW_SETTINGS = ("overlap", "gaussian", "mirroring", "sums")
 """Settings of the sliding window that change label maps; its batch size does not."""

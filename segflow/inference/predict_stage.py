@@ -20,10 +20,10 @@ from segflow.inference.origins import StampedCase
 from segflow.inference.predict_settings import PredictSettings
 from segflow.inference.predictor import Predictor
 from segflow.inference.sliding_window import mean_logits
+from segflow.storage.file_stamps import Origin
 from segflow.storage.images import ImageIO, read_case, reader_by_name
 from segflow.storage.label_map_files import case_inputs
 from segflow.storage.predictions import Predictions, Wanted
-from segflow.storage.stamps import Origin
 
 ARGUMENTS_FILE = "predict.json"
 WAY = "predict"

@@ -21,11 +21,11 @@ from segflow.inference.predict_settings import PredictSettings
 from segflow.inference.predictor import Predictor
 from segflow.network.build import build_network
 from segflow.preprocessing.restore import restore_labels
+from segflow.storage.file_stamps import FileStamp, Origin, stamp_file
 from segflow.storage.folds import Fold
 from segflow.storage.images import ImageIO, reader_by_name
 from segflow.storage.predictions import Predictions, Wanted
 from segflow.storage.preprocessed_store import PreprocessedStore
-from segflow.storage.stamps import FileStamp, Origin, stamp_file
 
 WAY = "validation"
 VERSION = 1  # raise it when the same weights, arrays and settings begin to give other label maps

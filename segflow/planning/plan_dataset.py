@@ -23,11 +23,11 @@ from segflow.planning.own_planner import plans_by_own, with_own_normalizations
 from segflow.planning.planner import CONFIGURATIONS, PlannerSettings, decide
 from segflow.planning.split_dataset import split_dataset
 from segflow.storage.case_files import discover, find_training_cases
-from segflow.storage.dataset_check import declared_values
+from segflow.storage.file_stamps import Origin
 from segflow.storage.images import ImageIO, reader_of
 from segflow.storage.json_files import read_json_as, write_json, written_whole
+from segflow.storage.label_values import declared_values
 from segflow.storage.raw_dataset import read_description
-from segflow.storage.stamps import Origin
 
 logger = logging.getLogger(__name__)
 

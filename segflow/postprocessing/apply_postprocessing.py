@@ -16,11 +16,11 @@ from segflow.execution.machine import memory_bytes
 from segflow.execution.parallel import run_jobs
 from segflow.execution.progress import Progress, silent
 from segflow.postprocessing.components import postprocess_label_map
+from segflow.storage.file_stamps import Origin
 from segflow.storage.images import ImageIO, reader_of, voxels_of
 from segflow.storage.json_files import read_json_as
 from segflow.storage.label_map_files import inputs_beside
 from segflow.storage.predictions import Predictions, Wanted
-from segflow.storage.stamps import Origin
 
 WAY = "postprocess"
 VERSION = 1  # raise it when the same label map and steps would give another result

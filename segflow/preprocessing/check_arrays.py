@@ -23,8 +23,8 @@ from segflow.preprocessing.provenance import (
     made_from,
     roles_of,
 )
+from segflow.storage.file_stamps import digest_of, is_same_file
 from segflow.storage.preprocessed_store import PREDICTED_BY, PreprocessedStore
-from segflow.storage.stamps import digest_of, is_same_file
 
 COMPARED_BYTES = 256 * 2**20
 """Contents that a start of a training compares at the most, of files whose time differs; it shall not wait long."""

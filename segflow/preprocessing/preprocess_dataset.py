@@ -27,9 +27,9 @@ from segflow.preprocessing.preprocess_case import normalization_of, normalize_ca
 from segflow.preprocessing.preprocess_settings import PreprocessSettings
 from segflow.preprocessing.provenance import PLANS, PROVENANCE, choices_of, stamp_files, why_outdated
 from segflow.storage.case_files import find_training_cases
-from segflow.storage.dataset_check import check_label_values
 from segflow.storage.images import ImageIO, read_case, reader_by_name
 from segflow.storage.label_map_files import copy_label_map, is_copied, remove_label_map
+from segflow.storage.label_values import check_label_values
 from segflow.storage.links import within
 from segflow.storage.preprocessed_store import PreprocessedStore
 from segflow.storage.raw_dataset import check_planned_description, read_description

@@ -18,10 +18,11 @@ from segflow.core.errors import UNUSABLE
 from segflow.core.labels import Labels
 from segflow.core.plans import Plans
 from segflow.preprocessing.foreground import location_keys
+from segflow.storage.file_stamps import FileStamp, is_same_file, stamp_file
 from segflow.storage.json_files import read_json
 from segflow.storage.label_map_files import case_inputs
 from segflow.storage.preprocessed_store import PreprocessedStore
-from segflow.storage.stamps import MISSING, FileStamp, is_same_file, stamp_file
+from segflow.storage.stamps import MISSING
 
 PROVENANCE = "made_from"
 """Key of a stored case's properties."""

@@ -19,9 +19,10 @@ from segflow.core.labels import Labels
 from segflow.core.metrics import CaseMetrics, Summary, mean_of_defined
 from segflow.core.run_record import RunRecord
 from segflow.reporting.overlays import PALETTE, best_slice, channel_of, draw_overlay
+from segflow.storage.file_stamps import Origin, digest_of
 from segflow.storage.folds import Fold
 from segflow.storage.images import reader_by_name
-from segflow.storage.stamps import Origin, StampedFolder, digest_of
+from segflow.storage.stamps import StampedFolder
 
 STYLE = """
 :root { color-scheme: light dark; }

@@ -10,7 +10,7 @@ import torch
 from segflow.core.errors import SegflowError
 from segflow.core.geometry import Box
 from segflow.core.labels import OUTSIDE
-from segflow.storage.preprocessed_store import StoredCase
+from segflow.storage.stored_case import StoredCase
 
 
 class PatchBatch(NamedTuple):

@@ -18,7 +18,8 @@ from segflow.core.errors import SegflowError
 from segflow.core.geometry import Box
 from segflow.sampling.batch import PatchBatch, read_patch
 from segflow.sampling.patch_sampler import PatchSampler, forced_foreground_flags
-from segflow.storage.preprocessed_store import PreprocessedStore, StoredCase
+from segflow.storage.preprocessed_store import PreprocessedStore
+from segflow.storage.stored_case import StoredCase
 
 Transform = Callable[[torch.Tensor, torch.Tensor, torch.Generator], tuple[torch.Tensor, torch.Tensor]]
 Draws = Mapping[str, torch.Tensor]

@@ -10,7 +10,7 @@ import numpy as np
 from segflow.core.errors import SegflowError
 from segflow.core.geometry import Box
 from segflow.core.labels import OUTSIDE, LabelKey, Labels, key_text
-from segflow.storage.preprocessed_store import ForegroundLocations, StoredCase
+from segflow.storage.stored_case import ForegroundLocations, StoredCase
 
 
 @dataclass(kw_only=True, slots=True)

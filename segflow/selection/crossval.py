@@ -16,13 +16,13 @@ from segflow.evaluation.evaluate_settings import EvaluateSettings, overlap_only
 from segflow.execution.progress import Progress, silent
 from segflow.inference.ensemble_cases import StoredProbabilities
 from segflow.inference.predict_validation import VALIDATE_AGAIN, validated_with
+from segflow.storage.file_stamps import Origin
 from segflow.storage.folds import TRAIN_FIRST, Fold, find_folds
 from segflow.storage.images import reader_by_name
 from segflow.storage.json_files import write_json
 from segflow.storage.label_map_files import copy_label_map, remove_label_map
 from segflow.storage.links import within
 from segflow.storage.predictions import Predictions, Wanted
-from segflow.storage.stamps import Origin
 
 log = logging.getLogger(__name__)
 

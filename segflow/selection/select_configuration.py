@@ -20,9 +20,10 @@ from segflow.selection.crossval import CrossValidation, accumulate_crossval
 from segflow.selection.score_ensembles import Members, ensembles_of, score_ensembles
 from segflow.selection.select_settings import SelectSettings
 from segflow.selection.write_ensemble import write_ensemble
+from segflow.storage.file_stamps import Origin
 from segflow.storage.json_files import write_json
 from segflow.storage.links import within
-from segflow.storage.stamps import Origin, StampedFolder
+from segflow.storage.stamps import StampedFolder
 
 SELECTION_FILE = "selection.json"
 ENSEMBLES_FOLDER = "ensembles"

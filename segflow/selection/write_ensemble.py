@@ -12,11 +12,11 @@ from segflow.execution.jobs import Job
 from segflow.execution.parallel import run_jobs
 from segflow.inference.ensemble_cases import StoredProbabilities, decide_case, ensemble_origin
 from segflow.selection.crossval import CrossValidation
+from segflow.storage.file_stamps import Origin
 from segflow.storage.images import ImageIO, reader_by_name, voxels_of
 from segflow.storage.json_files import write_json
 from segflow.storage.label_map_files import remove_label_map
 from segflow.storage.predictions import Predictions, Wanted
-from segflow.storage.stamps import Origin
 
 
 def write_ensemble(

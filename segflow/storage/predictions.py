@@ -10,8 +10,9 @@ from typing import Any
 
 from segflow.core.errors import SegflowError
 from segflow.core.wording import some
+from segflow.storage.file_stamps import FileStamp, Origin
 from segflow.storage.json_files import write_json
-from segflow.storage.stamps import ANOTHER_FOLDER, FileStamp, Origin, StampedFolder, say_why
+from segflow.storage.stamps import ANOTHER_FOLDER, StampedFolder, say_why
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,6 +50,7 @@ from segflow.planning.split_dataset import split_dataset
 from segflow.postprocessing.apply_postprocessing import read_choice
 from segflow.postprocessing.components import postprocess_label_map
 from segflow.preprocessing.preprocess_case import preprocess_case, spacing_in_plan
+from segflow.storage.file_stamps import Origin
 from segflow.storage.folds import Fold
 from segflow.storage.images import reader_by_name
 from segflow.storage.json_files import read_json_as
@@ -57,7 +58,6 @@ from segflow.storage.predictions import Predictions, Wanted
 from segflow.storage.preprocessed_store import PreprocessedStore
 from segflow.storage.raw_dataset import find_training_cases, read_description
 from segflow.storage.split_files import read_splits
-from segflow.storage.stamps import Origin
 from segflow.training.finished_run import finished_before, goes_on
 from segflow.training.initial_weights import read_initial_weights
 

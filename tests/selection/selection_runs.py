@@ -11,10 +11,10 @@ from most_likely import labels_from_probabilities
 from scipy import ndimage
 
 from segflow.core.labels import key_text
+from segflow.storage.file_stamps import Origin, stamp_file
 from segflow.storage.folds import Fold
 from segflow.storage.json_files import write_json
 from segflow.storage.predictions import Predictions
-from segflow.storage.stamps import Origin, stamp_file
 
 SHAPE = (8, 16, 14)
 CASES = ("c0", "c1", "c2", "c3", "c4", "c5")

@@ -13,8 +13,9 @@ import pytest
 import SimpleITK as sitk
 
 from segflow.execution.progress import ProgressEvent
-from segflow.storage.dataset_check import check_dataset, label_values
+from segflow.storage.dataset_check import check_dataset
 from segflow.storage.images import reader_by_name
+from segflow.storage.label_values import label_values
 from segflow.storage.raw_dataset import Problem, read_description
 
 SHAPE = (4, 5, 6)

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from segflow.core.errors import NoSpaceError, SegflowError
-from segflow.storage.stamps import MISSING, Origin, StampedFolder, digest_of, is_same_file, say_why, stamp_file
+from segflow.storage.file_stamps import Origin, digest_of, is_same_file, stamp_file
+from segflow.storage.stamps import MISSING, StampedFolder, say_why
 
 NAME = "a.nii.gz"
 

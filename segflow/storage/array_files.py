@@ -1,0 +1,129 @@
+"""One array in a file: compressed, with checksums, and nothing but an array when it is read (recipe 4.3)."""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import blosc2
+import numpy as np
+
+from segflow.execution.machine import granted_threads
+from segflow.storage.chunks import chunk_and_block
+from segflow.storage.json_files import written_whole
+
+# Zstandard at its lowest level writes four times as fast as LZ4HC at 5, and smaller files. Every blosc2 reads them.
+_CODEC = blosc2.Codec.ZSTD
+_LEVEL = 1
+_IN_MEMORY = 64 * 2**20
+_THREADS = "BLOSC_NTHREADS"
+
+ENDS = "ends_crc32"
+"""Key for the checksum of a file's first and last bytes, which say how to read it. It is checked at every opening; old
+arrays lack it."""
+
+_END_BYTES = 4096
+
+_PLAIN = b"\xa4b2nd"
+"""Name of the metadata layer that arrays of segflow have beside those of every file of the library."""
+
+_NOT_PLAIN = (b"\xa9LazyArray", b"\xa3b2o", b"\xacproxy-source", b"\xa7vlarray", b"\xa9listarray", b"\xaabatcharray")
+"""Names of metadata layers that refer to other files or to code, which the library would open and run."""
+
+
+def write_array(path: Path, array: np.ndarray, patch_size: Sequence[int]) -> dict[str, int]:
+    """Write an array as a whole or not at all.
+
+    Args:
+        path: Ends in ``.npy`` for plain numbers, else in ``.b2nd``.
+        array: (C, Z, Y, X), or any shape for plain numbers.
+        patch_size: Of the training that will read it, in voxels z, y, x (y, x in 2D). It decides the chunks.
+
+    Returns:
+        ``bytes`` and the checksums that are compared when the file is opened.
+    """
+    with written_whole(path, needed=array.nbytes) as temporary:
+        if path.suffix == ".npy":
+            np.save(temporary, array, allow_pickle=False)
+        else:
+            _write_b2nd(temporary, array, patch_size)
+        size = temporary.stat().st_size
+        return {"bytes": size, "crc32": checksum(temporary), ENDS: checksum_of_ends(temporary)}
+
+
+def refuse_objects(file: Path) -> None:
+    """Refuse a file that holds more than an array, such as an expression over other files.
+
+    Raises:
+        ValueError: It does, or its header is invalid.
+    """
+    with file.open("rb") as stream:
+        start = stream.read(15)
+        size = int.from_bytes(start[11:15], "big", signed=True)
+        head = start + stream.read(min(max(size - len(start), 0), 1 << 16))
+    if _PLAIN not in head or any(name in head for name in _NOT_PLAIN):
+        raise ValueError("it is not a plain array")
+
+
+def _write_b2nd(path: Path, array: np.ndarray, patch_size: Sequence[int]) -> None:
+    chunk, block = chunk_and_block(array.shape, patch_size, array.itemsize)
+    is_small = array.nbytes <= _IN_MEMORY
+    threads = 1 if is_small else granted_threads()
+    _limit_threads(threads)
+    options = {
+        "chunks": chunk,
+        "blocks": block,
+        "cparams": {
+            "codec": _CODEC,
+            "clevel": _LEVEL,
+            "filters": [_better_filter(array, block)],
+            "nthreads": threads,
+        },
+        "dparams": {"nthreads": 1},
+    }
+    if is_small:  # on disk the library writes once per chunk, and a 2D configuration has one per slice
+        path.write_bytes(blosc2.asarray(array, contiguous=True, **options).to_cframe())
+    else:
+        blosc2.asarray(array, urlpath=str(path), mode="w", **options)
+
+
+def _better_filter(array: np.ndarray, block: Sequence[int]) -> blosc2.Filter:
+    """The filter that makes a block from the middle smaller: shuffle or none (recipe 4.3 tries a whole chunk)."""
+    starts = [(n - b) // 2 for n, b in zip(array.shape, block, strict=True)]
+    sample = np.ascontiguousarray(array[tuple(slice(s, s + b) for s, b in zip(starts, block, strict=True))])
+
+    def length(choice: blosc2.Filter) -> int:
+        return len(
+            blosc2.compress2(sample, codec=_CODEC, clevel=_LEVEL, filters=[choice], typesize=array.itemsize, nthreads=1)
+        )
+
+    plain, shuffled = length(blosc2.Filter.NOFILTER), length(blosc2.Filter.SHUFFLE)
+    return blosc2.Filter.SHUFFLE if shuffled < plain else blosc2.Filter.NOFILTER
+
+
+def _limit_threads(threads: int) -> None:
+    """Limit the threads that the library uses beside compressing.
+
+    It starts new ones for each chunk that it appends and ignores its own options. Only the environment limits them.
+    """
+    if os.environ.get(_THREADS) != str(threads):
+        os.environ[_THREADS] = str(threads)
+
+
+def checksum(path: Path) -> int:
+    """CRC-32 of a file's content."""
+    value = 0
+    with path.open("rb") as file:
+        while part := file.read(1 << 20):
+            value = zlib.crc32(part, value)
+    return value
+
+
+def checksum_of_ends(path: Path) -> int:
+    """CRC-32 of a file's first and last bytes."""
+    with path.open("rb") as file:
+        value = zlib.crc32(file.read(_END_BYTES))
+        file.seek(max(file.tell(), file.seek(0, os.SEEK_END) - _END_BYTES))
+        return zlib.crc32(file.read(), value)

@@ -1,0 +1,167 @@
+"""All problems of one case of a raw dataset; each of its files is read once (recipe 1.4)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from segflow.core.case import CaseFiles
+from segflow.core.errors import SegflowError
+from segflow.core.geometry import Geometry
+from segflow.core.intensities import ABSURD_FIX, absurd_channels, absurd_values
+from segflow.storage.images import (
+    SAME_GRID,
+    ImageIO,
+    check_channels,
+    form_conflict,
+    is_left_handed,
+    is_sheared,
+    mm,
+    orientation,
+    same_placement,
+)
+from segflow.storage.label_values import label_values
+from segflow.storage.problems import Problem
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedCase:
+    """Result of the check of one case.
+
+    Attributes:
+        case_id: Name of the case.
+        problems: Its problems.
+        orientation: Orientation of its image, such as ``RAS``, or None.
+        background_only: Whether its label map is 0 everywhere; None if it could not be read.
+        left_handed: Whether its image's axes are left-handed, like those of a mirror image.
+    """
+
+    case_id: str
+    problems: list[Problem]
+    orientation: str | None
+    background_only: bool | None
+    left_handed: bool
+
+
+def check_case(files: CaseFiles, reader: ImageIO, channels: int, declared: tuple[int, ...]) -> CheckedCase:
+    """Check one case, channel by channel.
+
+    Args:
+        files: Its files.
+        reader: How to read them.
+        channels: Number of channels that the dataset declares.
+        declared: Label values that the dataset declares, with the ignore label.
+    """
+    check = _CaseCheck(files, reader)
+    check.images(channels)
+    check.label(declared)
+    return CheckedCase(files.case_id, check.problems, check.orientation, check.background_only, check.left_handed)
+
+
+class _CaseCheck:
+    """Collects the problems of one case."""
+
+    def __init__(self, files: CaseFiles, reader: ImageIO) -> None:
+        self.problems: list[Problem] = []
+        self.orientation: str | None = None
+        self.background_only: bool | None = None
+        self.left_handed = False
+        self._files = files
+        self._reader = reader
+        self._grid: tuple[tuple[int, ...], Geometry] | None = None
+        self._grid_file = ""
+
+    def images(self, channels: int) -> None:
+        """Read the image files one by one."""
+        count, readable, zero = 0, True, {}
+        for file in self._files.images:
+            try:
+                image, geometry = self._reader.read_image([file])
+            except SegflowError as error:
+                readable = False
+                self.problems.append(Problem.of(error, self._files.case_id))
+                continue
+            count += image.shape[0]
+            zero[file.name] = self._intensities(file, image)
+            if is_sheared(geometry):
+                self._warn(
+                    f"{file.name} has a direction that is not orthonormal", "It is used as it is; check its overlay."
+                )
+            self._same_grid(file, image.shape[1:], geometry)
+        if zero and all(zero.values()):
+            self._error("the image is zero everywhere", "Export it again, or remove the case.")
+        elif any(zero.values()):
+            names = ", ".join(name for name, is_zero in zero.items() if is_zero)
+            self._warn(f"a channel is zero everywhere: {names}", "Is that intended?")
+        if readable:
+            try:
+                check_channels(count, channels)
+            except SegflowError as error:
+                self.problems.append(Problem.of(error, self._files.case_id))
+
+    def label(self, declared: tuple[int, ...]) -> None:
+        """Read the label map."""
+        file = self._files.label
+        if file is None:
+            return  # already reported by `discover`
+        try:
+            label, geometry = self._reader.read_label(file)
+        except SegflowError as error:
+            self.problems.append(Problem.of(error, self._files.case_id))
+            return
+        self._same_grid(file, label.shape, geometry)
+        values = label_values(label)
+        unknown = [value for value in values if value not in declared]
+        if unknown:
+            self._error(
+                f"{file.name} holds labels that dataset.json does not name; found {unknown[:10]}; "
+                f"expected only {sorted(declared)}",
+                "Put 255 in place of 1 into its labels, then: segflow convert source=FOLDER dataset_id=NUMBER."
+                if unknown == [255]
+                else "Name them in dataset.json, or correct the label map.",
+            )
+        self.background_only = values == [0]
+        if self.background_only:
+            self._warn(f"{file.name} holds background only", "Right for a case without findings.")
+
+    def _intensities(self, file: Path, image: np.ndarray) -> bool:
+        """Report NaN, infinite and absurd voxels. Returns whether all are zero."""
+        lowest, highest = float(image.min()), float(image.max())  # NaN anywhere makes both NaN
+        if np.isnan(lowest):
+            count = int(np.isnan(image).sum())
+            self._error(f"{file.name} holds NaN in {count} voxels", "Replace them, for example by the air's value.")
+        elif np.isinf(lowest) or np.isinf(highest):
+            self._error(f"{file.name} holds infinite values", "Replace them.")
+        elif lowest == highest != 0.0:
+            self._warn(f"{file.name} is {lowest:g} everywhere", "Is that intended?")
+        elif absurd := absurd_values(image[0]) if len(image) == 1 else absurd_channels(image):
+            self._warn(f"{file.name} holds values that no measurement gives; {absurd}", ABSURD_FIX)
+        return lowest == 0.0 and highest == 0.0
+
+    def _same_grid(self, file: Path, shape: tuple[int, ...], geometry: Geometry) -> None:
+        if conflict := form_conflict(geometry, shape):
+            self._warn(
+                f"{file.name} has two places in the patient: {conflict}",
+                "Some viewers follow one, some the other. Find out which is right and write it to both.",
+            )
+        if self._grid is None:
+            self._grid, self._grid_file = (shape, geometry), file.name
+            self.orientation = orientation(geometry)
+            self.left_handed = is_left_handed(geometry)
+            return
+        first_shape, first = self._grid
+        pair = f"{self._grid_file} and {file.name}"
+        if shape != first_shape:
+            self._error(f"{pair} differ in shape (z, y, x); found {first_shape} and {shape}", SAME_GRID)
+        if not np.allclose(geometry.spacing, first.spacing):
+            self._error(f"{pair} differ in spacing (z, y, x); found {mm(first)} and {mm(geometry)}", SAME_GRID)
+        elif not same_placement(geometry, first):
+            self._warn(f"{pair} differ in origin or direction", "The image's is used. Check that they overlay.")
+
+    def _error(self, message: str, fix: str) -> None:
+        self.problems.append(Problem(self._files.case_id, "error", message, fix))
+
+    def _warn(self, message: str, fix: str) -> None:
+        self.problems.append(Problem(self._files.case_id, "warning", message, fix))

@@ -1,0 +1,46 @@
+"""The values of label maps, and which of them a dataset declares."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from segflow.core.errors import SegflowError
+from segflow.core.labels import Labels
+
+COUNTED = 1 << 15
+"""Largest range of values that is counted in a table, which takes memory. Differences must fit int16."""
+
+
+def label_values(label: np.ndarray) -> list[int]:
+    """The values of a label map (Z, Y, X), ascending."""
+    lowest, highest = int(label.min()), int(label.max())
+    if highest - lowest >= COUNTED:
+        return [int(value) for value in np.unique(label)]
+    seen = np.zeros(highest - lowest + 1, dtype=bool)
+    for plane in label:  # plane by plane, since counting copies its input to 64 bits
+        counts = np.bincount(plane.ravel() - lowest, minlength=seen.size)
+        seen |= counts > 0
+    return [int(index) + lowest for index in np.flatnonzero(seen)]
+
+
+def check_label_values(label: np.ndarray, labels: Labels, case_id: str) -> None:
+    """Refuse a label map, any shape, with values that the dataset does not declare.
+
+    Raises:
+        SegflowError: There are some. The error names the case.
+    """
+    declared = declared_values(labels)
+    unknown = [value for value in label_values(label) if value not in declared]
+    if unknown:
+        raise SegflowError(
+            "the label map holds values that dataset.json does not name",
+            case=case_id,
+            found=unknown[:10],
+            expected=f"only {sorted(declared)}",
+            fix="Name them in dataset.json, or correct the label map.",
+        )
+
+
+def declared_values(labels: Labels) -> tuple[int, ...]:
+    """All values that a label map may hold, with the ignore label, ascending."""
+    return (*labels.all_labels, *(() if labels.ignore_label is None else (labels.ignore_label,)))
