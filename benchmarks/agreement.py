@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from inputs import ACDC, HIPPOCAMPUS
+from inputs import ACDC, HIPPOCAMPUS, default_augmentation
 from measure import Meter, run_function
 from record import OURS, REFERENCE, Options, Record, options
 from training import nnunet_trainer, prepare, shrink
@@ -116,11 +116,10 @@ def segflow_patches(meter: Meter, prepared: str, batches: int) -> list[list[floa
 
 
 def _segflow_patches(prepared: str, batch_size: int | None) -> tuple[Any, Any, Any]:
-    from segflow.augmentation.pipeline import Augmentation, AugmentationSettings
     from segflow.core.plans import Plans
     from segflow.network.cpu_memory import tune_cpu
     from segflow.sampling.patch_dataset import PatchDataset
-    from segflow.sampling.patch_sampler import PatchSampler, PatchSamplerSettings
+    from segflow.sampling.patch_sampler import PatchSampler
     from segflow.storage.preprocessed_store import PreprocessedStore
     from segflow.storage.raw_dataset import read_description
 
@@ -128,18 +127,14 @@ def _segflow_patches(prepared: str, batch_size: int | None) -> tuple[Any, Any, A
     folder = Path(prepared)
     plan = Plans.from_json(read_json(folder / "nnUNetPlans.json")).configuration(CONFIGURATION)
     labels = read_description(folder).labels
-    augmentation = Augmentation(
-        plan.patch_size,
-        AugmentationSettings(),
-        labels=labels,
-        use_mask_for_norm=plan.use_mask_for_norm,
-        previous_stage=False,
+    augmentation = default_augmentation()(
+        plan.patch_size, labels=labels, use_mask_for_norm=plan.use_mask_for_norm, previous_stage=False
     )
     dataset = PatchDataset(
         PreprocessedStore(folder / plan.data_identifier),
         read_json(folder / "splits_final.json")[0]["train"],
         batch_size=batch_size or plan.batch_size,
-        sampler=PatchSampler(augmentation.loader_patch_size, plan.patch_size, PatchSamplerSettings(), labels=labels),
+        sampler=PatchSampler(augmentation.loader_patch_size, plan.patch_size, labels=labels),
         seed=0,
         batches_per_epoch=10**6,
         transform=augmentation,

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
@@ -155,3 +156,14 @@ def _phantom(shape: Sequence[int], seed: int) -> tuple[np.ndarray, np.ndarray]:
         label[index] = liver & body
         label[index][tumour & body] = 2
     return image, label
+
+
+def default_augmentation() -> Any:
+    """segflow's default augmentation, as ``segflow train`` builds it; to be called with a patch size."""
+    from hydra import compose, initialize_config_dir
+    from hydra.utils import instantiate
+
+    from segflow.apps import _edge
+
+    with initialize_config_dir(version_base="1.3", config_dir=str(_edge.config_dir())):
+        return instantiate(compose(overrides=["+augmentation=nnunet"]).augmentation, _convert_="all")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from inputs import default_augmentation
 from measure import Machine, Measured, Meter, run_function
 from record import OURS, REFERENCE, Options, Record, median_seconds, options
 
@@ -141,17 +142,14 @@ def segflow_loader(meter: Meter, name: str, folder: str) -> dict[str, Any]:
     """segflow's dataset with its augmentation, called in this thread."""
     import torch
 
-    from segflow.augmentation.pipeline import Augmentation, AugmentationSettings
     from segflow.network.cpu_memory import tune_cpu
     from segflow.sampling.patch_dataset import PatchDataset
-    from segflow.sampling.patch_sampler import PatchSampler, PatchSamplerSettings
+    from segflow.sampling.patch_sampler import PatchSampler
     from segflow.storage.preprocessed_store import PreprocessedStore
 
     tune_cpu()  # as `segflow train` does
     task, labels = TASKS[name], Labels.from_json(LABELS)
-    augmentation = Augmentation(
-        task.patch, AugmentationSettings(), labels=labels, use_mask_for_norm=[False], previous_stage=False
-    )
+    augmentation = default_augmentation()(task.patch, labels=labels, use_mask_for_norm=[False], previous_stage=False)
     large = augmentation.loader_patch_size
     store = PreprocessedStore(Path(folder))
     batches = -(-task.patches // task.batch)
@@ -159,7 +157,7 @@ def segflow_loader(meter: Meter, name: str, folder: str) -> dict[str, Any]:
         store,
         store.case_ids(),
         batch_size=task.batch,
-        sampler=PatchSampler(large, task.patch, PatchSamplerSettings(), labels=labels),
+        sampler=PatchSampler(large, task.patch, labels=labels),
         seed=0,
         batches_per_epoch=batches,
         transform=augmentation,

@@ -78,10 +78,12 @@ def _unknown(
     for key, value in node.items():
         here = (*path, str(key))
         if key in known and not (target and path[-1:] == ("trainer",) and key in DECIDED_HERE):
-            if isinstance(value, Mapping) and isinstance(known[key], Mapping) and known[key]:
+            if isinstance(value, Mapping) and isinstance(known[key], Mapping) and (known[key] or key == "steps"):
                 yield from _unknown(value, known[key], conf, here)
-        elif path == ("logger",) and isinstance(value, Mapping) and TARGET in value:
-            yield from _unknown(value, {}, conf, here)  # a logger of the user's
+        elif path[-1:] in (("logger",), ("steps",)) and isinstance(value, Mapping) and TARGET in value:
+            yield from _unknown(value, {}, conf, here)  # one of the user's
+        elif path[-1:] == ("steps",) and value is None:
+            pass  # a step that is switched off
         else:
             names = _parameters(str(target)) if target else []
             if names is not None and (key not in names or key in DECIDED_HERE):

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ from omegaconf import DictConfig
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from segflow.apps import _datasets, _edge, _processes, _sources, _terminal, evaluate
-from segflow.augmentation.pipeline import Augmentation, AugmentationSettings
 from segflow.core.command_line import command_line
 from segflow.core.errors import CaseErrors, SegflowError
 from segflow.core.labels import Labels
@@ -32,14 +30,13 @@ from segflow.inference.score_volumes import volume_scorer
 from segflow.network.cpu_memory import tune_cpu
 from segflow.planning.override import override_configuration
 from segflow.planning.split_dataset import read_fold, split_dataset
-from segflow.sampling.patch_sampler import PatchSampler, PatchSamplerSettings
 from segflow.storage.folds import HYDRA_FOLDER, Fold
 from segflow.storage.json_files import read_json_as, written_whole
 from segflow.storage.links import refuse_link
 from segflow.storage.preprocessed_store import PreprocessedStore
 from segflow.storage.raw_dataset import read_dataset_json
 from segflow.training.claim_folder import check_arrays_of_run, release_folder
-from segflow.training.protocols import AugmentationFactory, TrainingParts, TrainResult
+from segflow.training.protocols import TrainingParts, TrainResult
 from segflow.training.train_fold import train_fold
 from segflow.training.training_settings import TrainingSettings
 
@@ -259,26 +256,13 @@ def parts(config: DictConfig, inputs: Inputs | None = None) -> TrainingParts:
         loss=_edge.build(config.loss),
         optimizer=_edge.build(config.optimizer),
         schedule=_edge.build(config.schedule),
-        sampler=_sampler(config.sampling),
-        augmentation=_augmentation(config.augmentation),
+        sampler=_edge.build(config.sampling),
+        augmentation=_edge.build(config.augmentation),
         trainer=_edge.build(config.trainer),
         loggers=[_edge.build(node) for node in config.logger.values()],
         callbacks=[_edge.build(node) for node in config.callbacks.values()],
         score_volumes=scorer,
     )
-
-
-def _sampler(node: DictConfig) -> Callable[..., Any]:
-    """Ours with the node's settings, or the user's own where the node names one."""
-    if "_target_" in node:
-        return _edge.build(node)
-    return partial(PatchSampler, settings=_edge.read(PatchSamplerSettings, node))
-
-
-def _augmentation(node: DictConfig) -> AugmentationFactory:
-    if "_target_" in node:
-        return _edge.build(node)
-    return partial(Augmentation, settings=_edge.read(AugmentationSettings, node))
 
 
 def _write_configuration(folder: Fold, config: DictConfig) -> None:

@@ -12,7 +12,8 @@ import cc3d
 import numpy as np
 import torch
 
-from segflow.augmentation.draws import Draws, chance, check_probability, checked_range, uniform
+from segflow.augmentation.draws import Draws, chance, uniform
+from segflow.augmentation.options import check_probability, check_types, checked_range
 from segflow.core.errors import SegflowError
 
 FAR = 2**14
@@ -42,14 +43,15 @@ class CascadeSettings:
     removal_largest: float = 0.15
 
     def __post_init__(self) -> None:
+        check_types(self, "augmentation.cascade")
         check_probability(
-            "cascade",
+            "augmentation.cascade",
             morphology_probability=self.morphology_probability,
             morphology_label_probability=self.morphology_label_probability,
             removal_probability=self.removal_probability,
             removal_label_probability=self.removal_label_probability,
         )
-        self.radius = checked_range("cascade", "radius", self.radius, 0)
+        self.radius = checked_range("augmentation.cascade", "radius", self.radius, 0)
         if self.radius[1] > LARGEST_RADIUS:
             raise SegflowError(
                 "augmentation.cascade.radius is too large", found=self.radius[1], expected=f"at most {LARGEST_RADIUS}"

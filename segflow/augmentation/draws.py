@@ -7,13 +7,8 @@ device, next to any companions, and can be made before the patch is read.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TypeVar
 
 import torch
-
-from segflow.core.errors import SegflowError
-
-Number = TypeVar("Number", int, float)
 
 Draws = dict[str, torch.Tensor]
 """Name of a choice → its values, samples along axis 0."""
@@ -66,28 +61,17 @@ def selected(draws: Draws) -> Iterator[tuple[int, int]]:
     yield from map(tuple, draws["selected"].nonzero().tolist())
 
 
-def check_probability(where: str, **values: float) -> None:
-    """Refuse what is no probability.
-
-    Raises:
-        SegflowError: A value lies outside of 0 to 1.
-    """
-    for name, value in values.items():
-        if not 0 <= value <= 1:
-            raise SegflowError(f"augmentation.{where}.{name} must lie between 0 and 1", found=value)
+def named(prefix: str, draws: Draws) -> Draws:
+    """The same draws as a part of larger ones; `part` finds them again."""
+    return {f"{prefix}/{name}": values for name, values in draws.items()}
 
 
-def checked_range(where: str, name: str, value: Sequence[Number], lowest: float | None = None) -> tuple[Number, Number]:
-    """A range as a tuple; configurations bring lists.
+def part(prefix: str, draws: Draws) -> Draws:
+    """What `named` put under a prefix."""
+    start = f"{prefix}/"
+    return {name.removeprefix(start): values for name, values in draws.items() if name.startswith(start)}
 
-    Raises:
-        SegflowError: The value is not two numbers in ascending order, or begins below ``lowest``.
-    """
-    if len(value) != 2 or value[0] > value[1] or (lowest is not None and value[0] < lowest):
-        at_least = "" if lowest is None else f", none below {lowest:g}"
-        raise SegflowError(
-            f"augmentation.{where}.{name} must be a range",
-            found=list(value),
-            expected=f"two numbers in ascending order{at_least}",
-        )
-    return (value[0], value[1])
+
+def is_selection(name: str) -> bool:
+    """Whether a choice says what a step changes."""
+    return name.rpartition("/")[2] == "selected"

@@ -1,7 +1,4 @@
-"""Changes of a part of the patch: blank rectangles, brightness gradients, local gamma (recipe 16, DA5).
-
-Every step draws its choices with `draw` and changes image (B, C, *patch) in place with `apply`, chosen channels only.
-"""
+"""Changes of a part of the patch: blank rectangles, brightness gradients, local gamma (recipe 16, DA5)."""
 
 from __future__ import annotations
 
@@ -10,88 +7,82 @@ from dataclasses import dataclass
 
 import torch
 
-from segflow.augmentation.draws import Draws, chance, check_probability, checked_range, select, selected, uniform, whole
+from segflow.augmentation.draws import Draws, chance, uniform, whole
+from segflow.augmentation.step import ChannelStep
 
 SMALLEST = 1e-8
 """Stands in for a range of 0 in a denominator."""
 
 
-@dataclass(kw_only=True, slots=True)
-class RectanglesSettings:
-    """Rectangles that are replaced by their mean.
+@dataclass(kw_only=True)
+class Rectangles(ChannelStep):
+    """Fill rectangles with the mean of what was there.
 
-    Attributes:
-        probability, channel_probability: Of a sample, and of each of its channels.
+    Args:
         count: Range of their number, both ends included.
         size: Range of their edges as a share of the patch.
     """
 
-    probability: float = 0.4
-    channel_probability: float = 0.5
     count: tuple[int, int] = (1, 4)
     size: tuple[float, float] = (0.1, 1 / 3)
 
     def __post_init__(self) -> None:
-        check_probability("rectangles", probability=self.probability, channel_probability=self.channel_probability)
-        self.count = checked_range("rectangles", "count", self.count, 1)
-        self.size = checked_range("rectangles", "size", self.size, 0)
+        super().__post_init__()
+        self.check_range("count", 1)
+        self.check_range("size", 0)
 
-
-class Rectangles:
-    """Fill rectangles with the mean of what was there."""
-
-    def __init__(self, settings: RectanglesSettings, patch_size: Sequence[int]) -> None:
-        self.settings = settings
-        self.patch_size = tuple(patch_size)
-
-    def draw(self, samples: int, channels: int, generator: torch.Generator) -> Draws:
-        """Choose ``selected`` and ``count`` (B, C), ``start`` and ``size`` (B, C, most, d) in voxels."""
-        settings = self.settings
-        chosen = select(samples, channels, settings.probability, settings.channel_probability, generator)
-        count = whole((samples, channels), settings.count, generator)
-        shape = (samples, channels, int(settings.count[1]), len(self.patch_size))
+    def choose(self, shape: tuple[int, int], generator: torch.Generator) -> Draws:
+        """Choose ``count`` (B, C), ``start`` and ``size`` (B, C, most, d) in voxels."""
+        count = whole(shape, self.count, generator)
+        each = (*shape, self.count[1], len(self.patch_size))
         extent = torch.tensor(self.patch_size)
-        smallest = (extent * settings.size[0] + 1e-4).long().clamp_(min=1)
-        beyond = torch.maximum((extent * settings.size[1] + 1e-4).long(), smallest + 1)
-        size = smallest + (torch.rand(shape, generator=generator) * (beyond - smallest)).long()
-        start = (torch.rand(shape, generator=generator) * (extent - size + 1)).long()
-        return {"selected": chosen, "count": count, "start": start, "size": size}
+        smallest = (extent * self.size[0] + 1e-4).long().clamp_(min=1)
+        beyond = torch.maximum((extent * self.size[1] + 1e-4).long(), smallest + 1)
+        size = smallest + (torch.rand(each, generator=generator) * (beyond - smallest)).long()
+        start = (torch.rand(each, generator=generator) * (extent - size + 1)).long()
+        return {"count": count, "start": start, "size": size}
 
-    def apply(self, image: torch.Tensor, draws: Draws) -> None:
+    def change(self, values: torch.Tensor, choices: Draws) -> torch.Tensor:
         """Fill them, one after the other."""
-        for at in selected(draws):
-            count = int(draws["count"][at])
-            starts, sizes = draws["start"][at][:count].tolist(), draws["size"][at][:count].tolist()
-            for start, size in zip(starts, sizes, strict=True):
-                part = image[at][tuple(slice(a, a + n) for a, n in zip(start, size, strict=True))]
-                part.fill_(part.mean())
+        count = int(choices["count"])
+        starts, sizes = choices["start"][:count].tolist(), choices["size"][:count].tolist()
+        for start, size in zip(starts, sizes, strict=True):
+            part = values[tuple(slice(a, a + n) for a, n in zip(start, size, strict=True))]
+            part.fill_(part.mean())
+        return values
 
 
-def draw_bump(
-    samples: int,
-    channels: int,
-    patch_size: Sequence[int],
-    width: Sequence[float],
-    location: Sequence[float],
-    generator: torch.Generator,
-) -> Draws:
-    """Choose ``centre`` and ``width`` (B, C, d) in voxels of a Gaussian bump.
+@dataclass(kw_only=True)
+class BumpStep(ChannelStep):
+    """A step whose strength is a Gaussian bump, somewhere in or near the patch.
 
     Args:
-        samples, channels: B and C.
-        patch_size: Voxels of the patch.
-        width: Range of the standard deviation as a share of the patch; its logarithm is uniform.
-        location: Range of the centre as a share of the patch.
-        generator: Source of randomness.
+        width: Range of the bump's standard deviation as a share of the patch; its logarithm is uniform.
+        location: Range of its centre as a share of the patch; it may lie outside.
     """
-    shape = (samples, channels, len(patch_size))
-    extent = torch.tensor(patch_size, dtype=torch.float32)
-    low = (extent * width[0] + 1e-4).floor().clamp_(min=1).log()
-    high = torch.maximum((extent * width[1]).log(), low)
-    return {
-        "centre": uniform(shape, location, generator) * extent,
-        "width": (low + torch.rand(shape, generator=generator) * (high - low)).exp(),
-    }
+
+    width: tuple[float, float] = (1 / 6, 1.0)
+    location: tuple[float, float] = (-0.5, 1.5)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_range("width", 0)
+        self.check_range("location")
+
+    def choose_bump(self, shape: tuple[int, int], generator: torch.Generator) -> Draws:
+        """Choose ``centre`` and ``width`` (B, C, d) in voxels."""
+        each = (*shape, len(self.patch_size))
+        extent = torch.tensor(self.patch_size, dtype=torch.float32)
+        low = (extent * self.width[0] + 1e-4).floor().clamp_(min=1).log()
+        high = torch.maximum((extent * self.width[1]).log(), low)
+        return {
+            "centre": uniform(each, self.location, generator) * extent,
+            "width": (low + torch.rand(each, generator=generator) * (high - low)).exp(),
+        }
+
+    def bump(self, values: torch.Tensor, choices: Draws) -> torch.Tensor:
+        """The bump that was chosen for a channel: float32 (*patch)."""
+        return bump(values.shape, choices["centre"], choices["width"], values.device)
 
 
 def bump(shape: Sequence[int], centre: torch.Tensor, width: torch.Tensor, device: torch.device) -> torch.Tensor:
@@ -108,101 +99,58 @@ def bump(shape: Sequence[int], centre: torch.Tensor, width: torch.Tensor, device
     return result.sub_(low).div_((high - low).clamp(min=torch.finfo(torch.float32).tiny))
 
 
-@dataclass(kw_only=True, slots=True)
-class GradientSettings:
-    """A brightness gradient: a Gaussian bump that is added.
+@dataclass(kw_only=True)
+class Gradient(BumpStep):
+    """Add a bump: a brightness gradient.
 
-    Attributes:
-        probability, channel_probability: Of a sample, and of each of its channels.
-        width: Range of the bump's standard deviation as a share of the patch; its logarithm is uniform.
-        location: Range of its centre as a share of the patch; it may lie outside.
+    Args:
         strength: Range of its height, with either sign.
     """
 
-    probability: float = 0.3
-    channel_probability: float = 0.5
-    width: tuple[float, float] = (1 / 6, 1.0)
-    location: tuple[float, float] = (-0.5, 1.5)
     strength: tuple[float, float] = (1.0, 5.0)
 
     def __post_init__(self) -> None:
-        check_probability("gradient", probability=self.probability, channel_probability=self.channel_probability)
-        self.width = checked_range("gradient", "width", self.width, 0)
-        self.location = checked_range("gradient", "location", self.location)
-        self.strength = checked_range("gradient", "strength", self.strength, 0)
+        super().__post_init__()
+        self.check_range("strength", 0)
+
+    def choose(self, shape: tuple[int, int], generator: torch.Generator) -> Draws:
+        """Choose ``strength`` (B, C), ``centre`` and ``width`` (B, C, d)."""
+        strength = uniform(shape, self.strength, generator)
+        strength = torch.where(chance(shape, 0.5, generator), -strength, strength)
+        return {"strength": strength, **self.choose_bump(shape, generator)}
+
+    def change(self, values: torch.Tensor, choices: Draws) -> torch.Tensor:
+        """See `ChannelStep.change`."""
+        return values.add_(self.bump(values, choices), alpha=float(choices["strength"]))
 
 
-class Gradient:
-    """Add a bump."""
+@dataclass(kw_only=True)
+class LocalGamma(BumpStep):
+    """Gamma within a bump, fading into the unchanged image.
 
-    def __init__(self, settings: GradientSettings, patch_size: Sequence[int]) -> None:
-        self.settings = settings
-        self.patch_size = tuple(patch_size)
-
-    def draw(self, samples: int, channels: int, generator: torch.Generator) -> Draws:
-        """Choose ``selected`` and ``strength`` (B, C), ``centre`` and ``width`` (B, C, d)."""
-        settings = self.settings
-        chosen = select(samples, channels, settings.probability, settings.channel_probability, generator)
-        strength = uniform((samples, channels), settings.strength, generator)
-        strength = torch.where(chance((samples, channels), 0.5, generator), -strength, strength)
-        where = draw_bump(samples, channels, self.patch_size, settings.width, settings.location, generator)
-        return {"selected": chosen, "strength": strength, **where}
-
-    def apply(self, image: torch.Tensor, draws: Draws) -> None:
-        """Add it."""
-        for at in selected(draws):
-            field = bump(self.patch_size, draws["centre"][at], draws["width"][at], image.device)
-            image[at].add_(field, alpha=float(draws["strength"][at]))
-
-
-@dataclass(kw_only=True, slots=True)
-class LocalGammaSettings:
-    """Gamma within a Gaussian bump, fading into the unchanged image.
-
-    Attributes:
-        probability, channel_probability: Of a sample, and of each of its channels.
-        width: Range of the bump's standard deviation as a share of the patch; its logarithm is uniform.
-        location: Range of its centre as a share of the patch; it may lie outside.
-        low, high: Two ranges of gamma, chosen alike.
+    Args:
+        low: Range of gamma below 1, as likely as the other.
+        high: Range of gamma above 1.
     """
 
-    probability: float = 0.3
-    channel_probability: float = 0.5
-    width: tuple[float, float] = (1 / 6, 1.0)
-    location: tuple[float, float] = (-0.5, 1.5)
     low: tuple[float, float] = (0.01, 0.8)
     high: tuple[float, float] = (1.5, 4.0)
 
     def __post_init__(self) -> None:
-        check_probability("local_gamma", probability=self.probability, channel_probability=self.channel_probability)
-        self.width = checked_range("local_gamma", "width", self.width, 0)
-        self.low = checked_range("local_gamma", "low", self.low, 0)
-        self.high = checked_range("local_gamma", "high", self.high, 0)
-        self.location = checked_range("local_gamma", "location", self.location)
+        super().__post_init__()
+        self.check_range("low", 0)
+        self.check_range("high", 0)
 
-
-class LocalGamma:
-    """Blend with the gamma of the channel, brought to 0 to 1."""
-
-    def __init__(self, settings: LocalGammaSettings, patch_size: Sequence[int]) -> None:
-        self.settings = settings
-        self.patch_size = tuple(patch_size)
-
-    def draw(self, samples: int, channels: int, generator: torch.Generator) -> Draws:
-        """Choose ``selected`` and ``gamma`` (B, C), ``centre`` and ``width`` (B, C, d)."""
-        settings, shape = self.settings, (samples, channels)
-        chosen = select(samples, channels, settings.probability, settings.channel_probability, generator)
-        low, high = uniform(shape, settings.low, generator), uniform(shape, settings.high, generator)
+    def choose(self, shape: tuple[int, int], generator: torch.Generator) -> Draws:
+        """Choose ``gamma`` (B, C), ``centre`` and ``width`` (B, C, d)."""
+        low, high = uniform(shape, self.low, generator), uniform(shape, self.high, generator)
         gamma = torch.where(chance(shape, 0.5, generator), low, high)
-        where = draw_bump(samples, channels, self.patch_size, settings.width, settings.location, generator)
-        return {"selected": chosen, "gamma": gamma, **where}
+        return {"gamma": gamma, **self.choose_bump(shape, generator)}
 
-    def apply(self, image: torch.Tensor, draws: Draws) -> None:
-        """Blend."""
-        for at in selected(draws):
-            values = image[at]
-            low, high = torch.aminmax(values)
-            extent = (high - low).clamp(min=SMALLEST)
-            weight = bump(self.patch_size, draws["centre"][at], draws["width"][at], image.device)
-            values.sub_(low).div_(extent)
-            values.lerp_(values.pow(float(draws["gamma"][at])), weight).mul_(extent).add_(low)
+    def change(self, values: torch.Tensor, choices: Draws) -> torch.Tensor:
+        """Blend with the gamma of the channel, brought to 0 to 1."""
+        low, high = torch.aminmax(values)
+        extent = (high - low).clamp(min=SMALLEST)
+        weight = self.bump(values, choices)
+        values.sub_(low).div_(extent)
+        return values.lerp_(values.pow(float(choices["gamma"])), weight).mul_(extent).add_(low)

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import torch
 
-from segflow.augmentation.draws import Draws, chance, check_probability
+from segflow.augmentation.draws import Draws, chance
+from segflow.augmentation.options import check_probability, check_types
 from segflow.augmentation.patch_rules import interchangeable_axes
 from segflow.core.errors import SegflowError
 from segflow.core.labels import Labels
@@ -33,7 +34,8 @@ class MirrorSettings:
     keep_sides: bool | None = None
 
     def __post_init__(self) -> None:
-        check_probability("mirror", probability=self.probability)
+        check_types(self, "augmentation.mirror")
+        check_probability("augmentation.mirror", probability=self.probability)
         if self.axes is not None:
             self.axes = sorted({int(axis) for axis in self.axes})
             if not set(self.axes) <= {0, 1, 2}:
@@ -90,8 +92,9 @@ class TurnSettings:
     exchange_probability: float = 0.0
 
     def __post_init__(self) -> None:
+        check_types(self, "augmentation.turn")
         check_probability(
-            "turn", turn_probability=self.turn_probability, exchange_probability=self.exchange_probability
+            "augmentation.turn", turn_probability=self.turn_probability, exchange_probability=self.exchange_probability
         )
 
 

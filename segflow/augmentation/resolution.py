@@ -1,7 +1,4 @@
-"""Changes of sharpness: blur, low resolution, median filter, sharpening (recipe 7, rows 3, 6; recipe 16, DA5).
-
-Every step draws its choices with `draw` and changes image (B, C, *patch) in place with `apply`, chosen channels only.
-"""
+"""Changes of sharpness: blur, low resolution, median filter, sharpening (recipe 7, rows 3, 6; recipe 16, DA5)."""
 
 from __future__ import annotations
 
@@ -12,51 +9,37 @@ import torch
 from scipy import ndimage
 from torch.nn import functional
 
-from segflow.augmentation.draws import Draws, check_probability, checked_range, select, selected, uniform, whole
+from segflow.augmentation.draws import Draws, uniform, whole
+from segflow.augmentation.step import ChannelStep
 
 
-@dataclass(kw_only=True, slots=True)
-class BlurSettings:
-    """Gaussian blur.
+@dataclass(kw_only=True)
+class Blur(ChannelStep):
+    """Gaussian blur along one axis after the other.
 
-    Attributes:
-        probability, channel_probability: Of a sample, and of each of its channels.
+    Args:
         sigma: Range of the standard deviation in voxels.
         same_for_axes: One standard deviation for all axes of a channel.
     """
 
-    probability: float = 0.2
-    channel_probability: float = 0.5
     sigma: tuple[float, float] = (0.5, 1.0)
     same_for_axes: bool = False
 
     def __post_init__(self) -> None:
-        check_probability("blur", probability=self.probability, channel_probability=self.channel_probability)
-        self.sigma = checked_range("blur", "sigma", self.sigma, 1e-3)
+        super().__post_init__()
+        self.check_range("sigma", 1e-3)
 
+    def choose(self, shape: tuple[int, int], generator: torch.Generator) -> Draws:
+        """Choose ``sigma`` (B, C, d)."""
+        dims = len(self.patch_size)
+        sigma = uniform((*shape, 1 if self.same_for_axes else dims), self.sigma, generator)
+        return {"sigma": sigma.expand(*shape, dims)}
 
-class Blur:
-    """Blur along one axis after the other."""
-
-    def __init__(self, settings: BlurSettings, dims: int) -> None:
-        self.settings = settings
-        self.dims = dims
-
-    def draw(self, samples: int, channels: int, generator: torch.Generator) -> Draws:
-        """Choose ``selected`` (B, C) and ``sigma`` (B, C, d)."""
-        settings = self.settings
-        chosen = select(samples, channels, settings.probability, settings.channel_probability, generator)
-        shape = (samples, channels, 1 if settings.same_for_axes else self.dims)
-        sigma = uniform(shape, settings.sigma, generator).expand(samples, channels, self.dims)
-        return {"selected": chosen, "sigma": sigma}
-
-    def apply(self, image: torch.Tensor, draws: Draws) -> None:
-        """Blur."""
-        for at in selected(draws):
-            values = image[at]
-            for axis, sigma in enumerate(draws["sigma"][at].tolist()):
-                values = blur_axis(values, axis, sigma)
-            image[at].copy_(values)
+    def change(self, values: torch.Tensor, choices: Draws) -> torch.Tensor:
+        """See `ChannelStep.change`."""
+        for axis, sigma in enumerate(choices["sigma"].tolist()):
+            values = blur_axis(values, axis, sigma)
+        return values
 
 
 def gaussian_kernel(sigma: float) -> list[float]:
@@ -82,120 +65,79 @@ def blur_axis(values: torch.Tensor, axis: int, sigma: float) -> torch.Tensor:
     return result
 
 
-@dataclass(kw_only=True, slots=True)
-class LowResolutionSettings:
-    """Simulated low resolution.
+@dataclass(kw_only=True)
+class LowResolution(ChannelStep):
+    """Drop voxels (nearest) and interpolate them anew (linear). In dummy-2D, the first axis keeps its own.
 
-    Attributes:
-        probability, channel_probability: Of a sample, and of each of its channels.
+    Args:
         scale: Range of the share of voxels that is kept along each axis.
     """
 
-    probability: float = 0.25
-    channel_probability: float = 0.5
     scale: tuple[float, float] = (0.5, 1.0)
 
     def __post_init__(self) -> None:
-        check_probability("low_resolution", probability=self.probability, channel_probability=self.channel_probability)
-        self.scale = checked_range("low_resolution", "scale", self.scale, 0.01)
+        super().__post_init__()
+        self.check_range("scale", 0.01)
+
+    def choose(self, shape: tuple[int, int], generator: torch.Generator) -> Draws:
+        """Choose ``scale`` (B, C)."""
+        return {"scale": uniform(shape, self.scale, generator)}
+
+    def change(self, values: torch.Tensor, choices: Draws) -> torch.Tensor:
+        """See `ChannelStep.change`."""
+        shape = values.shape
+        small = [max(1, round(n * float(choices["scale"]))) for n in shape]
+        if self.dummy_2d:
+            small[0] = shape[0]
+        mode = "trilinear" if len(shape) == 3 else "bilinear"
+        reduced = functional.interpolate(values[None, None], small, mode="nearest-exact")
+        return functional.interpolate(reduced, shape, mode=mode, align_corners=False)[0, 0]
 
 
-class LowResolution:
-    """Drop voxels (nearest) and interpolate them anew (linear). In dummy-2D, the first axis keeps its own."""
+@dataclass(kw_only=True)
+class Median(ChannelStep):
+    """Median filter, on the CPU.
 
-    def __init__(self, settings: LowResolutionSettings, dummy_2d: bool) -> None:
-        self.settings = settings
-        self.dummy_2d = dummy_2d
-
-    def draw(self, samples: int, channels: int, generator: torch.Generator) -> Draws:
-        """Choose ``selected`` and ``scale``, each (B, C)."""
-        settings = self.settings
-        chosen = select(samples, channels, settings.probability, settings.channel_probability, generator)
-        return {"selected": chosen, "scale": uniform((samples, channels), settings.scale, generator)}
-
-    def apply(self, image: torch.Tensor, draws: Draws) -> None:
-        """Resample forth and back."""
-        mode = "trilinear" if image.ndim == 5 else "bilinear"
-        for at in selected(draws):
-            shape = image[at].shape
-            small = [max(1, round(n * float(draws["scale"][at]))) for n in shape]
-            if self.dummy_2d:
-                small[0] = shape[0]
-            reduced = functional.interpolate(image[at][None, None], small, mode="nearest-exact")
-            image[at].copy_(functional.interpolate(reduced, shape, mode=mode, align_corners=False)[0, 0])
-
-
-@dataclass(kw_only=True, slots=True)
-class MedianSettings:
-    """Median filter.
-
-    Attributes:
-        probability, channel_probability: Of a sample, and of each of its channels.
+    Args:
         size: Range of the edge of the filter in voxels, both ends included.
     """
 
-    probability: float = 0.2
-    channel_probability: float = 0.5
     size: tuple[int, int] = (2, 7)
 
     def __post_init__(self) -> None:
-        check_probability("median", probability=self.probability, channel_probability=self.channel_probability)
-        self.size = checked_range("median", "size", self.size, 1)
+        super().__post_init__()
+        self.check_range("size", 1)
+
+    def choose(self, shape: tuple[int, int], generator: torch.Generator) -> Draws:
+        """Choose ``size`` (B, C)."""
+        return {"size": whole(shape, self.size, generator)}
+
+    def change(self, values: torch.Tensor, choices: Draws) -> torch.Tensor:
+        """See `ChannelStep.change`."""
+        return torch.from_numpy(ndimage.median_filter(values.cpu().numpy(), size=int(choices["size"])))
 
 
-class Median:
-    """Median filter, on the CPU."""
+@dataclass(kw_only=True)
+class Sharpen(ChannelStep):
+    """Subtract a share of the Laplacian; beyond the border the last voxel goes on.
 
-    def __init__(self, settings: MedianSettings) -> None:
-        self.settings = settings
-
-    def draw(self, samples: int, channels: int, generator: torch.Generator) -> Draws:
-        """Choose ``selected`` and ``size``, each (B, C)."""
-        settings = self.settings
-        chosen = select(samples, channels, settings.probability, settings.channel_probability, generator)
-        return {"selected": chosen, "size": whole((samples, channels), settings.size, generator)}
-
-    def apply(self, image: torch.Tensor, draws: Draws) -> None:
-        """Filter."""
-        for at in selected(draws):
-            filtered = ndimage.median_filter(image[at].cpu().numpy(), size=int(draws["size"][at]))
-            image[at].copy_(torch.from_numpy(filtered))
-
-
-@dataclass(kw_only=True, slots=True)
-class SharpenSettings:
-    """Sharpening.
-
-    Attributes:
-        probability, channel_probability: Of a sample, and of each of its channels.
+    Args:
         strength: Range of the factor of the negative Laplacian that is added.
     """
 
-    probability: float = 0.2
-    channel_probability: float = 0.5
     strength: tuple[float, float] = (0.1, 1.0)
 
     def __post_init__(self) -> None:
-        check_probability("sharpen", probability=self.probability, channel_probability=self.channel_probability)
-        self.strength = checked_range("sharpen", "strength", self.strength, 0)
+        super().__post_init__()
+        self.check_range("strength", 0)
 
+    def choose(self, shape: tuple[int, int], generator: torch.Generator) -> Draws:
+        """Choose ``strength`` (B, C)."""
+        return {"strength": uniform(shape, self.strength, generator)}
 
-class Sharpen:
-    """Subtract a share of the Laplacian; beyond the border the last voxel goes on."""
-
-    def __init__(self, settings: SharpenSettings) -> None:
-        self.settings = settings
-
-    def draw(self, samples: int, channels: int, generator: torch.Generator) -> Draws:
-        """Choose ``selected`` and ``strength``, each (B, C)."""
-        settings = self.settings
-        chosen = select(samples, channels, settings.probability, settings.channel_probability, generator)
-        return {"selected": chosen, "strength": uniform((samples, channels), settings.strength, generator)}
-
-    def apply(self, image: torch.Tensor, draws: Draws) -> None:
-        """Sharpen."""
-        for at in selected(draws):
-            image[at].sub_(laplacian(image[at]), alpha=float(draws["strength"][at]))
+    def change(self, values: torch.Tensor, choices: Draws) -> torch.Tensor:
+        """See `ChannelStep.change`."""
+        return values.sub_(laplacian(values), alpha=float(choices["strength"]))
 
 
 def laplacian(values: torch.Tensor) -> torch.Tensor:

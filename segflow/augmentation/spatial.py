@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 import torch
 
-from segflow.augmentation.draws import Draws, chance, check_probability, checked_range, uniform
+from segflow.augmentation.draws import Draws, chance, uniform
+from segflow.augmentation.options import check_probability, check_types, checked_range
 from segflow.augmentation.orientation import Orientation
 from segflow.augmentation.patch_rules import is_dummy_2d, loader_patch_size, rotation_limit
 from segflow.augmentation.resample import resample, source_region
@@ -51,14 +52,15 @@ class SpatialSettings:
     loader_patch_size: list[int] | None = None
 
     def __post_init__(self) -> None:
+        check_types(self, "augmentation.spatial")
         check_probability(
-            "spatial",
+            "augmentation.spatial",
             rotation_probability=self.rotation_probability,
             rotation_axis_probability=self.rotation_axis_probability,
             scaling_probability=self.scaling_probability,
         )
-        self.scaling = checked_range("spatial", "scaling", self.scaling, 0.01)
-        checked_range("spatial", "loader_scale", (self.loader_scale, 1.0), 0.01)
+        self.scaling = checked_range("augmentation.spatial", "scaling", self.scaling, 0.01)
+        checked_range("augmentation.spatial", "loader_scale", (self.loader_scale, 1.0), 0.01)
         for name in ("image_interpolation", "label_interpolation"):
             if getattr(self, name) not in ("linear", "nearest"):
                 raise SegflowError(

@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 from segflow.core.errors import SegflowError
 from segflow.core.geometry import Box
 from segflow.sampling.batch import PatchBatch, read_patch
-from segflow.sampling.patch_sampler import PatchSampler, forced_foreground_flags
+from segflow.sampling.patch_sampler import PatchSampler
 from segflow.storage.preprocessed_store import PreprocessedStore
 from segflow.storage.stored_case import StoredCase
 
@@ -106,7 +106,7 @@ class PatchDataset(Dataset[PatchBatch]):
         root = (self.seed, self.stream, epoch, index)
         shared = np.random.default_rng(np.random.SeedSequence(root))
         chosen = shared.integers(len(self.case_ids), size=self.batch_size)
-        forced = self._forced(shared)
+        forced = self.sampler.forced(self.batch_size, shared)
         torch_generator = torch.Generator().manual_seed(int(shared.integers(2**63)))
 
         case_ids = [self.case_ids[chosen[sample]] for sample in self.samples]
@@ -127,12 +127,6 @@ class PatchDataset(Dataset[PatchBatch]):
         image, label = self._read(cases, boxes, case_ids, channels, transform.regions(draws))
         image, label = transform.apply(image, label, draws)
         return PatchBatch(image, label, case_ids)
-
-    def _forced(self, generator: np.random.Generator) -> Sequence[bool]:
-        settings = self.sampler.settings
-        if settings.probabilistic:
-            return [bool(v) for v in generator.random(self.batch_size) < settings.foreground_fraction]
-        return forced_foreground_flags(self.batch_size, settings.foreground_fraction)
 
     def _read(
         self,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field
 
 import numpy as np
 
@@ -11,33 +11,6 @@ from segflow.core.errors import SegflowError
 from segflow.core.geometry import Box
 from segflow.core.labels import OUTSIDE, LabelKey, Labels, key_text
 from segflow.storage.stored_case import ForegroundLocations, StoredCase
-
-
-@dataclass(kw_only=True, slots=True)
-class PatchSamplerSettings:
-    """How patches are chosen.
-
-    Attributes:
-        foreground_fraction: Share of the patches that must contain foreground, 0 to 1.
-        probabilistic: Decide for each patch by itself with this probability, instead of the last ones of each batch.
-        class_weights: Label or region → how often it is chosen when foreground is forced, relative to the others, by
-            its name in dataset.json or its number. What is not listed has weight 1. Empty: all alike.
-        foreground_jitter: How far a forced foreground voxel may lie from the centre of the patch, as a share of the
-            way to its border, 0 to 1. At 0 it is the centre voxel, so that a small lesion is always seen centred.
-    """
-
-    foreground_fraction: float = 0.33
-    probabilistic: bool = False
-    class_weights: dict[str, float] = field(default_factory=dict)
-    foreground_jitter: float = 0.0
-
-    def __post_init__(self) -> None:
-        for name in ("foreground_fraction", "foreground_jitter"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise SegflowError(f"sampling.{name} must lie between 0 and 1", found=getattr(self, name))
-        wrong = {name: weight for name, weight in self.class_weights.items() if weight < 0}
-        if wrong:
-            raise SegflowError("sampling.class_weights must not be negative", found=wrong)
 
 
 def forced_foreground_flags(batch_size: int, fraction: float) -> tuple[bool, ...]:
@@ -51,6 +24,7 @@ def forced_foreground_flags(batch_size: int, fraction: float) -> tuple[bool, ...
     return tuple(index >= free for index in range(batch_size))
 
 
+@dataclass(eq=False)
 class PatchSampler:
     """Chooses the box of a patch; all randomness comes from the generator that it is called with.
 
@@ -58,32 +32,58 @@ class PatchSampler:
         patch_size_loader: Voxels to read, (z, y, x) or (y, x). Larger than the final patch where the augmentation
             needs room to rotate.
         patch_size_final: Voxels that the network sees.
-        settings: How to choose.
-        labels: Needed where `PatchSamplerSettings.class_weights` names labels.
+        labels: Needed where ``class_weights`` names labels.
+        foreground_fraction: Share of the patches that must contain foreground, 0 to 1.
+        probabilistic: Decide for each patch by itself with this probability, instead of the last ones of each batch.
+        class_weights: Label or region → how often it is chosen when foreground is forced, relative to the others, by
+            its name in dataset.json or its number. What is not listed has weight 1. Empty: all alike.
+        foreground_jitter: How far a forced foreground voxel may lie from the centre of the patch, as a share of the
+            way to its border, 0 to 1. At 0 it is the centre voxel, so that a small lesion is always seen centred.
 
     Raises:
-        SegflowError: The sizes do not fit together, or a weight is given for an unknown label.
+        SegflowError: An option is out of range, the sizes do not fit together, or a weight is given for an unknown
+            label.
     """
 
-    def __init__(
-        self,
-        patch_size_loader: Sequence[int],
-        patch_size_final: Sequence[int],
-        settings: PatchSamplerSettings,
-        *,
-        labels: Labels | None = None,
-    ) -> None:
-        if len(patch_size_loader) != len(patch_size_final) or len(patch_size_final) not in (2, 3):
+    patch_size_loader: Sequence[int]
+    patch_size_final: Sequence[int]
+    _: KW_ONLY
+    labels: Labels | None = None
+    foreground_fraction: float = 0.33
+    probabilistic: bool = False
+    class_weights: Mapping[str, float] = field(default_factory=dict)
+    foreground_jitter: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._check_options()
+        if len(self.patch_size_loader) != len(self.patch_size_final) or len(self.patch_size_final) not in (2, 3):
             raise SegflowError(
                 "a patch must have 2 or 3 axes, before and after augmentation",
-                found=[list(patch_size_loader), list(patch_size_final)],
+                found=[list(self.patch_size_loader), list(self.patch_size_final)],
             )
-        self.is_2d = len(patch_size_final) == 2
+        self.is_2d = len(self.patch_size_final) == 2
         slice_axis = (1,) if self.is_2d else ()
-        self.patch_size = slice_axis + tuple(int(n) for n in patch_size_loader)
-        self.patch_size_final = slice_axis + tuple(int(n) for n in patch_size_final)
-        self.settings = settings
-        self._weights = _weights_by_key(settings.class_weights, labels)
+        self.patch_size = slice_axis + tuple(int(n) for n in self.patch_size_loader)
+        self.patch_size_final = slice_axis + tuple(int(n) for n in self.patch_size_final)
+        self._weights = _weights_by_key(self.class_weights, self.labels)
+
+    def _check_options(self) -> None:
+        for name in ("foreground_fraction", "foreground_jitter"):
+            value = getattr(self, name)
+            if not isinstance(value, int | float) or not 0 <= value <= 1:
+                raise SegflowError(f"sampling.{name} must lie between 0 and 1", found=value)
+        if not isinstance(self.probabilistic, bool):
+            raise SegflowError("sampling.probabilistic must be true or false", found=self.probabilistic)
+        self.class_weights = {str(name): weight for name, weight in self.class_weights.items()}
+        wrong = {k: v for k, v in self.class_weights.items() if not isinstance(v, int | float) or v < 0}
+        if wrong:
+            raise SegflowError("sampling.class_weights must be numbers, none of them negative", found=wrong)
+
+    def forced(self, batch_size: int, generator: np.random.Generator) -> Sequence[bool]:
+        """Which samples of a batch must contain foreground (recipe 6.1)."""
+        if self.probabilistic:
+            return [bool(v) for v in generator.random(batch_size) < self.foreground_fraction]
+        return forced_foreground_flags(batch_size, self.foreground_fraction)
 
     def __call__(self, case: StoredCase, generator: np.random.Generator, force_foreground: bool) -> Box:
         """Choose a box of the loader's patch size, in plan axes (z, y, x); it may stick out of the case.
@@ -120,9 +120,9 @@ class PatchSampler:
             return None
         key = self._choose_key(eligible, generator)
         voxel = foreground.location(key, int(generator.integers(foreground.count(key))))
-        if not force_foreground or not self.settings.foreground_jitter:
+        if not force_foreground or not self.foreground_jitter:
             return [int(v) for v in voxel]
-        jitter = self.settings.foreground_jitter
+        jitter = self.foreground_jitter
         return [
             int(v) + int(generator.integers(-int(jitter * ((n - 1) // 2)), int(jitter * (n // 2)) + 1))
             for v, n in zip(voxel, self.patch_size_final, strict=True)
@@ -142,7 +142,7 @@ def _is_annotated_key(key: LabelKey) -> bool:
     return isinstance(key, tuple) and key[0] == OUTSIDE
 
 
-def _weights_by_key(weights: dict[str, float], labels: Labels | None) -> dict[str, float]:
+def _weights_by_key(weights: Mapping[str, float], labels: Labels | None) -> dict[str, float]:
     if not weights or labels is None:
         return dict(weights)
     texts = {labels.name_of(key): key_text(key) for key in labels.foreground_keys}

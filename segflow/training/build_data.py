@@ -8,7 +8,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 
-from segflow.augmentation.pipeline import ValidationTransform
+from segflow.augmentation.validation_transform import ValidationTransform
 from segflow.sampling.patch_dataset import PatchDataset
 from segflow.training.datamodule import PatchDataModule
 from segflow.training.training_job import TrainingJob

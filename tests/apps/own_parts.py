@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
-from segflow.augmentation.pipeline import ValidationTransform
+from segflow.augmentation.step import ChannelStep
+from segflow.augmentation.validation_transform import ValidationTransform
 from segflow.core.labels import Labels
 from segflow.core.topology import NetworkTopology
 
@@ -52,3 +54,24 @@ class Nothing(ValidationTransform):
 
     def __init__(self, patch_size: list[int], *, labels: Labels, previous_stage: bool, **_: Any) -> None:
         super().__init__(patch_size, labels=labels, previous_stage=previous_stage)
+
+
+@dataclass(kw_only=True)
+class Brighter(ChannelStep):
+    """Adds an amount.
+
+    Args:
+        amount: What is added.
+    """
+
+    amount: float
+
+    def change(self, values: torch.Tensor, choices: dict[str, torch.Tensor]) -> torch.Tensor:
+        return values + self.amount
+
+
+class Broken(ChannelStep):
+    """Forgets to return what it changed."""
+
+    def change(self, values: torch.Tensor, choices: Any) -> Any:
+        values += 1

@@ -89,7 +89,7 @@ def test_an_experiment_changes_groups_and_values_and_the_command_line_has_the_la
         ("optimizer.lr=0.5", "optimizer.lr", 0.5),
         ("configuration.batch_size=4", "configuration.batch_size", 4),
         ("configuration.patch_size=[16,16,16]", "configuration.patch_size", [16, 16, 16]),
-        ("augmentation.blur.probability=0.9", "augmentation.blur.probability", 0.9),
+        ("augmentation.steps.blur.probability=0.9", "augmentation.steps.blur.probability", 0.9),
         ("sampling.foreground_fraction=1.0", "sampling.foreground_fraction", 1.0),
         ("fold.index=7", "fold.index", 7),
     ],

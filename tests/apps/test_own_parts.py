@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -61,6 +62,36 @@ def test_parts_of_a_users_own_train_resume_and_predict(own: Path) -> None:
     assert bundled.returncode == 0, bundled.stderr
     again = start(own, "predict", *NETWORK, "model=own.segflow", f"input={images}", "output=again")
     assert again.returncode == 0, again.stderr
+
+
+STEP = """
+defaults: [nnunet, _self_]
+steps:
+  brighter: {_target_: own_parts.Brighter, probability: 0.5, amount: 0.25}
+"""
+
+
+def test_a_step_of_a_users_own_is_trained_with_and_one_that_breaks_its_contract_is_named(own: Path) -> None:
+    (own / "my_conf" / "augmentation" / "brighter.yaml").write_text(STEP)
+    train = ["train", "--config-dir", "my_conf", *SHORT, "fold=0", "augmentation=brighter", "validation=false"]
+    result = start(
+        own, *train, "run_name=brighter", "augmentation.steps.brighter.amount=0.5", "augmentation.steps.noise=null"
+    )
+    assert result.returncode == 0, result.stderr
+    run = own / "outputs/Dataset001_Phantom/tinyPlans/3d_fullres/brighter/fold_0"
+    steps = json.loads((run / "run.json").read_text())["settings"]["augmentation"]["steps"]
+    assert list(steps)[-1] == "brighter"
+    assert steps["brighter"]["amount"] == 0.5
+    assert steps["noise"] is None
+    for target, said in {
+        "own_parts.Broken": "the augmentation step Broken breaks its contract; found it returned NoneType",
+        "torch.nn.Identity": "augmentation.steps.brighter is no step; found torch.nn.modules.linear.Identity",
+    }.items():
+        step = f"+augmentation.steps.brighter={{_target_:{target}}}"
+        refused = start(own, *train, "run_name=refused", "augmentation=nnunet", step)
+        assert refused.returncode == 1
+        assert said in refused.stderr
+        assert "segflow.augmentation.step.ChannelStep" in refused.stderr
 
 
 def test_the_previous_stage_of_a_cascade_may_have_another_network(tmp_path: Path) -> None:

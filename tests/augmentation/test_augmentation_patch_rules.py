@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from segflow.augmentation.batch_augmentation import Augmentation
 from segflow.augmentation.patch_rules import interchangeable_axes, is_dummy_2d, loader_patch_size, rotation_limit
-from segflow.augmentation.pipeline import Augmentation, AugmentationSettings
 from segflow.core.errors import SegflowError
 from segflow.core.labels import Labels
 
@@ -24,9 +24,7 @@ LABELS = Labels({"background": 0, "a": 1})
     ],
 )
 def test_rules_give_the_loader_patches_of_the_recipe(patch, rotation, dummy, loaded):
-    augmentation = Augmentation(
-        patch, AugmentationSettings(), labels=LABELS, use_mask_for_norm=[False], previous_stage=False
-    )
+    augmentation = Augmentation()(patch, labels=LABELS, use_mask_for_norm=[False], previous_stage=False)
     assert is_dummy_2d(patch) == dummy
     assert rotation_limit(patch, dummy) == rotation
     assert augmentation.loader_patch_size == loaded
@@ -49,10 +47,10 @@ def test_axes_that_may_trade_places_have_equal_length():
 
 
 def build(patch, **spatial):
-    settings = AugmentationSettings()
+    settings = Augmentation()
     for name, value in spatial.items():
         setattr(settings.spatial, name, value)
-    return Augmentation(patch, settings, labels=LABELS, use_mask_for_norm=[False], previous_stage=False)
+    return settings(patch, labels=LABELS, use_mask_for_norm=[False], previous_stage=False)
 
 
 def test_every_rule_can_be_overridden():

@@ -10,14 +10,17 @@ import itertools
 
 import numpy as np
 import pytest
+import shipped_parts
 import tiny_models
 import torch
 from pretend_gpu import DEVICE, on_gpu, pretend_gpu, values
 
-from segflow.augmentation.local import GradientSettings, LocalGammaSettings, RectanglesSettings
+from segflow.augmentation.batch_augmentation import Augmentation
+from segflow.augmentation.intensity import Brightness, BrightnessShift, Contrast, Gamma
+from segflow.augmentation.local import Gradient, LocalGamma, Rectangles
 from segflow.augmentation.orientation import TurnSettings
-from segflow.augmentation.pipeline import Augmentation, AugmentationSettings, ValidationTransform
-from segflow.augmentation.resolution import SharpenSettings
+from segflow.augmentation.resolution import Sharpen
+from segflow.augmentation.validation_transform import ValidationTransform
 from segflow.core.geometry import Box, Geometry
 from segflow.core.labels import Labels
 from segflow.core.preprocessed_case import SpatialRecord
@@ -33,10 +36,6 @@ from segflow.training.device_augmentation import DeviceAugmentation
 PLAIN = Labels.from_json({"background": 0, "a": 1, "b": 2})
 REGIONS = Labels.from_json({"background": 0, "whole": [1, 2], "core": 2, "ignore": 3}, [1, 2])
 SHAPES = {"3d": (20, 28, 20), "dummy 2d": (4, 48, 48), "2d": (64, 64)}
-EVERY_STEP = [
-    *("noise", "blur", "brightness", "contrast", "low_resolution", "gamma_inverted", "gamma"),
-    *("brightness_shift", "contrast_free", "rectangles", "gradient", "local_gamma", "sharpen"),
-]
 
 
 def batch(shape: tuple[int, ...], channels: int, labels: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -48,15 +47,18 @@ def batch(shape: tuple[int, ...], channels: int, labels: int, seed: int) -> tupl
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 @pytest.mark.parametrize("previous", [False, True], ids=["", "cascade"])
 def test_augmentation(shape: tuple[int, ...], previous: bool) -> None:
-    settings = AugmentationSettings(
-        steps=EVERY_STEP,
-        turn=TurnSettings(turn_probability=0.3, exchange_probability=0.3),
-        rectangles=RectanglesSettings(probability=0.3),
-        gradient=GradientSettings(probability=0.3),
-        local_gamma=LocalGammaSettings(probability=0.3),
-        sharpen=SharpenSettings(probability=0.3),
-    )
-    augmentation = Augmentation(shape, settings, labels=PLAIN, use_mask_for_norm=[True, False], previous_stage=previous)
+    more = {
+        "brightness_shift": BrightnessShift(probability=0.1, channel_probability=0.5),
+        "contrast_free": Contrast(probability=0.15, keep_range=False),
+        **{
+            kind.__name__: kind(probability=0.3, channel_probability=0.5) for kind in (Rectangles, Gradient, LocalGamma)
+        },
+        "sharpen": Sharpen(probability=0.3, channel_probability=0.5),
+    }
+    settings = shipped_parts.augmentation()
+    settings.steps = {**settings.steps, **more}
+    settings.turn = TurnSettings(turn_probability=0.3, exchange_probability=0.3)
+    augmentation = settings(shape, labels=PLAIN, use_mask_for_norm=[True, False], previous_stage=previous)
     for seed in range(8):
         image, label = batch(augmentation.loader_patch_size, 2, 1 + previous, seed)
         draws = augmentation.draw(3, 2, torch.Generator().manual_seed(seed))
@@ -69,8 +71,8 @@ def test_augmentation(shape: tuple[int, ...], previous: bool) -> None:
 
 def test_augmentation_of_a_training_batch() -> None:
     shape = SHAPES["3d"]
-    plain = AugmentationSettings(steps=["brightness", "gamma"])
-    build = functools.partial(Augmentation, shape, plain, labels=PLAIN, use_mask_for_norm=[False], previous_stage=False)
+    plain = Augmentation(steps={"brightness": Brightness(probability=0.15), "gamma": Gamma(probability=0.3)})
+    build = functools.partial(plain, shape, labels=PLAIN, use_mask_for_norm=[False], previous_stage=False)
     for augmentation in (build(), ValidationTransform(shape, labels=PLAIN, previous_stage=False)):
         on_device = DeviceAugmentation(augmentation, seed=1, batch_size=3, rank=0, world_size=1)
         image, label = batch(augmentation.loader_patch_size, 1, 1, 0)

@@ -12,14 +12,14 @@ from segflow.core.errors import SegflowError
 from segflow.core.geometry import Box
 from segflow.sampling.batch import read_patch
 from segflow.sampling.patch_dataset import PatchDataset, samples_of_rank
-from segflow.sampling.patch_sampler import PatchSampler, PatchSamplerSettings
+from segflow.sampling.patch_sampler import PatchSampler
 
 
 def make_dataset(store=None, *, patch=(8, 10, 12), **options):
     store = store or FakeStore({name: make_case(seed=i) for i, name in enumerate("abcde")})
     options = {"batch_size": 5, "seed": 7, "batches_per_epoch": 4, **options}
-    settings = options.pop("settings", PatchSamplerSettings())
-    return PatchDataset(store, list(store.cases), sampler=PatchSampler(patch, patch, settings), **options)
+    settings = options.pop("settings", {})
+    return PatchDataset(store, list(store.cases), sampler=PatchSampler(patch, patch, **settings), **options)
 
 
 def equal(a, b):
@@ -62,13 +62,13 @@ def test_a_2d_batch_has_no_slice_axis():
 
 
 def test_the_share_of_foreground_reaches_the_batch():
-    dataset = make_dataset(patch=(2, 2, 2), settings=PatchSamplerSettings(foreground_fraction=0.6))
+    dataset = make_dataset(patch=(2, 2, 2), settings={"foreground_fraction": 0.6})
     for index in range(4):
         assert (dataset[0, index].label[2:] > 0).flatten(1).any(1).all()
 
 
 def test_probabilistic_sampling_forces_the_fraction_on_average():
-    settings = PatchSamplerSettings(foreground_fraction=0.4, probabilistic=True)
+    settings = {"foreground_fraction": 0.4, "probabilistic": True}
     cases = {
         "a": FakeCase(np.zeros((1, 40, 40, 40), np.float32), np.zeros((40, 40, 40), np.int16), {1: [(20, 20, 20)]})
     }

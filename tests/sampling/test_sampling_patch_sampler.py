@@ -8,7 +8,7 @@ from fake_store import FakeCase, make_case
 
 from segflow.core.errors import SegflowError
 from segflow.core.labels import Labels
-from segflow.sampling.patch_sampler import PatchSampler, PatchSamplerSettings, forced_foreground_flags
+from segflow.sampling.patch_sampler import PatchSampler, forced_foreground_flags
 
 
 @pytest.mark.parametrize(
@@ -26,7 +26,7 @@ def empty_case(shape):
 
 @pytest.mark.parametrize(("extent", "lowest", "highest"), [(300, -39, 134), (100, -53, -52)])
 def test_bounds_of_the_start_are_those_of_the_recipe(extent, lowest, highest):
-    sampler = PatchSampler((205, 1, 1), (128, 1, 1), PatchSamplerSettings())
+    sampler = PatchSampler((205, 1, 1), (128, 1, 1))
     case, generator = empty_case((extent, 1, 1)), np.random.default_rng(0)
     starts = {sampler(case, generator, False).start[0] for _ in range(3000)}
     assert (min(starts), max(starts)) == (lowest, highest)
@@ -34,7 +34,7 @@ def test_bounds_of_the_start_are_those_of_the_recipe(extent, lowest, highest):
 
 
 def test_boxes_always_have_the_loader_patch_size_even_when_the_case_is_smaller():
-    sampler = PatchSampler((30, 40, 50), (20, 30, 40), PatchSamplerSettings())
+    sampler = PatchSampler((30, 40, 50), (20, 30, 40))
     case, generator = make_case((8, 9, 10)), np.random.default_rng(1)
     for forced in (False, True):
         for _ in range(50):
@@ -43,7 +43,7 @@ def test_boxes_always_have_the_loader_patch_size_even_when_the_case_is_smaller()
 
 def test_forced_patches_are_centred_on_foreground_and_choose_classes_uniformly():
     case, generator = make_case(), np.random.default_rng(2)
-    sampler = PatchSampler((6, 6, 6), (6, 6, 6), PatchSamplerSettings())
+    sampler = PatchSampler((6, 6, 6), (6, 6, 6))
     counts = {1: 0, 2: 0}
     for _ in range(2000):
         box = sampler(case, generator, True)
@@ -56,13 +56,13 @@ def test_forced_patches_reach_beyond_the_far_border_but_not_beyond_the_near_one(
     label[0, 0, 0] = 1
     near = FakeCase(np.zeros((1, 20, 20, 20), np.float32), label)
     far = FakeCase(near.image, label[::-1, ::-1, ::-1])
-    sampler = PatchSampler((10, 10, 10), (8, 8, 8), PatchSamplerSettings())
+    sampler = PatchSampler((10, 10, 10), (8, 8, 8))
     assert sampler(near, np.random.default_rng(0), True).start == (-1, -1, -1)
     assert sampler(far, np.random.default_rng(0), True).start == (14, 14, 14)
 
 
 def test_a_case_without_foreground_gets_a_random_patch():
-    sampler = PatchSampler((6, 6, 6), (6, 6, 6), PatchSamplerSettings())
+    sampler = PatchSampler((6, 6, 6), (6, 6, 6))
     case, generator = empty_case((30, 30, 30)), np.random.default_rng(0)
     starts = np.array([sampler(case, generator, True).start for _ in range(500)])
     assert starts.min() == 0
@@ -76,7 +76,7 @@ def test_with_an_ignore_label_free_patches_are_centred_on_annotated_voxels():
         np.zeros((30, 30, 30), np.int16),
         {1: [(10, 10, 10)], (-1, 0, 1): annotated},
     )
-    sampler = PatchSampler((8, 8, 8), (8, 8, 8), PatchSamplerSettings())
+    sampler = PatchSampler((8, 8, 8), (8, 8, 8))
     generator = np.random.default_rng(0)
     free = {tuple(a + 4 for a in sampler(case, generator, False).start) for _ in range(100)}
     forced = {tuple(a + 4 for a in sampler(case, generator, True).start) for _ in range(100)}
@@ -88,7 +88,7 @@ def test_annotated_voxels_serve_as_foreground_where_there_is_no_other():
     case = FakeCase(
         np.zeros((1, 30, 30, 30), np.float32), np.zeros((30, 30, 30), np.int16), {1: [], (-1, 0, 1): [(9, 9, 9)]}
     )
-    sampler = PatchSampler((8, 8, 8), (8, 8, 8), PatchSamplerSettings())
+    sampler = PatchSampler((8, 8, 8), (8, 8, 8))
     assert sampler(case, np.random.default_rng(0), True).start == (5, 5, 5)
 
 
@@ -98,14 +98,14 @@ def test_region_keys_are_sampled_like_labels():
         np.zeros((30, 30, 30), np.int16),
         {(1, 2): [(9, 9, 9)], (2,): [(12, 12, 12)]},
     )
-    sampler = PatchSampler((8, 8, 8), (8, 8, 8), PatchSamplerSettings())
+    sampler = PatchSampler((8, 8, 8), (8, 8, 8))
     generator = np.random.default_rng(0)
     assert {sampler(case, generator, True).start[0] for _ in range(50)} == {5, 8}
 
 
 def test_a_2d_patch_is_one_slice_and_a_forced_one_is_the_slice_of_the_voxel():
     case, generator = make_case(), np.random.default_rng(0)
-    sampler = PatchSampler((10, 12), (8, 8), PatchSamplerSettings())
+    sampler = PatchSampler((10, 12), (8, 8))
     free = [sampler(case, generator, False) for _ in range(300)]
     assert {box.shape for box in free} == {(1, 10, 12)}
     assert {box.start[0] for box in free} == set(range(20))
@@ -116,7 +116,7 @@ def test_a_2d_patch_is_one_slice_and_a_forced_one_is_the_slice_of_the_voxel():
 def test_class_weights_by_name_change_what_is_chosen():
     case, generator = make_case(), np.random.default_rng(0)
     labels = Labels({"background": 0, "organ": 1, "tumour": 2})
-    sampler = PatchSampler((6, 6, 6), (6, 6, 6), PatchSamplerSettings(class_weights={"organ": 0.25}), labels=labels)
+    sampler = PatchSampler((6, 6, 6), (6, 6, 6), class_weights={"organ": 0.25}, labels=labels)
     slices = [sampler(case, generator, True).start[0] + 3 for _ in range(2000)]
     assert abs(np.mean([z == 19 for z in slices]) - 0.8) < 0.03
 
@@ -126,14 +126,14 @@ def test_a_weight_for_an_unknown_label_is_refused():
         PatchSampler(
             (6, 6),
             (6, 6),
-            PatchSamplerSettings(class_weights={"tumor": 1.0}),
+            class_weights={"tumor": 1.0},
             labels=Labels({"background": 0, "tumour": 1}),
         )
 
 
 def test_jitter_moves_the_voxel_within_the_final_patch_and_never_out_of_it():
     case = FakeCase(np.zeros((1, 60, 60, 60), np.float32), np.zeros((60, 60, 60), np.int16), {1: [(30, 30, 30)]})
-    sampler = PatchSampler((20, 20, 20), (10, 12, 9), PatchSamplerSettings(foreground_jitter=1.0))
+    sampler = PatchSampler((20, 20, 20), (10, 12, 9), foreground_jitter=1.0)
     generator = np.random.default_rng(0)
     seen = [set(), set(), set()]
     for _ in range(2000):
@@ -148,4 +148,4 @@ def test_jitter_moves_the_voxel_within_the_final_patch_and_never_out_of_it():
 )
 def test_impossible_settings_are_refused(wrong):
     with pytest.raises(SegflowError):
-        PatchSamplerSettings(**wrong)
+        PatchSampler((6, 6, 6), (6, 6, 6), **wrong)

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import shipped_parts
 import torch
 from torch.utils.data import DataLoader
 
-from segflow.augmentation.pipeline import Augmentation, AugmentationSettings
-from segflow.augmentation.spatial import SpatialSettings
 from segflow.core.geometry import Box, Geometry
 from segflow.core.labels import Labels
 from segflow.core.preprocessed_case import PreprocessedCase, SpatialRecord
 from segflow.sampling.patch_dataset import PatchDataset
-from segflow.sampling.patch_sampler import PatchSampler, PatchSamplerSettings
+from segflow.sampling.patch_sampler import PatchSampler
 from segflow.storage.preprocessed_store import PreprocessedStore
 
 PATCH = (16, 20, 18)
@@ -37,14 +36,13 @@ def store(tmp_path_factory):
 
 
 def make(store, **options):
-    augmentation = Augmentation(
+    augmentation = shipped_parts.augmentation("nnunet", "spatial.rotation_probability=0.5")(
         PATCH,
-        AugmentationSettings(spatial=SpatialSettings(rotation_probability=0.5)),
         labels=LABELS,
         use_mask_for_norm=[True, False],
         previous_stage=options.get("previous_stage") is not None,
     )
-    sampler = PatchSampler(augmentation.loader_patch_size, PATCH, PatchSamplerSettings())
+    sampler = PatchSampler(augmentation.loader_patch_size, PATCH)
     return PatchDataset(
         store,
         store.case_ids(),

@@ -14,7 +14,9 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import TensorBoardLogger
 
-from segflow.augmentation.pipeline import Augmentation, AugmentationSettings, ValidationTransform
+from segflow.augmentation.batch_augmentation import Augmentation
+from segflow.augmentation.intensity import Gamma, Noise
+from segflow.augmentation.validation_transform import ValidationTransform
 from segflow.core.dataset import DatasetDescription
 from segflow.core.fingerprint import ChannelIntensities
 from segflow.core.geometry import Box, Geometry
@@ -25,7 +27,7 @@ from segflow.core.run_record import RunRecord
 from segflow.core.topology import NetworkTopology
 from segflow.loss.compound import DiceCrossEntropy
 from segflow.network.build import build_network
-from segflow.sampling.patch_sampler import PatchSampler, PatchSamplerSettings
+from segflow.sampling.patch_sampler import PatchSampler
 from segflow.storage.folds import Fold
 from segflow.storage.preprocessed_store import PreprocessedStore
 from segflow.training.protocols import TrainingParts, TrainResult
@@ -135,8 +137,8 @@ def make_parts(trainer: dict[str, Any] | None = None, **changes: Any) -> Trainin
         loss=DiceCrossEntropy,
         optimizer=functools.partial(torch.optim.SGD, lr=0.01, momentum=0.99, nesterov=True, weight_decay=3e-5),
         schedule=functools.partial(PolynomialDecay, exponent=0.9),
-        sampler=functools.partial(PatchSampler, settings=PatchSamplerSettings()),
-        augmentation=functools.partial(Augmentation, settings=AugmentationSettings()),
+        sampler=PatchSampler,
+        augmentation=Augmentation(steps={"noise": Noise(probability=0.1), "gamma": Gamma(probability=0.3)}),
         trainer=functools.partial(pl.Trainer, **(options | (trainer or {}))),
     )
     return replace(parts, **changes)

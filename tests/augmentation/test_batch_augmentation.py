@@ -6,11 +6,15 @@ import pickle
 from pathlib import Path
 
 import pytest
+import shipped_parts
 import torch
 from torch.nn import functional
 
-from segflow.augmentation.pipeline import Augmentation, AugmentationSettings, ValidationTransform
-from segflow.augmentation.spatial import SpatialSettings
+from segflow.augmentation.batch_augmentation import Augmentation
+from segflow.augmentation.intensity import Brightness, BrightnessShift, Gamma
+from segflow.augmentation.one_of import OneOf
+from segflow.augmentation.step import Step
+from segflow.augmentation.validation_transform import ValidationTransform
 from segflow.core.errors import SegflowError
 from segflow.core.labels import Labels
 
@@ -24,14 +28,8 @@ def generator(seed=0):
 
 
 def make(patch, settings=None, mask=(False, False), previous_stage=False, **options):
-    return Augmentation(
-        patch,
-        settings or AugmentationSettings(),
-        labels=LABELS,
-        use_mask_for_norm=mask,
-        previous_stage=previous_stage,
-        **options,
-    )
+    settings = settings or shipped_parts.augmentation()
+    return settings(patch, labels=LABELS, use_mask_for_norm=mask, previous_stage=previous_stage, **options)
 
 
 def batch(augmentation, samples=4, channels=2, previous_stage=False):
@@ -43,15 +41,16 @@ def batch(augmentation, samples=4, channels=2, previous_stage=False):
 
 def busy():
     """nnU-Net's settings with everything certain to happen."""
-    settings = AugmentationSettings(spatial=SpatialSettings(rotation_probability=1.0, scaling_probability=1.0))
-    for name in settings.steps:
-        getattr(settings, name).probability = 1.0
+    settings = shipped_parts.augmentation()
+    settings.spatial.rotation_probability = settings.spatial.scaling_probability = 1.0
+    for step in settings.steps.values():
+        step.probability = 1.0
     return settings
 
 
 @pytest.mark.parametrize("patch", PATCHES)
 @pytest.mark.parametrize("previous_stage", [False, True])
-@pytest.mark.parametrize("settings", [AugmentationSettings, busy])
+@pytest.mark.parametrize("settings", [shipped_parts.augmentation, busy])
 def test_shapes_types_and_values(patch, previous_stage, settings):
     augmentation = make(patch, settings(), previous_stage=previous_stage)
     image, label = batch(augmentation, previous_stage=previous_stage)
@@ -114,7 +113,7 @@ def test_draws_do_not_depend_on_the_voxels():
 
 @pytest.mark.parametrize("patch", PATCHES)
 def test_only_the_regions_need_to_be_read(patch):
-    augmentation = make(patch, AugmentationSettings(spatial=SpatialSettings(rotation_probability=0.5)))
+    augmentation = make(patch, shipped_parts.augmentation("nnunet", "spatial.rotation_probability=0.5"))
     image, label = batch(augmentation, samples=8)
     draws = augmentation.draw(8, 2, generator())
     expected = augmentation.apply(image, label, draws)
@@ -130,7 +129,7 @@ def test_only_the_regions_need_to_be_read(patch):
 @pytest.mark.parametrize("transform", ["augmentation", "validation"])
 def test_channels_with_the_mask_are_zero_outside_of_it(transform):
     settings = busy()
-    settings.noise.sigma = (0.1, 0.1)
+    settings.steps["noise"].sigma = (0.1, 0.1)
     augmentation = make((16, 20, 18), settings, mask=(False, True))
     image, label = batch(augmentation)
     if transform == "validation":
@@ -161,23 +160,21 @@ def test_previous_labels_follow_the_label_through_the_spatial_part():
 
 
 def test_one_of_several_steps_is_chosen_for_each_sample():
-    settings = AugmentationSettings(steps=["brightness|brightness_shift"])
-    settings.brightness.probability = settings.brightness_shift.probability = 1.0
-    settings.brightness_shift.channel_probability = 1.0
-    draws = make((16, 20, 18), settings).draw(10_000, 2, generator())
-    first, second = draws["0.0/selected"].all(1), draws["0.1/selected"].all(1)
+    steps = {"either": OneOf(steps={"brightness": Brightness(), "brightness_shift": BrightnessShift()})}
+    draws = make((16, 20, 18), Augmentation(steps=steps)).draw(10_000, 2, generator())
+    first, second = (draws[f"steps/either/{name}/selected"].all(1) for name in ("brightness", "brightness_shift"))
     assert torch.equal(first, ~second)
     assert abs(first.float().mean() - 0.5) < 0.02
 
 
 def test_a_step_may_come_twice_with_draws_of_its_own():
-    settings = AugmentationSettings(steps=["gamma_inverted", "gamma_inverted"])
-    draws = make((16, 20, 18), settings).draw(10_000, 1, generator())
-    assert abs(draws["0.0/selected"].float().mean() - 0.1) < 0.012
-    assert not torch.equal(draws["0.0/selected"], draws["1.0/selected"])
+    inverted = Gamma(probability=0.1, inverted=True)
+    draws = make((16, 20, 18), Augmentation(steps={"first": inverted, "again": inverted})).draw(10_000, 1, generator())
+    assert abs(draws["steps/first/selected"].float().mean() - 0.1) < 0.012
+    assert not torch.equal(draws["steps/first/selected"], draws["steps/again/selected"])
 
 
-class AddOne:
+class AddOne(Step):
     """A step of a user's own."""
 
     def draw(self, samples, channels, generator):
@@ -190,12 +187,14 @@ class AddOne:
 def test_a_step_of_ones_own_comes_after_the_others():
     image, label = batch(make((16, 20, 18)))
     plain = make((16, 20, 18))(image, label, generator())[0]
-    assert torch.allclose(make((16, 20, 18), extra_steps=[AddOne()])(image, label, generator())[0], plain + 1)
+    settings = shipped_parts.augmentation()
+    settings.steps["mine"] = AddOne()
+    assert torch.allclose(make((16, 20, 18), settings)(image, label, generator())[0], plain + 1)
 
 
 def test_unknown_steps_and_wrong_patches_are_refused():
-    with pytest.raises(SegflowError, match=r"unknown steps.*nois.*expected.*noise"):
-        AugmentationSettings(steps=["nois"])
+    with pytest.raises(SegflowError, match=r"augmentation.steps must be a mapping.*noise.*expected.*ChannelStep"):
+        Augmentation(steps=["noise"])
     with pytest.raises(SegflowError, match="another size"):
         make((16, 20, 18))(torch.zeros(1, 1, 16, 20, 18), torch.zeros(1, 1, 16, 20, 18), generator())
 
@@ -216,20 +215,10 @@ def test_validation_takes_the_centre_and_changes_nothing_else(patch, previous_st
         assert out.shape[1] == 2
 
 
-def compose(name):
-    """The settings of a shipped configuration, the way the commands read it."""
-    hydra = pytest.importorskip("hydra")
-    omegaconf = pytest.importorskip("omegaconf")
-    with hydra.initialize_config_dir(str(CONF.parent), version_base="1.3"):
-        node = hydra.compose(overrides=[f"+augmentation={name}"]).augmentation
-    schema = omegaconf.OmegaConf.structured(AugmentationSettings)
-    return omegaconf.OmegaConf.to_object(omegaconf.OmegaConf.merge(schema, node))
-
-
 @pytest.mark.parametrize("name", sorted(path.stem for path in CONF.glob("*.yaml")))
 @pytest.mark.parametrize("patch", PATCHES)
 def test_every_shipped_configuration_composes_and_runs(name, patch):
-    augmentation = make(patch, compose(name), previous_stage=True)
+    augmentation = make(patch, shipped_parts.augmentation(name), previous_stage=True)
     image, label = batch(augmentation, samples=2, previous_stage=True)
     out, out_label = augmentation(image, label, generator())
     assert out.shape == (2, 4, *patch)
@@ -237,12 +226,8 @@ def test_every_shipped_configuration_composes_and_runs(name, patch):
     assert set(out_label.unique().tolist()) <= {0, 1, 2, 3}
 
 
-def test_the_file_of_nnunet_says_what_the_code_defaults_to():
-    assert compose("nnunet") == AugmentationSettings()
-
-
 def test_none_changes_nothing():
-    augmentation = make((16, 20, 18), compose("none"))
+    augmentation = make((16, 20, 18), shipped_parts.augmentation("none"))
     assert augmentation.loader_patch_size == (16, 20, 18)
     assert augmentation.mirror_axes == ()
     image, label = batch(augmentation)
@@ -262,23 +247,29 @@ def test_none_changes_nothing():
     ],
 )
 def test_mirror_axes_of_the_variants(name, in_3d, in_2d):
-    assert make((16, 20, 18), compose(name)).mirror_axes == in_3d
-    assert make((32, 28), compose(name)).mirror_axes == in_2d
+    assert make((16, 20, 18), shipped_parts.augmentation(name)).mirror_axes == in_3d
+    assert make((32, 28), shipped_parts.augmentation(name)).mirror_axes == in_2d
 
 
 def test_da5_loads_more_and_turns_by_quarters():
-    augmentation = make((64, 64, 64), compose("nnunet_da5"))
+    augmentation = make((64, 64, 64), shipped_parts.augmentation("nnunet_da5"))
     assert augmentation.loader_patch_size == (124, 124, 124)
     draws = augmentation.draw(10_000, 1, generator())
     assert abs((draws["spatial/angles"] != 0).float().mean() - 0.2) < 0.01
     assert abs((draws["spatial/turns"] != 0).float().mean() - 0.375) < 0.02
-    for which, probability in (("0.0", 0.05), ("0.1", 0.05), ("1.0", 0.1), ("3.0", 0.05), ("3.1", 0.05)):
-        assert abs(draws[f"{which}/selected"].float().mean() - probability) < 0.012
+    for which, probability in (
+        ("median_or_blur/median", 0.05),
+        ("median_or_blur/blur", 0.05),
+        ("noise", 0.1),
+        ("contrast/kept", 0.05),
+        ("contrast/free", 0.05),
+    ):
+        assert abs(draws[f"steps/{which}/selected"].float().mean() - probability) < 0.012
 
 
 def test_label_order_0_takes_the_nearest_label():
-    settings = compose("label_order0")
+    settings = shipped_parts.augmentation("label_order0")
     assert settings.spatial.label_interpolation == "nearest"
     assert settings.spatial.image_interpolation == "linear"
-    assert compose("no_dummy_2d").spatial.dummy_2d is False
-    assert make((6, 24, 32), compose("no_dummy_2d")).spatial.rotation_degrees == 30
+    assert shipped_parts.augmentation("no_dummy_2d").spatial.dummy_2d is False
+    assert make((6, 24, 32), shipped_parts.augmentation("no_dummy_2d")).spatial.rotation_degrees == 30
