@@ -1,4 +1,4 @@
-"""Whether arrays are what a training takes them for: from what they say they were made from, without reading them."""
+"""Checks that preprocessed arrays belong to the plans and files of a training, by their recorded origin."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from segflow.storage.file_stamps import digest_of, is_same_file
 from segflow.storage.preprocessed_store import PREDICTED_BY, PreprocessedStore
 
 COMPARED_BYTES = 256 * 2**20
-"""Contents that a start of a training compares at the most, of files whose time differs; it shall not wait long."""
+"""Most bytes that the start of a training compares for files whose time differs, so that it does not take long."""
 
 log = logging.getLogger(__name__)
 
@@ -35,21 +35,20 @@ log = logging.getLogger(__name__)
 def check_choices(
     store: PreprocessedStore, case_ids: Iterable[str], plans: Plans, configuration: str, labels: Labels, remedy: str
 ) -> None:
-    """Refuse arrays that other plans made, or the same plans before they were changed.
+    """Refuse arrays of other plans, or of these plans before they were changed.
 
-    Arrays of an earlier version of preprocessing, and such as do not say what they were made from, are let through
-    with a warning.
+    Arrays of an earlier version of preprocessing, and arrays without a recorded origin, are accepted with a message.
 
     Args:
         store: The arrays.
-        case_ids: Cases that are to be used.
-        plans: What should have made them.
-        configuration: Which of its configurations.
-        labels: Of the dataset.
+        case_ids: Cases to use.
+        plans: The plans that should have made them.
+        configuration: Name of the configuration.
+        labels: The label definition.
         remedy: The command that makes the arrays anew.
 
     Raises:
-        SegflowError: Some were made by other choices; counts them, and names what differs.
+        SegflowError: Some were made with other choices. The error counts them and names the difference.
     """
     case_ids = sorted(set(case_ids))
     wanted = choices_of(plans, plans.configuration(configuration), labels)
@@ -87,10 +86,10 @@ def identify_arrays(
     labels: Labels,
     previous_stage: PreprocessedStore | None = None,
 ) -> dict[str, Any]:
-    """What a run notes of the arrays that it is trained on, as plain JSON; empty where they do not say it.
+    """The origin of the arrays that a run is trained on, as plain JSON for its record; empty if it is not recorded.
 
     Returns:
-        ``choices`` as of `choices_of`, without the version; ``cases``: case → digest of version and files; for a
+        ``choices`` as in `choices_of`, without the version; ``cases``: case → digest of version and files; and for a
         cascade ``previous_stage``: case → digest of the weights and settings that predicted its input.
     """
     cases, inputs = {}, {}
@@ -111,7 +110,7 @@ def identify_arrays(
 
 
 def other_arrays(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
-    """In what two notes of `identify_arrays` differ; None where they agree, as far as both say something."""
+    """The difference of two results of `identify_arrays`; None if all that both record agrees."""
     if not before or not now:
         return None
     keys = differing_choices(before["choices"], now["choices"])
@@ -130,17 +129,17 @@ def check_files(
 ) -> None:
     """Refuse arrays whose images or labels were replaced since, and references that are not the arrays' labels.
 
-    Sizes and times are looked at. Contents are compared only where a time differs, labels first, and no more than
-    `COMPARED_BYTES` in all: what is left after that is warned of.
+    Sizes and times are compared. Contents are compared only if a time differs, labels first, and at most
+    `COMPARED_BYTES` in total. A warning counts the files beyond that.
 
     Args:
         store: The arrays.
-        cases: The raw files of the cases that are to be used, as far as they are at hand.
-        references: Case → the copy of its label that it is scored with.
+        cases: Raw files of the cases to use, as far as they exist.
+        references: Case → the copy of its label that scores it.
         remedy: The command that makes arrays and copies anew.
 
     Raises:
-        SegflowError: Some files are others; counts the cases and names them.
+        SegflowError: Some files differ. The error counts and names the cases.
     """
     look = _Comparison()
     for case in cases:
@@ -173,7 +172,7 @@ def check_files(
 
 @dataclass(slots=True)
 class _Comparison:
-    """Files that must be looked into, and those that are known to be others."""
+    """Files whose contents must be compared, and files that are known to differ."""
 
     changed: dict[str, str] = field(default_factory=dict)
     doubtful: list[tuple[str, str, Path, Mapping[str, Any]]] = field(default_factory=list)
@@ -196,7 +195,7 @@ class _Comparison:
             self.doubtful.append((case_id, name, path, stamp))
 
     def compare(self) -> tuple[dict[str, str], int]:
-        """Cases with what of them changed, and the number of files that were too much to compare."""
+        """Case → its changed file; and the number of files that exceeded the limit of comparison."""
         left = COMPARED_BYTES
         self.doubtful.sort(key=lambda doubt: (doubt[1] == "image", doubt[3]["bytes"]))
         for number, (case_id, name, path, stamp) in enumerate(self.doubtful):

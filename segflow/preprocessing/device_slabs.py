@@ -1,4 +1,4 @@
-"""`slabs` for tensors on an accelerator: fewer and larger steps."""
+"""Resampling by slabs for tensors on an accelerator, in fewer and larger steps than `slabs`."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class DeviceSlabResampler:
 
     Args:
         tensor: float (K, Z, Y, X).
-        new_shape: Voxels wanted along z, y, x.
-        interpolation: Of order 0 or 1; None where the plan does not resample.
+        new_shape: Voxels along z, y, x after resampling.
+        interpolation: Of order 0 or 1; None if the plan does not resample.
 
     Raises:
         SegflowError: As for `SlabResampler`.
@@ -35,14 +35,14 @@ class DeviceSlabResampler:
         ]
 
     def slabs(self) -> Iterator[Range]:
-        """The target's slices in ranges."""
+        """Ranges of target slices, one per slab."""
         plane = self._new_shape[1] * self._new_shape[2]
         rows = max(1, _SLAB_VOXELS // plane)
         for start in range(0, self._new_shape[0], rows):
             yield start, min(start + rows, self._new_shape[0])
 
     def channel(self, index: int, slab: Range) -> torch.Tensor:
-        """One channel's values in a slab, float32 (slices, Y, X), rounded to the tensor's own type (recipe 11.5)."""
+        """One channel's values in a slab, float32 (slices, Y, X), rounded to the tensor's type (recipe 11.5)."""
         through, rows, columns = self._axes
         first, last = through.source_range(*slab)
         planes = self._tensor[index, first:last].float()
@@ -71,7 +71,7 @@ class _Axis:
         return self._ends[0][start], self._ends[1][stop - 1] + 1
 
     def interpolate(self, values: torch.Tensor, axis: int, first: int, target: Range) -> torch.Tensor:
-        """A target range along an axis, from sources that begin with number ``first``."""
+        """The target range along an axis. ``values`` are source values from index ``first`` on."""
         if self._same:
             return values
         part = slice(*target)

@@ -1,4 +1,4 @@
-"""Which voxels of a label map training may centre a patch on (recipe 4.4)."""
+"""Foreground locations: voxels that training may centre a patch on (recipe 4.4)."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ _SHARE = 0.01
 
 
 def location_keys(labels: Labels) -> tuple[LabelKey, ...]:
-    """What locations are drawn for: foreground labels or regions, and with an ignore label all that is annotated."""
+    """Keys of the locations: foreground labels or regions, and with an ignore label a key for all annotated voxels."""
     keys = labels.foreground_keys
     return keys if labels.ignore_label is None else (*keys, (OUTSIDE, *labels.all_labels))
 
 
 def draw_foreground_locations(label: np.ndarray, keys: Sequence[LabelKey]) -> dict[LabelKey, np.ndarray]:
-    """Draw voxels of each label or region uniformly, without replacement; the same draw for the same label map.
+    """Draw voxels of each label or region uniformly without replacement. Equal label maps give equal draws.
 
-    Of a small structure every voxel is taken, of a large one 10 000 or one in a hundred, whichever is more.
+    All voxels of a small structure are taken. Of a large one, 10 000 or one in a hundred are, whichever is more.
 
     Args:
         label: int (Z, Y, X) in plan space.
         keys: Labels, and regions as tuples of labels.
 
     Returns:
-        Key → int32 (n, 3) voxels (z, y, x) in the order drawn; n is 0 for what the case does not have.
+        Key → int32 (n, 3) voxels (z, y, x) in the order drawn; n is 0 for a key without voxels.
     """
     lowest = int(label.min())
     counts = _counts_per_slice(label, lowest)
@@ -63,7 +63,7 @@ def _counts_per_slice(label: np.ndarray, lowest: int) -> np.ndarray:
 
 
 def _voxels_of_rank(label: np.ndarray, value: int, ranks: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Of the voxels with this value, numbered in memory order, those with these numbers. int32 (n, 3)."""
+    """Voxels with this value, given by their ranks among all such voxels in memory order. int32 (n, 3)."""
     ends = np.cumsum(counts)
     slices = np.searchsorted(ends, ranks, side="right")
     result = np.empty((len(ranks), 3), np.int32)

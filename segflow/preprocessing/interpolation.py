@@ -1,8 +1,8 @@
 """Interpolation along one axis, as matrices, taps and indices.
 
-Resizing a grid by a spline is linear and separable: along each axis it is the product with one small matrix, which
-resizing the identity gives exactly. The semantics are those of recipe 4.2: voxel edges aligned (voxel i of n has its
-centre at (i + 0.5) / n), borders repeated.
+Resizing a grid by a spline is linear and separable: along each axis it is the product with one small matrix. Resizing
+the identity gives that matrix exactly. Grids follow recipe 4.2: voxel edges are aligned (voxel i of n has its centre at
+(i + 0.5) / n), and borders are repeated.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import numpy as np
 from scipy import ndimage
 
 NEGLIGIBLE = 1e-8
-"""Matrix entries below this become 0: far from the diagonal a cubic spline's fade into denormal numbers, which cost
-twenty times a normal multiplication."""
+"""Matrix entries below this become 0. Far from the diagonal, entries of a cubic spline become denormal numbers, whose
+multiplication takes twenty times as long."""
 
 _BLOCK_ROWS = 32
 
@@ -34,10 +34,10 @@ class Taps(NamedTuple):
 
 
 class Band(NamedTuple):
-    """Some consecutive rows of an axis matrix, without the columns that are 0 in all of them.
+    """Consecutive rows of an axis matrix, without columns that are 0 in all of them.
 
     Attributes:
-        rows, columns: Where it lies in the matrix.
+        rows, columns: Its place in the matrix.
         matrix: float32 (rows, columns).
     """
 
@@ -47,7 +47,7 @@ class Band(NamedTuple):
 
 
 def source_coordinates(size: int, new_size: int) -> np.ndarray:
-    """Where the centres of ``new_size`` voxels lie among ``size`` voxels, float64 (new_size,), border not repeated."""
+    """Source coordinates of the centres of ``new_size`` voxels among ``size``, float64 (new_size,), not clipped."""
     return (np.arange(new_size) + 0.5) * (size / new_size) - 0.5
 
 
@@ -73,7 +73,7 @@ def axis_matrix(size: int, new_size: int, order: int) -> np.ndarray:
         matrix = np.zeros((new_size, size))
         matrix[np.arange(new_size), nearest_indices(size, new_size)] = 1
     else:
-        # The other axis of the identity keeps its size, which leaves it as it is.
+        # The other axis of the identity keeps its size, so it stays unchanged.
         zoom = (1.0, 1.0 / (size / new_size))
         matrix = ndimage.zoom(np.eye(size), zoom, order=order, mode="nearest", grid_mode=True).T
     matrix[np.abs(matrix) < NEGLIGIBLE] = 0
@@ -82,7 +82,7 @@ def axis_matrix(size: int, new_size: int, order: int) -> np.ndarray:
 
 @lru_cache(maxsize=256)
 def axis_bands(size: int, new_size: int, order: int) -> tuple[Band, ...]:
-    """The same matrix cut into blocks of rows: most of it is 0 and need not be multiplied."""
+    """The matrix of `axis_matrix` in blocks of rows. Most of it is 0 and need not be multiplied."""
     matrix = axis_matrix(size, new_size, order)
     bands = []
     for start in range(0, new_size, _BLOCK_ROWS):
@@ -94,6 +94,6 @@ def axis_bands(size: int, new_size: int, order: int) -> tuple[Band, ...]:
 
 
 def _frozen(array: np.ndarray) -> np.ndarray:
-    """Cached arrays are shared: nobody may write into them."""
+    """Make an array read-only, since cached arrays are shared."""
     array.setflags(write=False)
     return array

@@ -1,7 +1,7 @@
-"""Resizing of label maps by linearly interpolated indicators (recipe 4.2), at a cost that does not grow with labels.
+"""Resizing of label maps by linearly interpolated indicators (recipe 4.2). The cost does not grow with labels.
 
-A new voxel lies between 2, 4 or 8 source voxels. Where these agree, which is nearly everywhere, so does the new one;
-only the others are scored.
+A new voxel lies between 2, 4 or 8 source voxels. Nearly everywhere these agree, and the new voxel gets their label.
+Only the other voxels are scored.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ _CHUNK = 1 << 16
 
 
 class TieRule(Enum):
-    """Which of several labels with the same score is taken.
+    """Rule that chooses among labels with the same score.
 
     NEAREST takes the nearest source voxel's label if it is among them, else the smallest. LOWEST takes the smallest,
-    with scores rounded to a thousandth in half precision, as nnU-Net's torch resampling keeps them.
+    with scores in thousandths and half precision, as in nnU-Net's torch resampling.
     """
 
     NEAREST = "nearest"
@@ -35,9 +35,9 @@ def resize_label(
 
     Args:
         label: int (Z, Y, X).
-        new_shape: Voxels wanted.
-        order: 0 takes the nearest voxel, 1 the label of the largest interpolated indicator.
-        separate: Axis along which the nearest slice is taken whatever the order, or None.
+        new_shape: Voxels after resizing.
+        order: 0 takes the nearest voxel, 1 the label with the largest interpolated indicator.
+        separate: Axis along which the nearest slice is taken for any order, or None.
         ties: See `TieRule`.
 
     Returns:
@@ -66,7 +66,7 @@ def resize_label(
 
 
 class _Planes:
-    """Makes new planes from a label map's planes."""
+    """Computes new planes from planes of a label map."""
 
     def __init__(
         self, label: np.ndarray, new_shape: Sequence[int], nearest: Sequence[np.ndarray], ties: TieRule
@@ -96,7 +96,7 @@ class _Planes:
         return plane
 
     def _disagreement(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-        """Source voxels that differ from one of the voxels that they are interpolated with; a low corner each."""
+        """Source voxels, as low corners, that differ from a voxel that they are interpolated with."""
         mixed = first != second
         for axis, same in enumerate(self._same):
             if same:
@@ -119,7 +119,7 @@ class _Planes:
             zip(sources, weights, strict=True), row_corners, column_corners
         ):
             labels.append(source[y, x])
-            shares.append((share * share_y) * share_x)  # in this order scipy multiplies: ties must come out alike
+            shares.append((share * share_y) * share_x)  # scipy's order, since ties must come out the same
         if self._ties is TieRule.NEAREST:
             return _win(labels, shares, plane.reshape(-1)[where])
         return _win(labels, shares, None)

@@ -1,7 +1,7 @@
 """Intensity normalisation of one channel (recipe 5): float32 values in place, sums in float64.
 
-nnU-Net divides by 1e-8 at least, whatever the unit; here the least divisor is relative to the image, so that diffusion
-in m²/s (1e-9) is normalised like everything else.
+nnU-Net divides by at least 1e-8 in any unit. Here the smallest divisor is relative to the image, so that diffusion in
+m²/s (1e-9) is normalised like other images.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from segflow.core.errors import SegflowError
 from segflow.core.fingerprint import ChannelIntensities
 
 _SMALLEST_SHARE = 1e-8
-"""Of the largest magnitude: a deviation below it is the rounding of an image that is constant."""
+"""Part of the largest magnitude; a smaller deviation is the rounding error of a constant image."""
 _REACH = 100
-"""Exponents of 2 up to which float32 has room for the differences and quotients of values."""
+"""Largest exponents of 2 for which float32 can hold differences and quotients of values."""
 _VALUES_AT_ONCE = 1 << 16
-"""Of which the float64 copies stay in the cache."""
+"""Number of values whose float64 copies fit into the cache."""
 
 
 def normalize(
@@ -30,8 +30,8 @@ def normalize(
     Args:
         image: float32 (Z, Y, X), cropped.
         scheme: nnU-Net's class name, as the plans give it.
-        inside: bool (Z, Y, X): statistics come from these voxels and the others stay as they are (z-score only);
-            None for all voxels.
+        inside: bool (Z, Y, X), for z-score only. Statistics come from these voxels, and the others stay as they are.
+            None takes all voxels.
         intensities: The channel's foreground statistics over the dataset (CT only).
 
     Raises:
@@ -70,7 +70,7 @@ def _z_score(image: np.ndarray, inside: np.ndarray | None, _: ChannelIntensities
 def _standardize(values: np.ndarray) -> None:
     low, high = float(values.min()), float(values.max())
     if low == high:
-        values[...] = 0  # the mean of equal values may be off by a rounding error, which the division would blow up
+        values[...] = 0  # the mean of equal values may have a rounding error, which the division would enlarge
         return
     largest = _bring_within_reach(values, low, high)
     values -= np.float32(values.mean(dtype=np.float64))
@@ -95,15 +95,15 @@ def _bring_within_reach(values: np.ndarray, low: float, high: float) -> float:
 
 
 def _exponent_out_of_reach(low: float, high: float) -> int:
-    """By which power of two values between these are to be divided; 0 for all but absurd ones."""
+    """Power of two by which values between these must be divided; 0 for all but absurd ones."""
     _, exponent = math.frexp(max(abs(low), abs(high)))
     return exponent if abs(exponent) > _REACH else 0
 
 
 def _sum_of_squares(values: np.ndarray) -> float:
-    """In float64, part by part, so that no copy of the image is made.
+    """Sum of squares in float64, part by part, so that the image is not copied.
 
-    Without a dot product: the threads of BLAS wait busily for more, and slow down a network that computes beside.
+    It uses no dot product: idle BLAS threads would spin and slow down a network that computes at the same time.
     """
     total = 0.0
     for start in range(0, values.size, _VALUES_AT_ONCE):

@@ -1,4 +1,4 @@
-"""Whose arrays a folder holds: plans do not replace what other plans of the dataset are trained on."""
+"""Ownership of arrays: plans do not replace arrays that other plans of the dataset use."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ from segflow.storage.preprocessed_store import PreprocessedStore
 def check_owner(
     store: PreprocessedStore, choices: Mapping[str, Any], plans_name: str, labels: Labels, *, redo: bool
 ) -> None:
-    """Refuse to replace arrays that are those of other plans in the folder above.
+    """Refuse to replace arrays of other plans in the folder above.
 
-    Arrays that no plans would make any more are out of date and may be replaced. So are those of plans that were
+    Arrays that no plans would make any more are out of date and may be replaced. So may arrays of plans that were
     changed, unless other plans share them.
 
     Args:
         store: The folder of arrays.
-        choices: What is to be made there, see `choices_of`.
-        plans_name: Name of the file of the plans that ask for it.
-        labels: Of the dataset.
-        redo: Whether the user asks to replace all: enough where these plans made the arrays in the first place.
+        choices: Choices of the arrays to make there, see `choices_of`.
+        plans_name: Name of the plans file that asks for them.
+        labels: The label definition.
+        redo: The user asks to replace all. This permits it if these plans made the arrays in the first place.
 
     Raises:
-        SegflowError: They are in use; names the plans, and what differs.
+        SegflowError: They are in use. The error names the plans and the difference.
     """
     for known, maker in _made_otherwise(store, choices):
         for other, configuration in _users(store, known, plans_name, labels):
@@ -58,14 +58,14 @@ def check_owner(
 
 
 def _made_otherwise(store: PreprocessedStore, choices: Mapping[str, Any]) -> list[tuple[dict[str, Any], Any]]:
-    """Each kind of choices, other than these, that cases of the folder were made by, and which plans made them."""
+    """All other choices that cases of the folder were made with, and the plans that made them."""
     kinds: list[tuple[dict[str, Any], Any]] = []
     for case_id in store.case_ids():
         try:
             properties = read_json(store.folder / f"{case_id}.json")
             made = made_from(properties)
         except UNUSABLE:
-            continue  # damaged, so that nobody can use it
+            continue  # damaged, so nobody can use it
         if made is not None and _differing(made[0], choices):
             kind = made[0], properties[PROVENANCE].get(PLANS)
             if kind not in kinds:
@@ -76,7 +76,7 @@ def _made_otherwise(store: PreprocessedStore, choices: Mapping[str, Any]) -> lis
 def _users(
     store: PreprocessedStore, known: Mapping[str, Any], plans_name: str, labels: Labels
 ) -> Iterator[tuple[str, str]]:
-    """Other plans beside the folder, and their configurations, whose arrays these are."""
+    """Other plans beside the folder, with their configurations, that use these arrays."""
     for file in sorted(store.folder.parent.glob("*.json")):
         if file.stem == plans_name:
             continue
@@ -100,5 +100,5 @@ def _users(
 
 
 def _differing(known: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    """Keys of the plans' choices that differ; labels and version change for all plans alike."""
+    """Keys of the plans' choices that differ. Labels and version are left out, since they change for all plans."""
     return [key for key in differing_choices(known, wanted) if key not in (VERSION, LOCATIONS)]

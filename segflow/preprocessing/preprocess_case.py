@@ -26,16 +26,16 @@ from segflow.preprocessing.resampling import resample_image, resample_label
 
 @dataclass(frozen=True, slots=True)
 class NormalizedCase:
-    """A case in plan axes, cropped and normalised but on its own grid: what all configurations start from.
+    """A case in plan axes, cropped and normalised but not resampled. All configurations start from it.
 
     Attributes:
         case_id: Name of the case.
         image: float32 (C, Z, Y, X).
         label: int16 (Z, Y, X) with -1 outside the non-zero mask, or None for a case without a reference.
-        geometry: The image's own.
+        geometry: Geometry of the image.
         shape_original: Voxels as read, original axes.
         axis_order: Permutation to plan axes.
-        crop: Where the arrays lay in the transposed image.
+        crop: Box of the arrays in the transposed image.
         normalized_by: Scheme and mask rule of each channel.
     """
 
@@ -69,14 +69,14 @@ def preprocess_case(
         may_overwrite: Whether the case's arrays may be used as working memory, and so be lost.
 
     Raises:
-        SegflowError: The case does not suit the plan; names the case.
+        SegflowError: The case does not suit the plan. The error names it.
     """
     normalized = normalize_case(case, plans, plan, normalizations=normalizations, may_overwrite=may_overwrite)
     return to_plan_space(normalized, plan, labels)
 
 
 def normalization_of(plan: ConfigurationPlan) -> tuple[tuple[str, bool], ...]:
-    """Scheme and mask rule of each channel: configurations that agree in it can share a `NormalizedCase`."""
+    """Scheme and mask rule of each channel. Configurations with equal ones can share a `NormalizedCase`."""
     return tuple(zip(plan.normalization_schemes, plan.use_mask_for_norm, strict=True))
 
 
@@ -88,10 +88,10 @@ def normalize_case(
     normalizations: Normalizations | None = None,
     may_overwrite: bool = False,
 ) -> NormalizedCase:
-    """Transpose, crop to non-zero and normalise: what comes before resampling.
+    """Transpose, crop to non-zero and normalise: the steps before resampling.
 
     Raises:
-        SegflowError: The case does not suit the plan; names the case.
+        SegflowError: The case does not suit the plan. The error names it.
     """
     schemes, own = normalization_of(plan), normalizations or {}
     check_planned(plans, plan, own)
@@ -124,7 +124,7 @@ def to_plan_space(case: NormalizedCase, plan: ConfigurationPlan, labels: Labels)
     """Resample to the configuration's spacing and draw foreground locations.
 
     Raises:
-        SegflowError: Nothing would be left after resampling; names the case.
+        SegflowError: No voxels would be left after resampling. The error names the case.
     """
     spacing = permute(case.geometry.spacing, case.axis_order)
     spacing_plan = spacing_in_plan(plan, spacing)

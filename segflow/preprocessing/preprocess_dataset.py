@@ -1,4 +1,4 @@
-"""From a raw dataset and its plans to arrays for training: the door of this room."""
+"""From a raw dataset and its plans to arrays for training."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from segflow.storage.stamps import say_why
 
 STAGE = "preprocess"
 REFERENCES = "gt_segmentations"
-"""Folder of the reference labels beside the arrays, under nnU-Net's name."""
+"""Folder of the reference labels beside the arrays; the name is nnU-Net's."""
 
 _PROCESS_BYTES = 250 * 2**20  # Python and libraries in each worker
 _SHARE_OF_MEMORY = 0.8
@@ -47,15 +47,15 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class PreprocessReport:
-    """What was done.
+    """Result of preprocessing a dataset.
 
     Attributes:
-        folder: Where the arrays' folders are.
-        arrays: Data identifiers that were looked after.
-        done: Cases of which something was made.
+        folder: Folder with the folders of arrays.
+        arrays: Data identifiers of the arrays.
+        done: Cases for which arrays were made.
         skipped: Cases that were up to date.
         removed: Cases that the dataset no longer has; their arrays were deleted.
-        failed: Case → message. Everything else is done nonetheless.
+        failed: Case → message. All other cases are done.
     """
 
     folder: Path
@@ -66,7 +66,7 @@ class PreprocessReport:
     failed: Mapping[str, str] = field(default_factory=dict)
 
     def text(self) -> str:
-        """What a person wants to know, in a line or two."""
+        """A summary for the user in a line or two."""
         parts = [f"{len(self.done)} cases preprocessed for {', '.join(self.arrays)}"]
         if self.skipped:
             parts.append(f"{len(self.skipped)} were up to date")
@@ -105,7 +105,7 @@ def preprocess_dataset(
     normalizations: Normalizations | None = None,
     progress: Progress = silent,
 ) -> PreprocessReport:
-    """Make the arrays of configurations, as far as they are not up to date.
+    """Make the arrays of configurations that are not up to date.
 
     A case is read, cropped and normalised once for all configurations. Reference labels are copied beside the arrays.
 
@@ -120,11 +120,11 @@ def preprocess_dataset(
         progress: Told after each case.
 
     Returns:
-        What was done, and which cases failed and why.
+        The result, with the cases that failed and why.
 
     Raises:
         SegflowError: The dataset's files do not fit together, a configuration does not exist or cannot be used, the
-            dataset is another than was planned, or the arrays are those of other plans.
+            dataset differs from the planned one, or the arrays are those of other plans.
     """
     settings, own = settings or PreprocessSettings(), normalizations or {}
     check_normalizations(own)
@@ -177,10 +177,10 @@ def _preprocess_one(
     targets: Sequence[_Target],
     own: Normalizations,
 ) -> str | None:
-    """Make one case's arrays for some configurations, and say what is absurd about its values; runs in a worker."""
+    """Make one case's arrays for some configurations, in a worker. Returns why its values are absurd, or None."""
     stamps, labels = stamp_files(files), description.labels
     case = read_case(files, reader, channels=len(description.channels))
-    if case.label is not None:  # it may have been edited since planning, and training could not say which case it is
+    if case.label is not None:  # it may have been edited since planning, and training could not name the case
         check_label_values(case.label, labels, files.case_id)
     absurd = absurd_channels(case.image)
     groups: dict[Any, list[_Target]] = {}
@@ -190,19 +190,19 @@ def _preprocess_one(
         _, members = groups.popitem()
         normalized = normalize_case(case, plans, members[0].plan, normalizations=own, may_overwrite=not groups)
         if not groups:
-            del case  # its memory is wanted for the result
+            del case  # frees its memory for the result
         for target in members:
             result = to_plan_space(normalized, target.plan, labels)
             made_from = {PLANS: target.plans_name, "choices": target.choices, "files": stamps}
             target.store.write(result, target.plan.patch_size, {PROVENANCE: made_from})
-            del result  # before the next one is made
+            del result  # frees its memory before the next one is made
     return absurd
 
 
 def _targets(
     plans: Plans, plans_name: str, configurations: Sequence[str], labels: Labels, output_folder: Path
 ) -> tuple[_Target, ...]:
-    """One target for each folder of arrays; configurations that share a folder must agree on what is in it."""
+    """One target for each folder of arrays. Configurations that share a folder must agree on its arrays."""
     targets: dict[str, _Target] = {}
     for name in configurations:
         plan = plans.configuration(name)
@@ -222,7 +222,7 @@ def _targets(
 
 
 def _check_names(cases: Iterable[CaseFiles]) -> None:
-    """Files of a case must not be mistaken for another case's."""
+    """Refuse names of cases whose files could be mistaken for those of another case."""
     ids = {case.case_id for case in cases}
     for case_id in sorted(ids):
         for ending in ("_seg", "_locations"):
@@ -247,7 +247,7 @@ def _remove_others(targets: Sequence[_Target], case_ids: set[str]) -> tuple[str,
 def _out_of_date(
     cases: Sequence[CaseFiles], targets: Sequence[_Target], *, redo: bool
 ) -> dict[str, tuple[_Target, ...]]:
-    """What must be made of each case; says why, where it is not for the first time."""
+    """Targets to make for each case. Reasons are logged, except for cases that are made for the first time."""
     if redo:
         return {case.case_id: tuple(targets) for case in cases}
     needed: dict[str, tuple[_Target, ...]] = {}
@@ -272,7 +272,7 @@ def _make_jobs(
     description: DatasetDescription,
     own: Normalizations,
 ) -> tuple[list[Job], dict[str, str]]:
-    """A job for each case with its need of memory, and messages about cases whose header cannot be read."""
+    """A job for each case with its need of memory; and messages about cases whose header cannot be read."""
     jobs, failed = [], {}
     for case in cases:
         targets = needed[case.case_id]
@@ -288,10 +288,10 @@ def _make_jobs(
 
 
 def _memory_of(case: CaseFiles, reader: ImageIO, plans: Plans, configurations: Sequence[ConfigurationPlan]) -> int:
-    """Bytes that a case needs at its peak, from its headers alone.
+    """Bytes that a case needs at its peak, computed from its headers.
 
-    First the image as read and its normalised copy, with label, marked label and mask; then image and label on
-    their own grid, with the result of one configuration after another.
+    First come the image as read and its normalised copy, with label, marked label and mask. Then come image and label
+    on their own grid, with the result of one configuration at a time.
     """
     header = reader.read_header(case.images[0])
     channels = header.channels if len(case.images) == 1 else len(case.images)
@@ -314,7 +314,7 @@ def _count(shape: Iterable[int]) -> int:
 def _copy_references(
     cases: Iterable[CaseFiles], folder: Path, ending: str, done: Container[str], removed: Iterable[str]
 ) -> None:
-    """Copy the reference labels, where the copy is missing or another, for evaluation without the raw dataset."""
+    """Copy reference labels whose copy is missing or differs, for evaluation without the raw dataset."""
     for case_id in removed:
         remove_label_map(folder / f"{case_id}{ending}")
     for case in cases:

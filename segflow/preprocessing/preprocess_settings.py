@@ -1,4 +1,4 @@
-"""How preprocessing uses the machine."""
+"""Settings of preprocessing."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ class PreprocessSettings:
     """How preprocessing uses the machine.
 
     Attributes:
-        processes: Cases at once; 0 works in this process, None takes one per processor.
-        max_memory_gb: Cases are worked on together only while they fit into this; None takes four fifths of what the
-            machine or container has.
-        redo: Make everything again, also what is up to date.
+        processes: Cases to process at once; 0 works in this process, null takes one per processor.
+        max_memory_gb: Memory in GB that the cases in work may need together; null takes four fifths of the memory
+            of the machine or container.
+        redo: Make all arrays again, even if they are up to date.
     """
 
     processes: int | None = None

@@ -1,7 +1,7 @@
-"""What preprocessed arrays were made from, so that a second run makes only what is out of date.
+"""Origin of preprocessed arrays, so that a second run makes only arrays that are out of date.
 
-A case is made again when one of its files changed, or a choice of the plans that its arrays depend on. Choices that
-they do not depend on (batch size, patch size, topology, learning rate) redo nothing.
+A case is made again if one of its files has changed, or a choice of the plans that its arrays depend on. Other choices
+(batch size, patch size, topology, learning rate) cause nothing to be made again.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from segflow.storage.stamps import MISSING
 PROVENANCE = "made_from"
 """Key of a stored case's properties."""
 
-_VERSION = 2  # raise it when preprocessing makes other arrays from the same choices
+_VERSION = 2  # raise it when the same choices would give other arrays
 
 PLANS = "plans"
-"""Key within it: name of the plans' file that the arrays were first made for. Other plans may share them."""
+"""Key for the name of the plans' file that the arrays were first made for. Other plans may share them."""
 
 VERSION = "version"
 LOCATIONS = "locations"
-"""Keys of choices that are not the plans'."""
+"""Keys of choices that are not made by the plans."""
 
 LABEL = "label"
-"""What the reference label map is to a case."""
+"""Role of the reference label map of a case."""
 
 _NAMES = {
     VERSION: "version of preprocessing",
@@ -71,7 +71,7 @@ def choices_of(plans: Plans, plan: ConfigurationPlan, labels: Labels) -> dict[st
         "channels": channels,
         "resampling_image": [plan.resampling_image.method, dict(plan.resampling_image.options)],
         "resampling_label": [plan.resampling_label.method, dict(plan.resampling_label.options)],
-        # Regions as tuples always, as in version 1, so that arrays of then do not seem to be of other labels.
+        # Regions are always tuples, as in version 1, so that its arrays do not seem to have other labels.
         LOCATIONS: [
             str((key,) if labels.has_regions and isinstance(key, int) else key) for key in location_keys(labels)
         ],
@@ -80,12 +80,12 @@ def choices_of(plans: Plans, plan: ConfigurationPlan, labels: Labels) -> dict[st
 
 
 def stamp_files(files: CaseFiles) -> Stamps:
-    """Size, time and content of a case's files. Taken before they are read, so that no later change goes unseen."""
+    """Size, time and digest of a case's files. Take them before reading the files, so that every change is seen."""
     return {role: stamp_file(path) for role, path in roles_of(files)}
 
 
 def made_from(properties: Mapping[str, Any]) -> tuple[dict[str, Any], Stamps] | None:
-    """The choices and the stamps of the files that a stored case was made from; None where it does not say."""
+    """The choices and the stamps of files that a stored case was made from; None if they are not recorded."""
     stamp = properties.get(PROVENANCE)
     if not isinstance(stamp, Mapping):
         return None
@@ -94,9 +94,9 @@ def made_from(properties: Mapping[str, Any]) -> tuple[dict[str, Any], Stamps] | 
 
 
 def why_outdated(store: PreprocessedStore, files: CaseFiles, choices: Mapping[str, Any]) -> str | None:
-    """Why a case must be made anew; None where it is whole and was made from these files by these choices.
+    """Why a case must be made anew; None if it is complete and was made from these files with these choices.
 
-    Contents are compared only of files whose time differs, such as after copying a dataset.
+    Contents are compared only for files whose time differs, such as after copying a dataset.
     """
     marker = store.folder / f"{files.case_id}.json"
     if not marker.is_file():
@@ -120,15 +120,15 @@ def why_outdated(store: PreprocessedStore, files: CaseFiles, choices: Mapping[st
 
 
 def differing_choices(known: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    """Keys of choices that are not the same."""
+    """Keys of choices that differ."""
     return [key for key in {**wanted, **known} if known.get(key) != wanted.get(key)]
 
 
 def describe_choices(choices: Mapping[str, Any], keys: Iterable[str]) -> str:
-    """Some choices in a person's words."""
+    """Some choices as a text for the user."""
     return ", ".join(f"{_NAMES.get(key, key)} {json.dumps(choices.get(key))}" for key in keys)
 
 
 def roles_of(files: CaseFiles) -> list[tuple[str, Path]]:
-    """What each file is to the case; its folder may change without a change of content."""
+    """Role and path of each file of a case. A role does not depend on the folder."""
     return list(case_inputs(files).items())

@@ -26,14 +26,14 @@ Spacing = Sequence[float]
 
 @dataclass(frozen=True, slots=True)
 class Interpolation:
-    """What a plan's method name and options mean.
+    """The interpolation that a plan's method and options mean.
 
     Attributes:
-        order: Spline order within the slices, or along all axes where no axis is treated separately.
+        order: Spline order within the slices, or along all axes if no axis is treated separately.
         order_through: Spline order along the separate axis.
         separate: The anisotropic axis that is treated separately, or None.
-        clip: Whether results are held within the range of the source (cubic splines overshoot).
-        ties: How labels with equal scores are chosen between.
+        clip: Clip results to the range of the source, since cubic splines overshoot.
+        ties: Rule for labels with equal scores.
     """
 
     order: int
@@ -48,7 +48,7 @@ def separate_axis(spacing: Spacing, new_spacing: Spacing, force: bool | None = N
 
     Args:
         spacing: mm before resampling.
-        new_spacing: mm after resampling; decides where ``spacing`` is not anisotropic.
+        new_spacing: mm after resampling. It decides if ``spacing`` is not anisotropic.
         force: The plan's ``force_separate_z``; None leaves it to the spacings.
     """
     if force is False:
@@ -92,12 +92,12 @@ def resample_image(
 
     Args:
         image: float32 (C, Z, Y, X).
-        new_shape: Voxels wanted along z, y, x.
+        new_shape: Voxels along z, y, x after resampling.
         spacing, new_spacing: mm before and after; they decide whether an axis is treated separately.
-        plan: How.
+        plan: How to resample.
 
     Returns:
-        float32 (C, *new_shape); the image itself where nothing changes.
+        float32 (C, *new_shape); the image itself if nothing changes.
     """
     interpolation = interpolation_of(plan, spacing, new_spacing)
     if interpolation is None or tuple(image.shape[1:]) == tuple(new_shape):
@@ -116,16 +116,16 @@ def resample_image(
 def resample_label(
     label: np.ndarray, new_shape: Shape, spacing: Spacing, new_spacing: Spacing, plan: ResamplingPlan
 ) -> np.ndarray:
-    """Resample a label map: each voxel takes the label whose linearly interpolated indicator is the largest there.
+    """Resample a label map. Each voxel takes the label with the largest linearly interpolated indicator.
 
     Args:
-        label: int (Z, Y, X), -1 included as a label like any other.
-        new_shape: Voxels wanted along z, y, x.
+        label: int (Z, Y, X), in which -1 is a label like any other.
+        new_shape: Voxels along z, y, x after resampling.
         spacing, new_spacing: mm before and after.
-        plan: How.
+        plan: How to resample.
 
     Returns:
-        (\\*new_shape) of the label's type; the label itself where nothing changes.
+        (\\*new_shape) of the label's type; the label itself if nothing changes.
     """
     interpolation = interpolation_of(plan, spacing, new_spacing)
     if interpolation is None or tuple(label.shape) == tuple(new_shape):
@@ -151,7 +151,7 @@ def _check_shape(new_shape: Shape) -> None:
 
 
 def _resize_volume(source: np.ndarray, target: np.ndarray, interpolation: Interpolation) -> None:
-    """One channel in 3D, a few target slices at a time, so that little lies between source and target."""
+    """Resize one channel in 3D, a few target slices at a time, so that intermediate results stay small."""
     source = np.ascontiguousarray(source, np.float32)
     limits = _range_of(source) if interpolation.clip and interpolation.order > 1 else None
     flat = source.reshape(len(source), -1)
@@ -167,7 +167,7 @@ def _resize_volume(source: np.ndarray, target: np.ndarray, interpolation: Interp
 
 
 def _for_each(function: Callable[[Any], None], parts: Sequence[Any]) -> None:
-    """Call a function for each part, on as many threads as this process was granted; numpy lets them run together."""
+    """Call a function for each part, on as many threads as were granted. numpy lets them run in parallel."""
     threads = min(granted_threads(), len(parts))
     if threads <= 1:
         for part in parts:
@@ -175,11 +175,11 @@ def _for_each(function: Callable[[Any], None], parts: Sequence[Any]) -> None:
         return
     with ThreadPoolExecutor(threads) as pool:
         for _ in pool.map(function, parts):
-            pass  # an exception of a thread is raised here
+            pass  # raises the exception of a thread
 
 
 def _resize_slices(source: np.ndarray, target: np.ndarray, interpolation: Interpolation) -> None:
-    """One channel slice by slice along the first axis, then along it."""
+    """Resize one channel slice by slice, then along the first axis."""
     order = interpolation.order
 
     def resize_slice(index: int, result: np.ndarray) -> None:

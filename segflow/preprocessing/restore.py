@@ -1,6 +1,6 @@
 """From plan space back to image space: resample, decide, paste, transpose (recipe 11.5). Undoes `preprocess_case`.
 
-Nothing here holds all classes at full size: label maps are decided slab by slab while the classes pass by.
+No function holds all outputs at full size. Label maps are decided slab by slab, one output after another.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from segflow.preprocessing.slabs import Range, SlabResampler
 
 
 def restore_labels(logits: torch.Tensor, spatial: SpatialRecord, plan: ConfigurationPlan, labels: Labels) -> np.ndarray:
-    """The label map that logits mean, in image space.
+    """The label map of logits, in image space.
 
     Args:
         logits: float (K, Z, Y, X) in plan space, on any device; K as `Labels.num_outputs`.
-        spatial: The case's way to plan space.
-        plan: The configuration; says how probabilities are resampled.
-        labels: What the channels mean.
+        spatial: How the case came to plan space.
+        plan: The configuration, for the resampling of probabilities.
+        labels: The label definition.
 
     Returns:
         uint8 or uint16 (Z, Y, X) in original axes; 0 outside the crop box.
@@ -50,14 +50,14 @@ def labels_on_grid(
     plan: ConfigurationPlan,
     labels: Labels,
 ) -> np.ndarray:
-    """The label map that logits mean on another grid in plan axes, such as the next stage's of a cascade.
+    """The label map of logits on another grid in plan axes, such as that of a cascade's next stage.
 
     Args:
         logits: float (K, Z, Y, X) in plan space.
-        new_shape: Voxels wanted along z, y, x.
+        new_shape: Voxels of the grid along z, y, x.
         spacing, new_spacing: mm of both grids; they decide whether an axis is treated separately.
         plan: The configuration that the logits come from.
-        labels: What the channels mean.
+        labels: The label definition.
 
     Returns:
         uint8 or uint16 (\\*new_shape).
@@ -70,17 +70,17 @@ def labels_on_grid(
 def restore_probabilities(
     logits: torch.Tensor, spatial: SpatialRecord, plan: ConfigurationPlan, labels: Labels
 ) -> Iterator[np.ndarray]:
-    """The probabilities that logits mean, in image space, one output after another.
+    """The probabilities of logits in image space, one output after another.
 
-    A softmax needs all outputs at once; here the logarithm of its denominator is made first, so that a few volumes of
-    the image's size are held, however many outputs there are.
+    A softmax needs all outputs at once. Here the logarithm of its denominator is computed first, so that memory holds
+    only a few volumes of the image's size, for any number of outputs.
 
     Args:
-        logits, spatial, plan, labels: As for `restore_labels`.
+        logits, spatial, plan, labels: As in `restore_labels`.
 
     Returns:
-        K times float32 (Z, Y, X) in original axes. Outside the crop box background is certain (recipe 11.5): its
-        probability is 1 there, and where there are regions all probabilities are 0.
+        K times float32 (Z, Y, X) in original axes. Outside the crop box the probability of background is 1; with
+        regions all probabilities are 0 there (recipe 11.5).
 
     Raises:
         SegflowError: The logits do not fit the record or the labels.
@@ -117,7 +117,7 @@ class _Softmax:
         self._denominator: np.ndarray | None = None
 
     def normalise(self, denominator: np.ndarray, outputs: int) -> None:
-        """Put the logarithm of the softmax's denominator into a float32 (Z, Y, X)."""
+        """Write the logarithm of the softmax's denominator into a float32 (Z, Y, X)."""
 
         def add_up(slab: Range) -> None:
             target = denominator[slice(*slab)]
@@ -126,7 +126,7 @@ class _Softmax:
             for output in range(outputs):
                 for values, top, total_here in zip(self._resampler.channel(output, slab), highest, total, strict=True):
                     higher = np.maximum(top, values)
-                    total_here *= np.exp(top - higher)  # relative to the highest so far: nothing overflows
+                    total_here *= np.exp(top - higher)  # relative to the highest so far, so that nothing overflows
                     total_here += np.exp(values - higher)
                     top[...] = higher
             np.log(total, out=target)
@@ -136,12 +136,12 @@ class _Softmax:
         self._denominator = denominator
 
     def fill(self, output: int, target: np.ndarray) -> None:
-        """Put one output's probabilities into a float32 (Z, Y, X)."""
+        """Write one output's probabilities into a float32 (Z, Y, X)."""
 
         def fill_slab(slab: Range) -> None:
             for number, values in zip(range(*slab), self._resampler.channel(output, slab), strict=True):
                 if self._denominator is None:
-                    with np.errstate(over="ignore"):  # a very negative logit: its probability is 0
+                    with np.errstate(over="ignore"):  # the probability of a very negative logit is 0
                         target[number] = np.reciprocal(np.exp(-values) + 1)
                 else:
                     target[number] = np.exp(values - self._denominator[number])
@@ -150,7 +150,7 @@ class _Softmax:
 
 
 class _SoftmaxOnDevice:
-    """The same, computed where the logits are; results lie in main memory."""
+    """Like `_Softmax`, but computed on the device of the logits, with results in main memory."""
 
     def __init__(self, resampler: DeviceSlabResampler) -> None:
         self._resampler = resampler
@@ -200,24 +200,24 @@ def _decide(
 
 
 def _largest(resampler: SlabResampler, slab: Range, labels: np.ndarray, target: np.ndarray) -> None:
-    """The label of the largest logit; of equal ones the first, as argmax has it."""
+    """Write the label of the largest logit; the first among equal ones, as argmax does."""
     best = np.full(target.shape, -np.inf, np.float32)
     winner = np.zeros(target.shape, np.uint8 if len(labels) <= 256 else np.uint16)
     for channel in range(len(labels)):
         for values, best_here, winner_here in zip(resampler.channel(channel, slab), best, winner, strict=True):
             better = np.greater(values, best_here)
             np.maximum(values, best_here, out=best_here)
-            # Channels come in ascending order, so the one that wins now is the largest number so far.
+            # Channels come in ascending order, so the channel that wins now has the largest number so far.
             np.maximum(winner_here, better * winner.dtype.type(channel), out=winner_here)
     target[...] = labels[winner]
 
 
 def _paint(resampler: SlabResampler, slab: Range, labels: np.ndarray, target: np.ndarray) -> None:
-    """Each region that is more likely than not, painted one over the other in order (recipe 1.2)."""
+    """Paint each region with a probability above 0.5, in order, one over the other (recipe 1.2)."""
     painted = np.zeros(target.shape, target.dtype)
     for channel, label in enumerate(labels):
         for values, painted_here in zip(resampler.channel(channel, slab), painted, strict=True):
-            painted_here[values > 0] = label  # a sigmoid above one half
+            painted_here[values > 0] = label  # a sigmoid above 0.5
     target[...] = painted
 
 
@@ -246,10 +246,10 @@ def _as_array(logits: torch.Tensor) -> np.ndarray:
 
 
 def _for_each_slab(function: Callable[[Range], None], slabs: Sequence[Range]) -> None:
-    """On as many threads as torch may use: numpy lets them run together."""
+    """Call a function for each slab, on as many threads as torch may use. numpy lets them run in parallel."""
     with ThreadPoolExecutor(max(1, min(torch.get_num_threads(), len(slabs)))) as pool:
         for _ in pool.map(function, slabs):
-            pass  # an exception of a thread is raised here
+            pass  # raises the exception of a thread
 
 
 def _label_type(labels: Labels) -> type[np.unsignedinteger]:

@@ -1,8 +1,8 @@
-"""Resampling of many-channel arrays a few target slices at a time, so that no full-size channel ever exists.
+"""Resampling of many-channel arrays on a CPU, a few target slices at a time, so that no full-size channel exists.
 
-On a processor. Everything is done plane by plane, which stays in the cache, and without library threads: they would
-wait for those of a network that computes meanwhile. Slabs are independent of each other, so callers run them on
-threads of their own.
+Work goes plane by plane, which fits into the cache, and without threads of libraries, which would wait for those of a
+network that computes at the same time. Slabs are independent of each other, so callers may run them on their own
+threads.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class SlabResampler:
 
     Args:
         array: float16 or float32 (K, Z, Y, X).
-        new_shape: Voxels wanted along z, y, x.
-        interpolation: Of order 0 or 1; None where the plan does not resample.
+        new_shape: Voxels along z, y, x after resampling.
+        interpolation: Of order 0 or 1; None if the plan does not resample.
 
     Raises:
         SegflowError: The plan asks for another order, or for no resampling between different grids.
@@ -40,7 +40,7 @@ class SlabResampler:
         self._axes = [_Axis(n, m, order) for n, m, order in zip(array.shape[1:], new_shape, orders, strict=True)]
 
     def slabs(self) -> list[Range]:
-        """The target's slices in ranges."""
+        """Ranges of target slices, one per slab."""
         plane = self._new_shape[1] * self._new_shape[2]
         rows = max(1, _SLAB_VOXELS // plane)
         return [(start, min(start + rows, self._new_shape[0])) for start in range(0, self._new_shape[0], rows)]
@@ -48,7 +48,7 @@ class SlabResampler:
     def channel(self, index: int, slab: Range) -> Iterator[np.ndarray]:
         """One channel's values, float32 (Y, X), for each target slice of a slab.
 
-        They are rounded to the array's own type, as the recipe keeps it (11.5), and must not be written into.
+        They are rounded to the array's type (recipe 11.5) and must not be written into.
         """
         through, rows, columns = self._axes
         first, last = through.source_range(*slab)
@@ -75,7 +75,7 @@ class _Axis:
         self._weight = weight.astype(np.float32)
 
     def source_range(self, start: int, stop: int) -> Range:
-        """The source indices that these target indices need."""
+        """Source indices that these target indices are computed from."""
         return (start, stop) if self._same else (int(self._low[start]), int(self._high[stop - 1]) + 1)
 
     def interpolate(self, plane: np.ndarray, *, axis: int) -> np.ndarray:
@@ -92,7 +92,7 @@ class _Axis:
         return low
 
     def between(self, planes: Sequence[np.ndarray], first: int, number: int) -> np.ndarray:
-        """Target slice ``number`` from source slices that begin with number ``first``."""
+        """Target slice ``number``. ``planes`` are source slices from index ``first`` on."""
         low = planes[self._low[number] - first]
         if not self._linear or self._weight[number] == 0:
             return low
@@ -130,6 +130,6 @@ def axis_orders(shape: Sequence[int], new_shape: Sequence[int], interpolation: I
 
 
 def _in_half_precision(values: np.ndarray) -> np.ndarray:
-    """float32 values rounded to the 11 significant bits of float16, several times faster than by converting."""
+    """float32 values rounded to the 11 significant bits of float16. This is several times faster than converting."""
     scaled = values * _HALF_PRECISION
     return scaled - (scaled - values)
