@@ -13,7 +13,7 @@ from segflow.postprocessing.apply_postprocessing import ApplyReport, apply_postp
 from segflow.postprocessing.choose_postprocessing import CHOICE_FILE, choose_postprocessing
 from segflow.postprocessing.postprocess_settings import PostprocessSettings
 from segflow.selection.crossval import accumulate_crossval
-from segflow.storage.folds import find_folds
+from segflow.storage.find_folds import find_folds
 from segflow.storage.stamps import StampedFolder
 
 USE = (

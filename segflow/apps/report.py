@@ -13,7 +13,7 @@ from segflow.core.errors import SegflowError
 from segflow.evaluation.summary import read_scores_of, table_rows
 from segflow.reporting.write_report import Table, write_report
 from segflow.selection.crossval import accumulate_crossval
-from segflow.storage.folds import find_folds
+from segflow.storage.find_folds import find_folds
 from segflow.storage.raw_dataset import find_training_cases, read_description, resolve_dataset
 from segflow.storage.stamps import StampedFolder
 

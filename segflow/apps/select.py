@@ -9,11 +9,11 @@ from omegaconf import DictConfig
 
 from segflow.apps import _datasets, _edge, _terminal
 from segflow.core.selection import Selection
-from segflow.selection.crossval import find_runs
 from segflow.selection.select_configuration import SELECTION_FILE, select_configuration
 from segflow.selection.select_settings import SelectSettings
 from segflow.selection.table import selection_rows
-from segflow.storage.folds import find_folds
+from segflow.storage.find_folds import find_folds
+from segflow.storage.runs import find_runs
 
 
 def run(config: DictConfig) -> None:

@@ -23,7 +23,7 @@ from segflow.storage.file_stamps import FileStamp, Origin
 from segflow.storage.images import ImageIO, reader_by_name
 from segflow.storage.json_files import read_json
 from segflow.storage.listing import files_ending_in
-from segflow.storage.predictions import Predictions, Wanted
+from segflow.storage.predictions import DESCRIPTIONS, Predictions, Wanted
 from segflow.storage.readers import shipped_reader
 
 logger = logging.getLogger(__name__)
@@ -31,7 +31,6 @@ logger = logging.getLogger(__name__)
 WAY = "ensemble"
 VERSION = 1  # raise it when the same probabilities begin to give other label maps
 ARGUMENTS_FILE = "ensemble.json"
-DESCRIPTIONS = ("dataset.json", "plans.json")
 SAVE_THEM = "Predict with inference.probabilities=true; for validation cases: segflow train … save_probabilities=true"
 
 

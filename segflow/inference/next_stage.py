@@ -22,26 +22,15 @@ from segflow.preprocessing.provenance import VERSION as PREPROCESSING
 from segflow.preprocessing.provenance import choices_of, differing_choices
 from segflow.preprocessing.restore import labels_on_grid
 from segflow.storage.file_stamps import FileStamp, Origin, is_same_file, stamp_file
-from segflow.storage.folds import FOLD_PREFIX, Fold
-from segflow.storage.links import within
+from segflow.storage.folds import Fold
 from segflow.storage.preprocessed_store import PREDICTED_BY, PreprocessedStore
+from segflow.storage.runs import Run
 
 WAY = "next stage"
 VERSION = 1  # raise it when the same weights, arrays and settings begin to give other label maps
 WEIGHTS_FILE = "weights_file"
-NEXT_STAGE_FOLDER = "predicted_next_stage"
 
 logger = logging.getLogger(__name__)
-
-
-def next_stage_folder(run: Path, configuration: str) -> Path:
-    """Where a run keeps the label maps that a cascade takes as input; all folds of the run share it.
-
-    Args:
-        run: The run's folder, above its folds.
-        configuration: The cascade's configuration.
-    """
-    return within(run, NEXT_STAGE_FOLDER, configuration)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +72,7 @@ class NextStage:
                 name,
             )
         taken = frozenset(present.intersection(record.val_cases) - seen)
-        handed = PreprocessedStore(next_stage_folder(folder.path.parent, name))
+        handed = PreprocessedStore(Run.of(folder.path).handed_on(name))
         return cls(name, record, grids, weights, handed, taken)
 
     def is_done(self, case_id: str, origin: Origin) -> bool:
@@ -171,8 +160,8 @@ def open_previous_stage(
         SegflowError: Some are missing or cannot be used; says why, and names the folds to train.
     """
     previous = str(record.plan.previous_stage)
-    handed = PreprocessedStore(next_stage_folder(run, record.configuration))
-    check = _Inputs(run, record, arrays, grids, splits, handed)
+    handed = PreprocessedStore(Run(run).handed_on(record.configuration))
+    check = _Inputs(Run(run), record, arrays, grids, splits, handed)
     cases = sorted({*record.train_cases, *record.val_cases})
     problems = {case_id: why for case_id in cases if (why := check.problem(case_id)) is not None}
     if not problems and len(check.settings) > 1:
@@ -203,7 +192,7 @@ def open_previous_stage(
 class _Inputs:
     """Looks at each input of a cascade, and at each fold that made some once."""
 
-    run: Path
+    run: Run
     record: RunRecord
     arrays: PreprocessedStore
     grids: PreprocessedStore
@@ -223,7 +212,7 @@ class _Inputs:
             return "on another grid than the cascade's arrays"
         stamp = stored.properties.get(PREDICTED_BY)
         if not isinstance(stamp, Mapping):
-            if Fold(self.run / f"{FOLD_PREFIX}all").has_weights():
+            if self.run.fold("all").has_weights():
                 return "of an unknown fold: it may be fold all, which was trained on them"
             self.unknown.append(case_id)
             return None
@@ -244,7 +233,7 @@ class _Inputs:
         checkpoint = str(settings["checkpoint"])
         key = (name, checkpoint, str(settings["weights"]))
         if key not in self._weights:
-            file = Fold(self.run / f"{FOLD_PREFIX}{name}").checkpoint(checkpoint)
+            file = self.run.fold(name).checkpoint(checkpoint)
             is_named = stamp[WEIGHTS_FILE]["digest"] == settings["weights"]
             self._weights[key] = is_named and is_same_file(file, stamp[WEIGHTS_FILE])
         if not self._weights[key]:
@@ -259,7 +248,7 @@ class _Inputs:
         """The record of a fold of the previous stage, or why nothing of it can be used."""
         if not name.isdecimal():
             return f"of fold {name[:20]}, which was trained on them"
-        folder = Fold(self.run / f"{FOLD_PREFIX}{int(name)}")
+        folder = self.run.fold(int(name))
         if not folder.is_finished():
             return f"of fold {name}, which is not there, or not trained to its end"
         fold = folder.read_record()

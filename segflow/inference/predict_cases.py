@@ -17,7 +17,7 @@ from segflow.inference.predict_stage import PredictStage
 from segflow.inference.predictor import Predictor
 from segflow.network.build import build_network
 from segflow.preprocessing.own_normalizations import Normalizations, check_normalizations, check_planned
-from segflow.storage.folds import named_checkpoint
+from segflow.storage.find_folds import named_checkpoint
 from segflow.storage.images import readable_endings, reader_by_name
 from segflow.storage.links import within
 

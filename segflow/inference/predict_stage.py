@@ -23,11 +23,11 @@ from segflow.inference.sliding_window import mean_logits
 from segflow.storage.file_stamps import Origin
 from segflow.storage.images import ImageIO, read_case, reader_by_name
 from segflow.storage.label_map_files import case_inputs
-from segflow.storage.predictions import Predictions, Wanted
+from segflow.storage.predictions import DESCRIPTIONS, Predictions, Wanted
 
 ARGUMENTS_FILE = "predict.json"
 WAY = "predict"
-DOCUMENTS = ("dataset.json", "plans.json", ARGUMENTS_FILE)
+DOCUMENTS = (*DESCRIPTIONS, ARGUMENTS_FILE)
 VERSION = 1  # raise it when the same model, images and settings begin to give other label maps
 
 

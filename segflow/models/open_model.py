@@ -18,7 +18,8 @@ from segflow.models.nnunet_checkpoint import read_nnunet_checkpoint, read_nnunet
 from segflow.models.nnunet_model import is_nnunet_model, nnunet_folds, previous_model, read_nnunet_model
 from segflow.models.own_runs import previous_run, read_checkpoint, read_run
 from segflow.models.trained_fold import Folds, TrainedFold, choose_folds
-from segflow.storage.folds import RECORD_FILE, Fold, find_folds, named_checkpoint, no_run
+from segflow.storage.find_folds import find_folds, named_checkpoint, no_run
+from segflow.storage.folds import RECORD_FILE, Fold
 
 logger = logging.getLogger(__name__)
 

@@ -15,8 +15,10 @@ from segflow.core.names import safe_name, shortened
 from segflow.core.run_record import RunRecord
 from segflow.models.tensor_files import plain_weights, read_tensors, without_wrappers
 from segflow.models.trained_fold import Folds, TrainedFold, choose_folds
-from segflow.storage.folds import FOLD_PREFIX, Fold, find_folds
+from segflow.storage.find_folds import find_folds
+from segflow.storage.folds import Fold
 from segflow.storage.json_files import written_whole
+from segflow.storage.runs import Run
 from segflow.storage.whole_folder import folder_written_whole
 
 NETWORK_PREFIX = "network."
@@ -102,8 +104,8 @@ def previous_run(path: Path, record: RunRecord) -> Path:
         SegflowError: It cannot be found; says how to name it.
     """
     path = path.resolve()
-    run = path.parent if path.name.startswith(FOLD_PREFIX) else path
-    home = run.parent.parent / str(record.plan.previous_stage)
+    run = Run.of(path)
+    home = run.runs_of(str(record.plan.previous_stage))
     named = record.settings.get("previous_run_name")
     if named:
         safe_name(named, "the previous_run_name of the run's settings")
@@ -121,7 +123,8 @@ def previous_run(path: Path, record: RunRecord) -> Path:
 
 def run_path(outputs: Path, record: RunRecord, run_name: str, configuration: str | None = None) -> Path:
     """Where a run of this name belongs, or that of another configuration of the same plans."""
-    return outputs / record.dataset.name / record.plans.plans_name / (configuration or record.configuration) / run_name
+    plans = outputs / record.dataset.name / record.plans.plans_name
+    return Run.at(plans, configuration or record.configuration, run_name).path
 
 
 def write_runs(outputs: Path, models: Iterable[Sequence[TrainedFold]], run_name: str) -> list[Path]:
@@ -160,7 +163,7 @@ def write_run(outputs: Path, folds: Sequence[TrainedFold], run_name: str) -> Pat
     try:
         with folder_written_whole(run) as partial:
             for fold in folds:
-                folder = Fold(partial / f"fold_{fold.record.fold}")
+                folder = Run(partial).fold(fold.record.fold)
                 state = {NETWORK_PREFIX + name: value for name, value in fold.weights.items()}
                 needed = sum(value.nbytes for value in state.values())
                 with written_whole(folder.checkpoint("final"), needed=needed) as temporary:

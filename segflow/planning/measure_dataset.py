@@ -26,9 +26,9 @@ from segflow.storage.images import ImageIO, read_case
 from segflow.storage.json_files import read_json_as, write_json
 from segflow.storage.label_map_files import case_inputs
 from segflow.storage.label_values import check_label_values
+from segflow.storage.prepared_dataset import FINGERPRINT_FILE
 from segflow.storage.stamps import UNKNOWN, StampedFolder
 
-FINGERPRINT_FILE = "dataset_fingerprint.json"
 EARLIER_SOURCE_FILE = "dataset_fingerprint_source.json"
 """File beside a fingerprint from before fingerprints had stamps."""
 

@@ -27,6 +27,7 @@ from segflow.storage.file_stamps import Origin
 from segflow.storage.images import ImageIO, reader_of
 from segflow.storage.json_files import read_json_as, write_json, written_whole
 from segflow.storage.label_values import declared_values
+from segflow.storage.prepared_dataset import DESCRIPTION_FILE, PreparedDataset
 from segflow.storage.raw_dataset import read_description
 
 logger = logging.getLogger(__name__)
@@ -95,6 +96,7 @@ def plan_dataset(
         SegflowError: The dataset, the fingerprint or a setting cannot be used. All problems of the
             cases are listed together.
     """
+    prepared = PreparedDataset(output_folder)
     description = read_description(dataset_folder)
     cases = _find_cases(dataset_folder, description, required=fingerprint is None)
     reader = reader_of((case.images[0] for case in cases), description.file_ending, description.reader)
@@ -119,7 +121,7 @@ def plan_dataset(
         found = stored
     plans, reasons = _plan(found, description, settings, reader, planner)
     plans = with_own_normalizations(plans, description, normalizations or {})
-    plans, kept, dropped = _with_user_configurations(plans, output_folder / f"{plans.plans_name}.json")
+    plans, kept, dropped = _with_user_configurations(plans, prepared.plans_file(plans.plans_name))
     reports = report_configurations(plans, reasons, found, description, settings)
     folds: list[Split] = []
     if cases:
@@ -129,9 +131,9 @@ def plan_dataset(
         )
     if fingerprint is not None:
         write_fingerprint(output_folder, found, Origin("given fingerprint", 1, {}, {"fingerprint": fingerprint}))
-    with written_whole(output_folder / "dataset.json") as temporary:
-        shutil.copyfile(dataset_folder / "dataset.json", temporary)
-    write_json(output_folder / f"{plans.plans_name}.json", plans.to_json())
+    with written_whole(prepared.description_file) as temporary:
+        shutil.copyfile(dataset_folder / DESCRIPTION_FILE, temporary)
+    write_json(prepared.plans_file(plans.plans_name), plans.to_json())
     return PlanReport(output_folder, plans, found, tuple(folds), reports, measured, kept, dropped)
 
 

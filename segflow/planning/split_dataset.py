@@ -12,10 +12,8 @@ from segflow.core.errors import SegflowError
 from segflow.core.split_cases import SplitSettings
 from segflow.core.splits import Split, check_splits, select_fold
 from segflow.storage.json_files import read_json_as, write_json
-from segflow.storage.split_files import SPLITS_FILE, build_splits, groups_of_cases, read_splits, write_splits
-
-GROUPS_FILE = "splits_final_groups.json"
-"""Case id → group, stored beside splits made of groups. Splits are checked against it whenever they are read."""
+from segflow.storage.prepared_dataset import SPLITS_FILE, PreparedDataset
+from segflow.storage.split_files import build_splits, groups_of_cases, read_splits, write_splits
 
 logger = logging.getLogger(__name__)
 
@@ -46,13 +44,14 @@ def split_dataset(
     Raises:
         SegflowError: The splits do not fit.
     """
-    stored = folder / SPLITS_FILE
+    prepared = PreparedDataset(folder)
+    stored = prepared.splits_file
     asked = _asks_for_something(settings)
     brought = None if raw_folder is None else raw_folder / SPLITS_FILE
     if brought is not None and not brought.is_file():
         brought = None
     if stored.is_file() and not replace:
-        return _kept(stored, case_ids, settings, asked=asked, brought=None if asked else brought)
+        return _kept(prepared, case_ids, settings, asked=asked, brought=None if asked else brought)
     if brought is not None and not asked:
         splits = read_splits(brought)
         check_splits(splits, case_ids, source=str(brought))
@@ -64,9 +63,9 @@ def split_dataset(
         splits = build_splits(case_ids, settings)
         if brought is not None:
             logger.warning("%s is not used, since other splits were asked for", brought)
-    (folder / GROUPS_FILE).unlink(missing_ok=True)
+    prepared.groups_file.unlink(missing_ok=True)
     if groups := groups_of_cases(case_ids, settings):
-        write_json(folder / GROUPS_FILE, groups, sort_keys=True)
+        write_json(prepared.groups_file, groups, sort_keys=True)
     write_splits(stored, splits)
     return splits
 
@@ -97,11 +96,12 @@ def _asks_for_something(settings: SplitSettings) -> bool:
 
 
 def _kept(
-    stored: Path, case_ids: Sequence[str], settings: SplitSettings, *, asked: bool, brought: Path | None
+    prepared: PreparedDataset, case_ids: Sequence[str], settings: SplitSettings, *, asked: bool, brought: Path | None
 ) -> list[Split]:
+    stored = prepared.splits_file
     splits = read_splits(stored)
     groups = groups_of_cases(case_ids, settings)
-    if groups is None and (file := stored.with_name(GROUPS_FILE)).is_file():
+    if groups is None and (file := prepared.groups_file).is_file():
         groups = read_json_as(file, _groups)
     fix = f"To make splits anew, remove {stored.name} and plan again; folds trained on the old ones are then void."
     try:

@@ -7,7 +7,6 @@ from typing import Any
 
 from segflow.core.errors import UNUSABLE, SegflowError
 from segflow.core.labels import Labels
-from segflow.core.plans import Plans
 from segflow.preprocessing.provenance import (
     LOCATIONS,
     PLANS,
@@ -19,6 +18,7 @@ from segflow.preprocessing.provenance import (
     made_from,
 )
 from segflow.storage.json_files import read_json
+from segflow.storage.prepared_dataset import PreparedDataset
 from segflow.storage.preprocessed_store import PreprocessedStore
 
 
@@ -77,15 +77,8 @@ def _users(
     store: PreprocessedStore, known: Mapping[str, Any], plans_name: str, labels: Labels
 ) -> Iterator[tuple[str, str]]:
     """Other plans beside the folder, with their configurations, that use these arrays."""
-    for file in sorted(store.folder.parent.glob("*.json")):
-        if file.stem == plans_name:
-            continue
-        try:
-            content = read_json(file)
-            if not (isinstance(content, dict) and "configurations" in content):
-                continue
-            plans = Plans.from_json(content)
-        except SegflowError:
+    for other, plans in PreparedDataset(store.folder.parent).all_plans():
+        if other == plans_name:
             continue
         for name in plans.configurations:
             try:
@@ -96,7 +89,7 @@ def _users(
             except SegflowError:
                 continue
             if is_user:
-                yield file.stem, name
+                yield other, name
 
 
 def _differing(known: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:

@@ -30,14 +30,12 @@ from segflow.storage.case_files import find_training_cases
 from segflow.storage.images import ImageIO, read_case, reader_by_name
 from segflow.storage.label_map_files import copy_label_map, is_copied, remove_label_map
 from segflow.storage.label_values import check_label_values
-from segflow.storage.links import within
+from segflow.storage.prepared_dataset import PreparedDataset
 from segflow.storage.preprocessed_store import PreprocessedStore
 from segflow.storage.raw_dataset import check_planned_description, read_description
 from segflow.storage.stamps import say_why
 
 STAGE = "preprocess"
-REFERENCES = "gt_segmentations"
-"""Folder of the reference labels beside the arrays; the name is nnU-Net's."""
 
 _PROCESS_BYTES = 250 * 2**20  # Python and libraries in each worker
 _SHARE_OF_MEMORY = 0.8
@@ -128,11 +126,12 @@ def preprocess_dataset(
     """
     settings, own = settings or PreprocessSettings(), normalizations or {}
     check_normalizations(own)
+    prepared = PreparedDataset(output_folder)
     description = read_description(dataset_folder)
     check_planned_description(output_folder, description)
     cases = find_training_cases(dataset_folder, description)
     reader = reader_by_name(plans.reader)
-    targets = _targets(plans, plans_name or plans.plans_name, configurations, description.labels, output_folder)
+    targets = _targets(plans, plans_name or plans.plans_name, configurations, description.labels, prepared)
     _check_names(cases)
     for target in targets:
         check_planned(plans, target.plan, own)
@@ -158,7 +157,7 @@ def preprocess_dataset(
             failed[outcome.name] = outcome.error
     if absurd:
         log.warning("%s", describe_absurd(absurd))
-    _copy_references(cases, within(output_folder, REFERENCES), description.file_ending, set(done), removed)
+    _copy_references(cases, prepared.references_to_write(), description.file_ending, set(done), removed)
     return PreprocessReport(
         folder=output_folder,
         arrays=tuple(target.plan.data_identifier for target in targets),
@@ -200,16 +199,14 @@ def _preprocess_one(
 
 
 def _targets(
-    plans: Plans, plans_name: str, configurations: Sequence[str], labels: Labels, output_folder: Path
+    plans: Plans, plans_name: str, configurations: Sequence[str], labels: Labels, prepared: PreparedDataset
 ) -> tuple[_Target, ...]:
     """One target for each folder of arrays. Configurations that share a folder must agree on its arrays."""
     targets: dict[str, _Target] = {}
     for name in configurations:
         plan = plans.configuration(name)
         identifier = plan.data_identifier
-        target = _Target(
-            plan, PreprocessedStore(within(output_folder, identifier)), plans_name, choices_of(plans, plan, labels)
-        )
+        target = _Target(plan, prepared.arrays_to_write(plan), plans_name, choices_of(plans, plan, labels))
         known = targets.setdefault(identifier, target)
         if known.choices != target.choices:
             differing = [key for key, value in known.choices.items() if value != target.choices[key]]

@@ -17,16 +17,15 @@ from segflow.execution.progress import Progress, silent
 from segflow.inference.ensemble_cases import StoredProbabilities
 from segflow.inference.predict_validation import VALIDATE_AGAIN, validated_with
 from segflow.storage.file_stamps import Origin
-from segflow.storage.folds import TRAIN_FIRST, Fold, find_folds
+from segflow.storage.find_folds import find_folds
+from segflow.storage.folds import Fold
 from segflow.storage.images import reader_by_name
-from segflow.storage.json_files import write_json
 from segflow.storage.label_map_files import copy_label_map, remove_label_map
-from segflow.storage.links import within
 from segflow.storage.predictions import Predictions, Wanted
+from segflow.storage.runs import Run
 
 log = logging.getLogger(__name__)
 
-CROSSVAL_FOLDER = "crossval"
 VALIDATE_FIRST = "Run the same 'segflow train' command again; it predicts what is missing."
 
 
@@ -69,21 +68,6 @@ class CrossValidation:
             return False
 
 
-def find_runs(outputs: Path) -> list[Path]:
-    """All folders at or below a path that hold trained folds, sorted.
-
-    Args:
-        outputs: A run's folder, or any folder above, such as ``outputs/Dataset004_Hippocampus``.
-
-    Raises:
-        SegflowError: There is none.
-    """
-    found = sorted({record.parent.parent for record in outputs.glob("**/fold_*/run.json")})
-    if not found:
-        raise SegflowError(f"no run lies in {outputs}", expected="folders fold_0, fold_1, … of runs", fix=TRAIN_FIRST)
-    return found
-
-
 def accumulate_crossval(
     run: Path, reference: Path, *, processes: int | None = None, progress: Progress = silent
 ) -> CrossValidation:
@@ -105,7 +89,7 @@ def accumulate_crossval(
     records = [fold.read_record() for fold in folds]
     cases = _cases_of(folds, records)
     record = _as_validated(folds, records)
-    folder = within(run, CROSSVAL_FOLDER)
+    folder = Run(run).crossval()
     _gather(folder, cases, record)
     summary = evaluate_cases(
         folder,
@@ -141,9 +125,9 @@ def _cases_of(folds: list[Fold], records: list[RunRecord]) -> dict[str, Fold]:
                 problems.append(f"case '{case_id}': there is no {file}. {VALIDATE_FIRST}")
             cases[case_id] = fold
     if problems:
-        raise CaseErrors(f"the cross-validation of {folds[0].path.parent} is incomplete", problems)
+        raise CaseErrors(f"the cross-validation of {Run.of(folds[0].path).path} is incomplete", problems)
     if not cases:
-        raise SegflowError(f"the folds of {folds[0].path.parent} have no validation cases")
+        raise SegflowError(f"the folds of {Run.of(folds[0].path).path} have no validation cases")
     return cases
 
 
@@ -173,7 +157,8 @@ def _as_validated(folds: list[Fold], records: list[RunRecord]) -> RunRecord:
                 f"{VALIDATE_AGAIN}"
             )
     if problems:
-        raise CaseErrors(f"the cross-validation of {folds[0].path.parent} was made with different settings", problems)
+        run = Run.of(folds[0].path).path
+        raise CaseErrors(f"the cross-validation of {run} was made with different settings", problems)
     first = records[0]
     if not used:
         return first
@@ -195,8 +180,7 @@ def _gather(folder: Path, cases: Mapping[str, Fold], record: RunRecord) -> None:
     for file in folder.iterdir():
         if file.name.endswith(ending) and file.name.removesuffix(ending) not in cases:
             remove_label_map(file)  # of folds that no longer exist
-    write_json(folder / "dataset.json", record.dataset.to_json())
-    write_json(folder / "plans.json", record.plans.to_json())
+    predictions.describe(record)
 
 
 def _notes(

@@ -14,7 +14,6 @@ from segflow.inference.ensemble_cases import StoredProbabilities, decide_case, e
 from segflow.selection.crossval import CrossValidation
 from segflow.storage.file_stamps import Origin
 from segflow.storage.images import ImageIO, reader_by_name, voxels_of
-from segflow.storage.json_files import write_json
 from segflow.storage.label_map_files import remove_label_map
 from segflow.storage.predictions import Predictions, Wanted
 
@@ -55,8 +54,7 @@ def write_ensemble(
     workers = worker_count(processes, [voxels_of(file, reader) for file in patterns])
     written = gather(run_jobs(_write_case, jobs, processes=workers), len(jobs), "ensemble")
     written.all_values("the best ensemble's label maps cannot be written")
-    write_json(folder / "dataset.json", record.dataset.to_json())
-    write_json(folder / "plans.json", record.plans.to_json())
+    predictions.describe(record)
 
 
 def _write_case(

@@ -9,10 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from segflow.core.errors import SegflowError
+from segflow.core.run_record import RunRecord
 from segflow.core.wording import some
 from segflow.storage.file_stamps import FileStamp, Origin
 from segflow.storage.json_files import write_json
 from segflow.storage.stamps import ANOTHER_FOLDER, StampedFolder, say_why
+
+DESCRIPTIONS = ("dataset.json", "plans.json")
+"""Beside the label maps: what they hold, and how they were planned."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +124,11 @@ class Predictions:
         """Write JSON about the folder as a whole, with a stamp that marks it as segflow's."""
         with self._folder.written(name, Origin(way, 1)) as place:
             write_json(place / name, content)
+
+    def describe(self, record: RunRecord) -> None:
+        """Write what made the label maps beside them, as nnU-Net does: ``dataset.json`` and ``plans.json``."""
+        for name, content in zip(DESCRIPTIONS, (record.dataset.to_json(), record.plans.to_json()), strict=True):
+            write_json(self.path / name, content)
 
     def _files(self, wanted: Mapping[str, Wanted]) -> dict[str, list[Path]]:
         return {self._name(case_id): [self.file(case_id), *result.maps] for case_id, result in wanted.items()}

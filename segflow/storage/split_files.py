@@ -14,8 +14,6 @@ from segflow.core.wording import some
 from segflow.storage.json_files import read_json, write_json
 from segflow.storage.tables import CASE_HEADINGS, column_of, read_table
 
-SPLITS_FILE = "splits_final.json"
-
 logger = logging.getLogger(__name__)
 
 

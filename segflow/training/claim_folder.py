@@ -16,9 +16,10 @@ from segflow.core.errors import SegflowError
 from segflow.core.run_record import RunRecord
 from segflow.core.wording import some
 from segflow.preprocessing.check_arrays import check_choices, identify_arrays, other_arrays
-from segflow.storage.folds import TRAIN_FIRST, Fold, trained_folds
+from segflow.storage.folds import TRAIN_FIRST, Fold
 from segflow.storage.json_files import read_json, read_json_as
 from segflow.storage.preprocessed_store import PreprocessedStore
+from segflow.storage.runs import Run
 
 FREE_SETTINGS = (
     "settings.paths*",
@@ -89,7 +90,7 @@ def check_arrays_of_run(
     check_choices(*what, preprocess)
     arrays = identify_arrays(*what, previous_stage)
     unknown = []
-    for fold in trained_folds(folder.path.parent):
+    for fold in Run.of(folder.path).trained_folds():
         before = read_json_as(fold.record_file, lambda content: dict(content.get("arrays") or {}))
         try:
             difference = other_arrays(before, arrays)

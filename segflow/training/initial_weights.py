@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from segflow.core.errors import SegflowError
 from segflow.models.open_model import ModelKind, open_model
-from segflow.storage.folds import find_folds
+from segflow.storage.find_folds import find_folds
 
 logger = logging.getLogger(__name__)
 

@@ -20,7 +20,8 @@ from segflow.exchange.export_model import export_bundle, export_nnunet_model
 from segflow.exchange.import_model import import_model, import_nnunet_model
 from segflow.models.nnunet_model import read_nnunet_model
 from segflow.models.own_runs import read_fold
-from segflow.storage.folds import Fold, find_folds
+from segflow.storage.find_folds import find_folds
+from segflow.storage.folds import Fold
 
 NAMES = ["2d", "3d_fullres", "3d_cascade_fullres"]
 KEYS = {

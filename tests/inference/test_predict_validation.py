@@ -17,13 +17,13 @@ from segflow.core.errors import SegflowError
 from segflow.core.geometry import Geometry
 from segflow.core.run_record import RunRecord
 from segflow.inference.image_objects import image_object
-from segflow.inference.next_stage import next_stage_folder
 from segflow.inference.predict_settings import PredictSettings
 from segflow.inference.predict_validation import predict_validation, validated_with
 from segflow.inference.predictor import Predictor
 from segflow.preprocessing.preprocess_case import preprocess_case
 from segflow.storage.folds import Fold
 from segflow.storage.preprocessed_store import PreprocessedStore
+from segflow.storage.runs import Run
 
 CPU = PredictSettings(device="cpu")
 CASES = ("a", "b")
@@ -128,7 +128,7 @@ def test_the_next_stage_receives_labels_on_its_own_grid_and_predicts_with_them(t
     full_store = store_of(tmp_path / "full", cascade.read_record(), ("a",))
     report = predict_validation(low, low_store, CPU, next_stages={"3d_cascade_fullres": full_store})
     assert report.ok
-    given = PreprocessedStore(next_stage_folder(low.path.parent, "3d_cascade_fullres"))
+    given = PreprocessedStore(Run.of(low.path).handed_on("3d_cascade_fullres"))
     assert given.case_ids() == ["a"]  # the other is not preprocessed there
     label = given.open("a").read_label()
     assert label.shape == full_store.open("a").shape

@@ -30,12 +30,13 @@ from segflow.core.selection import Candidate, Selection
 from segflow.evaluation.overlap import count_pairs
 from segflow.postprocessing.apply_postprocessing import apply_postprocessing, read_choice
 from segflow.selection.commands import predict_commands
-from segflow.selection.crossval import CROSSVAL_FOLDER, accumulate_crossval, find_runs
+from segflow.selection.crossval import accumulate_crossval
 from segflow.selection.select_configuration import select_configuration
 from segflow.selection.select_settings import SelectSettings
 from segflow.selection.table import selection_rows
 from segflow.storage.folds import Fold
 from segflow.storage.images import reader_by_name
+from segflow.storage.runs import CROSSVAL_FOLDER, find_runs
 
 QUALITY = {"2d": (1, 0.55), "3d_fullres": (2, 0.45), "3d_lowres": (3, 0.6)}
 

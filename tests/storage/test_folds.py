@@ -13,7 +13,8 @@ from segflow.core.dataset import DatasetDescription
 from segflow.core.errors import SegflowError
 from segflow.core.plans import Plans
 from segflow.core.run_record import RunRecord
-from segflow.storage.folds import Fold, find_folds, named_checkpoint
+from segflow.storage.find_folds import find_folds, named_checkpoint
+from segflow.storage.folds import Fold
 
 
 def record(fold: int | str = 0) -> RunRecord:

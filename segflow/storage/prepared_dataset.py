@@ -1,0 +1,111 @@
+"""The folder that planning and preprocessing make of a dataset, and where everything in it lies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from segflow.core.configuration_plan import ConfigurationPlan
+from segflow.core.dataset import DatasetDescription
+from segflow.core.errors import SegflowError
+from segflow.core.plans import Plans
+from segflow.storage.json_files import read_json, read_json_as
+from segflow.storage.links import within
+from segflow.storage.preprocessed_store import PreprocessedStore
+from segflow.storage.raw_dataset import read_dataset_json
+
+DESCRIPTION_FILE = "dataset.json"
+FINGERPRINT_FILE = "dataset_fingerprint.json"
+SPLITS_FILE = "splits_final.json"
+REFERENCES_FOLDER = "gt_segmentations"
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedDataset:
+    """The folder ``<preprocessed>/<dataset>``, with nnU-Net's names of files.
+
+    Nothing is made or read before a method says so.
+
+    Attributes:
+        path: The folder.
+    """
+
+    path: Path
+
+    @property
+    def description_file(self) -> Path:
+        """The copy of the raw dataset's dataset.json."""
+        return self.path / DESCRIPTION_FILE
+
+    @property
+    def splits_file(self) -> Path:
+        """The folds."""
+        return self.path / SPLITS_FILE
+
+    @property
+    def groups_file(self) -> Path:
+        """Case id → group, beside splits made of groups. Splits are checked against it whenever they are read."""
+        return self.path / "splits_final_groups.json"
+
+    @property
+    def references(self) -> Path:
+        """The folder of the reference label maps."""
+        return self.path / REFERENCES_FOLDER
+
+    def plans_file(self, name: str) -> Path:
+        """The file of the plans of this name."""
+        return self.path / f"{name}.json"
+
+    def read_description(self, fix: str | None = None) -> DatasetDescription:
+        """Read dataset.json.
+
+        Args:
+            fix: What a user should do if it is missing or cannot be used.
+
+        Raises:
+            SegflowError: It is missing, or its content cannot be used.
+        """
+        return read_dataset_json(self.description_file, self.path.name, fix)
+
+    def read_plans(self, name: str, fix: str | None = None) -> Plans:
+        """Read the plans of this name.
+
+        Args:
+            name: Such as ``nnUNetPlans``.
+            fix: What a user should do if they are missing or cannot be used.
+
+        Raises:
+            SegflowError: They are missing, or their content cannot be used.
+        """
+        return read_json_as(self.plans_file(name), Plans.from_json, fix)
+
+    def all_plans(self) -> Iterator[tuple[str, Plans]]:
+        """Name and content of all plans, sorted by name; files that hold no plans are left out."""
+        for file in sorted(self.path.glob("*.json")):
+            try:
+                content = read_json(file)
+                if isinstance(content, dict) and "configurations" in content:
+                    yield file.stem, Plans.from_json(content)
+            except SegflowError:
+                continue
+
+    def arrays(self, plan: ConfigurationPlan) -> PreprocessedStore:
+        """The preprocessed cases of a configuration."""
+        return PreprocessedStore(self.path / plan.data_identifier)
+
+    def arrays_to_write(self, plan: ConfigurationPlan) -> PreprocessedStore:
+        """As `arrays`, to be written.
+
+        Raises:
+            SegflowError: Their folder is a link that leads elsewhere.
+        """
+        return PreprocessedStore(within(self.path, plan.data_identifier))
+
+    def references_to_write(self) -> Path:
+        """As `references`, to be written.
+
+        Raises:
+            SegflowError: The folder is a link that leads elsewhere.
+        """
+        return within(self.path, REFERENCES_FOLDER)
