@@ -1,4 +1,4 @@
-"""Reading, computing and writing of many cases at the same time, with few of them in memory."""
+"""Reading, computing and writing of many cases at the same time, with only a few in memory."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, slots=True)
 class PredictReport:
-    """What became of the cases.
+    """The result for many cases.
 
     Attributes:
         done: Ids of the cases that were predicted.
-        skipped: Ids of those whose outputs were there.
-        failed: Id → why.
+        skipped: Ids of the cases whose outputs were done before.
+        failed: Id → message.
     """
 
     done: tuple[str, ...] = ()
@@ -42,14 +42,14 @@ class PredictReport:
 
 @dataclass(frozen=True, slots=True)
 class Steps(Generic[Item, Given, Result]):
-    """What is done with each case.
+    """The steps for each case.
 
     Attributes:
-        stage: What to call it.
-        read: Case → what to compute with.
-        compute: Case and what was read → what to write.
-        write: Of case and result.
-        is_done: Id → whether its outputs are there.
+        stage: Name of the work, for progress.
+        read: Case → input of the computation.
+        compute: Case and input → result.
+        write: Writes the result of a case.
+        is_done: Id → whether the outputs of the case exist.
     """
 
     stage: str
@@ -60,7 +60,7 @@ class Steps(Generic[Item, Given, Result]):
 
 
 class Threads(Protocol):
-    """How many threads read and write, and whether finished cases are skipped."""
+    """Number of threads that read and write, and whether finished cases are skipped."""
 
     resume: bool
     readers: int
@@ -70,23 +70,23 @@ class Threads(Protocol):
 def overlapping(
     cases: Mapping[str, Item], steps: Steps[Item, Given, Result], *, readers: int = 1, writers: int = 1
 ) -> Iterator[tuple[str, str | None]]:
-    """Read, compute and write every case; the three work on different cases at the same time.
+    """Read, compute and write every case. The three steps work on different cases at the same time.
 
-    Reading and writing run on threads: their time is spent in numpy, torch, zlib and ITK, which let other threads run.
-    Computing runs on the caller's thread, in the order of the cases. At most ``readers + 1`` cases wait to be
-    computed and ``writers + 1`` to be written, so memory does not grow with their number. A failure ends its case
-    only, unless the disk is full: the others could not be written either.
+    Reading and writing run on threads, since numpy, torch, zlib and ITK let other threads run. Computing runs on the
+    caller's thread, in the order of the cases. At most ``readers + 1`` cases wait to be computed and ``writers + 1`` to
+    be written, so memory does not grow with the number of cases. A failure ends only its own case, unless the disk is
+    full, when no other case could be written.
 
     Args:
         cases: Id → case.
-        steps: What to do with each.
-        readers, writers: Threads of each kind.
+        steps: The steps for each case.
+        readers, writers: Number of threads of each kind.
 
     Yields:
-        Id of each case when it was written or failed, and in the latter case why.
+        Id of each case when it is written or has failed, with the message of a failure or None.
 
     Raises:
-        NoSpaceError: Of the first case that met a full or read-only disk.
+        NoSpaceError: A case met a full or read-only disk.
     """
     waiting = deque(cases.items())
     reading: deque[tuple[str, Item, Future[Given]]] = deque()
@@ -100,18 +100,18 @@ def overlapping(
             name, case, given = reading.popleft()
             try:
                 result = steps.compute(case, given.result())
-            except Exception as error:  # whatever one case meets, the others shall be done
+            except Exception as error:  # any failure of one case, so that the others are done
                 yield name, _message(name, error)
                 continue
             finally:
-                del given  # with what was read
+                del given  # frees the memory of the input
             while len(writing) > writers:
                 yield _written(*writing.popleft())
             writing.append((name, write_pool.submit(steps.write, case, result)))
             del result
         while writing:
             yield _written(*writing.popleft())
-    finally:  # also when the caller stops early: nothing is begun any more, what is being written is finished
+    finally:  # also if the caller stops early: nothing new starts, and cases that are being written are finished
         read_pool.shutdown(wait=False, cancel_futures=True)
         write_pool.shutdown(wait=True, cancel_futures=True)
 
@@ -119,16 +119,16 @@ def overlapping(
 def run_cases(
     steps: Steps[Item, Given, Result], cases: Mapping[str, Item], settings: Threads, progress: Progress
 ) -> PredictReport:
-    """Do all cases, skip those that are done, log those that fail.
+    """Run the steps for all cases. Finished cases are skipped, and failures are logged.
 
     Args:
-        steps: What to do with each.
+        steps: The steps for each case.
         cases: Id → case, in order.
         settings: See `Threads`.
-        progress: Told of each case that ended.
+        progress: Called after each case.
 
     Raises:
-        NoSpaceError: The disk is full or read-only; names the first case that met it.
+        NoSpaceError: The disk is full or read-only. The error names the first case that met it.
     """
     skipped = [name for name in cases if settings.resume and steps.is_done(name)]
     waiting = {name: case for name, case in cases.items() if name not in set(skipped)}
@@ -154,7 +154,7 @@ def _written(name: str, future: Future[None]) -> tuple[str, str | None]:
 
 
 def _message(name: str, error: Exception) -> str:
-    """What a user reads of a case that failed; what concerns all cases is raised."""
+    """Message about a failed case. An error that concerns all cases is raised."""
     if isinstance(error, OSError):
         logger.debug("the system refused something to case '%s'", name, exc_info=error)
         error = system_error(error)

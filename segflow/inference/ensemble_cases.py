@@ -1,4 +1,4 @@
-"""Several models' probabilities → one label map (recipe 13.1)."""
+"""One label map from the probabilities of several models (recipe 13.1)."""
 
 from __future__ import annotations
 
@@ -29,18 +29,16 @@ from segflow.storage.readers import shipped_reader
 logger = logging.getLogger(__name__)
 
 WAY = "ensemble"
-VERSION = 1  # raise it when the same probabilities begin to give other label maps
+VERSION = 1  # raise it when the same probabilities would give other label maps
 ARGUMENTS_FILE = "ensemble.json"
 SAVE_THEM = "Predict with inference.probabilities=true; for validation cases: segflow train … save_probabilities=true"
 
 
 class StreamedDecision:
-    """The label map that probabilities mean, while the network's outputs pass by one at a time.
-
-    Equal to `labels_from_probabilities` of all of them, without holding them.
+    """The label map of probabilities that are added one output at a time, so that only one is in memory.
 
     Args:
-        labels: What the outputs mean.
+        labels: The label definition.
         shape: Voxels along z, y, x.
     """
 
@@ -51,7 +49,7 @@ class StreamedDecision:
         self._taken = 0
 
     def add(self, probability: np.ndarray) -> None:
-        """Take in the next output, float32 (Z, Y, X)."""
+        """Add the next output, float32 (Z, Y, X)."""
         chosen = probability > (0.5 if self._best is None else self._best)
         self.label_map[chosen] = self._values[self._taken]
         if self._best is not None:
@@ -63,9 +61,9 @@ class StoredProbabilities:
     """The probabilities beside the label maps of a folder.
 
     Args:
-        folder: Of the label maps.
-        labels: What the outputs must mean.
-        reader: The reader of the label maps; it wrote the maps too where it writes NIfTI.
+        folder: Folder of the label maps.
+        labels: The label definition that they must have.
+        reader: The reader of the label maps, which also wrote the probabilities if it writes NIfTI.
 
     Raises:
         SegflowError: There are none, or they are of other labels.
@@ -85,18 +83,18 @@ class StoredProbabilities:
             )
 
     def file(self, case_id: str, output: int) -> Path:
-        """Where one output of a case lies."""
+        """File of one output of a case."""
         return probability_file(self.folder, case_id, output)
 
     def has(self, case_id: str) -> bool:
-        """Whether all outputs of a case are there."""
+        """Whether all outputs of a case exist."""
         return all(self.file(case_id, output).is_file() for output in range(self.outputs))
 
     def require(self, case_id: str) -> None:
-        """Refuse a case of which an output is missing.
+        """Refuse a case with a missing output.
 
         Raises:
-            SegflowError: Names the file.
+            SegflowError: An output is missing. The error names the file.
         """
         for output in range(self.outputs):
             self._existing(case_id, output)
@@ -141,7 +139,7 @@ def decide_case(
     shape: Sequence[int],
     weights: Sequence[float] | None = None,
 ) -> np.ndarray:
-    """The label map that the members decide together, uint16 (Z, Y, X) of this shape.
+    """The label map of an ensemble, uint16 (Z, Y, X) of this shape.
 
     Raises:
         SegflowError: A file is missing or unreadable, or of another shape.
@@ -172,28 +170,28 @@ def ensemble_cases(
     own: bool = False,
     progress: Progress = silent,
 ) -> PredictReport:
-    """Average the probabilities of prediction folders and write the label maps that they mean.
+    """Average the probabilities of prediction folders, and write the resulting label maps.
 
-    Beside the label maps the output folder receives the first member's ``dataset.json`` and ``plans.json``, and
-    ``ensemble.json`` with the arguments.
+    The output folder also gets the first member's ``dataset.json`` and ``plans.json``, and ``ensemble.json`` with the
+    arguments.
 
     Args:
-        members: Folders of label maps with ``probabilities`` beside them, as ``segflow predict`` writes them.
+        members: Folders of label maps with ``probabilities`` beside them, as written by ``segflow predict``.
         output: Folder for the label maps.
-        labels: What the outputs mean.
+        labels: The label definition.
         settings: See `EnsembleSettings`.
         file_ending: Ending of the label maps, with its dot.
         reader: Name of their reader.
-        cases: Which cases; None for all that any member holds.
-        own: Whether nobody but segflow writes into the output folder: another ensemble's label maps are replaced then.
-        progress: Told of each case that ended.
+        cases: Ids of the cases; None takes all cases of any member.
+        own: Only segflow writes into the output folder, so label maps of another ensemble are replaced.
+        progress: Called after each case.
 
     Returns:
-        What became of the cases; one that a member lacks fails, and the others are done.
+        The result. A case that a member lacks fails; the others are done.
 
     Raises:
-        SegflowError: A member has no probabilities, weights do not fit, or the output holds another ensemble, or
-            files in the way that segflow did not write.
+        SegflowError: A member has no probabilities, weights do not fit, or the output folder holds another ensemble or
+            files that segflow did not write.
     """
     settings = settings or EnsembleSettings()
     if settings.weights is not None and len(settings.weights) != len(members):
@@ -243,7 +241,7 @@ def ensemble_cases(
 
 @dataclass(frozen=True, slots=True)
 class _Decided:
-    """A label map that waits to be written, with stamps of the files from before they were read."""
+    """A label map to be written, with stamps of its input files from before they were read."""
 
     label_map: np.ndarray
     geometry: Geometry
@@ -257,14 +255,14 @@ def ensemble_origin(
     labels: Labels,
     settings: Mapping[str, Any] | None = None,
 ) -> Origin:
-    """What the label map of an ensemble is made from, for its stamp.
+    """Origin of an ensemble's label map, for its stamp.
 
     Args:
-        members: Their probabilities.
+        members: Probabilities of the members.
         case_id: The case.
         label_map: A member's label map, which gives the geometry.
-        labels: What the outputs mean.
-        settings: What else decides it, as plain JSON.
+        labels: The label definition.
+        settings: Plain JSON of everything else that decides the label map.
     """
     probabilities = {
         f"probability_{k}_{output}": member.file(case_id, output)
@@ -276,7 +274,7 @@ def ensemble_origin(
 
 
 def _case_ids(members: Sequence[StoredProbabilities], file_ending: str) -> list[str]:
-    """Every case of which a member has probabilities, sorted; label maps without any are told of."""
+    """All cases for which a member has probabilities, sorted. Label maps without probabilities are logged."""
     ending = channel_name("", 0, ENDING)
     names: set[str] = set()
     for member in members:

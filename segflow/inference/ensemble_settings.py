@@ -1,4 +1,4 @@
-"""How the members of an ensemble are averaged."""
+"""Settings of ensembles."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from segflow.core.errors import SegflowError
 
 @dataclass(kw_only=True, slots=True)
 class EnsembleSettings:
-    """How members are averaged.
+    """How the members of an ensemble are averaged.
 
     Attributes:
         weights: One per member; null for equal weights.
-        resume: Skip cases that are done: their label map is there, and made from the same probabilities.
+        resume: Skip finished cases, whose label map exists and was made from the same probabilities.
         readers, writers: Threads that read and decide, and that write.
     """
 

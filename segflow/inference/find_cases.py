@@ -1,4 +1,4 @@
-"""Which cases a user means: a folder, a CSV table, or files."""
+"""The cases to predict, from a folder, a CSV table, or files."""
 
 from __future__ import annotations
 
@@ -25,47 +25,47 @@ Input = str | Path | Sequence[str | Path]
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """How the names of a model's images are read.
+    """Rules for the names of a model's images.
 
     Attributes:
-        endings: In lower case, with the dot; that of the training images comes first.
-        channels: How many the model has.
+        endings: Endings in lower case, with the dot. That of the training images comes first.
+        channels: Number of the model's channels.
     """
 
     endings: tuple[str, ...]
     channels: int
 
     def stem(self, name: str) -> str:
-        """The name without its ending, which may be another than the model's; a name may hold dots of its own."""
+        """The name without its ending, which may differ from the model's. A name may contain dots."""
         known = next((end for end in (*self.endings, *IMAGE_ENDINGS) if name.lower().endswith(end)), None)
         return name[: -len(known)] if known else Path(name).stem
 
     def case_of(self, file: Path) -> str:
-        """The case whose only or first file this is."""
+        """The case of its only or first file."""
         stem = self.stem(file.name)
         found = case_and_channel(stem)
         return found.case_id if found.number == 0 else stem
 
     def rank(self, name: str) -> tuple[bool, int, str]:
-        """Which of several files of one stem is taken: the one that ends as in training."""
+        """Sort key of files with the same stem. The one with the ending of the training images comes first."""
         ending = next(k for k, end in enumerate(self.endings) if name.lower().endswith(end))
         return not name.endswith(self.endings[0]), ending, name
 
 
 def find_cases(source: Input, endings: Sequence[str], channels: int) -> list[CaseFiles]:
-    """The cases to predict, sorted by id. What a folder holds beside them is logged.
+    """The cases to predict, sorted by id. Other files of a folder are logged.
 
     Args:
         source: A folder of ``<case>_0000<ending>``, …; a CSV table with one row per case, whose column ``case`` is its
             name and whose other columns are its channels' files in order, relative to the table; one file; or a list
-            of files. A file whose name has no channel number is a case of its own; so is one that ends in a number
-            which can be no channel, such as a year.
-        endings: Of files that the model's reader understands, with the dot; that of the training images comes first.
-            Files that are named one by one may end in another way.
-        channels: How many the model has.
+            of files. A file whose name has no channel number is a case by itself. So is a file with a number that
+            cannot be a channel, such as a year.
+        endings: Endings that the model's reader can read, with the dot. That of the training images comes first. Files
+            that are named one by one may have other endings.
+        channels: Number of the model's channels.
 
     Raises:
-        SegflowError: There is nothing there, two cases have one name, or channels are misnumbered.
+        SegflowError: There is no image, two cases have the same name, or channels are misnumbered.
     """
     names = Names(tuple(ending.lower() for ending in endings), channels)
     if not isinstance(source, (str, Path)):
@@ -88,10 +88,10 @@ def find_cases(source: Input, endings: Sequence[str], channels: int) -> list[Cas
 
 
 def refuse_too_many(case: CaseFiles, channels: Sequence[str]) -> None:
-    """Refuse a case of more files than the model has channels, before any of them is read.
+    """Refuse a case with more files than the model has channels, before they are read.
 
     Raises:
-        SegflowError: There are more; names the case.
+        SegflowError: There are more. The error names the case.
     """
     if len(case.images) > len(channels):
         raise SegflowError(
@@ -104,14 +104,14 @@ def refuse_too_many(case: CaseFiles, channels: Sequence[str]) -> None:
 
 
 def part_of(cases: Sequence[CaseFiles], part: str) -> list[CaseFiles]:
-    """Every n-th case, so that n machines share the work.
+    """Every n-th case, so that n machines can share the work.
 
     Args:
-        cases: All of them.
+        cases: All cases.
         part: ``k/n`` with 0 <= k < n.
 
     Raises:
-        SegflowError: The text is no such part.
+        SegflowError: The text has another form.
     """
     match = re.fullmatch(r"(\d+)/(\d+)", part)
     if match is None or int(match[1]) >= int(match[2]):
@@ -142,10 +142,10 @@ def _in_folder(folder: Path, names: Names) -> list[CaseFiles]:
 
 
 def _group(files: Iterable[Path], names: Names, where: str) -> list[CaseFiles]:
-    """Cases by the files' names.
+    """The cases by the names of their files.
 
     Raises:
-        SegflowError: Two files are the same channel, or numbers are no channels; all such cases are named.
+        SegflowError: Two files are the same channel, or numbers are not channels. The error names all such cases.
     """
     numbered: dict[str, dict[int, Path]] = {}
     for file in files:
@@ -198,7 +198,7 @@ def _same_channel(case_id: str, first: Path, second: Path) -> SegflowError:
 
 
 def _wrong_numbers(case_id: str, images: Sequence[Path], names: Names) -> SegflowError:
-    """Channels that do not count from 0000 would go into the network in places that are not theirs."""
+    """The error for channels that do not count from 0000. They would enter the network in the wrong places."""
     return SegflowError(
         "the channels are not numbered from 0000 without gaps",
         case=case_id,

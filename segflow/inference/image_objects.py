@@ -1,4 +1,4 @@
-"""Images in memory as cases, and label maps as images of the same kind."""
+"""Conversion of images in memory to cases, and of label maps to the same kind of image."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from segflow.storage.image_formats.nifti_forms import NiftiForms
 from segflow.storage.image_formats.placement import FLAT_SPACING_FACTOR, ItkPlacement, reorient, restore_orientation
 
 UNNAMED = "image"
-"""Case id of an image that came without a file, for messages."""
+"""Case id, in messages, of an image without a file."""
 
 
 @dataclass(frozen=True, slots=True)
 class ImageObject:
-    """An image in memory, as a case, with the way back.
+    """An image in memory as a case, with the inverse conversion.
 
     Attributes:
-        case: In the axes of the image, or turned to RAS where the model's reader does so.
-        label_map: Makes of labels (Z, Y, X) in the case's axes an object of the kind that came in.
+        case: The case in the axes of the image, or turned to RAS if the model's reader does so.
+        label_map: Converts labels (Z, Y, X) in the case's axes to an object of the input's kind.
     """
 
     case: Case
@@ -35,17 +35,17 @@ class ImageObject:
 
 
 def image_object(image: Any, spacing: Sequence[float] | None = None, *, turn_to_ras: bool = False) -> ImageObject:
-    """Take an image as a case.
+    """Convert an image to a case.
 
     Args:
-        image: An array (C, Z, Y, X), or (Z, Y, X) of one channel; a SimpleITK or nibabel image; or a list of such
-            images of one grid, one per channel.
-        spacing: mm along z, y, x; for arrays only, as images have their own.
-        turn_to_ras: Whether the model was trained on images that its reader turned to RAS. Arrays are taken as they
-            are.
+        image: An array (C, Z, Y, X), or (Z, Y, X) with one channel; a SimpleITK or nibabel image; or a list of such
+            images on one grid, one per channel.
+        spacing: mm along z, y, x, for arrays only; images have their own.
+        turn_to_ras: The model's reader turned the training images to RAS, so images are turned too. Arrays are taken
+            as they are.
 
     Raises:
-        SegflowError: The image is of an unknown kind, of a wrong number of axes, or without spacing.
+        SegflowError: The image is of an unknown kind, has a wrong number of axes, or has no spacing.
     """
     parts = list(image) if isinstance(image, (list, tuple)) else [image]
     if parts and all(isinstance(part, sitk.Image) for part in parts):
@@ -126,7 +126,7 @@ def _from_nibabel(images: Sequence[Any]) -> ImageObject:
 
     def label_map(labels: np.ndarray) -> Any:
         array = np.ascontiguousarray(labels.reshape(labels.shape[-ndim:]).T)
-        result = first.__class__(array, first.affine, header)  # which keeps forms, codes and unit
+        result = first.__class__(array, first.affine, header)  # this keeps forms, codes and unit
         result.set_data_dtype(labels.dtype)
         return result
 
@@ -134,7 +134,7 @@ def _from_nibabel(images: Sequence[Any]) -> ImageObject:
 
 
 def _stack(channels: Sequence[np.ndarray], shape: Sequence[int]) -> np.ndarray:
-    """(C, Z, Y, X) of images that may each hold several channels, checked to be of one grid."""
+    """(C, Z, Y, X) from images that may each hold several channels. Their grids must be equal."""
     try:
         return np.concatenate([voxels.reshape(-1, *shape) for voxels in channels])
     except ValueError:

@@ -1,4 +1,4 @@
-"""Trained networks ready to predict, from every kind of model that segflow reads."""
+"""Loading of trained networks from every kind of model that segflow reads."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class Model:
     """The networks of one configuration, one per fold.
 
     Attributes:
-        record: Of the first fold; dataset, plans and configuration are the same for all.
-        networks: In evaluation mode, without deep supervision, on the CPU.
-        folds: Names of the folds, in the networks' order.
-        source: Where the model lies.
+        record: Record of the first fold. Dataset, plans and configuration are the same for all.
+        networks: Networks in evaluation mode, without deep supervision, on the CPU.
+        folds: Names of the folds, in the order of the networks.
+        source: Path of the model.
     """
 
     record: RunRecord
@@ -54,7 +54,7 @@ def load_model(
         path: See `open_model`.
         folds: ``all``, or names of folds.
         checkpoint, configuration: See `open_model`.
-        build: What makes the network; to be given for networks of one's own.
+        build: Builds the network. It must be given for a user's own network.
 
     Raises:
         SegflowError: There is no model, folds disagree, or weights cannot be read or do not fit.
@@ -67,10 +67,10 @@ def load_model(
             raise SegflowError(
                 "folds of one model were trained with different plans",
                 found=f"{first.source} and {other.source}",
-                fix="Choose folds that belong together, as folds=0.",
+                fix="Choose folds that belong together, such as folds=0.",
             )
     blank = _build(first, build)
-    # Copies, so that initial weights, which nobody will use, are drawn once and not for every fold.
+    # Copies, so that initial weights, which are not used, are drawn only once.
     networks = tuple(_load(copy.deepcopy(blank), fold) for fold in trained)
     names = tuple(str(fold.record.fold) for fold in trained)
     logger.info("loaded %s of %s, fold %s", first.record.configuration, opened.path, ", ".join(names))
@@ -78,26 +78,26 @@ def load_model(
 
 
 def find_previous_stage(path: Path, record: RunRecord) -> tuple[Path, str]:
-    """Where the model lies whose predictions a cascade takes as input.
+    """Find the model of a cascade's previous stage.
 
     Args:
-        path: Where the cascade's own model lies.
-        record: Of the cascade.
+        path: Path of the cascade's model.
+        record: Record of the cascade.
 
     Returns:
         Path and configuration for `load_model`.
 
     Raises:
-        SegflowError: It cannot be found; says how to name it.
+        SegflowError: It cannot be found. The error says how to name it.
     """
     return open_model(path).previous_stage(record)
 
 
 def choose_device(name: str = "auto") -> torch.device:
-    """The device of this name; ``auto`` is a CUDA device where there is one, else the CPU.
+    """The device of this name; ``auto`` is a CUDA device if there is one, else the CPU.
 
     Raises:
-        SegflowError: torch knows no such device, or it is not there.
+        SegflowError: torch knows no such device, or the machine does not have it.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -114,7 +114,7 @@ def choose_device(name: str = "auto") -> torch.device:
 
 def _build(fold: TrainedFold, build: Build) -> nn.Module:
     record = fold.record
-    if getattr(build, "func", build) is build_network:  # a network of the user's own need not follow the plans
+    if getattr(build, "func", build) is build_network:  # a user's own network need not follow the plans
         check_size(fold)
     return build(record.plan.topology, record.in_channels, record.dataset.labels.num_outputs, False)
 

@@ -1,4 +1,4 @@
-"""Maps beside a label map: probabilities, how undecided they are, and how far the folds disagree."""
+"""Maps beside a label map: probabilities, their entropy, and the disagreement of the folds."""
 
 from __future__ import annotations
 
@@ -28,24 +28,24 @@ OUTPUTS_FILE = "outputs.json"
 
 
 OutputNames = dict[str, list[str]]
-"""Number of an output, as in its file's name → its name, and its label or region as text."""
+"""Number of an output, as in its file's name → its name; and its label or region as text."""
 
 
 def output_names(labels: Labels) -> OutputNames:
-    """What the network's outputs mean."""
+    """Names of the network's outputs."""
     keys: tuple[LabelKey, ...] = labels.regions if labels.has_regions else labels.all_labels
     return {f"{k:04d}": [labels.name_of(key), key_text(key)] for k, key in enumerate(keys)}
 
 
 def read_names(folder: Path, fix: str = "Predict with inference.probabilities=true first.") -> OutputNames:
-    """What the probabilities beside a folder's label maps mean, in the order of the outputs.
+    """Read the names of the outputs whose probabilities lie beside label maps, in the order of the outputs.
 
     Args:
-        folder: Of the label maps.
-        fix: What a user should do where there are none.
+        folder: Folder of the label maps.
+        fix: Advice if there are no probabilities.
 
     Raises:
-        SegflowError: There are none, or what says it cannot be used.
+        SegflowError: There are none, or the file with the names cannot be used.
     """
 
     def build(content: Mapping[str, Any]) -> OutputNames:
@@ -61,12 +61,12 @@ def _pair(names: Any) -> Sequence[Any]:
 
 
 def probability_file(folder: Path, case_id: str, output: int) -> Path:
-    """Where one output's probability of a case lies, for label maps in ``folder``."""
+    """File of one output's probability for a case, for label maps in ``folder``."""
     return folder / PROBABILITIES / channel_name(case_id, output, ENDING)
 
 
 class Wanted(Protocol):
-    """Which maps are written."""
+    """Which maps to write."""
 
     probabilities: bool
     entropy: bool
@@ -74,17 +74,17 @@ class Wanted(Protocol):
 
 
 class Maps:
-    """The maps that are written beside the label maps of a folder.
+    """Maps that are written beside the label maps of a folder.
 
-    They lie in folders of their own, so that the label maps' folder holds label maps only: ``probabilities`` with a
-    file for each output of the network, numbered as channels are, and ``outputs.json`` that names them; ``entropy``;
-    and ``disagreement``. All are NIfTI of the input's geometry.
+    They lie in subfolders, so that the folder itself holds only label maps: ``probabilities``, with a file for each
+    output of the network, numbered like channels, and ``outputs.json`` with their names; ``entropy``; and
+    ``disagreement``. All are NIfTI in the input's geometry.
 
     Args:
         plan: The configuration.
-        labels: What the outputs mean.
-        reader: The images' own reader, which also writes the maps if it writes NIfTI.
-        wanted: Which maps.
+        labels: The label definition.
+        reader: The reader of the images, which also writes the maps if it writes NIfTI.
+        wanted: Which maps to write.
     """
 
     def __init__(self, plan: ConfigurationPlan, labels: Labels, reader: ImageIO, wanted: Wanted) -> None:
@@ -94,7 +94,7 @@ class Maps:
         self.writer = reader if ENDING in reader.endings else shipped_reader("SimpleITKIO")
 
     def files(self, folder: Path, case_id: str) -> tuple[Path, ...]:
-        """Every file that is written for a case, for label maps in ``folder``."""
+        """All files that are written for a case, for label maps in ``folder``."""
         files = []
         if self.wanted.probabilities:
             files += [probability_file(folder, case_id, k) for k in range(self.labels.num_outputs)]
@@ -105,7 +105,7 @@ class Maps:
         return tuple(files)
 
     def write_names(self, folder: Path) -> None:
-        """Say beside the probabilities what each output is. Once, before any case is written."""
+        """Write the names of the outputs beside the probabilities. Call it once, before any case is written."""
         if self.wanted.probabilities:
             write_json(within(folder, PROBABILITIES) / OUTPUTS_FILE, output_names(self.labels))
 
@@ -121,12 +121,12 @@ class Maps:
         """Write the maps of one case.
 
         Args:
-            folder: Of the label maps.
-            case_id: Its name.
-            label: (Z, Y, X) in image space, of all folds together.
+            folder: Folder of the label maps.
+            case_id: Name of the case.
+            label: (Z, Y, X) in image space, from all folds together.
             logits: (K, Z, Y, X) in plan space.
-            votes: Label maps of the single folds; looked at for the disagreement only.
-            spatial: The way back.
+            votes: Label maps of the single folds, used only for the disagreement.
+            spatial: How the case came to plan space.
 
         Raises:
             SegflowError: A file cannot be written.
@@ -146,14 +146,14 @@ class Maps:
 
 
 class Entropy:
-    """How undecided probabilities are, while they pass by one output at a time.
+    """Entropy of probabilities that are added one output at a time.
 
-    Shannon's entropy divided by its greatest value: 0 where one outcome is certain, 1 where all are alike. Where there
-    are regions, each output is a question of its own, yes or no, and the result is their mean.
+    It is Shannon's entropy divided by its largest value: 0 if one outcome is certain, 1 if all are equally likely. With
+    regions, each output is a yes-or-no question of its own, and the result is the mean over the outputs.
 
     Args:
         shape: Voxels along z, y, x.
-        labels: What the outputs mean.
+        labels: The label definition.
     """
 
     def __init__(self, shape: Sequence[int], labels: Labels) -> None:
@@ -162,20 +162,20 @@ class Entropy:
         self._outputs = 0
 
     def add(self, probability: np.ndarray) -> None:
-        """Take in the next output, float32 (Z, Y, X)."""
+        """Add the next output, float32 (Z, Y, X)."""
         self._total += _surprise(probability)
         if self._regions:
             self._total += _surprise(1 - probability)
         self._outputs += 1
 
     def value(self) -> np.ndarray:
-        """float32 (Z, Y, X), of all outputs so far."""
+        """The entropy of all outputs so far, float32 (Z, Y, X)."""
         outcomes = 2 if self._regions else max(self._outputs, 2)
         return self._total / np.float32(math.log(outcomes) * (self._outputs if self._regions else 1))
 
 
 def disagreement(label: np.ndarray, votes: Iterable[np.ndarray]) -> np.ndarray:
-    """Share of the folds whose own label differs from the label of all together.
+    """Share of the folds whose label differs from that of all folds together.
 
     Args:
         label: (Z, Y, X).

@@ -1,4 +1,4 @@
-"""What label maps are made from, for their stamps (see ``storage/stamps.py``)."""
+"""Origins of label maps, for their stamps (see ``storage/stamps.py``)."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from segflow.core.run_record import RunRecord
 from segflow.storage.file_stamps import FileStamp, digest_of
 
 WINDOW_SETTINGS = ("overlap", "gaussian", "mirroring", "sums")
-"""Settings of the sliding window that change label maps; its batch size does not."""
+"""Settings of the sliding window that change label maps. The batch size does not."""
 
 
 @dataclass(frozen=True, slots=True)
 class StampedCase:
-    """What one case waits with to be computed.
+    """A case to be predicted.
 
     Attributes:
-        preprocessed: The case.
-        inputs: Stamps of its files, from before they were read.
+        preprocessed: The preprocessed case.
+        inputs: Stamps of its files, taken before they were read.
     """
 
     preprocessed: PreprocessedCase
@@ -33,7 +33,7 @@ class StampedCase:
 
 
 def weights_digest(networks: Iterable[nn.Module]) -> str:
-    """A text that other weights do not share: a checksum of every parameter and buffer."""
+    """A checksum of all parameters and buffers, as text. Other weights give another text."""
     digest = hashlib.blake2b(digest_size=16)
     for network in networks:
         for name, value in network.state_dict().items():
@@ -43,7 +43,7 @@ def weights_digest(networks: Iterable[nn.Module]) -> str:
 
 
 def record_digest(*records: RunRecord) -> str:
-    """A text for all that a run's record says of how images are prepared and what outputs mean."""
+    """A checksum of everything in records that decides how images are prepared and what outputs mean."""
     return digest_of(
         [
             {
@@ -58,7 +58,7 @@ def record_digest(*records: RunRecord) -> str:
 
 
 def described(build: Any) -> Any:
-    """What makes a network, as plain JSON: its name, and the options that are plain."""
+    """The builder of a network as plain JSON: its name, and options that are plain."""
     if isinstance(build, partial):
         options = {str(k): v for k, v in (*enumerate(build.args), *build.keywords.items())}
         return {"name": described(build.func), "options": {key: _plain(value) for key, value in options.items()}}

@@ -1,4 +1,4 @@
-"""Images in, label maps out: many cases, read, predicted and written at the same time."""
+"""Prediction of many cases, which are read, predicted and written at the same time."""
 
 from __future__ import annotations
 
@@ -38,22 +38,22 @@ def predict_cases(
 ) -> PredictReport:
     """Predict a folder, a CSV table or a list of files.
 
-    Beside ``<case><ending>`` the output folder receives the model's ``dataset.json`` and ``plans.json``, and
-    ``predict.json`` with the arguments. Every file is written under a temporary name and renamed. A case that fails
-    is reported and the others are done. Each case has a stamp of what made it, see ``storage/stamps.py``.
+    Beside ``<case><ending>``, the output folder gets the model's ``dataset.json`` and ``plans.json``, and
+    ``predict.json`` with the arguments. Every file is written under a temporary name and then renamed. A case that
+    fails is reported, and the others are done. Each case gets a stamp of its origin, see ``storage/stamps.py``.
 
     Args:
         model: See `Predictor.load`.
         source: See `find_cases`.
         output: Folder for the label maps.
         settings: See `PredictSettings`.
-        progress: Told of each case that ended.
+        progress: Called after each case.
         build, build_previous, normalizations: See `Predictor.load`.
-        own: Whether nobody but segflow writes into the output folder: predictions of another model are replaced then.
+        own: Only segflow writes into the output folder, so predictions of another model are replaced.
 
     Raises:
-        SegflowError: The model cannot be loaded, there is no input, or the output folder cannot be written, holds
-            predictions of another model, or files in the way that segflow did not write.
+        SegflowError: The model cannot be loaded, there is no input, or the output folder cannot be written or holds
+            predictions of another model or files that segflow did not write.
     """
     settings = PredictSettings() if settings is None else settings
     output = Path(output)
@@ -102,7 +102,7 @@ def predict_cases(
         )
         failed.update(first.run(cases, first.prepare(cases), progress).failed)
         cases = [case for case in cases if case.case_id not in failed]
-        done = last.prepare(cases)  # again: it depends on what was made just now
+        done = last.prepare(cases)  # again, since it depends on the predictions of the previous stage
     report = last.run(cases, done, progress)
     return replace(report, failed={**failed, **report.failed})
 
@@ -110,7 +110,7 @@ def predict_cases(
 def _decisive(
     predictor: Predictor, model: str | Path, settings: PredictSettings, build: Build, build_previous: Build | None
 ) -> dict[str, Any]:
-    """What decides label maps beside the images, as plain JSON; predictions of one folder must agree in it."""
+    """Plain JSON of everything that decides label maps beside the images; equal for all predictions of a folder."""
     stages = [predictor] if predictor.previous_stage is None else [predictor, predictor.previous_stage]
     schemes = {scheme for stage in stages for scheme in stage.plan.normalization_schemes}
     own = {name: dict(part.description) for name, part in predictor.normalizations.items() if name in schemes}

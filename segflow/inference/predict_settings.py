@@ -1,4 +1,4 @@
-"""How a model is chosen and applied to many cases."""
+"""Settings of prediction."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from segflow.core.errors import SegflowError
 from segflow.inference.find_cases import part_of
 
 SUMS = ("auto", "float32", "float16")
-"""Types in which logits are summed up."""
+"""Types in which logits are summed."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -17,13 +17,13 @@ class SlidingWindowSettings:
     """How an image is covered with patches.
 
     Attributes:
-        overlap: Share of a patch that it has in common with its neighbour along an axis, ``0 <= overlap < 1``.
-        gaussian: Weight voxels by their distance from the patch's centre; otherwise all alike.
+        overlap: Share of a patch that it shares with its neighbour along an axis, ``0 <= overlap < 1``.
+        gaussian: Weight voxels by their distance from the patch's centre; false weights all voxels alike.
         mirroring: Average over the mirrored views that the network was trained with.
-        batch_size: Tiles and mirrored views in one forward pass, or ``auto``: what memory allows.
-        sums: ``float32``, or ``float16``: nnU-Net's own arithmetic, in which nearly equal logits decide as they do
-            there and where outer corners, whose weights it hardly holds, are coarse; it takes half the memory. Or
-            ``auto``: float16 for a model that nnU-Net trained, see `Predictor`, and float32 for others.
+        batch_size: Tiles and mirrored views in one forward pass; ``auto`` takes as many as memory allows.
+        sums: ``float32`` or ``float16``. The latter is nnU-Net's arithmetic: it takes half the memory, decides nearly
+            equal logits as nnU-Net does, and is coarse in outer corners, whose weights are very small. ``auto`` takes
+            float16 for a model that nnU-Net trained, and float32 for others.
     """
 
     overlap: float = 0.5
@@ -45,21 +45,21 @@ class SlidingWindowSettings:
 
 @dataclass(kw_only=True, slots=True)
 class PredictSettings(SlidingWindowSettings):
-    """How a model is chosen and applied to a folder.
+    """Choice of a model, and its use on many cases.
 
     Attributes:
         folds: ``all``, one fold, or a list of folds, whose logits are averaged.
         checkpoint: ``final``, ``best`` or ``last``.
-        configuration: Which model, where the path holds several; null where it holds one.
+        configuration: Configuration to take if the path holds several; null if it holds one.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, …
-        previous_stage: Model of the stage that a cascade builds on; null: the one beside it.
-        previous_stage_predictions: Folder of that stage's label maps, in place of predicting them.
-        probabilities: Also write every label's or region's probability.
-        entropy: Also write how undecided the probabilities are, 0 to 1.
-        disagreement: Also write the share of folds whose own label is another.
-        resume: Skip cases that are done: their outputs are there, and made from the same images by the same model and
+        previous_stage: Model of a cascade's previous stage; null takes the one beside the cascade.
+        previous_stage_predictions: Folder of that stage's label maps; null predicts them.
+        probabilities: Also write the probability of each label or region.
+        entropy: Also write the entropy of the probabilities, 0 to 1.
+        disagreement: Also write the share of folds whose label differs from the result.
+        resume: Skip finished cases, whose outputs exist and were made from the same images by the same model and
             settings.
-        part: ``k/n``: predict only every n-th case, beginning with the k-th.
+        part: ``k/n`` predicts only every n-th case, starting at the k-th (from 0).
         readers, writers: Threads that read and preprocess, and that restore and write.
     """
 
@@ -91,7 +91,7 @@ class PredictSettings(SlidingWindowSettings):
 
     @property
     def window(self) -> SlidingWindowSettings:
-        """The part that concerns the sliding window."""
+        """The settings of the sliding window alone."""
         return SlidingWindowSettings(
             overlap=self.overlap,
             gaussian=self.gaussian,

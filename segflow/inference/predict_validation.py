@@ -1,4 +1,4 @@
-"""The validation cases of a trained fold, whole, from their preprocessed arrays (recipe 9.8)."""
+"""Prediction of a trained fold's whole validation cases from their preprocessed arrays (recipe 9.8)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from segflow.storage.predictions import Predictions, Wanted
 from segflow.storage.preprocessed_store import PreprocessedStore
 
 WAY = "validation"
-VERSION = 1  # raise it when the same weights, arrays and settings begin to give other label maps
+VERSION = 1  # raise it when the same weights, arrays and settings would give other label maps
 VALIDATE_AGAIN = "Run the same 'segflow train' command again; it predicts what is missing or out of date."
 
 
@@ -44,23 +44,23 @@ def predict_validation(
 ) -> PredictReport:
     """Predict the cases that a fold was not trained on, into its ``validation`` folder.
 
-    A case is skipped where its label map is there and was made from the same arrays, by the same weights and settings.
+    A case is skipped if its label map exists and was made from the same arrays with the same weights and settings.
 
     Args:
         folder: The fold.
         store: Preprocessed cases of its configuration.
-        settings: See `PredictSettings`; folds, configuration and part are not looked at.
-        previous_stage: Label maps that the previous stage predicted, on the grid of ``store``; for a cascade.
-        next_stages: Cascade's configuration → its preprocessed cases. Label maps on their grid are handed on to it, see
+        settings: See `PredictSettings`. Folds, configuration and part are not used.
+        previous_stage: Label maps of the previous stage on the grid of ``store``, for a cascade.
+        next_stages: Cascade's configuration → its preprocessed cases. Label maps on their grids are written for it, see
             `NextStage`.
-        progress: Told of each case that ended.
+        progress: Called after each case.
         build: See `Predictor.load`.
 
     Raises:
         SegflowError: The fold was not trained, or its weights do not fit.
     """
     settings = PredictSettings() if settings is None else settings
-    weights = stamp_file(folder.existing_checkpoint(settings.checkpoint))  # before they are read
+    weights = stamp_file(folder.existing_checkpoint(settings.checkpoint))  # before the weights are read
     predictor = Predictor.load(
         folder.path,
         checkpoint=settings.checkpoint,
@@ -83,13 +83,13 @@ def predict_validation(
 
 @dataclass(frozen=True, slots=True)
 class _Validation:
-    """A fold's cases, from their arrays to label maps.
+    """Predicts a fold's cases from their arrays.
 
     Attributes:
         folder, store, settings, previous_stage: See `predict_validation`.
         predictor: The fold's network.
-        decisive: What decides the label maps beside the arrays, as plain JSON.
-        following: The cascades that the label maps are handed on to.
+        decisive: Plain JSON of everything that decides the label maps beside the arrays.
+        following: The cascades that take the label maps as input.
     """
 
     folder: Fold
@@ -153,7 +153,7 @@ class _Validation:
 
 @dataclass(frozen=True, slots=True)
 class _Computed:
-    """What one case waits with to be written; without its image, whose memory is wanted."""
+    """The result of a case, to be written, without its image to save memory."""
 
     logits: Tensor
     spatial: SpatialRecord
@@ -161,19 +161,19 @@ class _Computed:
 
 
 def validated_with(folder: Fold, record: RunRecord) -> dict[str, Any] | None:
-    """The settings of the inference by which a fold's validation cases were predicted.
+    """The settings of inference that predicted a fold's validation cases.
 
     Args:
         folder: The fold.
-        record: What it says of itself.
+        record: Its record.
 
     Returns:
-        Name → value of every setting that changes label maps; None where there are no stamps, as in runs of an earlier
-        segflow or of another tool.
+        Name → value of every setting that changes label maps; None if there are no stamps, as in runs of earlier
+        versions or of other tools.
 
     Raises:
-        SegflowError: Label maps were changed since, are of other weights than those that are there, or differ in how
-            they were made.
+        SegflowError: Label maps were changed since, come from other weights than the present ones, or were made with
+            different settings.
     """
     predictions = Predictions(folder.validation, record.dataset.file_ending)
     found: dict[str, Any] | None = None

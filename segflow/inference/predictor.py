@@ -1,4 +1,4 @@
-"""A trained model as an object: image in, label map out, in this process and without files."""
+"""A trained model as an object that turns an image into a label map, without files."""
 
 from __future__ import annotations
 
@@ -37,21 +37,21 @@ from segflow.preprocessing.restore import restore_labels
 logger = logging.getLogger(__name__)
 
 SPACING_FACTOR = 20.0
-"""Spacing that differs from the training's by more is likely a mistake of unit, such as metres for millimetres."""
+"""Ratio to the training images' spacing above which the unit is probably wrong, such as metres for millimetres."""
 
 REORIENTING = "WithReorient"
-"""Ending of the names of readers that turn images to RAS."""
+"""End of the names of readers that turn images to RAS."""
 
 
 class Predictor:
-    """Networks of one configuration, and for a cascade the predictor of the stage before it.
+    """Networks of one configuration, and for a cascade the predictor of its previous stage.
 
     Args:
         model: The networks with their record.
-        device: Where they compute.
-        settings: How images are covered with patches. ``sums=auto`` becomes nnU-Net's arithmetic for its own models,
-            so that they predict here what they predict there.
-        previous_stage: Predictor of the configuration that a cascade builds on.
+        device: Device of the networks.
+        settings: How images are covered with patches. ``sums=auto`` becomes nnU-Net's arithmetic for its own models, so
+            that they predict the same here.
+        previous_stage: Predictor of a cascade's previous stage.
         normalizations: Those of a user's own that the plans name, see `own_normalizations.CONTRACT`.
     """
 
@@ -101,13 +101,13 @@ class Predictor:
                 as a folder, a zip or one checkpoint.
             folds: ``all``, or names of folds, whose logits are averaged.
             checkpoint: ``final``, ``best`` or ``last``.
-            configuration: Which model, where the path holds several.
+            configuration: Configuration to take if the path holds several.
             device: ``auto``, ``cpu``, ``cuda``, …
             settings: How images are covered with patches.
-            previous_stage: Model of the stage that a cascade builds on, where it does not lie beside the model.
-            with_previous_stage: False where the previous stage's label maps are given to every call.
-            build: What makes the network; only to be given for networks of one's own.
-            build_previous: What makes the previous stage's, where that is another.
+            previous_stage: Model of a cascade's previous stage, if it does not lie beside the model.
+            with_previous_stage: False if every call gets the previous stage's label map.
+            build: Builds the network. It must be given only for a user's own network.
+            build_previous: Builds the previous stage's network, if that is another.
             normalizations: Those of a user's own that the plans name, see `own_normalizations.CONTRACT`.
 
         Raises:
@@ -129,12 +129,12 @@ class Predictor:
         """Segment one image.
 
         Args:
-            image: An array (C, Z, Y, X), or (Z, Y, X) of one channel; a SimpleITK or nibabel image; or a list of such
+            image: An array (C, Z, Y, X), or (Z, Y, X) with one channel; a SimpleITK or nibabel image; or a list of such
                 images, one per channel.
-            spacing: mm along z, y, x; for arrays only. Arrays are taken in the axes of the training images.
+            spacing: mm along z, y, x, for arrays only. Arrays must have the axes of the training images.
 
         Returns:
-            The label map: an array uint8 or uint16 (Z, Y, X), or an image of the same kind and place as the input.
+            The label map: an array uint8 or uint16 (Z, Y, X), or an image of the input's kind and geometry.
 
         Raises:
             SegflowError: The image does not fit the model.
@@ -148,9 +148,9 @@ class Predictor:
         """Segment one case.
 
         Args:
-            case: In image space; its label is not looked at.
-            previous: For a cascade, the previous stage's label map (Z, Y, X) in image space; predicted where None.
-            progress: Told how many tiles are done.
+            case: The case in image space. Its label is not used.
+            previous: For a cascade, the previous stage's label map (Z, Y, X) in image space; None predicts it.
+            progress: Called with the number of finished tiles.
 
         Returns:
             uint8 or uint16 (Z, Y, X) in image space.
@@ -165,8 +165,8 @@ class Predictor:
         """Bring a case to plan space.
 
         Args:
-            case: Its image is float32 (C, Z, Y, X), as read.
-            previous: The previous stage's labels (Z, Y, X) on the grid of the image, for a cascade.
+            case: The case with its image as read, float32 (C, Z, Y, X).
+            previous: For a cascade, the previous stage's labels (Z, Y, X) on the grid of the image.
 
         Raises:
             SegflowError: The case does not fit the model.
@@ -187,9 +187,9 @@ class Predictor:
         """Logits of a case in plan space.
 
         Args:
-            case: As `preprocess` gives it: with the previous stage's label map as its label, for a cascade.
-            progress: Told how many tiles are done.
-            fold: Index of one network, in place of the mean of all.
+            case: Result of `preprocess`. For a cascade its label is the previous stage's label map.
+            progress: Called with the number of finished tiles.
+            fold: Index of one network; None takes the mean of all.
 
         Returns:
             float32 or float16 (K, Z, Y, X), see `SlidingWindowSettings.sums`.
@@ -212,13 +212,13 @@ class Predictor:
         return restore_labels(logits, case.spatial, self.plan, self.labels)
 
     def predict_preprocessed(self, case: PreprocessedCase, *, progress: Progress = silent) -> np.ndarray:
-        """Segment a case that was preprocessed before, such as for training: labels (Z, Y, X) in image space."""
+        """Segment a case that is already preprocessed, such as for training: labels (Z, Y, X) in image space."""
         return self.restore(self.logits(case, progress=progress), case)
 
     def weights_digest(self) -> str:
-        """A text that another training's weights do not share: a checksum of biases and norms, the small tensors.
+        """A checksum of the small tensors (biases and norms), as text. Other trainings give another text.
 
-        Of a cascade's previous stage too, as far as it is predicted here.
+        It covers a cascade's previous stage too, if that is predicted here.
         """
         digest = hashlib.sha256()
         for network in (*self.networks, *(self.previous_stage.networks if self.previous_stage else ())):
@@ -262,7 +262,7 @@ class Predictor:
         found = labels_for_image(case.image, self.record.plans.intensities, len(self.labels.foreground_labels) + 1)
         if found is None or self._told_of_labels:
             return
-        self._told_of_labels = True  # of a folder of label maps, the first tells
+        self._told_of_labels = True  # warn only about the first case of a folder of label maps
         values, usual = found
         logger.warning(
             "case '%s' looks like a label map: its only values are %s, while the model was trained on intensities "
@@ -276,7 +276,7 @@ class Predictor:
     def _compare_spacing(self, case: Case) -> None:
         own = permute(case.geometry.spacing, self.record.plans.axis_order)
         usual = self.record.plans.median_spacing
-        dims = self.plan.spatial_dims  # the first axis of a 2D dataset has no spacing of its own
+        dims = self.plan.spatial_dims  # the first spacing of a 2D dataset is artificial
         ratios = [max(a / b, b / a) for a, b in list(zip(own, usual, strict=True))[-dims:]]
         if max(ratios) > SPACING_FACTOR:
             logger.warning(
@@ -288,9 +288,9 @@ class Predictor:
 
 
 def _check_memory(record: RunRecord, device: torch.device) -> None:
-    """Refuse a patch that no case could be predicted with: its size is only what a file says."""
+    """Refuse a patch that is too large for any case, since its size comes from an untrusted file."""
     if device.type != "cpu":
-        return  # has memory of its own, and says well what it lacks
+        return  # a device with its own memory reports well what it lacks
     plan, labels = record.plan, record.dataset.labels
     values = record.in_channels + plan.topology.features[0] + labels.num_outputs
     check_room(
@@ -301,6 +301,6 @@ def _check_memory(record: RunRecord, device: torch.device) -> None:
 
 
 def _one_hot(label: np.ndarray, labels: Labels) -> Tensor:
-    """float32 (labels, Z, Y, X): a channel for each foreground label of the previous stage (recipe 11.2)."""
+    """A channel for each foreground label of the previous stage (recipe 11.2), float32 (labels, Z, Y, X)."""
     values = torch.from_numpy(np.asarray(label, dtype=np.int32))
     return torch.stack([(values == value).float() for value in labels.foreground_labels])

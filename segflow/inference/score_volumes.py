@@ -1,4 +1,4 @@
-"""Whole validation cases scored with a network that is still being trained."""
+"""Scores of whole validation cases during training."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ def volume_scorer(
     *,
     previous_stage: PreprocessedStore | None = None,
 ) -> Callable[[nn.Module, Sequence[str]], Mapping[str, float]]:
-    """A function that predicts whole cases with a network and scores them in image space.
+    """Make a function that predicts whole cases with a network and scores them in image space.
 
     Args:
-        record: Of the run.
+        record: Record of the run.
         store: Preprocessed cases.
         references: Folder of reference label maps.
         settings: How a case is covered with patches.
-        previous_stage: Labels that the previous stage predicted; for a cascade.
+        previous_stage: Label maps of the previous stage, for a cascade.
 
     Returns:
-        ``(network, case ids)`` → label or region name → mean Dice over the cases in which it is defined. The network is
-        left in the mode in which it came.
+        ``(network, case ids)`` → label or region name → mean Dice over the cases in which it is defined. The network
+        keeps its mode.
     """
     reader = reader_by_name(record.plans.reader)
     labels = record.dataset.labels

@@ -1,4 +1,4 @@
-"""Networks over an image larger than their patch: the weighted mean over tiles and mirrored views (recipe 11.4)."""
+"""Prediction of images larger than the patch: the weighted mean over tiles and mirrored views (recipe 11.4)."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from segflow.network.levels import logits_of_levels
 logger = logging.getLogger(__name__)
 
 CPU_VOXELS_PER_BATCH = 3 * 2**17
-"""A CPU gains nothing from larger batches than this; smaller ones pay each layer's fixed cost too often."""
+"""Voxels of a batch on a CPU. Larger batches gain nothing; smaller ones pay the fixed cost of layers too often."""
 
 GPU_BYTES_PER_VOXEL = 2048
-"""Room for the activations of 32 features at the finest level in float16, concatenation and logits included."""
+"""Bytes per voxel for the activations of 32 features at the finest level in float16, with concatenation and logits."""
 
 GPU_SHARE_OF_FREE_MEMORY = 0.4
-"""For the activations; the sums need the rest."""
+"""Share of the free memory for the activations. The sums need the rest."""
 
 LARGEST_BATCH = 64
 
@@ -43,20 +43,20 @@ def predict_logits(
     """The mean logits of one or several networks over a whole image.
 
     Logits, not probabilities, are averaged over views, tiles and networks, as nnU-Net does. The sums lie on the
-    networks' device, or in main memory where that is too small. Where memory runs out, the batch is halved and the
-    next tile goes on from there.
+    networks' device, or in main memory if that is too small. If memory runs out, the batch is halved and prediction
+    continues with the next tile.
 
     Args:
-        networks: One per fold, in evaluation mode and on one device. Each maps (B, C, *patch) to (B, K, *patch), or
-            to a list of logits with the finest first.
+        networks: One per fold, in evaluation mode, on one device. Each maps (B, C, *patch) to (B, K, *patch), or to a
+            list of logits, finest first.
         image: float32 (C, Z, Y, X) in plan space.
         patch_size: Voxels of the patch, (z, y, x), or (y, x) for networks that see one slice at a time.
         mirror_axes: Axes of the patch (0 is its first) along which views may be mirrored.
         settings: See `SlidingWindowSettings`.
-        progress: Told after each batch how many tiles are done.
+        progress: Called after each batch with the number of finished tiles.
 
     Returns:
-        float32 or float16 (K, Z, Y, X), as the sums are.
+        float32 or float16 (K, Z, Y, X), the type of the sums.
 
     Raises:
         SegflowError: The image is empty, memory does not suffice for one tile, or the logits are not finite.
@@ -68,14 +68,14 @@ def predict_logits(
         )
     window = Window.over(image.shape[1:], patch_size, settings.overlap)
     padded = functional.pad(image, window.padding) if any(window.padding) else image
-    # In float16 the networks are averaged one by one, each by itself already rounded, as in the recipe (11.4, step 9).
+    # In float16 the mean of each network is rounded before the networks are averaged (recipe 11.4, step 9).
     groups = [[network] for network in networks] if settings.sums == "float16" else [networks]
     logits = mean_logits(_Pass(group, padded, window, mirror_axes, settings).run(progress) for group in groups)
     return logits[(slice(None), *window.inside)]
 
 
 def mean_logits(several: Iterable[Tensor]) -> Tensor:
-    """The mean of logits (K, Z, Y, X), added up one by one in their own precision; may change the first."""
+    """The mean of logits (K, Z, Y, X), added one by one in their own precision. It may change the first."""
     logits = iter(several)
     total, count = next(logits), 1
     for one in logits:
@@ -85,7 +85,7 @@ def mean_logits(several: Iterable[Tensor]) -> Tensor:
 
 
 class _Pass:
-    """One pass over one image. A job is one tile in one view; jobs of a tile follow each other."""
+    """One pass over one image. A job is one tile in one view; the jobs of a tile are consecutive."""
 
     def __init__(
         self,
@@ -107,7 +107,7 @@ class _Pass:
         self.sums: _Sums | None = None
 
     def run(self, progress: Progress) -> Tensor:
-        """All jobs, batch by batch. Returns float32 (K, Z, Y, X) of the padded image."""
+        """Run all jobs, batch by batch. Returns float32 (K, Z, Y, X) of the padded image."""
         jobs = [(group, view) for group in range(len(self.groups)) for view in self.views]
         done = 0
         progress(ProgressEvent("tiles", "", 0, len(self.groups)))
@@ -128,7 +128,7 @@ class _Pass:
 
     @torch.inference_mode()
     def _forward(self, batch: Sequence[tuple[int, tuple[int, ...]]]) -> Tensor:
-        """Logits summed over the networks, (B, K, *patch), as mirrored as their input."""
+        """Logits summed over the networks, (B, K, *patch), mirrored like their input."""
         tiles = []
         for group, view in batch:
             tile = self.window.tile(self.image, self.groups[group][0])
@@ -148,7 +148,7 @@ class _Pass:
         self.sums.add(self.groups[group], logits, _channel_first(view))
 
     def _need_less(self, error: BaseException) -> None:
-        """Make room after an allocation failed: a smaller batch, then sums in main memory; else give up."""
+        """Free memory after a failed allocation: take a smaller batch, then put sums into main memory, else raise."""
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         if self.batch_size > 1:
@@ -166,7 +166,7 @@ class _Pass:
 
 
 class _Sums:
-    """Weighted sums over the padded image: logits (K, Z, Y, X), and weights (Z, Y, X) where tiles overlap."""
+    """Weighted sums over the padded image: logits (K, Z, Y, X), and weights (Z, Y, X) if tiles overlap."""
 
     def __init__(self, window: Window, outputs: int, gaussian: bool, device: torch.device, dtype: torch.dtype) -> None:
         self.window = window
@@ -177,7 +177,7 @@ class _Sums:
         if gaussian:
             importance = gaussian_importance(window.patch[1:] if window.flat else window.patch)
             weights = torch.from_numpy(importance).reshape(window.patch)
-        # Where no tiles overlap the weights cancel, but in float16 they leave their rounding.
+        # Without overlap the weights cancel, but in float16 they leave rounding errors.
         weighted = window.overlapping or dtype == torch.float16
         self.importance = weights.to(device) if weighted else None
         shape = (outputs, *window.shape)
@@ -193,11 +193,11 @@ class _Sums:
         self.weights = torch.zeros(window.shape, dtype=dtype, device=self.logits.device) if weighted else None
 
     def add(self, starts: Sequence[tuple[int, ...]], logits: Tensor, mirrored: list[int]) -> None:
-        """Add one view (K, *patch) of the tile that lies at ``starts``; the views of a tile follow each other.
+        """Add one view (K, *patch) of the tile at ``starts``. The views of a tile are consecutive.
 
-        Wanting memory, it fails before it has changed anything.
+        If memory is lacking, it fails before it has changed anything.
         """
-        # On a CPU, one channel at a time stays in the cache between mirroring and adding.
+        # On a CPU, a single channel stays in the cache between mirroring and adding.
         step = 1 if self.tile.device.type == "cpu" else len(logits)
         first = starts is not self.starts
         for channel in range(0, len(logits), step):
@@ -219,14 +219,14 @@ class _Sums:
         tile = self.tile.to(self.logits.device)
         for start in self.starts:
             for sums, channel in zip(self.window.tile(self.logits, start), tile, strict=True):
-                # Torch is slow where it mixes types: quicker to convert, add and convert back, with the same rounding.
+                # Torch is slow with mixed types. Converting, adding and converting back is faster and rounds alike.
                 sums.copy_(sums.to(channel.dtype).add_(channel)) if sums.dtype != channel.dtype else sums.add_(channel)
             if self.weights is not None and self.importance is not None:
                 self.window.tile(self.weights, start).add_(self.importance.to(self.weights.device))
         self.starts = ()
 
     def move_to_main_memory(self) -> None:
-        """Give the device's memory to the network."""
+        """Move the sums to main memory, so that the network gets the device's memory."""
         self.logits = self.logits.cpu()
         self.weights = None if self.weights is None else self.weights.cpu()
 
@@ -248,7 +248,7 @@ class _Sums:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether torch failed for want of memory; main memory has no exception class of its own."""
+    """Whether torch failed for lack of memory. There is no exception class for main memory."""
     text = str(error)
     return isinstance(error, torch.OutOfMemoryError) or "out of memory" in text or "can't allocate memory" in text
 
@@ -267,7 +267,7 @@ def _automatic(window: Window, device: torch.device) -> int:
 
 
 def _where_it_fits(image: Tensor, device: torch.device) -> Tensor:
-    """The image on the device, or where it is if the device is too small for it."""
+    """The image on the device, or unchanged if the device is too small for it."""
     try:
         return image.to(device)
     except RuntimeError as error:

@@ -1,4 +1,4 @@
-"""How an image is covered with tiles, and how much each voxel of a tile counts (recipe 11.4)."""
+"""Tiles that cover an image, and the weight of each voxel in a tile (recipe 11.4)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from segflow.core.errors import SegflowError
 
 MOST_TILES = 2_000_000
-"""Of one image: more would take days."""
+"""Largest number of tiles of an image; more would take days."""
 
 PEAK_WEIGHT = 10.0
 """Weight at a tile's centre. Above 1, so that few weights vanish in float16 (recipe 11.4)."""
@@ -27,7 +27,7 @@ def tile_starts(size: int, patch: int, overlap: float = 0.5) -> tuple[int, ...]:
     Args:
         size: Voxels of the image, at least ``patch``.
         patch: Voxels of the tile.
-        overlap: Least share of a tile that it has in common with the next.
+        overlap: Smallest share of a tile that it shares with the next.
     """
     count = math.ceil((size - patch) / (patch * (1.0 - overlap))) + 1
     step = (size - patch) / (count - 1) if count > 1 else 0.0
@@ -37,8 +37,8 @@ def tile_starts(size: int, patch: int, overlap: float = 0.5) -> tuple[int, ...]:
 def gaussian_importance(patch_size: Sequence[int]) -> np.ndarray:
     """Weight of each voxel of a patch: a Gaussian with sigma = an eighth of the patch, 10 at ``patch // 2``.
 
-    Rounded to float16, with what vanishes there replaced by the smallest weight that does not, as nnU-Net has it:
-    every voxel keeps some weight, so that the mean is defined in the corners of the image too.
+    Weights are rounded to float16. Those that become 0 are replaced by the smallest other weight, as in nnU-Net, so
+    that the mean is defined in the corners of the image too.
 
     Returns:
         float32, of shape ``patch_size``.
@@ -67,10 +67,10 @@ class Window:
     Attributes:
         shape: Voxels of the image after padding to at least one patch.
         patch: Voxels of a tile.
-        flat: Whether the network sees slices, (B, C, Y, X).
+        flat: The network takes slices, (B, C, Y, X).
         starts: First voxel of each tile, in lexicographic order.
-        overlapping: Whether any voxel lies in more than one tile.
-        inside: Where the image lies within the padded one.
+        overlapping: A voxel lies in more than one tile.
+        inside: Place of the image within the padded one.
         padding: Zeros around the image, in the order of ``torch.nn.functional.pad``: last axis first.
     """
 
@@ -86,7 +86,7 @@ class Window:
     def over(cls, shape: Sequence[int], patch_size: Sequence[int], overlap: float) -> Window:
         """Cover an image (Z, Y, X) with patches of (z, y, x) or, slice by slice, of (y, x).
 
-        An image smaller than the patch is padded symmetrically, the odd voxel at the end.
+        An image that is smaller than the patch is padded on both sides, with an odd voxel at the end.
         """
         flat = len(patch_size) == 2
         patch = (1, *patch_size) if flat else tuple(patch_size)
@@ -100,7 +100,7 @@ class Window:
                 "the image takes too many tiles",
                 found=f"{count:,} of {list(patch)} voxels for {list(shape)}",
                 expected=f"at most {MOST_TILES:,}",
-                fix="Is the spacing of the image right, and the patch size of the model?",
+                fix="Check the spacing of the image and the patch size of the model.",
             )
         pairs = [(b, m - n - b) for b, m, n in zip(before, padded, shape, strict=True)]
         return cls(
@@ -120,17 +120,17 @@ class Window:
 
 
 def group_identical_tiles(image: Tensor, window: Window) -> list[list[tuple[int, ...]]]:
-    """Starts of all tiles, those of one constant content together.
+    """Starts of all tiles. Tiles with the same constant content form a group.
 
-    Air and padding make many tiles constant. A network gives the same logits for the same input wherever it lies, so
-    one pass stands for all of them without any effect on the result.
+    Air and padding make many tiles constant. A network gives equal logits for equal input, so one pass serves the whole
+    group without any effect on the result.
 
     Args:
         image: (C, Z, Y, X), padded.
         window: Its tiles.
 
     Returns:
-        At least one start in each group; the groups in the order of their first tile.
+        Groups of starts, in the order of their first tile.
     """
     groups: list[list[tuple[int, ...]]] = []
     constant: dict[tuple[float, ...], list[tuple[int, ...]]] = {}
@@ -138,7 +138,7 @@ def group_identical_tiles(image: Tensor, window: Window) -> list[list[tuple[int,
         tile = window.tile(image, start)
         first, last = tile[:, 0, 0, 0], tile[:, -1, -1, -1]
         key: tuple[float, ...] | None = None
-        # Opposite corners settle nearly every tile without a look at all of its voxels.
+        # Opposite corners decide for nearly every tile, without looking at all voxels.
         if torch.equal(first, last) and bool((tile == first[:, None, None, None]).all()):
             key = tuple(first.tolist())
         if key is not None and key in constant:
