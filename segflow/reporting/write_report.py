@@ -7,10 +7,10 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 
 import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from PIL import Image
 
 from segflow.core.case import CaseFiles
@@ -24,20 +24,7 @@ from segflow.storage.folds import Fold
 from segflow.storage.images import reader_by_name
 from segflow.storage.stamps import StampedFolder
 
-STYLE = """
-:root { color-scheme: light dark; }
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.2rem; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .25rem .8rem; text-align: right; border-bottom: 1px solid #8884; white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; }
-div.wide { overflow-x: auto; } div.wide table { font-size: .85rem; } div.wide td, div.wide th { padding: .25rem .5rem; }
-table.facts td { text-align: left; }
-img { max-width: 100%; height: auto; } figure { margin: 1rem 0; } figcaption { margin-bottom: .3rem; }
-.pair { display: flex; gap: .5rem; flex-wrap: wrap; } .pair div { flex: 1 1 16rem; max-width: 24rem; }
-.pair img { width: 100%; } .pair span, .note { opacity: .7; font-size: .9rem; }
-.key i { display: inline-block; width: .8rem; height: .8rem; margin: 0 .3rem 0 1rem; border-radius: 2px; }
-"""
+TEMPLATE = "report.html.j2"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,24 +71,36 @@ def write_report(
     if not folds:
         raise SegflowError("a report needs at least one fold", fix="Train first: segflow train")
     record = folds[0].read_record()
-    body = [_heading(record, folds, summary, notes)]
-    body += [_table(table) for table in (*tables, _cases_table(summary, record.dataset.labels))]
-    body.append(_curves(folds))
-    body.append(_examples(record, summary, images or {}, channel))
-    title = escape(f"{record.dataset.name} {record.configuration}")
-    page = (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{STYLE}</style></head>\n'
-        f"<body>{''.join(body)}</body></html>\n"
+    page = _template().render(
+        dataset=record.dataset.name,
+        configuration=record.configuration,
+        notes=notes,
+        failed=list(summary.failed.values()),
+        facts=_facts(record, folds, summary),
+        tables=(*tables, _cases_table(summary, record.dataset.labels)),
+        curves=[(fold.fold, _in_page(fold.progress_png.read_bytes())) for fold in folds if fold.progress_png.is_file()],
+        examples=_examples(record, summary, images or {}, channel),
+        colors=_colors(record.dataset.labels),
     )
     shown = {"scores": digest_of(summary.to_json()), "notes": list(notes), "channel": channel}
     with StampedFolder(file.parent).written(file.name, Origin("report", 1, shown)) as place:
         (place / file.name).write_text(page, encoding="utf-8")
 
 
-def _heading(record: RunRecord, folds: Sequence[Fold], summary: Summary, notes: Sequence[str]) -> str:
+def _template() -> Template:
+    environment = Environment(
+        loader=PackageLoader("segflow", "reporting"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        keep_trailing_newline=True,
+    )
+    return environment.get_template(TEMPLATE)
+
+
+def _facts(record: RunRecord, folds: Sequence[Fold], summary: Summary) -> dict[str, str]:
     plan = record.plan
-    facts = {
+    return {
         "folds": ", ".join(fold.fold for fold in folds),
         "cases scored": str(len(summary.cases)),
         "mean foreground Dice": _number(summary.score),
@@ -111,21 +110,6 @@ def _heading(record: RunRecord, folds: Sequence[Fold], summary: Summary, notes: 
         "network": f"{plan.topology.network}, features {' '.join(map(str, plan.topology.features))}",
         "plans": record.plans.plans_name,
     }
-    rows = "".join(f"<tr><td>{escape(name)}</td><td>{escape(value)}</td></tr>" for name, value in facts.items())
-    lines = "".join(f'<p class="note">{escape(note)}</p>' for note in notes)
-    failed = "".join(f'<p class="note">Not scored: {escape(text)}</p>' for text in summary.failed.values())
-    title = f"<h1>{escape(record.dataset.name)}: {escape(record.configuration)}</h1>"
-    return f'{title}{lines}{failed}<table class="facts">{rows}</table>'
-
-
-def _table(table: Table) -> str:
-    heading, *rows = table.rows
-    cells = "".join(f"<th>{escape(cell)}</th>" for cell in heading)
-    lines = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
-    content = f'<div class="wide"><table><tr>{cells}</tr>{lines}</table></div>'
-    if table.folded:
-        return f"<h2>{escape(table.title)}</h2><details><summary>{len(rows)} rows</summary>{content}</details>"
-    return f"<h2>{escape(table.title)}</h2>{content}"
 
 
 def _cases_table(summary: Summary, labels: Labels) -> Table:
@@ -138,43 +122,47 @@ def _cases_table(summary: Summary, labels: Labels) -> Table:
     return Table("Dice of each case, the worst first", [["case", *names, "mean"], *rows], folded=True)
 
 
-def _curves(folds: Sequence[Fold]) -> str:
-    figures = [
-        f"<figure><figcaption>Fold {escape(fold.fold)}</figcaption>{_picture(fold.progress_png.read_bytes())}</figure>"
-        for fold in folds
-        if fold.progress_png.is_file()
-    ]
-    return f"<h2>Training</h2>{''.join(figures)}" if figures else ""
+def _colors(labels: Labels) -> dict[str, tuple[int, int, int]]:
+    """Name of a label → its colour in the pictures, red, green and blue of 0 to 255."""
+    return {labels.name_of(value): PALETTE[(value - 1) % len(PALETTE)] for value in labels.foreground_labels}
 
 
-def _examples(record: RunRecord, summary: Summary, images: Mapping[str, CaseFiles], channel: int) -> str:
+@dataclass(frozen=True, slots=True)
+class _Example:
+    """A case as the page shows it.
+
+    Attributes:
+        caption: Rank, name and score.
+        pictures: Side, such as ``reference`` → its picture.
+        problem: Why there are no pictures, or None.
+    """
+
+    caption: str
+    pictures: Mapping[str, str]
+    problem: str | None = None
+
+
+def _examples(record: RunRecord, summary: Summary, images: Mapping[str, CaseFiles], channel: int) -> list[_Example]:
+    """The best, the median and the worst case; each only once, and none if there are no images."""
     cases = [case for case in _by_score(summary) if case.case_id in images]
     if not cases:
-        return ""
+        return []
     chosen = {"Best": cases[-1], "Median": cases[len(cases) // 2], "Worst": cases[0]}
-    shown: set[str] = set()
-    figures = []
-    for name, case in chosen.items():
-        if case.case_id not in shown:
-            shown.add(case.case_id)
-            figures.append(_example(name, record, case, images[case.case_id], channel))
-    labels = record.dataset.labels
-    values = {labels.name_of(value): value for value in labels.foreground_labels}
-    key = "".join(
-        f'<i style="background:rgb{PALETTE[(value - 1) % len(PALETTE)]}"></i>{escape(name)}'
-        for name, value in values.items()
-    )
-    return f'<h2>Examples</h2><p class="key">{key}</p>{"".join(figures)}'
+    first = {case.case_id: name for name, case in reversed(chosen.items())}
+    return [
+        _example(name, record, case, images[case.case_id], channel)
+        for name, case in chosen.items()
+        if first[case.case_id] == name
+    ]
 
 
-def _example(name: str, record: RunRecord, case: CaseMetrics, files: CaseFiles, channel: int) -> str:
+def _example(name: str, record: RunRecord, case: CaseMetrics, files: CaseFiles, channel: int) -> _Example:
     caption = f"{name}: {case.case_id}, mean Dice {_number(_case_score(case))}"
     try:
-        pictures = _draw_case(record, case, files, channel)
+        drawn = _draw_case(record, case, files, channel)
     except SegflowError as error:
-        return f'<figure><figcaption>{escape(caption)}</figcaption><p class="note">{escape(str(error))}</p></figure>'
-    panels = "".join(f"<div><span>{escape(side)}</span>{_picture(png)}</div>" for side, png in pictures.items())
-    return f'<figure><figcaption>{escape(caption)}</figcaption><div class="pair">{panels}</div></figure>'
+        return _Example(caption, {}, str(error))
+    return _Example(caption, {side: _in_page(png) for side, png in drawn.items()})
 
 
 def _draw_case(record: RunRecord, case: CaseMetrics, files: CaseFiles, channel: int) -> dict[str, bytes]:
@@ -197,8 +185,9 @@ def _draw_case(record: RunRecord, case: CaseMetrics, files: CaseFiles, channel: 
     return pictures
 
 
-def _picture(png: bytes) -> str:
-    return f'<img alt="" src="data:image/png;base64,{base64.b64encode(png).decode("ascii")}">'
+def _in_page(png: bytes) -> str:
+    """The bytes of a picture as a page holds them."""
+    return base64.b64encode(png).decode("ascii")
 
 
 def _by_score(summary: Summary) -> list[CaseMetrics]:
