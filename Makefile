@@ -39,7 +39,7 @@ test: lint
 
 # The floor is the whole percentage that the report shows: the report fails below it, so that it can only rise.
 coverage: $(VENV)/.ready
-	$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=
+	$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report= --cov-fail-under=0
 	$(BIN)/coverage report
 	total=$$($(BIN)/coverage report --format=total) && \
 	  sed -i.old "s/^fail_under = .*/fail_under = $${total%.*}/" pyproject.toml && rm pyproject.toml.old

@@ -15,8 +15,8 @@ import segflow
 ARRAY = re.compile(r"\b(ndarray|Tensor)\b")
 BY_NAME = re.compile(r"\b(?:Mapping|dict)\[str, (?:torch\.)?Tensor\]")
 """Weights of a network: each has the shape that the network gives it."""
-WITHOUT_AXES = re.compile(r"any shape|same shape|of shape|[Ss]calar|one number")
-LATER = ("segflow.augmentation.", "segflow.network.", "segflow.sampling.")
+WITHOUT_AXES = re.compile(r"any shape|(?:same|this|of) shape|\(\*\w+\)|[Ss]calar|one number")
+LATER = ("segflow.network.",)
 SPACINGS = {"spacing", "new_spacing", "target_spacing"}
 
 

@@ -127,9 +127,16 @@ class PreviousStage:
 
 
 def dilate(mask: torch.Tensor, radius: float) -> torch.Tensor:
-    """Voxels no farther than a radius from the mask: bool, as the mask. Nothing lies beyond the border.
+    """Voxels no farther than a radius from the mask. Nothing lies beyond the border.
 
     The squared distance is found along one axis after the other, no farther than the radius.
+
+    Args:
+        mask: bool (*patch).
+        radius: Voxels.
+
+    Returns:
+        bool (*patch).
     """
     distance = torch.full(mask.shape, FAR, dtype=torch.int16, device=mask.device).masked_fill_(mask, 0)
     for axis in range(mask.ndim):
@@ -144,17 +151,17 @@ def dilate(mask: torch.Tensor, radius: float) -> torch.Tensor:
 
 
 def erode(mask: torch.Tensor, radius: float) -> torch.Tensor:
-    """Voxels farther than a radius from what is not the mask; beyond the border all counts as mask."""
+    """Voxels farther than a radius from what is not the mask; beyond the border all counts as mask. See `dilate`."""
     return ~dilate(~mask, radius)
 
 
 def close(mask: torch.Tensor, radius: float) -> torch.Tensor:
-    """Dilate, then erode."""
+    """Dilate, then erode. See `dilate`."""
     return erode(dilate(mask, radius), radius)
 
 
 def open_(mask: torch.Tensor, radius: float) -> torch.Tensor:
-    """Erode, then dilate."""
+    """Erode, then dilate. See `dilate`."""
     return dilate(erode(mask, radius), radius)
 
 

@@ -31,7 +31,7 @@ def whole(shape: Sequence[int], limits: Sequence[int], generator: torch.Generato
 
 
 def factor(shape: Sequence[int], limits: Sequence[float], generator: torch.Generator) -> torch.Tensor:
-    """float32 factors: half of them below 1 and half above, each uniform on its side (recipe 7).
+    """float32 factors of this shape: half of them below 1 and half above, each uniform on its side (recipe 7).
 
     Where the lower limit is 1 or more, all are uniform between the limits.
     """
@@ -44,7 +44,7 @@ def factor(shape: Sequence[int], limits: Sequence[float], generator: torch.Gener
 
 
 def seeds(shape: Sequence[int], generator: torch.Generator) -> torch.Tensor:
-    """int64 seeds for random fields, which are too large to be drawn beforehand."""
+    """int64 seeds of this shape for random fields, which are too large to be drawn beforehand."""
     return torch.randint(2**62, tuple(shape), generator=generator)
 
 

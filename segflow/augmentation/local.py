@@ -43,7 +43,7 @@ class Rectangles(ChannelStep):
         return {"count": count, "start": start, "size": size}
 
     def change(self, values: torch.Tensor, choices: Draws) -> torch.Tensor:
-        """Fill them, one after the other."""
+        """Fill them, one after the other. See `ChannelStep.change`."""
         count = int(choices["count"])
         starts, sizes = choices["start"][:count].tolist(), choices["size"][:count].tolist()
         for start, size in zip(starts, sizes, strict=True):
@@ -89,6 +89,11 @@ def bump(shape: Sequence[int], centre: torch.Tensor, width: torch.Tensor, device
     """A Gaussian bump brought to 0 to 1 within the patch: float32 of this shape.
 
     Each voxel has the Gaussian's mass between its borders; the first voxel reaches from -0.5 to 0.5.
+
+    Args:
+        shape: Of the patch, along (z, y, x) or (y, x).
+        centre, width: float (axes,), voxels; the width is the standard deviation.
+        device: Of the result.
     """
     result = torch.ones((), dtype=torch.float32, device=device)
     for size, middle, sigma in zip(shape, centre.double(), width.double(), strict=True):
@@ -148,7 +153,7 @@ class LocalGamma(BumpStep):
         return {"gamma": gamma, **self.choose_bump(shape, generator)}
 
     def change(self, values: torch.Tensor, choices: Draws) -> torch.Tensor:
-        """Blend with the gamma of the channel, brought to 0 to 1."""
+        """Blend with the gamma of the channel, brought to 0 to 1. See `ChannelStep.change`."""
         low, high = torch.aminmax(values)
         extent = (high - low).clamp(min=SMALLEST)
         weight = self.bump(values, choices)

@@ -84,8 +84,10 @@ def resample(
             values = source.index_select(0, grid.nearest()) if image_nearest else grid.interpolate(source)
             out_image[channel, slab] = values.view(position[0].shape)
         for channel, source in enumerate(labels):
-            nearest = cells is None
-            values = source.index_select(0, grid.nearest()) if nearest else grid.majority(source, cells[channel])
+            if cells is None:
+                values = source.index_select(0, grid.nearest())
+            else:
+                values = grid.majority(source, cells[channel])
             out_label[channel, slab] = values.view(position[0].shape)
 
 

@@ -51,7 +51,13 @@ def gaussian_kernel(sigma: float) -> list[float]:
 
 
 def blur_axis(values: torch.Tensor, axis: int, sigma: float) -> torch.Tensor:
-    """Convolve with a Gaussian along one axis; beyond the border the values are mirrored about the last voxel."""
+    """Convolve with a Gaussian along one axis; beyond the border the values are mirrored about the last voxel.
+
+    Args:
+        values: float32 (*patch).
+        axis: Of the values.
+        sigma: Voxels.
+    """
     kernel = gaussian_kernel(sigma)
     half, count = len(kernel) // 2, values.shape[axis]
     index = torch.arange(-half, count + half, device=values.device)
@@ -141,7 +147,7 @@ class Sharpen(ChannelStep):
 
 
 def laplacian(values: torch.Tensor) -> torch.Tensor:
-    """Sum over the axes of the differences to both neighbours; there is none beyond the border."""
+    """Sum over the axes of (*patch) of the differences to both neighbours; there is none beyond the border."""
     result = torch.zeros_like(values)
     for axis in range(values.ndim):
         count = values.shape[axis] - 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -36,7 +37,8 @@ class ValidationTransform:
             generator: Not used.
         """
         starts = [size // 2 - n // 2 for size, n in zip(image.shape[2:], self.patch_size, strict=True)]
-        centre = (..., *(slice(a, a + n) for a, n in zip(starts, self.patch_size, strict=True)))
+        within = tuple(slice(a, a + n) for a, n in zip(starts, self.patch_size, strict=True))
+        centre: tuple[Any, ...] = (..., *within)
         image, label = image[centre], label[centre]
         if self.previous_stage:
             shape = (len(image), len(self.foreground_labels), *self.patch_size)

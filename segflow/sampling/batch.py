@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -65,7 +65,9 @@ def read_patch(
         label[...] = OUTSIDE
     if 0 in inside.shape:
         return
-    target = tuple(slice(a - o, b - o) for a, b, o in zip(inside.start, inside.stop, box.start, strict=True))
+    target: tuple[Any, ...] = tuple(
+        slice(a - o, b - o) for a, b, o in zip(inside.start, inside.stop, box.start, strict=True)
+    )
     image[(slice(None), *target)] = case.read_image(inside)
     label[(0, *target)] = case.read_label(inside)
     if previous_stage is not None:

@@ -8,7 +8,7 @@ devices that share it.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -37,7 +37,7 @@ class PlannedTransform(Protocol):
         ...
 
     def apply(self, image: torch.Tensor, label: torch.Tensor, draws: Draws) -> tuple[torch.Tensor, torch.Tensor]:
-        """The transform itself."""
+        """Transform image (B, C, *loader patch) and label (B, 1 or 2, *loader patch) into those of the batch."""
         ...
 
 
@@ -152,14 +152,15 @@ class PatchDataset(Dataset[PatchBatch]):
             where = Box.whole(shape)
             if regions is not None:
                 where = _with_slice_axis(regions[sample]) if self.sampler.is_2d else regions[sample]
+            of_sample: tuple[Any, ...] = (sample, slice(None), *where.slices)
             read_patch(
                 case,
                 Box(
                     tuple(a + o for a, o in zip(box.start, where.start, strict=True)),
                     tuple(a + o for a, o in zip(box.start, where.stop, strict=True)),
                 ),
-                image=image[(sample, slice(None), *where.slices)],
-                label=label[(sample, slice(None), *where.slices)],
+                image=image[of_sample],
+                label=label[of_sample],
                 previous_stage=None if self.previous_stage is None else self.previous_stage.open(case_id),
             )
         if self.sampler.is_2d:
