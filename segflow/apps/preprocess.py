@@ -10,7 +10,8 @@ from segflow.apps import _datasets, _edge, _terminal
 from segflow.core.command_line import command_line
 from segflow.core.errors import CaseErrors
 from segflow.core.plans import Plans
-from segflow.preprocessing.preprocess_dataset import PreprocessReport, preprocess_dataset
+from segflow.preprocessing.preprocess_dataset import preprocess_dataset
+from segflow.preprocessing.preprocess_report import PreprocessReport
 from segflow.preprocessing.preprocess_settings import PreprocessSettings
 from segflow.storage.json_files import read_json_as
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,17 +48,11 @@ def gather(outcomes: Iterable[Outcome], total: int, stage: str, progress: Progre
         progress: Told before the first job and after each.
     """
     gathered = Gathered({}, {})
-    for outcome in told(outcomes, total, stage, progress):
+    progress(ProgressEvent(stage, "", 0, total))
+    for done, outcome in enumerate(outcomes, start=1):
         if outcome.error is None:
             gathered.values[outcome.name] = outcome.value
         else:
             gathered.failed[outcome.name] = outcome.error
-    return gathered
-
-
-def told(outcomes: Iterable[Outcome], total: int, stage: str, progress: Progress) -> Iterator[Outcome]:
-    """The same outcomes, one by one; ``progress`` is told as `gather` says, once what is done with each is done."""
-    progress(ProgressEvent(stage, "", 0, total))
-    for done, outcome in enumerate(outcomes, start=1):
-        yield outcome
         progress(ProgressEvent(stage, outcome.name, done, total))
+    return gathered

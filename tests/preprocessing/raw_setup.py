@@ -12,7 +12,8 @@ import numpy as np
 import SimpleITK as sitk
 
 from segflow.core.plans import Plans
-from segflow.preprocessing.preprocess_dataset import PreprocessReport, preprocess_dataset
+from segflow.preprocessing.preprocess_dataset import preprocess_dataset
+from segflow.preprocessing.preprocess_report import PreprocessReport
 from segflow.preprocessing.preprocess_settings import PreprocessSettings
 
 HERE = PreprocessSettings(processes=0)

@@ -16,7 +16,7 @@ from segflow.core.errors import SegflowError
 from segflow.core.geometry import Geometry
 from segflow.core.labels import Labels
 from segflow.execution.progress import ProgressEvent
-from segflow.preprocessing import preprocess_dataset as door
+from segflow.preprocessing import preprocess_jobs as door
 from segflow.preprocessing.preprocess_case import preprocess_case
 from segflow.preprocessing.preprocess_settings import PreprocessSettings
 from segflow.preprocessing.provenance import choices_of
