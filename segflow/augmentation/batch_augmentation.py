@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 
@@ -177,7 +178,8 @@ class BatchAugmentation:
         own = out[:, :channels]
         self.spatial.apply(image, label, part("spatial", draws), own, out_label)
         for name, step in self.steps.items():
-            self._apply(name, step, own, part(f"steps/{name}", draws))
+            change = partial(self._try, name, step) if name in self._untried else step.apply
+            change(own, part(f"steps/{name}", draws))
         for channel in self.masked_channels:
             own[:, channel].masked_fill_(out_label[:, 0] < 0, 0)
         if self.previous is not None:
@@ -186,20 +188,21 @@ class BatchAugmentation:
             out_label = out_label[:, :1].contiguous()
         return out, out_label.clamp_(min=0)
 
-    def _apply(self, name: str, step: Step, image: torch.Tensor, draws: Draws) -> None:
-        """Apply one step; the first time that it changes something, make sure that it leaves numbers."""
+    def _try(self, name: str, step: Step, image: torch.Tensor, draws: Draws) -> None:
+        """Apply a step for the first time; make sure that it leaves numbers, once it changes something."""
         selections = [values for key, values in draws.items() if is_selection(key)]
         changes = not selections or any(bool(values.any()) for values in selections)
-        tried = name in self._untried and changes and _is_finite(image)
+        tell = changes and _is_finite(image)
         step.apply(image, draws)
-        if tried:
-            self._untried.discard(name)
-            if not _is_finite(image):
-                raise SegflowError(
-                    f"augmentation.steps.{name} makes values that are no numbers (infinite or NaN)",
-                    found=step.name,
-                    expected=CONTRACT,
-                )
+        if not tell:
+            return
+        if not _is_finite(image):
+            raise SegflowError(
+                f"augmentation.steps.{name} makes values that are no numbers (infinite or NaN)",
+                found=step.name,
+                expected=CONTRACT,
+            )
+        self._untried.discard(name)
 
 
 def _is_finite(values: torch.Tensor) -> bool:
