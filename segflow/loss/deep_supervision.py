@@ -9,6 +9,11 @@ from torch import Tensor, nn
 
 from segflow.core.errors import SegflowError
 
+LOSS_CONTRACT = (
+    "something that is called with (labels, batch_dice) and gives a module: logits (B, K, *spatial) and label map "
+    "(B, 1, *spatial) → one number"
+)
+
 
 def supervision_weights(outputs: int) -> tuple[float, ...]:
     """Weight of each resolution, finest first: halved at every step, 0 for the coarsest, 1 in sum.
@@ -43,7 +48,7 @@ class DeepSupervisionLoss(nn.Module):
             target: Label map (B, 1, *spatial of the finest level), any integer type.
 
         Raises:
-            SegflowError: There are no logits, or more than the network has levels for.
+            SegflowError: There are no logits, or more than the network has levels for, or the loss gives no scalar.
         """
         if not 1 <= len(logits) <= len(self.weights):
             raise SegflowError(
@@ -57,7 +62,13 @@ class DeepSupervisionLoss(nn.Module):
             for weight, one in zip(weights, logits, strict=True)
             if weight
         ]
-        return sum(terms[1:], terms[0])
+        total = sum(terms[1:], terms[0])
+        if not isinstance(total, Tensor) or total.ndim:
+            found = f"{type(total).__name__}{f' {list(total.shape)}' if isinstance(total, Tensor) else ''}"
+            raise SegflowError(
+                f"the loss {type(self.loss).__name__} does not give one number", found=found, expected=LOSS_CONTRACT
+            )
+        return total
 
 
 def downsample(target: Tensor, shape: Sequence[int]) -> Tensor:

@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 from segflow.core.errors import SegflowError
 from segflow.core.geometry import Box
 from segflow.sampling.batch import PatchBatch, read_patch
-from segflow.sampling.patch_sampler import PatchSampler
+from segflow.sampling.patch_sampler import BoxSampler
 from segflow.storage.preprocessed_store import PreprocessedStore
 from segflow.storage.stored_case import StoredCase
 
@@ -70,7 +70,7 @@ class PatchDataset(Dataset[PatchBatch]):
         case_ids: Sequence[str],
         *,
         batch_size: int,
-        sampler: PatchSampler,
+        sampler: BoxSampler,
         seed: int,
         batches_per_epoch: int,
         previous_stage: PreprocessedStore | None = None,

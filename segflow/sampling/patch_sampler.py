@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
+from typing import Protocol
 
 import numpy as np
 
@@ -22,6 +23,26 @@ def forced_foreground_flags(batch_size: int, fraction: float) -> tuple[bool, ...
     """
     free = round(batch_size * (1 - fraction))
     return tuple(index >= free for index in range(batch_size))
+
+
+class BoxSampler(Protocol):
+    """Chooses boxes of patches; `PatchSampler` does.
+
+    Attributes:
+        patch_size: Voxels of a box, (z, y, x).
+        is_2d: Whether a box is one slice, so that patches lose their first axis.
+    """
+
+    patch_size: tuple[int, ...]
+    is_2d: bool
+
+    def __call__(self, case: StoredCase, generator: np.random.Generator, force_foreground: bool) -> Box:
+        """Choose a box in plan axes (z, y, x); it may stick out of the case."""
+        ...
+
+    def forced(self, batch_size: int, generator: np.random.Generator) -> Sequence[bool]:
+        """Which samples of a batch must contain foreground."""
+        ...
 
 
 @dataclass(eq=False)

@@ -10,8 +10,16 @@ import pytorch_lightning as pl
 
 from segflow.augmentation.validation_transform import ValidationTransform
 from segflow.sampling.patch_dataset import PatchDataset
+from segflow.sampling.patch_sampler import BoxSampler
+from segflow.training.build_part import build_part
 from segflow.training.datamodule import PatchDataModule
 from segflow.training.training_job import TrainingJob
+
+SAMPLER = (
+    "something that is called with (patch_size_loader, patch_size_final, labels=…) and gives a sampler: called with "
+    "(case, generator, force_foreground) → Box, with patch_size, is_2d and forced, as "
+    "segflow.sampling.patch_sampler.PatchSampler has them"
+)
 
 
 def build_data(
@@ -36,7 +44,7 @@ def build_data(
     train = PatchDataset(
         job.store,
         record.train_cases,
-        sampler=job.parts.sampler(job.augmentation.loader_patch_size, plan.patch_size, labels=labels),
+        sampler=_sampler(job, job.augmentation.loader_patch_size),
         transform=None if on_device else job.augmentation,
         batches_per_epoch=train_batches,
         stream=0,
@@ -47,7 +55,7 @@ def build_data(
         val = PatchDataset(
             job.store,
             record.val_cases,
-            sampler=job.parts.sampler(plan.patch_size, plan.patch_size, labels=labels),
+            sampler=_sampler(job, plan.patch_size),
             transform=ValidationTransform(
                 plan.patch_size, labels=labels, previous_stage=plan.previous_stage is not None
             ),
@@ -72,3 +80,10 @@ def build_data(
 def _batch_bytes(job: TrainingJob, dataset: PatchDataset, patch: Sequence[int]) -> int:
     """Of one batch as a worker hands it over: the image in float32, the label in int16."""
     return len(dataset.samples) * math.prod(patch) * (4 * job.record.in_channels + 2)
+
+
+def _sampler(job: TrainingJob, patch_size: Sequence[int]) -> BoxSampler:
+    """For patches of this size, from which the final ones are made."""
+    final, labels = job.record.plan.patch_size, job.record.dataset.labels
+    has = ("patch_size", "is_2d", "forced")
+    return build_part("sampler", job.parts.sampler, SAMPLER, patch_size, final, has=has, labels=labels)

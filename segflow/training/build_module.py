@@ -7,14 +7,16 @@ from pathlib import Path
 import pytorch_lightning as pl
 import torch
 
-from segflow.core.errors import SegflowError
-from segflow.loss.deep_supervision import DeepSupervisionLoss
+from segflow.loss.deep_supervision import LOSS_CONTRACT, DeepSupervisionLoss
+from segflow.training.build_part import build_part
 from segflow.training.compilation import compile_if_it_pays
 from segflow.training.device_augmentation import DeviceAugmentation
 from segflow.training.initial_weights import read_initial_weights, transfer_weights
 from segflow.training.module import SegmentationModule
 from segflow.training.parameters import freeze
 from segflow.training.training_job import TrainingJob
+
+NETWORK = "something that is called with (topology, in_channels, out_channels, deep_supervision)"
 
 
 def build_module(job: TrainingJob, trainer: pl.Trainer, *, on_device: bool, fresh: bool) -> SegmentationModule:
@@ -27,19 +29,20 @@ def build_module(job: TrainingJob, trainer: pl.Trainer, *, on_device: bool, fres
         fresh: Whether the training begins, so that initial weights count.
 
     Raises:
-        SegflowError: The network cannot be built, or initial weights do not fit it.
+        SegflowError: Network or loss cannot be built, or initial weights do not fit it.
     """
     record, settings, parts, plan = job.record, job.settings, job.parts, job.record.plan
     labels = record.dataset.labels
     torch.manual_seed(settings.seed)
-    try:
-        network = parts.network(plan.topology, record.in_channels, labels.num_outputs, settings.deep_supervision)
-    except TypeError as error:
-        raise SegflowError(
-            "the network cannot be built",
-            found=error,
-            expected="something that is called with (topology, in_channels, out_channels, deep_supervision)",
-        ) from error
+    network = build_part(
+        "network",
+        parts.network,
+        NETWORK,
+        plan.topology,
+        record.in_channels,
+        labels.num_outputs,
+        settings.deep_supervision,
+    )
     if fresh and settings.initial_weights is not None:
         source = Path(settings.initial_weights).expanduser()
         transfer_weights(network, read_initial_weights(source), str(source))
@@ -54,9 +57,10 @@ def build_module(job: TrainingJob, trainer: pl.Trainer, *, on_device: bool, fres
             device=device,
             autocast={"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}.get(str(trainer.precision)),
         )
+    loss = build_part("loss", parts.loss, LOSS_CONTRACT, labels, plan.batch_dice)
     return SegmentationModule(
         network,
-        DeepSupervisionLoss(parts.loss(labels, plan.batch_dice), plan.topology.strides),
+        DeepSupervisionLoss(loss, plan.topology.strides),
         labels,
         parts.optimizer,
         parts.schedule,

@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from segflow.core.labels import Labels
 from segflow.core.topology import NetworkTopology
+from segflow.sampling.patch_sampler import BoxSampler
 
 
 class NetworkFactory(Protocol):
@@ -45,6 +46,14 @@ class ScheduleFactory(Protocol):
     """Builds a schedule that is stepped once an epoch; one that takes ``total_epochs`` is told how many there are."""
 
     def __call__(self, optimizer: Optimizer, **options: Any) -> LRScheduler: ...
+
+
+class SamplerFactory(Protocol):
+    """Builds what chooses the boxes of patches."""
+
+    def __call__(
+        self, patch_size_loader: Sequence[int], patch_size_final: Sequence[int], *, labels: Labels
+    ) -> BoxSampler: ...
 
 
 class BatchTransform(Protocol):
@@ -87,8 +96,7 @@ class TrainingParts:
     """The exchangeable parts of a training, each a callable with its options bound.
 
     Attributes:
-        network, loss, optimizer, schedule, augmentation: See the protocols.
-        sampler: ``(loader_patch_size, patch_size, labels=…)`` → patch sampler.
+        network, loss, optimizer, schedule, sampler, augmentation: See the protocols.
         trainer: Builds Lightning's Trainer; keywords that are bound to it (``functools.partial``) are read where we
             have to decide something by them (precision, devices, strategy, limits, max_time).
         loggers: Each ``(save_dir=run folder)`` → Lightning logger.
@@ -100,7 +108,7 @@ class TrainingParts:
     loss: LossFactory
     optimizer: OptimizerFactory
     schedule: ScheduleFactory
-    sampler: Callable[..., Any]
+    sampler: SamplerFactory
     augmentation: AugmentationFactory
     trainer: Callable[..., pl.Trainer]
     loggers: Sequence[Callable[..., Logger]] = ()

@@ -12,6 +12,7 @@ from segflow.execution.progress import Progress, silent
 from segflow.storage.folds import Fold
 from segflow.storage.images import left_right_axis
 from segflow.storage.preprocessed_store import PreprocessedStore
+from segflow.training.build_part import build_part
 from segflow.training.claim_folder import FREE_SETTINGS, check_arrays_of_run, claim_folder
 from segflow.training.ending_signals import leave_process_group
 from segflow.training.finished_run import finished_before, goes_on
@@ -26,6 +27,10 @@ from segflow.training.training_settings import TrainingSettings
 logger = logging.getLogger(__name__)
 
 PREPROCESS = "segflow preprocess"
+AUGMENTATION = (
+    "something that is called with (patch_size, labels=…, use_mask_for_norm=…, previous_stage=…, left_right_axis=…) "
+    "and gives a transform of batches, called with (image, label, generator), with loader_patch_size and mirror_axes"
+)
 
 
 def train_fold(
@@ -70,8 +75,12 @@ def train_fold(
     _check_cases(record, store, preprocess)
     arrays = check_arrays_of_run(folder, record, store, preprocess, previous_stage)
     _name_absent_labels(record, store)
-    augmentation = parts.augmentation(
+    augmentation = build_part(
+        "augmentation",
+        parts.augmentation,
+        AUGMENTATION,
         plan.patch_size,
+        has=("loader_patch_size", "mirror_axes"),
         labels=record.dataset.labels,
         use_mask_for_norm=plan.use_mask_for_norm,
         previous_stage=plan.previous_stage is not None,

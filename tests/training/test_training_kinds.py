@@ -68,6 +68,36 @@ def test_a_network_that_is_called_otherwise_is_refused(toy: Toy):
         toy.train(network=lambda in_channels, out_channels: torch.nn.Conv3d(1, 3, 1))
 
 
+class PerSample(nn.Module):
+    """A loss that forgets to take the mean."""
+
+    def forward(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        return logits.flatten(1).mean(1)
+
+
+class NoSampler:
+    """Lacks all that a sampler has."""
+
+    def __init__(self, *sizes: Any, labels: Labels) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("parts", "said"),
+    [
+        ({"loss": lambda weights: nn.L1Loss()}, r"the loss cannot be built.*called with \(labels, batch_dice\)"),
+        ({"loss": lambda *_: PerSample()}, r"the loss PerSample does not give one number; found Tensor \[2\]"),
+        ({"sampler": lambda size: None}, r"the sampler cannot be built.*called with \(patch_size_loader"),
+        ({"sampler": NoSampler}, r"found \S+NoSampler without patch_size, is_2d, forced; expected .*PatchSampler"),
+        ({"augmentation": lambda size: None}, r"the augmentation cannot be built.*called with \(patch_size, labels"),
+        ({"augmentation": lambda *_, **__: abs}, r"the augmentation does not keep its contract.*without loader_patch"),
+    ],
+)
+def test_a_part_that_does_not_keep_its_contract_is_named_with_it(toy: Toy, parts: dict[str, Any], said: str):
+    with pytest.raises(SegflowError, match=rf"(?s){said}"):
+        toy.train(**parts)
+
+
 def test_2d(toy: Toy):
     topology = NetworkTopology(
         network="plain_unet",
