@@ -1,4 +1,4 @@
-"""A task of the Medical Segmentation Decathlon → raw dataset (recipe 1.1)."""
+"""Conversion of a Medical Segmentation Decathlon task to a raw dataset (recipe 1.1)."""
 
 from __future__ import annotations
 
@@ -40,16 +40,16 @@ def convert_decathlon(
 
     Args:
         task_folder: ``TaskNN_Name`` with imagesTr, labelsTr, dataset.json, and perhaps imagesTs.
-        raw_root: Where raw datasets lie.
-        dataset_id: Another number than the task's own.
+        raw_root: Folder of the raw datasets.
+        dataset_id: Number of the dataset; None takes the task's.
         processes: Worker processes; 0 converts in this one.
-        progress: Told after each image.
+        progress: Called after each image.
 
     Returns:
-        The new folder, ``DatasetNNN_Name``. It appears when it is complete, and not at all on failure.
+        The new folder, ``DatasetNNN_Name``. It appears only when it is complete.
 
     Raises:
-        SegflowError: The task is not one, the number is taken, a label is missing, or an image cannot be used.
+        SegflowError: The folder is not a task, the number is taken, a label is missing, or an image cannot be used.
     """
     old = read_json(task_folder / "dataset.json", fix="Is this a decathlon task? It holds dataset.json and imagesTr.")
     target = refuse_taken(raw_root, dataset_name(task_folder, dataset_id))

@@ -1,4 +1,4 @@
-"""Trained models as files to give away: our own bundle, or a model of nnU-Net v2 (recipe 9.4, 14.1)."""
+"""Export of trained models: as a bundle, or as a model of nnU-Net v2 (recipe 9.4, 14.1)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from segflow.models.trained_fold import Folds, TrainedFold
 from segflow.storage.json_files import written_whole
 
 OF_A_FOLD = ("progress.png", "validation/summary.json")
-"""What nnU-Net keeps beside a checkpoint, under the names that we use."""
+"""Files that nnU-Net keeps beside a checkpoint, which have the same names in segflow."""
 
 
 def export_bundle(
@@ -31,10 +31,10 @@ def export_bundle(
     checkpoint: str = "final",
     facts: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write models as a bundle, which `Predictor.load` takes as it is.
+    """Write models as a bundle, which `Predictor.load` reads directly.
 
     Args:
-        models: Models of different configurations, see `open_model`. A cascade brings the stage that it builds on.
+        models: Models of different configurations, see `open_model`. A cascade includes its previous stage.
         target: The file, such as ``liver.segflow``.
         folds: ``all``, or names.
         checkpoint: ``final``, ``best`` or ``last``.
@@ -67,7 +67,7 @@ def export_bundle(
 
 
 def export_nnunet_model(model: Path, target: Path, *, folds: Folds = "all", checkpoint: str = "final") -> Path:
-    """Write a model as nnU-Net v2 does, so that its own predictor loads it.
+    """Write a model in nnU-Net v2's layout, so that nnU-Net can predict with it.
 
     Args:
         model: See `open_model`.
@@ -88,7 +88,7 @@ def export_nnunet_model(model: Path, target: Path, *, folds: Folds = "all", chec
     place = target if zipped else target / relative
     if place.exists():
         raise SegflowError(f"{place} exists already", fix="Remove it, or choose another target.")
-    home = target.parent if zipped else target  # what lies above a folder may be another disk, or not be ours
+    home = target.parent if zipped else target  # the folder above may be on another disk or not writable
     try:
         home.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".writing-", dir=home) as temporary:
@@ -103,7 +103,7 @@ def export_nnunet_model(model: Path, target: Path, *, folds: Folds = "all", chec
                 written.rename(place)
     except OSError as error:
         raise system_error(error, f"cannot write {place}", place=home) from error
-    except RuntimeError as error:  # of torch.save, which does not say more
+    except RuntimeError as error:  # raised by torch.save without a reason
         raise SegflowError(f"cannot write {place}: {error}") from error
     return place
 

@@ -1,4 +1,4 @@
-"""A CSV list of files → raw dataset, without copying or renaming anything (recipe 1.3, key ``dataset``)."""
+"""A raw dataset from a CSV list of files, which are not copied or renamed (recipe 1.3, key ``dataset``)."""
 
 from __future__ import annotations
 
@@ -43,21 +43,21 @@ def convert_file_list(
     regions_class_order: Sequence[int] | None = None,
     progress: Progress = silent,
 ) -> Path:
-    """Make a raw dataset of files that stay where they are.
+    """Make a raw dataset from files that stay where they are.
 
     Args:
-        table: CSV with the columns ``case``, ``label``, and one for each channel, headed by the channel's name, which
-            chooses its normalisation (``CT``, ``T1`` …). Relative paths count from the table's folder.
-        raw_root: Where raw datasets lie.
+        table: CSV with the columns ``case``, ``label``, and one for each channel. The heading of a channel is its name,
+            which chooses its normalisation (``CT``, ``T1`` …). Relative paths start at the table's folder.
+        raw_root: Folder of the raw datasets.
         dataset_id: Number of the new dataset.
         name: Name of the new dataset.
-        labels: As in dataset.json. Where None, all label maps are read and their values named ``label_1`` ….
+        labels: As in dataset.json. None reads all label maps and names their values ``label_1`` ….
         regions_class_order: As in dataset.json, for labels with regions.
-        progress: Told after each label map that was read.
+        progress: Called after each label map that is read.
 
     Returns:
-        The new folder, which holds a dataset.json that lists the files; and renumbered copies of the label maps, where
-        their values do not count 0, 1, 2, ….
+        The new folder, with a dataset.json that lists the files. It also holds renumbered copies of the label maps if
+        their values are not 0, 1, 2, ….
 
     Raises:
         SegflowError: The table has no such columns, a file is missing, endings are mixed, or the number is taken.
@@ -122,7 +122,7 @@ def _read_table(table: Path) -> tuple[list[str], list[_Row]]:
 
 
 def _common_ending(table: Path, rows: Sequence[_Row]) -> str:
-    """The one ending of all label maps and images: predictions are written with it."""
+    """The common ending of all label maps and images, with which predictions are written."""
     endings = {_ending(file) for row in rows for file in (*row.images, row.label)}
     if len(endings) > 1:
         raise SegflowError(

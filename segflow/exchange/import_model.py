@@ -1,4 +1,4 @@
-"""Models from elsewhere as runs of ours: bundles, and models of nnU-Net v2 (recipe 9.4, 14.1)."""
+"""Import of bundles and models of nnU-Net v2 as runs (recipe 9.4, 14.1)."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ def import_model(
     configuration: str | None = None,
     run_name: str = "imported",
 ) -> list[Path]:
-    """Make runs of ours from a model of any form that comes from elsewhere.
+    """Make runs from a bundle or a model of nnU-Net v2.
 
     Args:
         path: See `import_bundle` and `import_nnunet_model`.
-        outputs: Where runs lie.
-        folds, checkpoint, configuration: See `import_nnunet_model`; a bundle is taken whole.
+        outputs: Folder of the runs.
+        folds, checkpoint, configuration: See `import_nnunet_model`. All of a bundle is imported.
         run_name: Name of the runs.
 
     Returns:
-        One folder per configuration; of nnU-Net's, the one that was asked for.
+        One folder per configuration. A model of nnU-Net gives one.
 
     Raises:
         SegflowError: There is no such model, it cannot be read, or a run exists.
@@ -48,11 +48,11 @@ def import_model(
 
 
 def import_bundle(path: Path, outputs: Path, *, run_name: str = "imported") -> list[Path]:
-    """Make runs of ours from a bundle.
+    """Make runs from a bundle.
 
     Args:
         path: The bundle.
-        outputs: Where runs lie.
+        outputs: Folder of the runs.
         run_name: Name of the runs.
 
     Returns:
@@ -77,18 +77,18 @@ def import_nnunet_model(
     configuration: str | None = None,
     run_name: str = "imported",
 ) -> Path:
-    """Make runs of ours from a model of nnU-Net v2; for a cascade the previous stage comes along where it is there.
+    """Make a run from a model of nnU-Net v2. For a cascade the previous stage is imported too, if it exists.
 
     Args:
         path: Its folder, a folder above it, nnU-Net's export as a zip, or one of its checkpoints.
-        outputs: Where runs lie.
+        outputs: Folder of the runs.
         folds: ``all``, or a list.
         checkpoint: ``final``, ``best`` or ``last``.
-        configuration: Which model, where there are several.
+        configuration: Configuration to take if there are several models.
         run_name: Name of the run.
 
     Returns:
-        The run's folder, ``<outputs>/<dataset>/<plans>/<configuration>/<run_name>``, to predict with.
+        The run's folder, ``<outputs>/<dataset>/<plans>/<configuration>/<run_name>``.
 
     Raises:
         SegflowError: The model cannot be read, or the run exists.

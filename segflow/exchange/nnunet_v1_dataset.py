@@ -1,4 +1,4 @@
-"""A task in nnU-Net v1's layout → raw dataset (recipe 1.1). Files keep their names; only dataset.json changes."""
+"""Conversion of a task in nnU-Net v1's layout to a raw dataset (recipe 1.1). Only dataset.json changes."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ def convert_nnunet_v1_dataset(
 
     Args:
         task_folder: The task.
-        raw_root: Where raw datasets lie.
-        dataset_id: Another number than the task's own.
-        progress: Told after each folder.
+        raw_root: Folder of the raw datasets.
+        dataset_id: Number of the dataset; None takes the task's.
+        progress: Called after each folder.
 
     Returns:
-        The new folder, ``DatasetNNN_Name``. It appears when it is complete, and not at all on failure.
+        The new folder, ``DatasetNNN_Name``. It appears only when it is complete.
 
     Raises:
-        SegflowError: The task is not one, the number is taken, or its files do not fit together.
+        SegflowError: The folder is not a task, the number is taken, or its files do not fit together.
     """
     old = read_json(task_folder / "dataset.json", fix="Is this an nnU-Net v1 task? It holds dataset.json and imagesTr.")
     target = refuse_taken(raw_root, dataset_name(task_folder, dataset_id))

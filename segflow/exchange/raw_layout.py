@@ -1,4 +1,4 @@
-"""What converters share: the new dataset's folder and its dataset.json."""
+"""Common parts of converters: the new dataset's folder and its dataset.json."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from segflow.storage.listing import files_ending_in
 
 TASK_NAME = re.compile(r"Task(\d+)_(.+)")
 DROPPED_KEYS = ("modality", "labels", "training", "test", "numTraining", "numTest", "tensorImageSize", "file_ending")
-"""Keys of the old dataset.json that mean something else now, or nothing."""
+"""Keys of an old dataset.json with another meaning today, or with none."""
 
 
 def dataset_name(task_folder: Path, dataset_id: int | None = None) -> str:
@@ -22,7 +22,7 @@ def dataset_name(task_folder: Path, dataset_id: int | None = None) -> str:
 
     Args:
         task_folder: The folder to convert.
-        dataset_id: Another number than the folder's own; needed where its name has none.
+        dataset_id: Number of the dataset; None takes the number in the folder's name.
 
     Raises:
         SegflowError: There is no number.
@@ -41,7 +41,7 @@ def refuse_taken(raw_root: Path, name: str) -> Path:
     """The folder for a new dataset.
 
     Raises:
-        SegflowError: A dataset of this number exists, or the name cannot be a folder's.
+        SegflowError: A dataset of this number exists, or the name cannot be that of a folder.
     """
     safe_name(name, "the name of the dataset")
     number = name.split("_", 1)[0]
@@ -56,7 +56,7 @@ def refuse_taken(raw_root: Path, name: str) -> Path:
 
 
 def visible_images(folder: Path, ending: str) -> list[str]:
-    """Names of the images in a folder, sorted; hidden files and those that begin with ``_`` are no cases."""
+    """Names of the images in a folder, sorted, without hidden files and those that begin with ``_``."""
     return [name for name in files_ending_in(folder, ending) if not name.startswith("_")]
 
 
@@ -68,15 +68,15 @@ def copy_files(source: Path, target: Path, names: Mapping[str, str]) -> None:
 
 
 def described(old: Mapping[str, Any], *, cases: int, file_ending: str) -> dict[str, Any]:
-    """The dataset.json of today for one of the decathlon or of nnU-Net v1.
+    """The content of today's dataset.json, from that of the decathlon or of nnU-Net v1.
 
     Args:
-        old: Has ``modality`` (number → name) and ``labels`` (number → name).
-        cases: Training cases that were found.
-        file_ending: Of the files written.
+        old: Content with ``modality`` (number → name) and ``labels`` (number → name).
+        cases: Number of training cases.
+        file_ending: Ending of the written files.
 
     Raises:
-        SegflowError: ``modality`` or ``labels`` is missing or of another form.
+        SegflowError: ``modality`` or ``labels`` is missing or has another form.
     """
     modality, labels = (old.get(key) if isinstance(old, Mapping) else None for key in ("modality", "labels"))
     if not _is_numbered(modality) or not _is_numbered(labels) or "0" not in labels:

@@ -1,6 +1,6 @@
-"""Label maps whose values do not count 0, 1, 2, …, such as 0 and 255 → a dataset of renumbered copies.
+"""A dataset with renumbered copies of label maps whose values are not 0, 1, 2, …, such as 0 and 255.
 
-Images stay where they are (recipe 1.3, key ``dataset``); only label maps are written.
+Images stay where they are (recipe 1.3, key ``dataset``). Only label maps are written.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 
 def renumbered(labels: Mapping[str, Any]) -> tuple[dict[str, Any], dict[int, int]]:
-    """The labels of a dataset.json with consecutive values: background first, the others in the order of the old ones.
+    """The labels of a dataset.json with consecutive values: background first, then in the order of the old values.
 
     Args:
         labels: Name → value or list of values; ``ignore`` may list several.
@@ -63,17 +63,17 @@ def renumbered(labels: Mapping[str, Any]) -> tuple[dict[str, Any], dict[int, int
 
 
 def renumber_dataset(source: Path, raw_root: Path, dataset_id: int | None, *, progress: Progress = silent) -> Path:
-    """Make a dataset of the images of another, with renumbered copies of its label maps.
+    """Make a dataset from the images of another one and renumbered copies of its label maps.
 
     Args:
         source: A raw dataset whose dataset.json names the values that its label maps hold.
-        raw_root: Where raw datasets lie.
-        dataset_id: Number of the new dataset; its name is the old one's.
-        progress: Told after each label map.
+        raw_root: Folder of the raw datasets.
+        dataset_id: Number of the new dataset, which keeps the old name.
+        progress: Called after each label map.
 
     Raises:
         SegflowError: The labels count 0, 1, 2, … already, files do not fit together, a label map cannot be read or
-            holds a value without a name, or the number is taken. Everything wrong with the cases is listed together.
+            holds a value without a name, or the number is taken. All problems of the cases are listed together.
     """
     content = read_json(source / "dataset.json")
     labels = content.get("labels") if isinstance(content, Mapping) else None
@@ -107,10 +107,10 @@ def write_renumbered(
     """Write the cases' label maps with new values below ``folder``.
 
     Returns:
-        What dataset.json's key ``dataset`` lists.
+        The value of dataset.json's key ``dataset``.
 
     Raises:
-        CaseErrors: Label maps cannot be read, or hold values that ``new`` does not know.
+        CaseErrors: Label maps cannot be read, or hold values that are not in ``new``.
     """
     log.info("labels are renumbered, in predictions too: %s", ", ".join(f"{old} → {new[old]}" for old in sorted(new)))
     (folder / LABELS).mkdir()

@@ -9,7 +9,7 @@ from segflow.core.errors import SegflowError
 
 @dataclass(kw_only=True, slots=True)
 class EnsembleSettings:
-    """How the members of an ensemble are averaged.
+    """Settings of ensembles.
 
     Attributes:
         weights: One per member; null for equal weights.

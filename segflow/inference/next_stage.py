@@ -1,4 +1,4 @@
-"""What a stage hands to a cascade: label maps of cases, each predicted by a fold that was not trained on it."""
+"""Input of a cascade: label maps of the previous stage, each predicted by a fold that was not trained on the case."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from segflow.storage.preprocessed_store import PREDICTED_BY, PreprocessedStore
 from segflow.storage.runs import Run
 
 WAY = "next stage"
-VERSION = 1  # raise it when the same weights, arrays and settings begin to give other label maps
+VERSION = 1  # raise it when the same weights, arrays and settings would give other label maps
 WEIGHTS_FILE = "weights_file"
 
 logger = logging.getLogger(__name__)
@@ -35,15 +35,15 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class NextStage:
-    """What one fold hands to one cascade.
+    """Label maps of one fold for one cascade.
 
     Attributes:
         name: The cascade's configuration.
-        record: Of the fold.
+        record: Record of the fold.
         grids: The cascade's preprocessed cases.
-        weights: The stamp of its weights.
-        handed: Where the label maps lie.
-        taken: Cases that are handed on: those that the fold was not trained on, as far as the cascade has them.
+        weights: Stamp of the fold's weights.
+        handed: Folder of the label maps.
+        taken: Cases to write: those of the cascade that the fold was not trained on.
     """
 
     name: str
@@ -55,12 +55,12 @@ class NextStage:
 
     @classmethod
     def of(cls, folder: Fold, record: RunRecord, name: str, grids: PreprocessedStore, weights: FileStamp) -> NextStage:
-        """Open it, and say which validation cases are left out."""
+        """Open the folder, and log validation cases that are left out."""
         present, seen = set(grids.case_ids()), set(record.train_cases)
         absent = [case_id for case_id in record.val_cases if case_id not in present]
         if absent:
             logger.warning(
-                "%d cases are not preprocessed for '%s': no input of it: %s", len(absent), name, some(absent)
+                "%d cases are not preprocessed for '%s' and are no input of it: %s", len(absent), name, some(absent)
             )
         own = [case_id for case_id in record.val_cases if case_id in seen]
         if own:
@@ -76,11 +76,11 @@ class NextStage:
         return cls(name, record, grids, weights, handed, taken)
 
     def is_done(self, case_id: str, origin: Origin) -> bool:
-        """Whether nothing is to be made of a case.
+        """Whether nothing must be made for a case.
 
         Args:
             case_id: The case.
-            origin: What the stage's own label map of it is made from.
+            origin: Origin of the stage's own label map.
         """
         if case_id not in self.taken:
             return True
@@ -100,15 +100,15 @@ class NextStage:
         spatial: SpatialRecord,
         predictor: Predictor,
     ) -> None:
-        """Hand on a case, with what it was predicted by; both grids span the same crop of the image.
+        """Write the label map of a case with its origin. Both grids span the same crop of the image.
 
         Args:
-            case_id: The case; nothing happens where it is not handed on.
-            origin: What the stage's own label map of it is made from.
-            inputs: The stamps of the origin's files, from before they were read.
+            case_id: The case. Nothing happens if it is not in ``taken``.
+            origin: Origin of the stage's own label map.
+            inputs: Stamps of the origin's files, taken before they were read.
             logits: float (K, Z, Y, X), the prediction on the stage's own grid.
-            spatial: That grid.
-            predictor: What made it.
+            spatial: Record of that grid.
+            predictor: The predictor of the logits.
         """
         if case_id not in self.taken:
             return
@@ -124,7 +124,7 @@ class NextStage:
             "version": own.version,
             "settings": dict(own.settings),
             "inputs": stamps,
-            WEIGHTS_FILE: dict(self.weights),  # so that a cascade need not read all weights to know them again
+            WEIGHTS_FILE: dict(self.weights),  # so that a cascade can recognise the weights without reading them
         }
         patch_size = self.record.plans.configuration(self.name).patch_size
         self.handed.write(case, patch_size, {PREDICTED_BY: stamp})
@@ -142,22 +142,22 @@ def open_previous_stage(
     splits: Sequence[Split],
     train: Callable[[Sequence[int]], str],
 ) -> PreprocessedStore:
-    """The label maps that a cascade takes as input, if each was predicted by the fold that did not see its case.
+    """The label maps of a cascade's previous stage, each predicted by a fold that did not see its case.
 
-    Every one must be of a finished fold of these splits and plans, by the weights and arrays that are there now, and
-    all by the same settings of the inference. So it is for fold ``all`` of a cascade too: it trains on what the other
-    folds of the previous stage predicted, as in nnU-Net.
+    All must come from finished folds of these splits and plans, from the present weights and arrays, and with the same
+    settings of inference. That also holds for fold ``all`` of a cascade: it trains on predictions of the previous
+    stage's folds, as in nnU-Net.
 
     Args:
         run: The previous stage's run, above its folds.
-        record: What is to be trained.
+        record: Record of the cascade to train.
         arrays: The previous stage's preprocessed cases.
-        grids: The cascade's.
+        grids: The cascade's preprocessed cases.
         splits: All folds of the dataset.
-        train: Makes the command that trains these folds of the previous stage.
+        train: Makes the command line that trains given folds of the previous stage.
 
     Raises:
-        SegflowError: Some are missing or cannot be used; says why, and names the folds to train.
+        SegflowError: Some are missing or cannot be used. The error says why, and names the folds to train.
     """
     previous = str(record.plan.previous_stage)
     handed = PreprocessedStore(Run(run).handed_on(record.configuration))
@@ -190,7 +190,7 @@ def open_previous_stage(
 
 @dataclass(slots=True)
 class _Inputs:
-    """Looks at each input of a cascade, and at each fold that made some once."""
+    """Checks each input of a cascade, and once each fold that made some."""
 
     run: Run
     record: RunRecord
@@ -204,7 +204,7 @@ class _Inputs:
     _weights: dict[tuple[str, str, str], bool] = field(default_factory=dict)
 
     def problem(self, case_id: str) -> str | None:
-        """Why the input of a case cannot be used; None where it can."""
+        """Why the input of a case cannot be used; None if it can."""
         if not self.handed.properties_file(case_id).is_file():
             return "missing"
         stored = self.handed.open(case_id)
@@ -245,7 +245,7 @@ class _Inputs:
         return None
 
     def _look_at(self, name: str) -> str | RunRecord:
-        """The record of a fold of the previous stage, or why nothing of it can be used."""
+        """The record of a fold of the previous stage, or why its predictions cannot be used."""
         if not name.isdecimal():
             return f"of fold {name[:20]}, which was trained on them"
         folder = self.run.fold(int(name))

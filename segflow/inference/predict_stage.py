@@ -1,4 +1,4 @@
-"""One model's label maps of many cases in one folder: what is done, what is made anew, and how each is made."""
+"""Prediction of many cases by one model into one folder. Finished cases are skipped."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from segflow.storage.predictions import DESCRIPTIONS, Predictions, Wanted
 ARGUMENTS_FILE = "predict.json"
 WAY = "predict"
 DOCUMENTS = (*DESCRIPTIONS, ARGUMENTS_FILE)
-VERSION = 1  # raise it when the same model, images and settings begin to give other label maps
+VERSION = 1  # raise it when the same model, images and settings would give other label maps
 
 
 @dataclass(frozen=True, slots=True)
 class _Computed:
-    """What one case waits with to be written."""
+    """The result of a case, to be written."""
 
     read: StampedCase
     logits: Tensor
@@ -42,15 +42,15 @@ class _Computed:
 
 @dataclass(frozen=True, slots=True)
 class PredictStage:
-    """One model and the folder that its label maps go to.
+    """One model and the folder of its label maps.
 
     Attributes:
-        name: What to call it.
+        name: Name of the work, for progress.
         predictor: The model.
         output: The folder.
         settings: How to predict.
-        decisive: What decides the label maps beside the images, as plain JSON.
-        previous: Folder of the label maps that a cascade takes as input.
+        decisive: Plain JSON of everything that decides the label maps beside the images.
+        previous: Folder of the previous stage's label maps, for a cascade.
         family: Cases of all parts.
         own: See `predict_cases`.
     """
@@ -81,13 +81,13 @@ class PredictStage:
         return Origin(WAY, VERSION, self.decisive, case_inputs(replace(files, label=None), before))
 
     def prepare(self, cases: Sequence[CaseFiles]) -> set[str]:
-        """Refuse what is in the way, delete what is out of date, and say which cases are done."""
+        """Refuse files in the way, delete results that are out of date, and return the finished cases."""
         wanted = {case.case_id: Wanted(self.origin(case), self.maps.files(self.output, case.case_id)) for case in cases}
         resume, documents = self.settings.resume, DOCUMENTS if self.name == "predict" else ()
         return self.predictions.prepare(wanted, documents=documents, family=self.family, resume=resume, own=self.own)
 
     def write_documents(self, arguments: dict[str, Any]) -> None:
-        """Say in the folder what made its label maps."""
+        """Write the documents that say how the label maps were made."""
         record = self.predictor.record
         try:
             self.output.mkdir(parents=True, exist_ok=True)

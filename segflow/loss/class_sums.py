@@ -1,8 +1,8 @@
-"""The sums over voxels that Dice and cross entropy are made of, in one operation each way.
+"""Sums over voxels for Dice and cross entropy, as one operation with its own gradient.
 
-Composed of torch's operations, softmax, one-hot target, products and their gradients hold a dozen tensors of the size
-of the logits. Here the forward pass keeps the probabilities alone, no one-hot tensor is ever made, and everything that
-follows, the Dice ratio and its sum over ranks included, is ordinary autograd on (B, K) numbers.
+With torch's operations, softmax, one-hot target, products and their gradients would hold a dozen tensors of the size of
+the logits. Here the forward pass keeps only the probabilities, and there is no one-hot tensor. The rest, such as the
+Dice ratio and its sum over ranks, is ordinary autograd on (B, K) numbers.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ def class_sums(logits: Tensor, index: Tensor, valid: Tensor | None) -> tuple[Ten
     Args:
         logits: (B, K, *spatial), any float type; sums are float32 (float64 for float64).
         index: int64 (B, *spatial), the true class.
-        valid: bool (B, *spatial), False where a voxel shall not count; None counts all.
+        valid: bool (B, *spatial), False for voxels that do not count. None counts all.
 
     Returns:
-        intersection: (B, K), sum of p over the voxels whose true class it is.
+        intersection: (B, K), sum of p over the voxels of the class.
         predicted: (B, K), sum of p.
         true: (B, K), number of voxels of the class; without gradient.
         cross_entropy: (B,), sum of -log p of the true class.
@@ -65,7 +65,7 @@ class _ClassSums(torch.autograd.Function):
         # Let g be the gradient by p: by_predicted, and by_intersection on top at the true class. The softmax turns it
         # into p (g - sum_k p_k g_k); cross entropy adds p, and takes 1 off at the true class.
         at_true = by_intersection.gather(1, index).mul_(p_true)
-        with torch.autocast(p.device.type, enabled=False):  # which would round the probabilities
+        with torch.autocast(p.device.type, enabled=False):  # autocast would round the probabilities
             mean_gradient = torch.bmm(by_predicted[:, None], p).add_(at_true[:, None])
         grad = (by_predicted + by_cross_entropy[:, None])[:, :, None] - mean_gradient
         grad.mul_(p)

@@ -1,4 +1,4 @@
-"""Dice and cross entropy together, for labels and for regions (recipe 9.1)."""
+"""The sum of Dice and cross entropy, for labels and for regions (recipe 9.1)."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from segflow.loss.targets import Targets
 class DiceCrossEntropy(nn.Module):
     """Weighted sum of the soft Dice loss and of cross entropy.
 
-    With labels: softmax, background left out of Dice. With regions: sigmoid, binary cross entropy, all regions in
-    Dice. Voxels of the ignore label count in neither.
+    Labels use softmax, and Dice leaves background out. Regions use sigmoid and binary cross entropy, and Dice takes all
+    of them. Voxels of the ignore label count in neither loss.
 
     Args:
         labels: The dataset's label definition.
         batch_dice: Sum over the batch, and over all ranks, before the Dice ratio; else one ratio per sample.
         dice_weight: Factor of the Dice loss; 0 leaves it out.
         cross_entropy_weight: Factor of the cross entropy; 0 leaves it out.
-        smooth: Added above and below the Dice ratio.
-        top_k_percent: Take the cross entropy over this share of hardest voxels only; None takes all.
+        smooth: Number added to numerator and denominator of the Dice ratio.
+        top_k_percent: Percentage of hardest voxels over which cross entropy is taken; None takes all voxels.
         label_smoothing: Share of the cross entropy's target that is spread over all classes.
 
     Raises:
-        SegflowError: A number is out of range, or regions come with an option that only labels have.
+        SegflowError: A number is out of range, or an option for labels is given with regions.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class DiceCrossEntropy(nn.Module):
                 * self._dice(
                     (probabilities * membership).sum(axes),
                     probabilities.sum(axes),
-                    membership.sum(axes, dtype=logits.dtype),  # nobody is a member where the label is ignored
+                    membership.sum(axes, dtype=logits.dtype),  # ignored voxels belong to no region
                 )
             )
         if self.cross_entropy_weight:

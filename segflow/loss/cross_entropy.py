@@ -15,8 +15,8 @@ def top_k_cross_entropy(
     Args:
         logits: (B, K, *spatial).
         index: int64 (B, *spatial), the true class.
-        valid: bool (B, *spatial); ignored voxels cost 0 but count among the voxels that the percentage is of.
-        percent: How many voxels, in percent.
+        valid: bool (B, *spatial). Ignored voxels cost 0, but are counted in the total of the percentage.
+        percent: Percentage of voxels to take.
         label_smoothing: Share of the target that is spread over all classes.
     """
     losses = functional.cross_entropy(logits.float(), index, reduction="none", label_smoothing=label_smoothing)
@@ -27,12 +27,12 @@ def top_k_cross_entropy(
 
 
 def smoothed_cross_entropy(logits: Tensor, index: Tensor, valid: Tensor | None, label_smoothing: float) -> Tensor:
-    """Mean cross entropy over the valid voxels with a smoothed target; 0 where none is valid.
+    """Mean cross entropy over the valid voxels with a smoothed target; 0 if none is valid.
 
     Args:
         logits: (B, K, *spatial).
         index: int64 (B, *spatial), the true class.
-        valid: bool (B, *spatial); None where every voxel is valid.
+        valid: bool (B, *spatial); None if every voxel is valid.
         label_smoothing: Share of the target that is spread over all classes.
     """
     losses = functional.cross_entropy(logits.float(), index, reduction="none", label_smoothing=label_smoothing)
@@ -45,9 +45,9 @@ def region_cross_entropy(logits: Tensor, membership: Tensor, valid: Tensor | Non
     Args:
         logits: (B, R, *spatial).
         membership: bool (B, R, *spatial).
-        valid: bool (B, *spatial). With it the sum over all regions is divided by the number of valid voxels, so that
+        valid: bool (B, *spatial). If given, the sum over all regions is divided by the number of valid voxels, so
             the result is R times the mean that is taken without it. nnU-Net does so (recipe 9.1), and the balance
-            against the Dice loss depends on it.
+            with the Dice loss depends on it.
     """
     target = membership.to(logits.dtype)
     if valid is None:

@@ -16,9 +16,9 @@ LOSS_CONTRACT = (
 
 
 def supervision_weights(outputs: int) -> tuple[float, ...]:
-    """Weight of each resolution, finest first: halved at every step, 0 for the coarsest, 1 in sum.
+    """Weight of each resolution, finest first: halved at every step, 0 for the coarsest, with a sum of 1.
 
-    A network with one output gives it the weight 1, where nnU-Net divides by zero.
+    A single output has weight 1; nnU-Net would divide by zero.
     """
     raw = [0.5**output for output in range(outputs)]
     if outputs > 1:
@@ -31,7 +31,7 @@ class DeepSupervisionLoss(nn.Module):
 
     Args:
         loss: logits (B, K, *spatial), label map (B, 1, *spatial) → scalar.
-        strides: Of every level of the network, as in its topology: the decoder has one level fewer.
+        strides: Strides of all levels of the network, as in its topology. The decoder has one level fewer.
     """
 
     def __init__(self, loss: nn.Module, strides: Sequence[Sequence[int]]) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, distributed
 
 TINY = 1e-8
-"""The least denominator; nnU-Net's."""
+"""Smallest denominator, as in nnU-Net."""
 
 
 def dice_loss(
@@ -18,8 +18,8 @@ def dice_loss(
 
     Args:
         intersection, predicted, true: (B, K) sums over the voxels of each sample.
-        smooth: Added above and below.
-        batch_dice: Sum over the samples, of all ranks where there are several, before the ratio.
+        smooth: Number added to numerator and denominator.
+        batch_dice: Sum over the samples of all ranks before the ratio.
         drop_background: Leave class 0 out of the mean.
     """
     sums = torch.stack((intersection, predicted, true))
@@ -33,7 +33,7 @@ def dice_loss(
 
 
 def sum_over_ranks(values: Tensor) -> Tensor:
-    """The sum over all processes of distributed training, with its gradient; any shape, unchanged without it."""
+    """The sum over all processes of distributed training, with its gradient; any shape. Else the values themselves."""
     if not (distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1):
         return values
     result: Tensor = _SumOverRanks.apply(values)  # type: ignore[no-untyped-call]
@@ -41,7 +41,7 @@ def sum_over_ranks(values: Tensor) -> Tensor:
 
 
 class _SumOverRanks(torch.autograd.Function):
-    """All-reduce both ways: every rank's loss depends on every rank's values."""
+    """All-reduce in both passes, since every rank's loss depends on every rank's values."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Counts of hard predictions, for the pseudo-Dice that training watches (recipe 9.3)."""
+"""Counts of hard predictions, for the pseudo-Dice during training (recipe 9.3)."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def hard_counts(logits: Tensor, target: Tensor, labels: Labels) -> tuple[Tensor,
         labels: The dataset's label definition.
 
     Returns:
-        Three int64 (F,) tensors, one entry for each of ``labels.foreground_keys``. With labels the prediction is the
-        highest output, with regions every output above a probability of 0.5.
+        Three int64 (F,) tensors, one entry for each of ``labels.foreground_keys``. For labels the prediction is the
+        highest output, for regions every output with a probability above 0.5.
     """
     targets = Targets(labels)
     label = target[:, 0]

@@ -1,4 +1,4 @@
-"""From label values to what the network's outputs stand for: indices, regions, and which voxels count."""
+"""From label values to targets of the network's outputs: indices, regions, and the mask of supervised voxels."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from segflow.core.labels import OUTSIDE, Labels
 class Targets(nn.Module):
     """Tables that translate a label map on its own device (recipe 1.2, 9.1).
 
-    Label values need not be consecutive: output k of the network stands for the k-th of the sorted labels. A value
-    that the dataset does not declare is given an index beyond the last output, so that the loss fails on it.
+    Label values need not be consecutive: output k of the network means the k-th of the sorted labels. An undeclared
+    value gets an index beyond the last output, so that the loss fails.
 
     Args:
         labels: The dataset's label definition.
@@ -35,16 +35,16 @@ class Targets(nn.Module):
         self.register_buffer("regions", regions, persistent=False)
 
     def valid(self, target: Tensor) -> Tensor | None:
-        """Where a label map of any shape is supervised, or None where it is everywhere."""
+        """Mask of the supervised voxels of a label map of any shape; None if all are supervised."""
         return None if self.ignore_label is None else target != self.ignore_label
 
     def indices(self, target: Tensor) -> Tensor:
-        """Label map of any shape and integer type → int64 output index; 0 where it is ignored or outside."""
+        """Label map of any shape and integer type → int64 output index; 0 for ignored voxels and those outside."""
         values = self._values(target)
         return values if self.consecutive else self.index.to(target.device)[values]
 
     def membership(self, target: Tensor) -> Tensor:
-        """Label map (B, ...) → bool (B, R, ...), whether a voxel belongs to each region; False where it is ignored."""
+        """Label map (B, ...) → bool (B, R, ...), membership of voxels in each region; False for ignored voxels."""
         values = self._values(target)
         return torch.stack([row[values] for row in self.regions.to(target.device)], dim=1)
 

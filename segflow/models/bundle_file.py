@@ -1,7 +1,7 @@
-"""Our own model file: a zip of tensors and JSON, read in place, with nothing in it that could run.
+"""Bundles, segflow's own model file: a zip of tensors and JSON without code, read in place.
 
-``bundle.json`` lists the models (one per configuration) with their records, and each fold's file and checksum;
-``<configuration>/fold_<k>.safetensors`` holds its weights. Case names and training settings stay at home.
+``bundle.json`` lists the models (one per configuration) with their records, and each fold's file and checksum.
+``<configuration>/fold_<k>.safetensors`` holds its weights. Names of cases and training settings are left out.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ MANIFEST = "bundle.json"
 
 
 def is_bundle(path: Path) -> bool:
-    """Whether a path is a bundle, as far as its table of contents tells."""
+    """Whether the table of contents of a file is that of a bundle."""
     if not is_zip(path):
         return False
     with open_zip(path) as archive:
@@ -38,12 +38,12 @@ def is_bundle(path: Path) -> bool:
 
 
 def write_bundle(target: Path, folds: Iterable[TrainedFold], facts: Mapping[str, Any] | None = None) -> None:
-    """Write folds of one or several configurations, whole or not at all.
+    """Write folds of one or several configurations, as a whole or not at all.
 
     Args:
         target: The file.
-        folds: Their weights and records.
-        facts: Plain JSON to keep with them, such as a licence.
+        folds: Weights and records.
+        facts: Plain JSON to store with them, such as a licence.
 
     Raises:
         SegflowError: The file cannot be written.
@@ -72,7 +72,7 @@ def read_bundle(path: Path, folds: Folds = "all", configuration: str | None = No
     Args:
         path: The bundle.
         folds: ``all``, or names.
-        configuration: Which model, where there are several. A cascade goes before the stage that it builds on.
+        configuration: Configuration to take if there are several models. None prefers a cascade to its previous stage.
 
     Raises:
         SegflowError: The file is damaged, or has no such model or fold.
@@ -93,7 +93,7 @@ def read_bundle(path: Path, folds: Folds = "all", configuration: str | None = No
 
 
 def bundle_folds(path: Path, configuration: str | None = None) -> list[str]:
-    """Names of the folds that `read_bundle` reads of ``all``.
+    """Names of the folds that `read_bundle` reads for ``all``.
 
     Raises:
         SegflowError: The file is damaged, or has no such model.
@@ -123,7 +123,7 @@ class _Listed:
 
 
 def _models(path: Path, archive: zipfile.ZipFile) -> dict[str, tuple[RunRecord, dict[str, _Listed]]]:
-    """Configuration → record and folds, all of them checked."""
+    """Configuration → record and folds, after all checks."""
     manifest = parse_json(f"{path}, {MANIFEST}", read_member(archive, MANIFEST), BROKEN)
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise SegflowError(
@@ -176,6 +176,6 @@ def _weights(path: Path, archive: zipfile.ZipFile, listed: _Listed) -> dict[str,
 
 
 def _public(record: RunRecord) -> dict[str, Any]:
-    """What prediction needs; names of cases and paths of the training machine are nobody else's business."""
+    """The parts of a record that prediction needs, without names of cases and paths of the training machine."""
     settings = {"trainer": record.settings["trainer"]} if record.from_nnunet else {}  # it decides how logits are summed
     return replace(record, train_cases=(), val_cases=(), settings=settings).to_json()

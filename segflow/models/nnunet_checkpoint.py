@@ -1,4 +1,4 @@
-"""The checkpoint file of nnU-Net v2, read without it and written for it (recipe 9.4, 14.1)."""
+"""Reading and writing of nnU-Net v2's checkpoint files, without nnU-Net (recipe 9.4, 14.1)."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from segflow.models.trained_fold import TrainedFold
 from segflow.storage.json_files import build_as
 
 TRAINER = "nnUNetTrainer"
-"""The class that nnU-Net looks up to build the network; every network of ours is one that it builds."""
+"""The class with which nnU-Net builds the network; it can build every network of segflow."""
 
 UNNEEDED = {"numTraining": 0, "file_ending": ".nii.gz"}
-"""Keys of a dataset.json that old models lack, and that prediction does not need."""
+"""Keys of a dataset.json that old models lack and prediction does not need."""
 
 _SCALAR = np.float64(0).__reduce__()[0]
 _ARRAY = np.zeros(0).__reduce__()[0]
@@ -36,11 +36,11 @@ HARMLESS_GLOBALS: tuple[Any, ...] = (
     np.ndarray,
     *{type(np.dtype(code)) for code in "?bBhHiIlLqQefd"},
     _codecs.encode,
-    # Both names, as the file says which numpy wrote it and not which one reads it.
+    # Both names are allowed, since a file has the name of the numpy version that wrote it.
     *((_SCALAR, f"{module}.multiarray.scalar") for module in ("numpy.core", "numpy._core")),
     *((_ARRAY, f"{module}.multiarray._reconstruct") for module in ("numpy.core", "numpy._core")),
 )
-"""What an honest checkpoint names beside tensors: the logged numbers are numpy scalars. None of it runs anything."""
+"""Globals of a normal checkpoint beside tensors, since logged numbers are numpy scalars. None of them runs code."""
 
 
 def read_nnunet_checkpoint(
@@ -53,12 +53,12 @@ def read_nnunet_checkpoint(
 
     Args:
         file: A path, or an open binary file.
-        name: What to call it in messages.
-        plans: Those beside the checkpoint; None for those that it carries.
-        dataset: Description beside the checkpoint; None for the one that it carries.
+        name: Its name in messages.
+        plans: The plans beside the checkpoint; None takes those in it.
+        dataset: The description beside the checkpoint; None takes the one in it.
 
     Raises:
-        SegflowError: It cannot be read, would run code, is no checkpoint of nnU-Net v2, or names layers that segflow
+        SegflowError: It cannot be read, would run code, is not a checkpoint of nnU-Net v2, or names layers that segflow
             does not build.
     """
 
@@ -82,10 +82,10 @@ def read_nnunet_checkpoint(
 
 
 def read_nnunet_weights(file: Path) -> dict[str, Tensor]:
-    """Weights of one checkpoint file by our names; it carries the plans that it was trained with.
+    """Read the weights of a checkpoint file under segflow's names. The file must hold its plans.
 
     Raises:
-        SegflowError: It cannot be read, would run code, is no checkpoint of nnU-Net v2, or names layers that segflow
+        SegflowError: It cannot be read, would run code, is not a checkpoint of nnU-Net v2, or names layers that segflow
             does not build.
     """
 
@@ -98,11 +98,11 @@ def read_nnunet_weights(file: Path) -> dict[str, Tensor]:
 
 
 def write_nnunet_checkpoint(file: Path, fold: TrainedFold) -> None:
-    """Write weights and record as nnU-Net's own trainer does: whole enough to predict and to fine-tune, not to go on.
+    """Write weights and record as nnU-Net's trainer does. nnU-Net can predict and fine-tune, but not resume.
 
     Args:
-        file: In a folder that is there.
-        fold: The weights; a cascade's, a residual network's and a plain one's alike.
+        file: The file, in an existing folder.
+        fold: The weights and their record.
 
     Raises:
         SegflowError: The disk is full.
@@ -128,7 +128,7 @@ def write_nnunet_checkpoint(file: Path, fold: TrainedFold) -> None:
     }
     try:
         torch.save(content, file)
-    except RuntimeError as error:  # on a full disk it does not say so
+    except RuntimeError as error:  # torch does not name a full disk
         raise hidden_error(file.parent) or error from None
 
 

@@ -1,4 +1,4 @@
-"""Models trained by nnU-Net v2, read without it and without running anything from them (recipe 9.4, 11.1, 14.1)."""
+"""Models of nnU-Net v2, read without nnU-Net and without running code from them (recipe 9.4, 11.1, 14.1)."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from segflow.storage.json_files import build_as, parse_json, read_json, write_js
 from segflow.storage.zip_files import is_zip, open_zip, read_member
 
 CHECKPOINTS = {"final": "checkpoint_final.pth", "best": "checkpoint_best.pth", "last": "checkpoint_latest.pth"}
-"""Our name of a checkpoint → nnU-Net's."""
+"""Segflow's name of a checkpoint → nnU-Net's."""
 
 DEPTH = 3
-"""Folders below which a model may lie: results / dataset / model."""
+"""Levels of folders above a model: results / dataset / model."""
 
 Place = Path | zipfile.Path
 
 
 def is_nnunet_model(path: Path) -> bool:
-    """Whether a folder or zip holds a model of nnU-Net v2, as far as its file names tell."""
+    """Whether a folder or zip holds files with the names of an nnU-Net v2 model."""
     if path.is_dir():
         return any(True for _ in _models(_open(path)))
     if is_zip(path):
@@ -44,10 +44,10 @@ def read_nnunet_model(
 
     Args:
         path: The model's folder (``Trainer__Plans__Configuration``), one of its folds, a folder above it, or nnU-Net's
-            export as a zip, which is read in place: nothing is unpacked to the disk.
-        folds: ``all`` that have the checkpoint (of a fold's folder, this fold), or a list.
+            export as a zip, which is read in place.
+        folds: ``all`` folds that have the checkpoint, or a list. For a fold's folder, ``all`` is this fold.
         checkpoint: ``final``, ``best`` or ``last``.
-        configuration: Which model, where there are several. A cascade goes before the stage that it builds on.
+        configuration: Configuration to take if there are several models. None prefers a cascade to its previous stage.
 
     Returns:
         One entry per fold, in their order.
@@ -67,20 +67,20 @@ def read_nnunet_model(
 
 
 def nnunet_folds(path: Path, checkpoint: str = "final", configuration: str | None = None) -> list[str]:
-    """Names of the folds that `read_nnunet_model` reads of ``all``.
+    """Names of the folds that `read_nnunet_model` reads for ``all``.
 
     Raises:
-        SegflowError: As there, as far as file names and plans tell.
+        SegflowError: As in `read_nnunet_model`, for errors that show in file names and plans.
     """
     return _locate(path, "all", checkpoint, configuration)[1]
 
 
 def write_nnunet_model(model: Path, folds: Sequence[TrainedFold]) -> None:
-    """Write folds of one configuration as nnU-Net lays a model out.
+    """Write folds of one configuration in the layout of an nnU-Net model.
 
     Args:
-        model: A folder that is not there.
-        folds: Their weights and records.
+        model: The folder, which must not exist.
+        folds: Weights and records.
 
     Raises:
         SegflowError: The disk is full.
@@ -96,10 +96,10 @@ def write_nnunet_model(model: Path, folds: Sequence[TrainedFold]) -> None:
 
 
 def previous_model(path: Path, configuration: str) -> Path:
-    """Where the model of another configuration lies that shares trainer and plans with this one.
+    """Path of the model of another configuration with the same trainer and plans.
 
     Args:
-        path: As given to `read_nnunet_model`; within a zip, or a folder of several models, it is the same path.
+        path: Path as given to `read_nnunet_model`. For a zip or a folder of several models the result is the same path.
         configuration: Name of the previous stage.
     """
     model = path.parent if path.name.startswith("fold_") else path
@@ -109,7 +109,7 @@ def previous_model(path: Path, configuration: str) -> Path:
 
 
 def _locate(path: Path, folds: Folds, checkpoint: str, configuration: str | None) -> tuple[Place, list[str]]:
-    """The model that is meant, and names of its folds that are."""
+    """The chosen model, and the names of its chosen folds."""
     if checkpoint not in CHECKPOINTS:
         raise SegflowError(f"unknown checkpoint '{checkpoint}'", expected=" | ".join(CHECKPOINTS))
     place = _open(path)
@@ -123,7 +123,7 @@ def _locate(path: Path, folds: Folds, checkpoint: str, configuration: str | None
 
 
 def no_nnunet_model(path: Path) -> SegflowError:
-    """What to say of a path that is none."""
+    """The error for a path that is not a model."""
     return SegflowError(
         f"{path} holds no model of nnU-Net v2", expected="plans.json, dataset.json and fold_0/checkpoint_final.pth"
     )
@@ -164,7 +164,7 @@ def _choose(models: Sequence[Place], configuration: str | None, path: Path) -> P
                 f"{path} holds no model of configuration '{configuration}'",
                 found=", ".join(model.name for model in models),
             )
-    else:  # what another model builds on is not what is asked for
+    else:  # without the previous stages of other models
         needed = {_previous_stage(name, model) for name, model in named}
         named = [(name, model) for name, model in named if name not in needed]
     if len(named) != 1:

@@ -1,4 +1,4 @@
-"""Weights in nnU-Net's naming, and back (recipe 8.5)."""
+"""Renaming of weights to nnU-Net's names, and back (recipe 8.5)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 
 
 def to_nnunet(state: Mapping[str, Tensor], topology: NetworkTopology) -> dict[str, Tensor]:
-    """Rename weights for nnU-Net, every alias that its strict loading asks for included.
+    """Rename weights for nnU-Net, with all aliases that its strict loading requires.
 
     Args:
         state: ``state_dict()`` of a network from `build_network`.
@@ -45,10 +45,10 @@ def from_nnunet(state: Mapping[str, Tensor], topology: NetworkTopology) -> dict[
         topology: The topology of its plans.
 
     Returns:
-        A state that loads strictly into the network of this topology.
+        A state dict that fits the network of this topology exactly.
 
     Raises:
-        SegflowError: A weight is missing, or there is one that the topology has no place for.
+        SegflowError: A weight is missing, or the topology has no place for one.
     """
     plain = {re.sub(r"^((module|_orig_mod)\.)+", "", name): value for name, value in state.items()}
     result: dict[str, Tensor] = {}
@@ -82,9 +82,9 @@ def _is_required(ours: str, topology: NetworkTopology) -> bool:
 
 
 def _names(topology: NetworkTopology) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Our name of every tensor that there may be, and nnU-Net's names for it, the plain one first."""
+    """Segflow's name of every possible tensor, with nnU-Net's names for it, the plain one first."""
     for ours, theirs in _encoder_blocks(topology):
-        # nnU-Net's decoder holds the encoder, so that its weights appear twice.
+        # nnU-Net's decoder holds the encoder, so the encoder's weights appear twice.
         yield from _block(ours, (theirs, f"decoder.{theirs}"))
     for stage, count in enumerate(topology.decoder_convs):
         for block in range(count):
@@ -95,7 +95,7 @@ def _names(topology: NetworkTopology) -> Iterator[tuple[str, tuple[str, ...]]]:
 
 
 def _encoder_blocks(topology: NetworkTopology) -> Iterator[tuple[str, str]]:
-    """Our and nnU-Net's prefix of every convolution block of the encoder."""
+    """Segflow's and nnU-Net's prefix of every convolution block of the encoder."""
     if topology.network == "plain_unet":
         for level, count in enumerate(topology.encoder_blocks):
             for block in range(count):
@@ -109,13 +109,13 @@ def _encoder_blocks(topology: NetworkTopology) -> Iterator[tuple[str, str]]:
             yield f"{ours}.conv1", f"{theirs}.conv1"
             yield f"{ours}.conv2", f"{theirs}.conv2"
             if features != topology.features[level]:
-                pooled = any(n != 1 for n in topology.strides[level])  # the pooling takes index 0 where there is one
+                pooled = any(n != 1 for n in topology.strides[level])  # a pooling takes index 0 if there is one
                 yield f"{ours}.shortcut", f"{theirs}.skip.{int(pooled)}"
             features = topology.features[level]
 
 
 def _block(ours: str, prefixes: tuple[str, ...]) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """The tensors of one convolution block; nnU-Net registers convolution and norm twice in each."""
+    """The tensors of one convolution block. nnU-Net registers its convolution and norm twice."""
     for part, index, names in (("conv", 0, _CONV), ("norm", 1, _NORM)):
         for name in names:
             aliases = [(f"{p}.{part}.{name}", f"{p}.all_modules.{index}.{name}") for p in prefixes]

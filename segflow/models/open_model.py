@@ -1,4 +1,4 @@
-"""Any trained model, opened by its path: what it is, its folds, and their weights and records."""
+"""Opening of any trained model by its path: its kind, its folds, and their weights and records."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ NNUNET_ENDING = ".pth"
 
 
 class ModelKind(StrEnum):
-    """The forms that a trained model comes in."""
+    """The kinds of trained models."""
 
     FOLD = "fold"
     RUN = "run"
@@ -40,16 +40,16 @@ class ModelKind(StrEnum):
 
 
 def open_model(path: Path, *, checkpoint: str = "final", configuration: str | None = None) -> OpenedModel:
-    """Open a trained model, whatever its form. Files are recognized here and read when something of them is asked for.
+    """Open a trained model of any kind. Its files are recognised here, and read when they are needed.
 
     Args:
         path: A fold, a checkpoint in it, the run's folder above it, a bundle, or a model of nnU-Net v2: its folder, a
             folder above it or one of its folds, its zip, or one of its checkpoints.
-        checkpoint: ``final``, ``best`` or ``last``. A bundle and a checkpoint file have one only.
-        configuration: Which model, where the path holds several.
+        checkpoint: ``final``, ``best`` or ``last``. A bundle and a checkpoint file have only one.
+        configuration: Configuration to take if the path holds several.
 
     Raises:
-        SegflowError: There is nothing at the path, or a file that is no model.
+        SegflowError: There is nothing at the path, or a file that is not a model.
     """
     if path.is_file() and path.suffix in CHECKPOINT_ENDINGS:
         return _Checkpoint(ModelKind.CHECKPOINT, path)
@@ -63,7 +63,7 @@ def open_model(path: Path, *, checkpoint: str = "final", configuration: str | No
     if is_nnunet_model(path):
         return _NnunetModel(ModelKind.NNUNET_MODEL, path, checkpoint, configuration)
     if path.is_file():
-        raise SegflowError(f"{path} is no model, or is cut off", expected=MODELS)
+        raise SegflowError(f"{path} is not a model, or is cut off", expected=MODELS)
     kind = ModelKind.FOLD if (path / RECORD_FILE).is_file() else ModelKind.RUN
     return _Run(kind, path, checkpoint, configuration)
 
@@ -73,10 +73,10 @@ class OpenedModel(ABC):
     """A trained model; see `open_model`.
 
     Attributes:
-        kind: What it is. A folder that nothing else is known of is taken for a run until it is read.
-        path: Where it lies.
-        checkpoint: The checkpoint that is read of each fold.
-        configuration: The model that is meant, where there are several.
+        kind: Kind of the model. A folder that is not recognised counts as a run until it is read.
+        path: Path of the model.
+        checkpoint: Checkpoint to read from each fold.
+        configuration: Configuration to take if there are several.
     """
 
     kind: ModelKind
@@ -100,22 +100,22 @@ class OpenedModel(ABC):
             folds: ``all``, or names; see `choose_folds`.
 
         Raises:
-            SegflowError: A fold is not there, or cannot be read.
+            SegflowError: A fold does not exist, or cannot be read.
         """
 
     @abstractmethod
     def previous_stage(self, record: RunRecord) -> tuple[Path, str]:
-        """Path and configuration of the model whose predictions a cascade takes as input.
+        """Path and configuration of a cascade's previous stage.
 
         Args:
-            record: Of the cascade, as it was read.
+            record: Record of the cascade.
 
         Raises:
-            SegflowError: It cannot be found; says how to name it.
+            SegflowError: It cannot be found. The error says how to name it.
         """
 
     def first_weights(self) -> Mapping[str, Tensor]:
-        """Weights of the first fold, to train on from; says which that is where there are several.
+        """Weights of the first fold, as initial weights. If there are several folds, the choice is logged.
 
         Raises:
             SegflowError: It cannot be read.
@@ -127,7 +127,7 @@ class OpenedModel(ABC):
 
 
 class _Run(OpenedModel):
-    """One of our own, as its run's or its fold's folder."""
+    """A run of segflow: the folder of a run or of a fold."""
 
     def folds(self) -> list[str]:
         return choose_folds([fold.fold for fold in find_folds(self.path)], "all", str(self.path))
@@ -140,7 +140,7 @@ class _Run(OpenedModel):
 
 
 class _Checkpoint(OpenedModel):
-    """One of our own checkpoint files: weights alone, unless it lies in its fold."""
+    """A checkpoint file of segflow. It holds only weights; the record lies in its fold's folder."""
 
     def folds(self) -> list[str]:
         return [self._home().fold]
@@ -158,14 +158,14 @@ class _Checkpoint(OpenedModel):
         place, _ = named_checkpoint(self.path)
         if place == self.path:
             raise SegflowError(
-                f"{self.path} is no model: there is no {RECORD_FILE} of a fold that it belongs to",
+                f"{self.path} is not a model: it lies in no fold with a {RECORD_FILE}",
                 expected=f"{Fold(Path('fold_0')).checkpoint()}, or {MODELS}",
             )
         return Fold(place)
 
 
 class _Bundle(OpenedModel):
-    """Our own model file; a cascade's holds the previous stage too."""
+    """A bundle. That of a cascade holds the previous stage too."""
 
     def folds(self) -> list[str]:
         return bundle_folds(self.path, self.configuration)
@@ -192,7 +192,7 @@ class _NnunetModel(OpenedModel):
 
 
 class _NnunetCheckpoint(OpenedModel):
-    """One checkpoint file of nnU-Net v2, which carries plans and dataset itself."""
+    """A checkpoint file of nnU-Net v2, which holds its plans and dataset.json."""
 
     def folds(self) -> list[str]:
         return [str(fold.record.fold) for fold in self.read()]

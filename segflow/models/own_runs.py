@@ -1,4 +1,4 @@
-"""Runs of our own: weights and record read from their folders, and written there (design, section 2)."""
+"""Reading and writing of runs: the weights and records in their folders."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from segflow.storage.runs import Run
 from segflow.storage.whole_folder import folder_written_whole
 
 NETWORK_PREFIX = "network."
-"""Lightning stores the module's attributes by name; ours is called so."""
+"""Prefix of the network's weights in a checkpoint: the attribute's name in the Lightning module."""
 
 
 def read_fold(folder: Fold, checkpoint: str = "final") -> TrainedFold:
-    """Read the weights of one of our own folds.
+    """Read weights and record of a fold.
 
     Args:
         folder: The fold's folder.
@@ -41,10 +41,10 @@ def read_fold(folder: Fold, checkpoint: str = "final") -> TrainedFold:
 
 
 def read_checkpoint(file: Path) -> dict[str, Tensor]:
-    """Read the weights of one checkpoint file of ours, wherever it lies.
+    """Read the weights of a checkpoint file of segflow, in any place.
 
     Raises:
-        SegflowError: It cannot be read, or holds no network of ours.
+        SegflowError: It cannot be read, or holds no network of segflow.
     """
     content = read_tensors(file)
     state = content.get("state_dict", content)
@@ -58,14 +58,14 @@ def read_checkpoint(file: Path) -> dict[str, Tensor]:
 
 
 def network_weights(content: Mapping[str, Any], name: str) -> dict[str, Tensor]:
-    """The weights of the network in a checkpoint of ours.
+    """The weights of the network in a checkpoint of segflow.
 
     Args:
-        content: Of the file.
-        name: What to call it in messages.
+        content: Content of the file.
+        name: Its name in messages.
 
     Raises:
-        SegflowError: It holds no tensors, or none that are their own size.
+        SegflowError: It holds no plain tensors.
     """
     state = content.get("state_dict", content)
     if not isinstance(state, Mapping):
@@ -76,7 +76,7 @@ def network_weights(content: Mapping[str, Any], name: str) -> dict[str, Tensor]:
 
 
 def read_run(path: Path, folds: Folds = "all", checkpoint: str = "final") -> list[TrainedFold]:
-    """Read the weights of one of our own runs.
+    """Read weights and records of a run.
 
     Args:
         path: A fold, or the run's folder above it.
@@ -91,17 +91,17 @@ def read_run(path: Path, folds: Folds = "all", checkpoint: str = "final") -> lis
 
 
 def previous_run(path: Path, record: RunRecord) -> Path:
-    """The run whose predictions a cascade takes as input: of the same plans, and the one that it was trained on.
+    """The run of a cascade's previous stage, with the same plans.
 
-    That is the run of the name that the training was given (``previous_run_name``), else of the cascade's own name; and
-    where neither is there, as with runs that were renamed, the only one that there is.
+    Its name is the ``previous_run_name`` of the cascade's training, else the cascade's own run name. If neither exists,
+    as with renamed runs, a single run is taken.
 
     Args:
-        path: The cascade's own run, or a fold of it.
-        record: Of the cascade.
+        path: The cascade's run, or a fold of it.
+        record: Record of the cascade.
 
     Raises:
-        SegflowError: It cannot be found; says how to name it.
+        SegflowError: It cannot be found. The error says how to name it.
     """
     path = path.resolve()
     run = Run.of(path)
@@ -122,13 +122,13 @@ def previous_run(path: Path, record: RunRecord) -> Path:
 
 
 def run_path(outputs: Path, record: RunRecord, run_name: str, configuration: str | None = None) -> Path:
-    """Where a run of this name belongs, or that of another configuration of the same plans."""
+    """Folder of a run of this name, or of another configuration of the same plans."""
     plans = outputs / record.dataset.name / record.plans.plans_name
     return Run.at(plans, configuration or record.configuration, run_name).path
 
 
 def write_runs(outputs: Path, models: Iterable[Sequence[TrainedFold]], run_name: str) -> list[Path]:
-    """Write several models as `write_run` does, all of them or none: half of them would be in the next try's way.
+    """Write several models with `write_run`: all or none, since a part would block the next try.
 
     Returns:
         The runs' folders.
@@ -148,7 +148,7 @@ def write_runs(outputs: Path, models: Iterable[Sequence[TrainedFold]], run_name:
 
 
 def write_run(outputs: Path, folds: Sequence[TrainedFold], run_name: str) -> Path:
-    """Write folds of one configuration as a finished run, to predict with or to fine-tune from: whole or not at all.
+    """Write folds of one configuration as a finished run, as a whole or not at all.
 
     Returns:
         The run's folder.

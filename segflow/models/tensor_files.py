@@ -1,4 +1,4 @@
-"""Tensors read from files that may come from anywhere: tensors and plain data, never code."""
+"""Reading of tensors from untrusted files, without running code."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ from segflow.core.names import shortened
 from segflow.storage.zip_files import refuse_compressed
 
 WRAPPER_PREFIXES = ("_orig_mod.", "module.")
-"""What torch.compile and DistributedDataParallel put before the name of every tensor."""
+"""Prefixes that torch.compile and DistributedDataParallel add to the names of tensors."""
 
 MOST_ALIASES = 8
-"""Names that a stored tensor may have: nnU-Net's checkpoints have each weight of the encoder four times."""
+"""Largest number of names of a stored tensor. nnU-Net's checkpoints name each weight of the encoder four times."""
 
 
 def read_tensors(file: Path | IO[bytes], name: str | None = None, allowed: Sequence[Any] = ()) -> dict[str, Any]:
-    """Read a file of ``torch.save`` into main memory, refusing everything but tensors and plain data.
+    """Read a file of ``torch.save`` into main memory. Everything but tensors and plain data is refused.
 
     Args:
-        file: A path, which is mapped rather than read, or an open binary file.
-        name: What to call it in messages; the path where it is one.
-        allowed: Harmless globals that the file may name beyond torch's own; see ``torch.serialization.safe_globals``.
+        file: A path, which is memory-mapped, or an open binary file.
+        name: Its name in messages; None takes the path.
+        allowed: Harmless globals that the file may name besides torch's; see ``torch.serialization.safe_globals``.
 
     Raises:
-        SegflowError: The file is missing, cut off, no file of ``torch.save``, or would run code.
+        SegflowError: The file is missing, incomplete, not written by ``torch.save``, or would run code.
     """
     name = str(file) if name is None else name
     try:
         with torch.serialization.safe_globals(list(allowed)):
             source = file if isinstance(file, Path) else io.BytesIO(file.read())
             if isinstance(source, Path) and source.exists() and not source.is_file():
-                raise SegflowError(f"{name} is no regular file")
+                raise SegflowError(f"{name} is not a regular file")
             mapped = refuse_compressed(source, name) and isinstance(source, Path)
             content = torch.load(source, map_location="cpu", weights_only=True, mmap=mapped or None)
     except FileNotFoundError:
@@ -51,7 +51,7 @@ def read_tensors(file: Path | IO[bytes], name: str | None = None, allowed: Seque
             found=_reason(error),
             fix="Code in a checkpoint runs when it is loaded; ask for the weights in another form.",
         ) from error
-    except Exception as error:  # a damaged file trips the reader in any way there is
+    except Exception as error:  # a damaged file may cause any error
         raise SegflowError(
             f"cannot read the checkpoint {name}: {_reason(error)}",
             fix="It may be cut off, as after a full disk or an interrupted copy; copy it again.",
@@ -62,20 +62,20 @@ def read_tensors(file: Path | IO[bytes], name: str | None = None, allowed: Seque
 
 
 def plain_weights(state: Any, name: str = "the checkpoint") -> dict[str, Tensor]:
-    """Check that weights of any origin are tensors by name, each as large in memory as it says.
+    """Check that untrusted weights are named tensors that are stored in full size.
 
-    A file may call a single number a tensor of any shape; whoever copies it needs room for all of it.
+    A file may declare a single number as a tensor of any shape, and copying it would need memory for all of it.
 
     Raises:
         SegflowError: They are something else.
     """
     if not isinstance(state, Mapping) or not all(isinstance(key, str) for key in state):
-        raise SegflowError(f"the weights of {name} are no tensors by name", found=type(state).__name__)
+        raise SegflowError(f"the weights of {name} are not named tensors", found=type(state).__name__)
     held: dict[int, int] = {}
     claimed = 0
     for key, value in state.items():
         if not isinstance(value, Tensor) or value.layout != torch.strided or value.device.type != "cpu":
-            raise SegflowError(f"the weights of {name} hold what is no plain tensor", found=shortened(key))
+            raise SegflowError(f"the weights of {name} hold something other than plain tensors", found=shortened(key))
         size = value.numel() * value.element_size()
         storage = value.untyped_storage()
         if size > storage.nbytes():
@@ -98,7 +98,7 @@ def without_wrappers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _reason(error: BaseException) -> str:
-    """The first sentence of an error; torch explains at length how to load the file nevertheless."""
+    """The first sentence of an error. torch goes on to explain how to load the file anyway."""
     text = " ".join(str(error).split()) or type(error).__name__
     for noise in ("Weights only load failed. ", "from a trusted source. ", "WeightsUnpickler error: "):
         text = text.split(noise, 1)[-1]

@@ -1,4 +1,4 @@
-"""One fold's weights with their record, and how a network takes them."""
+"""Weights of a fold with their record, and loading them into a network."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ Folds = str | int | Sequence[int | str]
 """``all``, one fold, or several; see `choose_folds`."""
 
 FAR_MORE = 4
-"""A network so many times larger than its weights is none that they were trained with."""
+"""Ratio of network size to weights above which the weights cannot be those of the network."""
 
 SHOWN = 8
-"""Tensors that a message lists before it says how many more there are."""
+"""Number of tensors that a message lists."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrainedFold:
-    """One fold's weights with all that prediction needs beside them.
+    """Weights of a fold, with everything else that prediction needs.
 
     Attributes:
-        record: What the weights were trained for.
+        record: Record of the fold.
         weights: Tensors by the names that `segflow.network.build.build_network` gives them.
-        source: Where they came from, for messages.
-        folder: The fold's folder, with pictures and scores of the training; None where there is none.
+        source: Origin of the weights, for messages.
+        folder: The fold's folder with pictures and scores of the training, or None.
     """
 
     record: RunRecord
@@ -45,11 +45,11 @@ def choose_folds(present: Sequence[str], folds: Folds, source: str) -> list[str]
 
     Args:
         present: Names of the folds that have weights: ``0``, ``1``, …, ``all``.
-        folds: ``all``: every numbered fold, or the one trained on all cases if it is the only one; or names.
-        source: Where they are, for messages.
+        folds: Names; or ``all``, which means every numbered fold, or fold ``all`` if there is no other.
+        source: Place of the folds, for messages.
 
     Raises:
-        SegflowError: One that is asked for is not there.
+        SegflowError: A fold does not exist.
     """
     numbered = sorted((name for name in present if is_number(name)), key=int)
     if folds == "all":
@@ -70,7 +70,7 @@ def load_weights(network: nn.Module, fold: TrainedFold) -> nn.Module:
     """Put a fold's weights into a network.
 
     Raises:
-        SegflowError: They were made for another network; names the tensors that differ.
+        SegflowError: They belong to another network. The error names the tensors that differ.
     """
     own = network.state_dict()
     problems = [f"lacks {key}" for key in own if key not in fold.weights]
@@ -91,12 +91,12 @@ def load_weights(network: nn.Module, fold: TrainedFold) -> nn.Module:
 
 
 def check_size(fold: TrainedFold) -> None:
-    """Hold the size of the network that the plans ask for against the weights, before it is built.
+    """Compare the size of the plans' network with the weights before it is built.
 
-    Where it is of the weights' order, building it shows what differs; see `load_weights`.
+    If the sizes are of the same order, the network is built, and `load_weights` names the differences.
 
     Raises:
-        SegflowError: It is far larger.
+        SegflowError: The network is far larger.
     """
     record = fold.record
     topology = record.plan.topology
@@ -113,7 +113,7 @@ def check_size(fold: TrainedFold) -> None:
 
 
 def _other_network(fold: TrainedFold) -> str:
-    """Why a network may not fit: nothing that a file names is built, so that a user's own has to be asked for."""
+    """Advice for a network that does not fit. A user's own network must be named, since files may not name code."""
     settings = fold.record.settings.get("network")
     trained = settings.get("_target_") if isinstance(settings, Mapping) else None
     changed = "the plans beside the weights were changed after the training"
@@ -121,5 +121,5 @@ def _other_network(fold: TrainedFold) -> str:
         return f"Either {changed}, or the trainer built another network."
     return (
         f"They were trained with a network of '{trained}': give this command the network= that the training was given "
-        f"(and its --config-dir, for a network of your own). Where that is so, {changed}."
+        f"(and its --config-dir, for a network of your own). If that is already so, {changed}."
     )

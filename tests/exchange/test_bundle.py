@@ -111,7 +111,7 @@ def test_changed_and_damaged_bundles_are_refused(tmp_path: Path) -> None:
             read_bundle(changed(bundle, tmp_path / "table", "bundle.json", content))
     (tmp_path / "short").write_bytes(bundle.read_bytes()[:-200])
     assert not is_bundle(tmp_path / "short")
-    with pytest.raises(SegflowError, match="short is no model, or is cut off"):
+    with pytest.raises(SegflowError, match="short is not a model, or is cut off"):
         Predictor.load(tmp_path / "short")
 
 

@@ -99,7 +99,9 @@ def test_weights_alone_have_no_record_but_can_be_trained_on_from(tmp_path: Path)
     alone = shutil.copy(checkpoint(tmp_path), tmp_path / "alone.ckpt")
     opened = open_model(alone)
     assert opened.first_weights().keys() == tiny_models.weights(tiny_models.record(NAME)).keys()
-    with pytest.raises(SegflowError, match=r"alone\.ckpt is no model: there is no run\.json.*expected .*a bundle"):
+    with pytest.raises(
+        SegflowError, match=r"alone\.ckpt is not a model: it lies in no fold with a run\.json.*expected .*a bundle"
+    ):
         opened.read()
 
 
@@ -121,7 +123,9 @@ def test_a_path_where_nothing_is_names_the_runs_nearby(tmp_path: Path) -> None:
 
 def test_files_and_folders_that_are_no_models(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("no model")
-    with pytest.raises(SegflowError, match=r"text is no model, or is cut off; expected a run's folder, a bundle, or"):
+    with pytest.raises(
+        SegflowError, match=r"text is not a model, or is cut off; expected a run's folder, a bundle, or"
+    ):
         open_model(tmp_path / "text")
     (tmp_path / "empty").mkdir()
     with pytest.raises(SegflowError, match="empty holds no trained fold"):
