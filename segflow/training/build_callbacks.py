@@ -1,4 +1,4 @@
-"""The callbacks of one fold's training, in the order in which Lightning calls them."""
+"""The callbacks of a fold's training, in the order in which Lightning calls them."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from segflow.training.volume_validation import VolumeValidation
 def build_callbacks(
     job: TrainingJob, options: Mapping[str, Any], report: EpochReport, stop: StopFile, files: WholeCheckpointIO
 ) -> list[Callback]:
-    """What watches the training and writes its files.
+    """Build the callbacks that watch the training and write its files.
 
     Args:
-        job: What is trained.
-        options: The trainer's, as far as they are bound to it.
+        job: The fold to train.
+        options: Options that are bound to the trainer's factory.
         report: Keeps the curves.
         stop: Looks for the file STOP.
         files: Writes checkpoints.
 
     Raises:
-        SegflowError: Whole cases are to be scored, and nothing was given that scores them.
+        SegflowError: The settings ask for scores of whole cases, and there is no `TrainingParts.score_volumes`.
     """
     settings = job.settings
     callbacks: list[Callback] = [

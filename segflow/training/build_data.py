@@ -1,4 +1,4 @@
-"""The batches of one fold's training."""
+"""Batches of a fold's training."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ SAMPLER = (
 def build_data(
     job: TrainingJob, trainer: pl.Trainer, *, on_device: bool, train_batches: int, val_batches: int
 ) -> PatchDataModule:
-    """Patches of the training and validation cases.
+    """Build the patches of the training and validation cases.
 
     Args:
-        job: What is trained.
-        trainer: Lightning's.
-        on_device: Whether training batches are augmented on the device, so that the workers leave them as they are.
-        train_batches, val_batches: Of an epoch; without any for validation there is no such data.
+        job: The fold to train.
+        trainer: Lightning's trainer.
+        on_device: Training batches are augmented on the device, so workers do not augment them.
+        train_batches, val_batches: Batches of an epoch. Without validation batches there is no validation data.
     """
     record, plan, labels = job.record, job.record.plan, job.record.dataset.labels
     shared: dict[str, Any] = {
@@ -78,7 +78,7 @@ def build_data(
 
 
 def _batch_bytes(job: TrainingJob, dataset: PatchDataset, patch: Sequence[int]) -> int:
-    """Of one batch as a worker hands it over: the image in float32, the label in int16."""
+    """Bytes of a batch as a worker sends it: the image in float32, the label in int16."""
     return len(dataset.samples) * math.prod(patch) * (4 * job.record.in_channels + 2)
 
 

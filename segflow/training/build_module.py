@@ -1,4 +1,4 @@
-"""The module that Lightning trains: network, loss and optimizer of one fold."""
+"""The module that Lightning trains: network, loss and optimizer of a fold."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ NETWORK = "something that is called with (topology, in_channels, out_channels, d
 
 
 def build_module(job: TrainingJob, trainer: pl.Trainer, *, on_device: bool, fresh: bool) -> SegmentationModule:
-    """Build what is trained, its weights drawn by the run's seed.
+    """Build the module. Its weights are drawn with the run's seed.
 
     Args:
-        job: What is trained.
-        trainer: Lightning's.
-        on_device: Whether batches are augmented on the device.
-        fresh: Whether the training begins, so that initial weights count.
+        job: The fold to train.
+        trainer: Lightning's trainer.
+        on_device: Batches are augmented on the device.
+        fresh: The training begins, so that ``training.initial_weights`` is used.
 
     Raises:
         SegflowError: Network or loss cannot be built, or initial weights do not fit it.

@@ -24,14 +24,14 @@ from segflow.storage.json_files import written_whole
 MONITOR = "val/dice_ema"
 
 _AT_REST = ("state_dict", "optimizer_states")
-"""Parts of a checkpoint whose tensors nobody changes between two steps of the optimizer."""
+"""Parts of a checkpoint whose tensors change only in steps of the optimizer."""
 
 
 class WholeCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint whole or not at all, and reads with ``weights_only=True`` whatever the caller asks.
+    """Writes a checkpoint as a whole or not at all, and always reads with ``weights_only=True``.
 
-    Writing goes on beside the next training step. Weights and the optimizer's state are not copied for it: they stay
-    as they are until the optimizer's next step, before which `wait` must be called.
+    Writing continues during the next training step. Weights and the optimizer's state are not copied for it: they do
+    not change until the optimizer's next step, before which `wait` must be called.
     """
 
     def __init__(self) -> None:
@@ -40,12 +40,12 @@ class WholeCheckpointIO(TorchCheckpointIO):
         self._writing: Future[None] | None = None
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Begin to write; an earlier file stays as it was until the new one is complete.
+        """Begin to write. An existing file stays as it was until the new one is complete.
 
         Args:
-            checkpoint: All but weights and the optimizer's state may change meanwhile.
-            path: Of the file.
-            storage_options: A second name, which the complete file gets too, or None.
+            checkpoint: The content. Everything but weights and the optimizer's state may change meanwhile.
+            path: Path of the file.
+            storage_options: A second name for the complete file, or None.
         """
         self.wait()
         still = {key: value if key in _AT_REST else copy.deepcopy(value) for key, value in checkpoint.items()}
@@ -62,18 +62,18 @@ class WholeCheckpointIO(TorchCheckpointIO):
             writing.result()
 
     def teardown(self) -> None:
-        """Lightning calls this at the end of a training, however it ended."""
+        """Called by Lightning at every end of a training."""
         self.wait()
 
     def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True) -> dict[str, Any]:
-        """Read; nothing in the file is executed.
+        """Read a checkpoint. No code in the file is run.
 
         Raises:
             SegflowError: It is missing, truncated, or holds more than tensors and plain values.
         """
         file = Path(path)
         try:
-            with file.open("rb") as stream:  # not mapped into memory: the file is replaced while its tensors live on
+            with file.open("rb") as stream:  # not memory-mapped: the file is replaced while in use
                 return read_tensors(stream, name=str(file))
         except OSError as error:
             raise SegflowError(f"cannot open the checkpoint {file}: {error.strerror}") from error
@@ -84,9 +84,9 @@ class WholeCheckpointIO(TorchCheckpointIO):
 
 
 def link_checkpoint(source: Path, target: Path) -> None:
-    """Give a checkpoint a second name; no second copy of its bytes where the file system has hard links.
+    """Give a checkpoint a second name, without copying it if the file system has hard links.
 
-    A checkpoint is never changed in place (a new one is renamed over it), so both names stay what they are.
+    A checkpoint is never changed in place (a new one is renamed over it), so the two names do not affect each other.
     """
     with written_whole(target) as temporary:
         try:
@@ -103,7 +103,7 @@ def _write(checkpoint: dict[str, Any], path: Path, second_name: Path | None) -> 
             raise SegflowError(
                 "this training cannot be saved: a checkpoint holds tensors and plain values only",
                 found=", ".join(sorted(foreign)),
-                fix="An optimizer, schedule or callback of your own has it in its state: keep a plain value there.",
+                fix="It is in the state of an optimizer, schedule or callback of your own: keep a plain value there.",
             )
     if second_name is not None:
         link_checkpoint(path, second_name)
@@ -120,8 +120,8 @@ class RunCheckpoints(Checkpoint):
     """``last.ckpt`` after every epoch, and ``best.ckpt`` whenever the moving average of the pseudo-Dice rises.
 
     Args:
-        folder: The run's folder.
-        files: Writes them; the same that the trainer has.
+        folder: The fold's folder.
+        files: Writes them; it must be the trainer's.
     """
 
     def __init__(self, folder: Fold, files: WholeCheckpointIO) -> None:

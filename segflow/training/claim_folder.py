@@ -1,6 +1,6 @@
-"""A run's folder belongs to one configuration: the same command continues it, another one is refused.
+"""A fold's folder belongs to one set of settings: the same command continues it, other settings are refused.
 
-It belongs to none before its first checkpoint: what ended earlier taught nothing that another start could spoil.
+Before its first checkpoint it belongs to none, since there is nothing yet that another start could spoil.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from segflow.storage.runs import Run
 
 FREE_SETTINGS = (
     "settings.paths*",
-    "settings.dataset*",  # where it lies; what it is, is compared by itself
+    "settings.dataset*",  # its place; its content is compared separately
     "settings.save_probabilities",
     "settings.verbose",
     "settings.logger*",
@@ -51,7 +51,7 @@ FREE_SETTINGS = (
     "settings.trainer.enable_*",
     "settings.trainer.log_every_n_steps",
 )
-"""Shell patterns of what may change between two starts of a run: where and how quickly it runs, not what it learns."""
+"""Shell patterns of settings that may change between two starts: they decide where and how fast a run trains."""
 
 LENGTH_SETTING = "settings.trainer.max_epochs"
 
@@ -59,7 +59,7 @@ logger = logging.getLogger(__name__)
 
 
 def release_folder(folder: Fold) -> None:
-    """Make room for a start anew where no checkpoint binds the folder, and say so."""
+    """Clear a folder without checkpoints for a new start, and log it."""
     if not folder.has_weights() and folder.clear_start():
         logger.info("%s: an earlier start ended before its first checkpoint; this one begins anew", folder.path)
 
@@ -71,20 +71,20 @@ def check_arrays_of_run(
     preprocess: str,
     previous_stage: PreprocessedStore | None = None,
 ) -> Mapping[str, Any]:
-    """Refuse arrays that are not those of the plans, or not those that the run's folds with weights were trained on.
+    """Refuse arrays that do not belong to the plans, or that differ from those of the run's trained folds.
 
     Args:
         folder: The fold's folder; the run's other folds lie beside it.
-        record: What is to be trained, or was.
+        record: Record of the fold.
         store: The arrays.
         preprocess: The command that makes them, for messages.
-        previous_stage: What the previous stage predicted, for a cascade.
+        previous_stage: Label maps of the previous stage, for a cascade.
 
     Returns:
-        What the arrays were made from, as `RunRecord.arrays` keeps it.
+        Origin of the arrays, for `RunRecord.arrays`.
 
     Raises:
-        SegflowError: They are others; says what differs.
+        SegflowError: They differ. The error says how.
     """
     what = (store, (*record.train_cases, *record.val_cases), record.plans, record.configuration, record.dataset.labels)
     check_choices(*what, preprocess)
@@ -111,19 +111,19 @@ def check_arrays_of_run(
 
 
 def claim_folder(folder: Fold, record: RunRecord, *, free: Sequence[str] = FREE_SETTINGS, extend: bool = False) -> bool:
-    """Write ``run.json``, or check that the one that is there says the same; without checkpoints it is replaced.
+    """Write ``run.json``, or check that the existing one has the same settings. Without checkpoints it is replaced.
 
     Args:
-        folder: The run's folder.
-        record: What is to be trained.
+        folder: The fold's folder.
+        record: Record of the fold to train.
         free: Shell patterns of dotted names that may differ.
-        extend: Whether ``trainer.max_epochs`` may differ too.
+        extend: ``trainer.max_epochs`` may differ too.
 
     Returns:
-        Whether the folder had been claimed before.
+        Whether the folder was claimed before.
 
     Raises:
-        SegflowError: It belongs to a run with other settings; names them.
+        SegflowError: It belongs to a run with other settings. The error names them.
     """
     if folder.record_file.is_file():
         release_folder(folder)
@@ -131,7 +131,7 @@ def claim_folder(folder: Fold, record: RunRecord, *, free: Sequence[str] = FREE_
         folder.write_record(record)
         return False
     content = read_json(folder.record_file, fix=TRAIN_FIRST)
-    record = replace(record, arrays=content.get("arrays") or {})  # of the first start; `check_arrays_of_run` compares
+    record = replace(record, arrays=content.get("arrays") or {})  # of the first start; see `check_arrays_of_run`
     stored = dict(_flatten(content))
     wanted = dict(_flatten(json.loads(json.dumps(record.to_json()))))
     allowed = (*free, LENGTH_SETTING) if extend else tuple(free)
@@ -163,7 +163,7 @@ def _shown(values: Mapping[str, Any], name: str) -> str:
 
 
 def _flatten(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted name → leaf. Lists are leaves: their entries have no names to speak of."""
+    """Dotted name → leaf. Lists are leaves, since their entries have no names."""
     if isinstance(value, Mapping) and value:
         for key, inner in value.items():
             yield from _flatten(inner, f"{prefix}.{key}" if prefix else str(key))

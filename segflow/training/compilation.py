@@ -1,4 +1,4 @@
-"""Whether to compile the network: only where it was seen to pay."""
+"""Compilation of the network, if a measurement shows that it helps."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ logger = logging.getLogger(__name__)
 
 _WARM_UP, _MEASURED = 2, 5
 MIN_GAIN = 1.03
-"""Compiling is used where a step becomes at least this much quicker."""
+"""Compiled code is used if it makes a step faster by at least this factor."""
 
 
 def compile_if_it_pays(
     network: nn.Module, choice: str, *, shape: Sequence[int], device: torch.device, autocast: torch.dtype | None
 ) -> bool:
-    """Compile in place (names of parameters stay as they are), or leave it, and say why in one line.
+    """Compile the network in place, or not, and log the reason. Names of parameters stay the same.
 
     Args:
-        network: On its device.
-        choice: ``on``, ``off`` or ``auto``: measure on a GPU.
+        network: The network, on its device.
+        choice: ``on``, ``off``, or ``auto``, which measures on a GPU.
         shape: (B, C, *patch) of a batch.
-        device: Where it trains.
+        device: Device of the training.
         autocast: Type of mixed precision, or None.
 
     Returns:
@@ -46,7 +46,7 @@ def compile_if_it_pays(
     try:
         network.compile()
         compiled = _seconds(network, shape, device, autocast)
-    except Exception as error:  # whatever the compiler or its tools lack, training without it works
+    except Exception as error:  # if the compiler or its tools fail, training works without them
         network._compiled_call_impl = None
         logger.info("the network is not compiled: %s", str(error).splitlines()[0][:120] if str(error) else repr(error))
         return False
@@ -59,7 +59,7 @@ def compile_if_it_pays(
 
 
 def _seconds(network: nn.Module, shape: Sequence[int], device: torch.device, autocast: torch.dtype | None) -> float:
-    """Seconds of a forward and backward pass; gradients are dropped again."""
+    """Seconds of a forward and backward pass. Gradients are discarded."""
     image = torch.zeros(tuple(shape), device=device)
     for step in range(_WARM_UP + _MEASURED):
         if step == _WARM_UP:

@@ -1,4 +1,4 @@
-"""Serves the patches of a fold to Lightning."""
+"""The batches of a fold for Lightning."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from segflow.training.loader import EpochLoader, choose_workers, fit_workers
 
 TRAIN_BATCHES = 250
 VAL_BATCHES = 50
-"""Batches of an epoch in nnU-Net (recipe 6.4)."""
+"""Training and validation batches of an epoch in nnU-Net (recipe 6.4)."""
 
 PREFETCHED = 2
-"""Batches that each worker makes ahead: torch's default."""
+"""Batches that each worker prepares in advance; torch's default."""
 HELD = 2
-"""Batches that the training holds: the one that it computes with and the next."""
+"""Batches that the training process holds: the current and the next."""
 
 
 class PatchDataModule(pl.LightningDataModule):
-    """Training and validation batches, each a function of (seed, epoch, index).
+    """Training and validation batches. Each depends only on (seed, epoch, index).
 
     Args:
-        train, val: ``dataset[epoch, index]`` is a whole batch; ``val`` is None where there is no validation.
+        train, val: ``dataset[epoch, index]`` is a whole batch; ``val`` is None without validation.
         train_batches, val_batches: Batches of an epoch.
-        num_workers: For the training batches, -1 for automatic; validation gets half as many.
-        batch_bytes: Size of a training and of a validation batch, for a look at the room in shared memory.
-        repeat_batch: Whether to train on the first batch again and again.
+        num_workers: Workers for training batches; -1 chooses. Validation gets half as many.
+        batch_bytes: Size of a training and of a validation batch, to check the free shared memory.
+        repeat_batch: Train on the first batch again and again.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class PatchDataModule(pl.LightningDataModule):
         return self._val
 
     def train_dataloader(self) -> EpochLoader:
-        # `current_epoch` still counts one too few when Lightning builds the first iterator of a resumed run.
+        # When Lightning builds the first iterator of a resumed run, `current_epoch` is still one too low.
         self.train_loader = self._loader(self._train, "train", epochs_between=1)
         return self.train_loader
 
@@ -75,7 +75,7 @@ class PatchDataModule(pl.LightningDataModule):
                 loader.close()
 
     def _attached(self) -> pl.Trainer:
-        """The trainer, which Lightning attaches before it asks for batches."""
+        """The trainer. Lightning attaches it before it asks for batches."""
         trainer: pl.Trainer | None = self.trainer
         if trainer is None:
             raise RuntimeError("no trainer is attached yet")
@@ -95,7 +95,7 @@ class PatchDataModule(pl.LightningDataModule):
         )
 
     def _choose_workers(self, on_gpu: bool) -> int:
-        """Once for both loaders, whose workers live side by side."""
+        """Number of workers. It is chosen once for both loaders, whose workers run at the same time."""
         if self._workers is None:
             processes = max(1, self._attached().num_devices)
             workers = choose_workers(self._num_workers, on_gpu=on_gpu, processes=processes)
@@ -128,9 +128,9 @@ def resolve_batches(limit: float | None, nominal: int, name: str) -> int:
     """Batches of an epoch from Lightning's ``limit_…_batches``: an int counts batches, a float is a share.
 
     Args:
-        limit: As typed; None is all.
+        limit: Value of the setting; None takes all batches.
         nominal: Batches of a whole epoch.
-        name: Of the setting, for the message.
+        name: Name of the setting, for the message.
 
     Raises:
         SegflowError: It is negative, or a float above 1.

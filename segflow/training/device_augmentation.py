@@ -1,4 +1,4 @@
-"""Augmentation on the training device, with the same independence of devices and restarts as in the workers."""
+"""Augmentation on the training device. As in the workers, it does not depend on devices or restarts."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import torch
 from segflow.sampling.patch_dataset import samples_of_rank
 
 _STREAM = 2
-"""Keeps these draws apart from those of the training (0) and validation (1) batches."""
+"""Number that separates these draws from those of training (0) and validation (1) batches."""
 
 
 class DeviceAugmentation:
-    """Applies an augmentation to a batch on its device; random choices are made on the CPU.
+    """Applies an augmentation to a batch on its device. Random choices are made on the CPU.
 
     Args:
-        augmentation: The transform. One that plans (``draw`` and ``apply``) draws for the global batch, so that the
-            number of devices changes nothing.
-        seed: Of the run.
+        augmentation: The transform. If it has ``draw`` and ``apply``, it draws for the global batch, so that the
+            number of devices does not matter.
+        seed: Seed of the run.
         batch_size: Samples of the global batch.
-        rank, world_size: This process among those that share the batch.
+        rank, world_size: Index of this process, and number of processes that share the batch.
     """
 
     def __init__(self, augmentation: Any, *, seed: int, batch_size: int, rank: int, world_size: int) -> None:
@@ -34,7 +34,7 @@ class DeviceAugmentation:
     def __call__(
         self, image: torch.Tensor, label: torch.Tensor, *, epoch: int, index: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Image (B, C, *loader_patch), label (B, L, *loader_patch) → both at the final patch size."""
+        """Image (B, C, *loader_patch), label (B, L, *loader_patch) → both with the final patch size."""
         sequence = np.random.SeedSequence((self._seed, _STREAM, epoch, index))
         generator = torch.Generator().manual_seed(int(sequence.generate_state(1, np.uint64)[0] >> 1))
         with torch.autocast(image.device.type, enabled=False):

@@ -1,4 +1,4 @@
-"""Signals that end a training, in one process and in several."""
+"""Signals that end a training, for one process and for several."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from segflow.execution.interrupts import SIGTERM_EXIT, exit_code_of_interrupt
 class EndingSignals(Callback):
     """Treats a batch system's early warning (SIGUSR1, SIGUSR2 under SLURM) like SIGTERM.
 
-    Lightning leaves the training after the batch under way; what it loses is the epoch under way.
+    Lightning ends the training after the current batch. The current epoch is lost.
     """
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -29,15 +29,15 @@ class EndingSignals(Callback):
 
 
 def exit_code_of(error: BaseException) -> int | None:
-    """130 or 143 where the error means that a signal ended the training; Lightning would exit with 1 or 0."""
+    """130 or 143 if a signal ended the training, else None. Lightning would exit with 1 or 0."""
     return SIGTERM_EXIT if isinstance(error, SIGTERMException) else exit_code_of_interrupt(error)
 
 
 @contextmanager
 def signals_of_ranks(trainer: pl.Trainer) -> Iterator[None]:
-    """Leave SIGTERM to Lightning where several processes train: they leave the training together, after a batch.
+    """Leave SIGTERM to Lightning if several processes train, so that all end together after a batch.
 
-    By itself, a process ends at once, by the handler that it has.
+    A single process keeps its own handler and ends at once.
     """
     before = signal.getsignal(signal.SIGTERM)
     alone = trainer.world_size == 1 or threading.current_thread() is not threading.main_thread()
@@ -53,8 +53,8 @@ def signals_of_ranks(trainer: pl.Trainer) -> Iterator[None]:
 def leave_process_group() -> None:
     """Take ranks that Lightning started out of the parent's process group.
 
-    A signal to the group would reach them twice, from the sender and from rank 0, and the second one, in the middle
-    of the exchange about the first, hangs both.
+    A signal to the group would reach them twice, from the sender and from rank 0. The second one would arrive during
+    the exchange about the first and hang both.
     """
     started_by_lightning = int(os.environ.get("LOCAL_RANK", 0)) > 0 and not (
         {"TORCHELASTIC_RUN_ID", "SLURM_JOB_ID"} & os.environ.keys()

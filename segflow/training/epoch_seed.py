@@ -1,4 +1,4 @@
-"""What keeps a training repeatable from epoch to epoch."""
+"""Seeding of every epoch, so that a training can be repeated."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from pytorch_lightning.callbacks import Callback
 
 
 class EpochSeed(Callback):
-    """Seeds torch at the start of each epoch, so that dropout is a function of the epoch and not of the past.
+    """Seeds torch at the start of each epoch, so that dropout depends on the epoch and not on earlier ones.
 
     Args:
-        seed: Of the run.
+        seed: Seed of the run.
     """
 
     def __init__(self, seed: int) -> None:

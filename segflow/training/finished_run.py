@@ -1,4 +1,4 @@
-"""A run that was finished before: what is said of it, and whether it is to be longer."""
+"""Runs that were finished by an earlier start: their result, and whether they are extended."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ logger = logging.getLogger(__name__)
 
 
 def goes_on(folder: Fold, options: Mapping[str, Any], *, extend: bool) -> bool:
-    """Whether a finished run is to be longer: in epochs, or in time where that ended it.
+    """Whether a finished run goes on: with more epochs, or with more time if its time had run out.
 
     Args:
-        folder: Of the finished run.
-        options: Keywords of Lightning's trainer, as the user gives them now.
-        extend: Whether the user asks for more; more epochs without it were refused before.
+        folder: Folder of the finished fold.
+        options: Present options of Lightning's trainer.
+        extend: The user allows it. Without it, more epochs were already refused.
     """
     facts = _read_facts(folder)
     max_epochs = options.get("max_epochs")
@@ -38,20 +38,20 @@ def goes_on(folder: Fold, options: Mapping[str, Any], *, extend: bool) -> bool:
 
 
 def finished_before(folder: Fold) -> TrainResult:
-    """The result of a run that was finished by an earlier start."""
+    """Result of a run that was finished by an earlier start."""
     facts = _read_facts(folder)
     epochs = facts.epochs
     wanted = epochs if facts.max_epochs is None else facts.max_epochs
     ended = f"{epochs} epochs" if epochs == wanted else f"ended early, after {epochs} of {wanted} epochs"
     logger.info("%s is finished (%s); nothing to do", folder.path, ended)
     if facts.time_was_up:
-        logger.info("trainer.max_time ended it: a longer one, or none, with training.extend=true goes on")
+        logger.info("trainer.max_time ended it: with training.extend=true and more time, or no limit, it goes on")
     return TrainResult(folder.path, True, epochs or 0, facts.metrics, trained=False)
 
 
 @dataclass(frozen=True, slots=True)
 class _Facts:
-    """What ``finished.json`` says: of an imported run, nothing of all this."""
+    """Content of ``finished.json``. That of an imported run has none of these values."""
 
     epochs: int | None
     max_epochs: int | None

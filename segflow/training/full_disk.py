@@ -1,4 +1,4 @@
-"""A full disk under a training, which whoever writes next meets: a logger, a callback, or Lightning while it ends."""
+"""Full disks during a training. The next writer meets them: a logger, a callback, or Lightning at its end."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from segflow.core.system_errors import system_error
 
 @contextmanager
 def full_disk_told_once(folder: Path) -> Iterator[None]:
-    """Make one error of what a full disk brings about in the block.
+    """Turn all errors that a full disk causes in the block into one.
 
     Loggers wrap the system's error in their own, and TensorBoard's thread prints it before its next call raises it.
 
     Args:
-        folder: Of the run, for the message.
+        folder: Folder of the fold, for the message.
 
     Raises:
-        NoSpaceError: Of the first that met it.
+        NoSpaceError: The disk is full.
     """
     before = threading.excepthook
 

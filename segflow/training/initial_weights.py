@@ -1,4 +1,4 @@
-"""Starting from the weights of another model."""
+"""Initial weights from another model."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class WeightTransfer:
-    """What became of each tensor.
+    """Result of the transfer for each tensor.
 
     Attributes:
-        copied: Names of tensors taken as they are.
-        adapted: What was fitted to another number of input channels, one sentence each.
-        skipped: What kept its fresh values or found no place, one sentence each.
+        copied: Names of tensors that were copied.
+        adapted: Tensors that were adapted to another number of input channels, one sentence each.
+        skipped: Tensors that kept their new values or have no place in the network, one sentence each.
     """
 
     copied: tuple[str, ...]
@@ -33,7 +33,7 @@ class WeightTransfer:
 
 
 def read_initial_weights(source: Path) -> Mapping[str, Tensor]:
-    """Weights of a model or of a checkpoint file; of a model's folds, the first one's.
+    """Weights of a checkpoint file, or of the first fold of a model.
 
     Args:
         source: See `open_model`.
@@ -58,18 +58,18 @@ def read_initial_weights(source: Path) -> Mapping[str, Tensor]:
 
 
 def transfer_weights(network: nn.Module, weights: Mapping[str, Tensor], source: str) -> WeightTransfer:
-    """Copy what fits, fit the first convolution to other input channels, and list what is left.
+    """Copy tensors that fit, adapt the first convolution to other input channels, and list the rest.
 
-    Where the number of input channels differs, the first convolution takes the mean over the source's channels, scaled
-    so that its response to equal channels stays the same. Heads of another number of labels keep their fresh values.
+    If the number of input channels differs, the first convolution gets the mean over the source's channels, scaled so
+    that its response to equal channels stays the same. Heads with another number of labels keep their new values.
 
     Args:
-        network: Changed in place.
-        weights: By the names of the network's own state.
-        source: Where they came from, for messages.
+        network: The network, which is changed in place.
+        weights: Tensors by the names of the network's state.
+        source: Origin of the weights, for messages.
 
     Raises:
-        SegflowError: Nothing fits.
+        SegflowError: No tensor fits.
     """
     own = network.state_dict()
     first = next((name for name, value in own.items() if value.dim() >= 4), None)

@@ -1,4 +1,4 @@
-"""Batches from worker processes that go on working between the epochs, and are named when they die."""
+"""Batches from worker processes, which keep working between epochs and whose death is reported with its cause."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def choose_workers(wanted: int, *, on_gpu: bool, processes: int) -> int:
     """Number of worker processes for one training process.
 
     Args:
-        wanted: -1 for automatic, else the answer.
-        on_gpu: Whether the network runs beside the processors rather than on them.
+        wanted: The user's number; -1 chooses.
+        on_gpu: The network runs on a GPU, so it does not need the processors.
         processes: Training processes on this machine, which share its processors.
     """
     if wanted >= 0:
@@ -49,7 +49,7 @@ def choose_workers(wanted: int, *, on_gpu: bool, processes: int) -> int:
 
 
 class _EndlessStream(Sampler[tuple[int, int]]):
-    """(epoch, index) from the start of an epoch on, without an end: workers need not wait for the next epoch."""
+    """Endless (epoch, index) from an epoch on, so that workers need not wait for the next epoch."""
 
     def __init__(self, batches: int) -> None:
         self._batches = batches
@@ -61,7 +61,7 @@ class _EndlessStream(Sampler[tuple[int, int]]):
 
 
 class _ErrorsAsValues(Dataset[Any]):
-    """Hands an error that a user can mend to the training process as it is; torch would wrap a traceback around it."""
+    """Returns a `SegflowError` as a value, since torch would add a traceback to an exception from a worker."""
 
     def __init__(self, dataset: Dataset[Any]) -> None:
         self._dataset = dataset
@@ -86,7 +86,8 @@ class _ErrorsAsValues(Dataset[Any]):
 def _share(batch: Any) -> None:
     """Move a batch's tensors to shared memory.
 
-    Left to torch, a thread does it whose failure nobody hears of: the batch is lost, and the training waits for ever.
+    torch would do this in a thread whose failure is not reported: the batch would be lost, and the training would wait
+    for ever.
     """
     if isinstance(batch, torch.Tensor):
         batch.share_memory_()
@@ -96,18 +97,18 @@ def _share(batch: Any) -> None:
 
 
 class EpochLoader:
-    """What Lightning iterates over: one pass gives the batches of one epoch.
+    """Loader for Lightning; one pass gives the batches of one epoch.
 
-    The batch at (epoch, index) is a function of these two and of the dataset's seed alone, so that the number of
-    workers, an interruption and a restart change nothing.
+    The batch at (epoch, index) depends only on these two numbers and on the dataset's seed, so the number of workers,
+    an interruption or a restart change nothing.
 
     Args:
         dataset: ``dataset[epoch, index]`` is a whole batch.
         batches: Batches of an epoch.
-        epoch: Tells the epoch that is about to be iterated over.
+        epoch: Returns the epoch of the next pass.
         workers: Worker processes; 0 makes batches in this process.
-        pin_memory: Whether batches are copied to page-locked memory.
-        repeat: Whether to give the first batch again and again.
+        pin_memory: Copy batches to page-locked memory.
+        repeat: Give the first batch again and again.
     """
 
     def __init__(
@@ -131,8 +132,8 @@ class EpochLoader:
             num_workers=workers,
             pin_memory=pin_memory,
             worker_init_fn=_start_worker if workers else None,
-            # Its own generator: otherwise every start of the iterator draws from the global one, which a resumed
-            # run does at other times than an uninterrupted one.
+            # With its own generator, starting the iterator does not draw from the global one, which would make a
+            # resumed run differ from an uninterrupted one.
             generator=torch.Generator().manual_seed(0),
         )
         self._batches: Iterator[Any] | None = None
@@ -149,12 +150,12 @@ class EpochLoader:
             yield self._next()
 
     def take_wait_seconds(self) -> float:
-        """Seconds that were spent waiting for batches since the last call."""
+        """Seconds of waiting for batches since the last call."""
         seconds, self.wait_seconds = self.wait_seconds, 0.0
         return seconds
 
     def close(self) -> None:
-        """End the workers; one that does not end by itself is killed."""
+        """End the workers. A worker that does not end by itself is killed."""
         batches, self._batches = self._batches, None
         self._position = -1
         shut_down = getattr(batches, "_shutdown_workers", None)
@@ -186,7 +187,7 @@ class EpochLoader:
 
 
 def _start_worker(number: int) -> None:
-    """Leave signals to the training process, which ends its workers: a batch system sends them to all processes."""
+    """Ignore signals, which a batch system sends to all processes. The training process ends its workers."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(_give_up)  # type: ignore[attr-defined]
@@ -194,7 +195,7 @@ def _start_worker(number: int) -> None:
 
 
 def _give_up(error: Exception, batch: Any) -> None:
-    """End this worker where a batch cannot be sent: the training process notices that, not a batch that is missing."""
+    """End this worker if a batch cannot be sent. The training process notices a dead worker, not a missing batch."""
     logger.error("a data worker cannot send a batch: %s", error)
     os._exit(os.EX_OSERR)
 
@@ -203,13 +204,13 @@ def fit_workers(workers: int, needed: Callable[[int], int], room: int | None, *,
     """Number of worker processes whose batches fit into shared memory.
 
     Args:
-        workers: How many there would be.
-        needed: Number of workers → bytes of shared memory that their batches take at most.
-        room: Bytes that are free there; None where that is not known.
-        wanted: The user's ``training.num_workers``; -1 lets fewer be taken.
+        workers: Number of workers to start from.
+        needed: Number of workers → bytes of shared memory that their batches need at most.
+        room: Free bytes of shared memory; None if unknown.
+        wanted: The user's ``training.num_workers``; -1 allows fewer workers.
 
     Raises:
-        SegflowError: The user asks for more than fit.
+        SegflowError: The user asks for more workers than fit.
     """
     if room is None or needed(workers) <= room:
         return workers
@@ -227,10 +228,10 @@ def fit_workers(workers: int, needed: Callable[[int], int], room: int | None, *,
 
 
 def name_dead_worker(error: BaseException, kills_before: int) -> SegflowError | None:
-    """Say in a user's words that a worker died, where that is what torch's error is about.
+    """The error for a dead worker, with the likely cause; None if torch's error is about something else.
 
     Args:
-        error: What ended the training.
+        error: The error that ended the training.
         kills_before: `out_of_memory_kills` when the training started.
     """
     text = str(error)

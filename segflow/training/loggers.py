@@ -1,4 +1,4 @@
-"""Experiment loggers beside TensorBoard, and what every logger is told once."""
+"""Experiment loggers beside TensorBoard, and values that every logger gets once."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from pytorch_lightning.loggers import Logger, MLFlowLogger, TensorBoardLogger, W
 from segflow.core.errors import SegflowError
 
 OUTCOME = "hp/val_dice_ema"
-"""The figure that TensorBoard's table of hyper-parameters shows for each run."""
+"""Metric in TensorBoard's table of hyper-parameters."""
 
 
 def log_hyper_parameters(trainer: pl.Trainer, values: Mapping[str, Any]) -> None:
-    """Tell every logger the few settings that a person compares runs by."""
+    """Give every logger the few settings by which people compare runs."""
     for board in trainer.loggers:
         if isinstance(board, TensorBoardLogger):
-            board.log_hyperparams(dict(values), {OUTCOME: 0.0})  # no row in its table without a metric
+            board.log_hyperparams(dict(values), {OUTCOME: 0.0})  # its table has no row without a metric
         else:
             board.log_hyperparams(dict(values))
 
 
 def log_outcome(trainer: pl.Trainer, metrics: Mapping[str, float]) -> None:
-    """Fill in what the run came to."""
+    """Give every logger the final metrics of the run."""
     if "val/dice_ema" not in metrics:
         return
     for board in trainer.loggers:
@@ -34,20 +34,20 @@ def log_outcome(trainer: pl.Trainer, metrics: Mapping[str, float]) -> None:
 
 
 def close_loggers(trainer: pl.Trainer) -> None:
-    """Let go of what a logger keeps for the whole process, so that the next fold of a sweep gets a run of its own."""
+    """Release state that loggers keep for the whole process, so that the next fold of a sweep gets its own run."""
     for board in trainer.loggers:
         if isinstance(board, WandbLogger):
             board.experiment.finish()
 
 
 def wandb_logger(save_dir: str, project: str = "segflow", offline: bool = False, **options: Any) -> Logger:
-    """Weights & Biases; a resumed run goes on in the same run there.
+    """Logger for Weights & Biases. A resumed run continues its run there.
 
     Args:
-        save_dir: The run's folder.
-        project: Project there.
-        offline: Whether to write files only.
-        **options: Of Lightning's WandbLogger.
+        save_dir: The fold's folder.
+        project: Project of the run.
+        offline: Write only files.
+        **options: Options of Lightning's WandbLogger.
 
     Raises:
         SegflowError: The package is not installed.
@@ -69,13 +69,13 @@ def wandb_logger(save_dir: str, project: str = "segflow", offline: bool = False,
 def mlflow_logger(
     save_dir: str, experiment: str = "segflow", tracking_uri: str | None = None, **options: Any
 ) -> Logger:
-    """MLflow; a resumed run goes on in the same run there.
+    """Logger for MLflow. A resumed run continues its run there.
 
     Args:
-        save_dir: The run's folder; the run is found again by it.
-        experiment: Experiment there.
+        save_dir: The fold's folder, by which the run is found again.
+        experiment: Experiment of the run.
         tracking_uri: Server or file store; None leaves the choice to MLflow.
-        **options: Of Lightning's MLFlowLogger.
+        **options: Options of Lightning's MLFlowLogger.
 
     Raises:
         SegflowError: The package is not installed.

@@ -1,4 +1,4 @@
-"""What becomes of a step whose loss or gradient is no number."""
+"""Steps whose loss or gradient is not finite."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from segflow.storage.json_files import write_json
 logger = logging.getLogger(__name__)
 
 GPU_CHECK_EVERY = 25
-"""Steps between looks at the loss on a GPU: each look waits for the device."""
+"""Steps between checks of the loss on a GPU, since each check waits for the device."""
 
 MAX_NAMED = 8
-"""Batches of an epoch that a warning counts up."""
+"""Number of batches of an epoch that a warning lists."""
 
 
 class LossGuard(Callback):
-    """Lets a step whose loss or gradient is no number change nothing, and ends the training after too many in a row.
+    """Skips steps whose loss or gradient is not finite, and ends the training after too many in a row.
 
-    In 16-bit precision Lightning's gradient scaler skips such steps, as in nnU-Net. Elsewhere they are skipped here,
-    since one of them would turn all weights into NaN.
+    In 16-bit precision Lightning's gradient scaler skips such steps, as in nnU-Net. In other precisions they are
+    skipped here, since a single one would turn all weights into NaN.
 
     Args:
-        folder: The run's folder; ``nan_batch.json`` is written into it at the end of the patience.
-        limit: Such steps in a row that are borne.
+        folder: The fold's folder. ``nan_batch.json`` is written into it when the training is ended.
+        limit: Largest number of such steps in a row.
     """
 
     def __init__(self, folder: Fold, limit: int) -> None:
@@ -49,7 +49,7 @@ class LossGuard(Callback):
             return
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         if gradients and not torch.nn.utils.get_total_norm(gradients, math.inf).isfinite():
-            optimizer.zero_grad(set_to_none=True)  # an optimizer leaves parameters without a gradient as they are
+            optimizer.zero_grad(set_to_none=True)  # an optimizer does not change parameters without a gradient
             self._dropped = True
 
     def on_train_batch_end(

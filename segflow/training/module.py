@@ -1,4 +1,4 @@
-"""The network with its loss, optimizer and pseudo-Dice, as Lightning wants it (recipe 9.2, 9.3)."""
+"""The network with its loss, optimizer and pseudo-Dice as a Lightning module (recipe 9.2, 9.3)."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ Tensor = torch.Tensor
 
 
 class EpochValues(NamedTuple):
-    """What an epoch came to, over all processes.
+    """Values of an epoch, over all processes.
 
     Attributes:
-        train_loss: Mean over the training batches whose loss is a number.
+        train_loss: Mean over the training batches with a finite loss.
         val_loss: Mean over the validation batches; None without validation.
-        dice: Pseudo-Dice of each foreground label, NaN where neither reference nor prediction had any; None without
+        dice: Pseudo-Dice of each foreground label, NaN if neither reference nor prediction had it; None without
             validation.
     """
 
@@ -48,17 +48,17 @@ class EpochValues(NamedTuple):
 class SegmentationModule(pl.LightningModule):
     """Trains a network on patches.
 
-    Losses and overlap counts gather on the device and are read once an epoch, so that no step waits for the device.
+    Losses and overlap counts are summed on the device and read once per epoch, so that no step waits for it.
 
     Args:
         network: Image (B, C, *patch) → list of logits (B, outputs, *patch of the level), finest first, or logits alone.
             Its parameters appear as ``network.…``.
         loss: List of logits, target (B, 1, …) → scalar.
-        labels: Of the dataset.
+        labels: The label definition.
         optimizer, schedule: Factories, see `segflow.training.protocols`.
         total_epochs: Length of the schedule.
         lr_factors: Shell pattern of parameter names → factor on the learning rate.
-        augmentation: Applied to training batches on the device; None where the workers have done it.
+        augmentation: Applied to training batches on the device; None if the workers augment.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class SegmentationModule(pl.LightningModule):
         self._total_epochs = total_epochs
         self._lr_factors = dict(lr_factors or {})
         self._augmentation = augmentation
-        self._train_losses = _Sum(finite_only=True)  # steps with any other loss are skipped (`LossGuard`)
+        self._train_losses = _Sum(finite_only=True)  # steps with another loss are skipped (`LossGuard`)
         self._val_losses = _Sum()
         self._counts: Tensor | None = None
 
@@ -112,7 +112,7 @@ class SegmentationModule(pl.LightningModule):
         self._counts = counts if self._counts is None else self._counts + counts
 
     def take_epoch_values(self) -> EpochValues:
-        """What gathered since the last call, reduced over all processes; every process must call it."""
+        """Values since the last call, reduced over all processes. Every process must call it."""
         train_loss = self._train_losses.take(self)
         if self._counts is None:
             return EpochValues(train_loss, None, None)
@@ -127,13 +127,13 @@ class SegmentationModule(pl.LightningModule):
         return EpochValues(train_loss, self._val_losses.take(self), dice)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Copy what a forward pass changes, since the file is written beside the next one (`WholeCheckpointIO`)."""
+        """Copy buffers that a forward pass changes, since the next one runs during writing (`WholeCheckpointIO`)."""
         for name, buffer in self.named_buffers():
             if name in checkpoint["state_dict"]:
                 checkpoint["state_dict"][name] = buffer.clone()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint of another network before torch does so at length."""
+        """Refuse a checkpoint of another network with a short message, before torch writes a long one."""
         own, given = self.state_dict(), checkpoint["state_dict"]
         differing = [f"{name} is missing" for name in own if name not in given]
         differing += [f"{name} is unknown" for name in given if name not in own]
@@ -160,10 +160,10 @@ class SegmentationModule(pl.LightningModule):
 
 
 class _Sum:
-    """A mean that gathers on the device.
+    """A mean that is summed on the device.
 
     Args:
-        finite_only: Whether what is no number is left out, rather than making the mean none.
+        finite_only: Leave out values that are not finite.
     """
 
     def __init__(self, *, finite_only: bool = False) -> None:

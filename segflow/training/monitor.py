@@ -1,4 +1,4 @@
-"""What a training tells after every epoch: TensorBoard, metrics.csv, progress.png and one line of the log."""
+"""Report after every epoch: TensorBoard, metrics.csv, progress.png and a line in the log."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from segflow.training.module import EpochValues, SegmentationModule
 logger = logging.getLogger(__name__)
 
 EMA_WEIGHT = 0.1
-"""Of the newest epoch in the moving average of the pseudo-Dice (recipe 9.3)."""
+"""Weight of the newest epoch in the moving average of the pseudo-Dice (recipe 9.3)."""
 
 PICTURE_SHARE = 0.02
-"""Share of the time that drawing progress.png may take; with short epochs it is not drawn after each of them."""
+"""Share of the time that drawing progress.png may take. After short epochs it is not always drawn."""
 
 _PICTURE_CURVES = {
     "train_loss": "train/loss",
@@ -41,14 +41,14 @@ _PICTURE_CURVES = {
 
 
 class EpochReport(Callback):
-    """Collects the numbers of an epoch and tells them.
+    """Collects the values of an epoch and reports them.
 
-    The history is part of the checkpoint, so that a resumed run's table and picture are those of one run.
+    The history is part of the checkpoint, so the table and picture of a resumed run are complete.
 
     Args:
-        folder: The run's folder.
-        labels: Of the dataset; name the Dice tags.
-        progress: Told after each epoch.
+        folder: The fold's folder.
+        labels: The label definition, which names the Dice tags.
+        progress: Called after each epoch.
     """
 
     def __init__(self, folder: Fold, labels: Labels, progress: Progress = silent) -> None:
@@ -70,7 +70,7 @@ class EpochReport(Callback):
         return {tag: values[-1] for tag, values in self.history.items() if values}
 
     def add(self, row: Mapping[str, float]) -> None:
-        """Tell further figures with those of the present epoch."""
+        """Add further values to those of the current epoch."""
         self._added |= row
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -89,7 +89,7 @@ class EpochReport(Callback):
         row = self._metrics_of(values) | self._timings(trainer) | self._added
         self._added = {}
         pl_module.log_dict({tag: value for tag, value in row.items() if not math.isnan(value)})
-        # All curves over the epoch: without it Lightning would put them over the step.
+        # Without this, Lightning would plot the curves over steps, not epochs.
         pl_module.log("step", float(trainer.current_epoch))
         self._remember(row, trainer.current_epoch)
         if trainer.is_global_zero:
@@ -102,7 +102,7 @@ class EpochReport(Callback):
             self._finish_drawing()
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        if self._drawing is not None:  # the training failed: its error counts, not one of the picture
+        if self._drawing is not None:  # the training failed, and its error matters more than one of the picture
             self._drawing.exception()
             self._drawing = None
 
@@ -168,7 +168,7 @@ class EpochReport(Callback):
         self._progress(ProgressEvent("train", f"epoch {epochs - 1}", epochs, trainer.max_epochs or epochs))
 
     def _draw(self) -> None:
-        """Draw progress.png beside the training, which need not wait for it."""
+        """Draw progress.png in a thread, so that the training does not wait."""
         self._finish_drawing()
         curves = {name: list(self.history[tag]) for name, tag in _PICTURE_CURVES.items() if tag in self.history}
         pool = ThreadPoolExecutor(1, "picture")
@@ -182,7 +182,7 @@ class EpochReport(Callback):
         self._drawing_seconds = self._drawn_at - begun
 
     def _finish_drawing(self) -> None:
-        """Wait for the last picture; what went wrong with it is raised here."""
+        """Wait for the last picture, and raise its error if there was one."""
         if self._drawing is not None:
             drawing, self._drawing = self._drawing, None
             drawing.result()

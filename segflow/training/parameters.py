@@ -1,4 +1,4 @@
-"""Which parameters are trained, and how quickly."""
+"""Freezing of parameters, and their learning rates."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ logger = logging.getLogger(__name__)
 
 
 def freeze(network: nn.Module, patterns: Sequence[str]) -> None:
-    """Exclude parameters from training; a frozen batch norm still gathers its running statistics.
+    """Exclude parameters from training. A frozen batch norm still updates its running statistics.
 
     Args:
-        network: Changed in place.
+        network: The network, which is changed in place.
         patterns: Shell patterns of parameter names, such as ``encoder.*``.
 
     Raises:
@@ -39,7 +39,7 @@ def freeze(network: nn.Module, patterns: Sequence[str]) -> None:
 def parameter_groups(
     network: nn.Module, lr_factors: Mapping[str, float]
 ) -> tuple[list[dict[str, Any]], tuple[float, ...]]:
-    """Trainable parameters by factor on the learning rate; the first pattern that fits a name counts.
+    """Trainable parameters, grouped by the factor on their learning rate. The first pattern that matches a name counts.
 
     Returns:
         Groups for an optimizer, and the factor of each.
@@ -52,7 +52,7 @@ def parameter_groups(
     for pattern, factor in reversed(list(lr_factors.items())):
         for name in _matching(trainable, pattern, "training.lr_factors"):
             factor_of[name] = float(factor)
-    # The full rate first: it is the one that is shown.
+    # The full rate comes first, since the first one is shown.
     factors = tuple(sorted(set(factor_of.values()), key=lambda factor: (factor != 1.0, factor)))
     groups = [
         {"params": [value for name, value in trainable.items() if factor_of[name] == factor]} for factor in factors

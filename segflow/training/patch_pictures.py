@@ -24,18 +24,18 @@ COLORS = np.array(
 ) / np.float32(255)
 OPACITY = 0.55
 GAP = 2
-"""White pixels between panels."""
+"""Width of the white gap between panels, in pixels."""
 
 
 class PatchPictures(Callback):
     """Logs a picture every few epochs, and in the last one.
 
-    The patches are drawn once, from the validation dataset's first batch; Dice on them is no score of the run.
+    The patches are those of the first validation batch. Their Dice is not a score of the run.
 
     Args:
-        labels: Of the dataset.
+        labels: The label definition.
         every: Epochs between pictures.
-        count: Patches at most.
+        count: Largest number of patches.
     """
 
     def __init__(self, labels: Labels, *, every: int, count: int) -> None:
@@ -61,16 +61,16 @@ class PatchPictures(Callback):
 
 
 def draw_patches(image: np.ndarray, label: np.ndarray, logits: np.ndarray, labels: Labels) -> np.ndarray:
-    """One row for each patch: its first channel, then with the reference over it, then with the prediction.
+    """Draw a row for each patch: its first channel alone, with the reference, and with the prediction.
 
     Args:
         image: (B, C, *patch).
         label: (B, 1, *patch), the reference.
         logits: (B, K, *patch).
-        labels: Their meaning.
+        labels: The label definition.
 
     Returns:
-        float32 (height, width, 3) from 0 to 1; of a 3D patch the slice with the most foreground.
+        float32 (height, width, 3) from 0 to 1. A 3D patch shows its slice with the most foreground.
     """
     rows = []
     for sample in range(len(image)):
@@ -101,7 +101,7 @@ def _predicted(logits: np.ndarray, labels: Labels) -> list[np.ndarray]:
 
 def _paint(plain: np.ndarray, masks: list[np.ndarray]) -> np.ndarray:
     painted = plain.copy()
-    for index, mask in enumerate(masks):  # a later region lies within an earlier one and goes on top
+    for index, mask in enumerate(masks):  # a later region lies within an earlier one, so it goes on top
         painted[mask] = (1 - OPACITY) * plain[mask] + OPACITY * COLORS[index % len(COLORS)]
     return painted
 

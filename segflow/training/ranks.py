@@ -1,4 +1,4 @@
-"""Which of the processes of a distributed training this one is."""
+"""The rank of this process in a distributed training."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 
 def is_first_rank() -> bool:
-    """Whether this process is the one that writes and reports; without distribution it always is."""
+    """Whether this process writes and reports. Without distribution it always does."""
     rank: int = rank_zero_only.rank  # type: ignore[attr-defined]  # Lightning sets it on the function
     return rank == 0

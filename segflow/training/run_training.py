@@ -1,4 +1,4 @@
-"""One fold's training from its first step to its last file."""
+"""The training of a fold, from its first step to its last file."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ logger = logging.getLogger(__name__)
 
 
 def run_training(job: TrainingJob, *, resuming: bool) -> TrainResult:
-    """Train to the end, or until something ends it early.
+    """Train to the end, or until a signal or the file STOP ends it.
 
     Args:
-        job: What is trained.
-        resuming: Whether to go on from the last checkpoint, where there is one.
+        job: The fold to train.
+        resuming: Continue from the last checkpoint, if there is one.
 
     Raises:
         SegflowError: The trainer's options or the weights do not fit, the loss became NaN, or a data worker died.
-        SystemExit: A signal ended it.
+        SystemExit: A signal ended the training.
     """
     has_validation = bool(job.record.val_cases)
     if not has_validation:
@@ -106,7 +106,7 @@ def _announce(job: TrainingJob, trainer: pl.Trainer, resume_from: Path | None) -
 
 
 def _check_checkpoints(job: TrainingJob, trainer: pl.Trainer) -> None:
-    """Say what will be missing where no checkpoint is written, before hours are spent."""
+    """Warn at the start of everything that a training without checkpoints cannot do."""
     if _keeps_weights(trainer):
         return
     if job.folder.has_weights():
@@ -131,7 +131,7 @@ def _finish(job: TrainingJob, trainer: pl.Trainer, report: EpochReport, stopped:
         facts = {
             "epochs": epochs,
             "max_epochs": trainer.max_epochs,
-            "max_time_seconds": used_up[0] if used_up else None,  # which ended it
+            "max_time_seconds": used_up[0] if used_up else None,  # the budget that ended it
             "seconds": round(seconds, 1),
             "fastest_epoch_seconds": min(report.history.get("time/epoch", [math.nan])),
             "metrics": {tag: None if math.isnan(v) else v for tag, v in report.latest.items()},

@@ -1,4 +1,4 @@
-"""Learning rate over the epochs, as closed forms: a resumed run and an uninterrupted one have the same numbers."""
+"""Learning rates as closed forms of the epoch, so that resumed and uninterrupted runs have the same values."""
 
 from __future__ import annotations
 
@@ -13,23 +13,22 @@ from torch.optim.lr_scheduler import LRScheduler
 from segflow.core.errors import SegflowError
 
 RAMP_SHARE = 0.1
-"""Share of the added epochs that an extended run takes to come back to the longer schedule."""
+"""Share of the added epochs in which an extended run returns to the longer schedule."""
 
 NEAR_THE_END = 0.5
-"""Epochs; a budget of time with less than this left of it is used up."""
+"""Epochs; a time budget with less than this left is used up."""
 
 
 class EpochSchedule(LRScheduler):
-    """Base of our schedules: the rate is its first value times a factor that depends on the epoch alone.
+    """Base of the schedules: the rate is the full rate times a factor that depends only on the epoch.
 
-    Three things may bend it. A warm-up rises linearly and reaches the full rate in its last epoch. A time budget moves
-    the end (`move_end`). A run that is extended, to more epochs than its checkpoint was planned for or beyond the end
-    of its time, rises (or falls) linearly from the rate that it ended with, over a tenth of the added epochs, to where
-    a run of the new length would be by then, and follows that run's schedule to its end.
+    Three things change the factor. A warm-up rises linearly and reaches the full rate in its last epoch. A time budget
+    moves the end (`move_end`). An extended run (to more epochs, or beyond the end of its time) goes linearly from its
+    last rate to the schedule of a run with the new length. This takes a tenth of the added epochs.
 
     Args:
-        optimizer: Its groups' rates are the full rates; groups may differ.
-        total_epochs: Epochs of the run; the decay ends after them.
+        optimizer: The rates of its groups are the full rates; groups may differ.
+        total_epochs: Epochs of the run, after which the decay ends.
         warmup_epochs: Epochs of linear rise before the decay.
     """
 
@@ -45,15 +44,15 @@ class EpochSchedule(LRScheduler):
         self.planned_epochs = total_epochs
         self.end = float(total_epochs)
         self.warmup_epochs = warmup_epochs
-        self.extension: tuple[int, float, float] | None = None  # first epoch, where the end was, last factor before it
+        self.extension: tuple[int, float, float] | None = None  # first epoch, former end, last factor before
         super().__init__(optimizer)
 
     @abstractmethod
     def decay(self, progress: float) -> float:
-        """Factor at a progress of 0 (start of the decay) to 1 (its end)."""
+        """Factor at a progress from 0 (start of the decay) to 1 (its end)."""
 
     def factor(self, epoch: int) -> float:
-        """What the full rate is multiplied by in this epoch (the first is 0)."""
+        """Factor on the full rate in this epoch (the first is 0)."""
         if self.extension is not None:
             start, ended, before = self.extension
             length = max(1, round(RAMP_SHARE * abs(self.end - ended)))
@@ -70,17 +69,17 @@ class EpochSchedule(LRScheduler):
         return self.decay(min(max(progress, 0.0), 1.0))
 
     def get_lr(self) -> list[float | Tensor]:
-        """The rate of every parameter group in the present epoch, each a scalar."""
+        """The rate of each parameter group in the current epoch."""
         factor = self.factor(self.last_epoch)
         return [float(rate) * factor for rate in self.base_lrs]
 
     def move_end(self, end: float) -> None:
-        """Let the decay end at another epoch, counted from the start of the run; the present rate follows at once."""
+        """Move the end of the decay to another epoch, counted from the start of the run. The rate changes at once."""
         self.end = float(end)
         self._apply()
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain numbers; the shape of the schedule, and its end, come from the settings again."""
+        """Plain numbers. The shape and the end of the schedule are taken from the settings."""
         return {
             "last_epoch": self.last_epoch,
             "_step_count": self._step_count,
@@ -91,13 +90,13 @@ class EpochSchedule(LRScheduler):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue where a checkpoint was; begins a ramp where this run goes on beyond the checkpoint's end."""
+        """Continue from a checkpoint. If this run goes beyond the checkpoint's end, the extension begins."""
         self.last_epoch = int(state_dict["last_epoch"])
         self._step_count = int(state_dict["_step_count"])
         extension = state_dict.get("extension")
         self.extension = None if extension is None else (int(extension[0]), float(extension[1]), float(extension[2]))
         planned = int(state_dict["planned_epochs"])
-        end = float(state_dict.get("end", planned))  # checkpoints of the first versions do not say it
+        end = float(state_dict.get("end", planned))  # checkpoints of the first versions lack it
         time_was_up = end < planned and end - self.last_epoch < NEAR_THE_END
         if self.last_epoch > 0 and (time_was_up or self.planned_epochs != planned):
             before = float(state_dict["factor_before"])

@@ -1,4 +1,4 @@
-"""A file by which a person ends a training."""
+"""The file STOP, with which a person ends a training."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ logger = logging.getLogger(__name__)
 
 
 class StopFile(Callback):
-    """Ends the training after the epoch in which somebody put a file STOP into the run's folder.
+    """Ends the training after the epoch in which a file STOP appeared in the fold's folder.
 
-    The file is removed, so that the same command goes on from there.
+    The file is removed, so that the same command continues the training.
     """
 
     def __init__(self, folder: Fold) -> None:

@@ -1,4 +1,4 @@
-"""Training within a time: the schedule ends when the time does."""
+"""Training within a time budget: the schedule ends with the time."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ def parse_duration(value: Any) -> float:
 
 
 class TimeBudget(Callback):
-    """Moves the end of the schedule to where the time will be up, and ends the training there.
+    """Moves the end of the schedule to the end of the time, and ends the training there.
 
-    The seconds of an epoch are measured; the training ends when less than half an epoch would be left, so that it
-    misses the budget by half an epoch at most. Earlier starts of the run count.
+    The duration of epochs is measured. The training ends when less than half an epoch is left, so it misses the budget
+    by at most half an epoch. Earlier starts of the run count.
 
     Args:
         seconds: The budget.
@@ -68,7 +68,7 @@ class TimeBudget(Callback):
 
     @property
     def used(self) -> float:
-        """Seconds trained so far, earlier starts included."""
+        """Seconds trained so far, including earlier starts."""
         return self._before + time.monotonic() - self._begun
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -83,7 +83,7 @@ class TimeBudget(Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         seconds = time.monotonic() - self._epoch_begun
-        # Mostly the recent epochs: a machine's speed changes in the course of days.
+        # Recent epochs count most, since a machine's speed may change over days.
         self._epoch_seconds = seconds if self._epoch_seconds is None else 0.7 * self._epoch_seconds + 0.3 * seconds
         left = trainer.strategy.broadcast(self._epochs_left())
         if left is not None and left < NEAR_THE_END:

@@ -1,4 +1,4 @@
-"""The door of this room: train one fold, or go on with it, or say that it is done."""
+"""Training of a fold: start, continue, or report that it is finished."""
 
 from __future__ import annotations
 
@@ -45,28 +45,27 @@ def train_fold(
     preprocess: str = PREPROCESS,
     progress: Progress = silent,
 ) -> TrainResult:
-    """Train one fold; the same call goes on after an interruption, and returns at once after the end.
+    """Train a fold. The same call continues after an interruption, and returns at once if the fold is finished.
 
-    Writes into the folder: ``run.json`` first, then after every epoch ``metrics.csv``, ``progress.png``, the loggers'
-    files and ``checkpoints/last.ckpt`` and ``best.ckpt``, and at the end ``final.ckpt``.
+    It writes ``run.json`` first. After every epoch it writes ``metrics.csv``, ``progress.png``, the loggers' files,
+    ``checkpoints/last.ckpt`` and ``best.ckpt``, and at the end ``final.ckpt``.
 
     Args:
-        folder: The run's folder, made where it is missing.
-        record: What is trained; its mirror axes are taken from the augmentation.
+        folder: The fold's folder, which is made if it is missing.
+        record: Record of the fold. Its mirror axes are taken from the augmentation.
         store: Preprocessed cases of the configuration.
         parts: Network, loss, optimizer, …
-        settings: Our own knobs.
-        previous_stage: Labels that the previous stage predicted, on the same grid, where the plan has one.
-        free_settings: What may differ from the run that is in the folder, see `FREE_SETTINGS`.
+        settings: Settings beside the parts.
+        previous_stage: Label maps of the previous stage on the same grid, for a cascade.
+        free_settings: Settings that may differ from those of the run in the folder, see `FREE_SETTINGS`.
         preprocess: The command that makes the arrays, for messages.
-        progress: Told after every epoch.
+        progress: Called after every epoch.
 
     Raises:
-        SegflowError: Something is missing or does not fit; the arrays are not those of the plans, or not those that
-            the run's other folds were trained on; the folder holds another run; the loss became NaN; a data
-            worker died.
-        SystemExit: 130 after Ctrl-C, 143 after SIGTERM or a batch system's warning; the last epoch's checkpoint is
-            there.
+        SegflowError: A part or file is missing or does not fit; the arrays are not those of the plans or of the run's
+            other folds; the folder holds another run; the loss became NaN; a data worker died.
+        SystemExit: 130 after Ctrl-C, 143 after SIGTERM or a batch system's warning. The checkpoint of the last epoch
+            exists.
     """
     settings = settings or TrainingSettings()
     leave_process_group()
@@ -94,14 +93,14 @@ def train_fold(
     try:
         with full_disk_told_once(folder.path):
             return run_training(job, resuming=resuming)
-    except BaseException:  # a signal too: it arrives as SystemExit or KeyboardInterrupt
+    except BaseException:  # also a signal, which arrives as SystemExit or KeyboardInterrupt
         if is_first_rank() and not (folder.has_weights() or folder.metrics_csv.is_file()):
-            folder.record_file.unlink(missing_ok=True)  # not one epoch: no other command shall take it for a run
+            folder.record_file.unlink(missing_ok=True)  # without an epoch it is not a run
         raise
 
 
 def _claim(folder: Fold, record: RunRecord, settings: TrainingSettings, free_settings: Sequence[str]) -> bool:
-    """Rank 0 writes; the others were started by it, so that the record is there."""
+    """Claim the folder on rank 0. The other ranks are started by it, when the record exists."""
     if not is_first_rank():
         return True
     return claim_folder(folder, record, free=free_settings, extend=settings.extend)
@@ -119,7 +118,7 @@ def _check_cases(record: RunRecord, store: PreprocessedStore, preprocess: str) -
 
 
 def _name_absent_labels(record: RunRecord, store: PreprocessedStore) -> None:
-    """Warn of what no training case has: it cannot be learnt, and its Dice is 0 wherever a validation case has it."""
+    """Warn about labels that no training case has. They cannot be learnt, so their Dice is 0."""
     labels = record.dataset.labels
     present = {key for case_id in record.train_cases for key in store.open(case_id).foreground.keys}
     absent = [labels.name_of(key) for key in labels.foreground_keys if key not in present]
@@ -128,7 +127,7 @@ def _name_absent_labels(record: RunRecord, store: PreprocessedStore) -> None:
 
 
 def _left_right_axis(record: RunRecord, store: PreprocessedStore) -> int | None:
-    """The plan axis from left to right of the patient; None where images do not say, or lie in different ways."""
+    """The plan axis from left to right of the patient; None if images do not say or differ."""
     found = set()
     for case_id in record.train_cases:
         spatial = store.open(case_id).spatial

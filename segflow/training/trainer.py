@@ -1,4 +1,4 @@
-"""Lightning's Trainer with what a segflow run needs of it."""
+"""Lightning's Trainer with the options of a segflow run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from segflow.training.protocols import TrainingParts
 
 
 def trainer_options(parts: TrainingParts) -> dict[str, Any]:
-    """The keywords that are bound to the trainer's factory."""
+    """The options that are bound to the trainer's factory."""
     return dict(getattr(parts.trainer, "keywords", None) or {})
 
 
@@ -44,10 +44,10 @@ def build_trainer(
     train_batches: int,
     val_batches: int,
 ) -> pl.Trainer:
-    """Build the trainer: Lightning's own options from the configuration, and ours where they are ours to decide.
+    """Build the trainer with Lightning's options from the settings and those that segflow decides.
 
     Raises:
-        SegflowError: The options cannot be had, such as more devices than the machine has.
+        SegflowError: The options are impossible, such as more devices than the machine has.
     """
     options = trainer_options(parts)
     bar = options.get("enable_progress_bar")
@@ -60,8 +60,8 @@ def build_trainer(
         "limit_train_batches": train_batches,
         "limit_val_batches": val_batches,
         "log_every_n_steps": min(options.get("log_every_n_steps") or 50, train_batches),
-        "num_sanity_val_steps": 0,  # the first epoch's validation comes soon enough
-        "use_distributed_sampler": False,  # the dataset shares batches itself
+        "num_sanity_val_steps": 0,  # the first epoch's validation is soon enough
+        "use_distributed_sampler": False,  # the dataset divides batches itself
         "benchmark": _benchmark(options),
         "max_time": None,  # see TimeBudget, which ends the schedule as well
         "enable_progress_bar": sys.stderr.isatty() if bar is None else bar,
@@ -76,7 +76,7 @@ def build_trainer(
 
 
 def resolve_precision(precision: Any, accelerator: str) -> Any:
-    """``auto`` is 16-bit mixed precision on a GPU and 32 bit on a CPU; anything else is Lightning's."""
+    """``auto`` means 16-bit mixed precision on a GPU and 32 bit on a CPU. Other values go to Lightning."""
     if precision not in (None, "auto"):
         return precision
     on_gpu = accelerator in ("gpu", "cuda", "mps") or (
@@ -88,13 +88,13 @@ def resolve_precision(precision: Any, accelerator: str) -> Any:
 def _plugins() -> list[Any]:
     plugins: list[Any] = []
     if SLURMEnvironment.detect():
-        # Lightning's own requeueing saves in the middle of an epoch, requeues, and trains on until it is killed.
+        # Lightning's own requeueing saves within an epoch, requeues, and trains on until it is killed.
         plugins.append(SLURMEnvironment(auto_requeue=False))
     return plugins
 
 
 def _benchmark(options: Mapping[str, Any]) -> bool:
-    """Patches have one size, so that cuDNN's search for the quickest kernels pays, unless it must be repeatable."""
+    """Whether cuDNN searches for the fastest kernels. It pays, since patches have one size, but is not repeatable."""
     chosen = options.get("benchmark")
     return not options.get("deterministic") if chosen is None else bool(chosen)
 

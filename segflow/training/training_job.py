@@ -1,4 +1,4 @@
-"""What one fold's training is given."""
+"""The input of a fold's training."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from segflow.training.protocols import AugmentationLike, TrainingParts
 from segflow.training.training_settings import TrainingSettings
 
 CORES_FOR_WORKERS = 6
-"""With fewer cores for each GPU, augmenting on the GPU is what keeps it busy."""
+"""With fewer cores per GPU, augmentation runs on the GPU to keep it busy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,14 +23,14 @@ class TrainingJob:
     """One fold to train.
 
     Attributes:
-        folder: Where everything is written.
-        record: What is trained, as ``run.json`` says it.
+        folder: The fold's folder.
+        record: Record of the fold, the content of ``run.json``.
         store: Preprocessed cases of the configuration.
         parts: Network, loss, optimizer, ….
-        settings: Our own knobs.
-        augmentation: Of the configuration's patches.
-        previous_stage: Labels that the previous stage predicted, on the same grid, where the plan has one.
-        progress: Told after every epoch.
+        settings: Settings beside the parts.
+        augmentation: Augmentation of the configuration's patches.
+        previous_stage: Label maps of the previous stage on the same grid, for a cascade.
+        progress: Called after every epoch.
     """
 
     folder: Fold
@@ -43,7 +43,7 @@ class TrainingJob:
     progress: Progress
 
     def augments_on_device(self, trainer: pl.Trainer) -> bool:
-        """Whether training batches are augmented where the network is, rather than in the data workers."""
+        """Whether training batches are augmented on the network's device, not in the data workers."""
         choice = self.settings.augmentation_device
         if choice != "auto":
             return choice == "device"

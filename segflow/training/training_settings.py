@@ -1,4 +1,4 @@
-"""What a user may turn about a training beside its parts (network, loss, optimizer, schedule, trainer, …)."""
+"""Settings of a training beside its parts (network, loss, optimizer, schedule, trainer, …)."""
 
 from __future__ import annotations
 
@@ -14,28 +14,29 @@ _CHOICES = {
 
 @dataclass(kw_only=True, slots=True)
 class TrainingSettings:
-    """Our own knobs of a training; those of Lightning's trainer keep Lightning's names under ``trainer``.
+    """Settings of a training. Those of Lightning's trainer have Lightning's names, under ``trainer``.
 
     Attributes:
-        seed: Of weights, patches, augmentation and dropout. Runs with the same seed and settings on the CPU end with
-            the same weights, bit by bit, also when interrupted and started again.
-        num_workers: Processes that make batches; 0 makes them in the training process, -1 chooses: on a GPU what the
-            machine offers up to 12; on a CPU none on a machine of less than 4 cores, else a few.
-        augmentation_device: ``cpu`` augments in the workers, ``device`` on the training device, ``auto`` chooses the
-            device where it is a GPU and there are fewer than 6 cores for each.
-        deep_supervision: Whether all resolutions of the decoder are trained.
-        compile: ``on``, ``off``, or ``auto``: measure on a GPU whether compiling the network pays, else do not.
-        picture_every: Epochs between pictures of validation patches in TensorBoard; 0 for none.
-        picture_count: Validation patches in that picture.
-        volume_every: Epochs between scores of whole validation cases; 0 for none.
-        volume_count: Validation cases that are scored then.
-        initial_weights: A trained model of any form, or a checkpoint file, to start from; None for random weights.
+        seed: Seed of weights, patches, augmentation and dropout. On a CPU, runs with the same seed and settings end
+            with the same weights to the bit, even if they are interrupted and started again.
+        num_workers: Processes that make batches; 0 makes them in the training process. -1 chooses: for a GPU as many as
+            the machine has cores, up to 12; on a CPU none with fewer than 4 cores, else a few.
+        augmentation_device: ``cpu`` augments in the workers, ``device`` on the training device. ``auto`` takes the
+            device if it is a GPU with fewer than 6 cores each.
+        deep_supervision: Train all resolutions of the decoder.
+        compile: Compile the network: ``on``, ``off``, or ``auto``, which measures on a GPU whether it helps.
+        picture_every: Epochs between pictures of validation patches in TensorBoard; 0 draws none.
+        picture_count: Number of validation patches in a picture.
+        volume_every: Epochs between scores of whole validation cases; 0 scores none.
+        volume_count: Number of validation cases to score.
+        initial_weights: A trained model of any form, or a checkpoint file, to start from; null starts from random
+            weights.
         freeze: Shell patterns of parameter names that are not trained, such as ``encoder.*``.
-        lr_factors: Shell pattern of parameter names → factor on the learning rate; the first match counts.
-        extend: Allow a run that exists to be continued to another ``trainer.max_epochs``.
-        skip_limit: Steps in a row that are skipped because their loss or gradient is no number; one more ends the
-            training. 0 ends it with the first.
-        repeat_batch: Train on the first batch again and again: measures the network without the data (recipe 16).
+        lr_factors: Shell pattern of parameter names → factor on the learning rate. The first match counts.
+        extend: Allow an existing run to be continued to another ``trainer.max_epochs``.
+        skip_limit: Steps in a row that may be skipped because their loss or gradient is not finite. One more ends the
+            training; 0 ends it with the first.
+        repeat_batch: Train on the first batch again and again, to measure the network without the data (recipe 16).
     """
 
     seed: int = 0

@@ -1,4 +1,4 @@
-"""Scores of whole validation cases during training, plainly told apart from the pseudo-Dice of patches."""
+"""Scores of whole validation cases during training, kept apart from the pseudo-Dice of patches."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ TAG = "val_volume/dice/"
 class VolumeValidation(Callback):
     """Predicts a few whole validation cases every few epochs, and in the last one.
 
-    The figures appear as ``val_volume/dice/<label name>`` and ``val_volume/dice_mean``. Nothing is decided by them:
+    The scores appear as ``val_volume/dice/<label name>`` and ``val_volume/dice_mean``. They decide nothing;
     ``best.ckpt`` follows the pseudo-Dice.
 
     Args:
-        score: Predicts and scores cases with the network as it is.
-        case_ids: Validation cases of the fold; the first ones are taken.
-        every: Epochs between two times.
-        count: Cases at most.
-        report: Takes the figures along with those of the epoch.
+        score: Predicts and scores cases with the present network.
+        case_ids: Validation cases of the fold, of which the first are taken.
+        every: Epochs between scores.
+        count: Largest number of cases.
+        report: Reports the scores with the values of the epoch.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class VolumeValidation(Callback):
         epoch = trainer.current_epoch
         if (epoch + 1) % self._every and epoch + 1 != trainer.max_epochs:
             return
-        # One process works, the others wait at their next exchange: a few cases are not worth sharing.
+        # One process scores while the others wait at their next exchange; a few cases are not worth dividing.
         if trainer.is_global_zero:
             begun = time.perf_counter()
             dice = self._score(pl_module.network, self._case_ids)
