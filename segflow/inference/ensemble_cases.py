@@ -106,7 +106,8 @@ class StoredProbabilities:
             SegflowError: It is missing or unreadable.
         """
         image, _ = self._reader.read_image([self._existing(case_id, output)])
-        return image[0]
+        probabilities: np.ndarray = image[0]
+        return probabilities
 
     def _existing(self, case_id: str, output: int) -> Path:
         file = self.file(case_id, output)
@@ -126,7 +127,7 @@ def weighted_mean(values: Sequence[np.ndarray], weights: Sequence[float] | None 
         raise SegflowError("the members' probabilities differ in shape (z, y, x)", found=sorted(shapes))
     shares = np.full(len(values), 1.0) if weights is None else np.asarray(weights, dtype=np.float64)
     shares = (shares / shares.sum()).astype(np.float32)
-    total = values[0] * shares[0]
+    total: np.ndarray = values[0] * shares[0]
     for array, share in zip(values[1:], shares[1:], strict=True):
         total += array * share
     return total

@@ -51,7 +51,8 @@ def gaussian_importance(patch_size: Sequence[int]) -> np.ndarray:
         weights = weights * np.expand_dims(line, tuple(other for other in range(len(patch_size)) if other != axis))
     rounded = (weights / weights.max() * PEAK_WEIGHT).astype(np.float16)
     rounded[rounded == 0] = rounded[rounded > 0].min()
-    return rounded.astype(np.float32)
+    importance: np.ndarray = rounded.astype(np.float32)
+    return importance
 
 
 def mirrored_views(mirror_axes: Sequence[int]) -> list[tuple[int, ...]]:

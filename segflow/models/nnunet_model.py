@@ -178,7 +178,8 @@ def _choose(models: Sequence[Place], configuration: str | None, path: Path) -> P
 
 def _previous_stage(configuration: str, model: Place) -> str | None:
     def find(content: dict[str, Any]) -> str | None:
-        return content.get("configurations", {}).get(configuration, {}).get("previous_stage")
+        previous: str | None = content.get("configurations", {}).get(configuration, {}).get("previous_stage")
+        return previous
 
     return build_as(model / "plans.json", _json(model / "plans.json"), find)
 

@@ -97,7 +97,7 @@ class _Planes:
 
     def _disagreement(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
         """Source voxels, as low corners, that differ from a voxel that they are interpolated with."""
-        mixed = first != second
+        mixed: np.ndarray = first != second
         for axis, same in enumerate(self._same):
             if same:
                 continue

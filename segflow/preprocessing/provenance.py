@@ -76,7 +76,8 @@ def choices_of(plans: Plans, plan: ConfigurationPlan, labels: Labels) -> dict[st
             str((key,) if labels.has_regions and isinstance(key, int) else key) for key in location_keys(labels)
         ],
     }
-    return json.loads(json.dumps(choices))
+    as_read: dict[str, Any] = json.loads(json.dumps(choices))
+    return as_read
 
 
 def stamp_files(files: CaseFiles) -> Stamps:

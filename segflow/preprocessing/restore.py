@@ -228,7 +228,8 @@ def _largest_on_device(resampler: DeviceSlabResampler, slab: Range, labels: np.n
         values = resampler.channel(channel, slab)
         winner.masked_fill_(values > best, channel)
         best = torch.maximum(best, values)
-    return labels[winner.cpu().numpy()]
+    label_map: np.ndarray = labels[winner.cpu().numpy()]
+    return label_map
 
 
 def _paint_on_device(resampler: DeviceSlabResampler, slab: Range, labels: np.ndarray) -> np.ndarray:

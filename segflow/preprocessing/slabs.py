@@ -93,11 +93,11 @@ class _Axis:
 
     def between(self, planes: Sequence[np.ndarray], first: int, number: int) -> np.ndarray:
         """Target slice ``number``. ``planes`` are source slices from index ``first`` on."""
-        low = planes[self._low[number] - first]
+        low: np.ndarray = planes[self._low[number] - first]
         if not self._linear or self._weight[number] == 0:
             return low
         high = planes[self._high[number] - first]
-        values = high - low
+        values: np.ndarray = high - low
         values *= self._weight[number]
         values += low
         return values
@@ -131,5 +131,6 @@ def axis_orders(shape: Sequence[int], new_shape: Sequence[int], interpolation: I
 
 def _in_half_precision(values: np.ndarray) -> np.ndarray:
     """float32 values rounded to the 11 significant bits of float16. This is several times faster than converting."""
-    scaled = values * _HALF_PRECISION
-    return scaled - (scaled - values)
+    scaled: np.ndarray = values * _HALF_PRECISION
+    rounded: np.ndarray = scaled - (scaled - values)
+    return rounded

@@ -77,4 +77,5 @@ def channel_of(image: np.ndarray, channel: int, case_id: str) -> np.ndarray:
         raise SegflowError(
             "the image has no such channel", case=case_id, found=channel, expected=f"0 … {len(image) - 1}"
         )
-    return image[channel]
+    voxels: np.ndarray = image[channel]
+    return voxels

@@ -39,7 +39,9 @@ class DeviceAugmentation:
         generator = torch.Generator().manual_seed(int(sequence.generate_state(1, np.uint64)[0] >> 1))
         with torch.autocast(image.device.type, enabled=False):
             if not hasattr(self._augmentation, "draw"):
-                return self._augmentation(image, label, generator)
+                both: tuple[torch.Tensor, torch.Tensor] = self._augmentation(image, label, generator)
+                return both
             everyone = self._augmentation.draw(self._batch_size, image.shape[1], generator)
             draws = {name: values[self._samples.start : self._samples.stop] for name, values in everyone.items()}
-            return self._augmentation.apply(image, label, draws)
+            both = self._augmentation.apply(image, label, draws)
+            return both

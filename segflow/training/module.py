@@ -101,7 +101,7 @@ class SegmentationModule(pl.LightningModule):
         image, label = batch.image, batch.label
         if self._augmentation is not None:
             image, label = self._augmentation(image, label, epoch=self.current_epoch, index=batch_idx)
-        loss = self.loss(self(image), label)
+        loss: Tensor = self.loss(self(image), label)
         self._train_losses.add(loss)
         return loss
 
