@@ -13,8 +13,8 @@ from typing import Any
 import segflow
 
 ARRAY = re.compile(r"\b(ndarray|Tensor)\b")
-BY_NAME = re.compile(r"\b(?:Mapping|dict)\[str, (?:torch\.)?Tensor\]")
-"""Weights of a network: each has the shape that the network gives it."""
+NO_ARRAYS = re.compile(r"\b(?:Mapping|dict)\[str, (?:torch\.)?Tensor\]|\bfloat \| Tensor\b")
+"""Weights of a network, each in the shape that the network gives it; and numbers."""
 WITHOUT_AXES = re.compile(r"any shape|(?:same|this|of) shape|\(\*\w+\)|[Ss]calar|one number")
 LATER = ("segflow.network.",)
 SPACINGS = {"spacing", "new_spacing", "target_spacing"}
@@ -45,7 +45,7 @@ def every_function() -> tuple[tuple[str, Callable[..., Any], str], ...]:
 
 
 def handles_arrays(function: Callable[..., Any]) -> bool:
-    return any(ARRAY.search(BY_NAME.sub("", str(note))) for note in function.__annotations__.values())
+    return any(ARRAY.search(NO_ARRAYS.sub("", str(note))) for note in function.__annotations__.values())
 
 
 def names_axes(text: str) -> bool:
