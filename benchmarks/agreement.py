@@ -117,7 +117,7 @@ def segflow_patches(meter: Meter, prepared: str, batches: int) -> list[list[floa
 
 def _segflow_patches(prepared: str, batch_size: int | None) -> tuple[Any, Any, Any]:
     from segflow.core.plans import Plans
-    from segflow.network.cpu_memory import tune_cpu
+    from segflow.network.cpu.allocation import tune_cpu
     from segflow.sampling.patch_dataset import PatchDataset
     from segflow.sampling.patch_sampler import PatchSampler
     from segflow.storage.preprocessed_store import PreprocessedStore

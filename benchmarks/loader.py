@@ -142,7 +142,7 @@ def segflow_loader(meter: Meter, name: str, folder: str) -> dict[str, Any]:
     """segflow's dataset with its augmentation, called in this thread."""
     import torch
 
-    from segflow.network.cpu_memory import tune_cpu
+    from segflow.network.cpu.allocation import tune_cpu
     from segflow.sampling.patch_dataset import PatchDataset
     from segflow.sampling.patch_sampler import PatchSampler
     from segflow.storage.preprocessed_store import PreprocessedStore

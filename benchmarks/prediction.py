@@ -116,7 +116,7 @@ def segflow_export(
     from segflow.core.geometry import Box, Geometry
     from segflow.core.plans import Plans
     from segflow.core.preprocessed_case import SpatialRecord
-    from segflow.network.cpu_memory import tune_cpu
+    from segflow.network.cpu.allocation import tune_cpu
     from segflow.preprocessing.restore import restore_labels
     from segflow.storage.raw_dataset import read_description
 

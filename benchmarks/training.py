@@ -215,12 +215,13 @@ def bare_step(config: Any) -> Any:
 
     from segflow.apps import train
     from segflow.loss.deep_supervision import DeepSupervisionLoss
+    from segflow.network.cpu.accelerate import accelerate
     from segflow.training.parameters import parameter_groups
 
     inputs = train._read_inputs(config)
     parts, record = train.parts(config), inputs.record
     plan, labels = record.plan, record.dataset.labels
-    network = parts.network(plan.topology, record.in_channels, labels.num_outputs, True)
+    network = accelerate(parts.network(plan.topology, record.in_channels, labels.num_outputs, True))
     loss = DeepSupervisionLoss(parts.loss(labels, plan.batch_dice), plan.topology.strides)
     optimizer = parts.optimizer(parameter_groups(network, {})[0])
     shape = (plan.batch_size, record.in_channels, *plan.patch_size)

@@ -11,7 +11,7 @@ from segflow.apps import _edge, _terminal
 from segflow.core.errors import CaseErrors, SegflowError
 from segflow.inference.predict_cases import PredictReport, predict_cases
 from segflow.inference.predict_settings import PredictSettings
-from segflow.network.cpu_memory import tune_cpu
+from segflow.network.cpu.allocation import tune_cpu
 
 
 def run(config: DictConfig) -> None:

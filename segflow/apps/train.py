@@ -27,7 +27,7 @@ from segflow.inference.next_stage import open_previous_stage
 from segflow.inference.predict_settings import PredictSettings
 from segflow.inference.predict_validation import predict_validation
 from segflow.inference.score_volumes import volume_scorer
-from segflow.network.cpu_memory import tune_cpu
+from segflow.network.cpu.allocation import tune_cpu
 from segflow.planning.override import override_configuration
 from segflow.planning.split_dataset import read_fold, split_dataset
 from segflow.storage.folds import HYDRA_FOLDER, Fold

@@ -30,6 +30,7 @@ from segflow.inference.predict_settings import SlidingWindowSettings
 from segflow.inference.sliding_window import predict_logits
 from segflow.models.trained_fold import Folds
 from segflow.network.build import build_network
+from segflow.network.cpu.accelerate import accelerate
 from segflow.preprocessing.own_normalizations import Normalizations
 from segflow.preprocessing.preprocess_case import preprocess_case
 from segflow.preprocessing.restore import restore_labels
@@ -73,7 +74,8 @@ class Predictor:
         if self.settings.sums == "auto":
             self.settings = replace(self.settings, sums="float16" if self.record.from_nnunet else "float32")
         _check_memory(self.record, self.device)
-        self.networks = tuple(network.to(self.device) for network in model.networks)
+        networks = (network.to(self.device) for network in model.networks)
+        self.networks = tuple(accelerate(one) if self.device.type == "cpu" else one for one in networks)
         self.previous_stage = previous_stage
         self.normalizations = normalizations or {}
         self._told_of_labels = False

@@ -4,32 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from segflow.core.topology import NetworkTopology
-from segflow.network.convolution import (
-    Convolution2d,
-    Convolution3d,
-    Pointwise2d,
-    Pointwise3d,
-    Upsampling2d,
-    Upsampling3d,
-    in_format_of,
-)
-from segflow.network.normalization import InstanceNorm
 
-CONVOLUTION: dict[int, type[nn.Conv2d] | type[nn.Conv3d]] = {2: Convolution2d, 3: Convolution3d}
-POINTWISE: dict[int, type[nn.Conv2d] | type[nn.Conv3d]] = {2: Pointwise2d, 3: Pointwise3d}
+CONVOLUTION: dict[int, type[nn.Conv2d] | type[nn.Conv3d]] = {2: nn.Conv2d, 3: nn.Conv3d}
 UPSAMPLING: dict[int, type[nn.ConvTranspose2d] | type[nn.ConvTranspose3d]] = {
-    2: Upsampling2d,
-    3: Upsampling3d,
+    2: nn.ConvTranspose2d,
+    3: nn.ConvTranspose3d,
 }
+POOLING: dict[int, type[nn.AvgPool2d] | type[nn.AvgPool3d]] = {2: nn.AvgPool2d, 3: nn.AvgPool3d}
+INSTANCE_NORM: dict[int, type[nn.InstanceNorm2d] | type[nn.InstanceNorm3d]] = {
+    2: nn.InstanceNorm2d,
+    3: nn.InstanceNorm3d,
+}
+BATCH_NORM: dict[int, type[nn.BatchNorm2d] | type[nn.BatchNorm3d]] = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 
 
-class ConvBlock(nn.Module):
-    """Convolution, normalisation, leaky ReLU.
+class ConvBlock(nn.Sequential):
+    """Convolution, normalisation, leaky ReLU: (B, in_channels, *spatial) → (B, out_channels, *spatial / stride).
 
     Args:
         topology: Says dimensions, normalisation, slope and whether the convolution has a bias.
@@ -61,23 +54,15 @@ class ConvBlock(nn.Module):
             bias=topology.conv_bias if bias is None else bias,
         )
         self.norm = build_norm(topology, out_channels)
-        self.negative_slope = topology.negative_slope if activate else 1.0
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x (B, in_channels, *spatial) → (B, out_channels, *spatial / stride)."""
-        x = self.conv(x)
-        if isinstance(self.norm, InstanceNorm):
-            return self.norm(x, self.negative_slope)
-        x = self.norm(x)
-        return x if self.negative_slope == 1 else functional.leaky_relu(x, self.negative_slope, inplace=True)
+        if activate:
+            self.activation = nn.LeakyReLU(topology.negative_slope, inplace=True)
 
 
 def build_norm(topology: NetworkTopology, features: int) -> nn.Module:
-    """The normalisation that the topology names."""
+    """The normalisation that the topology names; its scale and shift are learnt."""
     if topology.norm == "instance":
-        return InstanceNorm(features, topology.norm_eps)
-    # Torch's own class, so that nn.SyncBatchNorm.convert_sync_batchnorm recognises it.
-    return {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}[topology.spatial_dims](features, eps=topology.norm_eps)
+        return INSTANCE_NORM[topology.spatial_dims](features, eps=topology.norm_eps, affine=True)
+    return BATCH_NORM[topology.spatial_dims](features, eps=topology.norm_eps)
 
 
 class ConvStack(nn.Module):
@@ -126,24 +111,16 @@ class ResidualBlock(nn.Module):
         ones = (1,) * topology.spatial_dims
         self.conv1 = ConvBlock(topology, in_channels, out_channels, kernel_size, stride)
         self.conv2 = ConvBlock(topology, out_channels, out_channels, kernel_size, activate=False)
+        self.pool = nn.Identity() if tuple(stride) == ones else POOLING[topology.spatial_dims](tuple(stride))
         self.shortcut = (
             ConvBlock(topology, in_channels, out_channels, ones, activate=False, bias=False)
             if in_channels != out_channels
             else nn.Identity()
         )
-        self.pool_size = tuple(stride)
-        self.negative_slope = topology.negative_slope
+        self.activation = nn.LeakyReLU(topology.negative_slope, inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, in_channels, *spatial) → (B, out_channels, *spatial / stride)."""
-        shortcut = x
-        if any(n != 1 for n in self.pool_size):
-            pool = functional.avg_pool2d if len(self.pool_size) == 2 else functional.avg_pool3d
-            shortcut = in_format_of(x, pool(x, self.pool_size, self.pool_size))
-        result = self.conv2(self.conv1(x)) + self.shortcut(shortcut)
-        return functional.leaky_relu(result, self.negative_slope, inplace=True)
-
-
-def joined(upsampled: Tensor, skip: Tensor) -> Tensor:
-    """Both along the channels, upsampled first (recipe 8.2)."""
-    return torch.cat((upsampled, skip), dim=1)
+        pooled = self.pool(x)
+        result: Tensor = self.activation(self.conv2(self.conv1(x)) + self.shortcut(pooled))
+        return result

@@ -38,7 +38,8 @@ def build_network(
         out_channels: Channels of the logits, `Labels.num_outputs`.
         deep_supervision: Whether coarser levels give logits too; may be switched later by the attribute.
         norm: ``instance`` or ``batch`` in place of the plans' normalisation.
-        memory_format: ``channels_last``, ``contiguous``, or ``auto``: channels last where the network runs on the CPU.
+        memory_format: ``channels_last``, ``contiguous``, or ``auto``: channels last where the network is accelerated
+            on a CPU, else as the image comes; see `UNet`.
 
     Returns:
         Module: image (B, in_channels, *patch) → list of logits (B, out_channels, *patch), finest first.

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 from segflow.core.errors import SegflowError
 from segflow.core.topology import NetworkTopology
-from segflow.network.blocks import POINTWISE, UPSAMPLING, ConvStack, joined
-from segflow.network.convolution import channels_last
+from segflow.network.blocks import CONVOLUTION, UPSAMPLING, ConvStack
+from segflow.network.memory_format import channels_last
 
 
 class DecoderStage(nn.Module):
-    """Upsample by a transposed convolution whose kernel is its stride, join the skip, convolve.
+    """Upsample by a transposed convolution whose kernel is its stride, join the skip behind it, convolve.
 
     Args:
         topology: Says features, kernels and strides.
@@ -31,7 +32,7 @@ class DecoderStage(nn.Module):
 
     def forward(self, below: Tensor, skip: Tensor) -> Tensor:
         """below (B, C', *coarser) and skip (B, C, *finer) → (B, C, *finer)."""
-        result: Tensor = self.stack(joined(self.up(below), skip))
+        result: Tensor = self.stack(torch.cat((self.up(below), skip), dim=1))
         return result
 
 
@@ -43,8 +44,9 @@ class UNet(nn.Module):
         encoder: image → features of every level, finest first.
         out_channels: Channels of the logits.
         deep_supervision: Whether coarser levels give logits too.
-        memory_format: ``channels_last``, ``contiguous``, or ``auto``: channels last on the CPU, where torch's
-            convolutions are quicker on it, and contiguous elsewhere.
+        memory_format: Of the features. ``channels_last``: the image is taken to it, and every layer keeps it.
+            ``contiguous``, ``auto``: that of the image. What runs the network on a CPU may take ``auto`` to channels
+            last, where convolutions are quicker (`segflow.network.cpu.accelerate`).
 
     Attributes:
         deep_supervision: May be switched at any time. When on, logits come from every decoder level but the coarsest,
@@ -68,7 +70,7 @@ class UNet(nn.Module):
         self.memory_format = memory_format
         self.encoder = encoder
         self.decoder, self.heads = nn.ModuleList(), nn.ModuleList()
-        head = POINTWISE[topology.spatial_dims]
+        head = CONVOLUTION[topology.spatial_dims]
         decoded = range(topology.levels - 2, -1, -1)  # coarsest first, in the order of computation
         for level in decoded or (0,):  # stage by stage, as `initialize` relies on
             if decoded:
@@ -89,7 +91,7 @@ class UNet(nn.Module):
             SegflowError: The patch is not divisible by the strides.
         """
         _check_patch(image.shape[2:], self.topology.divisor)
-        if self.memory_format == "channels_last" or (self.memory_format == "auto" and image.device.type == "cpu"):
+        if self.memory_format == "channels_last":
             image = channels_last(image)
         levels = self.encoder(image)
         x = levels.pop()

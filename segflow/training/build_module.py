@@ -8,6 +8,7 @@ import pytorch_lightning as pl
 import torch
 
 from segflow.loss.deep_supervision import LOSS_CONTRACT, DeepSupervisionLoss
+from segflow.network.cpu.accelerate import accelerate
 from segflow.training.build_part import build_part
 from segflow.training.compilation import compile_if_it_pays
 from segflow.training.device_augmentation import DeviceAugmentation
@@ -57,6 +58,8 @@ def build_module(job: TrainingJob, trainer: pl.Trainer, *, on_device: bool, fres
             device=device,
             autocast={"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}.get(str(trainer.precision)),
         )
+    if device.type == "cpu":
+        accelerate(network)
     loss = build_part("loss", parts.loss, LOSS_CONTRACT, labels, plan.batch_dice)
     return SegmentationModule(
         network,

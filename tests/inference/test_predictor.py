@@ -25,6 +25,8 @@ from segflow.core.geometry import Geometry
 from segflow.inference.load_model import find_previous_stage, load_model
 from segflow.inference.predict_settings import SlidingWindowSettings
 from segflow.inference.predictor import Predictor
+from segflow.network.cpu.layers import ChannelsLastUNet
+from segflow.network.unet import UNet
 from segflow.storage.folds import Fold
 
 
@@ -43,6 +45,13 @@ def test_networks_come_ready_to_predict(tmp_path: Path) -> None:
     assert model.folds == ("0", "1")
     expected = network.state_dict()
     assert all(torch.equal(expected[key], value) for key, value in model.networks[1].state_dict().items())
+
+
+def test_on_a_cpu_networks_get_quick_layers(tmp_path: Path) -> None:
+    model = load_model(tiny_models.make_run(tmp_path, folds=(0, 1)))
+    assert {type(network) for network in model.networks} == {UNet}
+    predictor = Predictor(model, device="cpu")
+    assert {type(network) for network in predictor.networks} == {ChannelsLastUNet}
 
 
 @pytest.mark.parametrize("name", ["2d", "3d_fullres", "3d_cascade_fullres"])

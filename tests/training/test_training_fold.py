@@ -22,6 +22,7 @@ from training_toy import CASES, TENSORBOARD, PowerCut, Toy, make_record
 from segflow.core.dataset import DatasetDescription
 from segflow.core.errors import SegflowError
 from segflow.network.build import build_network
+from segflow.network.cpu.layers import ChannelsLastUNet
 from segflow.preprocessing.provenance import PROVENANCE, choices_of
 from segflow.storage.preprocessed_store import PreprocessedStore
 from segflow.training.schedule import PolynomialDecay
@@ -353,6 +354,19 @@ def test_a_checkpoint_is_written_beside_the_next_step_and_holds_its_own_epoch(
     assert any("running_mean" in name for name in first)
     assert same(at_end[0], first)
     assert same(at_end[1], toy.weights())
+
+
+def test_a_cpu_trains_with_quick_layers_under_the_same_names(toy: Toy):
+    kinds: set[type] = set()
+
+    class Watch(pl.Callback):
+        def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+            kinds.update(type(module) for module in pl_module.modules())
+
+    toy.train(callbacks=[Watch()])
+    assert ChannelsLastUNet in kinds
+    plain = build_network(make_record().plan.topology, 1, 3)
+    assert {f"network.{name}" for name in plain.state_dict()} == set(toy.weights())
 
 
 def test_a_truncated_checkpoint_is_named(toy: Toy):

@@ -2,8 +2,8 @@
 
 Torch's own instance norm copies a channels-last tensor to contiguous memory and back. The batch and group norms that
 do not are no way out: they sum up 90,000 voxels one by one in float32, which leaves four digits, or take ten times as
-long backwards. On the CPU this file therefore composes both passes of elementwise operations and torch's own sums, a
-few samples at a time, so that each finds its input in the cache. Elsewhere torch's operations are used as they are.
+long backwards. This file therefore composes both passes of elementwise operations and torch's own sums, a few samples
+at a time, so that each finds its input in the cache.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from segflow.network.cpu_memory import empty_like
+from segflow.network.cpu.allocation import empty_like
 
 _aten = torch.ops.aten
 _CACHED_ELEMENTS = 2**18
@@ -26,48 +26,25 @@ Block = tuple[slice, slice, slice]
 """Samples, all channels, slices along the first spatial axis."""
 
 
-class InstanceNorm(nn.Module):
-    """Instance norm with learnt scale and shift and no running statistics (recipe 8.1).
-
-    Args:
-        features: Channels of the input.
-        eps: Added to the variance.
-    """
-
-    def __init__(self, features: int, eps: float = 1e-5) -> None:
-        super().__init__()
-        self.eps = eps
-        self.weight = nn.Parameter(torch.ones(features))
-        self.bias = nn.Parameter(torch.zeros(features))
-
-    def forward(self, x: Tensor, negative_slope: float = 1.0) -> Tensor:
-        """Normalise x (B, C, *spatial); a slope below 1 also applies the leaky ReLU."""
-        return instance_norm(x, self.weight, self.bias, self.eps, negative_slope)
-
-    def extra_repr(self) -> str:
-        """Shown by ``print(network)``."""
-        return f"{self.weight.numel()}, eps={self.eps}"
-
-
 def instance_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float, negative_slope: float = 1.0) -> Tensor:
-    """Instance norm, then a leaky ReLU unless its slope is 1.
+    """Instance norm, then a leaky ReLU unless its slope is 1; all on the CPU and of one type.
 
     Args:
         x: (B, C, *spatial), in any memory format, which the result keeps.
         weight: (C,) scale.
         bias: (C,) shift.
         eps: Added to the variance.
-        negative_slope: Of the leaky ReLU, in (0, 1].
+        negative_slope: Of the leaky ReLU, above 0.
+
+    Returns:
+        (B, C, *spatial).
     """
-    if x.device.type == "cpu" and not torch.compiler.is_compiling() and not torch.jit.is_tracing():
-        result: Tensor = _InstanceNormLeakyReLU.apply(x, weight, bias, eps, negative_slope)
-        return result
-    x = functional.instance_norm(x, weight=weight, bias=bias, eps=eps)
-    return x if negative_slope == 1 else functional.leaky_relu(x, negative_slope, inplace=True)
+    result: Tensor = _InstanceNormLeakyReLU.apply(x, weight, bias, eps, negative_slope)
+    return result
 
 
 class _InstanceNormLeakyReLU(torch.autograd.Function):
-    """The CPU path.
+    """Both passes.
 
     The backward pass needs the normalised values n. It takes them from the output, which the next layer keeps anyway,
     by undoing the activation and the learnt shift and scale, so that the input need not be kept: half the memory of
@@ -82,21 +59,19 @@ class _InstanceNormLeakyReLU(torch.autograd.Function):
         scale, shift = _per_channel(weight, x.ndim), _per_channel(bias, x.ndim)
         means, inverse_stds = [], []
         for blocks in _blocks(x):
-            mean = _total(x[block].to(scale.dtype).sum(axes, keepdim=True) for block in blocks) / voxels
+            mean = _total(x[block].sum(axes, keepdim=True) for block in blocks) / voxels
             squares = _total((x[block] - mean).square_().sum(axes, keepdim=True) for block in blocks)
             inverse_std = (squares / voxels).add_(eps).rsqrt_()
             factor = scale * inverse_std
             for block in blocks:
-                out = _writable(y[block], scale.dtype)
+                out = y[block]
                 torch.addcmul(shift, torch.sub(x[block], mean, out=out), factor, out=out)
                 if negative_slope != 1:
                     functional.leaky_relu_(out, negative_slope)
-                if out.dtype != y.dtype:
-                    y[block] = out
             means.append(mean)
             inverse_stds.append(inverse_std)
         kept = (
-            x if negative_slope == 1 or not _invertible(y, weight, bias) else None,
+            x if negative_slope == 1 or not _invertible(weight, bias) else None,
             y if negative_slope != 1 else None,
         )
         ctx.save_for_backward(*kept, weight, bias, torch.cat(means), torch.cat(inverse_stds))
@@ -122,7 +97,7 @@ class _InstanceNormLeakyReLU(torch.autograd.Function):
             values = source[block]
             if x is None:
                 values = functional.leaky_relu(values, 1 / ctx.negative_slope)
-            return grad.to(scale.dtype), values.to(scale.dtype)
+            return grad, values
 
         for blocks in _blocks(source):
             samples = blocks[0][0]
@@ -140,23 +115,15 @@ class _InstanceNormLeakyReLU(torch.autograd.Function):
             rest = by_grad * grad_sum / -voxels - by_values * centre
             for block in blocks:
                 grad, values = grad_and_values(block)
-                out = _writable(grad_x[block], scale.dtype)
-                torch.addcmul(rest, grad, by_grad, out=out).addcmul_(values, by_values)
-                if out.dtype != grad_x.dtype:
-                    grad_x[block] = out
+                torch.addcmul(rest, grad, by_grad, out=grad_x[block]).addcmul_(values, by_values)
             grad_bias += grad_sum.sum(0, keepdim=True)
             grad_weight += product_sum.sum(0, keepdim=True)
         return grad_x, grad_weight.view_as(weight), grad_bias.view_as(weight), None, None
 
 
-def _invertible(y: Tensor, weight: Tensor, bias: Tensor) -> bool:
+def _invertible(weight: Tensor, bias: Tensor) -> bool:
     """Whether the normalised values can be had from the output within about 1e-5, for every channel."""
-    return y.dtype == weight.dtype and bool((weight.abs() > bias.abs() * 0.01 + 1e-6).all())
-
-
-def _writable(part: Tensor, dtype: torch.dtype) -> Tensor:
-    """The part itself, or memory of this type to compute it in: torch mixes types at a tenth of the speed."""
-    return part if part.dtype == dtype else torch.empty_like(part, dtype=dtype)
+    return bool((weight.abs() > bias.abs() * 0.01 + 1e-6).all())
 
 
 def _per_channel(values: Tensor, dims: int) -> Tensor:

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from segflow.network.cpu_memory import empty, empty_like
+from segflow.network.cpu.allocation import empty, empty_like
 
 _TILE = 4
 _INPUTS = torch.tensor(
@@ -84,7 +84,8 @@ class _WinogradConvolution(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         source = _slices_first(x)
-        result = empty((*source.shape[:-1], weight.shape[0]), x.dtype)
+        y = empty((len(x), len(weight), *x.shape[2:]), x.dtype, torch.channels_last_3d)
+        result = y.movedim(1, -1)
         taps = _combined_taps(weight)
         combine = _OUTPUTS.to(x.dtype)
         for sample, depths in _blocks(source):
@@ -100,7 +101,7 @@ class _WinogradConvolution(torch.autograd.Function):
             result += bias
         ctx.save_for_backward(x, weight)
         ctx.has_bias = bias is not None
-        return result.movedim(-1, 1)
+        return y
 
     @staticmethod
     @once_differentiable

@@ -39,7 +39,9 @@ def tune_cpu() -> None:
     mallopt(_M_TRIM_THRESHOLD, -1)
 
 
-def empty(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+def empty(
+    shape: Sequence[int], dtype: torch.dtype, memory_format: torch.memory_format = torch.contiguous_format
+) -> Tensor:
     """As ``torch.empty`` on the CPU, but of memory that fits where a tensor of the same size was before.
 
     Torch asks for aligned memory. For this glibc, up to 2.37, looks for a hole that is 96 bytes larger than needed and
@@ -49,16 +51,22 @@ def empty(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     Args:
         shape: Of the tensor.
         dtype: Of the tensor.
+        memory_format: Of the tensor.
     """
-    size = math.prod(shape) * dtype.itemsize
-    memory = np.empty(size + _ALIGNMENT, np.uint8)
-    start = -memory.ctypes.data % _ALIGNMENT
-    return torch.from_numpy(memory[start : start + size]).view(dtype).view(tuple(shape))
+    strides = torch.empty(tuple(shape), device="meta", memory_format=memory_format).stride()
+    return _strided(shape, strides, dtype)
 
 
 def empty_like(x: Tensor) -> Tensor:
     """As ``torch.empty_like`` on the CPU: a dense tensor keeps its memory format; see `empty`."""
     dense = x.permute(sorted(range(x.ndim), key=x.stride, reverse=True))
-    if not dense.is_contiguous():
-        return torch.empty_like(x)
-    return empty(dense.shape, x.dtype).as_strided(x.shape, x.stride())
+    return _strided(x.shape, x.stride(), x.dtype) if dense.is_contiguous() else torch.empty_like(x)
+
+
+def _strided(shape: Sequence[int], strides: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """A dense tensor; no view of another one, since an output that is may not be changed in place."""
+    size = math.prod(shape) * dtype.itemsize
+    memory = np.empty(size + _ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % _ALIGNMENT
+    storage = torch.from_numpy(memory).untyped_storage()
+    return torch.empty(0, dtype=dtype).set_(storage, start // dtype.itemsize, tuple(shape), tuple(strides))

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch.nn import functional
 
-from segflow.network import winograd
-from segflow.network.convolution import Convolution3d
-from segflow.network.winograd import winograd_convolution, winograd_pays
+from segflow.network.cpu import winograd
+from segflow.network.cpu.layers import QuickConv3d
+from segflow.network.cpu.winograd import winograd_convolution, winograd_pays
 
 
 def _inputs(shape: tuple[int, ...], out_channels: int, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
@@ -67,21 +67,19 @@ def test_it_is_used_where_it_saves_enough(shape: tuple[int, ...], weight: tuple[
     assert winograd_pays(shape, weight) is pays
 
 
-def _used(layer: Convolution3d, x: torch.Tensor) -> bool:
+def _used(layer: QuickConv3d, x: torch.Tensor) -> bool:
     return "Winograd" in type(layer(x).grad_fn).__name__
 
 
 def test_the_layer_uses_it_for_float32_in_channels_last_memory_only() -> None:
-    layer = Convolution3d(32, 32, 3, padding=1)
+    layer = QuickConv3d(32, 32, 3, padding=1)
     x = _inputs((1, 32, 8, 12, 16), 32, torch.float32)[0]
     assert _used(layer, x)
     assert not _used(layer, x.contiguous())
     with torch.autocast("cpu", torch.bfloat16):
         assert not _used(layer, x)
-    assert not _used(Convolution3d(32, 32, 3, padding=1, stride=2), x)
-    assert not _used(Convolution3d(32, 32, 3, padding=1).double(), x.double())
-    layer.winograd = False
-    assert not _used(layer, x)
+    assert not _used(QuickConv3d(32, 32, 3, padding=1, stride=2), x)
+    assert not _used(QuickConv3d(32, 32, 3, padding=1).double(), x.double())
 
 
 def test_frozen_weights_and_images_ask_for_no_gradient() -> None:

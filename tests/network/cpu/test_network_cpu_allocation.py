@@ -8,11 +8,11 @@ import sys
 import pytest
 import torch
 
-from segflow.network.cpu_memory import empty, empty_like
+from segflow.network.cpu.allocation import empty, empty_like
 
 SCRIPT = """
 import resource, torch
-from segflow.network.cpu_memory import tune_cpu
+from segflow.network.cpu.allocation import tune_cpu
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -1,0 +1,78 @@
+"""Quicker layers for a network that runs on a CPU in float32, and torch's own again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch import nn
+
+from segflow.network.blocks import ConvBlock
+from segflow.network.cpu import layers
+from segflow.network.unet import UNet
+
+_QUICK: dict[type[nn.Module], type[nn.Module]] = {
+    nn.Conv2d: layers.QuickConv2d,
+    nn.Conv3d: layers.QuickConv3d,
+    nn.ConvTranspose2d: layers.QuickConvTranspose2d,
+    nn.ConvTranspose3d: layers.QuickConvTranspose3d,
+    nn.AvgPool2d: layers.QuickAvgPool2d,
+    nn.AvgPool3d: layers.QuickAvgPool3d,
+    nn.InstanceNorm2d: layers.QuickInstanceNorm2d,
+    nn.InstanceNorm3d: layers.QuickInstanceNorm3d,
+    nn.Sequential: layers.QuickSequential,
+    ConvBlock: layers.QuickConvBlock,
+    UNet: layers.ChannelsLastUNet,
+}
+_QUICK_HEADS: dict[type[nn.Module], type[nn.Module]] = {
+    nn.Conv2d: layers.PointwiseConv2d,
+    nn.Conv3d: layers.PointwiseConv3d,
+}
+_TORCH = {quick: own for table in (_QUICK, _QUICK_HEADS) for own, quick in table.items()}
+
+
+def accelerate(network: nn.Module) -> nn.Module:
+    """Swap layers for quicker ones of the same values within float32, the same parameters and the same names.
+
+    For a network that is about to run on a CPU. Parameters, their names, buffers, hooks and modes stay as they are:
+    each layer only gets another class. Layers of exactly torch's class are swapped, so that a network of one's own
+    gains too; subclasses, parametrized layers, and modules that are compiled are left alone. In other types than
+    float32, on other devices, under autocast, compiled, traced or exported, the quicker layers compute as torch's own.
+
+    A `UNet` takes its image to channels-last memory, where its ``memory_format`` is ``auto``; a network of one's own
+    stays in the format in which it runs. Of the quicker layers there are no second derivatives.
+
+    Args:
+        network: Changed in place; it may be accelerated already.
+
+    Returns:
+        The network.
+    """
+    heads = {head for module in _modules(network) if isinstance(module, UNet) for head in module.heads}
+    for module in _modules(network):
+        quick = (_QUICK_HEADS if module in heads else _QUICK).get(type(module))
+        if quick is not None and "forward" not in vars(module):
+            module.__class__ = quick
+    return network
+
+
+def to_torch_layers(network: nn.Module) -> nn.Module:
+    """The inverse of `accelerate`: every layer is of torch's own class again, for an export or another device.
+
+    Args:
+        network: Changed in place; it need not be accelerated.
+
+    Returns:
+        The network.
+    """
+    for module in _modules(network):
+        module.__class__ = _TORCH.get(type(module), type(module))
+    return network
+
+
+def _modules(network: nn.Module) -> Iterator[nn.Module]:
+    """The network and all modules in it, but none that is compiled: the compiler has seen torch's layers."""
+    if hasattr(network, "_orig_mod") or getattr(network, "_compiled_call_impl", None) is not None:
+        return
+    yield network
+    for child in network.children():
+        yield from _modules(child)

@@ -1,0 +1,201 @@
+"""Torch's layers, computed in quicker ways on a CPU in float32.
+
+Each class has the parameters and attributes of the class of torch's that it stands in for, and no others, so that an
+object of the one becomes one of the other by its class alone (`segflow.network.cpu.accelerate`). What it is called with
+decides: in other types, on other devices, under autocast, compiled or traced, a layer is torch's own.
+"""
+
+from __future__ import annotations
+
+from itertools import zip_longest
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.modules import module as torch_module
+
+from segflow.network.blocks import ConvBlock
+from segflow.network.cpu.instance_norm import instance_norm
+from segflow.network.cpu.winograd import winograd_convolution, winograd_pays
+from segflow.network.memory_format import CHANNELS_LAST, channels_last
+from segflow.network.unet import UNet
+
+
+def is_quick_with(*tensors: Tensor) -> bool:
+    """Whether a layer may compute with these tensors in its own way: float32 on the CPU, and nobody records it."""
+    return (
+        not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()
+        and all(
+            type(tensor) in (Tensor, nn.Parameter)  # other classes come with rules of their own
+            and tensor.device.type == "cpu"
+            and tensor.dtype == torch.float32
+            and tensor.numel() > 0
+            for tensor in tensors
+        )
+    )
+
+
+def runs_channels_last(x: Tensor) -> bool:
+    """Whether x (B, C, *spatial) lies in channels-last memory; of one channel, the strides tell."""
+    return x.ndim in CHANNELS_LAST and x.stride(1) == 1 and x.is_contiguous(memory_format=CHANNELS_LAST[x.ndim])
+
+
+class _StaysChannelsLast:
+    """Keeps to channels-last memory where torch leaves it, as it often does for a batch of one image.
+
+    One layer that leaves it makes every later one slower. To be mixed into a layer of torch's.
+    """
+
+    def forward(self, x: Tensor, *arguments: Any, **options: Any) -> Tensor:
+        """x (B, C, *spatial) → (B, C', *other)."""
+        y: Tensor = super().forward(x, *arguments, **options)  # type: ignore[misc]
+        if is_quick_with(x) and runs_channels_last(x):
+            return y.contiguous(memory_format=CHANNELS_LAST[y.ndim])
+        return y
+
+
+class QuickConv2d(_StaysChannelsLast, nn.Conv2d):
+    """Convolution of images."""
+
+
+class QuickConv3d(_StaysChannelsLast, nn.Conv3d):
+    """Convolution of volumes; 3x3x3 kernels by Winograd's scheme where that is quicker."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (B, C, D, H, W) → (B, C', D / stride, …)."""
+        if (
+            self.stride == self.dilation == (1, 1, 1)
+            and self.padding in ((1, 1, 1), "same")
+            and self.padding_mode == "zeros"
+            and self.groups == 1
+            and winograd_pays(x.shape, self.weight.shape)
+            and is_quick_with(x, self.weight)
+            and runs_channels_last(x)
+        ):
+            return winograd_convolution(x, self.weight, self.bias)
+        return super().forward(x)
+
+
+class QuickConvTranspose2d(_StaysChannelsLast, nn.ConvTranspose2d):
+    """Transposed convolution of images."""
+
+
+class QuickConvTranspose3d(_StaysChannelsLast, nn.ConvTranspose3d):
+    """Transposed convolution of volumes."""
+
+
+class QuickAvgPool2d(_StaysChannelsLast, nn.AvgPool2d):
+    """Mean over neighbours in images."""
+
+
+class QuickAvgPool3d(_StaysChannelsLast, nn.AvgPool3d):
+    """Mean over neighbours in volumes."""
+
+
+class _Pointwise:
+    """A 1x1 convolution as a matrix product; torch's own leaves its quick path, and the memory format, for few outputs.
+
+    To be mixed into a convolution of torch's with stride 1 and one group.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (B, C, *spatial) → (B, C', *spatial)."""
+        if not (is_quick_with(x, self.weight) and runs_channels_last(x)):
+            return super().forward(x)  # type: ignore[misc,no-any-return]
+        return functional.linear(x.movedim(1, -1), self.weight.flatten(1), self.bias).movedim(-1, 1)
+
+
+class PointwiseConv2d(_Pointwise, nn.Conv2d):
+    """1x1 convolution of images."""
+
+
+class PointwiseConv3d(_Pointwise, nn.Conv3d):
+    """1x1x1 convolution of volumes."""
+
+
+class _QuickInstanceNorm:
+    """Instance norm, block by block and in the memory format of its input. To be mixed into torch's own."""
+
+    weight: Tensor | None
+    bias: Tensor | None
+    eps: float
+    track_running_stats: bool
+    num_features: int
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (B, C, *spatial) → the same shape."""
+        return self.activated(x, 1.0)
+
+    def activated(self, x: Tensor, negative_slope: float) -> Tensor:
+        """`forward`, then a leaky ReLU of this slope, above 0; 1 is none."""
+        if self.weight is not None and self.bias is not None and self._is_quick_with(x, self.weight):
+            return instance_norm(x, self.weight, self.bias, self.eps, negative_slope)
+        x = super().forward(x)  # type: ignore[misc]
+        return x if negative_slope == 1 else functional.leaky_relu(x, negative_slope, inplace=True)
+
+    def _is_quick_with(self, x: Tensor, weight: Tensor) -> bool:
+        batched = x.ndim == self._get_no_batch_dim() + 1  # type: ignore[attr-defined]
+        return batched and not self.track_running_stats and x.shape[1] == self.num_features and is_quick_with(x, weight)
+
+
+class QuickInstanceNorm2d(_QuickInstanceNorm, nn.InstanceNorm2d):
+    """Instance norm of images."""
+
+
+class QuickInstanceNorm3d(_QuickInstanceNorm, nn.InstanceNorm3d):
+    """Instance norm of volumes."""
+
+
+class _FusesActivations:
+    """Runs an instance norm and the leaky ReLU after it as one operation. To be mixed into ``nn.Sequential``."""
+
+    def forward(self, x: Any) -> Any:
+        """What ``nn.Sequential`` gives."""
+        layers = iter(zip_longest(tuple(self), tuple(self)[1:]))  # type: ignore[call-overload]
+        for layer, following in layers:
+            if _can_be_fused(layer, following):
+                x = layer.activated(x, following.negative_slope)
+                next(layers)
+            else:
+                x = layer(x)
+        return x
+
+
+def _can_be_fused(norm: nn.Module, activation: nn.Module | None) -> bool:
+    """Whether nobody could tell: no hook is called between, and the norm's output is nobody else's."""
+    return (
+        isinstance(norm, _QuickInstanceNorm)
+        and type(activation) is nn.LeakyReLU
+        and activation.inplace
+        and activation.negative_slope > 0
+        and not torch_module._has_any_global_hook()
+        and not any(_has_hooks(layer) for layer in (norm, activation))
+    )
+
+
+def _has_hooks(layer: nn.Module) -> bool:
+    return bool(layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks)
+
+
+class QuickSequential(_FusesActivations, nn.Sequential):
+    """Layers one after the other."""
+
+
+class QuickConvBlock(_FusesActivations, ConvBlock):
+    """Convolution, normalisation, leaky ReLU."""
+
+
+class ChannelsLastUNet(UNet):
+    """A U-Net whose layers find their input in channels-last memory, unless ``memory_format`` says otherwise."""
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """See `UNet.forward`."""
+        if self.memory_format == "auto" and image.ndim == 2 + self.topology.spatial_dims and is_quick_with(image):
+            image = channels_last(image)
+        return super().forward(image)

@@ -1,0 +1,25 @@
+"""Channels-last memory, in which convolutions are quicker on CPUs, and on GPUs in half precision."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+"""Axes of a batch → torch's name of the format."""
+
+
+def channels_last(image: Tensor) -> Tensor:
+    """The image in channels-last memory.
+
+    Args:
+        image: (B, C, *spatial), two or three spatial axes.
+
+    Returns:
+        The same values and shape.
+    """
+    memory_format = CHANNELS_LAST[image.ndim]
+    if image.shape[1] > 1:
+        return image.contiguous(memory_format=memory_format)
+    # One channel fits both formats, and torch would leave strides that the first convolution takes for contiguous.
+    return torch.empty_like(image, memory_format=memory_format).copy_(image)
