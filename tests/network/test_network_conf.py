@@ -23,8 +23,15 @@ def _options(group: str) -> list[Path]:
     return sorted((CONF / group).glob("*.yaml"))
 
 
+def _composed(file: Path) -> dict[str, Any]:
+    """An option with the options that it names as its defaults."""
+    own = yaml.safe_load(file.read_text())
+    bases = [name for name in own.pop("defaults", []) if name != "_self_"]
+    return {k: v for name in bases for k, v in _composed(file.with_name(f"{name}.yaml")).items()} | own
+
+
 def _target(file: Path) -> tuple[Callable[..., Any], dict[str, Any]]:
-    options = yaml.safe_load(file.read_text())
+    options = _composed(file)
     assert options.pop("_partial_") is True
     module, name = options.pop("_target_").rsplit(".", 1)
     return getattr(importlib.import_module(module), name), options
