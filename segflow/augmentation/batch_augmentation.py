@@ -1,4 +1,4 @@
-"""The augmentation of training batches (recipe 7): what is done, and doing it to batches of one patch size."""
+"""The augmentation of training batches (recipe 7): its settings, and its use on batches of one patch size."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from segflow.core.labels import Labels
 
 @dataclass(kw_only=True)
 class Augmentation:
-    """What is done to training patches; called with a patch size, it gives what does it.
+    """Settings of the augmentation. Called with a patch size, they give the augmentation of such patches.
 
     Args:
-        steps: Changes of grey values by name, done in their order after the spatial part. None switches one off.
+        steps: Changes of grey values by name, applied in order after the spatial part. null switches a step off.
         spatial: Rotation and scaling.
         turn: Quarter turns and exchange of axes.
         mirror: Mirroring.
         cascade: Changes of the previous stage's label.
 
     Raises:
-        SegflowError: A step is none.
+        SegflowError: An entry is not a step.
     """
 
     steps: Mapping[str, Step | None] = field(default_factory=dict)
@@ -56,10 +56,10 @@ class Augmentation:
 
         Args:
             patch_size: Voxels of the final patch, (z, y, x) or (y, x).
-            labels: Of the dataset.
-            use_mask_for_norm: For each image channel, whether what lies outside the non-zero mask stays 0.
-            previous_stage: Whether label channel 1 is the label of a previous stage.
-            left_right_axis: Plan axis from left to right, where known; see `MirrorSettings.keep_sides`.
+            labels: The label definition.
+            use_mask_for_norm: For each image channel, whether voxels outside the non-zero mask stay 0.
+            previous_stage: Label channel 1 is the label of a previous stage.
+            left_right_axis: Plan axis from left to right, or None if unknown; see `MirrorSettings.keep_sides`.
 
         Raises:
             SegflowError: An option does not fit the patch, or a step breaks its contract.
@@ -84,18 +84,18 @@ class Augmentation:
 
 
 class BatchAugmentation:
-    """From loader patches to what the network is trained on, batched, on the batch's device.
+    """Turns batches of loader patches into the network's input and target, on the batch's device.
 
     Args:
         spatial: Rotation, scaling and orientation.
         steps: Changes of grey values by name, bound to the patch size.
-        foreground_labels: Of the dataset.
+        foreground_labels: Foreground labels of the dataset.
         masked_channels: Image channels that stay 0 where the label is -1.
         previous: Changes of the previous stage's label, which is label channel 1; None without one.
 
     Attributes:
         patch_size: Voxels of the final patch, (z, y, x) or (y, x).
-        loader_patch_size: Voxels of the patches that it wants to be given.
+        loader_patch_size: Voxels of the patches that it needs.
         mirror_axes: Axes of the patch that it mirrors.
     """
 
@@ -127,18 +127,18 @@ class BatchAugmentation:
     def draw(self, samples: int, channels: int, generator: torch.Generator) -> Draws:
         """Make all random choices for a batch.
 
-        Every tensor has the samples along axis 0: a process that computes a part of a batch draws for all of it and
-        takes its share.
+        Every tensor has the samples along axis 0. A process that computes a part of a batch draws for the whole batch
+        and takes its share.
 
         Args:
-            samples: B.
-            channels: Image channels.
-            generator: On the CPU.
+            samples: Number B of samples.
+            channels: Number of image channels.
+            generator: A generator on the CPU.
         """
         result = named("spatial", self.spatial.draw(samples, generator))
         for name, step in self.steps.items():
             if not isinstance(step, OneOf):
-                # One of one: a seed gives the same batches whether a step stands alone or among alternatives.
+                # A single alternative, so that a seed gives the same batches for a step alone and among others.
                 torch.randint(1, (samples, 1), generator=generator)
             result |= named(f"steps/{name}", step.draw(samples, channels, generator))
         if self.previous is not None:
@@ -146,17 +146,17 @@ class BatchAugmentation:
         return result
 
     def regions(self, draws: Draws) -> list[Box]:
-        """The part of each sample's loader patch that `apply` will look at; the rest need not be read."""
+        """The part of each sample's loader patch that `apply` uses. The rest need not be read."""
         return self.spatial.regions(part("spatial", draws))
 
     @torch.no_grad()
     def apply(self, image: torch.Tensor, label: torch.Tensor, draws: Draws) -> tuple[torch.Tensor, torch.Tensor]:
-        """Do what `draw` chose.
+        """Apply the choices of `draw`.
 
         Args:
-            image: float32 (B, C, *loader patch), left as it is.
+            image: float32 (B, C, *loader patch), not changed.
             label: int16 (B, 1, *loader patch), or (B, 2, …) with a previous stage; -1 outside.
-            draws: For these B samples.
+            draws: Choices for these B samples.
 
         Returns:
             image float32 (B, C, *patch), with a previous stage C + foreground labels channels; label int16

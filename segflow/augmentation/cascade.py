@@ -1,6 +1,6 @@
-"""The previous stage's label as extra image channels, made worse at random (recipe 7, rows 12-14).
+"""The previous stage's label as extra image channels with random errors (recipe 7, rows 12-14).
 
-A network that trains on its own training cases' predictions would trust them more than it may on new cases.
+Predictions of training cases are better than those of new cases. Without errors the network would trust them too much.
 """
 
 from __future__ import annotations
@@ -17,22 +17,23 @@ from segflow.augmentation.options import check_probability, check_types, checked
 from segflow.core.errors import SegflowError
 
 FAR = 2**14
-"""Squared distance of a voxel to nothing, in int16."""
+"""Squared distance of a voxel without any mask voxel in reach; fits int16."""
 
 LARGEST_RADIUS = 90
-"""Squared, it is less than `FAR` and fits into int16 together with it."""
+"""Largest radius: its square is below `FAR`, and their sum fits int16."""
 
 
 @dataclass(kw_only=True, slots=True)
 class CascadeSettings:
-    """What is done to the previous stage's channels.
+    """Random errors in the previous stage's channels.
 
     Attributes:
-        morphology_probability, morphology_label_probability: Of a sample, and of each of its labels, to be dilated,
-            eroded, closed or opened.
+        morphology_probability, morphology_label_probability: Probability of a sample, and of each of its labels, to be
+            dilated, eroded, closed or opened.
         radius: Range of the radius of the ball in voxels.
-        removal_probability, removal_label_probability: Of a sample, and of each of its labels, to lose a component.
-        removal_largest: Components that fill this share of the patch or more are kept.
+        removal_probability, removal_label_probability: Probability of a sample, and of each of its labels, to lose a
+            component.
+        removal_largest: Share of the patch from which on components are kept.
     """
 
     morphology_probability: float = 0.4
@@ -74,7 +75,7 @@ class PreviousStage:
     """Changes one-hot channels (B, n, *patch) in place.
 
     Args:
-        settings: How.
+        settings: Settings of the changes.
         labels: Number n of channels.
     """
 
@@ -83,7 +84,7 @@ class PreviousStage:
         self.labels = labels
 
     def draw(self, samples: int, generator: torch.Generator) -> Draws:
-        """Choose for both changes an order of the labels and which of them are changed, and how."""
+        """Choose for both changes the order of the labels, the labels to change, and how to change them."""
         settings, shape = self.settings, (samples, self.labels)
         morphology = chance((samples, 1), settings.morphology_probability, generator)
         removal = chance((samples, 1), settings.removal_probability, generator)
@@ -98,7 +99,7 @@ class PreviousStage:
         }
 
     def apply(self, channels: torch.Tensor, draws: Draws) -> None:
-        """Change them, sample by sample and label by label, since a label may take voxels from the others."""
+        """Change the channels, sample by sample and label by label, since a label may take voxels from the others."""
         for sample, values in enumerate(channels):
             for label in draws["morphology_order"][sample].tolist():
                 if draws["morphology"][sample, label]:
@@ -127,13 +128,13 @@ class PreviousStage:
 
 
 def dilate(mask: torch.Tensor, radius: float) -> torch.Tensor:
-    """Voxels no farther than a radius from the mask. Nothing lies beyond the border.
+    """Voxels within a radius of the mask. There is no mask beyond the border.
 
-    The squared distance is found along one axis after the other, no farther than the radius.
+    The squared distance is computed along one axis after the other, up to the radius.
 
     Args:
         mask: bool (*patch).
-        radius: Voxels.
+        radius: Radius in voxels.
 
     Returns:
         bool (*patch).
@@ -151,7 +152,7 @@ def dilate(mask: torch.Tensor, radius: float) -> torch.Tensor:
 
 
 def erode(mask: torch.Tensor, radius: float) -> torch.Tensor:
-    """Voxels farther than a radius from what is not the mask; beyond the border all counts as mask. See `dilate`."""
+    """Voxels with no background within a radius. Beyond the border everything counts as mask. See `dilate`."""
     return ~dilate(~mask, radius)
 
 

@@ -1,7 +1,7 @@
 """Random choices as vectors over the samples of a batch, from one generator on the CPU.
 
-They are made before any voxel is touched and never depend on one: so the choices of a sample are the same on every
-device, next to any companions, and can be made before the patch is read.
+They are made before any voxel is read and do not depend on voxels. The choices of a sample are therefore the same on
+every device and with any other samples, and can be made before the patch is read.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def whole(shape: Sequence[int], limits: Sequence[int], generator: torch.Generato
 def factor(shape: Sequence[int], limits: Sequence[float], generator: torch.Generator) -> torch.Tensor:
     """float32 factors of this shape: half of them below 1 and half above, each uniform on its side (recipe 7).
 
-    Where the lower limit is 1 or more, all are uniform between the limits.
+    If the lower limit is 1 or more, all are uniform between the limits.
     """
     low, high = limits
     above = uniform(shape, (max(low, 1.0), high), generator)
@@ -51,7 +51,7 @@ def seeds(shape: Sequence[int], generator: torch.Generator) -> torch.Tensor:
 def select(
     samples: int, channels: int, probability: float, channel_probability: float, generator: torch.Generator
 ) -> torch.Tensor:
-    """What a transform changes: bool (samples, channels), the sample chosen first and then its channels."""
+    """Choose what a transform changes: bool (samples, channels), first the sample, then its channels."""
     chosen = chance((samples, 1), probability, generator)
     return chosen & chance((samples, channels), channel_probability, generator)
 
@@ -62,16 +62,16 @@ def selected(draws: Draws) -> Iterator[tuple[int, int]]:
 
 
 def named(prefix: str, draws: Draws) -> Draws:
-    """The same draws as a part of larger ones; `part` finds them again."""
+    """The same draws under names with a prefix, as a part of larger ones. `part` is the inverse."""
     return {f"{prefix}/{name}": values for name, values in draws.items()}
 
 
 def part(prefix: str, draws: Draws) -> Draws:
-    """What `named` put under a prefix."""
+    """The draws that `named` put under a prefix."""
     start = f"{prefix}/"
     return {name.removeprefix(start): values for name, values in draws.items() if name.startswith(start)}
 
 
 def is_selection(name: str) -> bool:
-    """Whether a choice says what a step changes."""
+    """Whether a choice says which channels a step changes."""
     return name.rpartition("/")[2] == "selected"

@@ -10,7 +10,7 @@ from segflow.augmentation.draws import Draws, factor, seeds, uniform
 from segflow.augmentation.step import ChannelStep
 
 SMALLEST = 1e-7
-"""Stands in for a range or deviation of 0 in a denominator."""
+"""Smallest denominator, in place of a range or deviation of 0."""
 
 
 @dataclass(kw_only=True)
@@ -19,7 +19,7 @@ class Noise(ChannelStep):
 
     Args:
         sigma: Range of the standard deviation.
-        same_for_channels: One standard deviation for all channels, with independent noise.
+        same_for_channels: Take one standard deviation for all channels. The noise is independent.
     """
 
     sigma: tuple[float, float] = (0.0, 0.1)
@@ -47,7 +47,7 @@ class Brightness(ChannelStep):
     """Multiply by a factor.
 
     Args:
-        factor: Range, half of the draws on either side of 1.
+        factor: Range of the factor, with half of the draws on either side of 1.
     """
 
     factor: tuple[float, float] = (0.75, 1.25)
@@ -70,8 +70,8 @@ class BrightnessShift(ChannelStep):
     """Add a constant.
 
     Args:
-        mean: Of the Gaussian that the constant is drawn from.
-        sigma: Its standard deviation.
+        mean: Mean of the Gaussian from which the constant is drawn.
+        sigma: Standard deviation of this Gaussian.
     """
 
     mean: float = 0.0
@@ -88,11 +88,11 @@ class BrightnessShift(ChannelStep):
 
 @dataclass(kw_only=True)
 class Contrast(ChannelStep):
-    """Spread or shrink about the mean of the channel.
+    """Spread or shrink values about the mean of the channel.
 
     Args:
-        factor: Range, half of the draws on either side of 1.
-        keep_range: Clamp to the channel's minimum and maximum of before.
+        factor: Range of the factor, with half of the draws on either side of 1.
+        keep_range: Clip to the channel's former minimum and maximum.
     """
 
     factor: tuple[float, float] = (0.75, 1.25)
@@ -116,10 +116,10 @@ class Contrast(ChannelStep):
 
 @dataclass(kw_only=True)
 class Gamma(ChannelStep):
-    """Raise the channel, brought to 0 to 1, to a power.
+    """Scale the channel to 0 to 1 and raise it to a power.
 
     Args:
-        gamma: Range of the power, half of the draws on either side of 1.
+        gamma: Range of the power, with half of the draws on either side of 1.
         inverted: Apply it to the negative of the image.
         keep_statistics: Restore the channel's mean and standard deviation.
     """
@@ -145,7 +145,7 @@ class Gamma(ChannelStep):
         deviation = torch.linalg.vector_norm(values - mean)
         values.sub_(low).div_(extent.clamp(min=SMALLEST)).pow_(float(choices["gamma"]))
         if self.keep_statistics:
-            # Restoring mean and deviation undoes any other scale and offset.
+            # Restoring mean and deviation would undo any other scale and offset.
             values.sub_(values.mean())
             now = torch.linalg.vector_norm(values).clamp(min=SMALLEST)
             values.mul_(deviation / now).add_(mean)

@@ -11,15 +11,15 @@ from segflow.augmentation.draws import Draws, chance, uniform, whole
 from segflow.augmentation.step import ChannelStep
 
 SMALLEST = 1e-8
-"""Stands in for a range of 0 in a denominator."""
+"""Smallest denominator, in place of a range of 0."""
 
 
 @dataclass(kw_only=True)
 class Rectangles(ChannelStep):
-    """Fill rectangles with the mean of what was there.
+    """Fill rectangles with the mean of their voxels.
 
     Args:
-        count: Range of their number, both ends included.
+        count: Range of the number of rectangles, both ends included.
         size: Range of their edges as a share of the patch.
     """
 
@@ -43,7 +43,7 @@ class Rectangles(ChannelStep):
         return {"count": count, "start": start, "size": size}
 
     def change(self, values: torch.Tensor, choices: Draws) -> torch.Tensor:
-        """Fill them, one after the other. See `ChannelStep.change`."""
+        """Fill the rectangles one after the other. See `ChannelStep.change`."""
         count = int(choices["count"])
         starts, sizes = choices["start"][:count].tolist(), choices["size"][:count].tolist()
         for start, size in zip(starts, sizes, strict=True):
@@ -54,11 +54,11 @@ class Rectangles(ChannelStep):
 
 @dataclass(kw_only=True)
 class BumpStep(ChannelStep):
-    """A step whose strength is a Gaussian bump, somewhere in or near the patch.
+    """A step whose strength is a Gaussian bump in or near the patch.
 
     Args:
         width: Range of the bump's standard deviation as a share of the patch; its logarithm is uniform.
-        location: Range of its centre as a share of the patch; it may lie outside.
+        location: Range of the bump's centre as a share of the patch; it may lie outside.
     """
 
     width: tuple[float, float] = (1 / 6, 1.0)
@@ -81,19 +81,19 @@ class BumpStep(ChannelStep):
         }
 
     def bump(self, values: torch.Tensor, choices: Draws) -> torch.Tensor:
-        """The bump that was chosen for a channel: float32 (*patch)."""
+        """The chosen bump of a channel: float32 (*patch)."""
         return bump(values.shape, choices["centre"], choices["width"], values.device)
 
 
 def bump(shape: Sequence[int], centre: torch.Tensor, width: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """A Gaussian bump brought to 0 to 1 within the patch: float32 of this shape.
+    """A Gaussian bump, scaled to 0 to 1 within the patch: float32 of this shape.
 
-    Each voxel has the Gaussian's mass between its borders; the first voxel reaches from -0.5 to 0.5.
+    The value of a voxel is the Gaussian's mass between its borders; the first voxel reaches from -0.5 to 0.5.
 
     Args:
-        shape: Of the patch, along (z, y, x) or (y, x).
-        centre, width: float (axes,), voxels; the width is the standard deviation.
-        device: Of the result.
+        shape: Shape of the patch, (z, y, x) or (y, x).
+        centre, width: float (axes,) in voxels; the width is the standard deviation.
+        device: Device of the result.
     """
     result = torch.ones((), dtype=torch.float32, device=device)
     for size, middle, sigma in zip(shape, centre.double(), width.double(), strict=True):
@@ -109,7 +109,7 @@ class Gradient(BumpStep):
     """Add a bump: a brightness gradient.
 
     Args:
-        strength: Range of its height, with either sign.
+        strength: Range of the bump's height; the sign is random.
     """
 
     strength: tuple[float, float] = (1.0, 5.0)
@@ -131,10 +131,10 @@ class Gradient(BumpStep):
 
 @dataclass(kw_only=True)
 class LocalGamma(BumpStep):
-    """Gamma within a bump, fading into the unchanged image.
+    """Gamma within a bump, which fades into the unchanged image.
 
     Args:
-        low: Range of gamma below 1, as likely as the other.
+        low: Range of gamma below 1, as likely as ``high``.
         high: Range of gamma above 1.
     """
 
@@ -153,7 +153,7 @@ class LocalGamma(BumpStep):
         return {"gamma": gamma, **self.choose_bump(shape, generator)}
 
     def change(self, values: torch.Tensor, choices: Draws) -> torch.Tensor:
-        """Blend with the gamma of the channel, brought to 0 to 1. See `ChannelStep.change`."""
+        """Blend the channel with its gamma, both scaled to 0 to 1. See `ChannelStep.change`."""
         low, high = torch.aminmax(values)
         extent = (high - low).clamp(min=SMALLEST)
         weight = self.bump(values, choices)

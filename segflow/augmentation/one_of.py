@@ -15,13 +15,13 @@ from segflow.core.errors import SegflowError
 
 @dataclass(kw_only=True)
 class OneOf(Step):
-    """For each sample one of several steps, all as likely; the one that is drawn has its own probability still.
+    """One of several steps for each sample, all equally likely. The chosen step then applies its own probability.
 
     Args:
-        steps: Steps by name, as those of the augmentation are.
+        steps: Steps by name, as in the augmentation.
 
     Attributes:
-        alternatives: Those that are not switched off.
+        alternatives: The steps that are not switched off.
     """
 
     steps: Mapping[str, Step | None]
@@ -39,7 +39,7 @@ class OneOf(Step):
         return bound
 
     def draw(self, samples: int, channels: int, generator: torch.Generator) -> Draws:
-        """Choose for each sample; the draws of a step stand behind its name, and select only where it was chosen."""
+        """Choose a step for each sample. The draws of a step have its name as prefix, and select only its samples."""
         choice = torch.randint(len(self.alternatives), (samples, 1), generator=generator)
         result: Draws = {}
         for which, (name, step) in enumerate(self.alternatives.items()):

@@ -1,4 +1,4 @@
-"""Checks of what a configuration brings: every option of a part against its declared type and its range."""
+"""Checks of options against their declared types and ranges."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ PLAIN = (bool, int, float, str, type(None))
 
 
 def check_types(options: Any, where: str) -> None:
-    """Bring the fields of a dataclass to the plain types that they declare, such as lists to tuples.
+    """Convert the fields of a dataclass to their declared plain types, such as lists to tuples.
 
-    A field of any other type is left as it is.
+    Fields of other types are not changed.
 
     Args:
         options: Instance of a dataclass, changed in place.
-        where: What it is called in messages.
+        where: Its name in messages.
 
     Raises:
         SegflowError: A value has another type, or another number of items.
@@ -49,11 +49,11 @@ def _is_plain(hint: Any) -> bool:
 
 
 def check_probability(where: str, **values: float) -> None:
-    """Refuse what is no probability.
+    """Refuse values that are not probabilities.
 
     Args:
-        where: What the values belong to, in messages.
-        values: By the names of the options.
+        where: Name, in messages, of what the values belong to.
+        values: Values by the names of their options.
 
     Raises:
         SegflowError: A value lies outside of 0 to 1.
@@ -67,10 +67,10 @@ def checked_range(where: str, name: str, value: Sequence[Number], lowest: float 
     """A range as a tuple.
 
     Args:
-        where: What the range belongs to, in messages.
-        name: Of the option.
-        value: Its two ends.
-        lowest: What neither may lie below.
+        where: Name, in messages, of what the range belongs to.
+        name: Name of the option.
+        value: The two ends.
+        lowest: Limit that neither end may be below.
 
     Raises:
         SegflowError: The value is not two numbers in ascending order, or begins below ``lowest``.

@@ -1,4 +1,4 @@
-"""Mirroring, quarter turns and exchange of axes: what moves voxels without interpolating."""
+"""Mirroring, quarter turns and exchange of axes, which move voxels without interpolation."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class MirrorSettings:
     """Mirroring (recipe 7, row 9).
 
     Attributes:
-        probability: For each axis by itself.
-        axes: Plan axes that may be mirrored, 0 the coarsest; a 2D patch has the axes 1 and 2. Prediction mirrors along
-            the same. None: all.
-        keep_sides: Leave out the left-right axis: always, never, or (None) where names of labels come in pairs such as
-            left and right kidney, which a mirrored patch would teach to confuse.
+        probability: Probability of each axis.
+        axes: Plan axes that may be mirrored, 0 being the coarsest; a 2D patch has the axes 1 and 2. Prediction mirrors
+            along the same axes. null takes all.
+        keep_sides: Do not mirror along the left-right axis. null does so if names of labels come in pairs such as left
+            and right kidney, since mirrored patches would teach the network to confuse them.
     """
 
     probability: float = 0.5
@@ -42,12 +42,12 @@ class MirrorSettings:
                 raise SegflowError("augmentation.mirror.axes must be among 0, 1 and 2", found=self.axes)
 
     def patch_axes(self, dims: int, labels: Labels, left_right_axis: int | None = None) -> tuple[int, ...]:
-        """The axes of the patch that are mirrored, 0 the first of the patch.
+        """The axes of the patch to mirror; 0 is its first axis.
 
         Args:
-            dims: Spatial axes of the patch, 2 or 3.
-            labels: Whose names may come in pairs of sides.
-            left_right_axis: Plan axis that runs from left to right, where that is known.
+            dims: Number of spatial axes of the patch, 2 or 3.
+            labels: The label definition, whose names may come in pairs of sides.
+            left_right_axis: Plan axis that runs from left to right, or None if unknown.
         """
         volume_axes = {0, 1, 2} if self.axes is None else set(self.axes)
         keep_sides = has_sides(labels) if self.keep_sides is None else self.keep_sides
@@ -68,7 +68,7 @@ class MirrorSettings:
 
 
 def has_sides(labels: Labels) -> bool:
-    """Whether two labels of a dataset differ in nothing but left and right in their names."""
+    """Whether the names of two labels differ only in left and right."""
     sides: dict[tuple[str, ...], set[str]] = {}
     for name in labels.entries:
         words = name.lower().replace("-", "_").replace(" ", "_").split("_")
@@ -84,8 +84,8 @@ class TurnSettings:
     """Quarter turns and exchange of axes, among axes of equal length (recipe 16, DA5).
 
     Attributes:
-        turn_probability: For 0 to 3 quarter turns in the plane of two axes.
-        exchange_probability: For a random order of the axes.
+        turn_probability: Probability of 0 to 3 quarter turns in the plane of two axes.
+        exchange_probability: Probability of a random order of the axes.
     """
 
     turn_probability: float = 0.0
@@ -137,7 +137,7 @@ class Orientation:
         return {"flip": flip, "turn_axes": turn_axes, "turns": turns, "axes": axes}
 
     def apply(self, values: torch.Tensor, draws: Draws, sample: int) -> torch.Tensor:
-        """Orient one sample, (C, *patch); a view where nothing has to move."""
+        """Orient one sample, (C, *patch). The result is a view if nothing moves."""
         turns = int(draws["turns"][sample])
         if turns:
             values = torch.rot90(values, turns, [axis + 1 for axis in draws["turn_axes"][sample].tolist()])

@@ -1,7 +1,7 @@
-"""Affine resampling of one patch: exact (bi- or trilinear) for the image, by majority of weight for the label.
+"""Affine resampling of one patch: linear for the image, by the largest weight for the label.
 
-Eight gathers per voxel and seven interpolations, a slab of slices at a time so that all of it stays in the cache. Most
-label cells are of one label, and no weight is computed for those: the cost hardly depends on how many labels there are.
+Each voxel takes eight gathers and seven interpolations, a slab of slices at a time, which fits into the cache. Most
+cells of the label map hold a single label and need no weights, so the cost hardly depends on the number of labels.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from segflow.core.geometry import Box
 from segflow.core.labels import OUTSIDE
 
 SLAB_VOXELS = 2**17
-"""Voxels that are computed at a time on the CPU."""
+"""Number of voxels that are computed at a time on a CPU."""
 
 MIXED = torch.iinfo(torch.int16).min
-"""Stands for a cell whose corners have several labels."""
+"""Value of a cell whose corners have several labels."""
 
 TIE_SCALE = 1000.0
-"""Label weights are compared as half-precision multiples of 1/1000, so that rounding breaks no tie (recipe 7)."""
+"""Label weights are compared in thousandths and half precision, so that rounding breaks no tie (recipe 7)."""
 
 
 def source_region(matrix: torch.Tensor, patch_size: Sequence[int], source_size: Sequence[int]) -> Box:
-    """The box of source voxels that an affine resampling looks at.
+    """The box of source voxels that an affine resampling uses.
 
     Args:
         matrix: (d, d), from output to source, both centred.
@@ -34,7 +34,7 @@ def source_region(matrix: torch.Tensor, patch_size: Sequence[int], source_size: 
         source_size: Voxels of the source.
     """
     reach = matrix.double().abs() @ torch.tensor([(n - 1) / 2 for n in patch_size], dtype=torch.float64)
-    slack = 1e-3  # for the single precision of the coordinates
+    slack = 1e-3  # since coordinates are in single precision
     start, stop = [], []
     for size, half in zip(source_size, reach.tolist(), strict=True):
         centre = (size - 1) / 2
@@ -55,9 +55,9 @@ def resample(
 ) -> None:
     """Resample image and label about their common centre.
 
-    Outside of the source the image is 0 and the label -1; the source ends half a voxel beyond its outermost centres.
-    A label wins where the weights of its voxels sum to most; a tie goes to the nearest voxel's label if that is among
-    the tied, else to the lowest (recipe 7).
+    Outside of the source the image is 0 and the label -1. The source ends half a voxel beyond its outermost centres.
+    The label with the largest sum of weights wins. Among equal ones the nearest voxel's label wins if it is one of
+    them, else the lowest (recipe 7).
 
     Args:
         image: float (C, *source), d spatial axes.
@@ -65,12 +65,12 @@ def resample(
         matrix: (d, d), from output to source coordinates in voxels, both centred at 0.
         out_image: float (C, *patch), written.
         out_label: integer (L, *patch), written.
-        image_nearest: Take the nearest voxel of the image instead.
-        label_nearest: Take the nearest voxel of the label instead.
+        image_nearest: Take the nearest voxel of the image.
+        label_nearest: Take the nearest voxel of the label.
     """
     source_size, patch_size = image.shape[1:], out_image.shape[1:]
     region = source_region(matrix, patch_size, source_size)
-    # A frame of one voxel makes "outside" a value like any other.
+    # With a frame of one voxel, "outside" is a value like any other.
     images = _framed(image, region, 0)
     labels = _framed(label, region, OUTSIDE)
     frame = images.shape[1:]
@@ -105,9 +105,9 @@ def _strides(shape: Sequence[int]) -> list[int]:
 
 
 def _uniform_cells(labels: torch.Tensor, strides: Sequence[int]) -> torch.Tensor:
-    """The label that a voxel and its neighbours after it along every axis share, `MIXED` where they differ.
+    """The common label of a voxel and its next neighbours along every axis; `MIXED` if they differ.
 
-    Works on flat rows (L, voxels): where a row wraps, the cell begins on the far side of the frame and is never used.
+    It works on flat rows (L, voxels). Cells that wrap around a row begin on the far side of the frame and are not used.
     """
     mixed = torch.zeros_like(labels, dtype=torch.bool)
     for stride in strides:
@@ -144,7 +144,7 @@ def _positions(
 
 
 class _Grid:
-    """Where the voxels of a slab lie in the frame: their cells, and their places within the cells.
+    """Places of a slab's voxels in the frame: their cells, and their positions within the cells.
 
     Args:
         position: Coordinates along each axis.
@@ -162,7 +162,7 @@ class _Grid:
         self.fractions = [values - a for values, a in zip(self.position, low, strict=True)]
 
     def _flat(self, index: Sequence[torch.Tensor]) -> torch.Tensor:
-        # Single precision is exact below 2^24, and saves a conversion for each axis.
+        # Single precision is exact below 2^24 and saves a conversion per axis.
         exact = torch.float32 if self.voxels < 2**24 else torch.int32
         result = index[-1].to(exact)
         for values, stride in zip(index[:-1], self.strides[:-1], strict=True):
@@ -170,7 +170,7 @@ class _Grid:
         return result.int()
 
     def nearest(self, where: torch.Tensor | None = None) -> torch.Tensor:
-        """Flat index of the nearest voxel of the frame; a tie goes to the even coordinate of the source."""
+        """Flat index of the nearest voxel of the frame. A tie goes to the even source coordinate."""
         position = self.position if where is None else [values[where] for values in self.position]
         return self._flat([(values - s).round_().add_(s) for values, s in zip(position, self.shift, strict=True)])
 
@@ -183,7 +183,7 @@ class _Grid:
         return before.lerp_(after, self.fractions[axis])
 
     def majority(self, source: torch.Tensor, cells: torch.Tensor) -> torch.Tensor:
-        """The label of most weight."""
+        """The label with the largest weight."""
         result = cells.index_select(0, self.corner)
         where = (result == MIXED).nonzero().flatten()
         if len(where) == 0:
@@ -201,18 +201,18 @@ class _Grid:
 
 
 def _vote(label: torch.Tensor, weight: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
-    """The label of most weight at each position.
+    """The label with the largest weight at each position.
 
     Args:
         label: integer (corners, positions).
-        weight: float32 (corners, positions), 1 together.
-        own: Label of the nearest voxel, which settles a tie that it is part of.
+        weight: float32 (corners, positions), with sum 1.
+        own: Label of the nearest voxel, which wins a tie if it is part of it.
     """
     low, high = label.amin(0), label.amax(0)
     for_low, for_high = _score(label, weight, low), _score(label, weight, high)
     result = torch.where(for_high > for_low, high, low)
     result = torch.where(for_high == for_low, own, result)
-    # Nearly always there are two labels, and that was the answer.
+    # Nearly always there are only two labels, and the answer is found.
     several = ((label != low) & (label != high)).any(0).nonzero().flatten()
     if len(several) > 0:
         label, weight, own = label[:, several], weight[:, several], own[several]

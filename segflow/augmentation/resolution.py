@@ -19,7 +19,7 @@ class Blur(ChannelStep):
 
     Args:
         sigma: Range of the standard deviation in voxels.
-        same_for_axes: One standard deviation for all axes of a channel.
+        same_for_axes: Take one standard deviation for all axes of a channel.
     """
 
     sigma: tuple[float, float] = (0.5, 1.0)
@@ -43,7 +43,7 @@ class Blur(ChannelStep):
 
 
 def gaussian_kernel(sigma: float) -> list[float]:
-    """Weights of a Gaussian at whole voxels, summing to 1; its length is the odd number nearest 6 sigma + 0.5."""
+    """Weights of a Gaussian at whole voxels, with sum 1. The length is the odd number nearest to 6 sigma + 0.5."""
     length = 6 * sigma + 0.5
     half = max(0, round((length - 1) / 2))
     weights = [math.exp(-0.5 * (offset / sigma) ** 2) for offset in range(-half, half + 1)]
@@ -51,12 +51,12 @@ def gaussian_kernel(sigma: float) -> list[float]:
 
 
 def blur_axis(values: torch.Tensor, axis: int, sigma: float) -> torch.Tensor:
-    """Convolve with a Gaussian along one axis; beyond the border the values are mirrored about the last voxel.
+    """Convolve with a Gaussian along one axis; beyond the border, values are mirrored about the last voxel.
 
     Args:
         values: float32 (*patch).
-        axis: Of the values.
-        sigma: Voxels.
+        axis: Axis of the values.
+        sigma: Standard deviation in voxels.
     """
     kernel = gaussian_kernel(sigma)
     half, count = len(kernel) // 2, values.shape[axis]
@@ -73,10 +73,10 @@ def blur_axis(values: torch.Tensor, axis: int, sigma: float) -> torch.Tensor:
 
 @dataclass(kw_only=True)
 class LowResolution(ChannelStep):
-    """Drop voxels (nearest) and interpolate them anew (linear). In dummy-2D, the first axis keeps its own.
+    """Drop voxels (nearest) and interpolate them again (linear). In dummy-2D the first axis stays as it is.
 
     Args:
-        scale: Range of the share of voxels that is kept along each axis.
+        scale: Range of the share of voxels to keep along each axis.
     """
 
     scale: tuple[float, float] = (0.5, 1.0)
@@ -105,7 +105,7 @@ class Median(ChannelStep):
     """Median filter, on the CPU.
 
     Args:
-        size: Range of the edge of the filter in voxels, both ends included.
+        size: Range of the filter's edge in voxels, both ends included.
     """
 
     size: tuple[int, int] = (2, 7)
@@ -125,10 +125,10 @@ class Median(ChannelStep):
 
 @dataclass(kw_only=True)
 class Sharpen(ChannelStep):
-    """Subtract a share of the Laplacian; beyond the border the last voxel goes on.
+    """Subtract a share of the Laplacian. Beyond the border the last voxel is repeated.
 
     Args:
-        strength: Range of the factor of the negative Laplacian that is added.
+        strength: Range of the factor on the Laplacian.
     """
 
     strength: tuple[float, float] = (0.1, 1.0)
@@ -147,7 +147,7 @@ class Sharpen(ChannelStep):
 
 
 def laplacian(values: torch.Tensor) -> torch.Tensor:
-    """Sum over the axes of (*patch) of the differences to both neighbours; there is none beyond the border."""
+    """Sum of the differences to both neighbours along each axis, (*patch). Beyond the border the difference is 0."""
     result = torch.zeros_like(values)
     for axis in range(values.ndim):
         count = values.shape[axis] - 1

@@ -1,6 +1,6 @@
 """Rotation, scaling and the crop to the final patch, then orientation (recipe 7, rows 0-1b and 9).
 
-Mirroring comes last in the recipe. It commutes with all that lies between, so it is done here, where the voxels move
+Mirroring is the last step of the recipe. It commutes with the steps between, so it is done here, where voxels move
 anyway.
 """
 
@@ -26,17 +26,17 @@ class SpatialSettings:
     """Rotation and scaling.
 
     Attributes:
-        rotation_probability: That a sample is rotated.
-        rotation_axis_probability: That a rotated sample is rotated about an axis, for each axis by itself.
-        rotation_degrees: Largest angle either way. None: by the shape of the patch (recipe 6.3).
-        scaling_probability: That a sample is scaled, whether it is rotated or not.
-        scaling: Range of the factor from patch to source; above 1, objects shrink.
-        scaling_same_for_axes: One factor for all axes, else one for each.
-        dummy_2d: Rotate and scale slice by slice within the plane of axes 1 and 2. None: by the shape of the patch.
+        rotation_probability: Probability that a sample is rotated.
+        rotation_axis_probability: Probability of each axis that a rotated sample is rotated about it.
+        rotation_degrees: Largest angle in either direction; null takes it from the patch's shape (recipe 6.3).
+        scaling_probability: Probability that a sample is scaled, independent of rotation.
+        scaling: Range of the factor from patch to source. Above 1, objects shrink.
+        scaling_same_for_axes: Take one factor for all axes, not one for each.
+        dummy_2d: Rotate and scale slice by slice in the plane of axes 1 and 2; null decides by the patch's shape.
         image_interpolation: ``linear`` or ``nearest``.
-        label_interpolation: ``linear`` (the label of most weight) or ``nearest``.
-        loader_scale: The loaded patch has room for a rotated patch of this scale (recipe 6.3).
-        loader_patch_size: Voxels to load. None: by rule; the patch itself where nothing rotates or scales.
+        label_interpolation: ``linear`` (the label with the largest weight) or ``nearest``.
+        loader_scale: Scale of a rotated patch that the loaded patch has room for (recipe 6.3).
+        loader_patch_size: Voxels to load; null computes them, and loads just the patch if nothing rotates or scales.
     """
 
     rotation_probability: float = 0.2
@@ -73,11 +73,11 @@ class Spatial:
 
     Args:
         patch_size: Voxels of the final patch, (z, y, x) or (y, x).
-        settings: Of rotation and scaling.
-        orientation: What follows within the final patch.
+        settings: Settings of rotation and scaling.
+        orientation: Orientation of the final patch.
 
     Attributes:
-        loader_patch_size: Voxels that it wants to be given.
+        loader_patch_size: Voxels of the patches that it needs.
 
     Raises:
         SegflowError: The settings do not fit the patch.
@@ -116,7 +116,7 @@ class Spatial:
     def draw(self, samples: int, generator: torch.Generator) -> Draws:
         """Choose ``resampled`` (B,), ``matrix`` (B, d, d) from patch to source, and the orientation.
 
-        ``angles`` (B, 3 or 1) in radians and ``scales`` (B, d) are what the matrix is made of; d is 2 in dummy-2D.
+        The matrix is made from ``angles`` (B, 3 or 1) in radians and ``scales`` (B, d); d is 2 in dummy-2D.
         """
         settings, dims = self.settings, len(self.plane)
         axes = 3 if dims == 3 else 1
@@ -136,7 +136,7 @@ class Spatial:
         }
 
     def regions(self, draws: Draws) -> list[Box]:
-        """The part of each sample's loader patch that `apply` looks at."""
+        """The part of each sample's loader patch that `apply` uses."""
         centre = self._centre()
         boxes = []
         for resampled, matrix in zip(draws["resampled"].tolist(), draws["matrix"], strict=True):
@@ -161,7 +161,7 @@ class Spatial:
         Args:
             image: float32 (B, C, *loader patch).
             label: int16 (B, L, *loader patch).
-            draws: What `draw` chose.
+            draws: Choices of `draw`.
             out_image: float32 (B, C, *patch), written.
             out_label: int16 (B, L, *patch), written; -1 outside of the source.
         """

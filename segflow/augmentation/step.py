@@ -1,7 +1,7 @@
-"""A step of the augmentation: a change of grey values, with random choices of its own.
+"""Steps of the augmentation: changes of grey values, each with its own random choices.
 
-`Step` is the contract. `ChannelStep` is the base of nearly all steps: it chooses samples and their channels, so that a
-step of one's own says only what else it draws, and how the voxels of one channel change.
+`Step` is the contract. `ChannelStep` is the base of nearly all steps: it chooses samples and their channels. A step of
+your own only defines what else it draws, and how the voxels of one channel change.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ class Step:
 
     Attributes:
         patch_size: Voxels of the patch, (z, y, x) or (y, x); empty before `bind`.
-        dummy_2d: Whether the slices of a 3D patch are augmented each by itself.
+        dummy_2d: The slices of a 3D patch are augmented one by one.
     """
 
-    # Without annotations they are no fields, and so no options.
+    # Without annotations these are not fields, so they are not options.
     patch_size = cast("tuple[int, ...]", ())
     dummy_2d = False
 
@@ -42,7 +42,7 @@ class Step:
 
     @property
     def name(self) -> str:
-        """What messages call it: its class."""
+        """Its name in messages: that of its class."""
         return type(self).__name__
 
     def check_range(self, option: str, lowest: float | None = None) -> None:
@@ -50,7 +50,7 @@ class Step:
         checked_range(self.name, option, getattr(self, option), lowest)
 
     def bind(self, patch_size: Sequence[int], dummy_2d: bool) -> Self:
-        """A copy of the step that knows the patch: `patch_size` and `dummy_2d`, as `draw` may need them."""
+        """A copy of the step with `patch_size` and `dummy_2d` set, which `draw` may need."""
         bound = copy(self)
         bound.patch_size = tuple(patch_size)
         bound.dummy_2d = dummy_2d
@@ -60,32 +60,32 @@ class Step:
         """Make all random choices for a batch, before any voxel is seen.
 
         Args:
-            samples: B.
-            channels: C.
-            generator: On the CPU.
+            samples: Number B of samples.
+            channels: Number C of channels.
+            generator: A generator on the CPU.
 
         Returns:
-            By name, tensors with the samples along axis 0. ``selected``, bool (B, C), says what will be changed.
+            Name → tensor with the samples along axis 0. ``selected``, bool (B, C), marks the channels to change.
         """
         raise NotImplementedError(f"{self.name} has no draw")
 
     def apply(self, image: torch.Tensor, draws: Draws) -> None:
-        """Do what `draw` chose.
+        """Apply the choices of `draw`.
 
         Args:
             image: float32 (B, C, *patch), changed in place.
-            draws: For these B samples.
+            draws: Choices for these B samples.
         """
         raise NotImplementedError(f"{self.name} has no apply")
 
     def check(self, where: str) -> None:
-        """Draw once, and refuse a step that breaks its contract; it knows its patch already.
+        """Draw once, and refuse a step that breaks its contract. Call it after `bind`.
 
         Args:
             where: The key of the step, for messages.
 
         Raises:
-            SegflowError: The step cannot draw, or does not draw what a step draws.
+            SegflowError: The step cannot draw, or its draws break the contract.
         """
         self._check_draws(where, 1)
 
@@ -114,8 +114,8 @@ class ChannelStep(Step):
     """A step that changes chosen channels of chosen samples, each by itself.
 
     Args:
-        probability: Share of the samples that are changed.
-        channel_probability: Share of the channels of such a sample that are changed.
+        probability: Probability that a sample is changed.
+        channel_probability: Probability that a channel of such a sample is changed.
     """
 
     probability: float = 1.0
@@ -126,14 +126,14 @@ class ChannelStep(Step):
         check_probability(self.name, probability=self.probability, channel_probability=self.channel_probability)
 
     def choose(self, shape: tuple[int, int], generator: torch.Generator) -> Draws:
-        """Make the random choices of the step's own, for every channel, whether it will be changed or not.
+        """Make the step's own random choices for every channel, also for those that will not be changed.
 
         Args:
             shape: (B, C).
-            generator: On the CPU.
+            generator: A generator on the CPU.
 
         Returns:
-            By name, tensors (B, C) or (B, C, …).
+            Name → tensor (B, C) or (B, C, …).
         """
         return {}
 
@@ -142,7 +142,7 @@ class ChannelStep(Step):
 
         Args:
             values: float32 (*patch), on the device of the batch; it may be changed in place.
-            choices: What `choose` chose for this channel, without the axes B and C.
+            choices: Choices of `choose` for this channel, without the axes B and C.
 
         Returns:
             The changed values, of the same shape and type.
@@ -150,7 +150,7 @@ class ChannelStep(Step):
         raise NotImplementedError(f"{self.name} has no change")
 
     def draw(self, samples: int, channels: int, generator: torch.Generator) -> Draws:
-        """Choose ``selected`` (B, C), the sample first and then its channels, and what `choose` chooses."""
+        """Choose ``selected`` (B, C), first the sample, then its channels; and add the choices of `choose`."""
         chosen = select(samples, channels, self.probability, self.channel_probability, generator)
         return {"selected": chosen, **self.choose((samples, channels), generator)}
 
@@ -187,10 +187,10 @@ def checked_steps(steps: Mapping[str, Step | None], where: str) -> dict[str, Ste
     """Steps by name, in their order, without those that are switched off (None).
 
     Raises:
-        SegflowError: It is no mapping, or one of them is no step.
+        SegflowError: It is not a mapping, or an entry is not a step.
     """
     if not isinstance(steps, Mapping):
-        raise SegflowError(f"{where} must be a mapping, of names to steps", found=steps, expected=CONTRACT)
+        raise SegflowError(f"{where} must be a mapping of names to steps", found=steps, expected=CONTRACT)
     for name, step in steps.items():
         if isinstance(step, Mapping):
             near = get_close_matches(name, [other for other in steps if other != name], n=1)

@@ -1,4 +1,4 @@
-"""What a validation batch needs in place of augmentation: the centre of the patch, nothing random."""
+"""The transform of validation batches: the centre of the patch, without random changes."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from segflow.core.labels import Labels
 
 
 class ValidationTransform:
-    """The centre of the patch, nothing random; called like `BatchAugmentation`.
+    """Takes the centre of the patch, without random changes. It is called like `BatchAugmentation`.
 
     Args:
         patch_size: Voxels of the final patch.
-        labels: Of the dataset.
-        previous_stage: Whether label channel 1 is the label of a previous stage.
+        labels: The label definition.
+        previous_stage: Label channel 1 is the label of a previous stage.
     """
 
     def __init__(self, patch_size: Sequence[int], *, labels: Labels, previous_stage: bool) -> None:

@@ -1,4 +1,4 @@
-"""What a loader hands over: a batch of patches, and how one patch is read from a stored case."""
+"""Batches of patches, and reading of a patch from a stored case."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class PatchBatch(NamedTuple):
 
     Attributes:
         image: float32 (B, C, *patch).
-        label: int16 (B, 1, *patch); (B, 2, *patch) where channel 1 is the label of a previous stage that no transform
-            has consumed yet.
+        label: int16 (B, 1, *patch); (B, 2, *patch) if channel 1 is the label of a previous stage that no transform has
+            used yet.
         case_ids: The case of each sample.
     """
 
@@ -38,15 +38,14 @@ def read_patch(
 ) -> None:
     """Read one patch into arrays of the box's shape (recipe 6.2).
 
-    What lies outside the case is 0 in the image and -1 in the label. Only the part that the case has is read from
-    disk.
+    Outside the case the image is 0 and the label -1. Only the part within the case is read from disk.
 
     Args:
         case: The stored case.
-        box: Box in plan axes; may stick out of the case.
+        box: Box in plan axes, which may reach beyond the case.
         image: float (C, *box.shape), overwritten.
         label: integer (1 or 2, *box.shape), overwritten; channel 1 takes the label of the previous stage.
-        previous_stage: Label of the previous stage on the same grid, where label has a second channel.
+        previous_stage: Label of the previous stage on the same grid, if ``label`` has a second channel.
 
     Raises:
         SegflowError: The previous stage has another grid, or a file is damaged.

@@ -1,8 +1,8 @@
-"""Batches of patches, each a pure function of (seed, epoch, index).
+"""Batches of patches, which depend only on (seed, epoch, index).
 
-A worker process is handed whole batches and keeps no random state, so that neither the number of workers nor a resume
-changes what a batch holds. Samples of a batch draw from streams of their own, so that neither does the number of
-devices that share it.
+A worker process makes whole batches and keeps no random state, so neither the number of workers nor a restart changes a
+batch. Each sample of a batch has its own random stream, so the number of devices that share a batch does not change it
+either.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ Draws = Mapping[str, torch.Tensor]
 
 
 class PlannedTransform(Protocol):
-    """A transform whose random choices can be made before the patch is read; `augmentation.Augmentation` is one."""
+    """A transform whose random choices can be made before the patch is read, such as that of `augmentation`."""
 
     def draw(self, samples: int, channels: int, generator: torch.Generator) -> Draws:
-        """All random choices for a batch; every tensor has the samples along axis 0."""
+        """All random choices for a batch. Every tensor has the samples along axis 0."""
         ...
 
     def regions(self, draws: Draws) -> list[Box]:
-        """The part of each sample's loader patch that the transform will look at."""
+        """The part of each sample's loader patch that the transform will use."""
         ...
 
     def apply(self, image: torch.Tensor, label: torch.Tensor, draws: Draws) -> tuple[torch.Tensor, torch.Tensor]:
@@ -47,18 +47,18 @@ class PatchDataset(Dataset[PatchBatch]):
     Use it with ``DataLoader(dataset, sampler=[(epoch, 0), (epoch, 1), …], batch_size=None)``.
 
     Args:
-        store: Where the cases are.
+        store: Store of the cases.
         case_ids: Cases to draw from, uniformly and with replacement.
         batch_size: Samples of the global batch.
         sampler: Chooses the boxes.
-        seed: Of the run.
+        seed: Seed of the run.
         batches_per_epoch: Length of the dataset.
         previous_stage: Store of the previous stage's labels on the same grid; they become label channel 1.
-        transform: Applied to the batch within the worker. One that plans (`PlannedTransform`) lets the dataset read
-            only what it will look at.
-        stream: Tells apart datasets with the same seed, such as training (0) and validation (1).
-        rank: This process among those that share the batch.
-        world_size: How many share it.
+        transform: Applied to the batch within the worker. With a `PlannedTransform` the dataset
+            reads only the voxels that it will use.
+        stream: Number that separates datasets with the same seed, such as training (0) and validation (1).
+        rank: Index of this process among those that share the batch.
+        world_size: Number of processes that share the batch.
 
     Raises:
         SegflowError: There is no case, the batch has fewer samples than processes, or the seed is negative.
@@ -101,7 +101,7 @@ class PatchDataset(Dataset[PatchBatch]):
         return self.batches_per_epoch
 
     def __getitem__(self, key: tuple[int, int]) -> PatchBatch:
-        """The batch of an (epoch, index); samples of this rank only."""
+        """The batch of an (epoch, index), with the samples of this rank only."""
         epoch, index = key
         root = (self.seed, self.stream, epoch, index)
         shared = np.random.default_rng(np.random.SeedSequence(root))
@@ -138,7 +138,7 @@ class PatchDataset(Dataset[PatchBatch]):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Read the patches, or only a region of each.
 
-        The rest stays uninitialised: untouched memory costs nothing, and nobody looks at it.
+        The rest stays uninitialised, since it is not used, and untouched memory costs nothing.
         """
         shape = self.sampler.patch_size
         label_channels = 1 if self.previous_stage is None else 2
@@ -169,7 +169,7 @@ class PatchDataset(Dataset[PatchBatch]):
 
 
 def samples_of_rank(batch_size: int, rank: int, world_size: int) -> range:
-    """The samples of the global batch that one process computes: equal shares, the first ranks take one more.
+    """The samples of the global batch that one process computes. Shares are equal, or one larger on the first ranks.
 
     Raises:
         SegflowError: There are more processes than samples.

@@ -1,4 +1,4 @@
-"""Where in a case the next patch lies (recipe 6.1, 6.2)."""
+"""Choice of a patch's position in a case (recipe 6.1, 6.2)."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from segflow.storage.stored_case import ForegroundLocations, StoredCase
 
 
 def forced_foreground_flags(batch_size: int, fraction: float) -> tuple[bool, ...]:
-    """Which samples of a batch must contain foreground: the last ones (recipe 6.1).
+    """For each sample of a batch, whether it must contain foreground: the last ones must (recipe 6.1).
 
     Args:
         batch_size: Samples of the global batch.
-        fraction: Share that must, 0 to 1.
+        fraction: Share of samples that must contain foreground, 0 to 1.
     """
     free = round(batch_size * (1 - fraction))
     return tuple(index >= free for index in range(batch_size))
@@ -47,19 +47,19 @@ class BoxSampler(Protocol):
 
 @dataclass(eq=False)
 class PatchSampler:
-    """Chooses the box of a patch; all randomness comes from the generator that it is called with.
+    """Chooses the box of a patch. All randomness comes from the generator of a call.
 
     Args:
-        patch_size_loader: Voxels to read, (z, y, x) or (y, x). Larger than the final patch where the augmentation
+        patch_size_loader: Voxels to read, (z, y, x) or (y, x). It is larger than the final patch if the augmentation
             needs room to rotate.
-        patch_size_final: Voxels that the network sees.
-        labels: Needed where ``class_weights`` names labels.
+        patch_size_final: Voxels of the network's input.
+        labels: The label definition; needed if ``class_weights`` names labels.
         foreground_fraction: Share of the patches that must contain foreground, 0 to 1.
-        probabilistic: Decide for each patch by itself with this probability, instead of the last ones of each batch.
-        class_weights: Label or region → how often it is chosen when foreground is forced, relative to the others, by
-            its name in dataset.json or its number. What is not listed has weight 1. Empty: all alike.
-        foreground_jitter: How far a forced foreground voxel may lie from the centre of the patch, as a share of the
-            way to its border, 0 to 1. At 0 it is the centre voxel, so that a small lesion is always seen centred.
+        probabilistic: Decide for each patch independently with this probability, instead of taking the last of a batch.
+        class_weights: Name or number of a label or region → its weight in the choice of forced foreground. The weight
+            of others is 1.
+        foreground_jitter: Largest distance of a forced foreground voxel from the centre of the patch, as a share of
+            the way to the border, 0 to 1. With 0 it is the centre voxel, so a small lesion is always centred.
 
     Raises:
         SegflowError: An option is out of range, the sizes do not fit together, or a weight is given for an unknown
@@ -101,13 +101,13 @@ class PatchSampler:
             raise SegflowError("sampling.class_weights must be numbers, none of them negative", found=wrong)
 
     def forced(self, batch_size: int, generator: np.random.Generator) -> Sequence[bool]:
-        """Which samples of a batch must contain foreground (recipe 6.1)."""
+        """For each sample of a batch, whether it must contain foreground (recipe 6.1)."""
         if self.probabilistic:
             return [bool(v) for v in generator.random(batch_size) < self.foreground_fraction]
         return forced_foreground_flags(batch_size, self.foreground_fraction)
 
     def __call__(self, case: StoredCase, generator: np.random.Generator, force_foreground: bool) -> Box:
-        """Choose a box of the loader's patch size, in plan axes (z, y, x); it may stick out of the case.
+        """Choose a box of the loader's patch size, in plan axes (z, y, x). It may reach beyond the case.
 
         Args:
             case: The stored case.
@@ -119,7 +119,7 @@ class PatchSampler:
         if voxel is None:
             start = [int(generator.integers(a, b + 1)) for a, b in zip(lowest, highest, strict=True)]
         else:
-            # No upper clamp: a patch on the far border reaches beyond the case and is padded there.
+            # There is no upper limit: a patch at the far border reaches beyond the case and is padded.
             start = [max(a, v - n // 2) for a, v, n in zip(lowest, voxel, self.patch_size, strict=True)]
         return Box(tuple(start), tuple(a + n for a, n in zip(start, self.patch_size, strict=True)))
 
@@ -159,7 +159,7 @@ class PatchSampler:
 
 
 def _is_annotated_key(key: LabelKey) -> bool:
-    """Whether a key stands for all voxels that an ignore label leaves (recipe 4.4), which begins with "outside"."""
+    """Whether a key means all annotated voxels beside an ignore label (recipe 4.4). It begins with "outside"."""
     return isinstance(key, tuple) and key[0] == OUTSIDE
 
 

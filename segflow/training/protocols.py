@@ -1,4 +1,4 @@
-"""What a training is put together from: the contracts that a part of a user's own has to keep."""
+"""The exchangeable parts of a training, and their contracts for a user's own parts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from segflow.sampling.patch_sampler import BoxSampler
 class NetworkFactory(Protocol):
     """Builds a module: image (B, C, *patch) → logits (B, K, *patch) without a final activation.
 
-    Where ``deep_supervision`` is asked for it may give a list: these first, then those of coarser levels.
+    With ``deep_supervision`` the module may return a list: these logits first, then those of coarser levels.
     """
 
     def __call__(
@@ -43,7 +43,7 @@ class OptimizerFactory(Protocol):
 
 
 class ScheduleFactory(Protocol):
-    """Builds a schedule that is stepped once an epoch; one that takes ``total_epochs`` is told how many there are."""
+    """Builds a schedule that is stepped once per epoch. If it takes ``total_epochs``, it gets the number of epochs."""
 
     def __call__(self, optimizer: Optimizer, **options: Any) -> LRScheduler: ...
 
@@ -65,14 +65,14 @@ class BatchTransform(Protocol):
 
 
 class AugmentationLike(BatchTransform, Protocol):
-    """A batch transform that says how large a patch it wants, and along which axes it mirrors."""
+    """A batch transform with the patch size that it needs and the axes along which it mirrors."""
 
     loader_patch_size: tuple[int, ...]
     mirror_axes: tuple[int, ...]
 
 
 class AugmentationFactory(Protocol):
-    """Builds the augmentation of a configuration's patches. ``left_right_axis`` is a plan axis, where it is known."""
+    """Builds the augmentation of a configuration's patches. ``left_right_axis`` is a plan axis, or None if unknown."""
 
     def __call__(
         self,
@@ -97,11 +97,11 @@ class TrainingParts:
 
     Attributes:
         network, loss, optimizer, schedule, sampler, augmentation: See the protocols.
-        trainer: Builds Lightning's Trainer; keywords that are bound to it (``functools.partial``) are read where we
-            have to decide something by them (precision, devices, strategy, limits, max_time).
+        trainer: Builds Lightning's Trainer. Options that are bound to it (``functools.partial``) are read if segflow
+            must decide something by them (precision, devices, strategy, limits, max_time).
         loggers: Each ``(save_dir=run folder)`` → Lightning logger.
-        callbacks: More of Lightning's callbacks.
-        score_volumes: Scores whole cases during training; needed where ``training.volume_every`` asks for it.
+        callbacks: Further Lightning callbacks.
+        score_volumes: Scores whole cases during training; needed if ``training.volume_every`` is set.
     """
 
     network: NetworkFactory
@@ -118,15 +118,15 @@ class TrainingParts:
 
 @dataclass(frozen=True, slots=True)
 class TrainResult:
-    """How a training ended.
+    """Result of a training.
 
     Attributes:
-        folder: The run's folder.
-        finished: Whether it reached its end; False after STOP, when the same command continues it.
-        epochs: Epochs trained, earlier starts included.
+        folder: The fold's folder.
+        finished: Whether it reached its end. After STOP it did not, and the same command continues it.
+        epochs: Epochs trained, including earlier starts.
         metrics: Last value of every curve, under its TensorBoard tag.
-        trained: False where it had been finished before and nothing was done.
-        has_weights: False where the trainer's options left no checkpoint, so that nothing can be predicted.
+        trained: False if it was already finished and nothing was done.
+        has_weights: False if the trainer's options disabled checkpoints, so that nothing can be predicted.
     """
 
     folder: Path
