@@ -163,7 +163,7 @@ def default_augmentation() -> Any:
     from hydra import compose, initialize_config_dir
     from hydra.utils import instantiate
 
-    from segflow.apps import _edge
+    from segflow.apps import _shipped
 
-    with initialize_config_dir(version_base="1.3", config_dir=str(_edge.config_dir())):
+    with initialize_config_dir(version_base="1.3", config_dir=str(_shipped.config_dir())):
         return instantiate(compose(overrides=["+augmentation=nnunet"]).augmentation, _convert_="all")

@@ -166,10 +166,10 @@ def composed(prepared: str, outputs: str, *overrides: str) -> Any:
     """The configuration of ``segflow train`` with these overrides."""
     from hydra import compose, initialize_config_dir
 
-    from segflow.apps import _edge
+    from segflow.apps import _shipped
 
     folder = Path(prepared)
-    with initialize_config_dir(version_base="1.3", config_dir=str(_edge.config_dir())):
+    with initialize_config_dir(version_base="1.3", config_dir=str(_shipped.config_dir())):
         return compose(
             "train",
             overrides=[

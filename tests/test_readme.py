@@ -53,7 +53,7 @@ def test_the_segflow_commands_run_in_order(tmp_path: Path) -> None:
     summary = tmp_path / "predictions" / "summary.json"
     assert summary.is_file()
     runs = tmp_path / "outputs" / "Dataset001_Phantom" / "nnUNetPlans" / "3d_fullres"
-    assert {run.name for run in runs.iterdir()} >= {"default", "quick", "gentle", "monai"}
+    assert {run.name for run in runs.iterdir()} >= {"default", "quick", "gentle", "monai", "stripes", "focal"}
     assert all((run / "fold_0" / "finished.json").is_file() for run in runs.glob("optimizer.lr-*"))
 
 
