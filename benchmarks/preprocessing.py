@@ -117,7 +117,7 @@ def nnunet_both(meter: Meter, raw: str, prepared: str) -> None:
 
 
 def segflow_both(meter: Meter, raw: str, prepared: str) -> None:
-    """Both configurations of the case through segflow's door."""
+    """Preprocess both configurations of the case with segflow."""
     from segflow.core.plans import Plans
     from segflow.preprocessing.preprocess_dataset import PreprocessSettings, preprocess_dataset
     from segflow.storage.json_files import read_json
@@ -149,7 +149,7 @@ def nnunet_dataset(meter: Meter, identifier: int, configurations: list[str]) -> 
 
 
 def segflow_dataset(meter: Meter, raw: str, prepared: str, configurations: list[str]) -> None:
-    """A dataset through segflow's doors. The check is part of measuring."""
+    """Measure and preprocess a dataset with segflow. The check is part of measuring."""
     from segflow.core.dataset import DatasetDescription
     from segflow.planning.measure_dataset import measure_dataset
     from segflow.planning.plan_dataset import plan_dataset

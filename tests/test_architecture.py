@@ -1,4 +1,4 @@
-"""The house stands as the design draws it."""
+"""Packages import each other in one direction."""
 
 from __future__ import annotations
 

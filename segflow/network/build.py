@@ -1,4 +1,4 @@
-"""The door of this room: a network by its name."""
+"""Building a network by its name."""
 
 from __future__ import annotations
 
