@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from difflib import get_close_matches
+from inspect import get_annotations
 from typing import Any, Self, cast
 
 import torch
@@ -36,6 +37,14 @@ class Step:
     # Without annotations these are not fields, so they are not options.
     patch_size = cast("tuple[int, ...]", ())
     dummy_2d = False
+
+    def __new__(cls, *_: object, **__: object) -> Self:
+        declared = get_annotations(cls)
+        if declared and "__init__" not in cls.__dict__:
+            found = f"{cls.__module__}.{cls.__qualname__} with {', '.join(declared)}"
+            fix = "Write @dataclass(kw_only=True) above the class."
+            raise SegflowError("an augmentation step has options and is no dataclass", found=found, fix=fix)
+        return super().__new__(cls)
 
     def __post_init__(self) -> None:
         check_types(self, self.name)

@@ -194,6 +194,15 @@ def test_options_of_the_wrong_kind_are_refused(options, said):
     assert Slices(amount=[1, 2]).amount == (1.0, 2.0)
 
 
+class Undecorated(ChannelStep):
+    strength: float = 0.1
+
+
+def test_a_class_that_forgets_to_be_a_dataclass_is_told():
+    with pytest.raises(SegflowError, match=r"Undecorated with strength.*@dataclass\(kw_only=True\)"):
+        Undecorated(strength=0.2)
+
+
 def test_nothing_to_choose_from_is_refused():
     with pytest.raises(SegflowError, match="has no step to draw"):
         OneOf(steps={"noise": None})
