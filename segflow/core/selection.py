@@ -8,6 +8,7 @@ from typing import Any
 
 from segflow.core.errors import UNUSABLE, SegflowError
 from segflow.core.labels import LabelKey, key_from_text, key_text
+from segflow.core.plain_json import record_from
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,17 +48,13 @@ class Candidate:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Candidate:
-        """Inverse of `to_json`."""
-        return cls(
-            name=str(value["name"]),
-            runs=tuple(value["runs"]),
-            folds=tuple(tuple(folds) for folds in value["folds"]),
-            dice=float(value["dice"]),
-            dice_per_label={key_from_text(key): float(dice) for key, dice in value["dice_per_label"].items()},
-            behind=float(value["behind"]),
-            behind_low=float(value["behind_low"]),
-            behind_high=float(value["behind_high"]),
-        )
+        """Inverse of `to_json`.
+
+        Raises:
+            SegflowError: A key is missing, or its value cannot be used.
+        """
+        by_label = {key_from_text(key): dice for key, dice in value["dice_per_label"].items()}
+        return record_from({**value, "dice_per_label": by_label}, cls)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,15 +109,9 @@ class Selection:
             SegflowError: The content is not that of a selection.
         """
         try:
-            return cls(
-                dataset=str(value["dataset"]),
-                candidates=tuple(Candidate.from_json(candidate) for candidate in value["candidates"]),
-                cases=tuple(value["cases"]),
-                crossval=str(value["crossval"]),
-                postprocessing=str(value["postprocessing"]),
-                dice_after=float(value["dice_after_postprocessing"]),
-                notes=tuple(value["notes"]),
-                commands=tuple(value["commands"]),
-            )
+            ranked = [Candidate.from_json(candidate) for candidate in value["candidates"]]
+            return record_from({**value, "candidates": ranked, "dice_after": value["dice_after_postprocessing"]}, cls)
+        except SegflowError as error:
+            raise SegflowError(f"this is not the content of selection.json: {error}") from None
         except UNUSABLE as error:
             raise SegflowError(f"this is not the content of selection.json: {error!r}") from None

@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from operator import index
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
+from segflow.core.plain_json import record_from
 from segflow.storage.folds import Fold
 from segflow.storage.json_files import read_json_as
 from segflow.training.protocols import TrainResult
@@ -46,29 +47,22 @@ def finished_before(folder: Fold) -> TrainResult:
     logger.info("%s is finished (%s); nothing to do", folder.path, ended)
     if facts.time_was_up:
         logger.info("trainer.max_time ended it: with training.extend=true and more time, or no limit, it goes on")
-    return TrainResult(folder.path, True, epochs or 0, facts.metrics, trained=False)
+    return TrainResult(folder.path, True, epochs or 0, facts.last_metrics, trained=False)
 
 
 @dataclass(frozen=True, slots=True)
 class _Facts:
     """Content of ``finished.json``. That of an imported run has none of these values."""
 
-    epochs: int | None
-    max_epochs: int | None
-    max_time_seconds: float | None
-    metrics: Mapping[str, float]
+    epochs: int | None = None
+    max_epochs: int | None = None
+    max_time_seconds: float | None = None
+    metrics: Mapping[str, float | None] = field(default_factory=dict)
 
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> _Facts:
-        epochs, most, seconds = (value.get(key) for key in ("epochs", "max_epochs", "max_time_seconds"))
-        return cls(
-            epochs=None if epochs is None else index(epochs),
-            max_epochs=None if most is None else index(most),
-            max_time_seconds=None if seconds is None else float(seconds),
-            metrics={
-                tag: math.nan if number is None else float(number) for tag, number in value.get("metrics", {}).items()
-            },
-        )
+    @property
+    def last_metrics(self) -> dict[str, float]:
+        """Last value of each curve; NaN where it has none, which JSON has no number for."""
+        return {tag: math.nan if number is None else number for tag, number in self.metrics.items()}
 
     @property
     def time_was_up(self) -> bool:
@@ -77,4 +71,4 @@ class _Facts:
 
 
 def _read_facts(folder: Fold) -> _Facts:
-    return read_json_as(folder.finished_file, _Facts.from_json)
+    return read_json_as(folder.finished_file, partial(record_from, kind=_Facts))

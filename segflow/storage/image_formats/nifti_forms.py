@@ -16,6 +16,7 @@ import numpy as np
 from nibabel.spatialimages import HeaderDataError
 
 from segflow.core.geometry import Geometry
+from segflow.core.plain_json import record_from
 from segflow.storage.image_formats.placement import restore_orientation
 
 KEY = "nifti"
@@ -122,16 +123,7 @@ class NiftiForms:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> NiftiForms:
         """Inverse of `to_json`."""
-        return cls(
-            version=int(value["version"]),
-            units=int(value["units"]),
-            pixdim=_numbers(value["pixdim"]),
-            qform_code=int(value["qform_code"]),
-            sform_code=int(value["sform_code"]),
-            quaternion=_numbers(value["quaternion"]),
-            offset=_numbers(value["offset"]),
-            rows=tuple(_numbers(row) for row in value["rows"]),
-        )
+        return record_from(value, cls)
 
 
 def give_hand(header: nibabel.Nifti1Header) -> None:

@@ -1,0 +1,28 @@
+"""Records whose fields are the keys of their JSON."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import msgspec
+
+from segflow.core.errors import SegflowError
+
+Record = TypeVar("Record")
+
+
+def record_from(value: Any, kind: type[Record]) -> Record:
+    """Build a record from plain JSON. Keys that it does not have are passed over.
+
+    Args:
+        value: The content of a file, or a part of it.
+        kind: A dataclass whose fields may be left out if they have a default.
+
+    Raises:
+        SegflowError: A key is missing, or its value is of another kind; names it.
+    """
+    try:
+        return msgspec.convert(value, kind, strict=False)
+    except msgspec.ValidationError as error:
+        text = str(error).replace("`", "'")
+        raise SegflowError(text.replace(" - at '$.", " in '").replace(" - at '$", " in '")) from None
