@@ -34,7 +34,6 @@ INITIAL_PATCH_VOXELS = {2: 2048**2, 3: 256**3}
 def plan_configuration(
     spacing: Sequence[float],
     median_shape: Sequence[float],
-    data_identifier: str,
     dataset_voxels: float,
     description: DatasetDescription,
     median_relative_size: float,
@@ -45,14 +44,14 @@ def plan_configuration(
     Args:
         spacing: mm, 2 or 3 entries in plan axes.
         median_shape: Voxels of the median case at that spacing, same axes; may have halves.
-        data_identifier: Folder of its preprocessed arrays.
         dataset_voxels: Voxels of the whole dataset, which limits the batch size.
         description: Channels and labels.
         median_relative_size: Share of voxels that cropping leaves.
         settings: The planner's constants.
 
     Returns:
-        The JSON object of the plans' ``configurations``, without ``batch_dice`` and the stages of a cascade.
+        The JSON object of the plans' ``configurations``, without its folder of arrays, ``batch_dice`` and
+        the stages of a cascade.
 
     Raises:
         SegflowError: No patch fits the memory target, or the network would need more levels than the settings describe.
@@ -66,7 +65,6 @@ def plan_configuration(
     schemes = [NORMALIZATION_SCHEMES.get(name.casefold(), "ZScoreNormalization") for name in description.channels]
     cropping_matters = median_relative_size < settings.mask_threshold
     return {
-        "data_identifier": data_identifier,
         "preprocessor_name": "DefaultPreprocessor",
         "batch_size": max(min(batch_size, limit), settings.min_batch_size),
         "patch_size": list(pooling.patch_size),

@@ -132,15 +132,10 @@ class _Work:
         )
 
     def plan(self, name: str, spacing: np.ndarray, median_shape: list[Any], dataset_voxels: float) -> dict[str, Any]:
-        return plan_configuration(
-            spacing.tolist(),
-            median_shape,
-            self._data_identifier(name),
-            dataset_voxels,
-            self.description,
-            self.relative_size,
-            self.settings,
+        planned = plan_configuration(
+            spacing.tolist(), median_shape, dataset_voxels, self.description, self.relative_size, self.settings
         )
+        return {"data_identifier": self._data_identifier(name), **planned}
 
     def _data_identifier(self, name: str) -> str:
         settings = self.settings

@@ -11,7 +11,7 @@ import numpy as np
 from segflow.core.geometry import Box
 from segflow.core.labels import LabelKey, Labels
 from segflow.core.postprocessing import PostprocessingStep
-from segflow.evaluation.label_maps import LabelBoxes, box_of, boxes_of_labels, mask_of
+from segflow.evaluation.label_maps import box_of, boxes_of_labels, mask_of
 from segflow.evaluation.label_pairs import LabelPair, read_pair
 from segflow.evaluation.overlap import Overlap, count_pairs
 from segflow.evaluation.undeclared import Undeclared, undeclared_values
@@ -72,26 +72,12 @@ def try_steps(
     current = postprocess_label_map(prediction, accepted, case.spacing)
     overlaps = _updated(case.overlaps, reference, prediction, current, ignore_label)
     boxes = boxes_of_labels(current)
-    return [
-        {key: overlap.dice for key, overlap in tried.items()}
-        for tried in (
-            _with_candidate(overlaps, reference, current, step, boxes, case.spacing, ignore_label)
-            for step in candidates
-        )
-    ]
-
-
-def _with_candidate(
-    overlaps: Mapping[LabelKey, Overlap],
-    reference: np.ndarray,
-    current: np.ndarray,
-    step: PostprocessingStep,
-    boxes: LabelBoxes,
-    spacing: Sequence[float],
-    ignore_label: int | None,
-) -> dict[LabelKey, Overlap]:
-    box, part = apply_step(current, step, spacing, boxes)
-    return _updated(overlaps, reference[box.slices], current[box.slices], part, ignore_label)
+    tried = []
+    for step in candidates:
+        box, part = apply_step(current, step, case.spacing, boxes)
+        changed = _updated(overlaps, reference[box.slices], current[box.slices], part, ignore_label)
+        tried.append({key: overlap.dice for key, overlap in changed.items()})
+    return tried
 
 
 def _updated(

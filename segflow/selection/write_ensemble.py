@@ -47,8 +47,8 @@ def write_ensemble(
     }
     done = predictions.prepare(wanted, what="label maps", maker="ensemble", own=True)
     jobs = [
-        Job(case_id, (case_id, members[case_id], labels, reader, pattern, predictions, wanted[case_id].origin))
-        for case_id, pattern in zip(cases, patterns, strict=True)
+        Job(case_id, (case_id, members[case_id], labels, reader, predictions, wanted[case_id].origin))
+        for case_id in cases
         if case_id not in done
     ]
     workers = worker_count(processes, [voxels_of(file, reader) for file in patterns])
@@ -62,11 +62,10 @@ def _write_case(
     members: Sequence[StoredProbabilities],
     labels: Labels,
     reader: ImageIO,
-    pattern: Path,
     predictions: Predictions,
     origin: Origin,
 ) -> None:
-    inputs = origin.stamp_inputs()
+    inputs, pattern = origin.stamp_inputs(), origin.inputs["label_map"]
     label, geometry = reader.read_label(pattern)
     with predictions.written(case_id, origin, inputs) as place:
         reader.write_label(decide_case(members, case_id, labels, label.shape), geometry, place / pattern.name)

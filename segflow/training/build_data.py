@@ -12,7 +12,7 @@ from segflow.augmentation.validation_transform import ValidationTransform
 from segflow.sampling.patch_dataset import PatchDataset
 from segflow.sampling.patch_sampler import BoxSampler
 from segflow.training.build_part import build_part
-from segflow.training.datamodule import PatchDataModule
+from segflow.training.datamodule import EpochBatches, PatchDataModule
 from segflow.training.training_job import TrainingJob
 
 SAMPLER = (
@@ -22,16 +22,14 @@ SAMPLER = (
 )
 
 
-def build_data(
-    job: TrainingJob, trainer: pl.Trainer, *, on_device: bool, train_batches: int, val_batches: int
-) -> PatchDataModule:
+def build_data(job: TrainingJob, trainer: pl.Trainer, batches: EpochBatches, *, on_device: bool) -> PatchDataModule:
     """Build the patches of the training and validation cases.
 
     Args:
         job: The fold to train.
         trainer: Lightning's trainer.
+        batches: Batches of an epoch. Without validation batches there is no validation data.
         on_device: Training batches are augmented on the device, so workers do not augment them.
-        train_batches, val_batches: Batches of an epoch. Without validation batches there is no validation data.
     """
     record, plan, labels = job.record, job.record.plan, job.record.dataset.labels
     shared: dict[str, Any] = {
@@ -46,12 +44,12 @@ def build_data(
         record.train_cases,
         sampler=_sampler(job, job.augmentation.loader_patch_size),
         transform=None if on_device else job.augmentation,
-        batches_per_epoch=train_batches,
+        batches_per_epoch=batches.train,
         stream=0,
         **shared,
     )
     val = None
-    if val_batches:
+    if batches.val:
         val = PatchDataset(
             job.store,
             record.val_cases,
@@ -59,15 +57,14 @@ def build_data(
             transform=ValidationTransform(
                 plan.patch_size, labels=labels, previous_stage=plan.previous_stage is not None
             ),
-            batches_per_epoch=val_batches,
+            batches_per_epoch=batches.val,
             stream=1,
             **shared,
         )
     return PatchDataModule(
         train,
         val,
-        train_batches=train_batches,
-        val_batches=val_batches,
+        batches=batches,
         num_workers=job.settings.num_workers,
         batch_bytes=(
             _batch_bytes(job, train, job.augmentation.loader_patch_size if on_device else plan.patch_size),

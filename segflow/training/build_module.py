@@ -14,6 +14,7 @@ from segflow.training.compilation import compile_if_it_pays
 from segflow.training.device_augmentation import DeviceAugmentation
 from segflow.training.initial_weights import read_initial_weights, transfer_weights
 from segflow.training.module import SegmentationModule
+from segflow.training.optimization import Optimization
 from segflow.training.parameters import freeze
 from segflow.training.training_job import TrainingJob
 
@@ -65,10 +66,7 @@ def build_module(job: TrainingJob, trainer: pl.Trainer, *, on_device: bool, fres
         network,
         DeepSupervisionLoss(loss, plan.topology.strides),
         labels,
-        parts.optimizer,
-        parts.schedule,
-        total_epochs=int(trainer.max_epochs or 1),
-        lr_factors=settings.lr_factors,
+        Optimization(parts.optimizer, parts.schedule, int(trainer.max_epochs or 1), settings.lr_factors),
         augmentation=DeviceAugmentation(
             job.augmentation,
             seed=settings.seed,

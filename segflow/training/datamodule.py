@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
 from torch.utils.data import Dataset
@@ -21,12 +21,24 @@ HELD = 2
 """Batches that the training process holds: the current and the next."""
 
 
+class EpochBatches(NamedTuple):
+    """How many batches an epoch has.
+
+    Attributes:
+        train: For training, at least 1.
+        val: For validation; 0 if there is none.
+    """
+
+    train: int
+    val: int
+
+
 class PatchDataModule(pl.LightningDataModule):
     """Training and validation batches. Each depends only on (seed, epoch, index).
 
     Args:
         train, val: ``dataset[epoch, index]`` is a whole batch; ``val`` is None without validation.
-        train_batches, val_batches: Batches of an epoch.
+        batches: Of an epoch.
         num_workers: Workers for training batches; -1 chooses. Validation gets half as many.
         batch_bytes: Size of a training and of a validation batch, to check the free shared memory.
         repeat_batch: Train on the first batch again and again.
@@ -37,15 +49,14 @@ class PatchDataModule(pl.LightningDataModule):
         train: Dataset[Any],
         val: Dataset[Any] | None,
         *,
-        train_batches: int,
-        val_batches: int,
+        batches: EpochBatches,
         num_workers: int = -1,
         batch_bytes: tuple[int, int] = (0, 0),
         repeat_batch: bool = False,
     ) -> None:
         super().__init__()
         self._train, self._val = train, val
-        self._batches = {"train": train_batches, "val": val_batches}
+        self._batches = batches
         self._num_workers = num_workers
         self._batch_bytes = batch_bytes
         self._workers: int | None = None
@@ -87,7 +98,7 @@ class PatchDataModule(pl.LightningDataModule):
         workers = self._choose_workers(on_gpu)
         return EpochLoader(
             dataset,
-            batches=self._batches[name],
+            batches=getattr(self._batches, name),
             epoch=lambda: _completed_epochs(trainer) // epochs_between,
             workers=workers if name == "train" else _for_validation(workers),
             pin_memory=trainer.strategy.root_device.type == "cuda",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from typing import Any, NamedTuple
 
@@ -18,8 +17,7 @@ from segflow.loss.hard_counts import hard_counts
 from segflow.network.levels import logits_of_levels
 from segflow.sampling.batch import PatchBatch
 from segflow.training.device_augmentation import DeviceAugmentation
-from segflow.training.parameters import parameter_groups
-from segflow.training.protocols import OptimizerFactory, ScheduleFactory
+from segflow.training.optimization import Optimization
 
 Tensor = torch.Tensor
 
@@ -55,9 +53,7 @@ class SegmentationModule(pl.LightningModule):
             Its parameters appear as ``network.…``.
         loss: List of logits, target (B, 1, …) → scalar.
         labels: The label definition.
-        optimizer, schedule: Factories, see `segflow.training.protocols`.
-        total_epochs: Length of the schedule.
-        lr_factors: Shell pattern of parameter names → factor on the learning rate.
+        optimization: Optimizer and schedule.
         augmentation: Applied to training batches on the device; None if the workers augment.
     """
 
@@ -66,21 +62,15 @@ class SegmentationModule(pl.LightningModule):
         network: nn.Module,
         loss: nn.Module,
         labels: Labels,
-        optimizer: OptimizerFactory,
-        schedule: ScheduleFactory,
+        optimization: Optimization,
         *,
-        total_epochs: int,
-        lr_factors: dict[str, float] | None = None,
         augmentation: DeviceAugmentation | None = None,
     ) -> None:
         super().__init__()
         self.network = network
         self.loss = loss
         self.labels = labels
-        self._optimizer = optimizer
-        self._schedule = schedule
-        self._total_epochs = total_epochs
-        self._lr_factors = dict(lr_factors or {})
+        self._optimization = optimization
         self._augmentation = augmentation
         self._train_losses = _Sum(finite_only=True)  # steps with another loss are skipped (`LossGuard`)
         self._val_losses = _Sum()
@@ -150,13 +140,7 @@ class SegmentationModule(pl.LightningModule):
             )
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        groups, factors = parameter_groups(self.network, self._lr_factors)
-        optimizer = self._optimizer(groups)
-        for group, factor in zip(optimizer.param_groups, factors, strict=True):
-            group["lr"] = group["lr"] * factor
-        options = {"total_epochs": self._total_epochs} if _takes_total_epochs(self._schedule) else {}
-        schedule = self._schedule(optimizer, **options)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "epoch"}}
+        return self._optimization.of(self.network)
 
 
 class _Sum:
@@ -188,7 +172,3 @@ class _Sum:
         mean = module.trainer.strategy.reduce(self._total / count, reduce_op="mean")
         self._total, self._count, self._left_out = None, 0, 0
         return float(mean)
-
-
-def _takes_total_epochs(schedule: ScheduleFactory) -> bool:
-    return "total_epochs" in inspect.signature(schedule).parameters

@@ -48,7 +48,7 @@ def run_training(job: TrainingJob, *, resuming: bool) -> TrainResult:
     if not has_validation:
         logger.warning("the fold has no validation cases: there will be no pseudo-Dice and no best.ckpt")
     options = trainer_options(job.parts)
-    train_batches, val_batches = epoch_batches(options, has_validation=has_validation)
+    batches = epoch_batches(options, has_validation=has_validation)
     report = EpochReport(job.folder, job.record.dataset.labels, job.progress)
     stop = StopFile(job.folder)
     files = WholeCheckpointIO()
@@ -57,9 +57,7 @@ def run_training(job: TrainingJob, *, resuming: bool) -> TrainResult:
         job.folder,
         callbacks=build_callbacks(job, options, report, stop, files),
         files=files,
-        loggers=[build(save_dir=str(job.folder.path)) for build in job.parts.loggers],
-        train_batches=train_batches,
-        val_batches=val_batches,
+        batches=batches,
     )
     if not trainer.max_epochs or trainer.max_epochs < 1:
         raise SegflowError("trainer.max_epochs must be at least 1", found=trainer.max_epochs)
@@ -68,7 +66,7 @@ def run_training(job: TrainingJob, *, resuming: bool) -> TrainResult:
     _check_checkpoints(job, trainer)
     on_device = job.augments_on_device(trainer)
     module = build_module(job, trainer, on_device=on_device, fresh=resume_from is None)
-    data = build_data(job, trainer, on_device=on_device, train_batches=train_batches, val_batches=val_batches)
+    data = build_data(job, trainer, batches, on_device=on_device)
     _announce(job, trainer, resume_from)
     started = time.monotonic()
     _fit(trainer, module, data, resume_from)

@@ -9,14 +9,13 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
-from pytorch_lightning.loggers import Logger
 from pytorch_lightning.plugins.environments import SLURMEnvironment
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from segflow.core.errors import SegflowError
 from segflow.storage.folds import Fold
 from segflow.training.checkpoints import WholeCheckpointIO
-from segflow.training.datamodule import TRAIN_BATCHES, VAL_BATCHES, resolve_batches
+from segflow.training.datamodule import TRAIN_BATCHES, VAL_BATCHES, EpochBatches, resolve_batches
 from segflow.training.protocols import TrainingParts
 
 
@@ -25,13 +24,13 @@ def trainer_options(parts: TrainingParts) -> dict[str, Any]:
     return dict(getattr(parts.trainer, "keywords", None) or {})
 
 
-def epoch_batches(options: Mapping[str, Any], *, has_validation: bool) -> tuple[int, int]:
+def epoch_batches(options: Mapping[str, Any], *, has_validation: bool) -> EpochBatches:
     """Training and validation batches of an epoch, from Lightning's two limits."""
     train = resolve_batches(options.get("limit_train_batches"), TRAIN_BATCHES, "limit_train_batches")
     val = resolve_batches(options.get("limit_val_batches"), VAL_BATCHES, "limit_val_batches")
     if train < 1:
         raise SegflowError("trainer.limit_train_batches must be at least 1", found=options.get("limit_train_batches"))
-    return train, val if has_validation else 0
+    return EpochBatches(train, val if has_validation else 0)
 
 
 def build_trainer(
@@ -40,9 +39,7 @@ def build_trainer(
     *,
     callbacks: Sequence[Callback],
     files: WholeCheckpointIO,
-    loggers: Sequence[Logger],
-    train_batches: int,
-    val_batches: int,
+    batches: EpochBatches,
 ) -> pl.Trainer:
     """Build the trainer with Lightning's options from the settings and those that segflow decides.
 
@@ -54,12 +51,12 @@ def build_trainer(
     ours: dict[str, Any] = {
         "default_root_dir": str(folder.path),
         "callbacks": [*_as_list(options.get("callbacks")), *parts.callbacks, *callbacks],
-        "logger": list(loggers) or False,
+        "logger": [build(save_dir=str(folder.path)) for build in parts.loggers] or False,
         "plugins": [*_as_list(options.get("plugins")), files, *_plugins()],
         "precision": resolve_precision(options.get("precision"), str(options.get("accelerator", "auto"))),
-        "limit_train_batches": train_batches,
-        "limit_val_batches": val_batches,
-        "log_every_n_steps": min(options.get("log_every_n_steps") or 50, train_batches),
+        "limit_train_batches": batches.train,
+        "limit_val_batches": batches.val,
+        "log_every_n_steps": min(options.get("log_every_n_steps") or 50, batches.train),
         "num_sanity_val_steps": 0,  # the first epoch's validation is soon enough
         "use_distributed_sampler": False,  # the dataset divides batches itself
         "benchmark": _benchmark(options),
