@@ -1,4 +1,4 @@
-"""One subject: its files, and what was read from them."""
+"""One subject: its files, and its image and label map."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from segflow.core.names import safe_name
 
 @dataclass(frozen=True, slots=True)
 class CaseFiles:
-    """Where a case lies on disk.
+    """The files of a case.
 
     Attributes:
         case_id: Name of the case, without channel suffix and file ending.
@@ -37,7 +37,7 @@ class Case:
         case_id: Name of the case.
         image: float32 (C, Z, Y, X); a 2D image has Z = 1.
         label: int16 (Z, Y, X), or None.
-        geometry: Spacing in mm along z, y, x, and what the writer needs.
+        geometry: Spacing in mm along z, y, x, and the values that the writer needs.
     """
 
     case_id: str

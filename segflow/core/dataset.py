@@ -22,12 +22,12 @@ REQUIRED_KEYS = ("channel_names", "labels", "numTraining", "file_ending")
 
 @dataclass(frozen=True, slots=True)
 class DatasetDescription:
-    """What a dataset says of itself.
+    """The description of a dataset.
 
     Attributes:
         name: Name of its folder, such as ``Dataset004_Hippocampus``.
         channels: Channel names in channel order; the names choose the normalisation (recipe 5).
-        labels: What the label values mean.
+        labels: The label definition.
         num_training: Number of training cases that dataset.json states.
         file_ending: Ending of image and label files, with its dot.
         reader: Name of the reader that dataset.json asks for; None chooses one by the file's ending.

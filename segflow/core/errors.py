@@ -23,8 +23,8 @@ class SegflowError(ValueError):
     Args:
         problem: What is wrong, in one clause.
         case: Id of the case that it concerns, if it is one.
-        found: What came.
-        expected: What was expected instead.
+        found: The value that came.
+        expected: The value that was expected.
         fix: What to do about it.
     """
 

@@ -1,4 +1,4 @@
-"""What is measured of a dataset, with nnU-Net v2's keys (recipe 2)."""
+"""Measurements of a dataset, with nnU-Net v2's keys (recipe 2)."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class IntensitySample:
 
 @dataclass(frozen=True, slots=True)
 class CaseMeasurement:
-    """What is measured of one case.
+    """Measurements of one case.
 
     Attributes:
         case_id: Name of the case.

@@ -1,7 +1,7 @@
 """Voxel grids: spacing, shape, axis order and boxes.
 
 Spatial tuples follow the array axes (z, y, x). The order of a file format's own header (x, y, z) exists only in
-``storage/images.py``.
+``storage/image_formats``.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ ANISOTROPY_THRESHOLD = 3.0
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
-    """Where a voxel grid lies in the patient, as far as arrays need to know.
+    """Placement of a voxel grid, as needed for arrays.
 
     Attributes:
         spacing: Distance of voxel centres along z, y, x in mm. The first entry of a 2D image is
             larger than the others (recipe 1.5), so that no rule resamples along that axis.
-        header: What the writer needs to give a file the same origin, direction and type. JSON-able, and opaque
-            everywhere but in ``storage/images.py``.
+        header: Values with which the writer gives a file the same origin, direction and type. Plain JSON, which only
+            ``storage/image_formats`` interprets.
     """
 
     spacing: tuple[float, float, float]

@@ -79,7 +79,7 @@ def describe_absurd(found: Mapping[str, str]) -> str:
 def labels_for_image(
     image: np.ndarray, trained: Sequence[ChannelIntensities], label_count: int
 ) -> tuple[list[int], ChannelIntensities] | None:
-    """If an image is really a label map: its values, and what the model was trained on. None for an image.
+    """The values of an image that is really a label map, and the model's training intensities. None for an image.
 
     A label map holds a few whole numbers. So may a true channel, such as a mask; its training intensities show that.
 

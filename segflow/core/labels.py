@@ -1,4 +1,4 @@
-"""What the numbers in a label map mean: labels, regions and the ignore label (recipe 1.2)."""
+"""Meaning of the values in a label map: labels, regions and the ignore label (recipe 1.2)."""
 
 from __future__ import annotations
 

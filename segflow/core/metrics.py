@@ -27,7 +27,7 @@ METRICS = (
     "lesions_missed",
     "lesions_false",
 )
-"""All that can be computed here; any other name in a summary is a metric of a user's own."""
+"""All shipped metrics. Any other name in a summary is a user's own metric."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ def safe_name(value: Any, what: str) -> SafeName:
 
     Args:
         value: The name, as a file gives it.
-        what: What it names, for the message, such as ``case id`` or ``key 'plans_name'``.
+        what: Meaning of the name, for the message, such as ``case id`` or ``key 'plans_name'``.
 
     Raises:
         SegflowError: It is not a text, is empty or too long, begins with a dot, or holds a separator or a character
@@ -52,7 +52,7 @@ def safe_names(values: Iterable[Any], what: str) -> tuple[SafeName, ...]:
 
 
 def why_unsafe(value: Any) -> str | None:
-    """What keeps a value from being a plain name, or None. See `safe_name`."""
+    """The reason why a value is not a plain name, or None. See `safe_name`."""
     if not isinstance(value, str):
         return "is not a text"
     if not value.strip():

@@ -1,4 +1,4 @@
-"""A part of a user's own, which the settings name: called where one of ours would be, and held to its contract."""
+"""A user's own part, named in the settings: called in place of a shipped one, and checked against its contract."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from segflow.core.errors import SegflowError
 
 @dataclass(frozen=True, slots=True)
 class OwnPart:
-    """A callable of a user's own.
+    """A user's own callable.
 
     Attributes:
         setting: Key of the setting that names it, such as ``evaluation.metrics.bias``, for messages.
-        call: What is called.
-        description: Where it comes from and with which options, as plain JSON. It says in what was made from it which
-            part that was; two parts of the same description count as the same.
+        call: The callable.
+        description: Its origin and options, as plain JSON. Results record it. Parts with equal descriptions count as
+            the same.
     """
 
     setting: str
@@ -29,12 +29,12 @@ class OwnPart:
     description: Mapping[str, Any] = field(default_factory=dict)
 
     def check(self, contract: str, arguments: int, *, travels: bool = True) -> None:
-        """Refuse what cannot be called as it has to be, before any work is done.
+        """Refuse a part that cannot be called, before any work is done.
 
         Args:
-            contract: What the part takes and gives, for the message.
-            arguments: How many it takes, by position.
-            travels: Whether worker processes call it.
+            contract: Arguments and result of the part, for the message.
+            arguments: Number of positional arguments.
+            travels: Worker processes call it.
 
         Raises:
             SegflowError: It is not callable, takes other arguments, or cannot be sent to a worker process.
@@ -51,10 +51,10 @@ class OwnPart:
             check_travels(self.call, self.setting)
 
     def run(self, contract: str, *arguments: Any) -> Any:
-        """Call it.
+        """Call the part.
 
         Raises:
-            SegflowError: It failed; names the setting, the line and the contract.
+            SegflowError: It failed. The error names the setting, the line and the contract.
         """
         try:
             return self.call(*arguments)
@@ -64,12 +64,12 @@ class OwnPart:
             raise self.refused(described_failure(error), contract) from error
 
     def refused(self, found: object, contract: str) -> SegflowError:
-        """The error for a part that does not do what it has to."""
+        """The error for a part that breaks its contract."""
         return SegflowError(f"{self.setting}: the part does not keep its contract", found=found, expected=contract)
 
 
 def check_travels(thing: object, setting: str) -> None:
-    """Refuse what cannot be sent to a worker process.
+    """Refuse an object that cannot be sent to a worker process.
 
     Raises:
         SegflowError: It cannot be pickled.
@@ -85,7 +85,7 @@ def check_travels(thing: object, setting: str) -> None:
 
 
 def described_failure(error: Exception) -> str:
-    """Type, message and place of an exception in code of a user's own."""
+    """Type, message and place of an exception in a user's code."""
     frames = traceback.extract_tb(error.__traceback__)
     place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
     return f"{type(error).__name__}: {error}{place}"

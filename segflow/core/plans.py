@@ -1,4 +1,4 @@
-"""What the planner decides, with nnU-Net v2's keys (recipe 3.11)."""
+"""The plans of a dataset, with nnU-Net v2's keys (recipe 3.11)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from segflow.core.fingerprint import ChannelIntensities, intensities_from_json, 
 from segflow.core.names import safe_name, safe_names, shortened
 
 OWN_NORMALIZATIONS = "own_normalizations"
-"""Key of ours in the plans, see `Plans.own_normalizations`."""
+"""Key in the plans, beside nnU-Net's; see `Plans.own_normalizations`."""
 
 DEEPEST_INHERITANCE = 50
 """The longest chain of configurations that inherit from each other."""
@@ -35,7 +35,7 @@ class Plans:
         configurations: Name → JSON object, inheritance unresolved, in written order.
         planner: nnU-Net's name of the planner.
         label_manager: nnU-Net's name of the label rules.
-        extra: Keys of other tools and of our own, kept as they came.
+        extra: Further keys, of other tools and of segflow, kept as they are.
     """
 
     dataset_name: str
@@ -70,7 +70,7 @@ class Plans:
 
     @property
     def own_normalizations(self) -> Mapping[str, Any]:
-        """Scheme → description of the part of a user's own that it stands for, as plain JSON; nothing is made of it."""
+        """Scheme → description of the user's own part that it names, as plain JSON. Nothing is built from it."""
         found = self.extra.get(OWN_NORMALIZATIONS)
         return found if isinstance(found, Mapping) else {}
 

@@ -72,7 +72,7 @@ class PostprocessingTrial:
     """One step that was tried in the choice.
 
     Attributes:
-        step: What was tried, on top of the steps accepted before it.
+        step: The step, tried on top of the steps accepted before it.
         accepted: Whether it is part of the choice.
         before, after: Label or region → mean Dice over the cases.
     """

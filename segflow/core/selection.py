@@ -16,7 +16,7 @@ class Candidate:
     """One configuration, or an ensemble of several.
 
     Attributes:
-        name: What tables call it.
+        name: Name in tables.
         runs: Folders of the runs that predict together.
         folds: Folds of each run.
         dice: Mean foreground Dice over the cases that all candidates share.
@@ -68,8 +68,8 @@ class Selection:
         crossval: Folder of the best candidate's cross-validated label maps.
         postprocessing: File of the steps chosen for it.
         dice_after: Its mean foreground Dice with those steps.
-        notes: What a person should know, one sentence each.
-        commands: What to type to predict new images; INPUT and OUTPUT stand for the folders.
+        notes: Remarks for the user, one sentence each.
+        commands: Command lines that predict new images; INPUT and OUTPUT stand for the folders.
     """
 
     dataset: str

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 LISTED = 5
-"""Names that a message lists before it says how many more there are."""
+"""Number of names that a message lists before it counts the rest."""
 
 
 def some(names: Iterable[str], most: int = LISTED, separator: str = ", ") -> str:

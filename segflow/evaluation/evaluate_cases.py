@@ -28,7 +28,7 @@ from segflow.storage.stamps import StampedFolder
 BYTES_PER_VOXEL = 12
 """Memory per voxel in bytes: two label maps as read and as decoded, and the masks and cell codes of one label."""
 OWN_BYTES_PER_VOXEL = 4
-"""Two masks of one label for metrics of a user's own, and the copies that each gets."""
+"""Further memory for a user's own metrics: two masks of one label, and the copies for each metric."""
 
 
 def evaluate_cases(
@@ -56,12 +56,11 @@ def evaluate_cases(
         file_ending: Ending of the label maps, with its dot.
         reader: Name of the reader; None chooses by ending.
         output: Folder to write ``summary.json`` and ``metrics.csv`` to; None writes nothing.
-        metrics: Name → metric of a user's own, scored beside ours; see `own_metrics.CONTRACT`.
+        metrics: Name → user's own metric, computed beside the shipped ones; see `own_metrics.CONTRACT`.
         progress: Called after each case.
 
     Raises:
-        SegflowError: A folder is missing or empty, a metric of a user's own cannot be used, or not one case could be
-            scored.
+        SegflowError: A folder is missing or empty, a user's own metric cannot be used, or no case could be scored.
     """
     settings, metrics = settings or EvaluateSettings(), metrics or {}
     check_metrics(metrics)

@@ -1,4 +1,4 @@
-"""The results of many jobs: what came of each, while a caller is told how far they are."""
+"""Results of many jobs, gathered with progress reports."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from segflow.execution.progress import Progress, ProgressEvent, silent
 
 @dataclass(frozen=True, slots=True)
 class Gathered:
-    """Jobs that are done.
+    """Results of finished jobs.
 
     Attributes:
-        values: Name of a job → what its function returned, in the order of completion.
+        values: Name of a job → value of its function, in the order of completion.
         failed: Name of a job → message, for those that failed.
     """
 
@@ -24,14 +24,14 @@ class Gathered:
     failed: dict[str, str]
 
     def all_values(self, problem: str, fix: str | None = None) -> dict[str, Any]:
-        """The values, where every job succeeded.
+        """The values, if every job succeeded.
 
         Args:
-            problem: What was being done, in one clause.
-            fix: What to do about all failures.
+            problem: Problem for the error, in one clause.
+            fix: Advice for all failures.
 
         Raises:
-            CaseErrors: Some failed; lists all of them.
+            CaseErrors: Some failed. The error lists all of them.
         """
         if self.failed:
             raise CaseErrors(problem, sorted(self.failed.values()), fix=fix)
@@ -42,10 +42,10 @@ def gather(outcomes: Iterable[Outcome], total: int, stage: str, progress: Progre
     """Wait for all jobs.
 
     Args:
-        outcomes: Of `run_jobs`.
-        total: How many jobs there are.
-        stage: What they do, in one word; see `ProgressEvent`.
-        progress: Told before the first job and after each.
+        outcomes: Outcomes from `run_jobs`.
+        total: Number of jobs.
+        stage: Name of the work, in one word; see `ProgressEvent`.
+        progress: Called before the first job and after each.
     """
     gathered = Gathered({}, {})
     progress(ProgressEvent(stage, "", 0, total))

@@ -1,4 +1,4 @@
-"""One call to make, and how it ended."""
+"""Jobs for worker processes, and their outcomes."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ class Outcome:
 
 
 def run_job(name: str, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Outcome:
-    """Make one call; an exception becomes the error of its outcome.
+    """Make one call. An exception becomes the error of its outcome.
 
     Raises:
-        NoSpaceError: A disk is full or read-only; names the job.
+        NoSpaceError: A disk is full or read-only. The error names the job.
         MemoryError: It asked for more memory than there is.
     """
     try:

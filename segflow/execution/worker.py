@@ -1,4 +1,4 @@
-"""A worker process: what the parent sees of it, and its own life."""
+"""Worker processes: the parent's side, and the worker's main loop."""
 
 from __future__ import annotations
 

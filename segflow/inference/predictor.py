@@ -53,7 +53,7 @@ class Predictor:
         settings: How images are covered with patches. ``sums=auto`` becomes nnU-Net's arithmetic for its own models, so
             that they predict the same here.
         previous_stage: Predictor of a cascade's previous stage.
-        normalizations: Those of a user's own that the plans name, see `own_normalizations.CONTRACT`.
+        normalizations: The user's own normalisations that the plans name, see `own_normalizations.CONTRACT`.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class Predictor:
             with_previous_stage: False if every call gets the previous stage's label map.
             build: Builds the network. It must be given only for a user's own network.
             build_previous: Builds the previous stage's network, if that is another.
-            normalizations: Those of a user's own that the plans name, see `own_normalizations.CONTRACT`.
+            normalizations: The user's own normalisations that the plans name, see `own_normalizations.CONTRACT`.
 
         Raises:
             SegflowError: The model is missing, cannot be read, or does not fit its plans.

@@ -25,12 +25,12 @@ class ConvBlock(nn.Sequential):
     """Convolution, normalisation, leaky ReLU: (B, in_channels, *spatial) → (B, out_channels, *spatial / stride).
 
     Args:
-        topology: Says dimensions, normalisation, slope and whether the convolution has a bias.
-        in_channels, out_channels: Feature maps.
-        kernel_size: Odd, one entry per spatial axis; padded so that stride 1 keeps the shape.
+        topology: Gives dimensions, normalisation, slope, and whether the convolution has a bias.
+        in_channels, out_channels: Numbers of feature maps.
+        kernel_size: Odd, one entry per spatial axis. Padding keeps the shape at stride 1.
         stride: One entry per spatial axis.
         activate: False leaves out the leaky ReLU.
-        bias: Overrides the topology's.
+        bias: Overrides the topology's setting.
     """
 
     def __init__(
@@ -59,14 +59,14 @@ class ConvBlock(nn.Sequential):
 
 
 def build_norm(topology: NetworkTopology, features: int) -> nn.Module:
-    """The normalisation that the topology names; its scale and shift are learnt."""
+    """The topology's normalisation, with learnt scale and shift."""
     if topology.norm == "instance":
         return INSTANCE_NORM[topology.spatial_dims](features, eps=topology.norm_eps, affine=True)
     return BATCH_NORM[topology.spatial_dims](features, eps=topology.norm_eps)
 
 
 class ConvStack(nn.Module):
-    """Convolution blocks one after the other; the first carries the stride and changes the number of features."""
+    """A sequence of convolution blocks. The first has the stride and changes the number of features."""
 
     def __init__(
         self,
@@ -90,13 +90,14 @@ class ConvStack(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions and a shortcut around them, joined before the last activation (recipe 8.3, ResNet-D).
+    """Two convolutions and a shortcut, added before the last activation (recipe 8.3, ResNet-D).
 
     Args:
         topology: See `ConvBlock`.
-        in_channels, out_channels: Feature maps; where they differ the shortcut has a 1x1 convolution without bias.
-        kernel_size: Of both convolutions.
-        stride: Of the first convolution; the shortcut averages over as many voxels.
+        in_channels, out_channels: Numbers of feature maps. If they differ, the shortcut has a 1x1 convolution without
+            bias.
+        kernel_size: Kernel of both convolutions.
+        stride: Stride of the first convolution. The shortcut averages over as many voxels.
     """
 
     def __init__(

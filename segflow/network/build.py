@@ -33,19 +33,19 @@ def build_network(
     """Build a network and draw its weights from torch's global generator, as nnU-Net does (recipe 8).
 
     Args:
-        topology: What the plans say; its ``network`` names the encoder.
+        topology: The topology in the plans. Its ``network`` names the encoder.
         in_channels: Channels of the image.
         out_channels: Channels of the logits, `Labels.num_outputs`.
-        deep_supervision: Whether coarser levels give logits too; may be switched later by the attribute.
-        norm: ``instance`` or ``batch`` in place of the plans' normalisation.
-        memory_format: ``channels_last``, ``contiguous``, or ``auto``: channels last where the network is accelerated
-            on a CPU, else as the image comes; see `UNet`.
+        deep_supervision: Coarser levels give logits too. The attribute may be changed later.
+        norm: ``instance`` or ``batch``; null takes the plans' normalisation.
+        memory_format: ``channels_last``, ``contiguous``, or ``auto``, which means channels last on an accelerated CPU,
+            else the format of the image; see `UNet`.
 
     Returns:
         Module: image (B, in_channels, *patch) → list of logits (B, out_channels, *patch), finest first.
 
     Raises:
-        SegflowError: An option is not one of the above.
+        SegflowError: An option has an unknown value.
     """
     if topology.network not in ENCODERS:
         raise SegflowError("unknown network", found=topology.network, expected=sorted(ENCODERS))

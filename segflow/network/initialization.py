@@ -1,4 +1,4 @@
-"""The first weights (recipe 8.4)."""
+"""Initial weights (recipe 8.4)."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ CONVOLUTIONS = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 def initialize(network: UNet, negative_slope: float) -> None:
     """Draw the weights from torch's global generator.
 
-    Convolutions and transposed convolutions: Kaiming normal over the fan-in, biases 0. The last normalisation of a
-    residual block is 0, so that every block begins as its shortcut.
+    Weights of convolutions and transposed convolutions are Kaiming normal over the fan-in, and biases are 0. The last
+    normalisation of a residual block is 0, so that every block begins as its shortcut.
 
-    After ``torch.manual_seed(k)``, building a network and this give the very weights that nnU-Net has after the same:
-    how soon a training leaves its first plateau depends on them, so that only equal ones make short runs comparable.
+    After ``torch.manual_seed(k)`` the weights are exactly those that nnU-Net draws. When a training leaves its first
+    plateau depends on them, so short runs can only be compared with equal ones.
     """
     for module in _as_visited(network):
         nn.init.kaiming_normal_(module.weight, a=negative_slope)
@@ -34,8 +34,8 @@ def initialize(network: UNet, negative_slope: float) -> None:
 def _as_visited(network: UNet) -> Iterator[nn.Module]:
     """Convolutions in the order in which nnU-Net draws them.
 
-    Its blocks hold each convolution under two names and its decoder holds the encoder once more, so that some are
-    drawn twice and four times; the last draw counts.
+    Its blocks hold each convolution under two names, and its decoder holds the encoder again. Convolutions are
+    therefore drawn twice or four times, and the last draw counts.
     """
     encoder = [module for module in network.encoder.modules() if isinstance(module, CONVOLUTIONS)]
     for _ in range(2):

@@ -1,4 +1,4 @@
-"""What a network gives, whoever wrote it."""
+"""Output of a network, shipped or a user's own."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from torch import Tensor
 
 
 def logits_of_levels(output: Tensor | Sequence[Tensor]) -> list[Tensor]:
-    """The logits (B, K, *spatial of the level) of a network that gives one tensor, or one for each level.
+    """The list of logits (B, K, *spatial of the level), from a network that returns one tensor or a list.
 
     Args:
-        output: What the network gave: the finest level alone, or all of them, finest first.
+        output: Logits of the finest level alone, or of several levels, finest first.
     """
     return [output] if isinstance(output, Tensor) else list(output)

@@ -1,4 +1,4 @@
-"""Channels-last memory, in which convolutions are quicker on CPUs, and on GPUs in half precision."""
+"""Channels-last memory, which makes convolutions faster on CPUs, and on GPUs in half precision."""
 
 from __future__ import annotations
 
@@ -21,5 +21,5 @@ def channels_last(image: Tensor) -> Tensor:
     memory_format = CHANNELS_LAST[image.ndim]
     if image.shape[1] > 1:
         return image.contiguous(memory_format=memory_format)
-    # One channel fits both formats, and torch would leave strides that the first convolution takes for contiguous.
+    # A single channel fits both formats. Torch would keep strides that the first convolution takes for contiguous.
     return torch.empty_like(image, memory_format=memory_format).copy_(image)

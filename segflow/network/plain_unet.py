@@ -9,7 +9,7 @@ from segflow.network.blocks import ConvStack
 
 
 class PlainEncoder(nn.Module):
-    """One stack of convolution blocks per level, each entered with the level's stride.
+    """One stack of convolution blocks per level, which begins with the level's stride.
 
     Args:
         topology: Levels, finest first.

@@ -9,7 +9,7 @@ from segflow.network.blocks import ConvBlock, ResidualBlock
 
 
 class ResidualEncoder(nn.Module):
-    """A stem, then one sequence of residual blocks per level; its first block carries the level's stride.
+    """A stem, then one sequence of residual blocks per level. Its first block has the level's stride.
 
     Args:
         topology: Levels, finest first.

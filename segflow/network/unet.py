@@ -14,11 +14,11 @@ from segflow.network.memory_format import channels_last
 
 
 class DecoderStage(nn.Module):
-    """Upsample by a transposed convolution whose kernel is its stride, join the skip behind it, convolve.
+    """Upsample by a transposed convolution with kernel = stride, append the skip connection, convolve.
 
     Args:
-        topology: Says features, kernels and strides.
-        level: The level that it leads to, 0 = finest.
+        topology: Gives features, kernels and strides.
+        level: The level of the result, 0 = finest.
     """
 
     def __init__(self, topology: NetworkTopology, level: int) -> None:
@@ -43,16 +43,16 @@ class UNet(nn.Module):
         topology: Levels, features, kernels and strides.
         encoder: image → features of every level, finest first.
         out_channels: Channels of the logits.
-        deep_supervision: Whether coarser levels give logits too.
-        memory_format: Of the features. ``channels_last``: the image is taken to it, and every layer keeps it.
-            ``contiguous``, ``auto``: that of the image. What runs the network on a CPU may take ``auto`` to channels
-            last, where convolutions are quicker (`segflow.network.cpu.accelerate`).
+        deep_supervision: Coarser levels give logits too.
+        memory_format: Memory format of the features. With ``channels_last`` the image is converted, and every layer
+            keeps the format. With ``contiguous`` and ``auto`` it is the format of the image. On a CPU ``auto`` may be
+            channels last, where convolutions are faster (`segflow.network.cpu.accelerate`).
 
     Attributes:
-        deep_supervision: May be switched at any time. When on, logits come from every decoder level but the coarsest,
-            whose weight in the loss is 0 (recipe 9.1) and which is therefore not computed; when off, from the finest.
+        deep_supervision: May be changed at any time. If true, all decoder levels give logits except the coarsest, whose
+            weight in the loss is 0 (recipe 9.1), so that it is not computed. If false, only the finest does.
 
-    A head that is never computed keeps its initial weights, as in nnU-Net, and does not require a gradient, so that
+    A head that is never computed keeps its initial weights, as in nnU-Net. It does not require a gradient, so that
     distributed training does not wait for one.
     """
 
@@ -72,7 +72,7 @@ class UNet(nn.Module):
         self.decoder, self.heads = nn.ModuleList(), nn.ModuleList()
         head = CONVOLUTION[topology.spatial_dims]
         decoded = range(topology.levels - 2, -1, -1)  # coarsest first, in the order of computation
-        for level in decoded or (0,):  # stage by stage, as `initialize` relies on
+        for level in decoded or (0,):  # level by level, as `initialize` requires
             if decoded:
                 self.decoder.append(DecoderStage(topology, level))
             self.heads.append(head(topology.features[level], out_channels, 1))
@@ -81,7 +81,7 @@ class UNet(nn.Module):
 
     @property
     def _supervised(self) -> int:
-        """How many heads give logits, counted from the finest."""
+        """Number of heads that give logits, from the finest on."""
         return max(len(self.heads) - 1, 1) if self.deep_supervision else 1
 
     def forward(self, image: Tensor) -> list[Tensor]:

@@ -1,4 +1,4 @@
-"""What a user brings to planning: a planner of one's own, and names of channels with a normalisation of one's own."""
+"""A user's own planner, and a user's own normalisations of channels, in plans."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from segflow.core.plans import OWN_NORMALIZATIONS, Plans
 from segflow.planning.planner_settings import PlannerSettings
 
 CONTRACT = (
-    "(fingerprint, dataset, settings, reader) → segflow.core.plans.Plans: what was measured, what dataset.json says, "
-    "the settings of our planner, whose plans_name the plans carry, and the name of the reader of images; "
-    "segflow.planning.planner.make_plans(fingerprint, dataset, settings, reader=reader) makes ours"
+    "(fingerprint, dataset, settings, reader) → segflow.core.plans.Plans: the fingerprint, the description in "
+    "dataset.json, the planner's settings, whose plans_name the plans must have, and the name of the image reader; "
+    "segflow.planning.planner.make_plans(fingerprint, dataset, settings, reader=reader) makes the shipped plans"
 )
 
 logger = logging.getLogger(__name__)
@@ -26,14 +26,14 @@ logger = logging.getLogger(__name__)
 def plans_by_own(
     part: OwnPart, fingerprint: Fingerprint, description: DatasetDescription, settings: PlannerSettings, reader: str
 ) -> Plans:
-    """Plan a dataset with a planner of a user's own.
+    """Plan a dataset with a user's own planner.
 
     Args:
         part: The planner, see `CONTRACT`.
-        fingerprint: What was measured.
-        description: What dataset.json says.
-        settings: The constants of our planner, for one that changes little about it.
-        reader: Name of the reader of images.
+        fingerprint: The measured dataset.
+        description: The content of dataset.json.
+        settings: Constants of the shipped planner, which the part may use.
+        reader: Name of the image reader.
 
     Raises:
         SegflowError: It failed, or its plans cannot be used for this dataset.
@@ -83,14 +83,14 @@ def _check_configuration(part: OwnPart, plans: Plans, name: str, channels: int) 
 def with_own_normalizations(
     plans: Plans, description: DatasetDescription, normalizations: Mapping[str, OwnPart]
 ) -> Plans:
-    """The same plans, in which channels of a name that has a normalisation of a user's own are normalised by it.
+    """Plans in which channels with certain names are normalised by a user's own parts.
 
-    The plans record the name as the channel's scheme, and which part that was.
+    The plans record the name as the channel's scheme, with the description of the part.
 
     Args:
-        plans: A planner's.
-        description: With the names of the channels, compared without regard to case.
-        normalizations: Name of channels → what normalises them.
+        plans: The plans of a planner.
+        description: Description with the names of channels, which are compared in any case of letters.
+        normalizations: Name of channels → part that normalises them.
     """
     names = {name.casefold(): name for name in normalizations}
     chosen = {k: names[c.casefold()] for k, c in enumerate(description.channels) if c.casefold() in names}

@@ -1,4 +1,4 @@
-"""Normalisations of a user's own: channels of a name get one, the plans record it, and no other takes its place."""
+"""A user's own normalisations, by names of channels. The plans record them, and no other may replace them."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ CONTRACT = (
 )
 
 Normalizations = Mapping[str, OwnPart]
-"""Name of channels, which the plans record as the scheme → what normalises them."""
+"""Name of channels, which the plans record as the scheme → part that normalises them."""
 
 
 def check_normalizations(normalizations: Normalizations) -> None:
-    """Refuse normalisations that cannot be called as they have to be.
+    """Refuse normalisations that break their contract.
 
     Raises:
-        SegflowError: One does not keep the contract, has the name of one of ours, or two have the same.
+        SegflowError: One breaks the contract or has the name of a shipped one, or two have the same name.
     """
     names: dict[str, str] = {}
     for name, part in normalizations.items():
@@ -42,15 +42,15 @@ def check_normalizations(normalizations: Normalizations) -> None:
 
 
 def check_planned(plans: Plans, plan: ConfigurationPlan, normalizations: Normalizations) -> None:
-    """Refuse to normalise otherwise than planned.
+    """Refuse normalisations that differ from the planned ones.
 
     Args:
-        plans: With the descriptions of the normalisations that they were made for.
+        plans: Plans with the descriptions of their normalisations.
         plan: The configuration.
-        normalizations: What there is now.
+        normalizations: The present normalisations.
 
     Raises:
-        SegflowError: A scheme of the configuration is not known here, or is another part than when planning.
+        SegflowError: A scheme of the configuration is unknown, or names another part than in planning.
     """
     for scheme in dict.fromkeys(plan.normalization_schemes):
         if scheme in SCHEMES:
@@ -82,7 +82,7 @@ def normalize_by_own(image: np.ndarray, part: OwnPart, intensities: ChannelInten
         intensities: The channel's foreground statistics over the dataset.
 
     Raises:
-        SegflowError: The part failed, or gave something else than its contract says.
+        SegflowError: The part failed or broke its contract.
     """
     result = part.run(CONTRACT, image, intensities)
     if not isinstance(result, np.ndarray) or result.dtype.kind not in "biuf":

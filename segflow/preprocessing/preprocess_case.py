@@ -61,11 +61,11 @@ def preprocess_case(
     """Bring a case into the space of a configuration.
 
     Args:
-        case: As read.
+        case: The case as read.
         plans: For axis order and foreground intensities.
         plan: The configuration.
         labels: For the foreground locations.
-        normalizations: Those of a user's own.
+        normalizations: The user's own normalisations.
         may_overwrite: Whether the case's arrays may be used as working memory, and so be lost.
 
     Raises:
@@ -159,7 +159,7 @@ def spacing_in_plan(plan: ConfigurationPlan, spacing: Sequence[float]) -> tuple[
 
     Args:
         plan: The configuration.
-        spacing: The case's, mm in plan axes (z, y, x).
+        spacing: Spacing of the case, mm in plan axes (z, y, x).
     """
     return plan.spacing if len(plan.spacing) == len(spacing) else (float(spacing[0]), *plan.spacing)
 

@@ -54,9 +54,10 @@ def preprocess_dataset(
         configurations: Names within the plans; those that share a ``data_identifier`` share arrays.
         output_folder: Arrays go to ``<output_folder>/<data_identifier>``.
         settings: How to use the machine.
-        plans_name: Name of the plans' file beside the arrays, without its ending; the name in the plans where None.
-        normalizations: Those of a user's own, see `own_normalizations.CONTRACT`.
-        progress: Told after each case.
+        plans_name: Name of the plans' file beside the arrays, without its ending; None takes the
+            name in the plans.
+        normalizations: The user's own normalisations, see `own_normalizations.CONTRACT`.
+        progress: Called after each case.
 
     Returns:
         The result, with the cases that failed and why.
@@ -102,7 +103,7 @@ def preprocess_dataset(
 
 
 def _logged(outcomes: Iterable[Outcome]) -> Iterator[Outcome]:
-    """The same outcomes; failures are logged as they come, since the others may take hours."""
+    """Pass outcomes on, and log failures at once, since the other jobs may take hours."""
     for outcome in outcomes:
         if outcome.error is not None:
             log.error("%s", outcome.error)

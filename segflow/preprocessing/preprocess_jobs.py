@@ -1,4 +1,4 @@
-"""One case to arrays of several configurations, in a worker, and the memory that it takes."""
+"""Jobs that make one case's arrays for several configurations, and their need of memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What became of the cases of a dataset that was preprocessed."""
+"""The result of preprocessing a dataset."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One array in a file: compressed, with checksums, and nothing but an array when it is read (recipe 4.3)."""
+"""Files of single arrays: compressed, with checksums, and refused if they hold anything else (recipe 4.3)."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def write_array(path: Path, array: np.ndarray, patch_size: Sequence[int]) -> dic
     Args:
         path: Ends in ``.npy`` for plain numbers, else in ``.b2nd``.
         array: (C, Z, Y, X), or any shape for plain numbers.
-        patch_size: Of the training that will read it, in voxels z, y, x (y, x in 2D). It decides the chunks.
+        patch_size: Patch size of the training that will read it, in voxels z, y, x (y, x in 2D). It decides the chunks.
 
     Returns:
         ``bytes`` and the checksums that are compared when the file is opened.

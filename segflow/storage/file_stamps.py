@@ -1,4 +1,4 @@
-"""What a result was made from: files, settings and a step, and whether they are still the same."""
+"""Origins of results (files, settings and a step), and comparison with their stamps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Trained folds: which lie at a path, and what to say where there are none."""
+"""Finding of trained folds at a path."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from segflow.storage.json_files import write_json
 from segflow.storage.stamps import ANOTHER_FOLDER, StampedFolder, say_why
 
 DESCRIPTIONS = ("dataset.json", "plans.json")
-"""Beside the label maps: what they hold, and how they were planned."""
+"""Documents beside the label maps, as nnU-Net writes them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +126,7 @@ class Predictions:
             write_json(place / name, content)
 
     def describe(self, record: RunRecord) -> None:
-        """Write what made the label maps beside them, as nnU-Net does: ``dataset.json`` and ``plans.json``."""
+        """Write ``dataset.json`` and ``plans.json`` of the model beside the label maps, as nnU-Net does."""
         for name, content in zip(DESCRIPTIONS, (record.dataset.to_json(), record.plans.to_json()), strict=True):
             write_json(self.path / name, content)
 

@@ -1,4 +1,4 @@
-"""The folder that planning and preprocessing make of a dataset, and where everything in it lies."""
+"""The folder that planning and preprocessing make for a dataset, and the places of the files in it."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ REFERENCES_FOLDER = "gt_segmentations"
 
 @dataclass(frozen=True, slots=True)
 class PreparedDataset:
-    """The folder ``<preprocessed>/<dataset>``, with nnU-Net's names of files.
+    """The folder ``<preprocessed>/<dataset>``, with nnU-Net's file names.
 
-    Nothing is made or read before a method says so.
+    Nothing is made or read unless a method says so.
 
     Attributes:
         path: The folder.
@@ -61,7 +61,7 @@ class PreparedDataset:
         """Read dataset.json.
 
         Args:
-            fix: What a user should do if it is missing or cannot be used.
+            fix: Advice if it is missing or cannot be used.
 
         Raises:
             SegflowError: It is missing, or its content cannot be used.
@@ -72,8 +72,8 @@ class PreparedDataset:
         """Read the plans of this name.
 
         Args:
-            name: Such as ``nnUNetPlans``.
-            fix: What a user should do if they are missing or cannot be used.
+            name: Name of the plans, such as ``nnUNetPlans``.
+            fix: Advice if they are missing or cannot be used.
 
         Raises:
             SegflowError: They are missing, or their content cannot be used.
@@ -81,7 +81,7 @@ class PreparedDataset:
         return read_json_as(self.plans_file(name), Plans.from_json, fix)
 
     def all_plans(self) -> Iterator[tuple[str, Plans]]:
-        """Name and content of all plans, sorted by name; files that hold no plans are left out."""
+        """Name and content of all plans, sorted by name. Other files are left out."""
         for file in sorted(self.path.glob("*.json")):
             try:
                 content = read_json(file)
@@ -95,7 +95,7 @@ class PreparedDataset:
         return PreprocessedStore(self.path / plan.data_identifier)
 
     def arrays_to_write(self, plan: ConfigurationPlan) -> PreprocessedStore:
-        """As `arrays`, to be written.
+        """Like `arrays`, for writing.
 
         Raises:
             SegflowError: Their folder is a link that leads elsewhere.
@@ -103,7 +103,7 @@ class PreparedDataset:
         return PreprocessedStore(within(self.path, plan.data_identifier))
 
     def references_to_write(self) -> Path:
-        """As `references`, to be written.
+        """Like `references`, for writing.
 
         Raises:
             SegflowError: The folder is a link that leads elsewhere.

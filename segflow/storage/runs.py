@@ -17,7 +17,7 @@ NEXT_STAGE_FOLDER = "predicted_next_stage"
 class Run:
     """The folder ``outputs/<dataset>/<plans>/<configuration>/<run_name>``.
 
-    Nothing is made or read before a method says so.
+    Nothing is made or read unless a method says so.
 
     Attributes:
         path: The folder.
@@ -31,14 +31,14 @@ class Run:
 
         Args:
             plans: The folder of all runs of some plans, ``outputs/<dataset>/<plans>``.
-            configuration: Such as ``3d_fullres``.
+            configuration: Name of the configuration, such as ``3d_fullres``.
             name: The ``run_name``.
         """
         return cls(plans / configuration / name)
 
     @classmethod
     def of(cls, path: Path) -> Run:
-        """The run that a path stands for: a run itself, or the one that a fold belongs to."""
+        """The run of a path, which is a run or one of its folds."""
         return cls(path.parent if path.name.startswith(FOLD_PREFIX) else path)
 
     @property
@@ -75,7 +75,7 @@ class Run:
         """The folder of the label maps that a cascade takes as input. All folds of the run share it.
 
         Args:
-            configuration: The cascade's.
+            configuration: The cascade's configuration.
 
         Raises:
             SegflowError: It is a link that leads elsewhere.

@@ -1,4 +1,4 @@
-"""Parts of a training, which may be a user's own: built, and held to their contract (`protocols`)."""
+"""Building of a training's parts, which may be a user's own, with checks of their contracts (`protocols`)."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ def build_part(
     """Call a part's factory.
 
     Args:
-        name: What the part is, for messages.
+        name: Name of the part, for messages.
         build: The factory, with its options bound.
-        contract: What it is called with and what it gives, for messages.
-        positional, keywords: What it is called with.
-        has: Attributes that what it gives must have.
+        contract: Arguments and result, for messages.
+        positional, keywords: The arguments.
+        has: Attributes that the result must have.
 
     Raises:
-        SegflowError: It cannot be called so, or gives something without those attributes.
+        SegflowError: The call failed, or the result lacks an attribute.
     """
     try:
         built = build(*positional, **keywords)

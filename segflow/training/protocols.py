@@ -49,7 +49,7 @@ class ScheduleFactory(Protocol):
 
 
 class SamplerFactory(Protocol):
-    """Builds what chooses the boxes of patches."""
+    """Builds a sampler, which chooses the boxes of patches."""
 
     def __call__(
         self, patch_size_loader: Sequence[int], patch_size_final: Sequence[int], *, labels: Labels

@@ -1,4 +1,4 @@
-"""Quicker layers for a network that runs on a CPU in float32, and torch's own again."""
+"""Replacement of a network's layers by faster ones for a CPU in float32, and back."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ _TORCH = {quick: own for table in (_QUICK, _QUICK_HEADS) for own, quick in table
 
 
 def accelerate(network: nn.Module) -> nn.Module:
-    """Swap layers for quicker ones of the same values within float32, the same parameters and the same names.
+    """Replace layers by faster ones with equal results within float32, and with the same parameters and names.
 
-    For a network that is about to run on a CPU. Parameters, their names, buffers, hooks and modes stay as they are:
-    each layer only gets another class. Layers of exactly torch's class are swapped, so that a network of one's own
-    gains too; subclasses, parametrized layers, and modules that are compiled are left alone. In other types than
-    float32, on other devices, under autocast, compiled, traced or exported, the quicker layers compute as torch's own.
+    Call it for a network that is about to run on a CPU. Parameters, their names, buffers, hooks and modes stay the
+    same; each layer only gets another class. Layers of exactly torch's class are replaced, in a user's own network
+    too. Subclasses, parametrized layers and compiled modules are left alone. In other types than float32, on other
+    devices, under autocast, compiled, traced or exported, the faster layers compute as torch's own.
 
-    A `UNet` takes its image to channels-last memory, where its ``memory_format`` is ``auto``; a network of one's own
-    stays in the format in which it runs. Of the quicker layers there are no second derivatives.
+    A `UNet` with ``memory_format`` ``auto`` converts its image to channels-last memory. A user's own network keeps its
+    format. The faster layers have no second derivatives.
 
     Args:
-        network: Changed in place; it may be accelerated already.
+        network: The network, changed in place. It may already be accelerated.
 
     Returns:
         The network.
@@ -56,10 +56,10 @@ def accelerate(network: nn.Module) -> nn.Module:
 
 
 def to_torch_layers(network: nn.Module) -> nn.Module:
-    """The inverse of `accelerate`: every layer is of torch's own class again, for an export or another device.
+    """The inverse of `accelerate`: give every layer torch's class again, for an export or another device.
 
     Args:
-        network: Changed in place; it need not be accelerated.
+        network: The network, changed in place. It need not be accelerated.
 
     Returns:
         The network.
@@ -70,7 +70,7 @@ def to_torch_layers(network: nn.Module) -> nn.Module:
 
 
 def _modules(network: nn.Module) -> Iterator[nn.Module]:
-    """The network and all modules in it, but none that is compiled: the compiler has seen torch's layers."""
+    """The network and its modules, without compiled ones, since the compiler has seen torch's layers."""
     if hasattr(network, "_orig_mod") or getattr(network, "_compiled_call_impl", None) is not None:
         return
     yield network

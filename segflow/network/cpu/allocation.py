@@ -1,4 +1,4 @@
-"""Settings of the process that a training or predicting CPU gains from."""
+"""Settings of the process that speed up training and prediction on a CPU."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ logger = logging.getLogger(__name__)
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 
 _ALIGNMENT = 64
-"""Bytes; a cache line, as torch's own tensors have."""
+"""Alignment in bytes: a cache line, as for torch's own tensors."""
 
 
 def tune_cpu() -> None:
     """Keep freed memory for the next step, and treat denormal numbers as zero.
 
-    glibc gives every large tensor fresh pages from the kernel and returns them when it is freed; each step then pays
-    for a page fault per 4 kB, which takes several times as long as an elementwise operation on the tensor. Denormal
-    numbers, which small gradients become, are calculated with at a fraction of the speed. Both settings hold for the
-    process and its later threads and children, so that it is for the doors that run networks to call this, once and
-    before the first tensor. On other systems than glibc the memory stays as it is.
+    glibc gives every large tensor new pages from the kernel and returns them when it is freed. Each step then pays for
+    a page fault per 4 kB, which takes several times as long as an elementwise operation on the tensor. Small gradients
+    become denormal numbers, with which a CPU computes at a fraction of its speed. Both settings hold for the process
+    and its later threads and children. Functions that run networks call this once, before the first tensor. Without
+    glibc, memory is left as it is.
     """
     torch.set_flush_denormal(True)
     try:
@@ -42,29 +42,29 @@ def tune_cpu() -> None:
 def empty(
     shape: Sequence[int], dtype: torch.dtype, memory_format: torch.memory_format = torch.contiguous_format
 ) -> Tensor:
-    """As ``torch.empty`` on the CPU, but of memory that fits where a tensor of the same size was before.
+    """Like ``torch.empty`` on the CPU, but with memory that can be reused for a tensor of the same size.
 
-    Torch asks for aligned memory. For this glibc, up to 2.37, looks for a hole that is 96 bytes larger than needed and
-    gives the rest away to small objects, so that the next tensor of the same size no longer fits in: with every step
-    the network's memory falls further to pieces. Here the room for alignment is asked for as well, and kept.
+    Torch asks for aligned memory. For that, glibc up to 2.37 looks for a hole that is 96 bytes larger than needed, and
+    gives the rest to small objects. The next tensor of the same size then no longer fits, and memory becomes more
+    fragmented with every step. Here the extra bytes for alignment are requested too, and kept.
 
     Args:
-        shape: Of the tensor.
-        dtype: Of the tensor.
-        memory_format: Of the tensor.
+        shape: Shape of the tensor.
+        dtype: Type of the tensor.
+        memory_format: Memory format of the tensor.
     """
     strides = torch.empty(tuple(shape), device="meta", memory_format=memory_format).stride()
     return _strided(shape, strides, dtype)
 
 
 def empty_like(x: Tensor) -> Tensor:
-    """As ``torch.empty_like`` on the CPU: a dense tensor keeps its memory format; see `empty`."""
+    """Like ``torch.empty_like`` on the CPU. A dense tensor keeps its memory format; see `empty`."""
     dense = x.permute(sorted(range(x.ndim), key=x.stride, reverse=True))
     return _strided(x.shape, x.stride(), x.dtype) if dense.is_contiguous() else torch.empty_like(x)
 
 
 def _strided(shape: Sequence[int], strides: Sequence[int], dtype: torch.dtype) -> Tensor:
-    """A dense tensor; no view of another one, since an output that is may not be changed in place."""
+    """A dense tensor. It is not a view, since an output that is a view must not be changed in place."""
     size = math.prod(shape) * dtype.itemsize
     memory = np.empty(size + _ALIGNMENT, np.uint8)
     start = -memory.ctypes.data % _ALIGNMENT

@@ -1,9 +1,9 @@
 """Instance normalisation and the leaky ReLU after it, as one operation that stays in channels-last memory.
 
-Torch's own instance norm copies a channels-last tensor to contiguous memory and back. The batch and group norms that
-do not are no way out: they sum up 90,000 voxels one by one in float32, which leaves four digits, or take ten times as
-long backwards. This file therefore composes both passes of elementwise operations and torch's own sums, a few samples
-at a time, so that each finds its input in the cache.
+Torch's instance norm copies a channels-last tensor to contiguous memory and back. Its batch and group norms do not
+copy, but they sum 90,000 voxels one by one in float32, which leaves four digits, or have a backward pass that takes ten
+times as long. This file therefore builds both passes from elementwise operations and torch's sums. It takes a few
+samples at a time, so that each operation finds its input in the cache.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from segflow.network.cpu.allocation import empty_like
 
 _aten = torch.ops.aten
 _CACHED_ELEMENTS = 2**18
-"""1 MB in float32, the second-level cache of common processors."""
+"""Elements of a block: 1 MB in float32, the second-level cache of common processors."""
 
 Block = tuple[slice, slice, slice]
-"""Samples, all channels, slices along the first spatial axis."""
+"""Index of samples, all channels, and slices along the first spatial axis."""
 
 
 def instance_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float, negative_slope: float = 1.0) -> Tensor:
-    """Instance norm, then a leaky ReLU unless its slope is 1; all on the CPU and of one type.
+    """Instance norm, then a leaky ReLU unless its slope is 1. All tensors are on the CPU and of one type.
 
     Args:
         x: (B, C, *spatial), in any memory format, which the result keeps.
         weight: (C,) scale.
         bias: (C,) shift.
-        eps: Added to the variance.
-        negative_slope: Of the leaky ReLU, above 0.
+        eps: Number added to the variance.
+        negative_slope: Slope of the leaky ReLU below 0; positive.
 
     Returns:
         (B, C, *spatial).
@@ -44,11 +44,11 @@ def instance_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float, negative_
 
 
 class _InstanceNormLeakyReLU(torch.autograd.Function):
-    """Both passes.
+    """Forward and backward pass.
 
-    The backward pass needs the normalised values n. It takes them from the output, which the next layer keeps anyway,
-    by undoing the activation and the learnt shift and scale, so that the input need not be kept: half the memory of
-    a training step. Where that would lose digits, or without an activation, the input is kept and n taken from it.
+    The backward pass needs the normalised values n. It computes them from the output, which the next layer keeps
+    anyway, by undoing the activation and the learnt shift and scale. So the input need not be kept, which halves the
+    memory of a training step. If that would lose digits, or without an activation, the input is kept instead.
     """
 
     @staticmethod
@@ -122,7 +122,7 @@ class _InstanceNormLeakyReLU(torch.autograd.Function):
 
 
 def _invertible(weight: Tensor, bias: Tensor) -> bool:
-    """Whether the normalised values can be had from the output within about 1e-5, for every channel."""
+    """Whether the output gives the normalised values within about 1e-5, for every channel."""
     return bool((weight.abs() > bias.abs() * 0.01 + 1e-6).all())
 
 
@@ -131,7 +131,7 @@ def _per_channel(values: Tensor, dims: int) -> Tensor:
 
 
 def _blocks(x: Tensor) -> Iterator[list[Block]]:
-    """For each group of samples, the blocks of slices that its passes go through, each small enough for the cache."""
+    """For each group of samples its blocks of slices, each small enough for the cache."""
     samples = max(_CACHED_ELEMENTS // x[0].numel(), 1)
     slices = max(_CACHED_ELEMENTS // x[:samples, :, 0].numel(), 1)
     for first in range(0, len(x), samples):

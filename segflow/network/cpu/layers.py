@@ -1,8 +1,8 @@
-"""Torch's layers, computed in quicker ways on a CPU in float32.
+"""Faster versions of torch's layers for a CPU in float32.
 
-Each class has the parameters and attributes of the class of torch's that it stands in for, and no others, so that an
-object of the one becomes one of the other by its class alone (`segflow.network.cpu.accelerate`). What it is called with
-decides: in other types, on other devices, under autocast, compiled or traced, a layer is torch's own.
+Each class has exactly the parameters and attributes of the torch class that it replaces, so changing the class of an
+object is enough (`segflow.network.cpu.accelerate`). For other types or devices, under autocast, compiled or traced,
+a layer computes as torch's own.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from segflow.network.unet import UNet
 
 
 def is_quick_with(*tensors: Tensor) -> bool:
-    """Whether a layer may compute with these tensors in its own way: float32 on the CPU, and nobody records it."""
+    """Whether a layer may use its fast way for these tensors: float32 on the CPU, not traced or compiled."""
     return (
         not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()
         and all(
-            type(tensor) in (Tensor, nn.Parameter)  # other classes come with rules of their own
+            type(tensor) in (Tensor, nn.Parameter)  # other classes have their own rules
             and tensor.device.type == "cpu"
             and tensor.dtype == torch.float32
             and tensor.numel() > 0
@@ -39,14 +39,14 @@ def is_quick_with(*tensors: Tensor) -> bool:
 
 
 def runs_channels_last(x: Tensor) -> bool:
-    """Whether x (B, C, *spatial) lies in channels-last memory; of one channel, the strides tell."""
+    """Whether x (B, C, *spatial) is in channels-last memory. For a single channel the strides decide."""
     return x.ndim in CHANNELS_LAST and x.stride(1) == 1 and x.is_contiguous(memory_format=CHANNELS_LAST[x.ndim])
 
 
 class _StaysChannelsLast:
-    """Keeps to channels-last memory where torch leaves it, as it often does for a batch of one image.
+    """Mixin for a torch layer that keeps channels-last memory. Torch often leaves it for a batch of one image.
 
-    One layer that leaves it makes every later one slower. To be mixed into a layer of torch's.
+    One layer that leaves it makes all later ones slower.
     """
 
     def forward(self, x: Tensor, *arguments: Any, **options: Any) -> Tensor:
@@ -62,7 +62,7 @@ class QuickConv2d(_StaysChannelsLast, nn.Conv2d):
 
 
 class QuickConv3d(_StaysChannelsLast, nn.Conv3d):
-    """Convolution of volumes; 3x3x3 kernels by Winograd's scheme where that is quicker."""
+    """Convolution of volumes, with Winograd's scheme for 3x3x3 kernels if that is faster."""
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, C, D, H, W) → (B, C', D / stride, …)."""
@@ -96,9 +96,9 @@ class QuickAvgPool3d(_StaysChannelsLast, nn.AvgPool3d):
 
 
 class _Pointwise:
-    """A 1x1 convolution as a matrix product; torch's own leaves its quick path, and the memory format, for few outputs.
+    """Mixin that computes a 1x1 convolution with stride 1 and one group as a matrix product.
 
-    To be mixed into a convolution of torch's with stride 1 and one group.
+    For few outputs, torch's own leaves its fast path and the memory format.
     """
 
     weight: Tensor
@@ -120,7 +120,7 @@ class PointwiseConv3d(_Pointwise, nn.Conv3d):
 
 
 class _QuickInstanceNorm:
-    """Instance norm, block by block and in the memory format of its input. To be mixed into torch's own."""
+    """Mixin for torch's instance norm that computes block by block, in the memory format of the input."""
 
     weight: Tensor | None
     bias: Tensor | None
@@ -133,7 +133,7 @@ class _QuickInstanceNorm:
         return self.activated(x, 1.0)
 
     def activated(self, x: Tensor, negative_slope: float) -> Tensor:
-        """`forward`, then a leaky ReLU of this slope, above 0; 1 is none."""
+        """`forward`, then a leaky ReLU with this positive slope; 1 means none."""
         if self.weight is not None and self.bias is not None and self._is_quick_with(x, self.weight):
             return instance_norm(x, self.weight, self.bias, self.eps, negative_slope)
         x = super().forward(x)  # type: ignore[misc]
@@ -153,10 +153,10 @@ class QuickInstanceNorm3d(_QuickInstanceNorm, nn.InstanceNorm3d):
 
 
 class _FusesActivations:
-    """Runs an instance norm and the leaky ReLU after it as one operation. To be mixed into ``nn.Sequential``."""
+    """Mixin for ``nn.Sequential`` that computes an instance norm and the leaky ReLU after it as one operation."""
 
     def forward(self, x: Any) -> Any:
-        """What ``nn.Sequential`` gives."""
+        """The result of ``nn.Sequential``."""
         layers = iter(zip_longest(tuple(self), tuple(self)[1:]))  # type: ignore[call-overload]
         for layer, following in layers:
             if _can_be_fused(layer, following):
@@ -168,7 +168,7 @@ class _FusesActivations:
 
 
 def _can_be_fused(norm: nn.Module, activation: nn.Module | None) -> bool:
-    """Whether nobody could tell: no hook is called between, and the norm's output is nobody else's."""
+    """Whether fusing has no visible effect: no hook is called between, and the norm's output is not used elsewhere."""
     return (
         isinstance(norm, _QuickInstanceNorm)
         and type(activation) is nn.LeakyReLU
@@ -184,7 +184,7 @@ def _has_hooks(layer: nn.Module) -> bool:
 
 
 class QuickSequential(_FusesActivations, nn.Sequential):
-    """Layers one after the other."""
+    """A sequence of layers."""
 
 
 class QuickConvBlock(_FusesActivations, ConvBlock):
@@ -192,7 +192,7 @@ class QuickConvBlock(_FusesActivations, ConvBlock):
 
 
 class ChannelsLastUNet(UNet):
-    """A U-Net whose layers find their input in channels-last memory, unless ``memory_format`` says otherwise."""
+    """A U-Net that runs in channels-last memory, unless ``memory_format`` says otherwise."""
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """See `UNet.forward`."""

@@ -1,12 +1,12 @@
 """3x3x3 convolutions with half the multiplications: Winograd's F(4, 3) along the first axis, for the CPU.
 
-Four neighbouring outputs of a 3-tap convolution take 12 multiplications one by one. Winograd's scheme (Lavin and Gray,
-"Fast algorithms for convolutional neural networks", 2016) takes six fixed combinations of the six inputs that the four
-depend on, multiplies each by a combination of the taps, and combines the six products to the four outputs. Here the
-inputs are whole slices: a convolution of D slices becomes six two-dimensional ones of D / 4 slices each, which torch's
-own kernels compute, and the combinations are products with 6x6 and 4x6 matrices. All of it is linear, so the backward
-pass multiplies by their transposes around torch's own. In float32 results differ from the direct convolution by about
-2e-6 of the largest output, which itself is off by 1e-6.
+Computed directly, four neighbouring outputs of a 3-tap convolution take 12 multiplications. Winograd's scheme (Lavin
+and Gray, "Fast algorithms for convolutional neural networks", 2016) takes six fixed combinations of the six inputs,
+multiplies each by a combination of the taps, and combines the six products to the four outputs. Here the inputs are
+whole slices: a convolution of D slices becomes six 2D convolutions of D / 4 slices each, which torch's kernels compute.
+The combinations are products with 6x6 and 4x6 matrices. Everything is linear, so the backward pass uses their
+transposes. In float32, results differ from the direct convolution by about 2e-6 of the largest output; the direct one
+itself is off by 1e-6.
 """
 
 from __future__ import annotations
@@ -46,20 +46,20 @@ _OUTPUTS = torch.tensor(
 """The four output slices of a tile from its six products."""
 _PLANES = 6
 _MIN_CHANNELS = 32
-"""Combining costs by the channel, multiplying by its square: with few channels the direct convolution is quicker."""
+"""Least number of channels. Combining costs grow with channels, multiplying with their square, so few do not pay."""
 _MAX_SHARE = 0.6
-"""Of the multiplications that must be left for it to pay; a last tile that overhangs wastes some."""
+"""Largest share of multiplications at which it pays. A last tile that overhangs wastes some."""
 _MIN_SLICE = 2**12
-"""Elements of an input slice below which the many small products cost more than they save."""
+"""Elements of an input slice below which many small products cost more than they save."""
 _BLOCK_ELEMENTS = 2**21
-"""Elements of input taken at a time, which bounds the memory of the six planes (8 MB in float32, times 1.5)."""
+"""Elements of input taken at a time, which limits the memory of the six planes (8 MB in float32, times 1.5)."""
 
 
 def winograd_pays(shape: Sequence[int], weight: Sequence[int]) -> bool:
-    """Whether a convolution of stride 1 is quicker this way.
+    """Whether a convolution with stride 1 is faster this way.
 
     Args:
-        shape: (B, C, D, H, W) of the input; a 2D image never is.
+        shape: (B, C, D, H, W) of the input. It never is for a 2D image.
         weight: (C', C, *kernel).
     """
     if len(shape) != 5 or tuple(weight[2:]) != (3, 3, 3) or min(weight[:2]) < _MIN_CHANNELS:
@@ -72,7 +72,7 @@ def winograd_convolution(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tens
     """3x3x3 convolution with stride 1 and padding 1.
 
     Args:
-        x: float (B, C, D, H, W), best in channels-last memory, which the result has.
+        x: float (B, C, D, H, W), preferably in channels-last memory, which the result has.
         weight: (C', C, 3, 3, 3).
         bias: (C',) or None.
     """
@@ -121,7 +121,7 @@ class _WinogradConvolution(torch.autograd.Function):
                     (1, 1), (1, 1), (1, 1), False, (0, 0), 1, needed,
                 )  # fmt: skip
                 if needed[0]:
-                    inputs[index] = by_input.permute(0, 2, 3, 1)  # which are done with
+                    inputs[index] = by_input.permute(0, 2, 3, 1)  # which are no longer needed
                 if needed[1]:
                     grad_taps[index] += by_taps
             if grad_source is not None:
@@ -148,7 +148,7 @@ def _images(slices: Tensor) -> Tensor:
 
 
 def _blocks(source: Tensor) -> Iterator[tuple[int, slice]]:
-    """Sample and depths, whole tiles, that are computed together."""
+    """Sample and range of depths (whole tiles) that are computed together."""
     batch, depth = source.shape[:2]
     step = max(_BLOCK_ELEMENTS // (source[0, 0].numel() * _TILE), 1) * _TILE
     for sample in range(batch):
@@ -157,7 +157,7 @@ def _blocks(source: Tensor) -> Iterator[tuple[int, slice]]:
 
 
 def _tile_inputs(depth: int, depths: slice) -> Iterator[tuple[slice, slice]]:
-    """For each tile: the slices that it needs and are there, and which of its six they are; the others are zero."""
+    """For each tile the slices that it needs, as far as they exist, and their places among its six; others are 0."""
     for start in range(depths.start - 1, depths.stop - 1, _TILE):
         there = slice(max(start, 0), min(start + _PLANES, depth))
         yield there, slice(there.start - start, there.stop - start)
@@ -174,7 +174,7 @@ def _combined_inputs(source: Tensor, depths: slice) -> Tensor:
 
 
 def _split_inputs(grad_source: Tensor, depths: slice, grad_planes: Tensor) -> None:
-    """Transpose of `_combined_inputs`. Tiles overlap by two slices: the first to reach one writes it, the next adds."""
+    """Transpose of `_combined_inputs`. Tiles overlap by two slices: the first tile writes, the next one adds."""
     matrix = _INPUTS.to(grad_source.dtype)
     flat, planes = grad_source.flatten(1), grad_planes.flatten(2)
     written = depths.start + 1 if depths.start else 0
