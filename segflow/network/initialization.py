@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import cast
 
 from torch import nn
 
 from segflow.network.blocks import ResidualBlock
-from segflow.network.unet import UNet
+from segflow.network.unet import DecoderStage, UNet
 
 CONVOLUTIONS = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+Convolution = nn.Conv2d | nn.Conv3d | nn.ConvTranspose2d | nn.ConvTranspose3d
 
 
 def initialize(network: UNet, negative_slope: float) -> None:
@@ -25,13 +27,13 @@ def initialize(network: UNet, negative_slope: float) -> None:
         nn.init.kaiming_normal_(module.weight, a=negative_slope)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
-    for module in network.modules():
-        if isinstance(module, ResidualBlock):
-            for parameter in module.conv2.norm.parameters():
+    for block in network.modules():
+        if isinstance(block, ResidualBlock):
+            for parameter in block.conv2.norm.parameters():
                 nn.init.zeros_(parameter)
 
 
-def _as_visited(network: UNet) -> Iterator[nn.Module]:
+def _as_visited(network: UNet) -> Iterator[Convolution]:
     """Convolutions in the order in which nnU-Net draws them.
 
     Its blocks hold each convolution under two names, and its decoder holds the encoder again. Convolutions are
@@ -41,9 +43,10 @@ def _as_visited(network: UNet) -> Iterator[nn.Module]:
     for _ in range(2):
         for module in encoder:
             yield from (module, module)
-    for stage in network.decoder:
-        for module in stage.stack.modules():
-            if isinstance(module, CONVOLUTIONS):
-                yield from (module, module)
-    yield from (stage.up for stage in network.decoder)
-    yield from network.heads
+    decoder = cast("list[DecoderStage]", list(network.decoder))
+    for stage in decoder:
+        for layer in stage.stack.modules():
+            if isinstance(layer, CONVOLUTIONS):
+                yield from (layer, layer)
+    yield from (stage.up for stage in decoder)
+    yield from cast("list[Convolution]", list(network.heads))

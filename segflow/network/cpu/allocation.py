@@ -49,7 +49,7 @@ def empty(
     fragmented with every step. Here the extra bytes for alignment are requested too, and kept.
 
     Args:
-        shape: Shape of the tensor.
+        shape: Shape of the tensor, any shape.
         dtype: Type of the tensor.
         memory_format: Memory format of the tensor.
     """
@@ -58,7 +58,7 @@ def empty(
 
 
 def empty_like(x: Tensor) -> Tensor:
-    """Like ``torch.empty_like`` on the CPU. A dense tensor keeps its memory format; see `empty`."""
+    """Like ``torch.empty_like`` on the CPU. A dense tensor of any shape keeps its memory format. See `empty`."""
     dense = x.permute(sorted(range(x.ndim), key=x.stride, reverse=True))
     return _strided(x.shape, x.stride(), x.dtype) if dense.is_contiguous() else torch.empty_like(x)
 

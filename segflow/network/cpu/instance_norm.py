@@ -39,7 +39,7 @@ def instance_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float, negative_
     Returns:
         (B, C, *spatial).
     """
-    result: Tensor = _InstanceNormLeakyReLU.apply(x, weight, bias, eps, negative_slope)
+    result: Tensor = _InstanceNormLeakyReLU.apply(x, weight, bias, eps, negative_slope)  # type: ignore[no-untyped-call]
     return result
 
 

@@ -7,6 +7,7 @@ a layer computes as torch's own.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import zip_longest
 from typing import Any
 
@@ -14,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules import module as torch_module
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.instancenorm import _InstanceNorm
 
 from segflow.network.blocks import ConvBlock
 from segflow.network.cpu.instance_norm import instance_norm
@@ -23,7 +26,7 @@ from segflow.network.unet import UNet
 
 
 def is_quick_with(*tensors: Tensor) -> bool:
-    """Whether a layer may use its fast way for these tensors: float32 on the CPU, not traced or compiled."""
+    """Whether a layer may be fast with these tensors, any shape: float32 on the CPU, not traced, not compiled."""
     return (
         not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
@@ -43,16 +46,16 @@ def runs_channels_last(x: Tensor) -> bool:
     return x.ndim in CHANNELS_LAST and x.stride(1) == 1 and x.is_contiguous(memory_format=CHANNELS_LAST[x.ndim])
 
 
-class _StaysChannelsLast:
+class _StaysChannelsLast(nn.Module):
     """Mixin for a torch layer that keeps channels-last memory. Torch often leaves it for a batch of one image.
 
     One layer that leaves it makes all later ones slower.
     """
 
-    def forward(self, x: Tensor, *arguments: Any, **options: Any) -> Tensor:
-        """x (B, C, *spatial) → (B, C', *other)."""
-        y: Tensor = super().forward(x, *arguments, **options)  # type: ignore[misc]
-        if is_quick_with(x) and runs_channels_last(x):
+    def forward(self, input: Tensor, *arguments: Any, **options: Any) -> Tensor:
+        """Input (B, C, *spatial) → (B, C', *other)."""
+        y: Tensor = super().forward(input, *arguments, **options)
+        if is_quick_with(input) and runs_channels_last(input):
             return y.contiguous(memory_format=CHANNELS_LAST[y.ndim])
         return y
 
@@ -95,19 +98,17 @@ class QuickAvgPool3d(_StaysChannelsLast, nn.AvgPool3d):
     """Mean over neighbours in volumes."""
 
 
-class _Pointwise:
+class _Pointwise(_ConvNd):
     """Mixin that computes a 1x1 convolution with stride 1 and one group as a matrix product.
 
     For few outputs, torch's own leaves its fast path and the memory format.
     """
 
-    weight: Tensor
-    bias: Tensor | None
-
     def forward(self, x: Tensor) -> Tensor:
         """x (B, C, *spatial) → (B, C', *spatial)."""
         if not (is_quick_with(x, self.weight) and runs_channels_last(x)):
-            return super().forward(x)  # type: ignore[misc,no-any-return]
+            y: Tensor = super().forward(x)
+            return y
         return functional.linear(x.movedim(1, -1), self.weight.flatten(1), self.bias).movedim(-1, 1)
 
 
@@ -119,14 +120,8 @@ class PointwiseConv3d(_Pointwise, nn.Conv3d):
     """1x1x1 convolution of volumes."""
 
 
-class _QuickInstanceNorm:
+class _QuickInstanceNorm(_InstanceNorm):
     """Mixin for torch's instance norm that computes block by block, in the memory format of the input."""
-
-    weight: Tensor | None
-    bias: Tensor | None
-    eps: float
-    track_running_stats: bool
-    num_features: int
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, C, *spatial) → the same shape."""
@@ -136,11 +131,11 @@ class _QuickInstanceNorm:
         """`forward`, then a leaky ReLU with this positive slope; 1 means none."""
         if self.weight is not None and self.bias is not None and self._is_quick_with(x, self.weight):
             return instance_norm(x, self.weight, self.bias, self.eps, negative_slope)
-        x = super().forward(x)  # type: ignore[misc]
+        x = super().forward(x)
         return x if negative_slope == 1 else functional.leaky_relu(x, negative_slope, inplace=True)
 
     def _is_quick_with(self, x: Tensor, weight: Tensor) -> bool:
-        batched = x.ndim == self._get_no_batch_dim() + 1  # type: ignore[attr-defined]
+        batched = x.ndim == self._get_no_batch_dim() + 1  # type: ignore[no-untyped-call]
         return batched and not self.track_running_stats and x.shape[1] == self.num_features and is_quick_with(x, weight)
 
 
@@ -152,12 +147,12 @@ class QuickInstanceNorm3d(_QuickInstanceNorm, nn.InstanceNorm3d):
     """Instance norm of volumes."""
 
 
-class _FusesActivations:
+class _FusesActivations(nn.Sequential):
     """Mixin for ``nn.Sequential`` that computes an instance norm and the leaky ReLU after it as one operation."""
 
     def forward(self, x: Any) -> Any:
         """The result of ``nn.Sequential``."""
-        layers = iter(zip_longest(tuple(self), tuple(self)[1:]))  # type: ignore[call-overload]
+        layers: Iterator[tuple[Any, Any]] = iter(zip_longest(tuple(self), tuple(self)[1:]))
         for layer, following in layers:
             if _can_be_fused(layer, following):
                 x = layer.activated(x, following.negative_slope)

@@ -76,7 +76,7 @@ def winograd_convolution(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tens
         weight: (C', C, 3, 3, 3).
         bias: (C',) or None.
     """
-    result: Tensor = _WinogradConvolution.apply(x, weight, bias)
+    result: Tensor = _WinogradConvolution.apply(x, weight, bias)  # type: ignore[no-untyped-call]
     return result
 
 
