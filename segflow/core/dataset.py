@@ -67,30 +67,7 @@ class DatasetDescription:
                 expected=list(REQUIRED_KEYS),
                 fix="A decathlon folder is converted by: segflow convert source=TASK_FOLDER",
             )
-        names = keys["channel_names"]
-        if isinstance(names, Mapping):
-            numbered = {str(k): v for k, v in names.items()}
-            wanted = [str(i) for i in range(len(numbered))]
-            if not numbered or sorted(numbered, key=str) != sorted(wanted):
-                raise SegflowError(
-                    "'channel_names' must be numbered from 0 without gaps",
-                    found=list(numbered),
-                    expected=wanted or ["0"],
-                    fix=COUNT_FROM_0,
-                )
-            channels = tuple(str(numbered[key]) for key in wanted)
-        elif isinstance(names, (list, tuple)) and names:
-            channels = tuple(str(v) for v in names)
-        else:
-            raise SegflowError(
-                "'channel_names' must map channel numbers to names",
-                found=shortened(names),
-                expected='{"0": "CT"}',
-            )
-        if len(channels) > MOST_CHANNELS:
-            raise SegflowError(
-                "'channel_names' names too many", found=len(channels), expected=f"at most {MOST_CHANNELS}"
-            )
+        channels = _channel_names(keys["channel_names"])
         count = keys["numTraining"]
         if isinstance(count, bool) or not isinstance(count, int) or count < 0:
             raise SegflowError("'numTraining' must be a whole number", found=shortened(count))
@@ -108,3 +85,29 @@ class DatasetDescription:
     def to_json(self) -> dict[str, Any]:
         """The whole of dataset.json, as it was read."""
         return dict(self.raw)
+
+
+def _channel_names(names: Any) -> tuple[str, ...]:
+    """The names of the channels, by their numbers or in their order."""
+    if isinstance(names, Mapping):
+        numbered = {str(k): v for k, v in names.items()}
+        wanted = [str(i) for i in range(len(numbered))]
+        if not numbered or sorted(numbered, key=str) != sorted(wanted):
+            raise SegflowError(
+                "'channel_names' must be numbered from 0 without gaps",
+                found=list(numbered),
+                expected=wanted or ["0"],
+                fix=COUNT_FROM_0,
+            )
+        channels = tuple(str(numbered[key]) for key in wanted)
+    elif isinstance(names, (list, tuple)) and names:
+        channels = tuple(str(v) for v in names)
+    else:
+        raise SegflowError(
+            "'channel_names' must map channel numbers to names",
+            found=shortened(names),
+            expected='{"0": "CT"}',
+        )
+    if len(channels) > MOST_CHANNELS:
+        raise SegflowError("'channel_names' names too many", found=len(channels), expected=f"at most {MOST_CHANNELS}")
+    return channels

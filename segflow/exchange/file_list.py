@@ -96,29 +96,48 @@ def _read_table(table: Path) -> tuple[list[str], list[_Row]]:
         raise SegflowError(f"{table} lacks a column", found=", ".join(headings) or "nothing", expected=HEADING_HELP)
     if not lines:
         raise SegflowError(f"{table} lists no case", expected="one line per case")
-    base = table.resolve().parent
-    rows, problems, seen = [], [], set()
+    columns = _Columns(headings, headings[case], tuple(channels), headings[label])
+    rows: list[_Row] = []
+    problems: list[str] = []
+    seen: set[str] = set()
     for line in lines:
-        number, texts = line.number, dict(zip_longest(headings, line.cells[: len(headings)], fillvalue=""))
-        case_id = texts[headings[case]]
-        cells = {heading: texts[heading] for heading in (*channels, headings[label])}
-        empty = [column for column, cell in cells.items() if not cell]
+        row, wrong = columns.read(line, table.resolve().parent, seen)
+        problems += wrong
+        rows += [] if row is None else [row]
+    if problems:
+        raise CaseErrors(f"{table} cannot be used", problems)
+    return channels, sorted(rows, key=lambda row: row.case_id)
+
+
+@dataclass(frozen=True, slots=True)
+class _Columns:
+    """Headings of a table: all, that of the cases, those of the channels, and that of the label maps."""
+
+    headings: Sequence[str]
+    case: str
+    channels: tuple[str, ...]
+    label: str
+
+    def read(self, line: Line, base: Path, seen: set[str]) -> tuple[_Row | None, list[str]]:
+        """The row of a line, or None if it cannot be used; and its problems. Adds the case to those seen."""
+        texts = dict(zip_longest(self.headings, line.cells[: len(self.headings)], fillvalue=""))
+        case_id, number, problems = texts[self.case], line.number, []
+        cells = {heading: texts[heading] for heading in (*self.channels, self.label)}
+        empty = [heading for heading, cell in cells.items() if not cell]
         if reason := "is there twice" if case_id in seen else why_unsafe(case_id):
             problems.append(f"line {number}: {shortened(case_id)} cannot be the name of a case: it {reason}")
         elif empty:
             problems.append(f"line {number}, case '{case_id}': no file in column {', '.join(empty)}")
         seen.add(case_id)
         files: dict[str, Path] = {}
-        for column, cell in cells.items():
+        for heading, cell in cells.items():
             try:
-                files |= {column: listed_file(base, cell)} if cell else {}
+                files |= {heading: listed_file(base, cell)} if cell else {}
             except SegflowError as error:
                 problems.append(f"line {number}, case '{case_id}': {error}")
-        if len(files) == len(cells):
-            rows.append(_Row(case_id, tuple(files[channel] for channel in channels), files[headings[label]]))
-    if problems:
-        raise CaseErrors(f"{table} cannot be used", problems)
-    return channels, sorted(rows, key=lambda row: row.case_id)
+        if len(files) < len(cells):
+            return None, problems
+        return _Row(case_id, tuple(files[channel] for channel in self.channels), files[self.label]), problems
 
 
 def _common_ending(table: Path, rows: Sequence[_Row]) -> str:

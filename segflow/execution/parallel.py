@@ -4,6 +4,9 @@ A worker is a new Python process that talks to its parent through its standard s
 main script, which therefore needs no ``__main__`` guard. Its death is noticed at once as the end of its stream, and it
 ends itself when its parent is gone. Jobs start within a memory limit, largest first. If a worker dies, its job is
 reported with the likely cause and tried once more, alone.
+
+The pools of ``concurrent.futures`` and loky cannot take this over: the death of one worker fails every job of theirs,
+those that run beside it too, without saying which job it was. The former also runs the caller's main script again.
 """
 
 from __future__ import annotations

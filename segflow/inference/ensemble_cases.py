@@ -204,40 +204,53 @@ def ensemble_cases(
     chosen = _case_ids(stored, file_ending) if cases is None else list(cases)
     if not chosen:
         raise CaseErrors("there are no probabilities to average", [str(folder) for folder in members], SAVE_THEM)
-    predictions = Predictions(output, file_ending)
     arguments = {"members": [str(folder.resolve()) for folder in members], "weights": settings.weights}
-
-    def origin(case_id: str) -> Origin:
-        return ensemble_origin(stored, case_id, members[0] / f"{case_id}{file_ending}", labels, arguments)
-
+    work = _Ensemble(stored, labels, images, Predictions(output, file_ending), arguments, settings.weights)
     beside = {name: members[0] / name for name in DESCRIPTIONS if (members[0] / name).is_file()}
-    done = predictions.prepare(
-        {case_id: Wanted(origin(case_id)) for case_id in chosen},
+    done = work.predictions.prepare(
+        {case_id: Wanted(work.origin(case_id)) for case_id in chosen},
         what="label maps",
         maker="ensemble",
         documents=(*beside, ARGUMENTS_FILE),
         resume=settings.resume,
         own=own,
     )
-    predictions.write_document(ARGUMENTS_FILE, arguments, WAY)
+    work.predictions.write_document(ARGUMENTS_FILE, arguments, WAY)
     for name, file in beside.items():
-        predictions.write_document(name, read_json(file), WAY)
-
-    def decide(case_id: str) -> _Decided:
-        for member in stored:
-            member.require(case_id)
-        inputs = origin(case_id).stamp_inputs()
-        label, geometry = images.read_label(members[0] / f"{case_id}{file_ending}")
-        return _Decided(decide_case(stored, case_id, labels, label.shape, settings.weights), geometry, inputs)
-
-    def write(case_id: str, decided: _Decided) -> None:
-        with predictions.written(case_id, origin(case_id), decided.inputs) as place:
-            images.write_label(decided.label_map, decided.geometry, place / predictions.file(case_id).name)
-
-    steps = Steps(
-        "ensemble", read=decide, compute=lambda case_id, decided: decided, write=write, is_done=done.__contains__
-    )
+        work.predictions.write_document(name, read_json(file), WAY)
+    steps = Steps("ensemble", work.decide, lambda case_id, decided: decided, work.write, done.__contains__)
     return run_cases(steps, {case_id: case_id for case_id in chosen}, settings, progress)
+
+
+@dataclass(frozen=True, slots=True)
+class _Ensemble:
+    """Members, and the folder for what they decide together."""
+
+    members: Sequence[StoredProbabilities]
+    labels: Labels
+    images: ImageIO
+    predictions: Predictions
+    arguments: Mapping[str, Any]
+    weights: Sequence[float] | None
+
+    def origin(self, case_id: str) -> Origin:
+        return ensemble_origin(self.members, case_id, self._pattern(case_id), self.labels, self.arguments)
+
+    def decide(self, case_id: str) -> _Decided:
+        for member in self.members:
+            member.require(case_id)
+        inputs = self.origin(case_id).stamp_inputs()
+        label, geometry = self.images.read_label(self._pattern(case_id))
+        decided = decide_case(self.members, case_id, self.labels, label.shape, self.weights)
+        return _Decided(decided, geometry, inputs)
+
+    def write(self, case_id: str, decided: _Decided) -> None:
+        with self.predictions.written(case_id, self.origin(case_id), decided.inputs) as place:
+            self.images.write_label(decided.label_map, decided.geometry, place / self.predictions.file(case_id).name)
+
+    def _pattern(self, case_id: str) -> Path:
+        """The first member's label map, which gives the geometry."""
+        return self.members[0].folder / self.predictions.file(case_id).name
 
 
 @dataclass(frozen=True, slots=True)

@@ -147,20 +147,11 @@ def _group(files: Iterable[Path], names: Names, where: str) -> list[CaseFiles]:
     Raises:
         SegflowError: Two files are the same channel, or numbers are not channels. The error names all such cases.
     """
-    numbered: dict[str, dict[int, Path]] = {}
-    for file in files:
-        stem = names.stem(file.name)
-        case_id, number = case_and_channel(stem)
-        number = number or 0
-        channels = numbered.setdefault(case_id, {})
-        if number in channels:
-            raise _same_channel(case_id, channels[number], file)
-        channels[number] = file
     cases: dict[str, tuple[Path, ...]] = {}
     problems: list[str] = []
     from_one: list[str] = []
     own: list[str] = []
-    for case_id, channels in numbered.items():
+    for case_id, channels in _by_channel(files, names).items():
         images = tuple(channels[number] for number in sorted(channels))
         meaning = digits_mean(channels, names.channels)
         if meaning == "nothing" and sorted(channels) != list(range(len(channels))):
@@ -186,6 +177,22 @@ def _group(files: Iterable[Path], names: Names, where: str) -> list[CaseFiles]:
             names.channels,
         )
     return [CaseFiles(case_id, images) for case_id, images in cases.items()]
+
+
+def _by_channel(files: Iterable[Path], names: Names) -> dict[str, dict[int, Path]]:
+    """Case → number of a channel → its file; a file without a number is channel 0.
+
+    Raises:
+        SegflowError: Two files are the same channel.
+    """
+    numbered: dict[str, dict[int, Path]] = {}
+    for file in files:
+        case_id, number = case_and_channel(names.stem(file.name))
+        channels = numbered.setdefault(case_id, {})
+        if (number or 0) in channels:
+            raise _same_channel(case_id, channels[number or 0], file)
+        channels[number or 0] = file
+    return numbered
 
 
 def _same_channel(case_id: str, first: Path, second: Path) -> SegflowError:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from segflow.core.case import CaseFiles
@@ -18,7 +19,13 @@ from segflow.core.split_cases import SplitSettings
 from segflow.core.splits import Split
 from segflow.execution.progress import Progress, silent
 from segflow.planning.explain import ConfigurationReport, report_configurations
-from segflow.planning.measure_dataset import fingerprint_origin, measure_dataset, read_fingerprint, write_fingerprint
+from segflow.planning.measure_dataset import (
+    Measured,
+    fingerprint_origin,
+    measure_dataset,
+    read_fingerprint,
+    write_fingerprint,
+)
 from segflow.planning.own_planner import plans_by_own, with_own_normalizations
 from segflow.planning.planner import CONFIGURATIONS, PlannerSettings, decide
 from segflow.planning.split_dataset import split_dataset
@@ -100,25 +107,14 @@ def plan_dataset(
     description = read_description(dataset_folder)
     cases = _find_cases(dataset_folder, description, required=fingerprint is None)
     reader = reader_of((case.images[0] for case in cases), description.file_ending, description.reader)
-    measured = False
     if fingerprint is not None:
-        found = read_json_as(fingerprint, Fingerprint.from_json)
+        found, measured = read_json_as(fingerprint, Fingerprint.from_json), False
     else:
         _check_whole(dataset_folder, description, len(cases))
-        origin = fingerprint_origin(cases, reader, description)
-        stored = None if clean else read_fingerprint(output_folder, origin)
-        if stored is None:
-            made = measure_dataset(
-                cases,
-                reader,
-                description,
-                processes=processes,
-                memory_limit_bytes=memory_limit_bytes,
-                progress=progress,
-            )
-            write_fingerprint(output_folder, made.fingerprint, origin, made.inputs)  # kept even if a later step fails
-            stored, measured = made.fingerprint, True
-        found = stored
+        measure = partial(
+            measure_dataset, processes=processes, memory_limit_bytes=memory_limit_bytes, progress=progress
+        )
+        found, measured = _measured(output_folder, cases, reader, description, measure, clean=clean)
     plans, reasons = _plan(found, description, settings, reader, planner)
     plans = with_own_normalizations(plans, description, normalizations or {})
     plans, kept, dropped = _with_user_configurations(plans, prepared.plans_file(plans.plans_name))
@@ -135,6 +131,25 @@ def plan_dataset(
         shutil.copyfile(dataset_folder / DESCRIPTION_FILE, temporary)
     write_json(prepared.plans_file(plans.plans_name), plans.to_json())
     return PlanReport(output_folder, plans, found, tuple(folds), reports, measured, kept, dropped)
+
+
+def _measured(
+    folder: Path,
+    cases: Sequence[CaseFiles],
+    reader: ImageIO,
+    description: DatasetDescription,
+    measure: Callable[[Sequence[CaseFiles], ImageIO, DatasetDescription], Measured],
+    *,
+    clean: bool,
+) -> tuple[Fingerprint, bool]:
+    """The fingerprint in the folder, which is written if it is missing or out of date; and whether it was."""
+    origin = fingerprint_origin(cases, reader, description)
+    stored = None if clean else read_fingerprint(folder, origin)
+    if stored is not None:
+        return stored, False
+    made = measure(cases, reader, description)
+    write_fingerprint(folder, made.fingerprint, origin, made.inputs)  # kept even if a later step fails
+    return made.fingerprint, True
 
 
 def _find_cases(folder: Path, description: DatasetDescription, *, required: bool) -> list[CaseFiles]:
