@@ -11,15 +11,12 @@ from segflow.core.labels import LabelKey, Labels
 from segflow.core.metrics import CaseMetrics, Summary
 from segflow.core.own_part import OwnPart
 from segflow.evaluation.evaluate_settings import EvaluateSettings, ScoreSettings
-from segflow.evaluation.label_pairs import LabelPair, find_pairs, inputs_of, read_pair, worker_count
+from segflow.evaluation.label_pairs import LabelPair, find_pairs, inputs_of, read_pair, work_on_maps
 from segflow.evaluation.own_metrics import check_metrics, own_scores
 from segflow.evaluation.score_case import score_case
 from segflow.evaluation.summary import SUMMARY_FILE, write_summary
 from segflow.evaluation.undeclared import Undeclared, undeclared_values, warn_of_undeclared
-from segflow.execution.gathering import gather
 from segflow.execution.jobs import Job
-from segflow.execution.machine import memory_bytes
-from segflow.execution.parallel import run_jobs
 from segflow.execution.progress import Progress, silent
 from segflow.storage.file_stamps import Origin
 from segflow.storage.images import ImageIO, reader_of, voxels_of
@@ -78,13 +75,7 @@ def evaluate_cases(
         Job(pair.case_id, (pair, images, labels, settings.scores, metrics), bytes_per_voxel * count)
         for pair, count in zip(pairs, voxels, strict=True)
     ]
-    outcomes = run_jobs(
-        _evaluate_case,
-        jobs,
-        processes=worker_count(settings.processes, voxels),
-        memory_limit_bytes=memory_bytes() // 2,
-    )
-    evaluated = gather(outcomes, len(jobs), "evaluate", progress)
+    evaluated = work_on_maps(_evaluate_case, jobs, voxels, settings.processes, "evaluate", progress)
     failed = dict(sorted((failed | evaluated.failed).items()))
     if not evaluated.values:
         raise CaseErrors("no case could be evaluated", [*failed.values()])

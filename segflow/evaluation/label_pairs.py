@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from segflow.core.errors import CaseErrors, SegflowError
 from segflow.core.geometry import Geometry
-from segflow.execution.machine import processor_count
+from segflow.execution.gathering import Gathered, gather
+from segflow.execution.jobs import Job
+from segflow.execution.machine import memory_bytes, processor_count
+from segflow.execution.parallel import run_jobs
+from segflow.execution.progress import Progress
 from segflow.storage.images import ImageIO, same_placement
 from segflow.storage.listing import FETCH, list_folder, tell_passed_over
 
@@ -127,3 +132,25 @@ def worker_count(processes: int | None, voxels: Sequence[int]) -> int:
     if processes is not None:
         return processes
     return 0 if sum(voxels) < SMALL_WORK_VOXELS else min(processor_count(), len(voxels))
+
+
+def work_on_maps(
+    function: Callable[..., Any],
+    jobs: Sequence[Job],
+    voxels: Sequence[int],
+    processes: int | None,
+    stage: str,
+    progress: Progress,
+) -> Gathered:
+    """Do jobs on label maps, within half of the memory.
+
+    Args:
+        function, jobs: See `run_jobs`.
+        voxels: The size of each job, for `worker_count`.
+        processes: Worker processes; None for as many as there are processors, or none for little work.
+        stage: Name of the work, for progress.
+        progress: Called after each job.
+    """
+    workers = worker_count(processes, voxels)
+    outcomes = run_jobs(function, jobs, processes=workers, memory_limit_bytes=memory_bytes() // 2)
+    return gather(outcomes, len(jobs), stage, progress)

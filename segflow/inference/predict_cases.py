@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from segflow.core.case import CaseFiles
 from segflow.core.errors import SegflowError
 from segflow.execution.progress import Progress, silent
 from segflow.inference.case_pipeline import PredictReport
@@ -59,7 +61,6 @@ def predict_cases(
     output = Path(output)
     if isinstance(source, (str, Path)) and Path(source).resolve() == output.resolve():
         raise SegflowError("the predictions need a folder of their own", found=f"input and output are both {output}")
-    given = settings.previous_stage_predictions
     model, checkpoint = named_checkpoint(Path(model), settings.checkpoint)
     settings = replace(settings, checkpoint=checkpoint)
     predictor = Predictor.load(
@@ -70,7 +71,7 @@ def predict_cases(
         device=settings.device,
         settings=settings.window,
         previous_stage=settings.previous_stage,
-        with_previous_stage=given is None,
+        with_previous_stage=settings.previous_stage_predictions is None,
         build=build,
         build_previous=build_previous,
         normalizations=normalizations,
@@ -79,27 +80,35 @@ def predict_cases(
     for stage in (predictor, predictor.previous_stage):
         if stage is not None:
             check_planned(stage.record.plans, stage.plan, predictor.normalizations)
-    dataset = predictor.record.dataset
-    endings = readable_endings(reader_by_name(predictor.record.plans.reader), dataset.file_ending)
-    everything = find_cases(source, endings, len(dataset.channels))
+    everything = _find(source, predictor)
     cases = part_of(everything, settings.part)
     decisive = _decisive(predictor, model, settings, build, build_previous)
-    arguments = {"input": _text(source), **asdict(settings), **decisive}
-    before = None if given is None else Path(given)
-    predicted_before = predictor.plan.previous_stage and given is None
-    if predicted_before:
+    before = None if settings.previous_stage_predictions is None else Path(settings.previous_stage_predictions)
+    if predictor.plan.previous_stage and before is None:
         before = within(output, PREVIOUS_STAGE_FOLDER)
     family = {case.case_id for case in everything}
     last = PredictStage("predict", predictor, output, settings, decisive, before, family, own)
+    return _run(last, cases, {"input": _text(source), **asdict(settings), **decisive}, progress)
+
+
+def _find(source: Input, predictor: Predictor) -> list[CaseFiles]:
+    dataset = predictor.record.dataset
+    endings = readable_endings(reader_by_name(predictor.record.plans.reader), dataset.file_ending)
+    return find_cases(source, endings, len(dataset.channels))
+
+
+def _run(
+    last: PredictStage, cases: Sequence[CaseFiles], arguments: dict[str, Any], progress: Progress
+) -> PredictReport:
+    """Predict with a model, for a cascade with the previous stage's first."""
     done = last.prepare(cases)
     last.write_documents(arguments)
     failed: dict[str, str] = {}
-    if predicted_before and predictor.previous_stage is not None and before is not None:
+    before, settings = last.predictor.previous_stage, last.settings
+    if before is not None and last.previous is not None and settings.previous_stage_predictions is None:
         plain = replace(settings, probabilities=False, entropy=False, disagreement=False)
-        name = f"predict {predictor.plan.previous_stage}"
-        first = replace(
-            last, name=name, predictor=predictor.previous_stage, output=before, settings=plain, previous=None
-        )
+        name = f"predict {last.predictor.plan.previous_stage}"
+        first = replace(last, name=name, predictor=before, output=last.previous, settings=plain, previous=None)
         failed.update(first.run(cases, first.prepare(cases), progress).failed)
         cases = [case for case in cases if case.case_id not in failed]
         done = last.prepare(cases)  # again, since it depends on the predictions of the previous stage

@@ -9,11 +9,8 @@ from pathlib import Path
 from segflow.core.errors import SegflowError
 from segflow.core.postprocessing import PostprocessingChoice, PostprocessingStep
 from segflow.evaluation.evaluate_cases import BYTES_PER_VOXEL
-from segflow.evaluation.label_pairs import label_files, worker_count
-from segflow.execution.gathering import gather
+from segflow.evaluation.label_pairs import label_files, work_on_maps
 from segflow.execution.jobs import Job
-from segflow.execution.machine import memory_bytes
-from segflow.execution.parallel import run_jobs
 from segflow.execution.progress import Progress, silent
 from segflow.postprocessing.components import postprocess_label_map
 from segflow.storage.file_stamps import Origin
@@ -92,10 +89,7 @@ def apply_postprocessing(
         Job(case_id, (case_id, file, choice.steps, predictions, wanted[case_id].origin, images), BYTES_PER_VOXEL * n)
         for (case_id, file), n in zip(files.items(), voxels, strict=True)
     ]
-    outcomes = run_jobs(
-        _apply_to_file, jobs, processes=worker_count(processes, voxels), memory_limit_bytes=memory_bytes() // 2
-    )
-    applied = gather(outcomes, len(jobs), "postprocess", progress)
+    applied = work_on_maps(_apply_to_file, jobs, voxels, processes, "postprocess", progress)
     return ApplyReport(tuple(sorted(applied.values)), dict(sorted(applied.failed.items())))
 
 

@@ -70,7 +70,7 @@ def check_names(cases: Iterable[CaseFiles]) -> None:
 
 
 def remove_others(targets: Sequence[ArrayTarget], case_ids: set[str]) -> tuple[str, ...]:
-    """Delete the arrays of cases that the dataset no longer has.
+    """Delete the arrays of cases that the dataset no longer has, and what killed writers left.
 
     Returns:
         Their ids, sorted.
@@ -80,6 +80,7 @@ def remove_others(targets: Sequence[ArrayTarget], case_ids: set[str]) -> tuple[s
         for case_id in set(target.store.case_ids()) - case_ids:
             target.store.remove(case_id)
             removed.add(case_id)
+        target.store.clear_unfinished()
     if removed:
         log.warning("deleted arrays of cases that the dataset no longer has: %s", ", ".join(sorted(removed)))
     return tuple(sorted(removed))

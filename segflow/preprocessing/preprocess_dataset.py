@@ -9,8 +9,8 @@ from pathlib import Path
 from segflow.core.case import CaseFiles
 from segflow.core.intensities import describe_absurd
 from segflow.core.plans import Plans
-from segflow.execution.gathering import gather
-from segflow.execution.jobs import Outcome
+from segflow.execution.gathering import Gathered, gather
+from segflow.execution.jobs import Job, Outcome
 from segflow.execution.machine import memory_bytes, processor_count
 from segflow.execution.parallel import run_jobs
 from segflow.execution.progress import Progress, silent
@@ -80,17 +80,10 @@ def preprocess_dataset(
     for target in targets:
         check_owner(target.store, target.choices, target.plans_name, description.labels, redo=settings.redo)
     removed = remove_others(targets, {case.case_id for case in cases})
-    for target in targets:
-        target.store.clear_unfinished()
     needed = out_of_date(cases, targets, redo=settings.redo)
     waiting = [case for case in cases if needed[case.case_id]]
     jobs, failed = make_jobs(waiting, needed, reader, plans, description, own)
-    limit = int((settings.max_memory_gb or _SHARE_OF_MEMORY * memory_bytes() / 2**30) * 2**30)
-    processes = processor_count() if settings.processes is None else settings.processes
-    outcomes = run_jobs(preprocess_one, jobs, processes=processes, memory_limit_bytes=limit)
-    made = gather(_logged(outcomes), len(jobs), STAGE, progress)
-    if absurd := {case_id: why for case_id, why in made.values.items() if why is not None}:
-        log.warning("%s", describe_absurd(absurd))
+    made = _run(jobs, settings, progress)
     _copy_references(cases, prepared.references_to_write(), description.file_ending, made.values, removed)
     return PreprocessReport(
         folder=output_folder,
@@ -100,6 +93,16 @@ def preprocess_dataset(
         removed=removed,
         failed=dict(sorted((failed | made.failed).items())),
     )
+
+
+def _run(jobs: Sequence[Job], settings: PreprocessSettings, progress: Progress) -> Gathered:
+    limit = int((settings.max_memory_gb or _SHARE_OF_MEMORY * memory_bytes() / 2**30) * 2**30)
+    processes = processor_count() if settings.processes is None else settings.processes
+    outcomes = run_jobs(preprocess_one, jobs, processes=processes, memory_limit_bytes=limit)
+    made = gather(_logged(outcomes), len(jobs), STAGE, progress)
+    if absurd := {case_id: why for case_id, why in made.values.items() if why is not None}:
+        log.warning("%s", describe_absurd(absurd))
+    return made
 
 
 def _logged(outcomes: Iterable[Outcome]) -> Iterator[Outcome]:

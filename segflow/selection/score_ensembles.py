@@ -10,12 +10,9 @@ from segflow.core.errors import SegflowError
 from segflow.core.labels import Labels
 from segflow.core.metrics import CaseMetrics, Summary
 from segflow.evaluation.evaluate_settings import overlap_only
-from segflow.evaluation.label_pairs import worker_count
+from segflow.evaluation.label_pairs import work_on_maps
 from segflow.evaluation.score_case import score_case
-from segflow.execution.gathering import gather
 from segflow.execution.jobs import Job
-from segflow.execution.machine import memory_bytes
-from segflow.execution.parallel import run_jobs
 from segflow.execution.progress import Progress, silent
 from segflow.inference.ensemble_cases import StoredProbabilities, StreamedDecision, weighted_mean
 from segflow.selection.crossval import CrossValidation
@@ -75,9 +72,9 @@ def score_ensembles(
         )
         for (case_id, file), count in zip(files.items(), voxels, strict=True)
     ]
-    workers = worker_count(processes, [count * len(runs) * record.dataset.labels.num_outputs for count in voxels])
-    outcomes = run_jobs(_score_case, jobs, processes=workers, memory_limit_bytes=memory_bytes() // 2)
-    found = gather(outcomes, len(jobs), "ensemble", progress).all_values("the ensembles cannot be scored")
+    values = [count * len(runs) * record.dataset.labels.num_outputs for count in voxels]
+    scored = work_on_maps(_score_case, jobs, values, processes, "ensemble", progress)
+    found = scored.all_values("the ensembles cannot be scored")
     return [Summary.of_cases([case[k] for case in found.values()]) for k in range(len(ensembles))]
 
 

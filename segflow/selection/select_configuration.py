@@ -64,10 +64,7 @@ def select_configuration(
     ranked = _ranked(entries, settings)
     best = ranked[0]
     winners = [crossvals[k] for k in best.members]
-    folder = winners[0].folder
-    if len(winners) > 1:
-        folder = within(output, ENSEMBLES_FOLDER, "__".join(_slug(name) for name in best.candidate.name.split(JOIN)))
-        write_ensemble(winners, cases, folder, processes=settings.processes)
+    folder = _label_maps_of(best, winners, cases, output, settings)
     record = winners[0].record
     choice = choose_postprocessing(
         folder,
@@ -106,6 +103,17 @@ class _Entry:
     members: Members
     candidate: Candidate
     summary: Summary
+
+
+def _label_maps_of(
+    best: _Entry, winners: Sequence[CrossValidation], cases: Sequence[str], output: Path, settings: SelectSettings
+) -> Path:
+    """The folder of the best candidate's cross-validated label maps, which are written for an ensemble."""
+    if len(winners) == 1:
+        return winners[0].folder
+    folder = within(output, ENSEMBLES_FOLDER, "__".join(_slug(name) for name in best.candidate.name.split(JOIN)))
+    write_ensemble(winners, cases, folder, processes=settings.processes)
+    return folder
 
 
 def _check_same_dataset(runs: Sequence[CrossValidation]) -> None:

@@ -17,7 +17,7 @@ from segflow.training.claim_folder import FREE_SETTINGS, check_arrays_of_run, cl
 from segflow.training.ending_signals import leave_process_group
 from segflow.training.finished_run import finished_before, goes_on
 from segflow.training.full_disk import full_disk_told_once
-from segflow.training.protocols import TrainingParts, TrainResult
+from segflow.training.protocols import AugmentationLike, TrainingParts, TrainResult
 from segflow.training.ranks import is_first_rank
 from segflow.training.run_training import run_training
 from segflow.training.trainer import trainer_options
@@ -69,22 +69,11 @@ def train_fold(
     """
     settings = settings or TrainingSettings()
     leave_process_group()
-    plan = record.plan
-    plan.check()
+    record.plan.check()
     _check_cases(record, store, preprocess)
     arrays = check_arrays_of_run(folder, record, store, preprocess, previous_stage)
     _name_absent_labels(record, store)
-    augmentation = build_part(
-        "augmentation",
-        parts.augmentation,
-        AUGMENTATION,
-        plan.patch_size,
-        has=("loader_patch_size", "mirror_axes"),
-        labels=record.dataset.labels,
-        use_mask_for_norm=plan.use_mask_for_norm,
-        previous_stage=plan.previous_stage is not None,
-        left_right_axis=_left_right_axis(record, store),
-    )
+    augmentation = _augmentation(parts, record, store)
     record = replace(record, mirror_axes=tuple(augmentation.mirror_axes), arrays=arrays)
     resuming = _claim(folder, record, settings, free_settings)
     if folder.is_finished() and not goes_on(folder, trainer_options(parts), extend=settings.extend):
@@ -97,6 +86,22 @@ def train_fold(
         if is_first_rank() and not (folder.has_weights() or folder.metrics_csv.is_file()):
             folder.record_file.unlink(missing_ok=True)  # without an epoch it is not a run
         raise
+
+
+def _augmentation(parts: TrainingParts, record: RunRecord, store: PreprocessedStore) -> AugmentationLike:
+    plan = record.plan
+    augmentation: AugmentationLike = build_part(
+        "augmentation",
+        parts.augmentation,
+        AUGMENTATION,
+        plan.patch_size,
+        has=("loader_patch_size", "mirror_axes"),
+        labels=record.dataset.labels,
+        use_mask_for_norm=plan.use_mask_for_norm,
+        previous_stage=plan.previous_stage is not None,
+        left_right_axis=_left_right_axis(record, store),
+    )
+    return augmentation
 
 
 def _claim(folder: Fold, record: RunRecord, settings: TrainingSettings, free_settings: Sequence[str]) -> bool:
