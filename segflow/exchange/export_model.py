@@ -18,6 +18,7 @@ from segflow.models.nnunet_model import write_nnunet_model
 from segflow.models.open_model import open_model
 from segflow.models.trained_fold import Folds, TrainedFold
 from segflow.storage.json_files import written_whole
+from segflow.storage.runs import Run
 
 OF_A_FOLD = ("progress.png", "validation/summary.json")
 """Files that nnU-Net keeps beside a checkpoint, which have the same names in segflow."""
@@ -95,7 +96,7 @@ def export_nnunet_model(model: Path, target: Path, *, folds: Folds = "all", chec
             written = Path(temporary) / relative
             write_nnunet_model(written, trained)
             for fold in trained:
-                _copy_results(fold, written / f"fold_{fold.record.fold}")
+                _copy_results(fold, Run(written).fold(fold.record.fold).path)
             if zipped:
                 _zip(Path(temporary), target)
             else:

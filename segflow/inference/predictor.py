@@ -17,13 +17,12 @@ from torch import Tensor
 from segflow.core.case import Case
 from segflow.core.configuration_plan import ConfigurationPlan
 from segflow.core.errors import SegflowError
-from segflow.core.geometry import permute
-from segflow.core.intensities import absurd_channels, describe_absurd, labels_for_image
 from segflow.core.labels import Labels
 from segflow.core.preprocessed_case import PreprocessedCase
 from segflow.core.run_record import RunRecord
 from segflow.execution.machine import check_room
 from segflow.execution.progress import Progress, silent
+from segflow.inference.image_checks import ImageChecks
 from segflow.inference.image_objects import image_object
 from segflow.inference.load_model import Build, Model, choose_device, find_previous_stage, load_model
 from segflow.inference.predict_settings import SlidingWindowSettings
@@ -37,8 +36,6 @@ from segflow.preprocessing.restore import restore_labels
 
 logger = logging.getLogger(__name__)
 
-SPACING_FACTOR = 20.0
-"""Ratio to the training images' spacing above which the unit is probably wrong, such as metres for millimetres."""
 
 REORIENTING = "WithReorient"
 """End of the names of readers that turn images to RAS."""
@@ -78,7 +75,7 @@ class Predictor:
         self.networks = tuple(accelerate(one) if self.device.type == "cpu" else one for one in networks)
         self.previous_stage = previous_stage
         self.normalizations = normalizations or {}
-        self._told_of_labels = False
+        self._checks = ImageChecks()
 
     @classmethod
     def load(
@@ -173,7 +170,7 @@ class Predictor:
         Raises:
             SegflowError: The case does not fit the model.
         """
-        self._check(case)
+        self._checks.check(case, self.record)
         if self.plan.previous_stage and previous is None:
             if self.previous_stage is None:
                 raise SegflowError(
@@ -228,65 +225,6 @@ class Predictor:
                 if value.ndim <= 1:
                     digest.update(value.detach().float().cpu().numpy().tobytes())
         return digest.hexdigest()[:16]
-
-    def _check(self, case: Case) -> None:
-        expected = len(self.record.dataset.channels)
-        if case.image.shape[0] != expected:
-            raise SegflowError(
-                "the image has another number of channels than the training images",
-                case=case.case_id,
-                found=case.image.shape[0],
-                expected=f"{expected}: {', '.join(self.record.dataset.channels)}",
-            )
-        lowest = [float(channel.min()) for channel in case.image] if case.image.size else []
-        highest = [float(channel.max()) for channel in case.image] if case.image.size else []
-        if not lowest or not np.isfinite(lowest + highest).all():
-            raise SegflowError(
-                "the image is empty, or has voxels that are NaN or infinite",
-                case=case.case_id,
-                fix="Replace such voxels, for example by the lowest intensity.",
-            )
-        constant = [low == high for low, high in zip(lowest, highest, strict=True)]
-        if all(constant):
-            raise SegflowError(
-                "the image is constant: there is nothing to segment",
-                case=case.case_id,
-                found=f"{lowest[0]:g} everywhere",
-            )
-        for channel in np.flatnonzero(constant):
-            logger.warning("case '%s': channel %d is constant", case.case_id, channel)
-        if absurd := absurd_channels(case.image):
-            logger.warning("%s", describe_absurd({case.case_id: absurd}))
-        self._compare_intensities(case)
-        self._compare_spacing(case)
-
-    def _compare_intensities(self, case: Case) -> None:
-        found = labels_for_image(case.image, self.record.plans.intensities, len(self.labels.foreground_labels) + 1)
-        if found is None or self._told_of_labels:
-            return
-        self._told_of_labels = True  # warn only about the first case of a folder of label maps
-        values, usual = found
-        logger.warning(
-            "case '%s' looks like a label map: its only values are %s, while the model was trained on intensities "
-            "from %g to %g. Is the input the folder of the images?",
-            case.case_id,
-            ", ".join(map(str, values)),
-            usual.min,
-            usual.max,
-        )
-
-    def _compare_spacing(self, case: Case) -> None:
-        own = permute(case.geometry.spacing, self.record.plans.axis_order)
-        usual = self.record.plans.median_spacing
-        dims = self.plan.spatial_dims  # the first spacing of a 2D dataset is artificial
-        ratios = [max(a / b, b / a) for a, b in list(zip(own, usual, strict=True))[-dims:]]
-        if max(ratios) > SPACING_FACTOR:
-            logger.warning(
-                "case '%s' has a spacing of %s mm where the training images have %s: are these millimetres?",
-                case.case_id,
-                [round(s, 4) for s in own],
-                [round(s, 4) for s in usual],
-            )
 
 
 def _check_memory(record: RunRecord, device: torch.device) -> None:

@@ -14,8 +14,8 @@ from segflow.core.run_record import RunRecord
 from segflow.evaluation.evaluate_cases import evaluate_cases
 from segflow.evaluation.evaluate_settings import EvaluateSettings, overlap_only
 from segflow.execution.progress import Progress, silent
-from segflow.inference.ensemble_cases import StoredProbabilities
 from segflow.inference.predict_validation import VALIDATE_AGAIN, validated_with
+from segflow.inference.stored_probabilities import StoredProbabilities
 from segflow.storage.file_stamps import Origin
 from segflow.storage.find_folds import find_folds
 from segflow.storage.folds import Fold

@@ -14,7 +14,7 @@ from segflow.evaluation.label_pairs import work_on_maps
 from segflow.evaluation.score_case import score_case
 from segflow.execution.jobs import Job
 from segflow.execution.progress import Progress, silent
-from segflow.inference.ensemble_cases import StoredProbabilities, StreamedDecision, weighted_mean
+from segflow.inference.stored_probabilities import StoredProbabilities, StreamedDecision, weighted_mean
 from segflow.selection.crossval import CrossValidation
 from segflow.storage.images import ImageIO, reader_by_name, voxels_of
 

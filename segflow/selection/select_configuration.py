@@ -13,7 +13,7 @@ from segflow.core.selection import Candidate, Selection
 from segflow.evaluation.compare import estimate_difference
 from segflow.evaluation.summary import SUMMARY_FILE
 from segflow.execution.progress import Progress, silent
-from segflow.inference.ensemble_cases import SAVE_THEM
+from segflow.inference.stored_probabilities import SAVE_THEM
 from segflow.postprocessing.choose_postprocessing import CHOICE_FILE, choose_postprocessing
 from segflow.selection.commands import predict_commands
 from segflow.selection.crossval import CrossValidation, accumulate_crossval

@@ -10,7 +10,8 @@ from segflow.evaluation.label_pairs import worker_count
 from segflow.execution.gathering import gather
 from segflow.execution.jobs import Job
 from segflow.execution.parallel import run_jobs
-from segflow.inference.ensemble_cases import StoredProbabilities, decide_case, ensemble_origin
+from segflow.inference.ensemble_cases import ensemble_origin
+from segflow.inference.stored_probabilities import StoredProbabilities, decide_case
 from segflow.selection.crossval import CrossValidation
 from segflow.storage.file_stamps import Origin
 from segflow.storage.images import ImageIO, reader_by_name, voxels_of

@@ -38,11 +38,11 @@ from segflow.exchange.decathlon import convert_decathlon
 from segflow.exchange.export_model import export_bundle, export_nnunet_model
 from segflow.exchange.file_list import convert_file_list
 from segflow.exchange.import_model import import_bundle, import_nnunet_model
-from segflow.inference.ensemble_cases import StoredProbabilities
 from segflow.inference.find_cases import find_cases
 from segflow.inference.load_model import find_previous_stage, load_model
 from segflow.inference.maps import output_names
 from segflow.inference.predict_validation import validated_with
+from segflow.inference.stored_probabilities import StoredProbabilities
 from segflow.models.nnunet_checkpoint import read_nnunet_weights
 from segflow.planning.planner import decide
 from segflow.planning.planner_settings import PlannerSettings

@@ -12,10 +12,11 @@ from most_likely import labels_from_probabilities
 
 from segflow.core.errors import SegflowError
 from segflow.core.labels import Labels, key_text
-from segflow.inference.ensemble_cases import StreamedDecision, ensemble_cases
+from segflow.inference.ensemble_cases import ensemble_cases
 from segflow.inference.ensemble_settings import EnsembleSettings
 from segflow.inference.predict_cases import predict_cases
 from segflow.inference.predict_settings import PredictSettings
+from segflow.inference.stored_probabilities import StreamedDecision
 from segflow.storage.json_files import write_json
 
 PLAIN = Labels({"background": 0, "a": 1, "b": 4})
