@@ -61,7 +61,7 @@ def segflow_fold(
     """The same with ``segflow train``, which validates at its end."""
     from segflow.apps import train
 
-    config = composed(
+    settings = composed(
         prepared,
         outputs,
         f"configuration={CONFIGURATION}",
@@ -73,7 +73,7 @@ def segflow_fold(
         f"inference={'no_mirroring' if one_view else 'nnunet'}",
     )
     with meter.section("train and validate"):
-        result, _, _ = train.train(config)
+        result = train.train(settings).result
     with (result.folder / "metrics.csv").open(encoding="utf-8", newline="") as file:
         losses = [float(row["train/loss"]) for row in csv.DictReader(file)]
     return {"dice": _dice(result.folder / "validation" / "summary.json"), "losses": losses}

@@ -163,22 +163,13 @@ def _tell(trainer: Any, name: str, *, before: Any = None, after: Any = None) -> 
 
 
 def composed(prepared: str, outputs: str, *overrides: str) -> Any:
-    """The configuration of ``segflow train`` with these overrides."""
-    from hydra import compose, initialize_config_dir
-
-    from segflow.apps import _shipped
+    """The settings of ``segflow train`` with these overrides."""
+    from segflow.apps import _edge
 
     folder = Path(prepared)
-    with initialize_config_dir(version_base="1.3", config_dir=str(_shipped.config_dir())):
-        return compose(
-            "train",
-            overrides=[
-                f"dataset.path={folder}",
-                f"paths.preprocessed={folder.parent}",
-                *(f"paths.outputs={outputs}", "validation=false", "trainer.enable_progress_bar=false"),
-                *("trainer.accelerator=cpu", *overrides),
-            ],
-        )
+    places = (f"dataset.path={folder}", f"paths.preprocessed={folder.parent}", f"paths.outputs={outputs}")
+    quiet = ("validation=false", "trainer.enable_progress_bar=false", "trainer.accelerator=cpu")
+    return _edge.compose("train", *places, *quiet, *overrides)
 
 
 def segflow_training(
@@ -188,7 +179,7 @@ def segflow_training(
     from segflow.apps import train
 
     shutil.rmtree(outputs, ignore_errors=True)  # an earlier start's runs are finished
-    config = composed(
+    settings = composed(
         prepared,
         outputs,
         f"configuration={configuration}",
@@ -199,9 +190,9 @@ def segflow_training(
         "+callbacks.clock={_target_: training.LightningClock}",
     )
     with meter.section("training"):
-        train.train(config)
+        train.train(settings)
     clock = LightningClock.current.clock  # building the parts again makes another
-    step = bare_step(config)
+    step = bare_step(settings)
     step()
     with meter.section("steps on one batch"):
         for _ in range(iterations):
@@ -209,17 +200,17 @@ def segflow_training(
     return clock.result()
 
 
-def bare_step(config: Any) -> Any:
+def bare_step(settings: Any) -> Any:
     """A training step without Lightning on a batch that stays the same."""
     import torch
 
-    from segflow.apps import train
+    from segflow.apps._inputs import read_inputs
+    from segflow.apps._training import training_parts
     from segflow.loss.deep_supervision import DeepSupervisionLoss
     from segflow.network.cpu.accelerate import accelerate
     from segflow.training.parameters import parameter_groups
 
-    inputs = train._read_inputs(config)
-    parts, record = train.parts(config), inputs.record
+    parts, record = training_parts(settings), read_inputs(settings).record
     plan, labels = record.plan, record.dataset.labels
     network = accelerate(parts.network(plan.topology, record.in_channels, labels.num_outputs, True))
     loss = DeepSupervisionLoss(parts.loss(labels, plan.batch_dice), plan.topology.strides)
@@ -242,7 +233,7 @@ def lightning_and_bare(meter: Meter, prepared: str, outputs: str, steps: int) ->
     from segflow.apps import train
 
     shutil.rmtree(outputs, ignore_errors=True)  # an earlier start's runs are finished
-    config = composed(
+    settings = composed(
         prepared,
         outputs,
         "configuration.patch_size=[16,16,16]",
@@ -254,10 +245,10 @@ def lightning_and_bare(meter: Meter, prepared: str, outputs: str, steps: int) ->
         "+callbacks.clock={_target_: training.LightningClock, distances: false}",
     )
     with meter.section("Lightning"):
-        train.train(config)
+        train.train(settings)
     (ends,) = LightningClock.current.clock.train_ends[1:]
     looped = [stop - start for start, stop in itertools.pairwise(ends)]
-    step = bare_step(config)
+    step = bare_step(settings)
     for _ in range(5):
         step()
     bare = []

@@ -7,12 +7,11 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 from segflow.apps import _catalogue, _shipped
-from segflow.apps._command_line import PATH_KEYS, SECTIONS, values_of
+from segflow.apps._command_line import values_of
 from segflow.apps._flags import ALONE, VALUES, WITH_VALUE
 from segflow.apps._purposes import COMMANDS
 
@@ -76,8 +75,9 @@ class _Words:
             *_shipped.folders_of_environment(),
             *(Path(name).expanduser() for name in dirs),
         ]
-        self.groups = _catalogue.choices(self.command, self.folders)
-        self.values = _catalogue.values(self.command, self.folders, self.given)
+        known = self.command in COMMANDS
+        self.groups = _catalogue.choices(self.command, self.folders) if known else {}
+        self.values = _catalogue.values(self.command, self.folders, self.given) if known else {}
 
     def found(self) -> Iterable[Candidate]:
         """Candidates for the current word."""
@@ -105,7 +105,7 @@ class _Words:
         typed = self.current.lstrip("+~")
         mark = self.current[: len(self.current) - len(typed)]
         names = dict.fromkeys(self.groups, "=")
-        section = SECTIONS.get(self.command, "")
+        section = _catalogue.section(self.command)
         for key, value in self.values.items():
             ends = "." if isinstance(value, Mapping) and value else "="
             short = key.removeprefix(f"{section}.")
@@ -117,11 +117,11 @@ class _Words:
     def _values(self, key: str, value: str) -> Iterator[Candidate]:
         """Values of a setting; behind a comma or a bracket, those of the next element."""
         plain = key.lstrip("+~").partition("@")[0]
-        section = SECTIONS.get(self.command, "")
+        section = _catalogue.section(self.command)
         plain = f"{section}.{plain}" if f"{section}.{plain}" in self.values and plain not in self.values else plain
         opened = re.match(r"(.*[\[,]|)(.*)$", value, re.DOTALL)
         head, last = (opened[1], opened[2]) if opened else ("", value)
-        if any(fnmatch(plain, pattern) for pattern in PATH_KEYS):
+        if plain in _catalogue.paths(self.command):
             runs = [] if last or plain not in ("model", "run", "training.initial_weights") else self._runs()
             for file in runs or _files(f"{key}={head}", last):
                 yield Candidate(f"{key}={head}{file}") if isinstance(file, Path) else file

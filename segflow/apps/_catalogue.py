@@ -1,6 +1,6 @@
 """What a command can be told: its groups, their options, and its settings. Read from YAML alone, within milliseconds.
 
-Completion, hints and help ask here, so that none of them waits for Hydra or torch.
+Completion, hints and help ask here, so that none of them waits for torch.
 """
 
 from __future__ import annotations
@@ -10,6 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from segflow.apps import _shipped
+from segflow.apps._commands import record_of
+from segflow.apps._settings import defaults_of, settings_of
+
+NAME_KEYS = ("run_name", "previous_run_name", "plans", "planner.plans_name")
+"""Names of folders and files: two with a comma between them are a sweep whose ``-m`` was forgotten."""
 
 NO_OPTION = ("null", "none", None)
 
@@ -41,7 +46,7 @@ def values(command: str, folders: Sequence[Path], chosen: Mapping[str, str] | No
         folders: Folders of configuration, the shipped one first.
         chosen: Group → option, where it is another than the default.
     """
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = dict(_dotted(defaults_of(record_of(command))))
     for file in _shipped.files_of(command, folders[0]):
         found.update(_dotted(_shipped.content(file)))
     for group, (key, default) in choices(command, folders).items():
@@ -49,6 +54,27 @@ def values(command: str, folders: Sequence[Path], chosen: Mapping[str, str] | No
         content = option_content(group.partition("@")[0], option, folders) if option else {}
         found.update({f"{key}.{name}": value for name, value in _dotted(content)})
     return found
+
+
+def section(command: str) -> str:
+    """The section whose settings may be given without its name; empty where a command has none."""
+    return record_of(command).SECTION
+
+
+def texts(command: str) -> frozenset[str]:
+    """Settings whose values are names and paths, or lists of them."""
+    return frozenset(setting.key for setting in settings_of(record_of(command)) if setting.is_text)
+
+
+def taken_as_typed(command: str) -> frozenset[str]:
+    """Settings whose value is one text, whatever signs are in it. In a name a comma parts two, see `NAME_KEYS`."""
+    lists = {setting.key for setting in settings_of(record_of(command)) if setting.is_list}
+    return (texts(command) - lists - {*NAME_KEYS}) | {"input"}  # mostly one folder, and seldom a list
+
+
+def paths(command: str) -> frozenset[str]:
+    """Settings whose values are files and folders."""
+    return frozenset(setting.key for setting in settings_of(record_of(command)) if setting.is_path)
 
 
 def option_content(group: str, option: str, folders: Sequence[Path]) -> dict[str, Any]:

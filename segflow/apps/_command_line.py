@@ -7,7 +7,8 @@
 - ``input=/data/a b=(1).nii.gz``: plain paths with signs of Hydra's grammar are quoted.
 - ``dataset=Dataset004_Hippocampus``, ``dataset=4``, ``dataset=/data/Dataset004_Hippocampus``: a folder of
   ``paths.raw``, or any other, without a YAML of its own.
-- ``training.lr_factors={encoder.*:0.1}``: keys of the user's own are added, which Hydra wants marked.
+- ``verbose=true``: every setting is marked ``++``, which Hydra takes whether the key is there yet or not; the record of
+  the command's settings refuses what nothing takes.
 - ``predict … part=0/4``: settings of the one section that a command has, without its name.
 - ``+experiment=fine_tune``: a group that the command has is chosen, not added.
 """
@@ -19,31 +20,12 @@ from collections.abc import Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 
-from segflow.apps import _shipped
+from segflow.apps import _catalogue, _shipped
+from segflow.apps._commands import record_of
 from segflow.apps._flags import SHOWS, WITH_VALUE, check_flags
+from segflow.apps._settings import settings_of
 from segflow.core.command_line import quoted
 from segflow.core.errors import SegflowError
-
-PATH_KEYS = (
-    "choice", "labels", "model", "input", "output", "prediction", "reference", "run", "source",
-    "from_fingerprint", "dataset.path", "fold.file", "fold.group_by", "paths.*", "training.initial_weights",
-    "inference.previous_stage", "inference.previous_stage_predictions",
-)  # fmt: skip
-NAME_KEYS = ("run_name", "previous_run_name", "plans", "planner.plans_name")
-OPEN_MAPPINGS = ("training.lr_factors", "sampling.class_weights", "callbacks")
-"""Settings whose keys are the user's own; they are shipped empty."""
-
-TRAINING_COMMANDS = ("train", "run", "demo")
-
-SECTIONS = {
-    "preprocess": "preprocessing",
-    "predict": "inference",
-    "evaluate": "evaluation",
-    "postprocess": "postprocessing",
-    "select": "selection",
-    "bundle": "bundle",
-}
-"""Command → the section that its settings stand in."""
 
 _OVERRIDE = re.compile(r"^(?P<mark>~|\+\+?)?(?P<key>[\w./@:-]+?)=(?P<value>.*)$", re.DOTALL)
 _SPECIAL = re.compile(r"[^\w./@+$-]", re.ASCII)
@@ -65,17 +47,30 @@ def rewrite(command: str, arguments: Sequence[str], folders: Sequence[Path]) -> 
     check_flags(command, flags)
     multirun = any(flag in ("-m", "--multirun") for flag in flags)
     result: list[str] = []
-    short = _short_names(command, folders)
+    short = _short_names(command)
     groups = {name for name, _ in _shipped.groups_of(command, folders[0])}
+    texts, whole_ones = _catalogue.texts(command), _catalogue.taken_as_typed(command)
     for argument in overrides:
         key = _key(argument)
-        whole = f"{short[key]}{argument[len(key) :]}" if key in short and argument.startswith(key) else argument
-        if command in TRAINING_COMMANDS and argument.startswith(OPEN_MAPPINGS) and _is_open(key):
-            whole = f"++{whole}"
+        whole = argument
+        if key in short and argument.lstrip("+~").startswith(key):
+            whole = argument.replace(key, short[key], 1)
         if key in groups and "@" not in whole.partition("=")[0]:
             whole = whole.lstrip("+")
-        result.extend(_rewrite_one(whole, multirun, folders))
+        result.extend(_marked(one, folders) for one in _rewrite_one(whole, folders, multirun, texts, whole_ones))
     return flags + result
+
+
+def _marked(argument: str, folders: Sequence[Path]) -> str:
+    """A setting under the mark by which Hydra takes it in any case. Groups, Hydra's own and marked ones are left."""
+    key = _key(argument)
+    left = not key or argument[0] in "+~" or key.split(".")[0] == "hydra" or "@" in argument.partition("=")[0]
+    return argument if left or any((folder / key).is_dir() for folder in folders) else f"++{argument}"
+
+
+def unmarked(override: str) -> str:
+    """An override as a person would type it."""
+    return override.lstrip("+")
 
 
 def config_flags(arguments: Sequence[str]) -> list[str]:
@@ -116,21 +111,16 @@ def split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     return flags, overrides
 
 
-def _is_open(key: str) -> bool:
-    return any(key == name or key.startswith(f"{name}.") for name in OPEN_MAPPINGS)
-
-
-def _short_names(command: str, folders: Sequence[Path]) -> dict[str, str]:
+def _short_names(command: str) -> dict[str, str]:
     """``part`` → ``inference.part``: settings of the command's section whose names the command has no use for."""
-    section = SECTIONS.get(command)
-    if section is None:
+    record = record_of(command)
+    section = f"{record.SECTION}."
+    if section == ".":
         return {}
-    own = _shipped.content(folders[0] / f"{command}.yaml")
-    inside = set(own.get(section) or ())
-    for folder in folders:
-        for file in (folder / section).glob("*.yaml"):
-            inside |= _shipped.content(file).keys()
-    return {name: f"{section}.{name}" for name in inside - own.keys()}
+    keys = [setting.key for setting in settings_of(record)]
+    own = {key.partition(".")[0] for key in keys}
+    inside = {key.removeprefix(section).partition(".")[0] for key in keys if key.startswith(section)}
+    return {name: f"{section}{name}" for name in inside - own}
 
 
 def _key(argument: str) -> str:
@@ -138,7 +128,9 @@ def _key(argument: str) -> str:
     return match["key"].split("@")[0] if match else ""
 
 
-def _rewrite_one(argument: str, multirun: bool, folders: Sequence[Path]) -> list[str]:
+def _rewrite_one(
+    argument: str, folders: Sequence[Path], multirun: bool, texts: frozenset[str], whole: frozenset[str]
+) -> list[str]:
     match = _OVERRIDE.match(argument)
     if not match:
         return [argument]
@@ -160,9 +152,9 @@ def _rewrite_one(argument: str, multirun: bool, folders: Sequence[Path]) -> list
             if all("/" in part for part in parts):
                 return [f"{head}raw", f"dataset.path={','.join(map(_quote, parts))}"]
         return [head + ",".join(_quote(v) if v.strip().isdigit() else v for v in split_values(value))]
-    is_name = key in NAME_KEYS
-    if (is_name or any(fnmatch(key, pattern) for pattern in PATH_KEYS)) and not (multirun and _FUNCTION.match(value)):
-        return [head + ",".join(map(_quote_text, split_values(value) if multirun or is_name else [value]))]
+    if key in texts and not (multirun and _FUNCTION.match(value)):
+        several = multirun or key not in whole
+        return [head + ",".join(map(_quote_text, split_values(value) if several else [value]))]
     return [argument]
 
 

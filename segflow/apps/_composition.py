@@ -6,24 +6,31 @@ Hydra passes over an ``optional`` default that is not there, and takes any key t
 from __future__ import annotations
 
 import os
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
+from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 
-from segflow.apps import _command_line, _known, _messages, _shipped, _sweep
+from segflow.apps import _command_line, _commands, _messages, _settings, _shipped, _sweep
+from segflow.apps._parts import SettingError
 from segflow.core.errors import SegflowError
 
 USER_CONF = "SEGFLOW_CONF"
+
+GLOBAL = "# @package _global_"
+"""First line of a file whose keys stand at the top, as those of a preset do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +84,52 @@ def _of_environment() -> list[str]:
 
 
 def register() -> None:
-    """Tell Hydra of the user's folders, and OmegaConf of names of swept values."""
+    """Tell Hydra of the user's folders and of the records' defaults, and OmegaConf of names of swept values."""
     Plugins.instance().register(UserFolders)
     OmegaConf.register_new_resolver(_sweep.SWEPT, _sweep.swept_value, replace=True)
+
+
+def register_defaults(command: str, folders: Sequence[Path]) -> None:
+    """Make ``_train`` and the like known to Hydra: the defaults of the records that a command's YAML builds on."""
+    for file in _shipped.files_of(command, folders[0]):
+        if not file.stem.startswith("_"):
+            record = _commands.record_of(file.stem)
+            ConfigStore.instance().store(f"_{file.stem}", _settings.defaults_of(record), provider="segflow")
+
+
+def record(command: str, config: DictConfig) -> Any:
+    """The settings of a command as its record.
+
+    Raises:
+        SegflowError: A setting does not exist, or has a value that does not fit it.
+    """
+    kind = _commands.record_of(command)
+    own = {str(key): config[key] for key in config if key != "hydra" and not _is_referred_to(str(key), config, kind)}
+    plain = {k: OmegaConf.to_container(v, resolve=True) if OmegaConf.is_config(v) else v for k, v in own.items()}
+    return _settings.read(kind, plain)
+
+
+def composed(command: str, arguments: Sequence[str], folders: Sequence[Path]) -> Any:
+    """The settings of a command as its record, from arguments as Hydra takes them."""
+    flags, overrides = _command_line.split(arguments)
+    with _composing(command, flags, folders) as name:
+        return record(command, compose(name, list(overrides)))
+
+
+@contextmanager
+def _composing(command: str, flags: Sequence[str], folders: Sequence[Path]) -> Iterator[str]:
+    """Hydra set up to compose what flags ask for; gives the name of the file that it begins with."""
+    register()
+    register_defaults(command, folders)
+    path = Path([str(folders[0]), *_command_line.values_of("--config-path", flags)][-1]).resolve()
+    UserFolders.config_dirs = _command_line.values_of("--config-dir", flags)
+    try:
+        GlobalHydra.instance().clear()
+        with initialize_config_dir(str(path), version_base="1.3"):
+            yield [command, *_command_line.values_of("--config-name", flags)][-1]
+    finally:
+        UserFolders.config_dirs = ()
+        HydraConfig.instance().cfg = None
 
 
 def checked(command: str, arguments: Sequence[str], folders: Sequence[Path]) -> list[str]:
@@ -99,27 +149,49 @@ def checked(command: str, arguments: Sequence[str], folders: Sequence[Path]) -> 
     """
     flags, overrides = _command_line.split(arguments)
     if _command_line.only_shows(flags):
+        register_defaults(command, folders)
         return list(arguments)
-    name = [command, *_command_line.values_of("--config-name", flags)][-1]
-    path = Path([str(folders[0]), *_command_line.values_of("--config-path", flags)][-1]).resolve()
-    UserFolders.config_dirs = _command_line.values_of("--config-dir", flags)
-    try:
-        GlobalHydra.instance().clear()
-        with initialize_config_dir(str(path), version_base="1.3"):
-            _check_added_groups(overrides, command, folders)
-            sweep = _sweep.read(name, overrides, folders, "-m" in flags or "--multirun" in flags)
-            for config in sweep.configs:
-                _check_options(config)
-                plain = OmegaConf.to_container(config)
-                _known.check_keys({k: v for k, v in plain.items() if k != "hydra"}, command, folders)  # type: ignore[union-attr,misc]
-            _check_kinds(sweep, name, folders)
-            renamed, names = sweep.told_apart(command, overrides)
-    finally:
-        UserFolders.config_dirs = ()
-        HydraConfig.instance().cfg = None
+    with _composing(command, flags, folders) as name:
+        _check_added_groups(overrides, command, folders)
+        sweep = _sweep.read(name, overrides, folders, "-m" in flags or "--multirun" in flags)
+        for config in sweep.configs:
+            _check_options(config)
+        for _, config in sweep.jobs():
+            _check_record(command, config, folders)
+        renamed, names = sweep.told_apart(command, overrides)
     if names:
         sys.stderr.write(f"segflow {command}: each job has a run of its own, run_name={', '.join(names)}\n")
     return [*flags, *renamed]
+
+
+def _check_record(command: str, config: DictConfig, folders: Sequence[Path]) -> None:
+    """Build the record once, before anything is done; says which of the user's files has a key that nothing takes."""
+    try:
+        record(command, config)
+    except SettingError as error:
+        key = re.match(r"there is no setting '([\w.@/-]+)'", error.problem)
+        if key is None:
+            raise
+        if key[1] in dict(_shipped.groups_of(command, folders[0])):
+            problem, fix = f"the file for '{key[1]}' sets nothing", f"Its first line must be: {GLOBAL}"
+            raise SettingError(problem, fix=fix) from error
+        files = [str(file) for folder in folders[1:] for file in _with_key(folder, key[1].rpartition(".")[2])]
+        found = ", ".join(files) or None
+        raise SettingError(error.problem, found=found, expected=error.expected, fix=error.fix) from error
+
+
+def _is_referred_to(key: str, config: DictConfig, kind: type) -> bool:
+    """Whether a key is not a setting but one that settings take their value from."""
+    if key in _settings.defaults_of(kind) or key in _settings.sections_of(kind):
+        return False
+    return bool(re.search(rf"\$\{{{re.escape(key)}[.}}\[]", OmegaConf.to_yaml(config)))
+
+
+def _with_key(folder: Path, key: str) -> list[Path]:
+    """Files of a user's folder that have a key of this name."""
+    line = re.compile(rf"^\s*['\"]?{re.escape(key)}['\"]?\s*:", re.MULTILINE)
+    files = sorted(folder.rglob("*.yaml"))
+    return [file for file in files if line.search(file.read_text(encoding="utf-8", errors="replace"))]
 
 
 def _check_options(config: DictConfig) -> None:
@@ -142,44 +214,3 @@ def _check_added_groups(overrides: Sequence[str], command: str, folders: Sequenc
             raise SegflowError(
                 f"there is no group '{override.key}'", found=override.text, expected=", ".join(sorted(has))
             )
-
-
-def _check_kinds(sweep: _sweep.Sweep, name: str, folders: Sequence[Path]) -> None:
-    """Refuse a word where the shipped value is a number, and the like: not every node has a schema."""
-    overrides = [o for o in map(TextOverride, sweep.overrides) if not o.key.startswith("hydra")]
-    groups = [o for o in overrides if o.is_group(folders)]
-    if len(groups) == len(overrides) and not sweep.values:
-        return
-    shipped = compose(name, [o.text for o in groups])
-    given = {o.key: [OmegaConf.select(sweep.configs[0], o.key)] for o in overrides if o not in groups}
-    for key, values in {**given, **sweep.values}.items():
-        before = OmegaConf.select(shipped, key, default=None)
-        for now in values if before is not None else []:
-            if not _same_kind(before, now):
-                raise SegflowError(
-                    f"setting '{key}' has the wrong type",
-                    found=_as_yaml(now),
-                    expected=f"a value like {_as_yaml(before)}",
-                )
-
-
-def _same_kind(before: Any, now: Any) -> bool:
-    if now is None or isinstance(before, str):
-        return True
-    if isinstance(before, bool) or isinstance(now, bool):
-        return isinstance(before, bool) and isinstance(now, bool)
-    if isinstance(before, int | float):
-        return isinstance(now, int | float)
-    return _is_list(before) == _is_list(now) and _is_mapping(before) == _is_mapping(now)
-
-
-def _as_yaml(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _is_list(value: Any) -> bool:
-    return isinstance(value, list) or OmegaConf.is_list(value)
-
-
-def _is_mapping(value: Any) -> bool:
-    return isinstance(value, dict) or OmegaConf.is_dict(value)

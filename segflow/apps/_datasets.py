@@ -6,21 +6,16 @@ import logging
 import os
 import re
 import tarfile
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from omegaconf import DictConfig
-
-from segflow.apps import _edge, _terminal
+from segflow.apps import _invocation, _terminal
+from segflow.apps._records import DatasetCommand, DatasetSettings, PathSettings
 from segflow.core.command_line import command_line
 from segflow.core.errors import SegflowError
-from segflow.core.split_cases import SplitSettings
 from segflow.execution.progress import Progress, silent
 
 HIPPOCAMPUS_URL = "https://msd-for-monai.s3-us-west-2.amazonaws.com/Task04_Hippocampus.tar"
 HIPPOCAMPUS_HASH = "md5:9d24dba78a72977dbd1d2e110310f31b"
-SOURCES = ("raw", "phantom", "hippocampus")
 OWN_NAMES = {"phantom": "Dataset001_Phantom", "hippocampus": "Dataset004_Hippocampus"}
 """Source → name of the dataset that the option of that name ships."""
 MAKERS = ("plan", "run")
@@ -29,48 +24,18 @@ MAKERS = ("plan", "run")
 logger = logging.getLogger(__name__)
 
 
-@dataclass(kw_only=True, slots=True)
-class DatasetSettings:
-    """Which dataset, and where it comes from.
-
-    Attributes:
-        name: Name of its folder in ``paths.raw``, or its number.
-        path: Folder of a raw dataset; wins over the others.
-        source: ``raw``, ``phantom`` or ``hippocampus``.
-    """
-
-    name: str
-    path: str | None = None
-    source: str = "raw"
-
-    def __post_init__(self) -> None:
-        if self.source not in SOURCES:
-            raise SegflowError("unknown dataset.source", found=self.source, expected=list(SOURCES))
-        if not self.name and not self.path:
-            raise SegflowError("which dataset?", fix="Name it: dataset=Dataset042_Liver, dataset=42, or its folder.")
-
-
-@dataclass(kw_only=True, slots=True)
-class PathSettings:
-    """Where raw datasets, preprocessed arrays and runs lie."""
-
-    raw: str
-    preprocessed: str
-    outputs: str
-
-
-def announce(config: DictConfig, command: str) -> DatasetSettings:
+def announce(settings: DatasetCommand, command: str) -> DatasetSettings:
     """Say which dataset a command works on, as the first line of its output.
 
     Raises:
         SegflowError: None was named, and the phantom is not plainly meant.
     """
-    dataset, paths = _edge.read(DatasetSettings, config.dataset), _edge.read(PathSettings, config.paths)
+    dataset, paths = settings.dataset, settings.paths
     if command != "demo" and not is_named(dataset):
         _check_unnamed(dataset, paths, command)
     if os.environ.get("LOCAL_RANK", "0") == "0":
         name = folder_name(dataset, paths)
-        place = dataset.path or Path(paths.raw).expanduser() / name
+        place = dataset.path or paths.raw / name
         what = ", the phantom that segflow makes itself" if dataset.source == "phantom" and not dataset.path else ""
         _terminal.say(f"Dataset {name} ({place}){what}")
     return dataset
@@ -79,7 +44,7 @@ def announce(config: DictConfig, command: str) -> DatasetSettings:
 def is_named(dataset: DatasetSettings) -> bool:
     """Whether a person or a file of a person's said which dataset, rather than the shipped default."""
     own = dataset.source == "phantom" and dataset.name == OWN_NAMES["phantom"] and not dataset.path
-    return not own or any(re.match(r"[+]*dataset[=.@]", override) for override in _edge.task_overrides())
+    return not own or any(re.match(r"[+]*dataset[=.@]", override) for override in _invocation.overrides())
 
 
 def _check_unnamed(phantom: DatasetSettings, paths: PathSettings, command: str) -> None:
@@ -90,7 +55,7 @@ def _check_unnamed(phantom: DatasetSettings, paths: PathSettings, command: str) 
         if _is_dataset(folder):
             line = command_line(command, dataset__path=folder)
             raise SegflowError(problem, found=f"the current folder is of {folder.name}", fix=f"Name it: {line}; {own}")
-    roots = (Path(paths.raw).expanduser(), Path(paths.preprocessed).expanduser())
+    roots = (paths.raw, paths.preprocessed)
     present = {child.name for root in roots if root.is_dir() for child in root.iterdir() if _is_dataset(child)}
     if others := sorted(present - {phantom.name}):
         line = command_line(command, dataset=others[0])
@@ -126,9 +91,9 @@ def raw_folder(
     """
     from segflow.storage.raw_dataset import resolve_dataset
 
-    root = Path(paths.raw).expanduser()
+    root = paths.raw
     if dataset.path:
-        folder = Path(dataset.path).expanduser()
+        folder = dataset.path
         if not folder.is_dir():
             raise SegflowError(f"dataset.path: there is no folder {folder}")
         if not _is_decathlon(folder):
@@ -155,10 +120,10 @@ def present_raw_folder(dataset: DatasetSettings, paths: PathSettings) -> Path | 
     """The dataset's folder where it is at hand; nothing is made or fetched. A machine that trains need not have it."""
     from segflow.storage.raw_dataset import resolve_dataset
 
-    root = Path(paths.raw).expanduser()
+    root = paths.raw
     try:
         if dataset.path:
-            folder = Path(dataset.path).expanduser()
+            folder = dataset.path
             if folder.is_dir() and _is_decathlon(folder):
                 folder = root / folder_name(dataset, paths)
         elif dataset.source == "raw":
@@ -217,7 +182,7 @@ def folder_name(dataset: DatasetSettings, paths: PathSettings) -> str:
     from segflow.storage.raw_dataset import resolve_dataset
 
     if dataset.path:
-        folder = Path(dataset.path).expanduser().resolve()
+        folder = dataset.path.resolve()
         if _is_decathlon(folder):
             from segflow.exchange.decathlon import dataset_name
 
@@ -225,14 +190,14 @@ def folder_name(dataset: DatasetSettings, paths: PathSettings) -> str:
         return folder.name
     if dataset.source != "raw" or re.match(r"Dataset\d+_", dataset.name):
         return dataset.name
-    return resolve_dataset(dataset.name, Path(paths.raw).expanduser()).name
+    return resolve_dataset(dataset.name, paths.raw).name
 
 
 def as_settings(dataset: DatasetSettings) -> dict[str, object]:
     """What names this dataset on a command line."""
     name: dict[str, object] = {"dataset__name": dataset.name}
     if dataset.path:
-        return {"dataset__path": Path(dataset.path)}
+        return {"dataset__path": dataset.path}
     if dataset.source != "raw":
         return {"dataset": dataset.source, **({} if dataset.name == OWN_NAMES[dataset.source] else name)}
     if re.fullmatch(r"\d+|Dataset\d{3,}(_[\w.-]+)?", dataset.name):
@@ -246,7 +211,7 @@ def preprocessed_folder(raw: Path, paths: PathSettings) -> Path:
     Raises:
         SegflowError: That is the raw dataset itself, whose dataset.json would be replaced.
     """
-    folder = Path(paths.preprocessed).expanduser() / raw.resolve().name
+    folder = paths.preprocessed / raw.resolve().name
     if folder.resolve() == raw.resolve():
         raise SegflowError(
             "plans and arrays would lie within the raw dataset",
@@ -254,19 +219,3 @@ def preprocessed_folder(raw: Path, paths: PathSettings) -> Path:
             fix="Choose another place for them: paths.preprocessed=FOLDER.",
         )
     return folder
-
-
-def reference_folder(name: str, paths: PathSettings) -> Path:
-    """Where the reference label maps of a planned dataset lie."""
-    return Path(paths.preprocessed).expanduser() / name / "gt_segmentations"
-
-
-@dataclass(kw_only=True, slots=True)
-class FoldSettings(SplitSettings):
-    """Which fold, and how the cases are divided.
-
-    Attributes:
-        index: Number of the fold, or ``all``.
-    """
-
-    index: Any = 0

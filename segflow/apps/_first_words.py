@@ -10,12 +10,11 @@ import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from fnmatch import fnmatch
 from importlib.util import find_spec
 from pathlib import Path
 
 from segflow.apps import _catalogue, _nnunet_names, _shipped
-from segflow.apps._command_line import PATH_KEYS, SECTIONS, split_values
+from segflow.apps._command_line import split_values
 from segflow.apps._flags import ALONE, NNUNET, NNUNET_PREDICT, VALUES, WITH_VALUE
 from segflow.core.errors import SegflowError
 
@@ -195,14 +194,14 @@ class _Line:
         if key in self._groups and value.startswith("["):
             return True
         parts = len(split_values(value)) > 1 and not re.match(r"\w+\(", value)
-        return parts and not self._multirun and not any(fnmatch(key, pattern) for pattern in PATH_KEYS)
+        return parts and not self._multirun and key not in _catalogue.taken_as_typed(self.command)
 
     def _sweep(self, key: str, value: str) -> None:
         values = ",".join(split_values(value.removeprefix("[").removesuffix("]") if value.startswith("[") else value))
         whole = {"fold": "fold.index", "configuration": "configuration.name"}.get(key)
         if self.command == "run" and whole:
             self._wrong(f"'{key}' has several values; segflow run takes them as a list", f"{whole}=[{values}]")
-        elif key in LISTS or SECTIONS.get(self.command, "") + f".{key}" in LISTS or self._is_list(key):
+        elif key in LISTS or _catalogue.section(self.command) + f".{key}" in LISTS or self._is_list(key):
             self._wrong(f"'{key}' has several values, which are written as a list", f"{key}=[{values}]")
         elif self._multirun:
             self._wrong(f"'{key}' is no list; -m takes its values with commas", f"{key}={values}")
@@ -281,7 +280,7 @@ class _Line:
         return _shipped.options(group.partition("@")[0], self.folders)
 
     def _has(self, key: str) -> bool:
-        section = SECTIONS.get(self.command, "")
+        section = _catalogue.section(self.command)
         plain = key.partition("@")[0]
         if plain in self._groups or plain in self._settings or f"{section}.{plain}" in self._settings:
             return True

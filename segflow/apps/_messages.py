@@ -7,21 +7,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from difflib import get_close_matches
-from functools import cache
 from importlib.metadata import requires
 from pathlib import Path
-from typing import Any
 
 import yaml
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
-from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from segflow.apps import _shipped
+from segflow.apps._commands import record_of
 from segflow.apps._first_words import CommandLineError
+from segflow.apps._parts import SettingError
+from segflow.apps._settings import nearest, sections_of, settings_of
 from segflow.core.errors import SegflowError
 from segflow.core.system_errors import system_error
 
@@ -31,7 +28,7 @@ SEE_MORE = "HYDRA_FULL_ERROR=1 shows where it comes from."
 def explain(error: BaseException, folders: Sequence[Path], command: str) -> tuple[str, int]:
     """The message for a user, and the exit code: 2 for a command line or configuration, 1 for a job that failed."""
     if isinstance(error, SegflowError):
-        return str(error), 2 if isinstance(error, CommandLineError) else 1
+        return str(error), 2 if isinstance(error, CommandLineError | SettingError) else 1
     if isinstance(error, MissingConfigException):
         return _missing(str(error), folders), 2
     if isinstance(error, OverrideParseException):
@@ -67,13 +64,9 @@ def _no_module(name: str) -> str:
     return f"there is no module '{name}'. {fix}"
 
 
-def nearest(wanted: str, known: Sequence[str]) -> str:
-    """`` Did you mean 'x'?``, or nothing. A name without its section is found too."""
-    inside = [key for key in known if key.endswith(f".{wanted}")]
-    if inside:
-        return f" Did you mean {' or '.join(repr(key) for key in inside[:3])}?"
-    near = get_close_matches(wanted, known, n=1, cutoff=0.5)
-    return f" Did you mean '{near[0]}'?" if near else ""
+def _meant(wanted: str, known: Sequence[str]) -> str:
+    near = nearest(wanted, known)
+    return f" {near}" if near else ""
 
 
 def _setting_for(word: str | None, folders: Sequence[Path]) -> str:
@@ -106,14 +99,14 @@ def _alike(option: str, known: Sequence[str]) -> str:
     for fits in (str.__eq__, str.startswith, str.__contains__):
         if found := [name for name in rest if lower and fits(name.lower(), lower)]:
             return f" Did you mean {' or '.join(map(repr, found[:3]))}?"
-    return nearest(option, known)
+    return _meant(option, known)
 
 
 def _composition(error: BaseException, folders: Sequence[Path], command: str) -> str:
     chain = list(_chain(error))
     text = "\n".join(str(e) for e in chain)
     key = next((e.full_key for e in chain if isinstance(e, OmegaConfBaseException) and e.full_key), None)
-    several = re.search(r"Ambiguous value for argument '([^=]+)=(.+?)'", text)
+    several = re.search(r"Ambiguous value for argument '\+*([^=]+)=(.+?)'", text)
     if several:
         return (
             f"'{several[1]}' has several values; -m runs one after another, and a list is {several[1]}=[{several[2]}]"
@@ -125,12 +118,12 @@ def _composition(error: BaseException, folders: Sequence[Path], command: str) ->
         known = known_keys(folders, command)
         if any(other.startswith(f"{name}.") for other in known):
             return f"setting '{name}' cannot be set as a whole; set its parts one by one, as {name}.PART=VALUE"
-        return f"there is no setting '{name}'.{nearest(name, known)}"
+        return f"there is no setting '{name}'.{_meant(name, known)}"
     group = re.search(r"Could not override '([\w/]+)'\.\s*No match in the defaults list", text)
     if group:
-        return f"there is no group '{group[1]}'.{nearest(group[1], known_keys(folders, command))}"
+        return f"there is no group '{group[1]}'.{_meant(group[1], known_keys(folders, command))}"
     if override and "does not exist" in text:
-        return f"there is no setting '{override[1]}'.{nearest(override[1], known_keys(folders, command))}"
+        return f"there is no setting '{override[1]}'.{_meant(override[1], known_keys(folders, command))}"
     added = re.search(r"An item is already at '([^']+)'", text)
     if added:
         return f"'{added[1]}' is there already: without + it is set"
@@ -148,25 +141,7 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def known_keys(folders: Sequence[Path], command: str) -> list[str]:
-    """Every group and every dotted key of a command's shipped configuration; empty where it does not compose."""
-    return _known_keys(folders[0], command)
-
-
-@cache
-def _known_keys(conf: Path, command: str) -> list[str]:
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(conf), version_base="1.3"):
-        try:
-            return sorted(_dotted(compose(command)))
-        except (HydraException, OmegaConfBaseException):
-            return []
-
-
-def _dotted(node: Any, prefix: str = "") -> Iterator[str]:
-    if not isinstance(node, DictConfig):
-        return
-    for name in node:
-        key = f"{prefix}{name}"
-        yield key
-        if not OmegaConf.is_missing(node, name) and not OmegaConf.is_interpolation(node, name):
-            yield from _dotted(node[name], f"{key}.")
+    """Every group, section and setting of a command."""
+    record = record_of(command)
+    groups = [name for name, _ in _shipped.groups_of(command, folders[0])]
+    return sorted({*groups, *sections_of(record), *(setting.key for setting in settings_of(record))})

@@ -74,13 +74,25 @@ def check_part(where: str, node: Mapping[str, Any]) -> None:
         if key not in found.parameters:
             if found.takes_any:
                 continue
-            close = get_close_matches(str(key), found.parameters, n=1)
+            close = [*_inside(node, str(key)), *get_close_matches(str(key), found.parameters, n=1)]
+            taken = ", ".join(found.options() or found.parameters)
             raise SettingError(
                 f"there is no setting '{where}.{key}'",
-                expected=None if close else f"one that {node[TARGET]} takes: {', '.join(found.options())}",
+                expected=None if close else f"one that {node[TARGET]} takes: {taken}",
                 fix=f"Did you mean '{where}.{close[0]}'?" if close else None,
             )
         _check_type(f"{where}.{key}", value, found.parameters[key])
+
+
+def _inside(node: Mapping[str, Any], key: str, prefix: str = "") -> list[str]:
+    """Where a node has a key of this name further down; below that stands what came with it."""
+    found: list[str] = []
+    for name, value in node.items():
+        if isinstance(value, Mapping) and prefix + str(name) != key:
+            found += [f"{prefix}{name}.{key}"] if key in value else _inside(value, key, f"{prefix}{name}.")
+    below = node.get(key) if not prefix else None
+    leaf = f".{next(iter(below))}" if isinstance(below, Mapping) and len(below) == 1 else ""
+    return [f"{path}{leaf}" for path in found]
 
 
 def _check_inside(where: str, value: Any) -> None:

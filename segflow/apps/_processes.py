@@ -13,7 +13,7 @@ import subprocess
 import sys
 from types import FrameType
 
-from segflow.apps import _edge
+from segflow.apps import _invocation
 from segflow.core.errors import SegflowError
 from segflow.execution.interrupts import SIGINT_EXIT, SIGTERM_EXIT
 
@@ -29,7 +29,7 @@ def run_alone(command: str) -> None:
         SystemExit: It was ended by a signal that was sent to this process.
     """
     environment = {key: value for key, value in os.environ.items() if key not in OF_A_RANK}
-    arguments = [sys.executable, "-m", "segflow.apps.main", command, *_edge.child_arguments()]
+    arguments = [sys.executable, "-m", "segflow.apps.main", command, *_invocation.child_arguments()]
     child = subprocess.Popen(arguments, env=environment, start_new_session=True)
     received: list[int] = []
 

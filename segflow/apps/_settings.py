@@ -38,7 +38,9 @@ class Setting:
         type: What its value may be, in words.
         default: As plain values; `MISSING` where an option of a group gives it.
         meaning: One or more sentences.
-        is_path: Whether its value is a path or a name, which is taken as it stands.
+        is_text: Whether its value is a name or a path, or a list of them, and nothing else.
+        is_path: Whether it is a path, or a list of them.
+        is_list: Whether it is or may be a list of them.
         is_open: Whether the keys below it are the user's own.
     """
 
@@ -46,7 +48,9 @@ class Setting:
     type: str
     default: Any
     meaning: str
+    is_text: bool = False
     is_path: bool = False
+    is_list: bool = False
     is_open: bool = False
 
 
@@ -61,8 +65,19 @@ def settings_of(record: type, prefix: str = "") -> tuple[Setting, ...]:
             found += settings_of(section, f"{key}.")
         elif not entry.metadata.get(REST):
             meaning = meanings(record).get(entry.name, "")
-            texts = _is_text(kind)
-            found.append(Setting(key, in_words(kind), _plain_default(entry), meaning, texts, _is_open(kind)))
+            options = _options(kind)
+            found.append(
+                Setting(
+                    key,
+                    in_words(kind),
+                    _plain_default(entry),
+                    meaning,
+                    is_text=options <= {str, Path, list[str], list[Path]},
+                    is_path=options <= {Path, list[Path]},
+                    is_list=bool(options & {list[str], list[Path]}),
+                    is_open=any(typing.get_origin(option) is dict for option in options),
+                )
+            )
     return tuple(found)
 
 
@@ -171,7 +186,13 @@ def _prepared(record: type, values: Any, prefix: str) -> Any:
         elif rest is not None:
             others[str(key)] = value
         else:
-            raise unknown(where, [f"{prefix}{name}" for name in known], record)
+            beside = [f"{prefix}{name}" for name in known]
+            everything = [setting.key for setting in settings_of(record, prefix)]
+            fix = nearest(where, [*everything, *sections_of(record, prefix)], beside)
+            raise SettingError(f"there is no setting '{where}'", fix=fix or None)
+    if rest is not None and TARGET in known:
+        target = values.get(TARGET, defaults_of(record)[TARGET])
+        check_part(prefix[:-1], {TARGET: target, **others})
     return result if rest is None else {**result, rest: others}
 
 
@@ -185,7 +206,13 @@ def _fitted(kind: Any, value: Any, where: str) -> Any:
         elif (entry := _entry_of(kind)) is not None:
             return {str(key): _fitted_entry(entry, inner, f"{where}.{key}") for key, inner in value.items()}
         return value
-    options = typing.get_args(kind) or (kind,)
+    options = typing.get_args(kind) if _is_union(kind) else (kind,)
+    if isinstance(value, str) and {list[str], list[Path]} & set(options) and str not in options:
+        return [value] if value else None  # one, which need not be written as a list
+    if isinstance(value, list) and list[str] in options:
+        return [inner if isinstance(inner, str | bool) else str(inner) for inner in value]
+    if value == "" and Path in options and _allows_none(kind):
+        return None
     if isinstance(value, bool) or not isinstance(value, int | float):
         return value
     if isinstance(value, float) and int in options and float not in options and value.is_integer():
@@ -207,20 +234,19 @@ def _fitted_entry(kind: Any, value: Any, where: str) -> Any:
     return fitted
 
 
-def unknown(key: str, beside: Sequence[str], record: type | None = None) -> SettingError:
-    """The error of a key that nothing takes, with the nearest that something does."""
-    return SettingError(f"there is no setting '{key}'", fix=nearest(key, beside, record) or None)
+def nearest(wanted: str, known: Sequence[str], beside: Sequence[str] = ()) -> str:
+    """``Did you mean 'x'?``, or nothing.
 
-
-def nearest(key: str, beside: Sequence[str] = (), record: type | None = None) -> str:
-    """``Did you mean 'x'?``, or nothing. First what stands beside it, then one of that name in another section."""
-    everything = [setting.key for setting in settings_of(record)] if record else []
-    everything += list(sections_of(record)) if record else []
-    name = key.rpartition(".")[2]
-    close = get_close_matches(key, beside, n=1, cutoff=0.7)
-    inside = [other for other in everything if other == name or other.endswith(f".{name}")]
-    meant = close or inside[:3] or get_close_matches(key, [*beside, *everything], n=1, cutoff=0.5)
-    return f"Did you mean {' or '.join(repr(other) for other in meant)}?" if meant else ""
+    Args:
+        wanted: What came.
+        known: What there is; one of the same name in another section is found first.
+        beside: What stands in the same section, and is meant before anything else that is near.
+    """
+    name = wanted.rpartition(".")[2]
+    same = [key for key in known if key.endswith(f".{name}") or key == name]
+    meant = get_close_matches(wanted, beside, n=1, cutoff=0.7) or same[:3]
+    meant = meant or get_close_matches(wanted, [*beside, *known], n=1, cutoff=0.5)
+    return f"Did you mean {' or '.join(map(repr, meant))}?" if meant else ""
 
 
 def _explained(error: msgspec.ValidationError, record: type, values: Any, prefix: str) -> SegflowError:
@@ -299,14 +325,9 @@ def _holds_parts(kind: Any) -> bool:
     return kind is Part or any(_holds_parts(inner) for inner in typing.get_args(kind))
 
 
-def _is_text(kind: Any) -> bool:
-    """Whether a value is a name or a path, and nothing else: then it is taken as it was typed."""
-    options = set(typing.get_args(kind) if _is_union(kind) else (kind,)) - {type(None)}
-    return bool(options) and all(option in (str, Path, list[str], list[Path]) for option in options)
-
-
-def _is_open(kind: Any) -> bool:
-    return any(typing.get_origin(option) is dict for option in (kind, *typing.get_args(kind)))
+def _options(kind: Any) -> set[Any]:
+    """The types that a value may have beside None."""
+    return set(typing.get_args(kind) if _is_union(kind) else (kind,)) - {type(None)}
 
 
 def _plain_default(entry: Field[Any]) -> Any:

@@ -6,46 +6,37 @@ import logging
 from pathlib import Path
 
 from segflow.apps import _datasets
+from segflow.apps._inputs import Inputs
+from segflow.apps._records import DatasetSettings, PathSettings
 from segflow.core.case import CaseFiles
 from segflow.core.errors import SegflowError
-from segflow.core.run_record import RunRecord
 from segflow.preprocessing.check_arrays import check_files
 from segflow.storage.case_files import discover
-from segflow.storage.preprocessed_store import PreprocessedStore
 from segflow.storage.raw_dataset import check_planned_description, read_description
 
 logger = logging.getLogger(__name__)
 
 
-def check_sources(
-    record: RunRecord,
-    prepared: Path,
-    references: Path,
-    dataset: _datasets.DatasetSettings,
-    paths: _datasets.PathSettings,
-    remedy: str,
-) -> None:
+def check_sources(inputs: Inputs, dataset: DatasetSettings, paths: PathSettings) -> None:
     """Refuse to train on arrays of images or labels that were replaced since, or to score with other labels.
 
     A machine that trains need not have the raw dataset: only the copied labels are looked at then. A case that the
     dataset no longer has is warned of.
 
     Args:
-        record: What is to be trained.
-        prepared: Folder of plans and arrays.
-        references: Folder of the copied labels.
+        inputs: What is to be trained, and on what.
         dataset, paths: Where the raw dataset may lie.
-        remedy: The command that makes the arrays anew.
 
     Raises:
         SegflowError: Files changed, or dataset.json did; says what to do.
     """
-    store = PreprocessedStore(prepared / record.plan.data_identifier)
+    record = inputs.record
     wanted = {*record.train_cases, *record.val_cases}
     ending = record.dataset.file_ending
-    copies = {case_id: references / f"{case_id}{ending}" for case_id in record.val_cases}
+    copies = {case_id: inputs.references / f"{case_id}{ending}" for case_id in record.val_cases}
     raw = _datasets.present_raw_folder(dataset, paths)
-    check_files(store, [] if raw is None else _raw_cases(raw, prepared, wanted), copies, remedy)
+    cases = [] if raw is None else _raw_cases(raw, inputs.prepared, wanted)
+    check_files(inputs.store, cases, copies, inputs.preprocess)
 
 
 def _raw_cases(raw: Path, prepared: Path, wanted: set[str]) -> list[CaseFiles]:

@@ -19,28 +19,13 @@ from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from segflow.apps._commands import record_of
 from segflow.core.errors import SegflowError
 
 DEFAULT = "default"
 """The run name where none is given."""
 SWEPT = "swept"
 """Resolver of a swept setting's value, as a part of a folder's name."""
-
-_DATASET = ("dataset.source", "dataset.name", "dataset.path")
-_RUN = ("paths.outputs", *_DATASET, "plans", "configuration.name", "run_name", "fold.index")
-PLACES = {
-    "train": _RUN,
-    "run": _RUN,
-    "demo": _RUN,
-    "plan": ("planner.plans_name", "paths.preprocessed", *_DATASET),
-    "select": ("paths.outputs", *_DATASET),
-    "predict": ("output", "input", "inference.part"),
-    "ensemble": ("output",),
-    "evaluate": ("output", "prediction"),
-    "postprocess": ("output", "prediction", "run"),
-    "report": ("output", "run"),
-}
-"""Command → the settings that say where its results go; jobs of a sweep that agree in all would share them."""
 
 LONGEST = 60
 """Letters of a value within a folder's name."""
@@ -76,23 +61,24 @@ class Sweep:
         Raises:
             SegflowError: Jobs would write over each other's results all the same.
         """
-        if not self.swept or command not in PLACES or not self._shared(command):
+        places = record_of(command).PLACES
+        if not self.swept or not places or not self._shared(places):
             return list(overrides), []
-        texts = self._names() if "run_name" in PLACES[command] else []
+        texts = self._names(places) if "run_name" in places else []
         named = replace(self, values={**self.values, "run_name": texts}) if texts else self
-        if shared := named._shared(command):
+        if shared := named._shared(places):
             raise SegflowError(
                 "jobs of this sweep would write over each other's results",
                 found="; ".join(shared),
-                fix=f"Their {', '.join(PLACES[command])} are the same: give each its own, such as "
-                f"{PLACES[command][0]}=NAME-${{{self.swept[0]}}}",
+                fix=f"Their {', '.join(places)} are the same: give each its own, such as "
+                f"{places[0]}=NAME-${{{self.swept[0]}}}",
             )
         kept = [o for o in overrides if o.split("=")[0].lstrip("+") != "run_name"]
         written = ",".join(QuotedString(text, Quote.single).with_quotes() for text in texts)
-        names = dict.fromkeys(str(config.run_name) for _, config in named._jobs())
+        names = dict.fromkeys(str(config.run_name) for _, config in named.jobs())
         return [*kept, f"run_name={written}"], list(itertools.islice(names, 3))
 
-    def _jobs(self) -> Iterator[tuple[str, DictConfig]]:
+    def jobs(self) -> Iterator[tuple[str, DictConfig]]:
         """What is swept in each job, as text, and its configuration, which the next one changes."""
         number = 0
         for config in self.configs:
@@ -106,19 +92,19 @@ class Sweep:
                 yield " ".join(texts), config
                 number += 1
 
-    def _shared(self, command: str) -> list[str]:
+    def _shared(self, places: Sequence[str]) -> list[str]:
         """Two jobs whose results would go to one place; none where there are no such."""
         seen: dict[tuple[str, ...], str] = {}
-        for text, config in self._jobs():
-            place = tuple(str(OmegaConf.select(config, key)) for key in PLACES[command])
+        for text, config in self.jobs():
+            place = tuple(str(OmegaConf.select(config, key)) for key in places)
             if place in seen:
                 return [seen[place], text]
             seen[place] = text
         return []
 
-    def _names(self) -> list[str]:
+    def _names(self, places: Sequence[str]) -> list[str]:
         """Run names that hold the value of each swept setting which the folder does not show yet."""
-        by_folder = (*_RUN, "dataset", "configuration", "fold")
+        by_folder = (*places, "dataset", "configuration", "fold")
         suffix = "_".join(f"{key.replace('/', '.')}-${{{SWEPT}:{key}}}" for key in self.swept if key not in by_folder)
         given = self.values.get("run_name")
         if given is None:

@@ -25,6 +25,9 @@ _NAMES: dict[str, Any] = {
 }  # fmt: skip
 """What an annotation may be made of to be checked."""
 
+_NOT_PLAIN = ("Tensor", "torch.Tensor", "Module", "nn.Module", "Callable")
+"""What no YAML can hold: beside others in an annotation, it says nothing of plain values."""
+
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -196,11 +199,21 @@ def _kind(node: ast.expr) -> Any:
         return node.value
     if isinstance(node, ast.Tuple):
         return tuple(map(_kind, node.elts))
-    if isinstance(node, ast.BinOp):
-        return typing.Union[_kind(node.left), _kind(node.right)]  # noqa: UP007
+    sides = _sides(node)
+    if len(sides) > 1:
+        return typing.Union[tuple(_kind(side) for side in sides if ast.unparse(side) not in _NOT_PLAIN)]  # noqa: UP007
     if isinstance(node, ast.Subscript):
         return _kind(node.value)[_kind(node.slice)]
     return _NAMES[ast.unparse(node)]
+
+
+def _sides(node: ast.expr) -> list[ast.expr]:
+    """The alternatives of a union, in either way of writing it; anything else alone."""
+    if isinstance(node, ast.BinOp):
+        return [*_sides(node.left), *_sides(node.right)]
+    if isinstance(node, ast.Subscript) and ast.unparse(node.value) == "Union" and isinstance(node.slice, ast.Tuple):
+        return node.slice.elts
+    return [node]
 
 
 def _is_overload(node: ast.FunctionDef) -> bool:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
-from omegaconf import DictConfig, OmegaConf
-
-from segflow.apps import _datasets, _edge, _terminal
+from segflow.apps import _terminal
+from segflow.apps._records import Command, needed
 from segflow.core.command_line import command_line
 from segflow.core.errors import SegflowError
-from segflow.exchange.export_model import export_bundle, export_nnunet_model
-from segflow.exchange.import_model import import_model
 
 USE = (
     "Use: segflow bundle action=export model=RUN_FOLDER output=liver.segflow, "
@@ -18,35 +17,75 @@ USE = (
 )
 
 
-def run(config: DictConfig) -> None:
+@dataclass(kw_only=True, slots=True)
+class BundleSettings:
+    """A section of its own, since ``configuration=`` at the top chooses an option of the group of that name.
+
+    Attributes:
+        configuration: Which of several models to import; null where there is one.
+    """
+
+    configuration: str | None = None
+
+
+@dataclass(kw_only=True)
+class Bundle(Command):
+    """Settings of ``segflow bundle``.
+
+    Attributes:
+        action: ``export`` or ``import``.
+        model: Run folder to export; bundle, or folder or zip of nnU-Net v2, to import.
+        output: File or folder to write.
+        format: ``segflow``: one file of tensors and JSON; ``nnunet``: a folder, or a ``.zip``.
+        folds: ``all``, one, or a list.
+        checkpoint: ``final``, ``best`` or ``last``.
+        run_name: Name of imported runs.
+        bundle: Which model is meant.
+    """
+
+    SECTION: ClassVar = "bundle"
+
+    action: str = "export"
+    model: Path | None = None
+    output: Path | None = None
+    format: str = "segflow"
+    folds: str | list[str] = "all"
+    checkpoint: str = "final"
+    run_name: str = "imported"
+    bundle: BundleSettings = field(default_factory=BundleSettings)
+
+    def __post_init__(self) -> None:
+        for name, known in (("action", ("export", "import")), ("format", ("segflow", "nnunet"))):
+            if getattr(self, name) not in known:
+                raise SegflowError(f"unknown {name}", found=getattr(self, name), expected=" or ".join(known), fix=USE)
+
+
+def run(settings: Bundle) -> None:
     """Export or import."""
-    if not config.model or (config.action == "export" and not config.output):
+    if not settings.model or (settings.action == "export" and not settings.output):
         raise SegflowError("nothing to do", fix=USE)
-    model = Path(config.model).expanduser()
-    folds = list(map(str, config.folds)) if OmegaConf.is_list(config.folds) else str(config.folds)
-    if config.action == "export":
-        output = Path(config.output).expanduser()
-        checkpoint = config.checkpoint
-        if config.format == "segflow":
-            written = export_bundle(model, output, folds=folds, checkpoint=checkpoint)
-        elif config.format == "nnunet":
-            written = export_nnunet_model(model, output, folds=folds, checkpoint=checkpoint)
-        else:
-            raise SegflowError("unknown format", found=config.format, expected="segflow or nnunet", fix=USE)
-        _terminal.say(f"Written to {written}.")
-    elif config.action == "import":
-        outputs = Path(_edge.read(_datasets.PathSettings, config.paths).outputs).expanduser()
-        runs = import_model(
-            model,
-            outputs,
-            folds=folds,
-            checkpoint=config.checkpoint,
-            configuration=config.bundle.configuration,
-            run_name=config.run_name,
-        )
-        for folder in runs:
-            _terminal.say(
-                f"Written to {folder}. Next: {command_line('predict', model=folder, input='DIR', output='DIR')}"
-            )
-    else:
-        raise SegflowError("unknown action", found=config.action, expected="export or import", fix=USE)
+    if settings.action == "export":
+        _terminal.say(f"Written to {_export(settings, settings.model, needed(settings.output, 'output', USE))}.")
+        return
+    for folder in _import(settings, settings.model):
+        _terminal.say(f"Written to {folder}. Next: {command_line('predict', model=folder, input='DIR', output='DIR')}")
+
+
+def _export(settings: Bundle, model: Path, output: Path) -> Path:
+    from segflow.exchange.export_model import export_bundle, export_nnunet_model  # slow: torch
+
+    export = export_bundle if settings.format == "segflow" else export_nnunet_model
+    return export(model, output, folds=settings.folds, checkpoint=settings.checkpoint)
+
+
+def _import(settings: Bundle, model: Path) -> list[Path]:
+    from segflow.exchange.import_model import import_model
+
+    return import_model(
+        model,
+        settings.paths.outputs,
+        folds=settings.folds,
+        checkpoint=settings.checkpoint,
+        configuration=settings.bundle.configuration,
+        run_name=settings.run_name,
+    )

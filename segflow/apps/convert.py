@@ -2,57 +2,80 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
-from omegaconf import DictConfig
-
-from segflow.apps import _datasets, _edge, _terminal
+from segflow.apps import _terminal
+from segflow.apps._records import Command
 from segflow.core.command_line import command_line
 from segflow.core.errors import SegflowError
-from segflow.exchange.decathlon import convert_decathlon
-from segflow.exchange.file_list import convert_file_list
-from segflow.exchange.nnunet_v1_dataset import convert_nnunet_v1_dataset
-from segflow.exchange.renumber import renumber_dataset
 from segflow.execution.progress import Progress
-from segflow.storage.json_files import read_json
 
 KINDS = ("auto", "decathlon", "nnunet_v1", "csv", "renumber")
 USE = "Use: segflow convert source=/data/Task04_Hippocampus, or: segflow convert source=FILES.csv dataset_id=42"
 
 
-def run(config: DictConfig) -> None:
+@dataclass(kw_only=True)
+class Convert(Command):
+    """Settings of ``segflow convert``.
+
+    Attributes:
+        source: Folder of a task, or a CSV: case, one column for each channel (CT, T1, …), label.
+        kind: ``decathlon``, ``nnunet_v1``, ``csv``, or ``renumber`` (label values such as 0 and 255); ``auto`` sees
+            which.
+        dataset_id: Number of the new dataset; null takes the task's own.
+        name: Name of a CSV's dataset; null: the file's name.
+        labels: Labels of a CSV's dataset, ``{background: 0, liver: 1}``; null reads all label maps and counts.
+        regions_class_order: Order of a CSV's regions, where labels are regions such as ``tumour: [1, 2]``.
+    """
+
+    source: Path | None = None
+    kind: str = "auto"
+    dataset_id: int | None = None
+    name: str | None = None
+    labels: dict[str, int | list[int]] | None = None
+    regions_class_order: list[int] | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise SegflowError("unknown kind of source", found=self.kind, expected=", ".join(KINDS))
+
+
+def run(settings: Convert) -> None:
     """Convert one dataset and say where it lies."""
-    if not config.source:
+    if not settings.source:
         raise SegflowError("nothing to convert", fix=USE)
-    if config.kind not in KINDS:
-        raise SegflowError("unknown kind of source", found=config.kind, expected=", ".join(KINDS))
-    source = Path(config.source).expanduser()
-    if not source.exists():
-        raise SegflowError(f"there is no {source}", fix=USE)
-    paths = _edge.read(_datasets.PathSettings, config.paths)
+    if not settings.source.exists():
+        raise SegflowError(f"there is no {settings.source}", fix=USE)
     with _terminal.progress() as progress:
-        folder = convert(config, source, Path(paths.raw).expanduser(), progress)
+        folder = convert(settings, settings.source, progress)
     _terminal.say(f"Written to {folder}. Next: {command_line('plan', dataset__path=folder)}")
 
 
-def convert(config: DictConfig, source: Path, raw_root: Path, progress: Progress) -> Path:
-    """Open the door that the source is for."""
-    kind = kind_of(source) if config.kind == "auto" else config.kind
+def convert(settings: Convert, source: Path, progress: Progress) -> Path:
+    """Convert a source by its kind."""
+    from segflow.exchange.decathlon import convert_decathlon
+    from segflow.exchange.file_list import convert_file_list
+    from segflow.exchange.nnunet_v1_dataset import convert_nnunet_v1_dataset
+    from segflow.exchange.renumber import renumber_dataset
+
+    kind = kind_of(source) if settings.kind == "auto" else settings.kind
+    raw_root, number = settings.paths.raw, settings.dataset_id
     if kind == "decathlon":
-        return convert_decathlon(source, raw_root, config.dataset_id, progress=progress)
+        return convert_decathlon(source, raw_root, number, progress=progress)
     if kind == "nnunet_v1":
-        return convert_nnunet_v1_dataset(source, raw_root, config.dataset_id, progress=progress)
+        return convert_nnunet_v1_dataset(source, raw_root, number, progress=progress)
     if kind == "renumber":
-        return renumber_dataset(source, raw_root, config.dataset_id, progress=progress)
-    if config.dataset_id is None:
+        return renumber_dataset(source, raw_root, number, progress=progress)
+    if number is None:
         raise SegflowError("a list of files has no number", fix="Give it one: dataset_id=42")
     return convert_file_list(
         source,
         raw_root,
-        config.dataset_id,
-        config.name or source.stem,
-        labels=_edge.plain(config.labels) if config.labels else None,
-        regions_class_order=list(config.regions_class_order) if config.regions_class_order else None,
+        number,
+        settings.name or source.stem,
+        labels=settings.labels or None,
+        regions_class_order=settings.regions_class_order or None,
         progress=progress,
     )
 
@@ -64,6 +87,8 @@ def kind_of(source: Path) -> str:
     """
     if source.is_file():
         return "csv"
+    from segflow.storage.json_files import read_json
+
     file = source / "dataset.json"
     content = read_json(file) if file.is_file() else None
     if isinstance(content, dict) and "file_ending" in content:

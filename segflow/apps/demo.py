@@ -4,34 +4,43 @@ from __future__ import annotations
 
 import logging
 import time
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
-from omegaconf import DictConfig
-
-from segflow.apps import _datasets, _edge, _terminal, evaluate, plan, predict, preprocess, train
+from segflow.apps import _datasets, _terminal, plan, predict, preprocess, train
 
 logger = logging.getLogger(__name__)
 
 
-def run(config: DictConfig) -> None:
+@dataclass(kw_only=True)
+class Demo(train.Train, plan.Plan, preprocess.Preprocess):
+    """Settings of ``segflow demo``: those of the commands that it runs in turn."""
+
+    SECTION: ClassVar = ""
+    PLACES: ClassVar = train.Train.PLACES
+
+
+def run(settings: Demo) -> float | None:
     """Run every command in turn; what is done already is skipped."""
     started = time.monotonic()
-    paths = _edge.read(_datasets.PathSettings, config.paths)
-    dataset = _datasets.announce(config, "demo")
+    paths = settings.paths
+    dataset = _datasets.announce(settings, "demo")
     logger.info("1/5 plan")
-    plan.show(plan.plan(config))
+    plan.show(plan.plan(settings))
     logger.info("2/5 preprocess")
-    preprocess.preprocess(config)
+    preprocess.preprocess(replace(settings, configurations=settings.configuration.name))
     logger.info("3/5 train, and predict and score the validation cases")
-    result, summary, labels = train.train(config)
+    trained = train.train(settings)
+    result = trained.result
     raw = _datasets.raw_folder(dataset, paths)
     predictions = result.folder / "predictions"
     images = raw / "imagesTs"
     if result.has_weights and images.is_dir() and any(images.iterdir()):
         logger.info("4/5 predict %s", images)
-        predict.predict(config, str(result.folder), str(images), predictions)
+        what = {"model": result.folder, "input": [images], "output": predictions}
+        predict.predict(predict.Predict(**what, inference=settings.inference, network=settings.network))
     logger.info("5/5 results")
-    if summary is not None:
-        evaluate.show(summary, labels, f"Validation cases of {dataset.name}, fold {config.fold.index}")
+    trained.show(f"Validation cases of {dataset.name}, fold {settings.fold.index}")
     _terminal.say(f"Raw dataset   {raw}")
     _terminal.say(f"Run           {result.folder}")
     _terminal.say(f"  curves      {result.folder / 'progress.png'}, or: tensorboard --logdir {paths.outputs}")
@@ -39,3 +48,4 @@ def run(config: DictConfig) -> None:
     if predictions.is_dir():
         _terminal.say(f"  predictions {predictions} (of {images})")
     _terminal.say(f"Done in {time.monotonic() - started:.0f} s.")
+    return trained.value

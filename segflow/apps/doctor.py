@@ -2,26 +2,38 @@
 
 from __future__ import annotations
 
-from omegaconf import DictConfig
+from dataclasses import dataclass
 
-from segflow.apps import _datasets, _edge, _terminal
+from segflow.apps import _datasets, _terminal
+from segflow.apps._records import DatasetCommand
 from segflow.core.errors import SegflowError
-from segflow.execution.machine import processor_count
-from segflow.storage.case_files import discover
-from segflow.storage.images import reader_of
-from segflow.storage.raw_dataset import check_dataset, read_description
 
 
-def run(config: DictConfig) -> None:
+@dataclass(kw_only=True)
+class Doctor(DatasetCommand):
+    """Settings of ``segflow doctor``.
+
+    Attributes:
+        processes: Cases at once; null uses all processors, 0 works in this process.
+    """
+
+    processes: int | None = None
+
+
+def run(settings: Doctor) -> None:
     """Check, and list what was found; fails where there are errors."""
-    paths = _edge.read(_datasets.PathSettings, config.paths)
-    dataset = _datasets.announce(config, "doctor")
+    dataset = _datasets.announce(settings, "doctor")
+    from segflow.execution.machine import processor_count
+    from segflow.storage.case_files import discover
+    from segflow.storage.images import reader_of
+    from segflow.storage.raw_dataset import check_dataset, read_description
+
     with _terminal.progress() as progress:
-        raw = _datasets.raw_folder(dataset, paths, progress=progress)
+        raw = _datasets.raw_folder(dataset, settings.paths, progress=progress)
         description = read_description(raw)
         images = (case.images[0] for case in discover(raw, description).cases)
         reader = reader_of(images, description.file_ending, description.reader)
-        processes = processor_count() if config.processes is None else config.processes
+        processes = processor_count() if settings.processes is None else settings.processes
         problems = check_dataset(raw, description, reader, processes=processes, progress=progress)
     if not problems:
         _terminal.say(f"{raw}: nothing is wrong.")

@@ -3,42 +3,65 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
 
-from omegaconf import DictConfig
-
-from segflow.apps import _edge, _terminal
+from segflow.apps import _terminal
+from segflow.apps._records import Command
 from segflow.core.errors import CaseErrors, SegflowError
-from segflow.core.plans import Plans
-from segflow.inference.case_pipeline import PredictReport
-from segflow.inference.ensemble_cases import ensemble_cases
 from segflow.inference.ensemble_settings import EnsembleSettings
-from segflow.storage.json_files import read_json_as
-from segflow.storage.raw_dataset import read_dataset_json
+
+if TYPE_CHECKING:
+    from segflow.inference.case_pipeline import PredictReport
 
 
-def run(config: DictConfig) -> None:
+@dataclass(kw_only=True)
+class Ensemble(Command):
+    """Settings of ``segflow ensemble``.
+
+    Attributes:
+        members: Folders of predictions that were made with inference.probabilities=true.
+        output: Folder for the label maps.
+        weights: One for each member; null for equal weights.
+        resume: Skip cases that are done.
+    """
+
+    PLACES: ClassVar = ("output",)
+
+    members: list[Path] | None = None
+    output: Path | None = None
+    weights: list[float] | None = None
+    resume: bool = True
+
+
+def run(settings: Ensemble) -> None:
     """Average the members, and say what became of the cases."""
-    if not config.members or not config.output:
+    if not settings.members or not settings.output:
         raise SegflowError(
             "members= and output= are needed", fix="Use: segflow ensemble members=[DIR,DIR] output=DIR weights=[2,1]"
         )
-    members = [Path(member).expanduser() for member in _edge.several(config.members)]
-    output = Path(config.output).expanduser()
-    settings = _edge.read(EnsembleSettings, {"weights": config.weights, "resume": config.resume})
-    report = average(members, output, settings)
+    report = average(
+        settings.members, settings.output, EnsembleSettings(weights=settings.weights, resume=settings.resume)
+    )
     _terminal.say(
-        f"Averaged {_terminal.cases(len(report.done))}, {len(report.skipped)} were there. Written to {output}."
+        f"Averaged {_terminal.cases(len(report.done))}, {len(report.skipped)} were there. Written to {settings.output}."
     )
     if not report.ok:
         raise CaseErrors("some cases could not be averaged", list(report.failed.values()))
 
 
 def average(members: Sequence[Path], output: Path, settings: EnsembleSettings, *, own: bool = False) -> PredictReport:
-    """Open the ensemble door, with labels and reader as the first member was predicted; ``own``: see there."""
+    """Average, with labels and reader as the first member was predicted; ``own``: see `ensemble_cases`."""
+    from segflow.core.plans import Plans
+    from segflow.storage.json_files import read_json_as
+    from segflow.storage.raw_dataset import read_dataset_json
+
     made_by = "Predict it with inference.probabilities=true."
     description = read_dataset_json(members[0] / "dataset.json", "ensemble", made_by)
     plans = read_json_as(members[0] / "plans.json", Plans.from_json, fix=made_by)
+    from segflow.inference.ensemble_cases import ensemble_cases  # slow: what is missing is said before
+
     with _terminal.progress() as progress:
         return ensemble_cases(
             members,

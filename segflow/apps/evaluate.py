@@ -2,37 +2,62 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
 
-from omegaconf import DictConfig
-
-from segflow.apps import _edge, _terminal
-from segflow.core.dataset import DatasetDescription
+from segflow.apps import _terminal
+from segflow.apps._records import Command, needed
 from segflow.core.errors import CaseErrors, SegflowError
-from segflow.core.labels import Labels
-from segflow.core.metrics import Summary
-from segflow.evaluation.evaluate_cases import evaluate_cases
 from segflow.evaluation.evaluate_settings import EvaluateSettings
-from segflow.evaluation.summary import SUMMARY_FILE, TABLE_FILE, table_rows
-from segflow.storage.raw_dataset import read_dataset_json
-from segflow.storage.stamps import StampedFolder
+
+if TYPE_CHECKING:
+    from segflow.core.dataset import DatasetDescription
+    from segflow.core.labels import Labels
+    from segflow.core.metrics import Summary
 
 
-def run(config: DictConfig) -> None:
+USE = "Use: segflow evaluate prediction=DIR reference=DIR"
+
+
+@dataclass(kw_only=True)
+class Evaluate(Command):
+    """Settings of ``segflow evaluate``.
+
+    Attributes:
+        prediction: Folder of label maps.
+        reference: Folder of reference label maps.
+        labels: A dataset.json, or its folder, that names the labels; null looks in and above the two folders.
+        output: Folder for summary.json and metrics.csv; null: that of the predictions.
+        evaluation: Which scores, and how.
+    """
+
+    SECTION: ClassVar = "evaluation"
+    PLACES: ClassVar = ("output", "prediction")
+
+    prediction: Path | None = None
+    reference: Path | None = None
+    labels: Path | None = None
+    output: Path | None = None
+    evaluation: EvaluateSettings = field(default_factory=EvaluateSettings)
+
+
+def run(settings: Evaluate) -> None:
     """Score a folder of label maps, and print the table."""
-    for name in ("prediction", "reference"):
-        if not config[name]:
-            raise SegflowError(f"{name}= is missing", fix="Use: segflow evaluate prediction=DIR reference=DIR")
-    prediction, reference = Path(config.prediction).expanduser(), Path(config.reference).expanduser()
-    output = Path(config.output).expanduser() if config.output else prediction
+    prediction, reference = needed(settings.prediction, "prediction", USE), needed(settings.reference, "reference", USE)
+    output = settings.output or prediction
+    from segflow.evaluation.evaluate_cases import evaluate_cases
+    from segflow.evaluation.summary import SUMMARY_FILE, TABLE_FILE
+    from segflow.storage.stamps import StampedFolder
+
     StampedFolder(output).refuse_foreign({SUMMARY_FILE: [output / SUMMARY_FILE, output / TABLE_FILE]})
-    description = description_beside(config.labels, prediction, reference)
+    description = description_beside(settings.labels, prediction, reference)
     with _terminal.progress() as progress:
         summary = evaluate_cases(
             prediction,
             reference,
             description.labels,
-            _edge.read(EvaluateSettings, config.evaluation),
+            settings.evaluation,
             file_ending=description.file_ending,
             reader=description.reader,
             output=output,
@@ -46,16 +71,19 @@ def run(config: DictConfig) -> None:
 
 def show(summary: Summary, labels: Labels, title: str) -> None:
     """The table of scores, one row for each label or region."""
+    from segflow.evaluation.summary import table_rows
+
     header, *rows = table_rows(summary, labels)
     _terminal.table(title, header, rows)
 
 
-def description_beside(given: str | None, prediction: Path, reference: Path) -> DatasetDescription:
+def description_beside(given: Path | None, prediction: Path, reference: Path) -> DatasetDescription:
     """The dataset.json that names the labels: the one given, or one beside the label maps."""
+    from segflow.storage.raw_dataset import read_dataset_json
+
     candidates = []
     if given:
-        place = Path(given).expanduser()
-        candidates.append(place / "dataset.json" if place.is_dir() else place)
+        candidates.append(given / "dataset.json" if given.is_dir() else given)
     candidates += [folder / "dataset.json" for folder in (prediction, reference, reference.parent, prediction.parent)]
     for file in candidates:
         if file.is_file():

@@ -2,49 +2,74 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
 
-from omegaconf import DictConfig
-
-from segflow.apps import _datasets, _edge, _terminal
+from segflow.apps import _datasets, _terminal
+from segflow.apps._records import DatasetCommand, FoldSettings
 from segflow.core.command_line import command_line
-from segflow.planning.explain import TABLE_HEADER
-from segflow.planning.plan_dataset import PlanReport, plan_dataset
 from segflow.planning.planner_settings import PlannerSettings
 
+if TYPE_CHECKING:
+    from segflow.planning.plan_dataset import PlanReport
 
-def run(config: DictConfig) -> None:
+
+@dataclass(kw_only=True)
+class Plan(DatasetCommand):
+    """Settings of ``segflow plan``.
+
+    Attributes:
+        planner: The planner's constants.
+        fold: How cases are split; which fold it is plays no part in planning.
+        from_fingerprint: Plan from this dataset_fingerprint.json without opening an image.
+        clean: Measure the dataset again.
+        replace_splits: Make the folds anew; what was trained on the old ones is then void.
+        processes: Cases at once; null uses all processors, 0 works in this process.
+    """
+
+    PLACES: ClassVar = ("planner.plans_name", "paths.preprocessed", "dataset.source", "dataset.name", "dataset.path")
+
+    planner: PlannerSettings = field(default_factory=PlannerSettings)
+    fold: FoldSettings = field(default_factory=FoldSettings)
+    from_fingerprint: Path | None = None
+    clean: bool = False
+    replace_splits: bool = False
+    processes: int | None = None
+
+
+def run(settings: Plan) -> None:
     """Plan, and print what was decided and why."""
-    same = _datasets.as_settings(_datasets.announce(config, "plan"))
-    report = plan(config)
+    same = _datasets.as_settings(_datasets.announce(settings, "plan"))
+    report = plan(settings)
     show(report)
     following = command_line("preprocess", **same, plans=report.plans.plans_name)
     _terminal.say(f"Written to {report.folder}. Next: {following}")
 
 
-def plan(config: DictConfig) -> PlanReport:
-    """Open the planning door with the settings of a composed configuration."""
-    paths = _edge.read(_datasets.PathSettings, config.paths)
-    dataset = _edge.read(_datasets.DatasetSettings, config.dataset)
-    settings = _edge.read(PlannerSettings, config.planner)
-    fold = _edge.read(_datasets.FoldSettings, config.fold)
+def plan(settings: Plan) -> PlanReport:
+    """Measure and plan; the dataset is made or fetched where it is not there."""
+    from segflow.planning.plan_dataset import plan_dataset
+
     with _terminal.progress() as progress:
-        raw = _datasets.raw_folder(dataset, paths, make=True, progress=progress)
+        raw = _datasets.raw_folder(settings.dataset, settings.paths, make=True, progress=progress)
         return plan_dataset(
             raw,
-            _datasets.preprocessed_folder(raw, paths),
-            settings,
-            splits=fold,
-            fingerprint=Path(config.from_fingerprint).expanduser() if config.from_fingerprint else None,
-            clean=config.clean,
-            replace_splits=config.replace_splits,
-            processes=config.processes,
+            _datasets.preprocessed_folder(raw, settings.paths),
+            settings.planner,
+            splits=settings.fold,
+            fingerprint=settings.from_fingerprint,
+            clean=settings.clean,
+            replace_splits=settings.replace_splits,
+            processes=settings.processes,
             progress=progress,
         )
 
 
 def show(report: PlanReport) -> None:
     """The table of configurations, and why each was or was not made."""
+    from segflow.planning.explain import TABLE_HEADER
+
     rows = [configuration.row() for configuration in report.configurations]
     _terminal.table(f"Plans '{report.plans.plans_name}' of {report.plans.dataset_name}", TABLE_HEADER, rows)
     for configuration in report.configurations:

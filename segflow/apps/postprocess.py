@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
 
-from omegaconf import DictConfig
-
-from segflow.apps import _datasets, _edge, _terminal, evaluate
+from segflow.apps import _terminal, evaluate
+from segflow.apps._records import Command, needed
 from segflow.core.errors import CaseErrors, SegflowError
-from segflow.core.postprocessing import PostprocessingChoice, PostprocessingStep
-from segflow.postprocessing.apply_postprocessing import ApplyReport, apply_postprocessing, read_choice
-from segflow.postprocessing.choose_postprocessing import CHOICE_FILE, choose_postprocessing
 from segflow.postprocessing.postprocess_settings import PostprocessSettings
-from segflow.selection.crossval import accumulate_crossval
-from segflow.storage.find_folds import find_folds
-from segflow.storage.stamps import StampedFolder
+
+if TYPE_CHECKING:
+    from segflow.core.postprocessing import PostprocessingChoice, PostprocessingStep
+    from segflow.postprocessing.apply_postprocessing import ApplyReport
+
 
 USE = (
     "Use: segflow postprocess action=choose run=RUN_FOLDER, "
@@ -23,31 +23,65 @@ USE = (
 )
 
 
-def run(config: DictConfig) -> None:
+@dataclass(kw_only=True)
+class Postprocess(Command):
+    """Settings of ``segflow postprocess``.
+
+    Attributes:
+        action: ``choose`` finds steps on a cross-validation; ``apply`` applies chosen steps to a folder.
+        run: To choose: run folder whose folds' validation cases are taken together.
+        prediction: Folder of label maps; to choose, those of a cross-validation, in place of a run.
+        reference: Folder of reference label maps; null: those of the run's dataset.
+        choice: The postprocessing.json to apply.
+        output: Folder for the result; to choose, null: that of the predictions.
+        labels: A dataset.json, or its folder, that names the labels; null looks in and above the folders.
+        postprocessing: What may be tried.
+    """
+
+    SECTION: ClassVar = "postprocessing"
+    PLACES: ClassVar = ("output", "prediction", "run")
+
+    action: str = "choose"
+    run: Path | None = None
+    prediction: Path | None = None
+    reference: Path | None = None
+    choice: Path | None = None
+    output: Path | None = None
+    labels: Path | None = None
+    postprocessing: PostprocessSettings = field(default_factory=PostprocessSettings)
+
+    def __post_init__(self) -> None:
+        if self.action not in ("choose", "apply"):
+            raise SegflowError("unknown action", found=self.action, expected="choose or apply", fix=USE)
+
+
+def run(settings: Postprocess) -> None:
     """Do the one or the other."""
-    if config.action == "choose":
-        _choose(config)
-    elif config.action == "apply":
-        _apply(config)
+    if settings.action == "choose":
+        _choose(settings)
     else:
-        raise SegflowError("unknown action", found=config.action, expected="choose or apply", fix=USE)
+        _apply(settings)
 
 
-def _choose(config: DictConfig) -> None:
-    if config.run:
-        prediction, reference = _crossval(config)
+def _choose(settings: Postprocess) -> None:
+    from segflow.postprocessing.choose_postprocessing import CHOICE_FILE, choose_postprocessing
+    from segflow.storage.stamps import StampedFolder
+
+    if settings.run:
+        prediction, reference = _crossval(settings, settings.run)
     else:
-        prediction, reference = _path(config, "prediction"), _path(config, "reference")
-    output = Path(config.output).expanduser() if config.output else prediction
-    if config.output or not config.run:  # in a run's folders nobody but segflow writes
+        prediction = needed(settings.prediction, "prediction", USE)
+        reference = needed(settings.reference, "reference", USE)
+    output = settings.output or prediction
+    if settings.output or not settings.run:  # in a run's folders nobody but segflow writes
         StampedFolder(output).refuse_foreign({CHOICE_FILE: [output / CHOICE_FILE]})
-    description = evaluate.description_beside(config.labels, prediction, reference)
+    description = evaluate.description_beside(settings.labels, prediction, reference)
     with _terminal.progress() as progress:
         choice = choose_postprocessing(
             prediction,
             reference,
             description.labels,
-            _edge.read(PostprocessSettings, config.postprocessing),
+            settings.postprocessing,
             file_ending=description.file_ending,
             reader=description.reader,
             output=output,
@@ -62,22 +96,24 @@ def _choose(config: DictConfig) -> None:
     _terminal.say(f"Written to {output / CHOICE_FILE}.")
 
 
-def _crossval(config: DictConfig) -> tuple[Path, Path]:
+def _crossval(settings: Postprocess, run: Path) -> tuple[Path, Path]:
     """The label maps that the folds of a run predicted of their validation cases, brought together, and references."""
-    run = Path(config.run).expanduser()
-    name = find_folds(run)[0].read_record().dataset.name
-    reference = _datasets.reference_folder(name, _edge.read(_datasets.PathSettings, config.paths))
-    if config.reference:
-        reference = Path(config.reference).expanduser()
+    from segflow.storage.find_folds import find_folds
+
+    reference = settings.reference or settings.paths.references(find_folds(run)[0].read_record().dataset.name)
+    from segflow.selection.crossval import accumulate_crossval  # slow: a run that is not there is said before
+
     with _terminal.progress() as progress:
-        crossval = accumulate_crossval(run, reference, processes=config.postprocessing.processes, progress=progress)
+        crossval = accumulate_crossval(run, reference, processes=settings.postprocessing.processes, progress=progress)
     return crossval.folder, reference
 
 
-def _apply(config: DictConfig) -> None:
-    prediction, output, file = (_path(config, name) for name in ("prediction", "output", "choice"))
-    choice, processes = read_choice(file), config.postprocessing.processes
-    report = apply(prediction, choice, output, labels=config.labels, processes=processes)
+def _apply(settings: Postprocess) -> None:
+    prediction, output, file = (needed(getattr(settings, n), n, USE) for n in ("prediction", "output", "choice"))
+    from segflow.postprocessing.apply_postprocessing import read_choice
+
+    choice, processes = read_choice(file), settings.postprocessing.processes
+    report = apply(prediction, choice, output, labels=settings.labels, processes=processes)
     _terminal.say(f"Postprocessed {_terminal.cases(len(report.done))}. Written to {output}.")
     if report.failed:
         raise CaseErrors("some cases could not be postprocessed", list(report.failed.values()))
@@ -88,11 +124,13 @@ def apply(
     choice: PostprocessingChoice,
     output: Path,
     *,
-    labels: str | None = None,
+    labels: Path | None = None,
     processes: int | None = None,
     own: bool = False,
 ) -> ApplyReport:
     """Open the door that applies chosen steps, with what dataset.json says: the one given, or beside the label maps."""
+    from segflow.postprocessing.apply_postprocessing import apply_postprocessing
+
     description = evaluate.description_beside(labels, prediction, prediction)
     with _terminal.progress() as progress:
         return apply_postprocessing(
@@ -111,9 +149,3 @@ def _text(step: PostprocessingStep) -> str:
     details = {"remove_small": f" below {step.min_volume_mm3:g} mm³", "fill_holes": f" with {step.fill_with}"}
     kind = step.kind.replace("_", " ")
     return f"{kind}{details.get(step.kind, '')} of labels {', '.join(map(str, step.labels))}"
-
-
-def _path(config: DictConfig, name: str) -> Path:
-    if not config[name]:
-        raise SegflowError(f"{name}= is missing", fix=USE)
-    return Path(config[name]).expanduser()

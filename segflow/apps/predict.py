@@ -2,44 +2,73 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
 
-from omegaconf import DictConfig, OmegaConf
-
-from segflow.apps import _edge, _terminal
-from segflow.core.errors import CaseErrors, SegflowError
-from segflow.inference.predict_cases import PredictReport, predict_cases
+from segflow.apps import _terminal
+from segflow.apps._parts import Part
+from segflow.apps._records import Command, needed
+from segflow.core.errors import CaseErrors
 from segflow.inference.predict_settings import PredictSettings
-from segflow.network.cpu.allocation import tune_cpu
+
+if TYPE_CHECKING:
+    from segflow.inference.case_pipeline import PredictReport
+
+USE = "Use: segflow predict model=RUN_FOLDER input=DIR output=DIR"
 
 
-def run(config: DictConfig) -> None:
+@dataclass(kw_only=True)
+class Predict(Command):
+    """Settings of ``segflow predict``.
+
+    Attributes:
+        model: Run folder (of one fold, or of several), bundle, or model of nnU-Net v2.
+        input: Folder of images, one image file, a list of them, or a CSV of cases.
+        output: Folder for the label maps.
+        inference: How the model is chosen and applied.
+        network: Only to be named where the run has a network of one's own.
+        previous_network: The network of the stage that a cascade builds on, where that is another:
+            ``network@previous_network=mine``.
+    """
+
+    SECTION: ClassVar = "inference"
+    PLACES: ClassVar = ("output", "input", "inference.part")
+
+    model: Path | None = None
+    input: list[Path] | None = None
+    output: Path | None = None
+    inference: PredictSettings = field(default_factory=PredictSettings)
+    network: Part
+    previous_network: Part | None = None
+
+
+def run(settings: Predict) -> None:
     """Predict, and say what became of the cases."""
     for name in ("model", "input", "output"):
-        if not config[name]:
-            raise SegflowError(f"{name}= is missing", fix="Use: segflow predict model=RUN_FOLDER input=DIR output=DIR")
-    source = [str(s) for s in config.input] if OmegaConf.is_list(config.input) else str(config.input)
-    report = predict(config, str(config.model), source, Path(config.output).expanduser())
+        needed(getattr(settings, name), name, USE)
+    report = predict(settings)
     skipped = f", {len(report.skipped)} were there already" if report.skipped else ""
-    _terminal.say(f"Predicted {_terminal.cases(len(report.done))}{skipped}. Written to {config.output}.")
+    _terminal.say(f"Predicted {_terminal.cases(len(report.done))}{skipped}. Written to {settings.output}.")
     if not report.ok:
         raise CaseErrors("some cases could not be predicted", list(report.failed.values()))
 
 
-def predict(
-    config: DictConfig, model: str, source: str | Sequence[str], output: Path, *, own: bool = False
-) -> PredictReport:
-    """Open the inference door with the settings of a composed configuration; ``own``: see `predict_cases`."""
+def predict(settings: Predict, *, own: bool = False) -> PredictReport:
+    """Predict; ``own``: see `predict_cases`."""
+    from segflow.inference.predict_cases import predict_cases  # slow: torch
+    from segflow.network.cpu.allocation import tune_cpu
+
     tune_cpu()
+    previous, sources = settings.previous_network, needed(settings.input, "input", USE)
     with _terminal.progress() as progress:
         return predict_cases(
-            Path(model).expanduser(),
-            Path(source).expanduser() if isinstance(source, str) else [Path(s).expanduser() for s in source],
-            output,
-            _edge.read(PredictSettings, config.inference),
+            needed(settings.model, "model", USE),
+            sources[0] if len(sources) == 1 else sources,
+            needed(settings.output, "output", USE),
+            settings.inference,
             progress=progress,
-            build=_edge.build(config.network),
-            build_previous=_edge.build(config.previous_network) if config.get("previous_network") else None,
+            build=settings.network.build(),
+            build_previous=previous.build() if previous is not None else None,
             own=own,
         )

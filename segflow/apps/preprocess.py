@@ -2,48 +2,64 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar
 
-from omegaconf import DictConfig
-
-from segflow.apps import _datasets, _edge, _terminal
+from segflow.apps import _datasets, _terminal
+from segflow.apps._records import DatasetCommand
 from segflow.core.command_line import command_line
 from segflow.core.errors import CaseErrors
-from segflow.core.plans import Plans
-from segflow.preprocessing.preprocess_dataset import preprocess_dataset
-from segflow.preprocessing.preprocess_report import PreprocessReport
 from segflow.preprocessing.preprocess_settings import PreprocessSettings
-from segflow.storage.json_files import read_json_as
+
+if TYPE_CHECKING:
+    from segflow.preprocessing.preprocess_report import PreprocessReport
 
 
-def run(config: DictConfig) -> None:
+@dataclass(kw_only=True)
+class Preprocess(DatasetCommand):
+    """Settings of ``segflow preprocess``.
+
+    Attributes:
+        plans: Name of the plans.
+        configurations: One or several of the plans' configurations; null makes the arrays of all.
+        preprocessing: How preprocessing uses the machine.
+    """
+
+    SECTION: ClassVar = "preprocessing"
+
+    plans: str = "nnUNetPlans"
+    configurations: str | list[str] | None = None
+    preprocessing: PreprocessSettings = field(default_factory=PreprocessSettings)
+
+
+def run(settings: Preprocess) -> None:
     """Preprocess, and say what was done."""
-    same = _datasets.as_settings(_datasets.announce(config, "preprocess"))
-    report = preprocess(config)
-    following = command_line("train", **same, plans=str(config.plans), fold=0)
+    same = _datasets.as_settings(_datasets.announce(settings, "preprocess"))
+    report = preprocess(settings)
+    following = command_line("train", **same, plans=settings.plans, fold=0)
     _terminal.say(f"Written to {report.folder}. Next: {following}")
 
 
-def preprocess(config: DictConfig) -> PreprocessReport:
-    """Open the preprocessing door with the settings of a composed configuration.
+def preprocess(settings: Preprocess) -> PreprocessReport:
+    """Make the arrays.
 
     Raises:
         CaseErrors: Some cases failed; the others are done.
     """
-    paths = _edge.read(_datasets.PathSettings, config.paths)
-    dataset = _edge.read(_datasets.DatasetSettings, config.dataset)
-    settings = _edge.read(PreprocessSettings, config.preprocessing)
+    from segflow.core.plans import Plans
+    from segflow.storage.json_files import read_json_as
+
     with _terminal.progress() as progress:
-        raw = _datasets.raw_folder(dataset, paths, progress=progress)
-        folder = _datasets.preprocessed_folder(raw, paths)
-        file = folder / f"{config.plans}.json"
-        plans = read_json_as(
-            file, Plans.from_json, fix=f"Plan first: {command_line('plan', **_datasets.as_settings(dataset))}"
-        )
-        asked = config.configurations or list(plans.configurations)
-        names = [asked] if isinstance(asked, str) else list(asked)
+        raw = _datasets.raw_folder(settings.dataset, settings.paths, progress=progress)
+        folder = _datasets.preprocessed_folder(raw, settings.paths)
+        first = command_line("plan", **_datasets.as_settings(settings.dataset))
+        plans = read_json_as(folder / f"{settings.plans}.json", Plans.from_json, fix=f"Plan first: {first}")
+        from segflow.preprocessing.preprocess_dataset import preprocess_dataset  # slow: what is missing is said before
+
+        asked = settings.configurations or list(plans.configurations)
+        names = [asked] if isinstance(asked, str) else asked
         report = preprocess_dataset(
-            Path(raw), plans, names, folder, settings, plans_name=str(config.plans), progress=progress
+            raw, plans, names, folder, settings.preprocessing, plans_name=settings.plans, progress=progress
         )
     _terminal.say(report.text())
     if report.failed:

@@ -3,46 +3,62 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
 
-from omegaconf import DictConfig
-
-from segflow.apps import _datasets, _edge, _terminal
-from segflow.core.case import CaseFiles
+from segflow.apps import _terminal
+from segflow.apps._records import Command, PathSettings, needed
 from segflow.core.errors import SegflowError
-from segflow.evaluation.summary import read_scores_of, table_rows
-from segflow.reporting.write_report import Table, write_report
-from segflow.selection.crossval import accumulate_crossval
-from segflow.storage.find_folds import find_folds
-from segflow.storage.raw_dataset import find_training_cases, read_description, resolve_dataset
-from segflow.storage.stamps import StampedFolder
+
+if TYPE_CHECKING:
+    from segflow.core.case import CaseFiles
+    from segflow.reporting.write_report import Table
+
 
 PAGE = "report.html"
 
 
-def run(config: DictConfig) -> None:
+@dataclass(kw_only=True)
+class Report(Command):
+    """Settings of ``segflow report``.
+
+    Attributes:
+        run: Run folder, of one fold or of several.
+        output: The page to write; null: report.html in the run folder.
+        channel: Channel of the images that the pictures show.
+    """
+
+    PLACES: ClassVar = ("output", "run")
+
+    run: Path | None = None
+    output: Path | None = None
+    channel: int = 0
+
+
+def run(settings: Report) -> None:
     """Write the page, and say where it lies."""
-    if not config.run:
-        raise SegflowError("run= is missing", fix="Use: segflow report run=RUN_FOLDER")
-    folder = Path(config.run).expanduser()
-    page = Path(config.output).expanduser() if config.output else folder / PAGE
-    if config.output:  # in a run's folder nobody but segflow writes
+    folder = needed(settings.run, "run", "Use: segflow report run=RUN_FOLDER")
+    page = settings.output or folder / PAGE
+    from segflow.storage.stamps import StampedFolder
+
+    if settings.output:  # in a run's folder nobody but segflow writes
         StampedFolder(page.parent).refuse_foreign({page.name: [page]})
-    write(folder, page, _edge.read(_datasets.PathSettings, config.paths), channel=config.channel)
+    write(folder, page, settings.paths, channel=settings.channel)
     _terminal.say(f"Written to {page}.")
 
 
 def write(
     folder: Path,
     page: Path,
-    paths: _datasets.PathSettings,
+    paths: PathSettings,
     *,
     raw: Path | None = None,
     tables: Sequence[Table] = (),
     notes: Sequence[str] = (),
     channel: int = 0,
 ) -> None:
-    """Open the reporting door on a run.
+    """Write the page of a run.
 
     Args:
         folder: The run's folder, whose folds are reported together; or one fold's.
@@ -53,17 +69,24 @@ def write(
         notes: Sentences to show under the title.
         channel: Which of the images' channels is shown.
     """
+    from segflow.storage.find_folds import find_folds
+
     folds = find_folds(folder)
     record = folds[0].read_record()
+    from segflow.evaluation.summary import read_scores_of, table_rows  # slow: what is missing is said before
+    from segflow.reporting.write_report import Table, write_report
+    from segflow.selection.crossval import accumulate_crossval
+    from segflow.storage.raw_dataset import resolve_dataset
+
     if folds[0].path == folder:
         summary = read_scores_of(folds[0].validation, record.dataset.file_ending)
     else:
-        reference = _datasets.reference_folder(record.dataset.name, paths)
+        reference = paths.references(record.dataset.name)
         with _terminal.progress() as progress:
             crossval = accumulate_crossval(folder, reference, progress=progress)
         summary, notes = crossval.summary, (*notes, *(note for note in crossval.notes if note not in notes))
     try:
-        images = _images(raw or resolve_dataset(record.dataset.name, Path(paths.raw).expanduser()))
+        images = _images(raw or resolve_dataset(record.dataset.name, paths.raw))
     except SegflowError as error:
         images, notes = {}, (*notes, f"There are no pictures of cases: {error}")
     scores = Table("Scores", table_rows(summary, record.dataset.labels))
@@ -71,4 +94,6 @@ def write(
 
 
 def _images(raw: Path) -> Mapping[str, CaseFiles]:
+    from segflow.storage.raw_dataset import find_training_cases, read_description
+
     return {case.case_id: case for case in find_training_cases(raw, read_description(raw))}

@@ -5,20 +5,20 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
 
-from omegaconf import DictConfig
-
-from segflow.apps import _datasets, _edge, _terminal, ensemble, plan, postprocess, predict, preprocess, report, select
+from segflow.apps import _datasets, _terminal, ensemble, plan, postprocess, predict, preprocess, report, select
 from segflow.apps import train as training
 from segflow.core.errors import CaseErrors, NoSpaceError, SegflowError
-from segflow.core.plans import Plans
-from segflow.core.selection import Candidate, Selection
 from segflow.inference.ensemble_settings import EnsembleSettings
-from segflow.planning.plan_dataset import PlanReport
-from segflow.postprocessing.apply_postprocessing import read_choice
-from segflow.reporting.write_report import Table
-from segflow.selection.table import selection_rows
+
+if TYPE_CHECKING:
+    from segflow.core.plans import Plans
+    from segflow.core.selection import Candidate, Selection
+    from segflow.planning.plan_dataset import PlanReport
+
 
 ALL = "all"
 AUTO = "auto"
@@ -29,46 +29,59 @@ POSTPROCESSED = "postprocessed"
 logger = logging.getLogger(__name__)
 
 
-def run(config: DictConfig) -> None:
+@dataclass(kw_only=True)
+class Run(training.Train, plan.Plan, preprocess.Preprocess, select.Select):
+    """Settings of ``segflow run``: those of the commands that it runs in turn."""
+
+    SECTION: ClassVar = ""
+    PLACES: ClassVar = training.Train.PLACES
+
+    def __post_init__(self) -> None:
+        if self.trainer.devices not in (1, "1") or self.trainer.num_nodes != 1:
+            raise SegflowError(
+                "segflow run trains each fold on one device",
+                found=f"trainer.devices={self.trainer.devices} trainer.num_nodes={self.trainer.num_nodes}",
+                fix="Train with segflow train -m, on as many as you like; segflow run takes over what is trained.",
+            )
+        if not self.trainer.enable_checkpointing or self.trainer.more.get("fast_dev_run"):
+            raise SegflowError(
+                "segflow run predicts with what it trains, and this trainer keeps no weights",
+                fix="Leave it on; to measure the speed alone: segflow train trainer=benchmark",
+            )
+
+
+def run(settings: Run) -> None:
     """Run every command in turn; what is done already is skipped, so that the same command goes on after a stop.
 
     Raises:
         CaseErrors: Some folds or cases failed; the others are done.
     """
     started = time.monotonic()
-    if config.trainer.devices not in (1, "1") or config.trainer.num_nodes != 1:
-        raise SegflowError(
-            "segflow run trains each fold on one device",
-            found=f"trainer.devices={config.trainer.devices} trainer.num_nodes={config.trainer.num_nodes}",
-            fix="Train with segflow train -m, on as many as you like; segflow run takes over what is trained.",
-        )
-    if not config.trainer.get("enable_checkpointing", True) or config.trainer.get("fast_dev_run"):
-        raise SegflowError(
-            "segflow run predicts with what it trains, and this trainer keeps no weights",
-            fix="Leave it on; to measure the speed alone: segflow train trainer=benchmark",
-        )
-    paths = _edge.read(_datasets.PathSettings, config.paths)
-    _datasets.announce(config, "run")
+    paths = settings.paths
+    _datasets.announce(settings, "run")
     logger.info("1/6 plan")
-    planned = plan.plan(config)
+    planned = plan.plan(settings)
     plan.show(planned)
-    names = chosen_configurations(config.configuration.name, planned.plans)
-    folds = chosen_folds(config.fold.index, planned)
+    names = chosen_configurations(settings.configuration.name, planned.plans)
+    folds = chosen_folds(settings.fold.index, planned)
     logger.info("2/6 preprocess %s", ", ".join(names))
-    preprocess.preprocess(_edge.for_command(config, "preprocess", configurations=names))
+    preprocess.preprocess(replace(settings, configurations=names))
     logger.info("3/6 train %d folds of %s", len(folds), ", ".join(names))
-    runs = train(config, names, folds)
+    runs = train(settings, names, folds)
     logger.info("4/6 select")
     dataset = planned.folder.name
-    outputs = Path(paths.outputs).expanduser() / dataset
-    selection = select.select(config, runs, _datasets.reference_folder(dataset, paths), outputs)
+    outputs = paths.outputs / dataset
+    selection = select.select(settings, runs, paths.references(dataset), outputs)
     logger.info("5/6 predict with %s", selection.best.name)
-    raw = _datasets.raw_folder(_edge.read(_datasets.DatasetSettings, config.dataset), paths)
+    raw = _datasets.raw_folder(settings.dataset, paths)
     images = raw / "imagesTs"
     predictions = None
     if images.is_dir() and any(images.iterdir()):
-        predictions = apply_selection(config, selection, images, outputs / PREDICTIONS / _folder(selection.best))
+        predictions = apply_selection(settings, selection, images, outputs / PREDICTIONS / _folder(selection.best))
     logger.info("6/6 report")
+    from segflow.reporting.write_report import Table
+    from segflow.selection.table import selection_rows
+
     page = outputs / report.PAGE
     table = Table("Candidates", selection_rows(selection))
     report.write(Path(selection.best.runs[0]), page, paths, raw=raw, tables=[table], notes=selection.notes)
@@ -125,7 +138,7 @@ def chosen_folds(wanted: str | int | Sequence[int], planned: PlanReport) -> list
     return list(range(len(planned.splits)))
 
 
-def train(config: DictConfig, names: Sequence[str], folds: Sequence[int]) -> list[Path]:
+def train(settings: Run, names: Sequence[str], folds: Sequence[int]) -> list[Path]:
     """Train every fold of every configuration, one after another.
 
     Returns:
@@ -137,26 +150,26 @@ def train(config: DictConfig, names: Sequence[str], folds: Sequence[int]) -> lis
     runs: dict[Path, None] = {}
     problems = []
     for name in names:
-        for fold in folds:
+        for index in folds:
+            configuration, fold = replace(settings.configuration, name=name), replace(settings.fold, index=index)
             try:
-                own = _edge.for_command(config, "train", configuration__name=name, fold__index=fold)
-                result, _, _ = training.train(own)
+                result = training.train(replace(settings, configuration=configuration, fold=fold)).result
             except NoSpaceError:
                 raise
             except Exception as error:  # whatever befell this fold, the others can be trained
-                logger.error("%s fold %d failed: %s", name, fold, error, exc_info=logger.isEnabledFor(logging.DEBUG))
+                logger.error("%s fold %d failed: %s", name, index, error, exc_info=logger.isEnabledFor(logging.DEBUG))
                 kind = "" if isinstance(error, SegflowError) else f"{type(error).__name__}: "
-                problems.append(f"{name} fold {fold}: {kind}{error}")
+                problems.append(f"{name} fold {index}: {kind}{error}")
                 continue
             runs[result.folder.parent] = None
             if not result.finished:
-                problems.append(f"{name} fold {fold}: stopped after epoch {result.epochs}")
+                problems.append(f"{name} fold {index}: stopped after epoch {result.epochs}")
     if problems:
         raise CaseErrors("some folds are not trained", problems, "The same command goes on with them.")
     return list(runs)
 
 
-def apply_selection(config: DictConfig, selection: Selection, images: Path, output: Path) -> Path:
+def apply_selection(settings: Run, selection: Selection, images: Path, output: Path) -> Path:
     """Predict with the chosen runs, average them where they are several, and postprocess.
 
     Returns:
@@ -165,17 +178,27 @@ def apply_selection(config: DictConfig, selection: Selection, images: Path, outp
     Raises:
         CaseErrors: Some cases could not be predicted; the others are done.
     """
+    from segflow.postprocessing.apply_postprocessing import read_choice
+
     best = selection.best
     alone = len(best.runs) == 1
     members = [output if alone else output / MEMBER.format(k) for k in range(1, len(best.runs) + 1)]
     failed: dict[str, str] = {}
     for model, folds, folder in zip(best.runs, best.folds, members, strict=True):
-        values = {"inference__folds": list(folds), "inference__probabilities": not alone}
-        done = predict.predict(_edge.for_command(config, "predict", **values), model, str(images), folder, own=True)
+        done = predict.predict(
+            predict.Predict(
+                model=Path(model),
+                input=[images],
+                output=folder,
+                inference=replace(settings.inference, folds=list(folds), probabilities=not alone),
+                network=settings.network,
+            ),
+            own=True,
+        )
         failed.update(done.failed)
     if not alone:
-        resume = config.inference.resume
-        failed = {**ensemble.average(members, output, EnsembleSettings(resume=resume), own=True).failed, **failed}
+        averaged = ensemble.average(members, output, EnsembleSettings(resume=settings.inference.resume), own=True)
+        failed = {**averaged.failed, **failed}
     choice = read_choice(Path(selection.postprocessing))
     if choice.steps:
         applied = postprocess.apply(output, choice, output / POSTPROCESSED, own=True)

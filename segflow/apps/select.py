@@ -3,48 +3,69 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
 
-from omegaconf import DictConfig
-
-from segflow.apps import _datasets, _edge, _terminal
-from segflow.core.selection import Selection
-from segflow.selection.select_configuration import SELECTION_FILE, select_configuration
+from segflow.apps import _datasets, _terminal
+from segflow.apps._records import DatasetCommand
 from segflow.selection.select_settings import SelectSettings
-from segflow.selection.table import selection_rows
-from segflow.storage.find_folds import find_folds
-from segflow.storage.runs import find_runs
+
+if TYPE_CHECKING:
+    from segflow.core.selection import Selection
 
 
-def run(config: DictConfig) -> None:
+@dataclass(kw_only=True)
+class Select(DatasetCommand):
+    """Settings of ``segflow select``.
+
+    Attributes:
+        runs: Folders of runs to compare; null takes every run of the dataset.
+        selection: What is compared, and how.
+    """
+
+    SECTION: ClassVar = "selection"
+    PLACES: ClassVar = ("paths.outputs", "dataset.source", "dataset.name", "dataset.path")
+
+    runs: list[Path] | None = None
+    selection: SelectSettings = field(default_factory=SelectSettings)
+
+
+def run(settings: Select) -> None:
     """Rank, and print the table and the commands to predict with."""
-    paths = _edge.read(_datasets.PathSettings, config.paths)
-    dataset = _edge.read(_datasets.DatasetSettings, config.dataset)
-    runs = [Path(run).expanduser() for run in _edge.several(config.runs or [])]
-    if runs and not _datasets.is_named(dataset):
+    from segflow.storage.find_folds import find_folds
+
+    paths, runs = settings.paths, settings.runs or []
+    if runs and not _datasets.is_named(settings.dataset):
         name = find_folds(runs[0])[0].read_record().dataset.name
         _terminal.say(f"Dataset {name}, of {runs[0]}")
     else:
-        name = _datasets.folder_name(_datasets.announce(config, "select"), paths)
-    output = Path(paths.outputs).expanduser() / name
+        name = _datasets.folder_name(_datasets.announce(settings, "select"), paths)
+    output = paths.outputs / name
+    from segflow.selection.select_configuration import SELECTION_FILE
+    from segflow.storage.runs import find_runs  # slow: what is missing is said before
+
     if not runs:  # imported and interrupted runs have nothing to be compared by
         runs = [run for run in find_runs(output) if any(run.glob("fold_*/validation/summary.json"))]
-    selection = select(config, runs, _datasets.reference_folder(name, paths), output)
+    selection = select(settings, runs, paths.references(name), output)
     show(selection)
     _terminal.say(f"Written to {output / SELECTION_FILE}. Predict with:")
     for command in selection.commands:
         _terminal.say(f"  {command}")
 
 
-def select(config: DictConfig, runs: Sequence[Path], reference: Path, output: Path) -> Selection:
-    """Open the selection door with the settings of a composed configuration."""
-    settings = _edge.read(SelectSettings, config.selection)
+def select(settings: Select, runs: Sequence[Path], reference: Path, output: Path) -> Selection:
+    """Rank the runs and their ensembles."""
+    from segflow.selection.select_configuration import select_configuration
+
     with _terminal.progress() as progress:
-        return select_configuration(runs, reference, output, settings, progress=progress)
+        return select_configuration(runs, reference, output, settings.selection, progress=progress)
 
 
 def show(selection: Selection) -> None:
     """The ranking, and what a person should know about it."""
+    from segflow.selection.table import selection_rows
+
     header, *rows = selection_rows(selection)
     _terminal.table(f"Cross-validation of {selection.dataset}, {_terminal.cases(len(selection.cases))}", header, rows)
     for note in selection.notes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from segflow.core.dataset import COUNT_FROM_0
 from segflow.core.errors import CaseErrors, SegflowError
 from segflow.core.names import safe_name
 from segflow.core.wording import counted, some
+from segflow.inference.predict_settings import first_and_step
 from segflow.storage.case_names import DIGITS_OF_A_NAME, IMAGE_ENDINGS, digits_mean
 from segflow.storage.channel_names import case_and_channel, channel_name
 from segflow.storage.listing import FETCH, list_folder, missing_file, tell_passed_over
@@ -104,19 +104,17 @@ def refuse_too_many(case: CaseFiles, channels: Sequence[str]) -> None:
 
 
 def part_of(cases: Sequence[CaseFiles], part: str) -> list[CaseFiles]:
-    """Every n-th case, so that n machines can share the work.
+    """Every n-th case, so that n machines share the work.
 
     Args:
-        cases: All cases.
+        cases: All of them.
         part: ``k/n`` with 0 <= k < n.
 
     Raises:
-        SegflowError: The text has another form.
+        SegflowError: The text is no such part.
     """
-    match = re.fullmatch(r"(\d+)/(\d+)", part)
-    if match is None or int(match[1]) >= int(match[2]):
-        raise SegflowError("part must be k/n with 0 <= k < n", found=part, expected="such as 0/4, 1/4, 2/4, 3/4")
-    return list(cases[int(match[1]) :: int(match[2])])
+    first, step = first_and_step(part)
+    return list(cases[first::step])
 
 
 def _in_folder(folder: Path, names: Names) -> list[CaseFiles]:

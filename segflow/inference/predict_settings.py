@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
-from typing import Any
 
 from segflow.core.errors import SegflowError
-from segflow.inference.find_cases import part_of
 
 SUMS = ("auto", "float32", "float16")
 """Types in which logits are summed."""
@@ -63,7 +62,7 @@ class PredictSettings(SlidingWindowSettings):
         readers, writers: Threads that read and preprocess, and that restore and write.
     """
 
-    folds: Any = "all"
+    folds: str | int | list[str | int] = "all"
     checkpoint: str = "final"
     configuration: str | None = None
     device: str = "auto"
@@ -87,7 +86,7 @@ class PredictSettings(SlidingWindowSettings):
             self.folds = "all"
         if self.readers < 1 or self.writers < 1:
             raise SegflowError("readers and writers must be at least 1", found=f"{self.readers}, {self.writers}")
-        part_of((), self.part)
+        first_and_step(self.part)
 
     @property
     def window(self) -> SlidingWindowSettings:
@@ -99,3 +98,15 @@ class PredictSettings(SlidingWindowSettings):
             batch_size=self.batch_size,
             sums=self.sums,
         )
+
+
+def first_and_step(part: str) -> tuple[int, int]:
+    """``k/n`` as two numbers.
+
+    Raises:
+        SegflowError: The text is no such part, or not 0 <= k < n.
+    """
+    match = re.fullmatch(r"(\d+)/(\d+)", part)
+    if match is None or int(match[1]) >= int(match[2]):
+        raise SegflowError("part must be k/n with 0 <= k < n", found=part, expected="such as 0/4, 1/4, 2/4, 3/4")
+    return int(match[1]), int(match[2])

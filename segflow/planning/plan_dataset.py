@@ -15,7 +15,7 @@ from segflow.core.errors import SegflowError
 from segflow.core.fingerprint import Fingerprint
 from segflow.core.own_part import OwnPart
 from segflow.core.plans import Plans
-from segflow.core.split_cases import SplitSettings
+from segflow.core.split_settings import SplitSettings
 from segflow.core.splits import Split
 from segflow.execution.progress import Progress, silent
 from segflow.planning.explain import ConfigurationReport, report_configurations

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from segflow.core.errors import SegflowError
-from segflow.core.split_cases import SplitSettings
+from segflow.core.split_settings import SplitSettings
 from segflow.core.splits import Split, check_splits, select_fold
 from segflow.storage.json_files import read_json_as, write_json
 from segflow.storage.prepared_dataset import SPLITS_FILE, PreparedDataset

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from segflow.core.errors import SegflowError
 from segflow.core.names import safe_name
-from segflow.core.split_cases import SplitSettings, make_splits, values_by_pattern
+from segflow.core.split_cases import make_splits, values_by_pattern
+from segflow.core.split_settings import SplitSettings
 from segflow.core.splits import Split, check_splits, splits_from_json, splits_to_json
 from segflow.core.wording import some
 from segflow.storage.json_files import read_json, write_json

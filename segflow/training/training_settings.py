@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from segflow.core.errors import SegflowError
 
@@ -75,3 +76,67 @@ class TrainingSettings:
         negative = {pattern: factor for pattern, factor in self.lr_factors.items() if not factor >= 0}
         if negative:
             raise SegflowError("training.lr_factors must not be negative", found=negative)
+
+
+@dataclass(kw_only=True, slots=True)
+class TrainerSettings:
+    """Settings of Lightning's Trainer, under Lightning's own names.
+
+    Attributes:
+        _target_: The class; Lightning's, or one that derives from it.
+        _partial_: Always true: the run adds what follows from its folder.
+        max_epochs: Epochs of the training.
+        max_time: ``2h``, ``90m``, ``1d``: ends the schedule, and the training with it, within this time.
+        limit_train_batches: Training batches of an epoch, or a share of 250 as 0.1.
+        limit_val_batches: Validation batches of an epoch, or a share of 50.
+        check_val_every_n_epoch: Epochs from one validation to the next.
+        accelerator: ``auto``, ``cpu``, ``gpu``, ``cuda``, ``mps``.
+        devices: ``auto``, a number of devices, a list of them such as ``[0]`` or ``'0,1'``, or -1 for all.
+        num_nodes: Machines that train together.
+        strategy: ``auto``, ``ddp``, and what else Lightning has.
+        precision: ``auto`` is 16-mixed on a GPU and 32-true on a CPU; or ``16``, ``bf16-mixed``, ``32``, ….
+        gradient_clip_val: Largest norm of the gradient; longer ones are scaled down. null: none are.
+        accumulate_grad_batches: Batches whose gradients make one step.
+        benchmark: cuDNN's search for quick kernels; null: on unless deterministic.
+        deterministic: Whether GPUs must repeat results bit by bit; ``warn`` only says where they cannot.
+        profiler: ``simple`` or ``advanced``; null: none.
+        enable_checkpointing: Whether weights are kept.
+        enable_progress_bar: Whether a bar is shown; null: on a terminal.
+        more: Any other argument of Lightning's Trainer.
+    """
+
+    _target_: str = "pytorch_lightning.Trainer"
+    _partial_: bool = True
+    max_epochs: int | None = 1000
+    max_time: str | dict[str, int] | None = None
+    limit_train_batches: int | float | None = 250
+    limit_val_batches: int | float | None = 50
+    check_val_every_n_epoch: int | None = 1
+    accelerator: str = "auto"
+    devices: int | str | list[int] = 1
+    num_nodes: int = 1
+    strategy: str = "auto"
+    precision: int | str | None = "auto"
+    gradient_clip_val: int | float | None = 12.0
+    accumulate_grad_batches: int = 1
+    benchmark: bool | None = None
+    deterministic: bool | str | None = False
+    profiler: str | None = None
+    enable_checkpointing: bool = True
+    enable_progress_bar: bool | None = None
+    more: dict[str, Any] = field(default_factory=dict, metadata={"rest": True})
+
+    def __post_init__(self) -> None:
+        decided = {name: why for name, why in DECIDED_HERE.items() if name in self.more}
+        if decided:
+            name, why = next(iter(decided.items()))
+            raise SegflowError(f"'trainer.{name}' is not to be set", fix=why)
+
+
+DECIDED_HERE = {
+    "logger": "Choose one with logger=csv, logger=tensorboard, …",
+    "default_root_dir": "The run's folder follows from paths.outputs and run_name.",
+    "num_sanity_val_steps": "The first epoch's validation comes soon enough.",
+    "use_distributed_sampler": "The dataset shares its batches among processes itself.",
+}
+"""Arguments of Lightning's Trainer that a run gives itself, and why."""

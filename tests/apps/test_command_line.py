@@ -12,8 +12,18 @@ from segflow.apps._shipped import options
 CONF = Path(__file__).resolve().parents[2] / "conf"
 
 
-def rewritten(*arguments: str, command: str = "train") -> list[str]:
+def marked(*arguments: str, command: str = "train") -> list[str]:
     return rewrite(command, arguments, [CONF])
+
+
+def rewritten(*arguments: str, command: str = "train") -> list[str]:
+    """The same without the mark of a setting."""
+    return [text.removeprefix("++") for text in marked(*arguments, command=command)]
+
+
+def test_settings_are_marked_so_that_every_key_reaches_the_check_of_its_command() -> None:
+    typed = ["trainer.max_epochs=3", "fold=0", "hydra.mode=RUN", "~callbacks", "+foo=1", "loss@x=dice", "-m"]
+    assert marked(*typed) == ["-m", "++trainer.max_epochs=3", "fold='0'", *typed[2:-1]]
 
 
 @pytest.mark.parametrize(
@@ -36,8 +46,8 @@ def rewritten(*arguments: str, command: str = "train") -> list[str]:
         ("plans=007", "plans='007'"),
         ("previous_run_name=null", "previous_run_name=null"),
         ("training.initial_weights=/my runs/a", "training.initial_weights='/my runs/a'"),
-        ("training.lr_factors={encoder.*:0.1}", "++training.lr_factors={encoder.*:0.1}"),
-        ("sampling.class_weights.tumor=3", "++sampling.class_weights.tumor=3"),
+        ("training.lr_factors={encoder.*:0.1}", "training.lr_factors={encoder.*:0.1}"),
+        ("sampling.class_weights.tumor=3", "sampling.class_weights.tumor=3"),
         ("+callbacks.mine={a:1}", "+callbacks.mine={a:1}"),
         ("+experiment=fine_tune", "experiment=fine_tune"),
         ("++optimizer=adam", "optimizer=adam"),
@@ -70,10 +80,7 @@ def test_rewriting_twice_changes_nothing() -> None:
         "-m", "fold=0,1", "dataset.path=/a b", "optimizer.lr=0.1,0.01", "training.lr_factors={encoder.*:0.1}"
     )
     assert rewritten(*once) == once
-
-
-def test_a_command_that_does_not_train_gets_no_settings_of_training() -> None:
-    assert rewritten("training.lr_factors={a:1}", command="predict") == ["training.lr_factors={a:1}"]
+    assert marked(*marked(*once)) == marked(*once)
 
 
 def test_flags_may_stand_anywhere() -> None:

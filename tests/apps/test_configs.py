@@ -3,83 +3,82 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
-from omegaconf import DictConfig, OmegaConf
+import yaml
 
-from segflow.apps import _command_line, _datasets, _edge
-from segflow.evaluation.evaluate_settings import EvaluateSettings
-from segflow.inference.predict_settings import PredictSettings
-from segflow.planning.planner_settings import PlannerSettings
-from segflow.postprocessing.postprocess_settings import PostprocessSettings
-from segflow.preprocessing.preprocess_settings import PreprocessSettings
-from segflow.selection.select_settings import SelectSettings
-from segflow.training.training_settings import TrainingSettings
+from segflow.apps import _commands, _edge, _settings, main
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 COMMANDS = sorted(file.stem for file in CONF.glob("*.yaml") if not file.stem.startswith("_"))
 OWNERS = {"planner": "plan"}
 """Command that a group belongs to where it is not ``train``."""
-
 OPTIONS = [
     (folder.name, file.stem)
     for folder in sorted(CONF.iterdir())
     if folder.is_dir()
     for file in sorted(folder.glob("*.yaml"))
-    if folder.name in ("configuration", "dataset", "fold", "inference", "logger", "paths", "planner")
 ]
-"""The others are tried by training with them, see ``test_every_option.py``."""
-NODES = {
-    "paths": _datasets.PathSettings,
-    "dataset": _datasets.DatasetSettings,
-    "fold": _datasets.FoldSettings,
-    "planner": PlannerSettings,
-    "preprocessing": PreprocessSettings,
-    "training": TrainingSettings,
-    "inference": PredictSettings,
-    "evaluation": EvaluateSettings,
-    "postprocessing": PostprocessSettings,
-    "selection": SelectSettings,
-}
 
 
-def composed(command: str, *overrides: str) -> DictConfig:
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose(command, overrides=list(overrides))
+def composed(command: str, *overrides: str) -> dict[str, Any]:
+    """The composed settings as plain values, which the record took."""
+    return _settings.plain(_edge.compose(command, *overrides))
+
+
+def at(values: dict[str, Any], key: str) -> Any:
+    for step in key.split("."):
+        values = values[step]
+    return values
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_composes_and_its_nodes_fit_their_settings(command: str) -> None:
-    config = composed(command)
-    for name, settings in NODES.items():
-        if name in config:
-            read = _edge.read(settings, config[name])
-            shipped = {str(key) for key in config[name]}
-            assert shipped == set(settings.__dataclass_fields__), f"{command}.yaml: {name}"
-            assert read is not None
+def test_every_command_composes_into_its_record(command: str) -> None:
+    assert command in main.COMMANDS
+    record = _edge.compose(command)
+    assert type(record) is _commands.record_of(command)
+    for setting in _settings.settings_of(type(record)):
+        assert setting.meaning, f"{command}: nothing says what {setting.key} means"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_table_of_contents_holds_no_default_of_its_record(command: str) -> None:
+    """Nor does an option of a group: see below."""
+    given = yaml.safe_load((CONF / f"{command}.yaml").read_text())
+    assert not repeated(given, _settings.defaults_of(_commands.record_of(command)))
+
+
+def repeated(given: dict[str, Any], defaults: dict[str, Any]) -> list[str]:
+    found: list[str] = []
+    for key, value in given.items():
+        if isinstance(value, dict) and isinstance(defaults.get(key), dict):
+            found += [f"{key}.{inner}" for inner in repeated(value, defaults[key])]
+        elif key in defaults and defaults[key] == value:
+            found.append(key)
+    return found
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
-def test_every_option_composes(group: str, option: str) -> None:
-    config = composed(OWNERS.get(group, "train"), f"{group}='{option}'" if option.isdigit() else f"{group}={option}")
-    if group == "dataset" and option == "raw":
-        OmegaConf.update(config, "dataset.name", "Dataset001_X")
-    node = config.get(group)
-    if group in NODES:
-        _edge.read(NODES[group], node)
+def test_every_option_composes_and_repeats_no_default(group: str, option: str) -> None:
+    command = OWNERS.get(group, "train")
+    own = ["dataset.name=Dataset001_X"] if (group, option) == ("dataset", "raw") else []
+    record = _edge.compose(command, f"{group}={option}", *own)
+    given = yaml.safe_load((CONF / group / f"{option}.yaml").read_text()) or {}
+    builds_on = "defaults" in given
+    defaults = _settings.defaults_of(type(record)).get(group, {})
+    assert builds_on or not repeated(given, defaults), "a value of the record stands in the YAML again"
     if group == "logger":
-        for inner in node.values():
-            assert callable(_edge.build(inner))
+        for part in record.logger.values():
+            assert callable(part.build())
 
 
 def test_an_experiment_changes_groups_and_values_and_the_command_line_has_the_last_word() -> None:
-    config = composed("train", "experiment=fine_tune", "optimizer.lr=0.002")
-    assert (config.trainer.max_epochs, config.schedule.warmup_epochs, config.optimizer.lr) == (250, 20, 0.002)
-    assert composed("run", "experiment=nnunet").augmentation.mirror.keep_sides is False
-    assert composed("train").augmentation.mirror.keep_sides is None
+    values = composed("train", "experiment=fine_tune", "optimizer.lr=0.002")
+    keys = ("trainer.max_epochs", "schedule.warmup_epochs", "optimizer.lr")
+    assert [at(values, key) for key in keys] == [250, 20, 0.002]
+    assert at(composed("run", "experiment=nnunet"), "augmentation.mirror.keep_sides") is False
+    assert at(composed("train"), "augmentation.mirror.keep_sides") is None
 
 
 @pytest.mark.parametrize(
@@ -95,7 +94,7 @@ def test_an_experiment_changes_groups_and_values_and_the_command_line_has_the_la
     ],
 )
 def test_leaves_are_overridable(override: str, path: str, value: object) -> None:
-    assert OmegaConf.select(composed("train", override), path) == value
+    assert at(composed("train", override), path) == value
 
 
 @pytest.mark.parametrize(
@@ -107,5 +106,18 @@ def test_leaves_are_overridable(override: str, path: str, value: object) -> None
     ],
 )
 def test_keys_of_the_users_own_need_no_mark(typed: str, where: str, value: dict[str, float]) -> None:
-    config = composed("train", *_command_line.rewrite("train", [typed], [CONF]))
-    assert OmegaConf.to_container(OmegaConf.select(config, where)) == value
+    assert at(composed("train", typed), where) == value
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        *("devices=auto", "devices=2", "devices=[0]", "devices='0,1'", "devices=-1", "accelerator=gpu", "num_nodes=2"),
+        *("precision=16", "precision=bf16-mixed", "precision=32", "precision=16-true", "max_epochs=-1"),
+        *("limit_train_batches=0.1", "max_time=2h", "max_time={hours:1}", "gradient_clip_val=null", "strategy=ddp"),
+        *("deterministic=warn", "profiler=simple", "gradient_clip_algorithm=norm", "detect_anomaly=true"),
+    ],
+)
+def test_the_trainer_takes_what_lightning_takes(typed: str) -> None:
+    key, value = typed.split("=", 1)
+    assert at(composed("train", f"trainer.{typed}"), f"trainer.{key}") == yaml.safe_load(value.replace(":", ": "))

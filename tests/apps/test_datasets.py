@@ -6,14 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
-from omegaconf import DictConfig
 
 from segflow.apps import _datasets, _edge
+from segflow.apps._records import DatasetCommand, DatasetSettings
 from segflow.core.errors import SegflowError
 
-CONF = Path(__file__).resolve().parents[2] / "conf"
 COMMANDS = ("doctor", "plan", "preprocess", "train", "select", "run")
 
 
@@ -24,10 +21,8 @@ def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def config(*overrides: str) -> DictConfig:
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose("doctor", overrides=list(overrides))
+def config(*overrides: str) -> DatasetCommand:
+    return _edge.compose("doctor", *overrides)
 
 
 def dataset(folder: Path) -> Path:
@@ -91,8 +86,7 @@ def test_the_first_line_says_which_dataset(tmp_path: Path, capsys: pytest.Captur
 @pytest.mark.parametrize("option", ["phantom", "hippocampus"])
 def test_only_planning_makes_a_dataset(option: str, tmp_path: Path) -> None:
     composed = config(f"dataset={option}")
-    read = _edge.read(_datasets.DatasetSettings, composed.dataset)
-    paths = _edge.read(_datasets.PathSettings, composed.paths)
+    read, paths = composed.dataset, composed.paths
     with pytest.raises(SegflowError, match=f"Plan first, which makes it: segflow plan dataset={option}"):
         _datasets.raw_folder(read, paths)
     assert not list(tmp_path.iterdir())
@@ -101,8 +95,8 @@ def test_only_planning_makes_a_dataset(option: str, tmp_path: Path) -> None:
 
 
 def test_a_dataset_is_named_on_a_command_line_as_it_was_chosen() -> None:
-    settings = _datasets.DatasetSettings
+    settings = DatasetSettings
     assert _datasets.as_settings(settings(name="Dataset001_Phantom", source="phantom")) == {"dataset": "phantom"}
     assert _datasets.as_settings(settings(name="42")) == {"dataset": "42"}
-    assert _datasets.as_settings(settings(name="x", path="/a b")) == {"dataset__path": Path("/a b")}
+    assert _datasets.as_settings(settings(name="x", path=Path("/a b"))) == {"dataset__path": Path("/a b")}
     assert _datasets.as_settings(settings(name="my data")) == {"dataset": "raw", "dataset__name": "my data"}

@@ -15,11 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
-from omegaconf import DictConfig
 
-from segflow.apps import plan, preprocess, train
+from segflow.apps import _edge, plan, preprocess, train
 
 ROOT = Path(__file__).resolve().parents[2]
 CONF = ROOT / "conf"
@@ -73,11 +70,7 @@ def _meet(taken: list[str], settings: tuple[str, ...]) -> bool:
 PACKED = list(packed())
 
 
-@cache
-def composed(command: str, *overrides: str) -> DictConfig:
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose(command, overrides=list(overrides))
+composed = cache(_edge.compose)
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +107,7 @@ def trained(places: tuple[str, ...], *overrides: str) -> Path:
     batches = () if "trainer=benchmark" in overrides else ("trainer.limit_val_batches=1",)
     warms_up = {"schedule=poly_warmup", "experiment=fine_tune"} & set(overrides)
     epochs = ("trainer.max_epochs=2", "schedule.warmup_epochs=1") if warms_up else ("trainer.max_epochs=1",)
-    result, _, _ = train.train(composed("train", *places, run, *overrides, *SHORT, *epochs, *batches))
+    result = train.train(composed("train", *places, run, *overrides, *SHORT, *epochs, *batches)).result
     assert result.finished
     assert result.epochs == len(epochs)
     return result.folder
@@ -146,9 +139,10 @@ def test_every_fold_and_a_cascade_train(places: tuple[str, ...]) -> None:
         fold = f"fold='{name}'" if name.isdigit() else f"fold={name}"
         stage = "configuration=3d_lowres" if name.isdigit() else "configuration=3d_fullres"
         train.train(composed("train", *places, *SHORT, *quick, stage, fold))
-    result, summary, _ = train.train(composed("train", *places, *SHORT, *quick, "configuration=3d_cascade_fullres"))
-    assert result.finished
-    assert summary is not None
+    trained = train.train(composed("train", *places, *SHORT, *quick, "configuration=3d_cascade_fullres"))
+    assert trained.result.finished
+    assert trained.summary is not None
+    assert trained.value == trained.summary.score
 
 
 @pytest.mark.parametrize("planner", PLANNERS)

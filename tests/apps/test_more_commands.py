@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,16 +17,13 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from apps_commands import PATHS, TINY, start
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
-from omegaconf import DictConfig
 
+from segflow.apps import _edge
 from segflow.apps import run as run_command
 from segflow.core.plans import Plans
 from segflow.core.selection import Selection
 from segflow.storage.json_files import read_json
 
-CONF = Path(__file__).resolve().parents[2] / "conf"
 NAME = "Dataset001_Phantom"
 OUTPUTS = Path("outputs") / NAME
 RUNS = OUTPUTS / "tinyPlans"
@@ -103,17 +99,15 @@ def test_train_knows_what_run_has_trained(finished: tuple[Path, str, int]) -> No
 
 
 @pytest.fixture
-def composed_run(finished: tuple[Path, str, int], monkeypatch: pytest.MonkeyPatch) -> Iterator[DictConfig]:
+def composed_run(finished: tuple[Path, str, int], monkeypatch: pytest.MonkeyPatch) -> run_command.Run:
     """The configuration of the finished run, in its folder."""
     monkeypatch.chdir(finished[0])
     for name in PATHS:
         monkeypatch.delenv(name, raising=False)
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        yield compose("run", overrides=["fold=all", *TINY, *SHORT])
+    return _edge.compose("run", "fold=all", *TINY, *SHORT)
 
 
-def test_a_chosen_ensemble_predicts_what_its_commands_would(composed_run: DictConfig, tmp_path: Path) -> None:
+def test_a_chosen_ensemble_predicts_what_its_commands_would(composed_run: run_command.Run, tmp_path: Path) -> None:
     selection = Selection.from_json(read_json(OUTPUTS / "selection.json"))
     both = next(candidate for candidate in selection.candidates if len(candidate.runs) == 2)
     nothing = tmp_path / "postprocessing.json"

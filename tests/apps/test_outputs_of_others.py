@@ -9,20 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
-from omegaconf import DictConfig
 
-from segflow.apps import _datasets, evaluate, postprocess, report
+from segflow.apps import _datasets, _edge, evaluate, postprocess, report
+from segflow.apps._records import PathSettings
 from segflow.core.errors import SegflowError
 
-CONF = Path(__file__).resolve().parents[2] / "conf"
 
-
-def config(command: str, **values: Any) -> DictConfig:
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose(command, overrides=[f"{key}='{value}'" for key, value in values.items()])
+def config(command: str, **values: Any) -> Any:
+    return _edge.compose(command, *(f"{key}={value}" for key, value in values.items()))
 
 
 @pytest.fixture
@@ -76,6 +70,6 @@ def test_report_leaves_a_page_of_others_alone(tmp_path: Path) -> None:
 def test_a_raw_dataset_is_no_place_for_its_own_plans(tmp_path: Path) -> None:
     raw = tmp_path / "Dataset001_X"
     raw.mkdir()
-    paths = _datasets.PathSettings(raw=str(tmp_path), preprocessed=str(tmp_path), outputs=str(tmp_path / "outputs"))
+    paths = PathSettings(raw=tmp_path, preprocessed=tmp_path, outputs=tmp_path / "outputs")
     with pytest.raises(SegflowError, match=r"within the raw dataset.*paths\.preprocessed"):
         _datasets.preprocessed_folder(raw, paths)

@@ -6,8 +6,6 @@ import shlex
 from pathlib import Path
 
 import pytest
-from hydra import initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 
 from segflow.apps import _composition, _messages, _sweep
 from segflow.apps._command_line import rewrite
@@ -17,7 +15,6 @@ CONF = Path(__file__).resolve().parents[2] / "conf"
 
 def checked(line: str, *own: Path) -> list[str]:
     """What Hydra is given for a command line, after every look at it."""
-    _composition.register()
     command, *words = shlex.split(line)
     folders = [CONF, *own]
     words += [f"--config-dir={folder}" for folder in own]
@@ -55,7 +52,7 @@ def write(folder: Path, **files: str) -> Path:
         ("train +trainer.logger=false", "'trainer.logger' is not to be set. Choose one with logger="),
         ("train +optimizer.momentm=0.9", "Did you mean 'optimizer.momentum'?"),
         ("train optimizer=adamw +optimizer.momentum=0.9", "there is no setting 'optimizer.momentum'"),
-        ("train +logger.mine=3", "there is no setting 'logger.mine'"),
+        ("train +logger.mine=3", "'logger.mine' has the wrong type; found 3; expected a part"),
         ("train +optimizer@foo=adam", "there is no setting 'foo'"),
         ("train +inference@training=quick", "there is no setting 'training.overlap'"),
         ("train +augmentation.steps.noise.sigmas=[0,1]", "Did you mean 'augmentation.steps.noise.sigma'?"),
@@ -139,10 +136,9 @@ def _said_of_folder(folder: Path) -> str:
 
 def runs(arguments: list[str]) -> list[str]:
     """The run names of a sweep's jobs."""
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        sweep = _sweep.read("train", [a for a in arguments if not a.startswith("-")], [CONF], True)
-        return [str(config.run_name) for _, config in sweep._jobs()]
+    with _composition._composing("train", [], [CONF]) as name:
+        sweep = _sweep.read(name, [a for a in arguments if not a.startswith("-")], [CONF], True)
+        return [str(config.run_name) for _, config in sweep.jobs()]
 
 
 @pytest.mark.parametrize(

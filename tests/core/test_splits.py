@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from segflow.core.errors import SegflowError
-from segflow.core.split_cases import SplitSettings, make_splits, values_by_pattern
+from segflow.core.split_cases import make_splits, values_by_pattern
+from segflow.core.split_settings import SplitSettings
 from segflow.core.splits import Split, check_splits, select_fold, splits_from_json, splits_to_json
 
 

@@ -31,7 +31,7 @@ from segflow.core.metrics import CaseMetrics, Summary
 from segflow.core.plans import Plans
 from segflow.core.postprocessing import PostprocessingChoice, PostprocessingStep
 from segflow.core.selection import Candidate, Selection
-from segflow.core.split_cases import SplitSettings
+from segflow.core.split_settings import SplitSettings
 from segflow.core.splits import check_splits
 from segflow.evaluation.summary import read_summary, table_rows
 from segflow.exchange.decathlon import convert_decathlon

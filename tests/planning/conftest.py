@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pytest
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 
+from segflow.apps import _edge
 from segflow.planning.planner_settings import PlannerSettings
-
-CONF = Path(__file__).resolve().parents[2] / "conf"
 
 
 @pytest.fixture(scope="session")
@@ -22,12 +19,10 @@ def planner_settings() -> Callable[..., PlannerSettings]:
 
     @cache
     def composed(option: str) -> Any:
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            return compose(overrides=[f"+planner={option}"]).planner
+        return _edge.compose("plan", f"planner={option}").planner
 
     def read(option: str, **changes: Any) -> PlannerSettings:
-        merged = OmegaConf.merge(OmegaConf.structured(PlannerSettings), composed(option), changes)
-        settings = OmegaConf.to_object(merged)
+        settings = replace(composed(option), **changes)
         assert isinstance(settings, PlannerSettings)
         return settings
 

@@ -16,7 +16,7 @@ import pytest
 
 from segflow.core.errors import CaseErrors, SegflowError
 from segflow.core.geometry import Geometry
-from segflow.core.split_cases import SplitSettings
+from segflow.core.split_settings import SplitSettings
 from segflow.execution.progress import ProgressEvent
 from segflow.planning import measure
 from segflow.planning.plan_dataset import PlanReport, plan_dataset

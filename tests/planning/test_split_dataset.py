@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from segflow.core.errors import SegflowError
-from segflow.core.split_cases import SplitSettings, make_splits
+from segflow.core.split_cases import make_splits
+from segflow.core.split_settings import SplitSettings
 from segflow.planning.split_dataset import read_fold, split_dataset
 from segflow.storage.split_files import read_splits, write_splits
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from segflow.core.errors import SegflowError
-from segflow.core.split_cases import SplitSettings, make_splits
+from segflow.core.split_cases import make_splits
+from segflow.core.split_settings import SplitSettings
 from segflow.storage.split_files import build_splits, read_splits, values_of_cases, write_splits
 
 CASES = [f"case_{i}" for i in range(10)]

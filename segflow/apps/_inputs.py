@@ -1,0 +1,99 @@
+"""What a training starts from: plans, arrays, the fold's cases, and where the run goes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from segflow.apps import _datasets, _settings
+from segflow.core.command_line import command_line
+from segflow.core.errors import SegflowError
+from segflow.core.plans import Plans
+from segflow.core.run_record import RunRecord
+from segflow.planning.override import override_configuration
+from segflow.planning.split_dataset import read_fold
+from segflow.storage.folds import Fold
+from segflow.storage.json_files import read_json_as
+from segflow.storage.preprocessed_store import PreprocessedStore
+from segflow.storage.raw_dataset import read_dataset_json
+
+if TYPE_CHECKING:
+    from segflow.apps.train import Train
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What a training starts from.
+
+    Attributes:
+        prepared: Folder of the plans and arrays.
+        record: What is to be trained.
+        folder: Where the run goes.
+        preprocess: The command that makes the arrays.
+    """
+
+    prepared: Path
+    record: RunRecord
+    folder: Fold
+    preprocess: str
+
+    @property
+    def store(self) -> PreprocessedStore:
+        """The preprocessed cases."""
+        return self.store_of(self.record.configuration)
+
+    def store_of(self, configuration: str) -> PreprocessedStore:
+        """The preprocessed cases of another configuration of the plans."""
+        return PreprocessedStore(self.prepared / self.record.plans.configuration(configuration).data_identifier)
+
+    @property
+    def references(self) -> Path:
+        """Folder of the reference label maps."""
+        return self.prepared / "gt_segmentations"
+
+    @property
+    def next_stages(self) -> dict[str, PreprocessedStore]:
+        """Preprocessed cases of the configurations that build on this one, as far as there are any."""
+        stores = {name: self.store_of(name) for name in self.record.plan.next_stages}
+        return {name: store for name, store in stores.items() if store.folder.is_dir()}
+
+
+def read_inputs(settings: Train) -> Inputs:
+    """Read what the settings of a training name.
+
+    Raises:
+        SegflowError: Plans or arrays are missing, or do not have what is asked for; says which command makes them.
+    """
+    from segflow.apps.train import Train
+
+    paths, dataset, fold = settings.paths, settings.dataset, settings.fold
+    name, configuration = _datasets.folder_name(dataset, paths), str(settings.configuration.name)
+    prepared = paths.preprocessed / name
+    same = _datasets.as_settings(dataset)
+    plan_first = f"Plan and preprocess first: {command_line('plan', **same)}; {command_line('preprocess', **same)}"
+    description = read_dataset_json(prepared / "dataset.json", name, plan_first)
+    plans = override_configuration(
+        read_json_as(prepared / f"{settings.plans}.json", Plans.from_json, fix=plan_first),
+        configuration,
+        patch_size=settings.configuration.patch_size,
+        batch_size=settings.configuration.batch_size,
+        norm=settings.network.settings.get("norm"),  # a setting of the network that prediction must know of
+    )
+    preprocess = command_line("preprocess", **same, plans=settings.plans, configurations=[configuration])
+    cases = PreprocessedStore(prepared / plans.configuration(configuration).data_identifier).case_ids()
+    if not cases:
+        raise SegflowError(f"'{configuration}' of {name} is not preprocessed", fix=f"Run: {preprocess}")
+    split = read_fold(prepared, cases, fold.index, fold)
+    record = RunRecord(
+        dataset=description,
+        plans=plans,
+        configuration=configuration,
+        fold=fold.index,
+        train_cases=split.train,
+        val_cases=split.val,
+        mirror_axes=(),  # the augmentation says them when training starts
+        settings=_settings.plain(settings, Train),
+    )
+    folder = paths.outputs / name / settings.plans / configuration / settings.run_name / f"fold_{fold.index}"
+    return Inputs(prepared, record, Fold(folder), preprocess)

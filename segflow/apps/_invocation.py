@@ -1,0 +1,41 @@
+"""How this process was started: its overrides, and whether it is one job of a sweep.
+
+Hydra is asked where it was loaded; it is not loaded for this, so that records of settings are quick to import.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from segflow.apps import _command_line
+
+
+def overrides() -> list[str]:
+    """The overrides that this job was started with, without the marks that Hydra wants."""
+    if "hydra" not in sys.modules:
+        return []
+    from hydra.core.hydra_config import HydraConfig
+
+    if not HydraConfig.initialized():
+        return []
+    return [_command_line.unmarked(override) for override in HydraConfig.get().overrides.task]
+
+
+def is_sweep() -> bool:
+    """Whether this job is one of a multirun."""
+    if "hydra" not in sys.modules:
+        return False
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+
+
+def config_flags() -> list[str]:
+    """The flags that brought folders of configuration, as this process was started with them."""
+    return _command_line.config_flags(sys.argv[1:])
+
+
+def child_arguments() -> list[str]:
+    """Arguments that start this job of a sweep as a single run."""
+    return [*config_flags(), *overrides()]

@@ -1,0 +1,202 @@
+"""The work of ``segflow train``. It loads torch and Lightning, so that ``train.py`` can answer without."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import yaml
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
+
+from segflow.apps import _datasets, _invocation, _settings, _sources, _terminal, evaluate
+from segflow.apps._inputs import Inputs
+from segflow.apps._parts import Part
+from segflow.core.command_line import command_line
+from segflow.core.errors import CaseErrors
+from segflow.core.labels import Labels
+from segflow.core.metrics import Summary
+from segflow.evaluation.evaluate_cases import evaluate_cases
+from segflow.evaluation.evaluate_settings import EvaluateSettings, overlap_only
+from segflow.inference.next_stage import open_previous_stage
+from segflow.inference.predict_validation import predict_validation
+from segflow.inference.score_volumes import volume_scorer
+from segflow.network.cpu.allocation import tune_cpu
+from segflow.planning.split_dataset import split_dataset
+from segflow.storage.folds import HYDRA_FOLDER, Fold
+from segflow.storage.json_files import written_whole
+from segflow.storage.links import refuse_link
+from segflow.storage.preprocessed_store import PreprocessedStore
+from segflow.training.claim_folder import check_arrays_of_run, release_folder
+from segflow.training.protocols import TrainingParts, TrainResult, VolumeScorer
+from segflow.training.train_fold import train_fold
+
+if TYPE_CHECKING:
+    from segflow.apps.train import Train
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What became of a training.
+
+    Attributes:
+        result: How it ended.
+        summary: Scores of the validation cases; None where there are none.
+        labels: What is scored.
+    """
+
+    result: TrainResult
+    summary: Summary | None
+    labels: Labels
+
+    @property
+    def value(self) -> float | None:
+        """What a sweep optimises: mean Dice of whole validation cases, or else of patches; higher is better."""
+        if self.summary is not None:
+            return float(self.summary.score)
+        return self.result.metrics.get("val/dice_ema")
+
+    def show(self, title: str) -> None:
+        """Print the scores, where there are any."""
+        if self.summary is not None:
+            evaluate.show(self.summary, self.labels, title)
+
+
+def train_inputs(settings: Train, inputs: Inputs) -> Trained:
+    """Train a fold, then predict and score its validation cases."""
+    tune_cpu()
+    if rank_zero_only.rank != 0:  # one process tells
+        logging.getLogger("segflow").setLevel(logging.ERROR)
+    alone = inputs.folder.locked() if rank_zero_only.rank == 0 else nullcontext()
+    previous = _previous_stage(settings, inputs)
+    window = settings.inference.window
+    scorer = volume_scorer(inputs.record, inputs.store, inputs.references, window, previous_stage=previous)
+    with alone, _log_file(inputs.folder):
+        if rank_zero_only.rank == 0:
+            _sources.check_sources(inputs, settings.dataset, settings.paths)
+            release_folder(inputs.folder)
+            _write_configuration(inputs)
+        result = train_fold(
+            inputs.folder,
+            inputs.record,
+            inputs.store,
+            training_parts(settings, scorer),
+            settings.training,
+            previous_stage=previous,
+            preprocess=inputs.preprocess,
+        )
+        wanted = settings.validation and result.finished and result.has_weights and rank_zero_only.rank == 0
+        summary = _validate(settings, inputs, previous) if wanted and inputs.record.val_cases else None
+    return Trained(result, summary, inputs.record.dataset.labels)
+
+
+def _validate(settings: Train, inputs: Inputs, previous: PreprocessedStore | None) -> Summary:
+    folder, record = inputs.folder, inputs.record
+    both = settings.inference.probabilities or settings.save_probabilities
+    # Again: another command may have replaced the arrays while this one trained.
+    before = previous and PreprocessedStore(previous.folder)
+    check_arrays_of_run(folder, record, inputs.store, inputs.preprocess, before)
+    with _terminal.progress() as progress:
+        report = predict_validation(
+            folder,
+            inputs.store,
+            replace(settings.inference, probabilities=both),
+            previous_stage=previous,
+            next_stages=inputs.next_stages,
+            progress=progress,
+            build=settings.network.build(),
+        )
+        summary = evaluate_cases(
+            folder.validation,
+            inputs.references,
+            record.dataset.labels,
+            EvaluateSettings(scores=overlap_only(), partial=True),
+            file_ending=record.dataset.file_ending,
+            reader=record.plans.reader,
+            output=folder.validation,
+            progress=progress,
+        )
+    if report.failed:
+        raise CaseErrors("some validation cases could not be predicted", list(report.failed.values()))
+    return summary
+
+
+def _previous_stage(settings: Train, inputs: Inputs) -> PreprocessedStore | None:
+    """What the previous stage's folds predicted of their validation cases, complete for this fold."""
+    record = inputs.record
+    previous = record.plan.previous_stage
+    if previous is None:
+        return None
+    plans = settings.paths.outputs / inputs.prepared.name / settings.plans
+    run = plans / previous / (settings.previous_run_name or settings.run_name)
+
+    def command(folds: Sequence[int]) -> str:
+        words = ["-m", f"fold={','.join(map(str, folds))}"]
+        values = {"configuration": previous, "plans": settings.plans, "run_name": run.name}
+        return command_line("train", *words, **_datasets.as_settings(settings.dataset), **values)
+
+    splits = split_dataset(inputs.prepared, inputs.store.case_ids(), settings.fold)
+    return open_previous_stage(run, record, inputs.store_of(previous), inputs.store, splits, command)
+
+
+def training_parts(settings: Train, score_volumes: VolumeScorer | None = None) -> TrainingParts:
+    """Build the exchangeable parts of a training; ``score_volumes`` scores whole cases while it trains."""
+    return TrainingParts(
+        network=settings.network.build(),
+        loss=settings.loss.build(),
+        optimizer=settings.optimizer.build(),
+        schedule=settings.schedule.build(),
+        sampler=settings.sampling.build(),
+        augmentation=settings.augmentation.build(),
+        trainer=Part(_settings.plain(settings.trainer)).build(),
+        loggers=[part.build() for part in settings.logger.values() if part],
+        callbacks=[part.build() for part in settings.callbacks.values() if part],
+        score_volumes=score_volumes,
+    )
+
+
+def _write_configuration(inputs: Inputs) -> None:
+    """``.hydra/`` of the first start; from then on a run's folder belongs to one configuration."""
+    if inputs.folder.record_file.is_file():
+        return
+    texts = {"config.yaml": dict(inputs.record.settings), "overrides.yaml": _invocation.overrides()}
+    for name, values in texts.items():
+        with written_whole(inputs.folder.path / HYDRA_FOLDER / name) as temporary:
+            temporary.write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+@contextmanager
+def _log_file(folder: Fold) -> Iterator[None]:
+    """Everything that is logged goes to the run's ``train.log`` too, an error with its traceback."""
+    if rank_zero_only.rank != 0:
+        yield
+        return
+    folder.path.mkdir(parents=True, exist_ok=True)
+    handler = _LogFile(refuse_link(folder.log_file), encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.getLogger().addHandler(handler)
+    try:
+        yield
+    except Exception:
+        handler.handle(logger.makeRecord(logger.name, logging.ERROR, __file__, 0, "failed", (), sys.exc_info()))
+        raise
+    finally:
+        logging.getLogger().removeHandler(handler)
+        handler.close()
+
+
+class _LogFile(logging.FileHandler):
+    """Says nothing of a full disk, once for each line: what matters is written elsewhere too, and speaks then."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
+
+    def close(self) -> None:
+        with suppress(OSError):
+            super().close()
