@@ -16,7 +16,7 @@ from segflow.core.errors import NoSpaceError, SegflowError
 _PROBE_BYTES = 2**20
 
 _SPACE = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EROFS}
-_GOES_ON = "The same command goes on: what is done is kept."
+_GOES_ON = "To continue, run the same command again; finished work is kept."
 _FIXES = {
     errno.ENOSPC: f"Make room there, or choose another place. {_GOES_ON}",
     getattr(errno, "EDQUOT", errno.ENOSPC): f"Make room within your quota, or choose another place. {_GOES_ON}",

@@ -78,7 +78,7 @@ class _ErrorsAsValues(Dataset[Any]):
                 return SegflowError(
                     "a data worker cannot hand over a batch through shared memory (/dev/shm)",
                     found=" ".join(str(error).split()),
-                    fix=f"{_MORE_ROOM} The same command goes on from the last epoch.",
+                    fix=f"{_MORE_ROOM} To continue from the last epoch, run the same command again.",
                 )
         return batch
 
@@ -237,8 +237,8 @@ def name_dead_worker(error: BaseException, kills_before: int) -> SegflowError | 
     text = str(error)
     if isinstance(error, RuntimeError) and text.startswith(os.strerror(errno.EMFILE)):
         return SegflowError(
-            "batches of the data workers cannot be taken over: this process may not open more files",
-            fix="Raise the limit with ulimit -n, or set training.num_workers=0. The same command goes on.",
+            "batches of the data workers cannot be received: this process may not open more files",
+            fix="Raise the limit with ulimit -n, or set training.num_workers=0. Then run the same command again.",
         )
     found = re.search(r"DataLoader worker \(pid\(?s?\)? ?([\d, ]+)\) (.*)", text)
     if not isinstance(error, RuntimeError) or found is None:
@@ -250,5 +250,5 @@ def name_dead_worker(error: BaseException, kills_before: int) -> SegflowError | 
         cause = "the system killed a process because memory ran out"
     return SegflowError(
         f"a data worker died (process {found.group(1).strip()} {how}): {cause}",
-        fix="The same command goes on from the last epoch. Fewer training.num_workers need less memory; 0 uses none.",
+        fix="To continue from the last epoch, run the same command again. Fewer training.num_workers need less memory.",
     )

@@ -162,7 +162,7 @@ def _fit(trainer: pl.Trainer, module: SegmentationModule, data: PatchDataModule,
         code = exit_code_of(error)
         if code is not None:
             what = "SIGTERM" if code == SIGTERM_EXIT else "Ctrl-C"
-            logger.warning("ended by %s; the same command goes on from the last whole epoch", what)
+            logger.warning("ended by %s; to continue from the last whole epoch, run the same command again", what)
             raise SystemExit(code) from None
         dead = name_dead_worker(error, kills)
         if dead is not None:

@@ -115,7 +115,7 @@ def test_a_full_disk_ends_all_jobs_and_any_other_refusal_its_own(processes: int)
     outcomes = run_jobs(fill_the_disk, [Job(f"c{i}", (i,)) for i in (2, 0, 1, 3)], processes=processes)
     assert "/data/y.nii.gz: Too many open files" in str(next(outcomes).error)
     assert next(outcomes).value == 0
-    with pytest.raises(NoSpaceError, match=r"case 'c1': /data/x.nii.gz: No space left.*The same command goes on"):
+    with pytest.raises(NoSpaceError, match=r"case 'c1': /data/x.nii.gz: No space left.*run the same command again"):
         next(outcomes)
     assert children(os.getpid()) == before
 

@@ -200,7 +200,7 @@ class Fills(pl.Callback):
 
 
 def test_a_full_disk_is_told_with_the_folder_and_the_same_call_goes_on(toy: Toy):
-    with pytest.raises(NoSpaceError, match=r"cannot write into .*fold_0: No space left.*The same command goes on"):
+    with pytest.raises(NoSpaceError, match=r"cannot write into .*fold_0: No space left.*run the same command again"):
         toy.train(callbacks=[Fills()])
     assert torch.load(toy.run().checkpoint("last"), weights_only=True)["epoch"] == 0
     assert toy.train().finished
