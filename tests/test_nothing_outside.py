@@ -28,10 +28,10 @@ from segflow.postprocessing.apply_postprocessing import apply_postprocessing, re
 from segflow.preprocessing.preprocess_dataset import preprocess_dataset
 from segflow.preprocessing.preprocess_settings import PreprocessSettings
 from segflow.selection.crossval import accumulate_crossval
+from segflow.storage.dataset_json import read_dataset_json
 from segflow.storage.folds import Fold
 from segflow.storage.images import reader_by_name
 from segflow.storage.json_files import read_json_as
-from segflow.storage.raw_dataset import read_dataset_json
 
 ENDING = ".nii.gz"
 READER = reader_by_name("SimpleITKIO")

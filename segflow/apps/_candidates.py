@@ -14,6 +14,7 @@ from segflow.apps import _catalogue, _shipped
 from segflow.apps._command_line import values_of
 from segflow.apps._flags import ALONE, VALUES, WITH_VALUE
 from segflow.apps._purposes import COMMANDS
+from segflow.storage.file_names import DESCRIPTION_FILE, FOLD_PREFIX, SPLITS_FILE
 
 MOST_RUNS = 200
 """Folders of runs that are offered at once."""
@@ -141,7 +142,7 @@ class _Words:
             files = _files_in(self._prepared(), "*.json")
             yield from ((file.stem, "") for file in files if "configurations" in _json(file))
         elif key in ("run_name", "previous_run_name"):
-            yield from ((folder.parent.name, "") for folder in _files_in(self._outputs(), "*/*/*/fold_*"))
+            yield from ((folder.parent.name, "") for folder in _files_in(self._outputs(), f"*/*/*/{FOLD_PREFIX}*"))
         elif key == "dataset.name":
             yield from ((name, "") for name in self._dataset_names())
         elif key == "fold.index":
@@ -173,7 +174,7 @@ class _Words:
 
     def _dataset_names(self) -> list[str]:
         found = (child for root in ("raw", "preprocessed") for child in _files_in(self._root(root), "Dataset*"))
-        return sorted({child.name for child in found if (child / "dataset.json").is_file()})
+        return sorted({child.name for child in found if (child / DESCRIPTION_FILE).is_file()})
 
     def _dataset(self) -> str:
         """Name of the dataset that the line is about; empty where none is named and there are several."""
@@ -198,12 +199,12 @@ class _Words:
         return list(_json(self._prepared() / f"{name}.json").get("configurations") or ())
 
     def _planned_folds(self) -> list[str]:
-        splits = _json(self._prepared() / "splits_final.json").get("") or ()
+        splits = _json(self._prepared() / SPLITS_FILE).get("") or ()
         return [str(fold) for fold in range(len(splits))]
 
     def _runs(self) -> list[Path]:
         """Folders of trained runs, below the place for outputs."""
-        found = dict.fromkeys(fold.parent for fold in _files_in(self._outputs(), "*/*/*/fold_*"))
+        found = dict.fromkeys(fold.parent for fold in _files_in(self._outputs(), f"*/*/*/{FOLD_PREFIX}*"))
         return list(found)[:MOST_RUNS]
 
 

@@ -13,6 +13,7 @@ from segflow.apps._records import DatasetCommand, DatasetSettings, PathSettings
 from segflow.core.command_line import command_line
 from segflow.core.errors import SegflowError
 from segflow.execution.progress import Progress, silent
+from segflow.storage.file_names import DESCRIPTION_FILE, FINGERPRINT_FILE, REFERENCES_FOLDER
 
 HIPPOCAMPUS_URL = "https://msd-for-monai.s3-us-west-2.amazonaws.com/Task04_Hippocampus.tar"
 HIPPOCAMPUS_HASH = "md5:9d24dba78a72977dbd1d2e110310f31b"
@@ -71,8 +72,8 @@ def _check_unnamed(phantom: DatasetSettings, paths: PathSettings, command: str) 
 
 def _is_dataset(folder: Path) -> bool:
     """Whether a folder holds a dataset: raw, planned, or a task of the decathlon."""
-    beside = ("imagesTr", "labelsTr", "gt_segmentations", "dataset_fingerprint.json")
-    return (folder / "dataset.json").is_file() and any((folder / name).exists() for name in beside)
+    beside = ("imagesTr", "labelsTr", REFERENCES_FOLDER, FINGERPRINT_FILE)
+    return (folder / DESCRIPTION_FILE).is_file() and any((folder / name).exists() for name in beside)
 
 
 def raw_folder(
@@ -102,7 +103,7 @@ def raw_folder(
         return resolve_dataset(dataset.name, root)
     name = folder_name(dataset, paths)
     place = root / name
-    if (place / "dataset.json").is_file():
+    if (place / DESCRIPTION_FILE).is_file():
         return place
     if not make:
         first = command_line("plan", **as_settings(dataset))
@@ -132,13 +133,13 @@ def present_raw_folder(dataset: DatasetSettings, paths: PathSettings) -> Path | 
             folder = root / dataset.name
     except SegflowError:
         return None
-    return folder if (folder / "dataset.json").is_file() else None
+    return folder if (folder / DESCRIPTION_FILE).is_file() else None
 
 
 def _is_decathlon(folder: Path) -> bool:
     from segflow.storage.json_files import read_json
 
-    file = folder / "dataset.json"
+    file = folder / DESCRIPTION_FILE
     if not file.is_file():
         return False
     content = read_json(file)
@@ -149,7 +150,7 @@ def _converted(task: Path, root: Path, progress: Progress) -> Path:
     from segflow.exchange.decathlon import convert_decathlon, dataset_name
 
     target = root / dataset_name(task)
-    if (target / "dataset.json").is_file():
+    if (target / DESCRIPTION_FILE).is_file():
         return target
     logger.info("converting the decathlon task %s", task)
     return convert_decathlon(task, root, None, progress=progress)
@@ -161,7 +162,7 @@ def _downloaded(root: Path) -> Path:
 
     cache = root / ".downloads"
     task = cache / "Task04_Hippocampus"
-    if (task / "dataset.json").is_file():
+    if (task / DESCRIPTION_FILE).is_file():
         return task
     try:
         archive = pooch.retrieve(HIPPOCAMPUS_URL, HIPPOCAMPUS_HASH, path=cache, progressbar=True)

@@ -9,17 +9,16 @@ from typing import TYPE_CHECKING
 from segflow.apps import _datasets, _settings
 from segflow.core.command_line import command_line
 from segflow.core.errors import SegflowError
-from segflow.core.plans import Plans
 from segflow.core.run_record import RunRecord
 from segflow.planning.override import override_configuration
 from segflow.planning.split_dataset import read_fold
 from segflow.storage.folds import Fold
-from segflow.storage.json_files import read_json_as
-from segflow.storage.preprocessed_store import PreprocessedStore
-from segflow.storage.raw_dataset import read_dataset_json
+from segflow.storage.prepared_dataset import PreparedDataset
+from segflow.storage.runs import Run
 
 if TYPE_CHECKING:
     from segflow.apps.train import Train
+    from segflow.storage.preprocessed_store import PreprocessedStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,13 +26,13 @@ class Inputs:
     """What a training starts from.
 
     Attributes:
-        prepared: Folder of the plans and arrays.
+        prepared: The plans and arrays.
         record: What is to be trained.
         folder: Where the run goes.
         preprocess: The command that makes the arrays.
     """
 
-    prepared: Path
+    prepared: PreparedDataset
     record: RunRecord
     folder: Fold
     preprocess: str
@@ -45,12 +44,12 @@ class Inputs:
 
     def store_of(self, configuration: str) -> PreprocessedStore:
         """The preprocessed cases of another configuration of the plans."""
-        return PreprocessedStore(self.prepared / self.record.plans.configuration(configuration).data_identifier)
+        return self.prepared.arrays(self.record.plans.configuration(configuration))
 
     @property
     def references(self) -> Path:
         """Folder of the reference label maps."""
-        return self.prepared / "gt_segmentations"
+        return self.prepared.references
 
     @property
     def next_stages(self) -> dict[str, PreprocessedStore]:
@@ -69,22 +68,22 @@ def read_inputs(settings: Train) -> Inputs:
 
     paths, dataset, fold = settings.paths, settings.dataset, settings.fold
     name, configuration = _datasets.folder_name(dataset, paths), str(settings.configuration.name)
-    prepared = paths.preprocessed / name
+    prepared = PreparedDataset(paths.preprocessed / name)
     same = _datasets.as_settings(dataset)
     plan_first = f"Plan and preprocess first: {command_line('plan', **same)}; {command_line('preprocess', **same)}"
-    description = read_dataset_json(prepared / "dataset.json", name, plan_first)
+    description = prepared.read_description(plan_first)
     plans = override_configuration(
-        read_json_as(prepared / f"{settings.plans}.json", Plans.from_json, fix=plan_first),
+        prepared.read_plans(settings.plans, plan_first),
         configuration,
         patch_size=settings.configuration.patch_size,
         batch_size=settings.configuration.batch_size,
         norm=settings.network.settings.get("norm"),  # a setting of the network that prediction must know of
     )
     preprocess = command_line("preprocess", **same, plans=settings.plans, configurations=[configuration])
-    cases = PreprocessedStore(prepared / plans.configuration(configuration).data_identifier).case_ids()
+    cases = prepared.arrays(plans.configuration(configuration)).case_ids()
     if not cases:
         raise SegflowError(f"'{configuration}' of {name} is not preprocessed", fix=f"Run: {preprocess}")
-    split = read_fold(prepared, cases, fold.index, fold)
+    split = read_fold(prepared.path, cases, fold.index, fold)
     record = RunRecord(
         dataset=description,
         plans=plans,
@@ -95,5 +94,5 @@ def read_inputs(settings: Train) -> Inputs:
         mirror_axes=(),  # the augmentation says them when training starts
         settings=_settings.plain(settings, Train),
     )
-    folder = paths.outputs / name / settings.plans / configuration / settings.run_name / f"fold_{fold.index}"
-    return Inputs(prepared, record, Fold(folder), preprocess)
+    run = Run.at(paths.outputs / name / settings.plans, configuration, settings.run_name)
+    return Inputs(prepared, record, run.fold(fold.index), preprocess)

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 from segflow.core.errors import SegflowError
 from segflow.core.split_settings import SplitSettings
+from segflow.storage.file_names import REFERENCES_FOLDER
 
 SOURCES = ("raw", "phantom", "hippocampus")
 
@@ -33,7 +34,7 @@ class PathSettings:
 
     def references(self, dataset: str) -> Path:
         """Where the reference label maps of a planned dataset lie."""
-        return self.preprocessed / dataset / "gt_segmentations"
+        return self.preprocessed / dataset / REFERENCES_FOLDER
 
 
 def _place(otherwise: str, *variables: str) -> Path:

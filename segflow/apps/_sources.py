@@ -35,7 +35,7 @@ def check_sources(inputs: Inputs, dataset: DatasetSettings, paths: PathSettings)
     ending = record.dataset.file_ending
     copies = {case_id: inputs.references / f"{case_id}{ending}" for case_id in record.val_cases}
     raw = _datasets.present_raw_folder(dataset, paths)
-    cases = [] if raw is None else _raw_cases(raw, inputs.prepared, wanted)
+    cases = [] if raw is None else _raw_cases(raw, inputs.prepared.path, wanted)
     check_files(inputs.store, cases, copies, inputs.preprocess)
 
 

@@ -30,6 +30,7 @@ from segflow.storage.folds import HYDRA_FOLDER, Fold
 from segflow.storage.json_files import written_whole
 from segflow.storage.links import refuse_link
 from segflow.storage.preprocessed_store import PreprocessedStore
+from segflow.storage.runs import Run
 from segflow.training.claim_folder import check_arrays_of_run, release_folder
 from segflow.training.protocols import TrainingParts, TrainResult, VolumeScorer
 from segflow.training.train_fold import train_fold
@@ -132,16 +133,16 @@ def _previous_stage(settings: Train, inputs: Inputs) -> PreprocessedStore | None
     previous = record.plan.previous_stage
     if previous is None:
         return None
-    plans = settings.paths.outputs / inputs.prepared.name / settings.plans
-    run = plans / previous / (settings.previous_run_name or settings.run_name)
+    plans = settings.paths.outputs / inputs.prepared.path.name / settings.plans
+    run = Run.at(plans, previous, settings.previous_run_name or settings.run_name)
 
     def command(folds: Sequence[int]) -> str:
         words = ["-m", f"fold={','.join(map(str, folds))}"]
         values = {"configuration": previous, "plans": settings.plans, "run_name": run.name}
         return command_line("train", *words, **_datasets.as_settings(settings.dataset), **values)
 
-    splits = split_dataset(inputs.prepared, inputs.store.case_ids(), settings.fold)
-    return open_previous_stage(run, record, inputs.store_of(previous), inputs.store, splits, command)
+    splits = split_dataset(inputs.prepared.path, inputs.store.case_ids(), settings.fold)
+    return open_previous_stage(run.path, record, inputs.store_of(previous), inputs.store, splits, command)
 
 
 def training_parts(settings: Train, score_volumes: VolumeScorer | None = None) -> TrainingParts:

@@ -10,6 +10,7 @@ from segflow.apps._records import Command
 from segflow.core.command_line import command_line
 from segflow.core.errors import SegflowError
 from segflow.execution.progress import Progress
+from segflow.storage.file_names import DESCRIPTION_FILE
 
 KINDS = ("auto", "decathlon", "nnunet_v1", "csv", "renumber")
 USE = "Use: segflow convert source=/data/Task04_Hippocampus, or: segflow convert source=FILES.csv dataset_id=42"
@@ -89,7 +90,7 @@ def kind_of(source: Path) -> str:
         return "csv"
     from segflow.storage.json_files import read_json
 
-    file = source / "dataset.json"
+    file = source / DESCRIPTION_FILE
     content = read_json(file) if file.is_file() else None
     if isinstance(content, dict) and "file_ending" in content:
         return "renumber"

@@ -53,13 +53,10 @@ def run(settings: Ensemble) -> None:
 
 def average(members: Sequence[Path], output: Path, settings: EnsembleSettings, *, own: bool = False) -> PredictReport:
     """Average, with labels and reader as the first member was predicted; ``own``: see `ensemble_cases`."""
-    from segflow.core.plans import Plans
-    from segflow.storage.json_files import read_json_as
-    from segflow.storage.raw_dataset import read_dataset_json
+    from segflow.storage.predictions import read_descriptions
 
     made_by = "Predict it with inference.probabilities=true."
-    description = read_dataset_json(members[0] / "dataset.json", "ensemble", made_by)
-    plans = read_json_as(members[0] / "plans.json", Plans.from_json, fix=made_by)
+    description, plans = read_descriptions(members[0], made_by)
     from segflow.inference.ensemble_cases import ensemble_cases  # slow: what is missing is said before
 
     with _terminal.progress() as progress:

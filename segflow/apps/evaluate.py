@@ -10,6 +10,7 @@ from segflow.apps import _terminal
 from segflow.apps._records import Command, needed
 from segflow.core.errors import CaseErrors, SegflowError
 from segflow.evaluation.evaluate_settings import EvaluateSettings
+from segflow.storage.file_names import DESCRIPTION_FILE
 
 if TYPE_CHECKING:
     from segflow.core.dataset import DatasetDescription
@@ -79,12 +80,12 @@ def show(summary: Summary, labels: Labels, title: str) -> None:
 
 def description_beside(given: Path | None, prediction: Path, reference: Path) -> DatasetDescription:
     """The dataset.json that names the labels: the one given, or one beside the label maps."""
-    from segflow.storage.raw_dataset import read_dataset_json
+    from segflow.storage.dataset_json import read_dataset_json
 
     candidates = []
     if given:
-        candidates.append(given / "dataset.json" if given.is_dir() else given)
-    candidates += [folder / "dataset.json" for folder in (prediction, reference, reference.parent, prediction.parent)]
+        candidates.append(given / DESCRIPTION_FILE if given.is_dir() else given)
+    candidates += [folder / DESCRIPTION_FILE for folder in (prediction, reference, reference.parent, prediction.parent)]
     for file in candidates:
         if file.is_file():
             return read_dataset_json(file, file.parent.name)

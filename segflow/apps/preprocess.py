@@ -46,14 +46,13 @@ def preprocess(settings: Preprocess) -> PreprocessReport:
     Raises:
         CaseErrors: Some cases failed; the others are done.
     """
-    from segflow.core.plans import Plans
-    from segflow.storage.json_files import read_json_as
+    from segflow.storage.prepared_dataset import PreparedDataset
 
     with _terminal.progress() as progress:
         raw = _datasets.raw_folder(settings.dataset, settings.paths, progress=progress)
         folder = _datasets.preprocessed_folder(raw, settings.paths)
         first = command_line("plan", **_datasets.as_settings(settings.dataset))
-        plans = read_json_as(folder / f"{settings.plans}.json", Plans.from_json, fix=f"Plan first: {first}")
+        plans = PreparedDataset(folder).read_plans(settings.plans, f"Plan first: {first}")
         from segflow.preprocessing.preprocess_dataset import preprocess_dataset  # slow: what is missing is said before
 
         asked = settings.configurations or list(plans.configurations)

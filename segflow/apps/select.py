@@ -43,10 +43,10 @@ def run(settings: Select) -> None:
         name = _datasets.folder_name(_datasets.announce(settings, "select"), paths)
     output = paths.outputs / name
     from segflow.selection.select_configuration import SELECTION_FILE
-    from segflow.storage.runs import find_runs  # slow: what is missing is said before
+    from segflow.storage.runs import Run, find_runs  # slow: what is missing is said before
 
     if not runs:  # imported and interrupted runs have nothing to be compared by
-        runs = [run for run in find_runs(output) if any(run.glob("fold_*/validation/summary.json"))]
+        runs = [run for run in find_runs(output) if Run(run).validated_folds()]
     selection = select(settings, runs, paths.references(name), output)
     show(selection)
     _terminal.say(f"Written to {output / SELECTION_FILE}. Predict with:")

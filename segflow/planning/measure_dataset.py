@@ -21,12 +21,12 @@ from segflow.execution.machine import memory_bytes, processor_count
 from segflow.execution.parallel import run_jobs
 from segflow.execution.progress import Progress, silent
 from segflow.planning.measure import measure_case, samples_per_case, summarize
+from segflow.storage.file_names import FINGERPRINT_FILE
 from segflow.storage.file_stamps import FileStamp, Origin, stamp_file
 from segflow.storage.images import ImageIO, read_case
 from segflow.storage.json_files import read_json_as, write_json
 from segflow.storage.label_map_files import case_inputs
 from segflow.storage.label_values import check_label_values
-from segflow.storage.prepared_dataset import FINGERPRINT_FILE
 from segflow.storage.stamps import UNKNOWN, StampedFolder
 
 EARLIER_SOURCE_FILE = "dataset_fingerprint_source.json"

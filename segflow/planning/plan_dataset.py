@@ -30,11 +30,12 @@ from segflow.planning.own_planner import plans_by_own, with_own_normalizations
 from segflow.planning.planner import CONFIGURATIONS, PlannerSettings, decide
 from segflow.planning.split_dataset import split_dataset
 from segflow.storage.case_files import discover, find_training_cases
+from segflow.storage.file_names import DESCRIPTION_FILE
 from segflow.storage.file_stamps import Origin
 from segflow.storage.images import ImageIO, reader_of
 from segflow.storage.json_files import read_json_as, write_json, written_whole
 from segflow.storage.label_values import declared_values
-from segflow.storage.prepared_dataset import DESCRIPTION_FILE, PreparedDataset
+from segflow.storage.prepared_dataset import PreparedDataset
 from segflow.storage.raw_dataset import read_description
 
 logger = logging.getLogger(__name__)

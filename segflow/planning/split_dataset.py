@@ -11,8 +11,9 @@ from typing import Any
 from segflow.core.errors import SegflowError
 from segflow.core.split_settings import SplitSettings
 from segflow.core.splits import Split, check_splits, select_fold
+from segflow.storage.file_names import SPLITS_FILE
 from segflow.storage.json_files import read_json_as, write_json
-from segflow.storage.prepared_dataset import SPLITS_FILE, PreparedDataset
+from segflow.storage.prepared_dataset import PreparedDataset
 from segflow.storage.split_files import build_splits, groups_of_cases, read_splits, write_splits
 
 logger = logging.getLogger(__name__)

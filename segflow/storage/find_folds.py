@@ -8,7 +8,8 @@ from pathlib import Path
 from segflow.core.errors import SegflowError
 from segflow.core.names import is_number
 from segflow.core.wording import some
-from segflow.storage.folds import CHECKPOINTS, FOLD_PREFIX, RECORD_FILE, TRAIN_FIRST, Fold
+from segflow.storage.file_names import FOLD_PREFIX
+from segflow.storage.folds import CHECKPOINTS, RECORD_FILE, TRAIN_FIRST, Fold
 
 DEEPEST = 5  # levels from the folder of outputs to that of a fold
 

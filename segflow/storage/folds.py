@@ -19,12 +19,12 @@ except ModuleNotFoundError:  # Windows has no such locks, so `locked` does nothi
 
 from segflow.core.errors import SegflowError
 from segflow.core.run_record import RunRecord
+from segflow.storage.file_names import FOLD_PREFIX
 from segflow.storage.json_files import read_json_as, write_json
 from segflow.storage.links import refuse_link, within
 
 CHECKPOINT_NAMES = ("final", "best", "last")
 CHECKPOINTS = "checkpoints"
-FOLD_PREFIX = "fold_"
 RECORD_FILE = "run.json"
 LOCK_FILE = ".lock"
 HYDRA_FOLDER = ".hydra"

@@ -19,6 +19,7 @@ from segflow.core.errors import SegflowError
 from segflow.core.geometry import Geometry
 from segflow.execution.progress import Progress, ProgressEvent, silent
 from segflow.storage.channel_names import channel_name
+from segflow.storage.file_names import DESCRIPTION_FILE
 from segflow.storage.image_formats.nifti_files import write_nifti
 from segflow.storage.image_formats.placement import ItkPlacement, affine_of
 from segflow.storage.json_files import read_json_as, write_json
@@ -86,7 +87,7 @@ def make_phantom(
                 write_nifti(image, affine, spacing, partial / f"images{part}" / channel_name(case_id, 0, ".nii.gz"))
                 write_nifti(label, affine, spacing, partial / f"labels{part}" / f"{case_id}.nii.gz")
                 progress(ProgressEvent(STAGE, case_id, index + 1, total))
-            write_json(partial / "dataset.json", _description(cases, recipe))
+            write_json(partial / DESCRIPTION_FILE, _description(cases, recipe))
     except FileExistsError:  # another process was quicker
         _check_is(folder, recipe)
     return folder
@@ -238,7 +239,7 @@ def _description(cases: int, recipe: dict[str, int]) -> dict[str, object]:
 
 
 def _check_is(folder: Path, recipe: dict[str, int]) -> None:
-    file = folder / "dataset.json"
+    file = folder / DESCRIPTION_FILE
     found = read_json_as(file, lambda content: content.get("phantom")) if file.is_file() else "another folder"
     if found != recipe:
         raise SegflowError(

@@ -8,14 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from segflow.core.dataset import DatasetDescription
 from segflow.core.errors import SegflowError
+from segflow.core.plans import Plans
 from segflow.core.run_record import RunRecord
 from segflow.core.wording import some
+from segflow.storage.dataset_json import read_dataset_json
+from segflow.storage.file_names import DESCRIPTION_FILE
 from segflow.storage.file_stamps import FileStamp, Origin
-from segflow.storage.json_files import write_json
+from segflow.storage.json_files import read_json_as, write_json
 from segflow.storage.stamps import ANOTHER_FOLDER, StampedFolder, say_why
 
-DESCRIPTIONS = ("dataset.json", "plans.json")
+DESCRIPTIONS = (DESCRIPTION_FILE, "plans.json")
 """Documents beside the label maps, as nnU-Net writes them."""
 
 
@@ -175,3 +179,17 @@ class Predictions:
                     if case_id not in asked_for
                     else "Choose another output folder, or make everything anew with resume=false.",
                 )
+
+
+def read_descriptions(folder: Path, fix: str | None = None) -> tuple[DatasetDescription, Plans]:
+    """Read what `Predictions.describe` wrote beside label maps.
+
+    Args:
+        folder: Of the label maps.
+        fix: What a user should do if a file is missing or cannot be used.
+
+    Raises:
+        SegflowError: A file is missing, or its content cannot be used.
+    """
+    dataset, plans = (folder / name for name in DESCRIPTIONS)
+    return read_dataset_json(dataset, folder.name, fix), read_json_as(plans, Plans.from_json, fix)

@@ -5,20 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from segflow.core.configuration_plan import ConfigurationPlan
 from segflow.core.dataset import DatasetDescription
 from segflow.core.errors import SegflowError
 from segflow.core.plans import Plans
+from segflow.storage.dataset_json import read_dataset_json
+from segflow.storage.file_names import DESCRIPTION_FILE, GROUPS_FILE, REFERENCES_FOLDER, SPLITS_FILE
 from segflow.storage.json_files import read_json, read_json_as
 from segflow.storage.links import within
-from segflow.storage.preprocessed_store import PreprocessedStore
-from segflow.storage.raw_dataset import read_dataset_json
 
-DESCRIPTION_FILE = "dataset.json"
-FINGERPRINT_FILE = "dataset_fingerprint.json"
-SPLITS_FILE = "splits_final.json"
-REFERENCES_FOLDER = "gt_segmentations"
+if TYPE_CHECKING:
+    from segflow.storage.preprocessed_store import PreprocessedStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +45,7 @@ class PreparedDataset:
     @property
     def groups_file(self) -> Path:
         """Case id → group, beside splits made of groups. Splits are checked against it whenever they are read."""
-        return self.path / "splits_final_groups.json"
+        return self.path / GROUPS_FILE
 
     @property
     def references(self) -> Path:
@@ -92,6 +91,8 @@ class PreparedDataset:
 
     def arrays(self, plan: ConfigurationPlan) -> PreprocessedStore:
         """The preprocessed cases of a configuration."""
+        from segflow.storage.preprocessed_store import PreprocessedStore  # slow, and not needed to read plans
+
         return PreprocessedStore(self.path / plan.data_identifier)
 
     def arrays_to_write(self, plan: ConfigurationPlan) -> PreprocessedStore:
@@ -100,7 +101,8 @@ class PreparedDataset:
         Raises:
             SegflowError: Their folder is a link that leads elsewhere.
         """
-        return PreprocessedStore(within(self.path, plan.data_identifier))
+        within(self.path, plan.data_identifier)
+        return self.arrays(plan)
 
     def references_to_write(self) -> Path:
         """Like `references`, for writing.

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import difflib
 import re
-from functools import partial
 from pathlib import Path
 
 from segflow.core.dataset import DatasetDescription
 from segflow.core.errors import SegflowError
 from segflow.storage.case_files import find_training_cases
 from segflow.storage.dataset_check import check_dataset
-from segflow.storage.json_files import read_json_as
+from segflow.storage.dataset_json import read_dataset_json
+from segflow.storage.file_names import DESCRIPTION_FILE
 from segflow.storage.problems import Problem
 
 __all__ = [
@@ -37,21 +37,7 @@ def read_description(folder: Path) -> DatasetDescription:
         'Every raw dataset needs one: {"channel_names": {"0": "CT"}, "labels": {"background": 0, "tumour": 1}, '
         '"numTraining": 30, "file_ending": ".nii.gz"}.'
     )
-    return read_dataset_json(folder / "dataset.json", folder.resolve().name, fix)
-
-
-def read_dataset_json(file: Path, name: str, fix: str | None = None) -> DatasetDescription:
-    """Read a dataset.json from any place.
-
-    Args:
-        file: The file.
-        name: Name of the dataset.
-        fix: Advice if the file is missing or cannot be used.
-
-    Raises:
-        SegflowError: It is missing, or its content cannot be used. The error names the file.
-    """
-    return read_json_as(file, partial(DatasetDescription.from_json, name), fix)
+    return read_dataset_json(folder / DESCRIPTION_FILE, folder.resolve().name, fix)
 
 
 def check_planned_description(prepared: Path, description: DatasetDescription) -> None:
@@ -64,7 +50,7 @@ def check_planned_description(prepared: Path, description: DatasetDescription) -
     Raises:
         SegflowError: Labels, channels, file ending or reader have changed. The error names what differs.
     """
-    file = prepared / "dataset.json"
+    file = prepared / DESCRIPTION_FILE
     if not file.is_file():
         return
     planned = read_dataset_json(file, description.name)

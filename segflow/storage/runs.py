@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from segflow.core.errors import SegflowError
-from segflow.storage.folds import FOLD_PREFIX, RECORD_FILE, TRAIN_FIRST, Fold
+from segflow.storage.file_names import FOLD_PREFIX
+from segflow.storage.folds import RECORD_FILE, TRAIN_FIRST, Fold
 from segflow.storage.links import within
 
 CROSSVAL_FOLDER = "crossval"
