@@ -67,19 +67,19 @@ class QuickConv2d(_StaysChannelsLast, nn.Conv2d):
 class QuickConv3d(_StaysChannelsLast, nn.Conv3d):
     """Convolution of volumes, with Winograd's scheme for 3x3x3 kernels if that is faster."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x (B, C, D, H, W) → (B, C', D / stride, …)."""
+    def forward(self, input: Tensor) -> Tensor:
+        """Input (B, C, D, H, W) → (B, C', D / stride, …)."""
         if (
             self.stride == self.dilation == (1, 1, 1)
             and self.padding in ((1, 1, 1), "same")
             and self.padding_mode == "zeros"
             and self.groups == 1
-            and winograd_pays(x.shape, self.weight.shape)
-            and is_quick_with(x, self.weight)
-            and runs_channels_last(x)
+            and winograd_pays(input.shape, self.weight.shape)
+            and is_quick_with(input, self.weight)
+            and runs_channels_last(input)
         ):
-            return winograd_convolution(x, self.weight, self.bias)
-        return super().forward(x)
+            return winograd_convolution(input, self.weight, self.bias)
+        return super().forward(input)
 
 
 class QuickConvTranspose2d(_StaysChannelsLast, nn.ConvTranspose2d):
@@ -104,12 +104,12 @@ class _Pointwise(_ConvNd):
     For few outputs, torch's own leaves its fast path and the memory format.
     """
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x (B, C, *spatial) → (B, C', *spatial)."""
-        if not (is_quick_with(x, self.weight) and runs_channels_last(x)):
-            y: Tensor = super().forward(x)
+    def forward(self, input: Tensor) -> Tensor:
+        """Input (B, C, *spatial) → (B, C', *spatial)."""
+        if not (is_quick_with(input, self.weight) and runs_channels_last(input)):
+            y: Tensor = super().forward(input)
             return y
-        return functional.linear(x.movedim(1, -1), self.weight.flatten(1), self.bias).movedim(-1, 1)
+        return functional.linear(input.movedim(1, -1), self.weight.flatten(1), self.bias).movedim(-1, 1)
 
 
 class PointwiseConv2d(_Pointwise, nn.Conv2d):
@@ -123,9 +123,9 @@ class PointwiseConv3d(_Pointwise, nn.Conv3d):
 class _QuickInstanceNorm(_InstanceNorm):
     """Mixin for torch's instance norm that computes block by block, in the memory format of the input."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x (B, C, *spatial) → the same shape."""
-        return self.activated(x, 1.0)
+    def forward(self, input: Tensor) -> Tensor:
+        """Input (B, C, *spatial) → the same shape."""
+        return self.activated(input, 1.0)
 
     def activated(self, x: Tensor, negative_slope: float) -> Tensor:
         """`forward`, then a leaky ReLU with this positive slope; 1 means none."""
@@ -150,8 +150,9 @@ class QuickInstanceNorm3d(_QuickInstanceNorm, nn.InstanceNorm3d):
 class _FusesActivations(nn.Sequential):
     """Mixin for ``nn.Sequential`` that computes an instance norm and the leaky ReLU after it as one operation."""
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, input: Any) -> Any:
         """The result of ``nn.Sequential``."""
+        x = input
         layers: Iterator[tuple[Any, Any]] = iter(zip_longest(tuple(self), tuple(self)[1:]))
         for layer, following in layers:
             if _can_be_fused(layer, following):

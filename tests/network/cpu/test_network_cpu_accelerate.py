@@ -353,6 +353,17 @@ def test_single_images_and_empty_batches_are_torchs_matter() -> None:
         own[1](torch.randn(1, 3, 6, 5, 4))
 
 
+@pytest.mark.parametrize(
+    "layer",
+    [nn.Conv3d(1, 2, 3), nn.Sequential(nn.Conv3d(1, 2, 3)), nn.InstanceNorm3d(1, affine=True), nn.AvgPool3d(2)],
+    ids=lambda layer: type(layer).__name__,
+)
+def test_the_input_may_be_named_as_torch_names_it(layer: nn.Module) -> None:
+    x = torch.randn(1, 1, 6, 6, 6)
+    expected = layer(input=x)
+    torch.testing.assert_close(accelerate(layer)(input=x), expected)
+
+
 def test_a_forward_that_was_put_on_a_layer_stays() -> None:
     layer = nn.Conv3d(1, 1, 1)
     layer.forward = lambda x: x + 1
