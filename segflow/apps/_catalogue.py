@@ -1,6 +1,6 @@
-"""What a command can be told: its groups, their options, and its settings. Read from YAML alone, within milliseconds.
+"""Groups, options and settings of commands, read within milliseconds.
 
-Completion, hints and help ask here, so that none of them waits for torch.
+Completion, hints and help use it, so that they do not wait for torch.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from segflow.apps._commands import record_of
 from segflow.apps._settings import defaults_of, settings_of
 
 NAME_KEYS = ("run_name", "previous_run_name", "plans", "planner.plans_name")
-"""Names of folders and files: two with a comma between them are a sweep whose ``-m`` was forgotten."""
+"""Settings that are names of folders and files. A comma between two names means a sweep without ``-m``."""
 
 NO_OPTION = ("null", "none", None)
 
 
 def choices(command: str, folders: Sequence[Path]) -> dict[str, tuple[str, str | None]]:
-    """Group, with ``@package`` where it has one → the key that it stands under, and the option chosen by default.
+    """Group, with its ``@package`` if it has one → its key, and the default option.
 
     Args:
         command: Name of the command.
@@ -39,12 +39,12 @@ def choices(command: str, folders: Sequence[Path]) -> dict[str, tuple[str, str |
 
 
 def values(command: str, folders: Sequence[Path], chosen: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """Every dotted key of a command → its default.
+    """Dotted key → default, for all settings of a command.
 
     Args:
         command: Name of the command.
         folders: Folders of configuration, the shipped one first.
-        chosen: Group → option, where it is another than the default.
+        chosen: Group → option, for options other than the default.
     """
     found: dict[str, Any] = dict(_dotted(defaults_of(record_of(command))))
     for file in _shipped.files_of(command, folders[0]):
@@ -57,7 +57,7 @@ def values(command: str, folders: Sequence[Path], chosen: Mapping[str, str] | No
 
 
 def section(command: str) -> str:
-    """The section whose settings may be given without its name; empty where a command has none."""
+    """The section whose settings may be given without its name; empty if a command has none."""
     return record_of(command).SECTION
 
 
@@ -67,9 +67,9 @@ def texts(command: str) -> frozenset[str]:
 
 
 def taken_as_typed(command: str) -> frozenset[str]:
-    """Settings whose value is one text, whatever signs are in it. In a name a comma parts two, see `NAME_KEYS`."""
+    """Settings whose value is a single text with any characters. In a name a comma separates two, see `NAME_KEYS`."""
     lists = {setting.key for setting in settings_of(record_of(command)) if setting.is_list}
-    return (texts(command) - lists - {*NAME_KEYS}) | {"input"}  # mostly one folder, and seldom a list
+    return (texts(command) - lists - {*NAME_KEYS}) | {"input"}  # usually a folder, rarely a list
 
 
 def paths(command: str) -> frozenset[str]:
@@ -78,7 +78,7 @@ def paths(command: str) -> frozenset[str]:
 
 
 def option_content(group: str, option: str, folders: Sequence[Path]) -> dict[str, Any]:
-    """What an option sets, with all that it builds on; nothing of one that does not exist or is a preset."""
+    """Settings of an option, with those that it builds on. Empty if it does not exist or is a preset."""
     file = next((f for folder in reversed(folders) if (f := folder / group / f"{option}.yaml").is_file()), None)
     if file is None or is_preset(file):
         return {}
@@ -90,7 +90,7 @@ def option_content(group: str, option: str, folders: Sequence[Path]) -> dict[str
 
 
 def is_preset(file: Path) -> bool:
-    """Whether the keys of an option's file stand at the top, and not under the group's name."""
+    """Whether the keys of an option's file are top-level keys, not keys of its group."""
     try:
         return file.read_text(encoding="utf-8").startswith("# @package _global_")
     except (OSError, UnicodeDecodeError):
@@ -98,7 +98,7 @@ def is_preset(file: Path) -> bool:
 
 
 def _entries(file: Path) -> Iterator[tuple[str, Any]]:
-    """Entries of a file's defaults list, with the option that they choose."""
+    """Entries of a file's defaults list, with their options."""
     for entry in _shipped.content(file, defaults=True).get("defaults") or ():
         if isinstance(entry, Mapping):
             yield from ((str(name), option) for name, option in entry.items())

@@ -1,16 +1,16 @@
-"""What a person types → what Hydra accepts. Idempotent, since Lightning starts the ranks of a run with the result.
+"""From a typed command line to one that Hydra accepts. Idempotent, since Lightning starts ranks with the result.
 
 - Flags may stand anywhere (argparse wants them together).
-- ``fold=0``: Hydra refuses a number for a group's option but takes a quoted one.
-- ``run_name=2024``: a name, whatever it looks like.
+- ``fold=0``: Hydra refuses a number as an option of a group, but accepts a quoted one.
+- ``run_name=2024``: always a name.
 - ``fold=glob(*)``: expanded here, since Hydra globs before it knows quoted options.
-- ``input=/data/a b=(1).nii.gz``: plain paths with signs of Hydra's grammar are quoted.
+- ``input=/data/a b=(1).nii.gz``: paths with characters of Hydra's grammar are quoted.
 - ``dataset=Dataset004_Hippocampus``, ``dataset=4``, ``dataset=/data/Dataset004_Hippocampus``: a folder of
   ``paths.raw``, or any other, without a YAML of its own.
-- ``verbose=true``: every setting is marked ``++``, which Hydra takes whether the key is there yet or not; the record of
-  the command's settings refuses what nothing takes.
-- ``predict … part=0/4``: settings of the one section that a command has, without its name.
-- ``+experiment=fine_tune``: a group that the command has is chosen, not added.
+- ``verbose=true``: every setting gets the mark ``++``, which Hydra accepts for existing and new keys. The record of the
+  command's settings refuses unknown keys.
+- ``predict … part=0/4``: settings of a command's only section, without its name.
+- ``+experiment=fine_tune``: a group of the command is chosen, not added.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ def rewrite(command: str, arguments: Sequence[str], folders: Sequence[Path]) -> 
 
     Args:
         command: Name of the command.
-        arguments: As typed.
-        folders: Folders of configuration, the user's included.
+        arguments: Arguments as typed.
+        folders: Folders of configuration, with the user's.
     """
     flags, overrides = split(arguments)
     check_flags(command, flags)
@@ -62,7 +62,7 @@ def rewrite(command: str, arguments: Sequence[str], folders: Sequence[Path]) -> 
 
 
 def _marked(argument: str, folders: Sequence[Path]) -> str:
-    """A setting under the mark by which Hydra takes it in any case. Groups, Hydra's own and marked ones are left."""
+    """A setting with the mark ``++``. Groups, Hydra's own settings and marked ones stay as they are."""
     key = _key(argument)
     left = not key or argument[0] in "+~" or key.split(".")[0] == "hydra" or "@" in argument.partition("=")[0]
     return argument if left or any((folder / key).is_dir() for folder in folders) else f"++{argument}"
@@ -74,14 +74,14 @@ def unmarked(override: str) -> str:
 
 
 def config_flags(arguments: Sequence[str]) -> list[str]:
-    """The flags among arguments that say which configuration is composed and where it lies, each as one word."""
+    """The flags that choose the configuration and its folders, each as one word."""
     flags, _ = split(arguments)
     names = ("--config-dir", "--config-path", "--config-name")
     return [f"{name}={value}" for name in names for value in values_of(name, flags)]
 
 
 def values_of(name: str, flags: Sequence[str]) -> list[str]:
-    """What was given with a flag, in either form and every time."""
+    """All values that were given with a flag, in either form."""
     values = []
     for position, flag in enumerate(flags):
         form, equals, value = flag.partition("=")
@@ -91,7 +91,7 @@ def values_of(name: str, flags: Sequence[str]) -> list[str]:
 
 
 def only_shows(flags: Sequence[str]) -> bool:
-    """Whether Hydra is asked for a text that no configuration is composed for."""
+    """Whether Hydra is asked for a text that needs no composed configuration."""
     return any(flag.partition("=")[0] in SHOWS for flag in flags)
 
 
@@ -112,7 +112,7 @@ def split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def _short_names(command: str) -> dict[str, str]:
-    """``part`` → ``inference.part``: settings of the command's section whose names the command has no use for."""
+    """``part`` → ``inference.part``, for settings of the command's section whose names are free."""
     record = record_of(command)
     section = f"{record.SECTION}."
     if section == ".":
@@ -159,7 +159,7 @@ def _rewrite_one(
 
 
 def split_values(value: str) -> list[str]:
-    """The values of a sweep; commas within quotes, brackets and braces part nothing."""
+    """The values of a sweep. Commas within quotes, brackets and braces do not separate."""
     parts = [""]
     depth = 0
     for token in _TOKEN.findall(value):

@@ -1,4 +1,4 @@
-"""Which commands there are, and the record of each one's settings."""
+"""The commands and the records of their settings."""
 
 from __future__ import annotations
 
@@ -17,6 +17,6 @@ def record_of(command: str) -> type[Command]:
 
 
 def job_of(command: str) -> Callable[[Any], float | None]:
-    """What a command does with its settings; the value is what a sweep optimises."""
+    """Run a command with its settings. The result is the value that a sweep optimises."""
     job: Callable[[Any], float | None] = importlib.import_module(f"segflow.apps.{command}").run
     return job

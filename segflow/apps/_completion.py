@@ -1,8 +1,8 @@
-"""Tab completion: what a shell evaluates once, and what it asks at every Tab. Imports nothing heavy.
+"""Tab completion: the shell code to install, and the answers at every Tab. Imports nothing heavy.
 
-``eval "$(segflow -sc install=bash)"`` defines a function of the shell; at a Tab it calls ``segflow -sc query=bash``
-with the line under way in ``COMP_LINE``, cut at ``COMP_POINT``, and is answered one candidate a line. A candidate that
-ends in a space is a whole word; others go on.
+``eval "$(segflow -sc install=bash)"`` defines a shell function. At a Tab it calls ``segflow -sc query=bash`` with the
+present line in ``COMP_LINE``, cut at ``COMP_POINT``, and gets one candidate per line. A candidate that ends in a space
+is a complete word; others continue.
 """
 
 from __future__ import annotations
@@ -54,17 +54,17 @@ UNINSTALL = {
     "fish": "complete --command segflow --erase; functions --erase __segflow_complete\n",
 }
 WORD_BREAKS = " \t\n\"'><=;|&(:"
-"""Where bash begins the word that a candidate replaces, unless COMP_WORDBREAKS says otherwise."""
+"""Characters at which bash begins the word to replace, unless COMP_WORDBREAKS has others."""
 
 _SPECIAL = re.compile(r"([^\w./@%+:,=~-])")
 
 
 def answer(arguments: list[str], environment: Mapping[str, str] = os.environ) -> str:
-    """What ``segflow -sc ARGUMENTS`` prints.
+    """The output of ``segflow -sc ARGUMENTS``.
 
     Args:
         arguments: ``install=SHELL``, ``uninstall=SHELL`` or ``query=SHELL``.
-        environment: Where the line under way is found.
+        environment: Environment variables with the present line.
 
     Raises:
         SegflowError: Something else is asked for.
@@ -96,7 +96,7 @@ def answer(arguments: list[str], environment: Mapping[str, str] = os.environ) ->
 
 
 def split_line(line: str) -> tuple[list[str], str]:
-    """The words of a line behind the command's name, and the last one as it was typed; empty behind a space."""
+    """The words of a line after the command's name, and the last one as typed (empty after a space)."""
     parts = [""]
     quote = ""
     escaped = False
@@ -118,7 +118,7 @@ def split_line(line: str) -> tuple[list[str], str]:
 
 
 def unquoted(raw: str) -> str:
-    """What a shell takes a word for; its last quote may be open."""
+    """The word as the shell sees it, without quotes; the last quote may be open."""
     text, quote, escaped = "", "", False
     for sign in raw:
         if escaped:
@@ -135,12 +135,12 @@ def unquoted(raw: str) -> str:
 
 
 def for_bash(found: Iterable[Candidate], raw: str, breaks: str) -> list[str]:
-    """Candidates as bash inserts them: without what stands before its last break of the word, quoted as that is.
+    """Candidates as bash inserts them: without the part before the word's last break, and quoted like it.
 
     Args:
         found: Candidates for the whole word.
         raw: The word as it was typed.
-        breaks: Signs that end what bash leaves alone.
+        breaks: Characters at which bash breaks words.
     """
     start, quote, escaped = 0, "", False
     for position, sign in enumerate(raw):

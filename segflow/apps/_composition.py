@@ -1,6 +1,6 @@
-"""What a command line composes, looked at before anything is done: every setting is heard, or refused.
+"""Checks of the composed configuration before a command starts: every setting is used or refused.
 
-Hydra passes over an ``optional`` default that is not there, and takes any key that a file or a ``+`` brings.
+Hydra ignores a missing ``optional`` default, and accepts any key from a file or a ``+``.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from segflow.core.errors import SegflowError
 USER_CONF = "SEGFLOW_CONF"
 
 GLOBAL = "# @package _global_"
-"""First line of a file whose keys stand at the top, as those of a preset do."""
+"""First line of a file with top-level keys, such as a preset."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +50,10 @@ class TextOverride:
 
 
 class UserFolders(SearchPathPlugin):
-    """The folders of ``SEGFLOW_CONF`` come first, so that a user's file wins over the shipped one of that name."""
+    """Puts the folders of ``SEGFLOW_CONF`` first, so that a user's file replaces the shipped one of that name."""
 
     config_dirs: Sequence[str] = ()
-    """Of ``--config-dir``, while this module composes by itself; Hydra adds them in a run."""
+    """Folders of ``--config-dir`` while this module composes. In a run Hydra adds them."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         """Called by Hydra before it composes."""
@@ -65,10 +65,10 @@ class UserFolders(SearchPathPlugin):
 
 
 def user_folders(arguments: Sequence[str]) -> list[Path]:
-    """Folders of configuration of the user's own.
+    """The user's own folders of configuration.
 
     Raises:
-        SegflowError: One of them is no folder.
+        SegflowError: One of them is not a folder.
     """
     flags, _ = _command_line.split(arguments)
     named = {USER_CONF: _of_environment(), "--config-dir": _command_line.values_of("--config-dir", flags)}
@@ -84,13 +84,13 @@ def _of_environment() -> list[str]:
 
 
 def register() -> None:
-    """Tell Hydra of the user's folders and of the records' defaults, and OmegaConf of names of swept values."""
+    """Register the user's folders and the records' defaults with Hydra, and names of swept values with OmegaConf."""
     Plugins.instance().register(UserFolders)
     OmegaConf.register_new_resolver(_sweep.SWEPT, _sweep.swept_value, replace=True)
 
 
 def register_defaults(command: str, folders: Sequence[Path]) -> None:
-    """Make ``_train`` and the like known to Hydra: the defaults of the records that a command's YAML builds on."""
+    """Register the defaults of the records, such as ``_train``, with Hydra; a command's YAML builds on them."""
     for file in _shipped.files_of(command, folders[0]):
         if not file.stem.startswith("_"):
             record = _commands.record_of(file.stem)
@@ -118,7 +118,7 @@ def composed(command: str, arguments: Sequence[str], folders: Sequence[Path]) ->
 
 @contextmanager
 def _composing(command: str, flags: Sequence[str], folders: Sequence[Path]) -> Iterator[str]:
-    """Hydra set up to compose what flags ask for; gives the name of the file that it begins with."""
+    """Set Hydra up for the folders and the file that flags name. Yields the name of the file."""
     register()
     register_defaults(command, folders)
     path = Path([str(folders[0]), *_command_line.values_of("--config-path", flags)][-1]).resolve()
@@ -133,15 +133,15 @@ def _composing(command: str, flags: Sequence[str], folders: Sequence[Path]) -> I
 
 
 def checked(command: str, arguments: Sequence[str], folders: Sequence[Path]) -> list[str]:
-    """The arguments of a command, once all that they compose is known to be heard.
+    """Check the arguments of a command: every setting must exist and be used.
 
     Args:
         command: Name of the command.
-        arguments: As Hydra will see them.
+        arguments: Arguments as Hydra will see them.
         folders: Folders of configuration, the shipped one first.
 
     Returns:
-        The same; of a sweep whose jobs would train in one folder, with a run name that tells them apart.
+        The arguments. For a sweep whose jobs would share a folder, a run name for each job is added.
 
     Raises:
         SegflowError: A preset, an option or a setting does not exist or has a value of the wrong kind, or jobs of a
@@ -165,7 +165,7 @@ def checked(command: str, arguments: Sequence[str], folders: Sequence[Path]) -> 
 
 
 def _check_record(command: str, config: DictConfig, folders: Sequence[Path]) -> None:
-    """Build the record once, before anything is done; says which of the user's files has a key that nothing takes."""
+    """Build the record before the command starts. The error for an unknown key names the user's file that has it."""
     try:
         record(command, config)
     except SettingError as error:
@@ -181,7 +181,7 @@ def _check_record(command: str, config: DictConfig, folders: Sequence[Path]) -> 
 
 
 def _is_referred_to(key: str, config: DictConfig, kind: type) -> bool:
-    """Whether a key is not a setting but one that settings take their value from."""
+    """Whether a key is not a setting but a value that settings refer to."""
     if key in _settings.defaults_of(kind) or key in _settings.sections_of(kind):
         return False
     return bool(re.search(rf"\$\{{{re.escape(key)}[.}}\[]", OmegaConf.to_yaml(config)))
@@ -195,7 +195,7 @@ def _with_key(folder: Path, key: str) -> list[Path]:
 
 
 def _check_options(config: DictConfig) -> None:
-    """Refuse an option that is not there, which Hydra passes over where a defaults list calls it ``optional``."""
+    """Refuse a missing option, which Hydra ignores if a defaults list calls it ``optional``."""
     loader = GlobalHydra.instance().config_loader()
     for key, choice in config.hydra.runtime.choices.items():
         group = key.split("@")[0]
@@ -207,7 +207,7 @@ def _check_options(config: DictConfig) -> None:
 
 
 def _check_added_groups(overrides: Sequence[str], command: str, folders: Sequence[Path]) -> None:
-    """Refuse a shipped group that the command does not have; nothing would read what ``+`` adds."""
+    """Refuse a shipped group that the command does not have, since nothing would read its settings."""
     has = dict(_shipped.groups_of(command, folders[0]))
     for override in map(TextOverride, overrides):
         if override.text.startswith("+") and override.is_group(folders[:1]) and override.key not in has:

@@ -1,4 +1,4 @@
-"""What docstrings say of single arguments and attributes."""
+"""Meanings of arguments and attributes, from docstrings."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from inspect import cleandoc
 
 
 def described(docstring: str) -> dict[str, str]:
-    """Name → text of the entries of a docstring's ``Attributes:`` and ``Args:``; ``a, b: text`` tells of both."""
+    """Name → text of the entries in a docstring's ``Attributes:`` and ``Args:``. ``a, b: text`` describes both."""
     found: dict[str, str] = {}
     names: list[str] = []
     inside = False

@@ -1,7 +1,7 @@
-"""The one place where Hydra composes a command's settings, and hands its job a record of them.
+"""The boundary to Hydra: it composes a command's settings, and the job gets them as a record.
 
-See ``_command_line.py`` for what happens to the arguments before Hydra sees them, ``_composition.py`` for what is
-checked, and ``_messages.py`` for the wording of errors.
+``_command_line.py`` prepares the arguments for Hydra, ``_composition.py`` checks the composition, and ``_messages.py``
+words the errors.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ logger = logging.getLogger(__name__)
 
 
 def compose(command: str, *arguments: str) -> Any:
-    """The settings of a command, composed from arguments as they would be typed behind it.
+    """The settings of a command, composed from arguments as typed after it.
 
     Args:
         command: Name of the command, such as ``train``.
-        arguments: Such as ``dataset=42``, ``optimizer=adamw``.
+        arguments: Arguments such as ``dataset=42``, ``optimizer=adamw``.
 
     Returns:
         The command's record, such as `segflow.apps.train.Train`, for ``segflow.apps.train.run``.
@@ -50,14 +50,14 @@ def start(command: str, arguments: list[str]) -> None:
 
     Args:
         command: Name of the command; ``conf/<command>.yaml`` is its table of contents.
-        arguments: What the user typed behind the command.
+        arguments: Arguments after the command, as typed.
 
     Raises:
-        SystemExit: With code 2 for a command line that does not compose, 1 for a job that failed, and with one
-            message on stderr; the traceback is shown where ``HYDRA_FULL_ERROR=1``.
+        SystemExit: Code 2 for a command line that does not compose, 1 for a failed job, with one message on stderr.
+            ``HYDRA_FULL_ERROR=1`` shows the traceback.
     """
     show_traceback = os.environ.get(FULL_ERROR, "") not in ("", "0")
-    if os.getcwd() not in sys.path:  # a console script does not see user code in the current folder by itself
+    if os.getcwd() not in sys.path:  # a console script does not find user code in the current folder otherwise
         sys.path.insert(0, os.getcwd())
     _composition.register()
     failures: list[tuple[str, Exception]] = []
@@ -67,7 +67,7 @@ def start(command: str, arguments: list[str]) -> None:
         _first_words.check(command, arguments, folders)
         typed = _command_line.rewrite(command, arguments, folders)
         sys.argv = [sys.argv[0], *_composition.checked(command, typed, folders)]
-        os.environ[FULL_ERROR] = "1"  # Hydra then raises where it would print and exit
+        os.environ[FULL_ERROR] = "1"  # Hydra then raises instead of printing and exiting
         hydra.main(version_base="1.3", config_path=str(folders[0]), config_name=command)(
             _job(command, failures, show_traceback)
         )()
@@ -88,18 +88,18 @@ def start(command: str, arguments: list[str]) -> None:
 
 
 class _SweepEndsError(BaseException):
-    """Passes through Hydra where the other jobs of a sweep would fail too, as on a full disk."""
+    """Passes through Hydra if the other jobs of a sweep would fail too, as on a full disk."""
 
 
 def _job(
     command: str, failures: list[tuple[str, Exception]], show_traceback: bool
 ) -> Callable[[DictConfig], float | None]:
     def run(config: DictConfig) -> float | None:
-        own = os.environ.pop(FULL_ERROR, None)  # Hydra's alone: processes that the job starts say what the user wants
+        own = os.environ.pop(FULL_ERROR, None)  # only for Hydra: processes of the job should follow the user's setting
         if show_traceback:
             os.environ[FULL_ERROR] = "1"
         try:
-            # Lightning's own use of torch, and its advice to reduce over the processes what is reduced already.
+            # Lightning's use of torch, and its advice to reduce values over processes that are already reduced.
             for message in (".*LeafSpec.*", ".*sync_dist=True.*", ".*callbacks used to create the checkpoint.*"):
                 warnings.filterwarnings("ignore", message=message)
             settings = _composition.record(command, config)
@@ -111,13 +111,13 @@ def _job(
             raise _SweepEndsError from error
         except Exception as error:
             if not HydraConfig.get().launcher._target_.endswith("BasicLauncher"):
-                raise  # another process: the launcher brings the error back
+                raise  # in another process the launcher brings the error back
             job = HydraConfig.get().job
             sweep = HydraConfig.get().mode == RunMode.MULTIRUN
             name = job.override_dirname.replace("+", "")
             failures.append(
                 (f" {name}" if sweep else "", error)
-            )  # a sweep goes on with its other jobs; told at the end
+            )  # a sweep continues with its other jobs; errors are reported at the end
             return None
         finally:
             os.environ[FULL_ERROR] = own or "1"

@@ -1,7 +1,7 @@
-"""What a newcomer types, and what to type instead: told before anything is composed, as a line to paste.
+"""Command lines of newcomers, answered with a line to paste before anything is composed.
 
-Someone who comes from argparse, from nnU-Net or from another Hydra application writes ``fold 0``, ``--fold 0``,
-``epochs=10`` or ``fold=0,1``. Hydra's grammar has no use for them, and its own messages do not say what has.
+Users of argparse, nnU-Net or other Hydra applications type ``fold 0``, ``--fold 0``, ``epochs=10`` or ``fold=0,1``.
+Hydra does not accept these, and its messages do not say what to type.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from segflow.core.errors import SegflowError
 
 
 class CommandLineError(SegflowError):
-    """A command line that cannot be meant as it was typed; commands end with exit code 2."""
+    """A command line that cannot be run as it was typed. Commands end with exit code 2."""
 
 
 OTHER_NAMES: Mapping[str, tuple[str, ...]] = {
@@ -47,10 +47,10 @@ OTHER_NAMES: Mapping[str, tuple[str, ...]] = {
     "step_size": ("inference.overlap",),
     **dict.fromkeys(("checkpoint_name", "chk"), ("inference.checkpoint",)),
 }
-"""A setting's name elsewhere → its names here; the first that the command has is meant."""
+"""A setting's name in other tools → its names in segflow, of which the first that the command has is taken."""
 
 LISTS = ("configurations", "members", "runs", "weights", "folds", "inference.folds", "regions_class_order")
-"""Settings that take a list, and None by default."""
+"""Settings that take a list and are None by default."""
 
 PLACES: Mapping[str, tuple[str, ...]] = {
     "convert": ("source",),
@@ -60,7 +60,7 @@ PLACES: Mapping[str, tuple[str, ...]] = {
     "bundle": ("model", "output"),
     "postprocess": ("prediction", "reference"),
 }
-"""Command → the settings that paths without a name are meant for, in order; elsewhere it is ``dataset.path``."""
+"""Command → the settings for paths without a name, in order. For other commands it is ``dataset.path``."""
 
 ACTIONS = {"bundle": ("export", "import"), "postprocess": ("choose", "apply")}
 
@@ -69,19 +69,19 @@ LAUNCHERS = {
     "submitit_local": "hydra_submitit_launcher",
     "submitit_slurm": "hydra_submitit_launcher",
 }
-"""Option of ``hydra/launcher`` → the plugin that brings it; all of them come with one extra."""
+"""Option of ``hydra/launcher`` → its plugin. One extra installs all of them."""
 
 
 def check(command: str, arguments: Sequence[str], folders: Sequence[Path]) -> None:
-    """Refuse a command line that another tool would take, with the line that does the same here.
+    """Refuse a command line in the form of another tool, with the line that does the same in segflow.
 
     Args:
         command: Name of the command.
-        arguments: As typed.
+        arguments: Arguments as typed.
         folders: Folders of configuration, the shipped one first.
 
     Raises:
-        CommandLineError: It cannot be meant as it was typed; says what to type.
+        CommandLineError: It cannot be run as typed. The error says what to type.
     """
     line = _Line(command, folders, list(arguments))
     line.read()
@@ -93,16 +93,16 @@ def check(command: str, arguments: Sequence[str], folders: Sequence[Path]) -> No
 
 @dataclass(slots=True)
 class _Line:
-    """A command line while it is read.
+    """A command line that is being read.
 
     Attributes:
         command: Name of the command.
         folders: Folders of configuration.
-        rest: Arguments that were not read yet.
-        right: What should have been typed instead of those that were.
-        problem: The first thing that is wrong; empty for none.
-        advice: More to say of it, as sentences.
-        certain: Whether ``right`` says all that was meant.
+        rest: Arguments that are not read yet.
+        right: Correct words for the arguments that were read.
+        problem: The first problem; empty if there is none.
+        advice: More about the problem, as sentences.
+        certain: Whether ``right`` is all that was meant.
     """
 
     command: str
@@ -124,7 +124,7 @@ class _Line:
         self._multirun = any(word in ("-m", "--multirun") or word.startswith("hydra.mode=") for word in self.rest)
 
     def read(self) -> None:
-        """Go through all arguments, from the first to the last."""
+        """Read all arguments, from the first to the last."""
         while self.rest:
             word = self.rest.pop(0)
             if word.startswith("-"):
@@ -158,7 +158,7 @@ class _Line:
         of_nnunet = {**NNUNET, **NNUNET_PREDICT} if self.command == "predict" else NNUNET
         key = "" if name in of_nnunet else self._meant(name.lstrip("-").replace("-", "_"))
         if not key:
-            self.right.append(word)  # refused with the other flags, and what nnU-Net's are called here
+            self.right.append(word)  # refused with the other flags, with segflow's name for nnU-Net's
             if not equals and self.rest and "=" not in self.rest[0] and not self.rest[0].startswith("-"):
                 self.right.append(self.rest.pop(0))
             return
@@ -190,7 +190,7 @@ class _Line:
             self.right.append(word)
 
     def _several(self, key: str, value: str) -> bool:
-        """Whether there are several values where one belongs."""
+        """Whether there are several values for a setting that takes one."""
         if key in self._groups and value.startswith("["):
             return True
         parts = len(split_values(value)) > 1 and not re.match(r"\w+\(", value)
@@ -204,7 +204,7 @@ class _Line:
         elif key in LISTS or _catalogue.section(self.command) + f".{key}" in LISTS or self._is_list(key):
             self._wrong(f"'{key}' has several values, which are written as a list", f"{key}=[{values}]")
         elif self._multirun:
-            self._wrong(f"'{key}' is no list; -m takes its values with commas", f"{key}={values}")
+            self._wrong(f"'{key}' is not a list; -m takes its values with commas", f"{key}={values}")
         else:
             self._wrong(f"'{key}' has several values; -m runs one after another", f"{key}={values}")
             self.right[:0] = [] if "-m" in self.right else ["-m"]
@@ -245,13 +245,13 @@ class _Line:
             self._wrong(f"cannot read the argument '{word}'", meant, advice=f"Did you mean '{meant}'?")
         else:
             self._wrong(
-                f"cannot read the argument '{word}'; write KEY=VALUE, and quote special signs: \"KEY='a b'\"",
+                f"cannot read the argument '{word}'; write KEY=VALUE, and quote special characters: \"KEY='a b'\"",
                 advice=f"segflow {self.command} --help lists the settings.",
                 certain=False,
             )
 
     def _place(self, word: str) -> str:
-        """``KEY=WORD`` for a word that stands by itself; empty where nothing is meant plainly."""
+        """``KEY=WORD`` for a word without a key; empty if the key is not clear."""
         given = {argument.partition("=")[0] for argument in (*self.right, *self.rest)}
         if word in ACTIONS.get(self.command, ()):
             return f"action={word}"
@@ -270,7 +270,7 @@ class _Line:
         return f"dataset.path={word}" if "/" in word or Path(word).expanduser().is_dir() else ""
 
     def _option(self, word: str) -> str:
-        """``GROUP=WORD`` where one group of the command has such an option."""
+        """``GROUP=WORD`` if exactly one group of the command has such an option."""
         groups = [key for key in self._groups if not word.isdigit() and word in self._options(key)]
         return f"{groups[0]}={word}" if len(groups) == 1 else ""
 
@@ -285,7 +285,7 @@ class _Line:
         if plain in self._groups or plain in self._settings or f"{section}.{plain}" in self._settings:
             return True
         files = (file for folder in self.folders[1:] for file in folder.rglob("*.yaml"))
-        return any(plain.split(".")[0] in _shipped.content(file) for file in files)  # such as a preset's own key
+        return any(plain.split(".")[0] in _shipped.content(file) for file in files)  # such as a key of a preset
 
     def _is_list(self, key: str) -> bool:
         return isinstance(self._settings.get(key), list)
@@ -295,7 +295,7 @@ class _Line:
         return next(mine, "")
 
     def _meant(self, word: str) -> str:
-        """The setting that a word names: by its own name, without its section, or as it is called elsewhere."""
+        """The setting that a word names: with its full name, without its section, or with its name in other tools."""
         if self._has(word):
             return word
         if other := self._other_name(word):

@@ -1,6 +1,6 @@
-"""Flags: those that Hydra knows, and what nnU-Net's are called here.
+"""Flags: those of Hydra, and segflow's settings for those of nnU-Net.
 
-A flag that neither knows ends in one line, where argparse would print Hydra's own usage.
+An unknown flag gives a message of one line, where argparse would print Hydra's usage.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ SHOWS = (
     "-i",
     "--experimental-rerun",
 )
-"""Flags by which nothing is done, or nothing that the command line says."""
+"""Flags with which a command does nothing, or ignores the rest of the command line."""
 VALUES = {
     "-c": ("job", "hydra", "all"),
     "-i": ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath"),
-    "-p": None,  # a package is any name; nnU-Net's -p names plans
+    "-p": None,  # a package may have any name; nnU-Net's -p names plans
 }
-"""What follows Hydra's flags that nnU-Net has too, with another meaning."""
+"""Values that may follow flags of Hydra that nnU-Net has too, with another meaning."""
 
 NNUNET = {
     "-d": "dataset=ID", "-c": "configuration=3d_fullres", "-f": "fold=0", "-p": "plans=NAME", "-i": "input=DIR",
@@ -43,8 +43,8 @@ NNUNET = {
     "--verify_dataset_integrity": "a command: segflow doctor", "--clean": "clean=true",
     "--npz": "save_probabilities=true", "--save_probabilities": "probabilities=true",
     "--disable_tta": "mirroring=false",
-    "--c": "not needed: the same command goes on where it was", "--continue_prediction": "not needed: resume=true",
-    "--val": "not needed: the same command validates a trained fold that was not",
+    "--c": "not needed: the same command continues a training", "--continue_prediction": "not needed: resume=true",
+    "--val": "not needed: the same command validates a trained fold",
     "-pretrained_weights": "training.initial_weights=RUN_FOLDER", "-num_gpus": "trainer.devices=N",
     "-device": "trainer.accelerator=cpu", "-step_size": "overlap=0.5", "-chk": "checkpoint=best",
     "-prev_stage_predictions": "previous_stage_predictions=DIR",
@@ -58,14 +58,14 @@ NNUNET_PREDICT = {
 
 
 def check_flags(command: str, flags: Sequence[str]) -> None:
-    """Refuse a flag that Hydra does not know, or that nnU-Net's habits put where Hydra means something else.
+    """Refuse a flag that Hydra does not know, or that has nnU-Net's meaning.
 
     Args:
         command: Name of the command.
-        flags: As typed, each with its value behind it where it has one.
+        flags: Flags as typed, each followed by its value, if any.
 
     Raises:
-        SegflowError: There is no such flag; says what it is called here.
+        SegflowError: There is no such flag. The error names segflow's setting for it.
     """
     known = {*ALONE, *WITH_VALUE, *(short for short in WITH_VALUE.values() if short)}
     for position, flag in enumerate(flags):

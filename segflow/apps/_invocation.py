@@ -1,6 +1,6 @@
-"""How this process was started: its overrides, and whether it is one job of a sweep.
+"""How this process was started: its overrides, and whether it is a job of a sweep.
 
-Hydra is asked where it was loaded; it is not loaded for this, so that records of settings are quick to import.
+Hydra is asked only if it is already loaded, so that records of settings are quick to import.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from segflow.apps import _command_line
 
 
 def overrides() -> list[str]:
-    """The overrides that this job was started with, without the marks that Hydra wants."""
+    """The overrides of this job, without Hydra's marks."""
     if "hydra" not in sys.modules:
         return []
     from hydra.core.hydra_config import HydraConfig
@@ -32,7 +32,7 @@ def is_sweep() -> bool:
 
 
 def config_flags() -> list[str]:
-    """The flags that brought folders of configuration, as this process was started with them."""
+    """The flags with folders of configuration with which this process was started."""
     return _command_line.config_flags(sys.argv[1:])
 
 

@@ -1,6 +1,6 @@
-"""One line for each way in which a command line or a configuration can be wrong, with the nearest valid choice.
+"""Messages of one line for mistakes in command lines and configurations, with the nearest valid choice.
 
-Hydra's and OmegaConf's own texts are matched here and only here; they are no interface, so tests hold every sentence.
+Texts of Hydra and OmegaConf are matched only here. They are not an interface, so tests check every sentence.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ SEE_MORE = "HYDRA_FULL_ERROR=1 shows where it comes from."
 
 
 def explain(error: BaseException, folders: Sequence[Path], command: str) -> tuple[str, int]:
-    """The message for a user, and the exit code: 2 for a command line or configuration, 1 for a job that failed."""
+    """The message for a user, and the exit code: 2 for a command line or configuration, 1 for a failed job."""
     if isinstance(error, SegflowError):
         return str(error), 2 if isinstance(error, CommandLineError | SettingError) else 1
     if isinstance(error, MissingConfigException):
         return _missing(str(error), folders), 2
     if isinstance(error, OverrideParseException):
         return (
-            f"cannot read the argument '{error.override}'; write KEY=VALUE, and quote special signs: \"KEY='a b'\""
+            f"cannot read the argument '{error.override}'; write KEY=VALUE, and quote special characters: \"KEY='a b'\""
             f"{_setting_for(error.override, folders)}",
             2,
         )
@@ -56,7 +56,7 @@ def explain(error: BaseException, folders: Sequence[Path], command: str) -> tupl
 
 
 def _no_module(name: str) -> str:
-    """What to do about a `_target_` whose module is not installed: take one of our extras, where one brings it."""
+    """Advice for a `_target_` whose module is not installed: an extra of segflow, if one installs it."""
     package = name.split(".")[0].replace("_", "-").lower()
     extras = (re.match(rf"{package}\b.*extra == .(\w+)", text, re.IGNORECASE) for text in requires("segflow") or [])
     extra = next((match[1] for match in extras if match), None)
@@ -70,7 +70,7 @@ def _meant(wanted: str, known: Sequence[str]) -> str:
 
 
 def _setting_for(word: str | None, folders: Sequence[Path]) -> str:
-    """Which setting a bare word is meant for, as in nnU-Net's ``train 4 3d_fullres 0``."""
+    """The setting that a bare word probably means, as in nnU-Net's ``train 4 3d_fullres 0``."""
     if word and (word.isdigit() or re.match(r"Dataset\d", word)):
         return f". Did you mean 'dataset={word}'?"
     groups = sorted({child.name for folder in folders for child in folder.iterdir() if child.is_dir()})
@@ -87,13 +87,13 @@ def _missing(text: str, folders: Sequence[Path]) -> str:
 
 
 def no_option(group: str, option: str, known: Sequence[str]) -> str:
-    """What to say of an option that a group does not have."""
+    """Message about an option that a group does not have."""
     there = f"; there are: {', '.join(known)}." if known else "."
     return f"there is no '{option}' for '{group}'{there}{_alike(option, known)}"
 
 
 def _alike(option: str, known: Sequence[str]) -> str:
-    """The options that a name is the beginning or a part of, as ``3d`` is; else the nearest one."""
+    """The options that contain a name, such as ``3d``; else the nearest one."""
     lower = option.lower()
     rest = sorted(known, key=len)
     for fits in (str.__eq__, str.startswith, str.__contains__):
@@ -141,7 +141,7 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def known_keys(folders: Sequence[Path], command: str) -> list[str]:
-    """Every group, section and setting of a command."""
+    """All groups, sections and settings of a command."""
     record = record_of(command)
     groups = [name for name, _ in _shipped.groups_of(command, folders[0])]
     return sorted({*groups, *sections_of(record), *(setting.key for setting in settings_of(record))})

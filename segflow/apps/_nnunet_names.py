@@ -1,4 +1,4 @@
-"""What nnU-Net's trainer classes and planners are here: settings that combine. The README shows the same table."""
+"""Settings for nnU-Net's trainer classes and planners. The README shows the same table."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ TRAINER_CLASSES = {
     "nnUNetTrainerBenchmark_5epochs": "trainer=benchmark",
     "nnUNetTrainerBenchmark_5epochs_noDataLoading": "trainer=benchmark training.repeat_batch=true",
 }
-"""Class → settings of ``segflow train``. The first stands for any number of epochs."""
+"""Class → settings of ``segflow train``. The first class stands for any number of epochs."""
 
 _NUMBER_OF_EPOCHS = re.compile(r"nnUNetTrainer_(\d+)epochs?(_NoMirroring)?")
 
@@ -60,12 +60,12 @@ _PLANNERS = (
 
 
 def is_trainer_class(name: str) -> bool:
-    """Whether this looks like a trainer class of nnU-Net, known or not."""
+    """Whether a name looks like a trainer class of nnU-Net."""
     return bool(re.match(r"nnUNet_?Trainer", name))
 
 
 def settings_of_class(name: str) -> list[str] | None:
-    """The settings that do what a trainer class does; empty for the plain one, None for a class that is not known."""
+    """The settings that are equivalent to a trainer class; empty for the default one, None for an unknown class."""
     if name == "nnUNetTrainer":
         return []
     if epochs := _NUMBER_OF_EPOCHS.fullmatch(name):
@@ -75,7 +75,7 @@ def settings_of_class(name: str) -> list[str] | None:
 
 
 def nearest_class(name: str) -> str | None:
-    """The known class whose name is most like this one, apart from the beginning that all of them share."""
+    """The known class with the most similar name, apart from the common beginning."""
     known = {_own_part(other): other for other in TRAINER_CLASSES}
     return next((known[own] for own in get_close_matches(_own_part(name), known, n=1, cutoff=0.6)), None)
 
@@ -85,7 +85,7 @@ def _own_part(name: str) -> str:
 
 
 def planner_of(name: str) -> str | None:
-    """The option of ``planner`` for a planner class or for plans of nnU-Net; None for any other name."""
+    """The option of ``planner`` for a planner class or plans of nnU-Net; None for other names."""
     for pattern, option in _PLANNERS:
         if match := pattern.fullmatch(name):
             return option.format(match[1].lower()) if match.groups() and "{}" in option else option

@@ -1,4 +1,4 @@
-"""Parts of a run that a ``_target_`` names: networks, losses, optimizers, steps of augmentation, ours or a user's."""
+"""Parts that a ``_target_`` names: networks, losses, optimizers, augmentation steps; shipped or a user's own."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from segflow.core.errors import SegflowError
 
 TARGET = "_target_"
 OF_HYDRA = ("_partial_", "_args_", "_recursive_", "_convert_", TARGET)
-"""Keys beside a ``_target_`` that Hydra itself reads."""
+"""Keys beside a ``_target_`` that Hydra reads."""
 
 
 class SettingError(SegflowError):
@@ -21,12 +21,12 @@ class SettingError(SegflowError):
 
 
 class Part:
-    """What a node with a ``_target_`` describes.
+    """The part that a node with a ``_target_`` describes.
 
-    Nothing is imported before it is built: a command line is checked without waiting for torch.
+    Nothing is imported before `build`, so a command line is checked without waiting for torch.
 
     Attributes:
-        settings: The node as plain values, ``_target_`` among them.
+        settings: The node as plain values, with ``_target_``.
     """
 
     __slots__ = ("settings",)
@@ -40,7 +40,7 @@ class Part:
         return str(self.settings[TARGET])
 
     def build(self, *positional: Any, **keywords: Any) -> Any:
-        """The object that the ``_target_`` makes, or the partial where ``_partial_`` is true."""
+        """Build the object of the ``_target_``, or the partial if ``_partial_`` is true."""
         import hydra
 
         return hydra.utils.instantiate(dict(self.settings), *positional, _convert_="all", **keywords)
@@ -55,11 +55,11 @@ class Part:
 
 
 def check_part(where: str, node: Mapping[str, Any]) -> None:
-    """Refuse an option that the ``_target_`` does not take, as far as its source can be read without importing it.
+    """Refuse an option that the ``_target_`` does not take, if its source can be read without importing it.
 
     Args:
         where: Key of the node, for messages.
-        node: With ``_target_``; options may be such nodes themselves.
+        node: A node with ``_target_``, whose options may also be such nodes.
 
     Raises:
         SettingError: There is no such option, or its value has the wrong type.
@@ -120,5 +120,5 @@ def _check_type(where: str, value: Any, parameter: _targets.Parameter) -> None:
             expected=parameter.annotation,
             fix=f"It means: {parameter.meaning.rstrip('.')}." if parameter.meaning else None,
         ) from error
-    except TypeError:  # a type that no plain value stands for
+    except TypeError:  # a type without plain values
         return

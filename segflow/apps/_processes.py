@@ -1,8 +1,8 @@
-"""A job of a sweep that wants several devices runs as a process of its own.
+"""Sweep jobs with several devices, each run in its own process.
 
-Lightning starts the ranks of a run by starting its command line again. Within a sweep that would be the whole sweep
-in each rank; as a single run in a process of its own it is just that run. Signals are passed on, so that nothing goes
-on after its parent.
+Lightning starts the ranks of a run with the run's command line. Within a sweep each rank would start the whole sweep.
+In a separate process with a single run it starts only that run. Signals are passed on, so that no child outlives its
+parent.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def run_alone(command: str) -> None:
 
     Raises:
         SegflowError: The child failed.
-        SystemExit: It was ended by a signal that was sent to this process.
+        SystemExit: A signal to this process ended it.
     """
     environment = {key: value for key, value in os.environ.items() if key not in OF_A_RANK}
     arguments = [sys.executable, "-m", "segflow.apps.main", command, *_invocation.child_arguments()]
@@ -48,4 +48,4 @@ def run_alone(command: str) -> None:
     if code in (SIGINT_EXIT, SIGTERM_EXIT):  # the signal was sent to the child
         raise SystemExit(code)
     if code:
-        raise SegflowError(f"a job of the sweep ended with exit code {code}", fix="Its own message stands above.")
+        raise SegflowError(f"a job of the sweep ended with exit code {code}", fix="Its own message is above.")

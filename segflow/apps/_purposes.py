@@ -1,11 +1,11 @@
-"""The commands, and what each is for."""
+"""The commands, with a summary of each."""
 
 from __future__ import annotations
 
 COMMANDS = {
-    "demo": "the whole job on a phantom that segflow makes itself, or on dataset=hippocampus",
+    "demo": "all steps on a synthetic dataset (the phantom), or on dataset=hippocampus",
     "convert": "decathlon or nnU-Net v1 task, CSV list of files, or labels such as 0 and 255 → raw dataset",
-    "doctor": "everything that is wrong with a raw dataset",
+    "doctor": "all problems of a raw dataset",
     "plan": "raw dataset → fingerprint, plans and splits",
     "preprocess": "raw dataset and plans → arrays for training",
     "train": "one fold; -m fold=0,1,2,3,4 trains them one after another",
@@ -14,7 +14,7 @@ COMMANDS = {
     "evaluate": "label maps and references → scores",
     "postprocess": "choose steps on a cross-validation, or apply them to a folder",
     "select": "trained runs → the configuration or ensemble to predict with",
-    "run": "raw dataset → everything above, up to the chosen ensemble's predictions of imagesTs",
+    "run": "raw dataset → all steps above, up to predictions of imagesTs by the best ensemble",
     "report": "trained run → one page with scores, curves and pictures",
-    "bundle": "runs ↔ model files, ours and nnU-Net v2's",
+    "bundle": "runs ↔ model files of segflow and nnU-Net v2",
 }

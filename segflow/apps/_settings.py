@@ -1,8 +1,8 @@
-"""Settings of commands: which there are, what they mean, and how plain values become a record of them.
+"""Settings of commands: their keys, types, defaults and meanings, and reading of plain values as a record.
 
-The settings of a command are the fields of its record, such as ``Train`` in ``train.py``; a field that is a dataclass
-itself is a section. A field's annotation is its type, its default is the only default, and its line in the class's
-``Attributes:`` is its meaning, wherever that is shown.
+The settings of a command are the fields of its record, such as ``Train`` in ``train.py``. A field that is a dataclass
+is a section. A field's annotation is its type, its default is the only default, and its line in the class's
+``Attributes:`` is its meaning.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from segflow.core.errors import SegflowError
 Record = TypeVar("Record")
 
 REST = "rest"
-"""Metadata of a field that takes the keys which its section has no field for."""
+"""Metadata of a field that takes all keys without a field of their own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +34,9 @@ class Setting:
     """One setting of a command.
 
     Attributes:
-        key: Where it stands, such as ``training.seed``.
-        type: What its value may be, in words.
-        default: As plain values; `MISSING` where an option of a group gives it.
+        key: Dotted key, such as ``training.seed``.
+        type: Type of the value, in words.
+        default: Default as plain values; `MISSING` if an option of a group gives it.
         meaning: One or more sentences.
         is_text: Whether its value is a name or a path, or a list of them, and nothing else.
         is_path: Whether it is a path, or a list of them.
@@ -56,7 +56,7 @@ class Setting:
 
 @cache
 def settings_of(record: type, prefix: str = "") -> tuple[Setting, ...]:
-    """Every setting of a record, those of its sections included, in order."""
+    """All settings of a record and its sections, in order."""
     found: list[Setting] = []
     for entry, kind in _typed_fields(record):
         key = f"{prefix}{entry.name}"
@@ -82,7 +82,7 @@ def settings_of(record: type, prefix: str = "") -> tuple[Setting, ...]:
 
 
 def sections_of(record: type, prefix: str = "") -> Iterator[str]:
-    """Keys of the sections of a record, and of its parts: what has settings of its own below it."""
+    """Keys of the sections and parts of a record, which have settings below them."""
     for entry, kind in _typed_fields(record):
         section = _section(kind)
         if section is not None or _holds_parts(kind):
@@ -93,7 +93,7 @@ def sections_of(record: type, prefix: str = "") -> Iterator[str]:
 
 @cache
 def meanings(record: type) -> Mapping[str, str]:
-    """Name of a field → what its class's ``Attributes:`` say of it, as one line."""
+    """Name of a field → its text in the class's ``Attributes:``, as one line."""
     found: dict[str, str] = {}
     for base in reversed(record.__mro__):
         found |= described(base.__dict__.get("__doc__") or "")
@@ -101,7 +101,7 @@ def meanings(record: type) -> Mapping[str, str]:
 
 
 def defaults_of(record: type) -> dict[str, Any]:
-    """The defaults of a record as plain values; fields without one are left out."""
+    """The defaults of a record as plain values. Fields without a default are left out."""
     found: dict[str, Any] = {}
     for entry, kind in _typed_fields(record):
         section = _section(kind)
@@ -116,11 +116,11 @@ def defaults_of(record: type) -> dict[str, Any]:
 
 
 def plain(value: Any, record: type | None = None) -> Any:
-    """A record as the plain values that it is read from.
+    """A record as plain values, the inverse of `read`.
 
     Args:
         value: A record, or any value within one.
-        record: Leave out what this record, which the value's class derives from, does not have.
+        record: A base class of the value's class. Fields that it does not have are left out.
     """
     if is_dataclass(value) and not isinstance(value, type):
         result: dict[str, Any] = {}
@@ -142,8 +142,8 @@ def read(record: type[Record], values: Mapping[str, Any], prefix: str = "") -> R
 
     Args:
         record: The class.
-        values: As YAML gives them.
-        prefix: Where they stand in the settings of a command, such as ``training.``.
+        values: Values as read from YAML.
+        prefix: Their place in the settings of a command, such as ``training.``.
 
     Raises:
         SettingError: A key is unknown, or a value has the wrong type.
@@ -169,7 +169,7 @@ def _decoded(kind: type, value: Any) -> Any:
 
 
 def _prepared(record: type, values: Any, prefix: str) -> Any:
-    """The same values: keys that nothing takes are refused, and numbers become what their fields hold."""
+    """The same values, with numbers in the types of their fields. Unknown keys are refused."""
     if not isinstance(values, Mapping):
         raise SettingError(
             f"setting '{prefix[:-1]}' cannot be set as a whole", found=_shown(values),
@@ -256,7 +256,7 @@ def _explained(error: msgspec.ValidationError, record: type, values: Any, prefix
     key = prefix + ".".join(names)
     setting = next((s for s in settings_of(record, prefix) if s.key == key or key.startswith(f"{s.key}.")), None)
     cause = error.__cause__
-    if isinstance(cause, SegflowError):  # a check of the section itself
+    if isinstance(cause, SegflowError):  # a check within the section
         told = [s for s in settings_of(record, prefix) if s.key.startswith(key) and _names(str(cause), s.key)]
         return _with_meaning(cause, told[0].meaning if told else "")
     found: Any = values
@@ -300,7 +300,7 @@ def _named(record: type) -> list[tuple[str, Any]]:
 
 
 def _section(kind: Any) -> type | None:
-    """The dataclass that a field holds, if it does."""
+    """The dataclass of a field, or None."""
     for option in (kind, *typing.get_args(kind)) if _is_union(kind) else (kind,):
         if isinstance(option, type) and is_dataclass(option):
             return option
@@ -308,7 +308,7 @@ def _section(kind: Any) -> type | None:
 
 
 def _entry_of(kind: Any) -> Any:
-    """What a mapping holds; None where a field is none."""
+    """Type of a mapping's values; None if the field is not a mapping."""
     inside = next((a for a in (kind, *typing.get_args(kind)) if typing.get_origin(a) is dict), None)
     return typing.get_args(inside)[1] if inside else None
 
@@ -345,7 +345,7 @@ _WORDS: dict[Any, str] = {
 
 
 def in_words(kind: Any) -> str:
-    """A type as a person says it."""
+    """A type in words."""
     if kind in _WORDS:
         return _WORDS[kind]
     origin, inner = typing.get_origin(kind), typing.get_args(kind)

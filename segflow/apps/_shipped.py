@@ -1,4 +1,4 @@
-"""What the YAML files of a folder of configuration say, read without Hydra."""
+"""Reading of configuration files without Hydra."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import yaml
 from segflow.core.errors import SegflowError
 
 USER_CONF = "SEGFLOW_CONF"
-"""Variable that names folders of configuration of the user's own."""
+"""Environment variable with the user's own folders of configuration."""
 
 
 def config_dir() -> Path:
@@ -26,17 +26,17 @@ def config_dir() -> Path:
 
 
 def folders_of_environment() -> list[Path]:
-    """The folders that `USER_CONF` names."""
+    """The folders in `USER_CONF`."""
     return [Path(folder) for folder in os.environ.get(USER_CONF, "").split(os.pathsep) if folder]
 
 
 def groups_of(command: str, conf: Path) -> list[tuple[str, str]]:
-    """The groups of a command's defaults, each with the key that its option stands under."""
+    """The groups of a command's defaults, each with its key."""
     return [pair for file in files_of(command, conf) for pair in _defaults(file) if (conf / pair[0]).is_dir()]
 
 
 def files_of(command: str, conf: Path) -> Iterator[Path]:
-    """The command's file, and those of other commands that it builds on."""
+    """The command's file, and files of commands that it builds on."""
     file = conf / f"{command}.yaml"
     yield file
     for name, _ in _defaults(file):
@@ -68,12 +68,12 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def content(file: Path, *, defaults: bool = False) -> dict[str, Any]:
-    """The keys of a file; none of one that cannot be read, which Hydra will complain of."""
+    """The keys of a file; empty if it cannot be read, which Hydra will report."""
     return {key: value for key, value in _read(file).items() if defaults or key not in ("defaults", "hydra")}
 
 
 def purpose(group: str, option: str, folders: Sequence[Path]) -> str:
-    """What an option is for: the first comment of its file, without what follows its first sentence."""
+    """Purpose of an option: the first comment in its file."""
     file = next((f for folder in reversed(folders) if (f := folder / group / f"{option}.yaml").is_file()), None)
     try:
         lines = file.read_text(encoding="utf-8").splitlines() if file else []

@@ -1,4 +1,4 @@
-"""What a command answers to Ctrl-C and SIGTERM. Imports nothing heavy: it stands before everything else."""
+"""Ctrl-C and SIGTERM during a command. Imports nothing heavy, since it is loaded before everything else."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from segflow.execution.interrupts import SIGTERM_EXIT, Terminated, exit_code_of_
 
 @contextmanager
 def told_in_one_line(command: str) -> Iterator[None]:
-    """While the block runs, both signals end it as an exception does, with one line and exit code 130 or 143.
+    """While the block runs, both signals end it like an exception, with one line and exit code 130 or 143.
 
     Raises:
-        SystemExit: After one of them.
+        SystemExit: A signal arrived.
     """
     hears = threading.current_thread() is threading.main_thread()
     before = signal.getsignal(signal.SIGTERM)
@@ -27,11 +27,11 @@ def told_in_one_line(command: str) -> Iterator[None]:
         yield
     except KeyboardInterrupt as error:
         code = exit_code_of_interrupt(error)
-        if hears:  # who asks again while threads end their work need not wait for them
+        if hears:  # a second signal does not wait for threads that are still ending
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
         what = "SIGTERM" if code == SIGTERM_EXIT else "Ctrl-C"
-        sys.stderr.write(f"segflow {command}: ended by {what}; the same command goes on\n")
+        sys.stderr.write(f"segflow {command}: ended by {what}; to continue, run the same command again\n")
         raise SystemExit(code) from None
     finally:
         if hears and signal.getsignal(signal.SIGTERM) is _end:

@@ -1,4 +1,4 @@
-"""Whether the raw dataset is still the one that a training's arrays were made from, where it is at hand."""
+"""Check that the raw dataset, if it exists, is still the one that the arrays were made from."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ logger = logging.getLogger(__name__)
 def check_sources(inputs: Inputs, dataset: DatasetSettings, paths: PathSettings) -> None:
     """Refuse to train on arrays of images or labels that were replaced since, or to score with other labels.
 
-    A machine that trains need not have the raw dataset: only the copied labels are looked at then. A case that the
-    dataset no longer has is warned of.
+    A machine that trains need not have the raw dataset; then only the copied labels are checked. A warning names cases
+    that the dataset no longer has.
 
     Args:
-        inputs: What is to be trained, and on what.
-        dataset, paths: Where the raw dataset may lie.
+        inputs: The input of the training.
+        dataset, paths: Possible place of the raw dataset.
 
     Raises:
-        SegflowError: Files changed, or dataset.json did; says what to do.
+        SegflowError: Files or dataset.json have changed. The error says what to do.
     """
     record = inputs.record
     wanted = {*record.train_cases, *record.val_cases}
@@ -40,12 +40,12 @@ def check_sources(inputs: Inputs, dataset: DatasetSettings, paths: PathSettings)
 
 
 def _raw_cases(raw: Path, prepared: Path, wanted: set[str]) -> list[CaseFiles]:
-    """The files of the cases, as far as the dataset has them."""
+    """The files of those cases that the dataset has."""
     description = read_description(raw)
     check_planned_description(prepared, description)
     try:
         found = [case for case in discover(raw, description).cases if case.case_id in wanted]
-    except SegflowError as error:  # such as a dataset.json alone
+    except SegflowError as error:  # such as a folder with only a dataset.json
         logger.info("the files of %s cannot be compared with the arrays: %s", raw, error)
         return []
     gone = sorted(wanted - {case.case_id for case in found})

@@ -1,6 +1,6 @@
-"""The jobs of a sweep: which they are, where each one's results go, and what tells their runs apart.
+"""The jobs of a sweep, the places of their results, and run names that distinguish them.
 
-Jobs whose settings lead to one folder meet there only when the second begins; here they are seen before the first.
+Jobs that share a folder would collide only when the second one begins. Here this is noticed before the first.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from segflow.apps._commands import record_of
 from segflow.core.errors import SegflowError
 
 DEFAULT = "default"
-"""The run name where none is given."""
+"""The default run name."""
 SWEPT = "swept"
-"""Resolver of a swept setting's value, as a part of a folder's name."""
+"""Name of the resolver that gives a swept setting's value as a part of a folder's name."""
 
 LONGEST = 60
-"""Letters of a value within a folder's name."""
+"""Largest number of characters of a value in a folder's name."""
 
 
 def swept_value(key: str, *, _root_: DictConfig) -> str:
-    """What ``${swept:KEY}`` stands for: a group's option or a setting's value, as a part of a folder's name."""
+    """Value of ``${swept:KEY}``: a group's option or a setting's value, as a part of a folder's name."""
     choices = HydraConfig.get().runtime.choices
     value = choices[key] if key in choices else OmegaConf.select(_root_, key)
     text = "".join(sign if sign.isalnum() or sign in "._+-=" else "-" for sign in str(value))
@@ -41,13 +41,13 @@ def swept_value(key: str, *, _root_: DictConfig) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
-    """The jobs of a command line; one without a sweep is one job.
+    """The jobs of a command line. Without a sweep there is one job.
 
     Attributes:
-        overrides: With the first value of everything that is swept.
-        configs: The composed configuration for each combination of swept options, Hydra's own section included.
+        overrides: Overrides with the first value of each swept key.
+        configs: The composed configuration for each combination of swept options, with Hydra's section.
         values: Swept setting → its values.
-        swept: Keys of all that is swept.
+        swept: All swept keys.
     """
 
     overrides: tuple[str, ...]
@@ -56,10 +56,10 @@ class Sweep:
     swept: tuple[str, ...] = ()
 
     def told_apart(self, command: str, overrides: Sequence[str]) -> tuple[list[str], list[str]]:
-        """The overrides with a run name for each job where they need one, and the first of these names.
+        """The overrides with a run name for each job if needed, and the first of these names.
 
         Raises:
-            SegflowError: Jobs would write over each other's results all the same.
+            SegflowError: Jobs would still write over each other's results.
         """
         places = record_of(command).PLACES
         if not self.swept or not places or not self._shared(places):
@@ -79,21 +79,21 @@ class Sweep:
         return [*kept, f"run_name={written}"], list(itertools.islice(names, 3))
 
     def jobs(self) -> Iterator[tuple[str, DictConfig]]:
-        """What is swept in each job, as text, and its configuration, which the next one changes."""
+        """The swept values of each job, as text, and its configuration, which is changed for the next job."""
         number = 0
         for config in self.configs:
             for values in itertools.product(*self.values.values()):
                 OmegaConf.set_readonly(config.hydra, False)
                 for key, value in {**dict(zip(self.values, values, strict=True)), "hydra.job.num": number}.items():
                     OmegaConf.update(config, key, value, merge=False, force_add=True)
-                HydraConfig.instance().set_config(config)  # what names a run may ask it
+                HydraConfig.instance().set_config(config)  # names of runs may refer to it
                 choices = config.hydra.runtime.choices
                 texts = (f"{k}={choices[k] if k in choices else OmegaConf.select(config, k)}" for k in self.swept)
                 yield " ".join(texts), config
                 number += 1
 
     def _shared(self, places: Sequence[str]) -> list[str]:
-        """Two jobs whose results would go to one place; none where there are no such."""
+        """Two jobs whose results would go to the same place; empty if there are none."""
         seen: dict[tuple[str, ...], str] = {}
         for text, config in self.jobs():
             place = tuple(str(OmegaConf.select(config, key)) for key in places)
@@ -103,7 +103,7 @@ class Sweep:
         return []
 
     def _names(self, places: Sequence[str]) -> list[str]:
-        """Run names that hold the value of each swept setting which the folder does not show yet."""
+        """Run names with the values of those swept settings that are not yet in the folder's name."""
         by_folder = (*places, "dataset", "configuration", "fold")
         suffix = "_".join(f"{key.replace('/', '.')}-${{{SWEPT}:{key}}}" for key in self.swept if key not in by_folder)
         given = self.values.get("run_name")
@@ -114,7 +114,7 @@ class Sweep:
 
 
 def read(name: str, overrides: Sequence[str], folders: Sequence[Path], multirun: bool) -> Sweep:
-    """What a command line sweeps over, composed. Of a sweeper other than Hydra's own, each value is looked at once."""
+    """Compose the jobs of a command line. For other sweepers than Hydra's own, each value is checked once."""
     parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
     parsed = {o.get_key_element(): o for o in parser.parse_overrides(list(overrides))}
     first = tuple(_first(o) if multirun else str(o.input_line) for o in parsed.values())
@@ -134,7 +134,7 @@ def read(name: str, overrides: Sequence[str], folders: Sequence[Path], multirun:
 
 
 def _texts(override: Override) -> Iterator[str]:
-    """``KEY=VALUE`` for every value of a sweep; of a continuous one for its start."""
+    """``KEY=VALUE`` for every value of a sweep; for a continuous one for its start."""
     key = override.get_key_element()
     if override.is_discrete_sweep():
         return (f"{key}={value}" for value in override.sweep_string_iterator())

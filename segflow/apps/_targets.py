@@ -1,4 +1,4 @@
-"""What a ``_target_`` takes, read from its source: nothing is imported, so that help and checks are quick."""
+"""Arguments of a ``_target_``, read from its source without importing it, so that help and checks are fast."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 from segflow.apps._docstrings import described
 
 LONGEST_CHAIN = 8
-"""Imports that are followed from one file to the next."""
+"""Number of imports that are followed from file to file."""
 
 _NAMES: dict[str, Any] = {
     **{kind.__name__: kind for kind in (int, float, str, bool, list, dict, tuple)},
@@ -23,7 +23,7 @@ _NAMES: dict[str, Any] = {
     "Sequence": collections.abc.Sequence, "Mapping": collections.abc.Mapping,
     "List": list, "Dict": dict, "Tuple": tuple,
 }  # fmt: skip
-"""What an annotation may be made of to be checked."""
+"""Types that can be checked in annotations."""
 
 _NOT_PLAIN = ("Tensor", "torch.Tensor", "Module", "nn.Module", "Callable")
 """What no YAML can hold: beside others in an annotation, it says nothing of plain values."""
@@ -36,10 +36,10 @@ class Parameter:
     """One argument of a target.
 
     Attributes:
-        annotation: As it is written; empty where it is not.
-        type: What a plain value must fit; None where that cannot be said.
-        default: As a plain value; `MISSING` where it has none, or none that is plain.
-        meaning: What its docstring says of it.
+        annotation: The annotation as written, or an empty text.
+        type: Type of plain values, or None if unknown.
+        default: Default as a plain value; `MISSING` if it has none or it is not plain.
+        meaning: Its text in the docstring.
     """
 
     annotation: str
@@ -54,20 +54,20 @@ class Target:
 
     Attributes:
         parameters: Its arguments, in order.
-        takes_any: Whether it takes other keywords too.
+        takes_any: It takes other keywords too.
     """
 
     parameters: Mapping[str, Parameter]
     takes_any: bool
 
     def options(self) -> list[str]:
-        """Arguments with a default: those without are given by the code that calls it, or by the YAML."""
+        """Arguments with a default. The calling code or the YAML gives the others."""
         return [name for name, parameter in self.parameters.items() if parameter.default is not MISSING]
 
 
 @cache
 def look(target: str) -> Target | None:
-    """What a target takes; None where its source is not found or not understood."""
+    """Arguments of a target; None if its source is not found or not understood."""
     found = _find(target, LONGEST_CHAIN)
     if found is None:
         return None
@@ -95,7 +95,7 @@ def _find(target: str, steps: int) -> tuple[ast.ClassDef | Function, str] | None
 
 
 def _statements(tree: ast.Module) -> Iterator[ast.stmt]:
-    """Statements of a module, those under ``if`` and ``try`` included."""
+    """Statements of a module, with those under ``if`` and ``try``."""
     waiting: list[ast.stmt] = list(tree.body)
     while waiting:
         node = waiting.pop(0)
@@ -123,7 +123,7 @@ def _tree(module: str) -> ast.Module | None:
 
 
 def _file(module: str) -> Path | None:
-    """The source of a module. Only the first name is looked up by Python, which imports a package above others."""
+    """The source file of a module. Python looks up only its first name, since it would import parent packages."""
     first, *inner = module.split(".")
     try:
         spec = importlib.util.find_spec(first)
@@ -186,7 +186,7 @@ def _parameter(annotation: ast.expr | None, default: ast.expr | None, meaning: s
 
 
 def _type(annotation: str) -> Any:
-    """The annotation as a type that plain values can be checked against, where it is made of such types alone."""
+    """The annotation as a type for checks of plain values, if it consists only of known types."""
     try:
         return _kind(ast.parse(annotation.strip("'\""), mode="eval").body)
     except (SyntaxError, KeyError, TypeError):
@@ -194,7 +194,7 @@ def _type(annotation: str) -> Any:
 
 
 def _kind(node: ast.expr) -> Any:
-    """What an expression of an annotation names; `KeyError` where that is none of `_NAMES`."""
+    """The type that an expression of an annotation names. Raises `KeyError` if it is not in `_NAMES`."""
     if isinstance(node, ast.Constant):
         return node.value
     if isinstance(node, ast.Tuple):

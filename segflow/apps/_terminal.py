@@ -1,4 +1,4 @@
-"""What a person sees: a bar on a terminal, plain lines elsewhere, and tables on stdout."""
+"""Output for the user: a progress bar on a terminal, plain lines elsewhere, and tables on stdout."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from segflow.execution.progress import Progress as Reporter
 from segflow.execution.progress import ProgressEvent
 
 LINE_EVERY_SECONDS = 15.0
-"""Elsewhere than on a terminal a stage says how far it is this often, and when it ends."""
+"""Seconds between progress lines if the output is not a terminal. A line also marks the end of a stage."""
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ def cases(count: int) -> str:
 
 @contextmanager
 def progress() -> Iterator[Reporter]:
-    """A function to report to while the block runs: it draws a bar on a terminal and logs lines elsewhere."""
+    """Yield a function that reports progress: it draws a bar on a terminal and logs lines elsewhere."""
     if sys.stderr.isatty():
         with _bars() as bars:
             yield _BarReporter(bars)
@@ -43,7 +43,7 @@ def _bars() -> Progress:
         MofNCompleteColumn(),
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[name]}", markup=False),  # a case may be called [1]
+        TextColumn("{task.fields[name]}", markup=False),  # a case may be named [1]
         console=Console(stderr=True),
     )
 
@@ -78,7 +78,7 @@ class _LineReporter:
 
 
 def _rate(done: int, started: float) -> str:
-    """How fast so many were done; what was there before does not count among them."""
+    """The rate of finished items as text. Items that were already done at the start do not count."""
     seconds = time.monotonic() - started
     if not done or seconds <= 0:
         return ""
@@ -86,7 +86,7 @@ def _rate(done: int, started: float) -> str:
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Print a table to stdout, never narrower than its content where stdout is no terminal."""
+    """Print a table to stdout. If that is not a terminal, the table is as wide as its content."""
     drawn = Table()
     for index, column in enumerate(columns):
         drawn.add_column(column, justify="left" if index == 0 else "right", no_wrap=not sys.stdout.isatty())
@@ -105,6 +105,6 @@ def _text(value: object) -> str:
 
 
 def say(text: str) -> None:
-    """A command's result on stdout, at once also where that is a file or a pipe."""
+    """Print a command's result to stdout, without delay also to files and pipes."""
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""The work of ``segflow train``. It loads torch and Lightning, so that ``train.py`` can answer without."""
+"""The work of ``segflow train``. It loads torch and Lightning, so that ``train.py`` need not."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """What became of a training.
+    """Result of ``segflow train``.
 
     Attributes:
-        result: How it ended.
-        summary: Scores of the validation cases; None where there are none.
-        labels: What is scored.
+        result: Result of the training.
+        summary: Scores of the validation cases, or None.
+        labels: The label definition of the scores.
     """
 
     result: TrainResult
@@ -57,13 +57,13 @@ class Trained:
 
     @property
     def value(self) -> float | None:
-        """What a sweep optimises: mean Dice of whole validation cases, or else of patches; higher is better."""
+        """The value that a sweep optimises: mean Dice of whole validation cases, else of patches. Higher is better."""
         if self.summary is not None:
             return float(self.summary.score)
         return self.result.metrics.get("val/dice_ema")
 
     def show(self, title: str) -> None:
-        """Print the scores, where there are any."""
+        """Print the scores, if there are any."""
         if self.summary is not None:
             evaluate.show(self.summary, self.labels, title)
 
@@ -71,7 +71,7 @@ class Trained:
 def train_inputs(settings: Train, inputs: Inputs) -> Trained:
     """Train a fold, then predict and score its validation cases."""
     tune_cpu()
-    if rank_zero_only.rank != 0:  # one process tells
+    if rank_zero_only.rank != 0:  # only one process reports
         logging.getLogger("segflow").setLevel(logging.ERROR)
     alone = inputs.folder.locked() if rank_zero_only.rank == 0 else nullcontext()
     previous = _previous_stage(settings, inputs)
@@ -99,7 +99,7 @@ def train_inputs(settings: Train, inputs: Inputs) -> Trained:
 def _validate(settings: Train, inputs: Inputs, previous: PreprocessedStore | None) -> Summary:
     folder, record = inputs.folder, inputs.record
     both = settings.inference.probabilities or settings.save_probabilities
-    # Again: another command may have replaced the arrays while this one trained.
+    # Checked again, since another command may have replaced the arrays during training.
     before = previous and PreprocessedStore(previous.folder)
     check_arrays_of_run(folder, record, inputs.store, inputs.preprocess, before)
     with _terminal.progress() as progress:
@@ -128,7 +128,7 @@ def _validate(settings: Train, inputs: Inputs, previous: PreprocessedStore | Non
 
 
 def _previous_stage(settings: Train, inputs: Inputs) -> PreprocessedStore | None:
-    """What the previous stage's folds predicted of their validation cases, complete for this fold."""
+    """Predictions of the previous stage's folds for their validation cases, complete for this fold."""
     record = inputs.record
     previous = record.plan.previous_stage
     if previous is None:
@@ -162,7 +162,7 @@ def training_parts(settings: Train, score_volumes: VolumeScorer | None = None) -
 
 
 def _write_configuration(inputs: Inputs) -> None:
-    """``.hydra/`` of the first start; from then on a run's folder belongs to one configuration."""
+    """Write ``.hydra/`` at the first start. From then on the folder belongs to one configuration."""
     if inputs.folder.record_file.is_file():
         return
     texts = {"config.yaml": dict(inputs.record.settings), "overrides.yaml": _invocation.overrides()}
@@ -173,7 +173,7 @@ def _write_configuration(inputs: Inputs) -> None:
 
 @contextmanager
 def _log_file(folder: Fold) -> Iterator[None]:
-    """Everything that is logged goes to the run's ``train.log`` too, an error with its traceback."""
+    """Copy all log messages to the fold's ``train.log``, errors with their traceback."""
     if rank_zero_only.rank != 0:
         yield
         return
@@ -192,7 +192,7 @@ def _log_file(folder: Fold) -> Iterator[None]:
 
 
 class _LogFile(logging.FileHandler):
-    """Says nothing of a full disk, once for each line: what matters is written elsewhere too, and speaks then."""
+    """A log file that does not report a full disk for each line, since other writers report it."""
 
     def handleError(self, record: logging.LogRecord) -> None:
         if not isinstance(sys.exc_info()[1], OSError):

@@ -1,4 +1,4 @@
-"""``segflow bundle``: runs ↔ model files, ours and nnU-Net v2's."""
+"""``segflow bundle``: runs ↔ model files of segflow and nnU-Net v2."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ USE = (
 
 @dataclass(kw_only=True, slots=True)
 class BundleSettings:
-    """A section of its own, since ``configuration=`` at the top chooses an option of the group of that name.
+    """Settings in a section, since a top-level ``configuration=`` chooses an option of the group of that name.
 
     Attributes:
-        configuration: Which of several models to import; null where there is one.
+        configuration: Model to import if there are several; null if there is one.
     """
 
     configuration: str | None = None
@@ -34,13 +34,13 @@ class Bundle(Command):
 
     Attributes:
         action: ``export`` or ``import``.
-        model: Run folder to export; bundle, or folder or zip of nnU-Net v2, to import.
+        model: Run folder to export; or bundle, or folder or zip of nnU-Net v2, to import.
         output: File or folder to write.
-        format: ``segflow``: one file of tensors and JSON; ``nnunet``: a folder, or a ``.zip``.
-        folds: ``all``, one, or a list.
+        format: ``segflow`` (one file of tensors and JSON) or ``nnunet`` (a folder, or a ``.zip``).
+        folds: ``all``, one fold, or a list.
         checkpoint: ``final``, ``best`` or ``last``.
         run_name: Name of imported runs.
-        bundle: Which model is meant.
+        bundle: Choice of the model.
     """
 
     SECTION: ClassVar = "bundle"

@@ -21,13 +21,13 @@ class Convert(Command):
     """Settings of ``segflow convert``.
 
     Attributes:
-        source: Folder of a task, or a CSV: case, one column for each channel (CT, T1, …), label.
-        kind: ``decathlon``, ``nnunet_v1``, ``csv``, or ``renumber`` (label values such as 0 and 255); ``auto`` sees
-            which.
-        dataset_id: Number of the new dataset; null takes the task's own.
-        name: Name of a CSV's dataset; null: the file's name.
-        labels: Labels of a CSV's dataset, ``{background: 0, liver: 1}``; null reads all label maps and counts.
-        regions_class_order: Order of a CSV's regions, where labels are regions such as ``tumour: [1, 2]``.
+        source: Folder of a task; or a CSV with columns case, one for each channel (CT, T1, …), and label.
+        kind: ``decathlon``, ``nnunet_v1``, ``csv``, or ``renumber`` (label values such as 0 and 255). ``auto`` detects
+            it.
+        dataset_id: Number of the new dataset; null takes the task's.
+        name: Name of a CSV's dataset; null takes the file's name.
+        labels: Labels of a CSV's dataset, ``{background: 0, liver: 1}``; null finds them in all label maps.
+        regions_class_order: Order of a CSV's regions, if labels are regions such as ``tumour: [1, 2]``.
     """
 
     source: Path | None = None
@@ -43,7 +43,7 @@ class Convert(Command):
 
 
 def run(settings: Convert) -> None:
-    """Convert one dataset and say where it lies."""
+    """Convert a dataset and print its folder."""
     if not settings.source:
         raise SegflowError("nothing to convert", fix=USE)
     if not settings.source.exists():
@@ -82,9 +82,9 @@ def convert(settings: Convert, source: Path, progress: Progress) -> Path:
 
 
 def kind_of(source: Path) -> str:
-    """A file is a list, and a dataset in today's layout can only be renumbered.
+    """The kind of a source. A file is a list, and a dataset in today's layout can only be renumbered.
 
-    Of the two kinds of tasks, nnU-Net v1's has one file for each channel, ``_0000`` and on.
+    Among tasks, those of nnU-Net v1 have one file per channel, from ``_0000`` on.
     """
     if source.is_file():
         return "csv"

@@ -1,4 +1,4 @@
-"""``segflow demo``: the whole job, end to end: plan, preprocess, train, predict, evaluate."""
+"""``segflow demo``: all steps from end to end: plan, preprocess, train, predict, evaluate."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Demo(train.Train, plan.Plan, preprocess.Preprocess):
 
 
 def run(settings: Demo) -> float | None:
-    """Run every command in turn; what is done already is skipped."""
+    """Run every command in turn. Finished steps are skipped."""
     started = time.monotonic()
     paths = settings.paths
     dataset = _datasets.announce(settings, "demo")

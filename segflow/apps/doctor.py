@@ -1,4 +1,4 @@
-"""``segflow doctor``: everything that is wrong with a raw dataset, all cases at once."""
+"""``segflow doctor``: all problems of a raw dataset at once."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Doctor(DatasetCommand):
 
 
 def run(settings: Doctor) -> None:
-    """Check, and list what was found; fails where there are errors."""
+    """Check the dataset and list its problems. The command fails if there are errors."""
     dataset = _datasets.announce(settings, "doctor")
     from segflow.execution.machine import processor_count
     from segflow.storage.case_files import discover
@@ -42,4 +42,4 @@ def run(settings: Doctor) -> None:
     _terminal.table(f"{raw}", ("severity", "case", "what", "what to do"), rows)
     errors = sum(p.severity == "error" for p in problems)
     if errors:
-        raise SegflowError(f"{'1 error' if errors == 1 else f'{errors} errors'} must be mended before planning")
+        raise SegflowError(f"{'1 error' if errors == 1 else f'{errors} errors'} must be corrected before planning")

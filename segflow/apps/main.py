@@ -1,4 +1,4 @@
-"""``segflow COMMAND [KEY=VALUE …]``: finds the command and hands it to the edge. Imports nothing heavy."""
+"""``segflow COMMAND [KEY=VALUE …]``: finds the command and starts it. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from segflow.apps._signals import told_in_one_line
 COMPLETION_FLAGS = {"-sc", "--shell-completion"}
 
 RANK_COMMAND = "SEGFLOW_COMMAND"
-"""Lightning starts the other ranks of a run with the same arguments but without the command; it is kept here."""
+"""Environment variable with the command, since Lightning starts other ranks with the arguments but without it."""
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of the console script."""
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):  # under ASCII or Latin-1, what cannot be shown becomes a question mark
+        if isinstance(stream, TextIOWrapper):  # characters that ASCII or Latin-1 cannot show become question marks
             stream.reconfigure(errors="replace")
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if int(os.environ.get("LOCAL_RANK", "0")) > 0 and RANK_COMMAND in os.environ:
@@ -29,9 +29,9 @@ def main(arguments: list[str] | None = None) -> None:
         return
     command, *rest = arguments
     os.environ[RANK_COMMAND] = command
-    # Threads of GNU OpenMP wait for each other by spinning. On a machine that others use too, one that has lost its
-    # core then keeps the others busy, and a training step takes much longer. A short spin costs a quiet machine a
-    # little, and a shared one far less. It is read when torch is loaded.
+    # Threads of GNU OpenMP spin while they wait for each other. On a shared machine a thread that has lost its core
+    # keeps the others spinning, and a training step takes much longer. A short spin costs little on a quiet machine
+    # and helps a lot on a shared one. The setting is read when torch is loaded.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     with told_in_one_line(command):
         from segflow.apps import _edge
@@ -40,7 +40,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _answered(arguments: list[str]) -> list[str]:
-    """What is left to do: nothing where the question was about segflow itself, which is answered here.
+    """The remaining arguments; empty if the question was about segflow itself and was answered here.
 
     Raises:
         SystemExit: There is no such command.

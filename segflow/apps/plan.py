@@ -21,10 +21,10 @@ class Plan(DatasetCommand):
 
     Attributes:
         planner: The planner's constants.
-        fold: How cases are split; which fold it is plays no part in planning.
-        from_fingerprint: Plan from this dataset_fingerprint.json without opening an image.
+        fold: How cases are split. The index of the fold is not used.
+        from_fingerprint: A dataset_fingerprint.json to plan from, without opening an image.
         clean: Measure the dataset again.
-        replace_splits: Make the folds anew; what was trained on the old ones is then void.
+        replace_splits: Make the folds again. Folds trained on the old ones are then void.
         processes: Cases at once; null uses all processors, 0 works in this process.
     """
 
@@ -39,7 +39,7 @@ class Plan(DatasetCommand):
 
 
 def run(settings: Plan) -> None:
-    """Plan, and print what was decided and why."""
+    """Plan, and print the decisions with their reasons."""
     same = _datasets.as_settings(_datasets.announce(settings, "plan"))
     report = plan(settings)
     show(report)
@@ -48,7 +48,7 @@ def run(settings: Plan) -> None:
 
 
 def plan(settings: Plan) -> PlanReport:
-    """Measure and plan; the dataset is made or fetched where it is not there."""
+    """Measure and plan. A missing dataset is made or downloaded, if its source says how."""
     from segflow.planning.plan_dataset import plan_dataset
 
     with _terminal.progress() as progress:
@@ -67,7 +67,7 @@ def plan(settings: Plan) -> PlanReport:
 
 
 def show(report: PlanReport) -> None:
-    """The table of configurations, and why each was or was not made."""
+    """Print the table of configurations, with the reason for each."""
     from segflow.planning.explain import TABLE_HEADER
 
     rows = [configuration.row() for configuration in report.configurations]

@@ -29,13 +29,13 @@ class Postprocess(Command):
 
     Attributes:
         action: ``choose`` finds steps on a cross-validation; ``apply`` applies chosen steps to a folder.
-        run: To choose: run folder whose folds' validation cases are taken together.
-        prediction: Folder of label maps; to choose, those of a cross-validation, in place of a run.
-        reference: Folder of reference label maps; null: those of the run's dataset.
+        run: Run folder to choose on, with the validation cases of all folds.
+        prediction: Folder of label maps to apply to; or, in place of ``run``, of a cross-validation to choose on.
+        reference: Folder of reference label maps; null takes those of the run's dataset.
         choice: The postprocessing.json to apply.
-        output: Folder for the result; to choose, null: that of the predictions.
+        output: Folder for the result; null, if choosing, takes that of the predictions.
         labels: A dataset.json, or its folder, that names the labels; null looks in and above the folders.
-        postprocessing: What may be tried.
+        postprocessing: Candidates to try.
     """
 
     SECTION: ClassVar = "postprocessing"
@@ -56,7 +56,7 @@ class Postprocess(Command):
 
 
 def run(settings: Postprocess) -> None:
-    """Do the one or the other."""
+    """Choose or apply."""
     if settings.action == "choose":
         _choose(settings)
     else:
@@ -73,7 +73,7 @@ def _choose(settings: Postprocess) -> None:
         prediction = needed(settings.prediction, "prediction", USE)
         reference = needed(settings.reference, "reference", USE)
     output = settings.output or prediction
-    if settings.output or not settings.run:  # in a run's folders nobody but segflow writes
+    if settings.output or not settings.run:  # only segflow writes into a run's folders
         StampedFolder(output).refuse_foreign({CHOICE_FILE: [output / CHOICE_FILE]})
     description = evaluate.description_beside(settings.labels, prediction, reference)
     with _terminal.progress() as progress:
@@ -97,11 +97,11 @@ def _choose(settings: Postprocess) -> None:
 
 
 def _crossval(settings: Postprocess, run: Path) -> tuple[Path, Path]:
-    """The label maps that the folds of a run predicted of their validation cases, brought together, and references."""
+    """Folders of a run's cross-validated label maps and of their references."""
     from segflow.storage.find_folds import find_folds
 
     reference = settings.reference or settings.paths.references(find_folds(run)[0].read_record().dataset.name)
-    from segflow.selection.crossval import accumulate_crossval  # slow: a run that is not there is said before
+    from segflow.selection.crossval import accumulate_crossval  # slow; a missing run is reported before
 
     with _terminal.progress() as progress:
         crossval = accumulate_crossval(run, reference, processes=settings.postprocessing.processes, progress=progress)
@@ -128,7 +128,7 @@ def apply(
     processes: int | None = None,
     own: bool = False,
 ) -> ApplyReport:
-    """Open the door that applies chosen steps, with what dataset.json says: the one given, or beside the label maps."""
+    """Apply chosen steps, with the given dataset.json or the one beside the label maps."""
     from segflow.postprocessing.apply_postprocessing import apply_postprocessing
 
     description = evaluate.description_beside(labels, prediction, prediction)

@@ -23,12 +23,12 @@ class Predict(Command):
     """Settings of ``segflow predict``.
 
     Attributes:
-        model: Run folder (of one fold, or of several), bundle, or model of nnU-Net v2.
+        model: Folder of a run or a fold, bundle, or model of nnU-Net v2.
         input: Folder of images, one image file, a list of them, or a CSV of cases.
         output: Folder for the label maps.
         inference: How the model is chosen and applied.
-        network: Only to be named where the run has a network of one's own.
-        previous_network: The network of the stage that a cascade builds on, where that is another:
+        network: The network; needed only for a user's own.
+        previous_network: The network of a cascade's previous stage, if it is another one:
             ``network@previous_network=mine``.
     """
 
@@ -44,7 +44,7 @@ class Predict(Command):
 
 
 def run(settings: Predict) -> None:
-    """Predict, and say what became of the cases."""
+    """Predict, and print the result."""
     for name in ("model", "input", "output"):
         needed(getattr(settings, name), name, USE)
     report = predict(settings)
@@ -55,7 +55,7 @@ def run(settings: Predict) -> None:
 
 
 def predict(settings: Predict, *, own: bool = False) -> PredictReport:
-    """Predict; ``own``: see `predict_cases`."""
+    """Predict; for ``own`` see `predict_cases`."""
     from segflow.inference.predict_cases import predict_cases  # slow: torch
     from segflow.network.cpu.allocation import tune_cpu
 

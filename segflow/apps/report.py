@@ -24,9 +24,9 @@ class Report(Command):
     """Settings of ``segflow report``.
 
     Attributes:
-        run: Run folder, of one fold or of several.
-        output: The page to write; null: report.html in the run folder.
-        channel: Channel of the images that the pictures show.
+        run: Folder of a run or a fold.
+        output: The page to write; null takes report.html in the run folder.
+        channel: Channel of the images to show.
     """
 
     PLACES: ClassVar = ("output", "run")
@@ -37,12 +37,12 @@ class Report(Command):
 
 
 def run(settings: Report) -> None:
-    """Write the page, and say where it lies."""
+    """Write the page, and print its path."""
     folder = needed(settings.run, "run", "Use: segflow report run=RUN_FOLDER")
     page = settings.output or folder / PAGE
     from segflow.storage.stamps import StampedFolder
 
-    if settings.output:  # in a run's folder nobody but segflow writes
+    if settings.output:  # only segflow writes into a run's folder
         StampedFolder(page.parent).refuse_foreign({page.name: [page]})
     write(folder, page, settings.paths, channel=settings.channel)
     _terminal.say(f"Written to {page}.")
@@ -61,19 +61,19 @@ def write(
     """Write the page of a run.
 
     Args:
-        folder: The run's folder, whose folds are reported together; or one fold's.
+        folder: Folder of a run, whose folds are reported together, or of a fold.
         page: The file to write.
-        paths: Where reference label maps and images lie.
-        raw: The raw dataset; None for that of its name.
-        tables: What to show above the scores.
+        paths: Folders with the reference label maps and images.
+        raw: The raw dataset; None finds it by its name.
+        tables: Tables to show above the scores.
         notes: Sentences to show under the title.
-        channel: Which of the images' channels is shown.
+        channel: Channel of the images to show.
     """
     from segflow.storage.find_folds import find_folds
 
     folds = find_folds(folder)
     record = folds[0].read_record()
-    from segflow.evaluation.summary import read_scores_of, table_rows  # slow: what is missing is said before
+    from segflow.evaluation.summary import read_scores_of, table_rows  # slow; a missing run is reported before
     from segflow.reporting.write_report import Table, write_report
     from segflow.selection.crossval import accumulate_crossval
     from segflow.storage.raw_dataset import resolve_dataset

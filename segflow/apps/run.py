@@ -41,7 +41,7 @@ class Run(training.Train, plan.Plan, preprocess.Preprocess, select.Select):
             raise SegflowError(
                 "segflow run trains each fold on one device",
                 found=f"trainer.devices={self.trainer.devices} trainer.num_nodes={self.trainer.num_nodes}",
-                fix="Train with segflow train -m, on as many as you like; segflow run takes over what is trained.",
+                fix="Train with segflow train -m, on as many as you like; segflow run uses trained folds.",
             )
         if not self.trainer.enable_checkpointing or self.trainer.more.get("fast_dev_run"):
             raise SegflowError(
@@ -51,7 +51,7 @@ class Run(training.Train, plan.Plan, preprocess.Preprocess, select.Select):
 
 
 def run(settings: Run) -> None:
-    """Run every command in turn; what is done already is skipped, so that the same command goes on after a stop.
+    """Run every command in turn. Finished steps are skipped, so the same command continues after a stop.
 
     Raises:
         CaseErrors: Some folds or cases failed; the others are done.
@@ -96,11 +96,11 @@ def run(settings: Run) -> None:
 
 
 def chosen_configurations(wanted: str | Sequence[str], plans: Plans) -> list[str]:
-    """Names of configurations, each behind the one whose predictions it builds on.
+    """Names of configurations, each after its previous stage.
 
     Args:
-        wanted: ``auto`` for all that the plans have, a name, or names.
-        plans: What was planned.
+        wanted: ``auto`` for all configurations of the plans, a name, or names.
+        plans: The plans.
 
     Raises:
         SegflowError: There is no configuration of a name.
@@ -122,8 +122,8 @@ def chosen_folds(wanted: str | int | Sequence[int], planned: PlanReport) -> list
     """Numbers of folds.
 
     Args:
-        wanted: ``all`` for all that the dataset was split into, a number, or numbers.
-        planned: With the splits.
+        wanted: ``all`` for all folds, a number, or numbers.
+        planned: Result of planning, with the splits.
 
     Raises:
         SegflowError: The dataset is too small to be split.
@@ -156,7 +156,7 @@ def train(settings: Run, names: Sequence[str], folds: Sequence[int]) -> list[Pat
                 result = training.train(replace(settings, configuration=configuration, fold=fold)).result
             except NoSpaceError:
                 raise
-            except Exception as error:  # whatever befell this fold, the others can be trained
+            except Exception as error:  # whatever happened to this fold, the others can be trained
                 logger.error("%s fold %d failed: %s", name, index, error, exc_info=logger.isEnabledFor(logging.DEBUG))
                 kind = "" if isinstance(error, SegflowError) else f"{type(error).__name__}: "
                 problems.append(f"{name} fold {index}: {kind}{error}")
@@ -165,12 +165,12 @@ def train(settings: Run, names: Sequence[str], folds: Sequence[int]) -> list[Pat
             if not result.finished:
                 problems.append(f"{name} fold {index}: stopped after epoch {result.epochs}")
     if problems:
-        raise CaseErrors("some folds are not trained", problems, "The same command goes on with them.")
+        raise CaseErrors("some folds are not trained", problems, "To train them, run the same command again.")
     return list(runs)
 
 
 def apply_selection(settings: Run, selection: Selection, images: Path, output: Path) -> Path:
-    """Predict with the chosen runs, average them where they are several, and postprocess.
+    """Predict with the chosen runs, average if there are several, and postprocess.
 
     Returns:
         Folder of the final label maps.
@@ -210,5 +210,5 @@ def apply_selection(settings: Run, selection: Selection, images: Path, output: P
 
 
 def _folder(candidate: Candidate) -> str:
-    """The candidate's name as one folder: another selection predicts into a folder of its own."""
+    """The candidate's name as a folder name, so that every selection predicts into its own folder."""
     return candidate.name.replace(" + ", "__").replace("/", "-")

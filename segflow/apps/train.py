@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from segflow.apps._training import Trained
 
 SHIPPED_NETWORK = "segflow.network.build.build_network"
-"""Prediction builds it unless told otherwise."""
+"""Target of the network that prediction builds by default."""
 
 
 @dataclass(kw_only=True)
@@ -27,24 +27,24 @@ class Train(DatasetCommand):
     """Settings of ``segflow train``.
 
     Attributes:
-        configuration: Which of the planned configurations.
-        fold: Which fold, and how the cases are divided.
+        configuration: The planned configuration.
+        fold: The fold, and how cases are divided.
         trainer: Lightning's trainer.
-        training: Everything else about the training itself.
-        network: The network; ``planned`` is what the plans describe.
+        training: All other settings of the training.
+        network: The network; ``planned`` is that of the plans.
         loss: The loss.
         optimizer: The optimizer.
-        schedule: How the learning rate changes from epoch to epoch.
-        sampling: How patches are chosen.
-        augmentation: How patches are changed.
-        inference: How validation cases are predicted.
-        logger: Where curves and pictures go beside the run's folder: name → logger.
-        callbacks: More of Lightning's callbacks: name → ``{_target_: …}``.
+        schedule: The learning rate over the epochs.
+        sampling: Choice of patches.
+        augmentation: Changes of patches.
+        inference: Prediction of validation cases.
+        logger: Loggers of curves and pictures: name → logger.
+        callbacks: Further Lightning callbacks: name → ``{_target_: …}``.
         plans: Name of the plans.
-        run_name: Part of the run's folder; runs with other settings need another name.
-        previous_run_name: The run that a cascade builds on; null: that of the same name.
-        validation: Whether the fold's whole validation cases are predicted and scored at the end.
-        save_probabilities: Keep their probabilities too, for ensembles.
+        run_name: Name of the run, a part of its folder. Runs with other settings need another name.
+        previous_run_name: Run of a cascade's previous stage; null takes that of the same name.
+        validation: Predict and score the fold's whole validation cases at the end.
+        save_probabilities: Keep the probabilities of validation cases, for ensembles.
     """
 
     PLACES: ClassVar = (
@@ -76,10 +76,10 @@ def run(settings: Train) -> float | None:
     """Train one fold, and print the scores of its validation cases.
 
     Returns:
-        What a sweep optimises, see `Trained.value`.
+        The value that a sweep optimises, see `Trained.value`.
     """
     if _invocation.is_sweep() and settings.trainer.devices not in (1, "1"):
-        _processes.run_alone("train")  # several ranks start this command line again: it must not be the sweep's
+        _processes.run_alone("train")  # ranks start this command line again, which must not be that of the sweep
         return None
     _datasets.announce(settings, "train")
     trained = train(settings)
@@ -88,19 +88,19 @@ def run(settings: Train) -> float | None:
     result = trained.result
     trained.show(f"Validation cases of {result.folder}")
     if not result.has_weights:
-        _terminal.say(f"Trained {result.epochs} epochs and kept no weights. Figures lie in {result.folder}.")
+        _terminal.say(f"Trained {result.epochs} epochs and kept no weights. Figures are in {result.folder}.")
         return trained.value
     if not result.finished:
-        _terminal.say(f"Stopped after {result.epochs} epochs. The same command goes on.")
-    _terminal.say(f"The run lies in {result.folder}. Next: {_predict_command(settings, result.folder)}")
+        _terminal.say(f"Stopped after {result.epochs} epochs. To continue, run the same command again.")
+    _terminal.say(f"The run is in {result.folder}. Next: {_predict_command(settings, result.folder)}")
     return trained.value
 
 
 def train(settings: Train) -> Trained:
-    """Train the fold that settings describe, then predict and score its validation cases.
+    """Train the fold of the settings, then predict and score its validation cases.
 
     Raises:
-        SegflowError: Plans or arrays are missing, which is said before torch is loaded; or a training failed.
+        SegflowError: Plans or arrays are missing, which is reported before torch is loaded; or the training failed.
     """
     from segflow.apps._inputs import read_inputs
 
@@ -111,7 +111,7 @@ def train(settings: Train) -> Trained:
 
 
 def _predict_command(settings: Train, folder: Path) -> str:
-    """What to type to predict, with the network where it is one of the user's own."""
+    """Command line that predicts, with the network if it is a user's own."""
     own = settings.network.target != SHIPPED_NETWORK
     named = [override for override in _invocation.overrides() if override.startswith("network")]
     words = [*_invocation.config_flags(), *named] if own else []

@@ -136,7 +136,7 @@ class TrainerSettings:
 DECIDED_HERE = {
     "logger": "Choose one with logger=csv, logger=tensorboard, …",
     "default_root_dir": "The run's folder follows from paths.outputs and run_name.",
-    "num_sanity_val_steps": "The first epoch's validation comes soon enough.",
-    "use_distributed_sampler": "The dataset shares its batches among processes itself.",
+    "num_sanity_val_steps": "The first epoch's validation is soon enough.",
+    "use_distributed_sampler": "The dataset divides its batches among processes.",
 }
 """Arguments of Lightning's Trainer that a run gives itself, and why."""

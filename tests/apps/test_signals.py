@@ -36,7 +36,7 @@ def test_a_signal_ends_a_command_with_one_line_and_the_code_of_a_shell(
         for kind, handler in before.items():
             signal.signal(kind, handler)
     assert caught.value.code == code
-    assert capsys.readouterr().err == f"segflow predict: ended by {name}; the same command goes on\n"
+    assert capsys.readouterr().err == f"segflow predict: ended by {name}; to continue, run the same command again\n"
     assert cleaned
 
 
