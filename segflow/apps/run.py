@@ -37,7 +37,7 @@ class Run(training.Train, plan.Plan, preprocess.Preprocess, select.Select):
     PLACES: ClassVar = training.Train.PLACES
 
     def __post_init__(self) -> None:
-        if self.trainer.devices not in (1, "1") or self.trainer.num_nodes != 1:
+        if not self.trainer.is_one_process:
             raise SegflowError(
                 "segflow run trains each fold on one device",
                 found=f"trainer.devices={self.trainer.devices} trainer.num_nodes={self.trainer.num_nodes}",

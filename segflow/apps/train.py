@@ -78,7 +78,7 @@ def run(settings: Train) -> float | None:
     Returns:
         The value that a sweep optimises, see `Trained.value`.
     """
-    if _invocation.is_sweep() and settings.trainer.devices not in (1, "1"):
+    if _invocation.is_sweep() and not settings.trainer.is_one_process:
         _processes.run_alone("train")  # ranks start this command line again, which must not be that of the sweep
         return None
     _datasets.announce(settings, "train")

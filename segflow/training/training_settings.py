@@ -132,6 +132,12 @@ class TrainerSettings:
             name, why = next(iter(decided.items()))
             raise SegflowError(f"'trainer.{name}' is not to be set", fix=why)
 
+    @property
+    def is_one_process(self) -> bool:
+        """Whether one process trains, on one device; ``auto`` and -1 may mean several."""
+        one = self.devices in (1, "1") or (isinstance(self.devices, list) and len(self.devices) == 1)
+        return one and self.num_nodes == 1
+
 
 DECIDED_HERE = {
     "logger": "Choose one with logger=csv, logger=tensorboard, …",
