@@ -1,4 +1,4 @@
-"""What may stand next in a command line: commands, groups, settings, values, and what lies on the disk."""
+"""Candidates for the next word of a command line: commands, groups, settings, values, and files."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from segflow.apps._purposes import COMMANDS
 from segflow.storage.file_names import DESCRIPTION_FILE, FOLD_PREFIX, SPLITS_FILE
 
 MOST_RUNS = 200
-"""Folders of runs that are offered at once."""
+"""Largest number of run folders that are offered."""
 
 _ENVIRONMENT = re.compile(r"\$\{oc\.env:(\w+)(?:,([^${}]*))?\}")
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A word that may be meant.
+    """A possible word.
 
     Attributes:
         text: The whole word, unquoted.
-        whole: Whether the word ends here, rather than going on behind ``=``, ``.`` or ``/``.
-        meaning: What it does, for shells that show it.
+        whole: Whether the word is complete. Otherwise it continues after ``=``, ``.`` or ``/``.
+        meaning: Its meaning, for shells that show it.
     """
 
     text: str
@@ -42,7 +42,7 @@ def candidates(words: Sequence[str], current: str) -> list[Candidate]:
 
     Args:
         words: Complete words between ``segflow`` and the current one.
-        current: What was typed of the current one.
+        current: The typed part of the current word.
     """
     found = _command_words(words) if not words or words[0] == "help" else _Words(list(words), current).found()
     unique = {candidate.text: candidate for candidate in found if candidate.text.startswith(current)}
@@ -59,11 +59,11 @@ def _command_words(words: Sequence[str]) -> Iterator[Candidate]:
 
 
 class _Words:
-    """A command line under way.
+    """A command line that is being typed.
 
     Args:
-        words: The command and the complete words behind it.
-        current: What was typed of the current word.
+        words: The command and the complete words after it.
+        current: The typed part of the current word.
     """
 
     def __init__(self, words: list[str], current: str) -> None:
@@ -116,7 +116,7 @@ class _Words:
             yield Candidate(f"{mark}{name[: below + 1] if below >= 0 else name + ends}", whole=False)
 
     def _values(self, key: str, value: str) -> Iterator[Candidate]:
-        """Values of a setting; behind a comma or a bracket, those of the next element."""
+        """Values of a setting. After a comma or a bracket, values of the next element."""
         plain = key.lstrip("+~").partition("@")[0]
         section = _catalogue.section(self.command)
         plain = f"{section}.{plain}" if f"{section}.{plain}" in self.values and plain not in self.values else plain
@@ -166,7 +166,7 @@ class _Words:
     # ------------------------------------------------------------------------------------------- on the disk
 
     def _root(self, name: str) -> Path:
-        """``paths.NAME`` as this command line and the environment have it."""
+        """The value of ``paths.NAME`` from this command line and the environment."""
         text = str(self.given.get(f"paths.{name}") or self.values.get(f"paths.{name}") or "")
         while match := _ENVIRONMENT.search(text):
             text = text.replace(match[0], os.environ.get(match[1]) or match[2] or "")
@@ -177,7 +177,7 @@ class _Words:
         return sorted({child.name for child in found if (child / DESCRIPTION_FILE).is_file()})
 
     def _dataset(self) -> str:
-        """Name of the dataset that the line is about; empty where none is named and there are several."""
+        """Name of the line's dataset; empty if none is named and there are several."""
         if path := self.given.get("dataset.path"):
             return Path(path).expanduser().name
         names = self._dataset_names()
@@ -203,13 +203,13 @@ class _Words:
         return [str(fold) for fold in range(len(splits))]
 
     def _runs(self) -> list[Path]:
-        """Folders of trained runs, below the place for outputs."""
+        """Folders of trained runs below ``paths.outputs``."""
         found = dict.fromkeys(fold.parent for fold in _files_in(self._outputs(), f"*/*/*/{FOLD_PREFIX}*"))
         return list(found)[:MOST_RUNS]
 
 
 def _json(file: Path) -> Mapping[str, Any]:
-    """A JSON file's content; that of a list stands under the empty name, and that of no file is empty."""
+    """Content of a JSON file. A list is given under the empty name, and a missing file is empty."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -218,14 +218,14 @@ def _json(file: Path) -> Mapping[str, Any]:
 
 
 def _files_in(folder: Path, pattern: str) -> list[Path]:
-    """What lies in a folder; the last part of it may be ``*``."""
+    """Files in a folder; the last part of the pattern may be ``*``."""
     if folder.name == "*":
         folder, pattern = folder.parent, f"*/{pattern}"
     return sorted(folder.glob(pattern)) if folder.is_dir() else []
 
 
 def _files(head: str, typed: str) -> Iterator[Candidate]:
-    """Files and folders whose paths begin as typed, hidden ones only where a dot asks for them."""
+    """Files and folders whose paths begin as typed. Hidden ones are only offered after a dot."""
     folder, slash, start = typed.rpartition("/")
     place = Path(f"{folder}{slash}" or ".").expanduser()
     for child in sorted(place.iterdir()) if place.is_dir() else []:

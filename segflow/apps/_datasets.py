@@ -1,4 +1,4 @@
-"""From ``dataset=…`` to a folder in raw layout: found, made, converted or downloaded."""
+"""The folder of ``dataset=…`` in raw layout: found, made, converted or downloaded."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from segflow.storage.file_names import DESCRIPTION_FILE, FINGERPRINT_FILE, REFER
 HIPPOCAMPUS_URL = "https://msd-for-monai.s3-us-west-2.amazonaws.com/Task04_Hippocampus.tar"
 HIPPOCAMPUS_HASH = "md5:9d24dba78a72977dbd1d2e110310f31b"
 OWN_NAMES = {"phantom": "Dataset001_Phantom", "hippocampus": "Dataset004_Hippocampus"}
-"""Source → name of the dataset that the option of that name ships."""
+"""Source → name of its dataset."""
 MAKERS = ("plan", "run")
-"""Commands that make the phantom where nothing else can be meant; their first line says so."""
+"""Commands that take the phantom if nothing else can be meant. Their first line says so."""
 
 logger = logging.getLogger(__name__)
 
 
 def announce(settings: DatasetCommand, command: str) -> DatasetSettings:
-    """Say which dataset a command works on, as the first line of its output.
+    """Print the dataset of a command as the first line of its output.
 
     Raises:
-        SegflowError: None was named, and the phantom is not plainly meant.
+        SegflowError: No dataset was named, and the phantom is not clearly meant.
     """
     dataset, paths = settings.dataset, settings.paths
     if command != "demo" and not is_named(dataset):
@@ -43,13 +43,13 @@ def announce(settings: DatasetCommand, command: str) -> DatasetSettings:
 
 
 def is_named(dataset: DatasetSettings) -> bool:
-    """Whether a person or a file of a person's said which dataset, rather than the shipped default."""
+    """Whether the user or a user's file named the dataset."""
     own = dataset.source == "phantom" and dataset.name == OWN_NAMES["phantom"] and not dataset.path
     return not own or any(re.match(r"[+]*dataset[=.@]", override) for override in _invocation.overrides())
 
 
 def _check_unnamed(phantom: DatasetSettings, paths: PathSettings, command: str) -> None:
-    """Refuse to take the phantom for a dataset that was forgotten."""
+    """Refuse the phantom if another dataset was probably forgotten."""
     problem, own = "which dataset? None was named", "dataset=phantom is the one that segflow makes itself."
     current = Path.cwd()
     for folder in (current, *list(current.parents)[:2]):
@@ -71,7 +71,7 @@ def _check_unnamed(phantom: DatasetSettings, paths: PathSettings, command: str) 
 
 
 def _is_dataset(folder: Path) -> bool:
-    """Whether a folder holds a dataset: raw, planned, or a task of the decathlon."""
+    """Whether a folder is a dataset: raw, planned, or a task of the decathlon."""
     beside = ("imagesTr", "labelsTr", REFERENCES_FOLDER, FINGERPRINT_FILE)
     return (folder / DESCRIPTION_FILE).is_file() and any((folder / name).exists() for name in beside)
 
@@ -82,13 +82,13 @@ def raw_folder(
     """The dataset's folder.
 
     Args:
-        dataset: Which one.
-        paths: Where datasets lie.
-        make: Whether it may be made, fetched or converted where it is not there yet and its source says how.
-        progress: Told of cases that are converted.
+        dataset: The dataset.
+        paths: The folders.
+        make: If it is missing, make, download or convert it, as its source says.
+        progress: Called after each converted case.
 
     Raises:
-        SegflowError: The folder does not exist, or it could not be fetched.
+        SegflowError: The folder does not exist, or the download failed.
     """
     from segflow.storage.raw_dataset import resolve_dataset
 
@@ -118,7 +118,7 @@ def raw_folder(
 
 
 def present_raw_folder(dataset: DatasetSettings, paths: PathSettings) -> Path | None:
-    """The dataset's folder where it is at hand; nothing is made or fetched. A machine that trains need not have it."""
+    """The dataset's folder if it exists; nothing is made or downloaded. A machine that trains need not have it."""
     from segflow.storage.raw_dataset import resolve_dataset
 
     root = paths.raw
@@ -157,7 +157,7 @@ def _converted(task: Path, root: Path, progress: Progress) -> Path:
 
 
 def _downloaded(root: Path) -> Path:
-    """The decathlon's Task04, fetched with its checksum into ``root/.downloads``."""
+    """Download the decathlon's Task04 into ``root/.downloads`` and check its digest."""
     import pooch
 
     cache = root / ".downloads"
@@ -166,7 +166,7 @@ def _downloaded(root: Path) -> Path:
         return task
     try:
         archive = pooch.retrieve(HIPPOCAMPUS_URL, HIPPOCAMPUS_HASH, path=cache, progressbar=True)
-    except Exception as error:  # pooch passes on whatever the transport raises
+    except Exception as error:  # pooch passes on any error of the transport
         raise SegflowError(
             f"cannot download {HIPPOCAMPUS_URL}: {type(error).__name__}: {error}",
             fix=f"Without a network, give a copy: dataset.path=FOLDER, or unpack it into {cache}.",
@@ -179,7 +179,7 @@ def _downloaded(root: Path) -> Path:
 
 
 def folder_name(dataset: DatasetSettings, paths: PathSettings) -> str:
-    """Name of the dataset's folders, found without making or fetching anything."""
+    """Name of the dataset's folders, without making or downloading anything."""
     from segflow.storage.raw_dataset import resolve_dataset
 
     if dataset.path:
@@ -195,7 +195,7 @@ def folder_name(dataset: DatasetSettings, paths: PathSettings) -> str:
 
 
 def as_settings(dataset: DatasetSettings) -> dict[str, object]:
-    """What names this dataset on a command line."""
+    """Settings that name this dataset on a command line."""
     name: dict[str, object] = {"dataset__name": dataset.name}
     if dataset.path:
         return {"dataset__path": dataset.path}
@@ -207,10 +207,10 @@ def as_settings(dataset: DatasetSettings) -> dict[str, object]:
 
 
 def preprocessed_folder(raw: Path, paths: PathSettings) -> Path:
-    """Where the plans and arrays of a raw dataset lie.
+    """Folder of the plans and arrays of a raw dataset.
 
     Raises:
-        SegflowError: That is the raw dataset itself, whose dataset.json would be replaced.
+        SegflowError: It is the raw dataset itself, whose dataset.json would be replaced.
     """
     folder = paths.preprocessed / raw.resolve().name
     if folder.resolve() == raw.resolve():

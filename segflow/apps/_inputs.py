@@ -1,4 +1,4 @@
-"""What a training starts from: plans, arrays, the fold's cases, and where the run goes."""
+"""The input of a training: plans, arrays, the fold's cases, and the fold's folder."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """What a training starts from.
+    """The input of a training.
 
     Attributes:
         prepared: The plans and arrays.
-        record: What is to be trained.
-        folder: Where the run goes.
+        record: Record of the fold to train.
+        folder: The fold's folder.
         preprocess: The command that makes the arrays.
     """
 
@@ -53,16 +53,16 @@ class Inputs:
 
     @property
     def next_stages(self) -> dict[str, PreprocessedStore]:
-        """Preprocessed cases of the configurations that build on this one, as far as there are any."""
+        """Preprocessed cases of the cascades that build on this configuration, if they exist."""
         stores = {name: self.store_of(name) for name in self.record.plan.next_stages}
         return {name: store for name, store in stores.items() if store.folder.is_dir()}
 
 
 def read_inputs(settings: Train) -> Inputs:
-    """Read what the settings of a training name.
+    """Read the input of a training from its settings.
 
     Raises:
-        SegflowError: Plans or arrays are missing, or do not have what is asked for; says which command makes them.
+        SegflowError: Plans or arrays are missing or do not fit the settings. The error says which command makes them.
     """
     from segflow.apps.train import Train
 
@@ -77,7 +77,7 @@ def read_inputs(settings: Train) -> Inputs:
         configuration,
         patch_size=settings.configuration.patch_size,
         batch_size=settings.configuration.batch_size,
-        norm=settings.network.settings.get("norm"),  # a setting of the network that prediction must know of
+        norm=settings.network.settings.get("norm"),  # a setting of the network that prediction needs
     )
     preprocess = command_line("preprocess", **same, plans=settings.plans, configurations=[configuration])
     cases = prepared.arrays(plans.configuration(configuration)).case_ids()
@@ -91,7 +91,7 @@ def read_inputs(settings: Train) -> Inputs:
         fold=fold.index,
         train_cases=split.train,
         val_cases=split.val,
-        mirror_axes=(),  # the augmentation says them when training starts
+        mirror_axes=(),  # training takes them from the augmentation
         settings=_settings.plain(settings, Train),
     )
     run = Run.at(paths.outputs / name / settings.plans, configuration, settings.run_name)

@@ -1,4 +1,4 @@
-"""Settings that several commands share. Each command's own record stands in its file and derives from these."""
+"""Settings that several commands share. The record of each command is in its file and derives from these."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SOURCES = ("raw", "phantom", "hippocampus")
 
 @dataclass(kw_only=True, slots=True)
 class PathSettings:
-    """Where datasets and runs lie.
+    """Folders of datasets and runs.
 
     Attributes:
         raw: Folder of raw datasets; by default ``$SEGFLOW_RAW``, ``$nnUNet_raw``, or ``data/raw``.
@@ -33,23 +33,23 @@ class PathSettings:
     outputs: Path = field(default_factory=lambda: _place("outputs", "SEGFLOW_OUTPUTS"))
 
     def references(self, dataset: str) -> Path:
-        """Where the reference label maps of a planned dataset lie."""
+        """Folder of the reference label maps of a planned dataset."""
         return self.preprocessed / dataset / REFERENCES_FOLDER
 
 
 def _place(otherwise: str, *variables: str) -> Path:
-    """The folder that the first variable which is set names. The home folder is written out, as in settings."""
+    """The folder in the first of the variables that is set, with the home folder expanded, as in settings."""
     return Path(next((os.environ[name] for name in variables if name in os.environ), otherwise)).expanduser()
 
 
 @dataclass(kw_only=True, slots=True)
 class DatasetSettings:
-    """Which dataset, and where it comes from.
+    """The dataset.
 
     Attributes:
         name: Name of its folder in ``paths.raw``, or its number.
-        path: Folder of a raw dataset; where it is given it wins over name and source.
-        source: ``raw``: a folder of ``paths.raw``; ``phantom``: made where it is missing; ``hippocampus``: downloaded.
+        path: Folder of a raw dataset. It takes precedence over name and source.
+        source: ``raw`` is a folder in ``paths.raw``; ``phantom`` is made and ``hippocampus`` downloaded if missing.
     """
 
     name: str = ""
@@ -65,10 +65,10 @@ class DatasetSettings:
 
 @dataclass(kw_only=True, slots=True)
 class FoldSettings(SplitSettings):
-    """Which fold, and how the cases are divided.
+    """The fold, and how cases are divided.
 
     Attributes:
-        index: Number of the fold, or ``all``: every case trains and validates. `segflow run` takes a list too.
+        index: Number of the fold, or ``all``, in which all cases train and validate. `segflow run` also takes a list.
     """
 
     index: int | str | list[int] = 0
@@ -76,10 +76,10 @@ class FoldSettings(SplitSettings):
 
 @dataclass(kw_only=True, slots=True)
 class ConfigurationSettings:
-    """Which of the planned configurations, and what replaces its values.
+    """A planned configuration, and values that replace the planned ones.
 
     Attributes:
-        name: ``2d``, ``3d_fullres``, …; `segflow run` takes ``auto`` or a list of names too.
+        name: Name such as ``2d`` or ``3d_fullres``. `segflow run` also takes ``auto`` or a list of names.
         batch_size: Samples of a training step; null keeps the plan's value.
         patch_size: Voxels of a training patch along the plan's axes; null keeps the plan's value.
     """
@@ -91,17 +91,17 @@ class ConfigurationSettings:
 
 @dataclass(kw_only=True)
 class Command:
-    """What every command has.
+    """Settings of every command.
 
     Attributes:
-        paths: Where datasets and runs lie.
-        verbose: Whether every step is logged.
+        paths: Folders of datasets and runs.
+        verbose: Log every step.
     """
 
     SECTION: ClassVar[str] = ""
     """The section whose settings may be given without its name, as in ``segflow predict part=0/4``."""
     PLACES: ClassVar[Sequence[str]] = ()
-    """Settings that say where results go: jobs of a sweep that agree in all of them would share them."""
+    """Settings for the place of results. Jobs of a sweep with equal values would share a place."""
 
     paths: PathSettings = field(default_factory=PathSettings)
     verbose: bool = False
@@ -109,17 +109,17 @@ class Command:
 
 @dataclass(kw_only=True)
 class DatasetCommand(Command):
-    """What every command has that works on a dataset.
+    """Settings of every command that works on a dataset.
 
     Attributes:
-        dataset: Which dataset.
+        dataset: The dataset.
     """
 
     dataset: DatasetSettings
 
 
 def needed(value: Any, name: str, use: str) -> Any:
-    """A setting that a command cannot do without.
+    """The value of a required setting.
 
     Raises:
         SegflowError: It was not given.

@@ -235,12 +235,12 @@ def _fitted_entry(kind: Any, value: Any, where: str) -> Any:
 
 
 def nearest(wanted: str, known: Sequence[str], beside: Sequence[str] = ()) -> str:
-    """``Did you mean 'x'?``, or nothing.
+    """``Did you mean 'x'?``, or an empty text.
 
     Args:
-        wanted: What came.
-        known: What there is; one of the same name in another section is found first.
-        beside: What stands in the same section, and is meant before anything else that is near.
+        wanted: The key that came.
+        known: All known keys. A key of the same name in another section is preferred to a similar one.
+        beside: Known keys of the same section. A similar one among them is preferred to all others.
     """
     name = wanted.rpartition(".")[2]
     same = [key for key in known if key.endswith(f".{name}") or key == name]

@@ -26,7 +26,7 @@ _NAMES: dict[str, Any] = {
 """Types that can be checked in annotations."""
 
 _NOT_PLAIN = ("Tensor", "torch.Tensor", "Module", "nn.Module", "Callable")
-"""What no YAML can hold: beside others in an annotation, it says nothing of plain values."""
+"""Types that YAML cannot hold. In a union they do not restrict plain values."""
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 

@@ -23,8 +23,8 @@ class Ensemble(Command):
     Attributes:
         members: Folders of predictions that were made with inference.probabilities=true.
         output: Folder for the label maps.
-        weights: One for each member; null for equal weights.
-        resume: Skip cases that are done.
+        weights: One weight for each member; null takes equal weights.
+        resume: Skip finished cases.
     """
 
     PLACES: ClassVar = ("output",)
@@ -36,7 +36,7 @@ class Ensemble(Command):
 
 
 def run(settings: Ensemble) -> None:
-    """Average the members, and say what became of the cases."""
+    """Average the members, and print the result."""
     if not settings.members or not settings.output:
         raise SegflowError(
             "members= and output= are needed", fix="Use: segflow ensemble members=[DIR,DIR] output=DIR weights=[2,1]"
@@ -52,12 +52,12 @@ def run(settings: Ensemble) -> None:
 
 
 def average(members: Sequence[Path], output: Path, settings: EnsembleSettings, *, own: bool = False) -> PredictReport:
-    """Average, with labels and reader as the first member was predicted; ``own``: see `ensemble_cases`."""
+    """Average members with the labels and reader of the first one; for ``own`` see `ensemble_cases`."""
     from segflow.storage.predictions import read_descriptions
 
     made_by = "Predict it with inference.probabilities=true."
     description, plans = read_descriptions(members[0], made_by)
-    from segflow.inference.ensemble_cases import ensemble_cases  # slow: what is missing is said before
+    from segflow.inference.ensemble_cases import ensemble_cases  # slow; missing settings are reported before
 
     with _terminal.progress() as progress:
         return ensemble_cases(

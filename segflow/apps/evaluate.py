@@ -29,8 +29,8 @@ class Evaluate(Command):
         prediction: Folder of label maps.
         reference: Folder of reference label maps.
         labels: A dataset.json, or its folder, that names the labels; null looks in and above the two folders.
-        output: Folder for summary.json and metrics.csv; null: that of the predictions.
-        evaluation: Which scores, and how.
+        output: Folder for summary.json and metrics.csv; null takes that of the predictions.
+        evaluation: Scores to compute, and how.
     """
 
     SECTION: ClassVar = "evaluation"
@@ -71,7 +71,7 @@ def run(settings: Evaluate) -> None:
 
 
 def show(summary: Summary, labels: Labels, title: str) -> None:
-    """The table of scores, one row for each label or region."""
+    """Print the table of scores, one row for each label or region."""
     from segflow.evaluation.summary import table_rows
 
     header, *rows = table_rows(summary, labels)
@@ -79,7 +79,7 @@ def show(summary: Summary, labels: Labels, title: str) -> None:
 
 
 def description_beside(given: Path | None, prediction: Path, reference: Path) -> DatasetDescription:
-    """The dataset.json that names the labels: the one given, or one beside the label maps."""
+    """The dataset.json that names the labels: the given one, or one beside the label maps."""
     from segflow.storage.dataset_json import read_dataset_json
 
     candidates = []
@@ -92,7 +92,7 @@ def description_beside(given: Path | None, prediction: Path, reference: Path) ->
         if given:
             raise SegflowError(f"there is no {file}", expected="a dataset.json that names the labels")
     raise SegflowError(
-        "nothing says what the labels mean",
+        "no dataset.json names the labels",
         expected="a dataset.json in or above the folder of references or predictions",
         fix="Name it: labels=/data/Dataset042_X/dataset.json",
     )

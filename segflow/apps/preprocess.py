@@ -33,7 +33,7 @@ class Preprocess(DatasetCommand):
 
 
 def run(settings: Preprocess) -> None:
-    """Preprocess, and say what was done."""
+    """Preprocess, and print the result."""
     same = _datasets.as_settings(_datasets.announce(settings, "preprocess"))
     report = preprocess(settings)
     following = command_line("train", **same, plans=settings.plans, fold=0)
@@ -41,7 +41,7 @@ def run(settings: Preprocess) -> None:
 
 
 def preprocess(settings: Preprocess) -> PreprocessReport:
-    """Make the arrays.
+    """Make the arrays of configurations.
 
     Raises:
         CaseErrors: Some cases failed; the others are done.
@@ -53,7 +53,7 @@ def preprocess(settings: Preprocess) -> PreprocessReport:
         folder = _datasets.preprocessed_folder(raw, settings.paths)
         first = command_line("plan", **_datasets.as_settings(settings.dataset))
         plans = PreparedDataset(folder).read_plans(settings.plans, f"Plan first: {first}")
-        from segflow.preprocessing.preprocess_dataset import preprocess_dataset  # slow: what is missing is said before
+        from segflow.preprocessing.preprocess_dataset import preprocess_dataset  # slow; missing plans are told before
 
         asked = settings.configurations or list(plans.configurations)
         names = [asked] if isinstance(asked, str) else asked

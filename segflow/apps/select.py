@@ -20,8 +20,8 @@ class Select(DatasetCommand):
     """Settings of ``segflow select``.
 
     Attributes:
-        runs: Folders of runs to compare; null takes every run of the dataset.
-        selection: What is compared, and how.
+        runs: Folders of runs to compare; null takes all runs of the dataset.
+        selection: Candidates and their comparison.
     """
 
     SECTION: ClassVar = "selection"
@@ -43,9 +43,9 @@ def run(settings: Select) -> None:
         name = _datasets.folder_name(_datasets.announce(settings, "select"), paths)
     output = paths.outputs / name
     from segflow.selection.select_configuration import SELECTION_FILE
-    from segflow.storage.runs import Run, find_runs  # slow: what is missing is said before
+    from segflow.storage.runs import Run, find_runs  # slow; missing settings are reported before
 
-    if not runs:  # imported and interrupted runs have nothing to be compared by
+    if not runs:  # imported and interrupted runs have no scores to compare
         runs = [run for run in find_runs(output) if Run(run).validated_folds()]
     selection = select(settings, runs, paths.references(name), output)
     show(selection)
@@ -63,7 +63,7 @@ def select(settings: Select, runs: Sequence[Path], reference: Path, output: Path
 
 
 def show(selection: Selection) -> None:
-    """The ranking, and what a person should know about it."""
+    """Print the ranking and its remarks."""
     from segflow.selection.table import selection_rows
 
     header, *rows = selection_rows(selection)
