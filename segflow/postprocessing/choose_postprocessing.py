@@ -14,7 +14,7 @@ from segflow.core.labels import LabelKey, Labels
 from segflow.core.metrics import mean_of_defined
 from segflow.core.postprocessing import PostprocessingChoice, PostprocessingStep, PostprocessingTrial
 from segflow.evaluation.evaluate_cases import BYTES_PER_VOXEL
-from segflow.evaluation.label_pairs import find_pairs, inputs_of, worker_count
+from segflow.evaluation.label_pairs import LabelPair, find_pairs, inputs_of, worker_count
 from segflow.evaluation.undeclared import warn_of_undeclared
 from segflow.execution.gathering import gather
 from segflow.execution.jobs import Job
@@ -24,7 +24,7 @@ from segflow.execution.progress import Progress, silent
 from segflow.postprocessing.held_case import HeldCase, hold_case, try_steps
 from segflow.postprocessing.postprocess_settings import PostprocessSettings
 from segflow.storage.file_stamps import Origin
-from segflow.storage.images import reader_of, voxels_of
+from segflow.storage.images import ImageIO, reader_of, voxels_of
 from segflow.storage.json_files import write_json
 from segflow.storage.stamps import StampedFolder
 
@@ -70,9 +70,15 @@ def choose_postprocessing(
     stamped = None if output is None else StampedFolder(output)
     if stamped is not None:
         stamped.discard(CHOICE_FILE)
-    origin = _origin(prediction, reference, labels, settings, file_ending)
+    pairs, missing = find_pairs(prediction, reference, file_ending)
+    problems = [text for case_id, text in missing.items() if not (reference / (case_id + file_ending)).is_file()]
+    if unused := len(missing) - len(problems):
+        total = len(pairs) + unused
+        log.warning("postprocessing is chosen on %d of %d cases; it should see all training cases", len(pairs), total)
+    origin = _origin(pairs, labels, settings)
     inputs = {} if stamped is None else origin.stamp_inputs(unreadable_too=True)
-    cases, processes = _hold_cases(prediction, reference, labels, settings, file_ending, reader, progress)
+    images = reader_of((pair.reference for pair in pairs), file_ending, reader)
+    cases, processes = _hold_cases(pairs, images, labels, settings, problems, progress)
     choice = _Search(cases, labels, settings, processes).run()
     if stamped is not None:
         with stamped.written(CHOICE_FILE, origin, inputs) as place:
@@ -80,34 +86,26 @@ def choose_postprocessing(
     return choice
 
 
-def _origin(
-    prediction: Path, reference: Path, labels: Labels, settings: PostprocessSettings, file_ending: str
-) -> Origin:
+def _origin(pairs: Sequence[LabelPair], labels: Labels, settings: PostprocessSettings) -> Origin:
     """Origin of a choice, for its stamp."""
     tried = asdict(settings)
     del tried["processes"]
-    pairs, _ = find_pairs(prediction, reference, file_ending)
     return Origin("choose", 1, {**tried, "labels": labels.to_json()}, inputs_of(pairs))
 
 
 def _hold_cases(
-    prediction: Path,
-    reference: Path,
+    pairs: Sequence[LabelPair],
+    images: ImageIO,
     labels: Labels,
     settings: PostprocessSettings,
-    file_ending: str,
-    reader: str | None,
+    problems: Sequence[str],
     progress: Progress,
 ) -> tuple[list[HeldCase], int]:
-    pairs, missing = find_pairs(prediction, reference, file_ending)
-    problems = [text for case_id, text in missing.items() if not (reference / (case_id + file_ending)).is_file()]
-    if len(missing) > len(problems):
-        log.warning(
-            "postprocessing is chosen on %d of %d cases; it should see all training cases",
-            len(pairs),
-            len(pairs) + len(missing) - len(problems),
-        )
-    images = reader_of((pair.reference for pair in pairs), file_ending, reader)
+    """The cases, sorted by id, and how many worker processes they are worth.
+
+    Raises:
+        CaseErrors: There were problems before, or a case cannot be read.
+    """
     voxels = [voxels_of(pair.prediction, images) for pair in pairs]
     processes = worker_count(settings.processes, voxels)
     jobs = [
@@ -115,8 +113,8 @@ def _hold_cases(
     ]
     outcomes = run_jobs(hold_case, jobs, processes=processes, memory_limit_bytes=memory_bytes() // 2)
     read = gather(outcomes, len(jobs), "postprocess", progress)
-    if problems := sorted([*problems, *read.failed.values()]):
-        raise CaseErrors("postprocessing cannot be chosen", problems)
+    if wrong := sorted([*problems, *read.failed.values()]):
+        raise CaseErrors("postprocessing cannot be chosen", wrong)
     held: dict[str, HeldCase] = dict(sorted(read.values.items()))
     warn_of_undeclared({case_id: case.undeclared for case_id, case in held.items()}, labels)
     return [*held.values()], processes
