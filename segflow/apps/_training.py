@@ -34,6 +34,7 @@ from segflow.storage.runs import Run
 from segflow.training.claim_folder import check_arrays_of_run, release_folder
 from segflow.training.protocols import TrainingParts, TrainResult, VolumeScorer
 from segflow.training.train_fold import train_fold
+from segflow.training.training_job import FoldArrays
 
 if TYPE_CHECKING:
     from segflow.apps.train import Train
@@ -85,11 +86,9 @@ def train_inputs(settings: Train, inputs: Inputs) -> Trained:
         result = train_fold(
             inputs.folder,
             inputs.record,
-            inputs.store,
+            FoldArrays(inputs.store, previous, inputs.preprocess),
             training_parts(settings, scorer),
             settings.training,
-            previous_stage=previous,
-            preprocess=inputs.preprocess,
         )
         wanted = settings.validation and result.finished and result.has_weights and rank_zero_only.rank == 0
         summary = _validate(settings, inputs, previous) if wanted and inputs.record.val_cases else None

@@ -49,7 +49,7 @@ def run(settings: Plan) -> None:
 
 def plan(settings: Plan) -> PlanReport:
     """Measure and plan. A missing dataset is made or downloaded, if its source says how."""
-    from segflow.planning.plan_dataset import plan_dataset
+    from segflow.planning.plan_dataset import PlanOptions, plan_dataset
 
     with _terminal.progress() as progress:
         raw = _datasets.raw_folder(settings.dataset, settings.paths, make=True, progress=progress)
@@ -58,10 +58,12 @@ def plan(settings: Plan) -> PlanReport:
             _datasets.preprocessed_folder(raw, settings.paths),
             settings.planner,
             splits=settings.fold,
-            fingerprint=settings.from_fingerprint,
-            clean=settings.clean,
-            replace_splits=settings.replace_splits,
-            processes=settings.processes,
+            options=PlanOptions(
+                fingerprint=settings.from_fingerprint,
+                clean=settings.clean,
+                replace_splits=settings.replace_splits,
+                processes=settings.processes,
+            ),
             progress=progress,
         )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -66,19 +66,36 @@ class PlanReport:
     dropped: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanOptions:
+    """What planning starts from, and how it uses the machine.
+
+    Attributes:
+        planner: A planner of your own, which is given them: see `own_planner.CONTRACT`.
+        normalizations: Name of channels → normalisation of your own.
+        fingerprint: A fingerprint to plan from; no image is opened, and the dataset needs no images at all.
+        clean: Measure again even if nothing has changed.
+        replace_splits: Make splits anew even if there are some.
+        processes: Worker processes for measuring; 0 measures in this one, None takes one per processor.
+        memory_limit_bytes: Cases are measured together only while they fit; None takes the machine's memory.
+    """
+
+    planner: OwnPart | None = None
+    normalizations: Mapping[str, OwnPart] = field(default_factory=dict)
+    fingerprint: Path | None = None
+    clean: bool = False
+    replace_splits: bool = False
+    processes: int | None = None
+    memory_limit_bytes: int | None = None
+
+
 def plan_dataset(
     dataset_folder: Path,
     output_folder: Path,
     settings: PlannerSettings,
     *,
-    planner: OwnPart | None = None,
-    normalizations: Mapping[str, OwnPart] | None = None,
     splits: SplitSettings | None = None,
-    fingerprint: Path | None = None,
-    clean: bool = False,
-    replace_splits: bool = False,
-    processes: int | None = None,
-    memory_limit_bytes: int | None = None,
+    options: PlanOptions | None = None,
     progress: Progress = silent,
 ) -> PlanReport:
     """Measure, plan and split a dataset.
@@ -90,21 +107,16 @@ def plan_dataset(
         dataset_folder: The raw dataset.
         output_folder: Where the files go; nnU-Net's preprocessed folder of the dataset.
         settings: The planner's constants.
-        planner: A planner of your own, which is given them: see `own_planner.CONTRACT`.
-        normalizations: Name of channels → normalisation of your own.
         splits: How to divide the cases into folds; None divides as nnU-Net does.
-        fingerprint: A fingerprint to plan from; no image is opened, and the dataset needs no images at all.
-        clean: Measure again even if nothing has changed.
-        replace_splits: Make splits anew even if there are some.
-        processes: Worker processes for measuring; 0 measures in this one, None takes one per processor.
-        memory_limit_bytes: Cases are measured together only while they fit; None takes the machine's memory.
+        options: See `PlanOptions`.
         progress: Called after each measured case.
 
     Raises:
         SegflowError: The dataset, the fingerprint or a setting cannot be used. All problems of the
             cases are listed together.
     """
-    prepared = PreparedDataset(output_folder)
+    options, prepared = options or PlanOptions(), PreparedDataset(output_folder)
+    fingerprint = options.fingerprint
     description = read_description(dataset_folder)
     cases = _find_cases(dataset_folder, description, required=fingerprint is None)
     reader = reader_of((case.images[0] for case in cases), description.file_ending, description.reader)
@@ -113,18 +125,21 @@ def plan_dataset(
     else:
         _check_whole(dataset_folder, description, len(cases))
         measure = partial(
-            measure_dataset, processes=processes, memory_limit_bytes=memory_limit_bytes, progress=progress
+            measure_dataset,
+            processes=options.processes,
+            memory_limit_bytes=options.memory_limit_bytes,
+            progress=progress,
         )
-        found, measured = _measured(output_folder, cases, reader, description, measure, clean=clean)
-    plans, reasons = _plan(found, description, settings, reader, planner)
-    plans = with_own_normalizations(plans, description, normalizations or {})
+        found, measured = _measured(output_folder, cases, reader, description, measure, clean=options.clean)
+    plans, reasons = _plan(found, description, settings, reader, options.planner)
+    plans = with_own_normalizations(plans, description, options.normalizations)
     plans, kept, dropped = _with_user_configurations(plans, prepared.plans_file(plans.plans_name))
     reports = report_configurations(plans, reasons, found, description, settings)
     folds: list[Split] = []
     if cases:
         ids = [case.case_id for case in cases]
         folds = split_dataset(
-            output_folder, ids, splits or SplitSettings(), raw_folder=dataset_folder, replace=replace_splits
+            output_folder, ids, splits or SplitSettings(), raw_folder=dataset_folder, replace=options.replace_splits
         )
     if fingerprint is not None:
         write_fingerprint(output_folder, found, Origin("given fingerprint", 1, {}, {"fingerprint": fingerprint}))

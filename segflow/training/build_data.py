@@ -35,12 +35,12 @@ def build_data(job: TrainingJob, trainer: pl.Trainer, batches: EpochBatches, *, 
     shared: dict[str, Any] = {
         "batch_size": plan.batch_size,
         "seed": job.settings.seed,
-        "previous_stage": job.previous_stage,
+        "previous_stage": job.arrays.previous_stage,
         "rank": trainer.global_rank,
         "world_size": trainer.world_size,
     }
     train = PatchDataset(
-        job.store,
+        job.arrays.store,
         record.train_cases,
         sampler=_sampler(job, job.augmentation.loader_patch_size),
         transform=None if on_device else job.augmentation,
@@ -51,7 +51,7 @@ def build_data(job: TrainingJob, trainer: pl.Trainer, batches: EpochBatches, *, 
     val = None
     if batches.val:
         val = PatchDataset(
-            job.store,
+            job.arrays.store,
             record.val_cases,
             sampler=_sampler(job, plan.patch_size),
             transform=ValidationTransform(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from dataclasses import replace
 
 from segflow.core.errors import SegflowError
@@ -21,12 +20,11 @@ from segflow.training.protocols import AugmentationLike, TrainingParts, TrainRes
 from segflow.training.ranks import is_first_rank
 from segflow.training.run_training import run_training
 from segflow.training.trainer import trainer_options
-from segflow.training.training_job import TrainingJob
+from segflow.training.training_job import FoldArrays, TrainingJob
 from segflow.training.training_settings import TrainingSettings
 
 logger = logging.getLogger(__name__)
 
-PREPROCESS = "segflow preprocess"
 AUGMENTATION = (
     "something that is called with (patch_size, labels=…, use_mask_for_norm=…, previous_stage=…, left_right_axis=…) "
     "and gives a transform of batches, called with (image, label, generator), with loader_patch_size and mirror_axes"
@@ -36,13 +34,10 @@ AUGMENTATION = (
 def train_fold(
     folder: Fold,
     record: RunRecord,
-    store: PreprocessedStore,
+    arrays: FoldArrays,
     parts: TrainingParts,
     settings: TrainingSettings | None = None,
     *,
-    previous_stage: PreprocessedStore | None = None,
-    free_settings: Sequence[str] = FREE_SETTINGS,
-    preprocess: str = PREPROCESS,
     progress: Progress = silent,
 ) -> TrainResult:
     """Train a fold. The same call continues after an interruption, and returns at once if the fold is finished.
@@ -53,12 +48,9 @@ def train_fold(
     Args:
         folder: The fold's folder, which is made if it is missing.
         record: Record of the fold. Its mirror axes are taken from the augmentation.
-        store: Preprocessed cases of the configuration.
+        arrays: What it is trained on.
         parts: Network, loss, optimizer, …
         settings: Settings beside the parts.
-        previous_stage: Label maps of the previous stage on the same grid, for a cascade.
-        free_settings: Settings that may differ from those of the run in the folder, see `FREE_SETTINGS`.
-        preprocess: The command that makes the arrays, for messages.
         progress: Called after every epoch.
 
     Raises:
@@ -70,15 +62,16 @@ def train_fold(
     settings = settings or TrainingSettings()
     leave_process_group()
     record.plan.check()
-    _check_cases(record, store, preprocess)
-    arrays = check_arrays_of_run(folder, record, store, preprocess, previous_stage)
+    store = arrays.store
+    _check_cases(record, store, arrays.made_by)
+    identity = check_arrays_of_run(folder, record, store, arrays.made_by, arrays.previous_stage)
     _name_absent_labels(record, store)
     augmentation = _augmentation(parts, record, store)
-    record = replace(record, mirror_axes=tuple(augmentation.mirror_axes), arrays=arrays)
-    resuming = _claim(folder, record, settings, free_settings)
+    record = replace(record, mirror_axes=tuple(augmentation.mirror_axes), arrays=identity)
+    resuming = _claim(folder, record, settings)
     if folder.is_finished() and not goes_on(folder, trainer_options(parts), extend=settings.extend):
         return finished_before(folder)
-    job = TrainingJob(folder, record, store, parts, settings, augmentation, previous_stage, progress)
+    job = TrainingJob(folder, record, arrays, parts, settings, augmentation, progress)
     try:
         with full_disk_told_once(folder.path):
             return run_training(job, resuming=resuming)
@@ -104,11 +97,11 @@ def _augmentation(parts: TrainingParts, record: RunRecord, store: PreprocessedSt
     return augmentation
 
 
-def _claim(folder: Fold, record: RunRecord, settings: TrainingSettings, free_settings: Sequence[str]) -> bool:
+def _claim(folder: Fold, record: RunRecord, settings: TrainingSettings) -> bool:
     """Claim the folder on rank 0. The other ranks are started by it, when the record exists."""
     if not is_first_rank():
         return True
-    return claim_folder(folder, record, free=free_settings, extend=settings.extend)
+    return claim_folder(folder, record, free=FREE_SETTINGS, extend=settings.extend)
 
 
 def _check_cases(record: RunRecord, store: PreprocessedStore, preprocess: str) -> None:

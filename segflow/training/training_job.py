@@ -14,8 +14,24 @@ from segflow.storage.preprocessed_store import PreprocessedStore
 from segflow.training.protocols import AugmentationLike, TrainingParts
 from segflow.training.training_settings import TrainingSettings
 
+PREPROCESS = "segflow preprocess"
 CORES_FOR_WORKERS = 6
 """With fewer cores per GPU, augmentation runs on the GPU to keep it busy."""
+
+
+@dataclass(frozen=True, slots=True)
+class FoldArrays:
+    """The arrays that a fold is trained on.
+
+    Attributes:
+        store: Preprocessed cases of the configuration.
+        previous_stage: Label maps of the previous stage on the same grid, for a cascade.
+        made_by: The command that makes them, for messages.
+    """
+
+    store: PreprocessedStore
+    previous_stage: PreprocessedStore | None = None
+    made_by: str = PREPROCESS
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,21 +41,19 @@ class TrainingJob:
     Attributes:
         folder: The fold's folder.
         record: Record of the fold, the content of ``run.json``.
-        store: Preprocessed cases of the configuration.
+        arrays: What it is trained on.
         parts: Network, loss, optimizer, ….
         settings: Settings beside the parts.
         augmentation: Augmentation of the configuration's patches.
-        previous_stage: Label maps of the previous stage on the same grid, for a cascade.
         progress: Called after every epoch.
     """
 
     folder: Fold
     record: RunRecord
-    store: PreprocessedStore
+    arrays: FoldArrays
     parts: TrainingParts
     settings: TrainingSettings
     augmentation: AugmentationLike
-    previous_stage: PreprocessedStore | None
     progress: Progress
 
     def augments_on_device(self, trainer: pl.Trainer) -> bool:

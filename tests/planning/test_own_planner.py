@@ -17,7 +17,7 @@ from segflow.core.fingerprint import Fingerprint
 from segflow.core.own_part import OwnPart
 from segflow.core.plans import Plans
 from segflow.planning.own_planner import with_own_normalizations
-from segflow.planning.plan_dataset import PlanReport, plan_dataset
+from segflow.planning.plan_dataset import PlanOptions, PlanReport, plan_dataset
 from segflow.planning.planner import make_plans
 from segflow.planning.planner_settings import PlannerSettings
 
@@ -78,7 +78,8 @@ def plan(raw: Path, planner: Any = None, **options: Any) -> PlanReport:
     own = None if planner is None else OwnPart("planner.own", planner)
     settings = PlannerSettings(plans_name="small")
     fingerprint = raw.parent / "fingerprint.json"
-    return plan_dataset(raw, raw.parent / "out", settings, planner=own, fingerprint=fingerprint, **options)
+    planned = PlanOptions(planner=own, fingerprint=fingerprint, **options)
+    return plan_dataset(raw, raw.parent / "out", settings, options=planned)
 
 
 def part(name: str = "PET", **options: Any) -> dict[str, OwnPart]:

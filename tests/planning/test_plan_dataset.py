@@ -17,9 +17,9 @@ import pytest
 from segflow.core.errors import CaseErrors, SegflowError
 from segflow.core.geometry import Geometry
 from segflow.core.split_settings import SplitSettings
-from segflow.execution.progress import ProgressEvent
+from segflow.execution.progress import ProgressEvent, silent
 from segflow.planning import measure
-from segflow.planning.plan_dataset import PlanReport, plan_dataset
+from segflow.planning.plan_dataset import PlanOptions, PlanReport, plan_dataset
 from segflow.planning.planner import PlannerSettings
 from segflow.storage.images import reader_by_name
 from segflow.storage.json_files import write_json
@@ -55,7 +55,11 @@ def raw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def plan(raw: Path, tmp_path: Path) -> Callable[..., PlanReport]:
     def run(settings: PlannerSettings | None = None, **options: Any) -> PlanReport:
-        return plan_dataset(raw, tmp_path / "out", settings or PlannerSettings(), **{"processes": 0, **options})
+        splits, progress = options.pop("splits", None), options.pop("progress", silent)
+        given = PlanOptions(**{"processes": 0, **options})
+        return plan_dataset(
+            raw, tmp_path / "out", settings or PlannerSettings(), splits=splits, options=given, progress=progress
+        )
 
     return run
 
@@ -83,7 +87,9 @@ def test_files_are_written_with_nnunets_names_and_keys(raw: Path, plan: Callable
 def test_worker_processes_measure_the_same(tmp_path: Path, raw: Path, plan: Callable[..., PlanReport]) -> None:
     alone = plan()
     seen: list[ProgressEvent] = []
-    several = plan_dataset(raw, tmp_path / "other", PlannerSettings(), processes=2, progress=seen.append)
+    several = plan_dataset(
+        raw, tmp_path / "other", PlannerSettings(), options=PlanOptions(processes=2), progress=seen.append
+    )
     assert several.fingerprint == alone.fingerprint
     assert [(event.done, event.total) for event in seen] == [(i, CASES) for i in range(CASES + 1)]
 
@@ -106,7 +112,7 @@ def test_a_case_that_changed_is_measured_though_size_and_time_did_not(raw: Path,
             (raw / folder / f"{name}.nii.gz").unlink()
     description = json.loads((raw / "dataset.json").read_text())
     (raw / "dataset.json").write_text(json.dumps({**description, "file_ending": ".nii"}))
-    plan = partial(plan_dataset, raw, tmp_path / "out", PlannerSettings(), processes=0)
+    plan = partial(plan_dataset, raw, tmp_path / "out", PlannerSettings(), options=PlanOptions(processes=0))
     first = plan()
     assert not plan().measured
     image = raw / "imagesTr" / "case_2_0000.nii"
@@ -133,11 +139,11 @@ def test_a_spacing_that_was_corrected_beside_its_stack_is_measured(
     write_json(raw / "dataset.json", {
         "channel_names": {"0": "MR"}, "labels": {"background": 0, "a": 1}, "numTraining": CASES, "file_ending": ".tiff",
     })  # fmt: skip
-    assert plan_dataset(raw, tmp_path / "out", PlannerSettings(), processes=0).measured
-    assert not plan_dataset(raw, tmp_path / "out", PlannerSettings(), processes=0).measured
+    assert plan_dataset(raw, tmp_path / "out", PlannerSettings(), options=PlanOptions(processes=0)).measured
+    assert not plan_dataset(raw, tmp_path / "out", PlannerSettings(), options=PlanOptions(processes=0)).measured
     for folder in ("imagesTr", "labelsTr"):
         write_json(raw / folder / "case_0.json", {"spacing": [4.0, 0.5, 0.5]})
-    report = plan_dataset(raw, tmp_path / "out", PlannerSettings(), processes=0)
+    report = plan_dataset(raw, tmp_path / "out", PlannerSettings(), options=PlanOptions(processes=0))
     assert report.measured
     assert report.fingerprint.spacings[0] == (4.0, 0.5, 0.5)
 
@@ -171,7 +177,7 @@ def test_a_given_fingerprint_needs_no_images(tmp_path: Path, raw: Path, plan: Ca
     bare.mkdir()
     (bare / "dataset.json").write_bytes((raw / "dataset.json").read_bytes())
     given = measured.folder / "dataset_fingerprint.json"
-    report = plan_dataset(bare, tmp_path / "bare", PlannerSettings(), fingerprint=given)
+    report = plan_dataset(bare, tmp_path / "bare", PlannerSettings(), options=PlanOptions(fingerprint=given))
     assert report.plans.configurations == measured.plans.configurations
     assert report.splits == ()
     assert (tmp_path / "bare" / "dataset_fingerprint.json").read_bytes() == given.read_bytes()
@@ -269,7 +275,9 @@ def test_acdc_patients_are_kept_on_one_side(tmp_path: Path, test_data: Path) -> 
         )
     )
     settings = SplitSettings(group_by=r"^(patient\d+)_")
-    report = plan_dataset(raw, tmp_path / "out", PlannerSettings(), splits=settings, fingerprint=given)
+    report = plan_dataset(
+        raw, tmp_path / "out", PlannerSettings(), splits=settings, options=PlanOptions(fingerprint=given)
+    )
     assert len(report.splits) == 5
     for split in report.splits:
         assert not {case[:10] for case in split.train} & {case[:10] for case in split.val}

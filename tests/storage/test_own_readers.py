@@ -15,7 +15,7 @@ from own_reader import Answers, Minimal, NumpyIO, OtherIO
 from segflow.core.errors import NoSpaceError, SegflowError
 from segflow.core.geometry import Geometry
 from segflow.core.plans import Plans
-from segflow.planning.plan_dataset import plan_dataset
+from segflow.planning.plan_dataset import PlanOptions, plan_dataset
 from segflow.planning.planner_settings import PlannerSettings
 from segflow.preprocessing.preprocess_dataset import preprocess_dataset
 from segflow.preprocessing.preprocess_settings import PreprocessSettings
@@ -51,7 +51,7 @@ def raw(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("processes", [0, 2])
 def test_a_dataset_is_planned_and_preprocessed_with_it(raw: Path, tmp_path: Path, processes: int) -> None:
     use_reader(NumpyIO((2.0, 1.0, 1.0)))
-    report = plan_dataset(raw, tmp_path / "out", PlannerSettings(), processes=processes)
+    report = plan_dataset(raw, tmp_path / "out", PlannerSettings(), options=PlanOptions(processes=processes))
     assert json.loads((tmp_path / "out" / "nnUNetPlans.json").read_text())["image_reader_writer"] == "NumpyIO"
     assert report.plans.median_spacing == (2.0, 1.0, 1.0)
     settings = PreprocessSettings(processes=processes)
@@ -62,9 +62,9 @@ def test_a_dataset_is_planned_and_preprocessed_with_it(raw: Path, tmp_path: Path
 
 def test_without_it_the_error_says_how_to_bring_it(raw: Path, tmp_path: Path) -> None:
     with pytest.raises(SegflowError, match=r"no reader for files of this ending; found '\.npy'"):
-        plan_dataset(raw, tmp_path / "out", PlannerSettings(), processes=0)
+        plan_dataset(raw, tmp_path / "out", PlannerSettings(), options=PlanOptions(processes=0))
     use_reader(NumpyIO())
-    plans = plan_dataset(raw, tmp_path / "out", PlannerSettings(), processes=0).plans
+    plans = plan_dataset(raw, tmp_path / "out", PlannerSettings(), options=PlanOptions(processes=0)).plans
     use_reader(None)
     with pytest.raises(SegflowError, match="unknown reader 'NumpyIO'") as caught:
         preprocess_dataset(raw, plans, ["3d_fullres"], tmp_path / "out")
@@ -213,7 +213,7 @@ def test_an_installed_reader_is_found_by_name_and_by_ending(site: Path, raw: Pat
     install(site, "arrays", NumpyIO="own_reader:NumpyIO")
     assert reader_by_name("NumpyIO").name == "NumpyIO"
     assert choose_reader(".npy").name == "NumpyIO"
-    report = plan_dataset(raw, tmp_path / "out", PlannerSettings(), processes=0)
+    report = plan_dataset(raw, tmp_path / "out", PlannerSettings(), options=PlanOptions(processes=0))
     plans = Plans.from_json(json.loads((report.folder / "nnUNetPlans.json").read_text()))
     done = preprocess_dataset(raw, plans, ["3d_fullres"], report.folder, PreprocessSettings(processes=2))
     assert len(done.done) == 5

@@ -21,6 +21,7 @@ from segflow.core.run_record import RunRecord
 from segflow.core.topology import NetworkTopology
 from segflow.storage.preprocessed_store import PreprocessedStore
 from segflow.training.train_fold import train_fold
+from segflow.training.training_job import FoldArrays
 from segflow.training.training_settings import TrainingSettings
 
 
@@ -147,7 +148,7 @@ def test_cascade_takes_the_previous_stages_labels_as_channels(toy: Toy, where: s
     record = with_plan(toy.record, previous_stage="3d_lowres")
     assert record.in_channels == 3
     settings = TrainingSettings(num_workers=0, picture_every=0, augmentation_device=where)
-    result = train_fold(toy.run(), record, toy.store, make_parts(), settings, previous_stage=previous)
+    result = train_fold(toy.run(), record, FoldArrays(toy.store, previous), make_parts(), settings)
     assert result.finished
     first = toy.weights()["network.encoder.stages.0.blocks.0.conv.weight"]
     assert first.shape[1] == 3

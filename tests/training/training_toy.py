@@ -33,6 +33,7 @@ from segflow.storage.preprocessed_store import PreprocessedStore
 from segflow.training.protocols import TrainingParts, TrainResult
 from segflow.training.schedule import PolynomialDecay
 from segflow.training.train_fold import train_fold
+from segflow.training.training_job import FoldArrays
 from segflow.training.training_settings import TrainingSettings
 
 PATCH = (16, 16, 16)
@@ -168,7 +169,9 @@ class Toy:
         **parts: Any,
     ) -> TrainResult:
         knobs = TrainingSettings(**({"num_workers": 0, "picture_every": 0} | (settings or {})))
-        return train_fold(self.run(name), record or self.record, self.store, make_parts(trainer, **parts), knobs)
+        return train_fold(
+            self.run(name), record or self.record, FoldArrays(self.store), make_parts(trainer, **parts), knobs
+        )
 
     def weights(self, name: str = "fold_0", checkpoint: str = "final") -> dict[str, torch.Tensor]:
         return torch.load(self.run(name).checkpoint(checkpoint), weights_only=True)["state_dict"]
