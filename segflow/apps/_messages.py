@@ -40,7 +40,7 @@ def explain(error: BaseException, folders: Sequence[Path], command: str) -> tupl
     if isinstance(error, InstantiationException):
         cause = error.__cause__
         if isinstance(cause, SegflowError):
-            return str(cause), 1
+            return _with_key(str(error), str(cause)), 1
         missing = re.search(r"ModuleNotFoundError\(\"No module named '([\w.]+)'", str(cause))
         if missing:
             return _no_module(missing[1]), 1
@@ -53,6 +53,14 @@ def explain(error: BaseException, folders: Sequence[Path], command: str) -> tupl
         refused = system_error(error)
         return str(refused) if refused.fix else f"{refused}. {SEE_MORE}", 1
     return f"{type(error).__name__}: {error}. {SEE_MORE}", 1
+
+
+def _with_key(where: str, message: str) -> str:
+    """A part's message with the key of its entry in place of its class, which several entries may have."""
+    found = re.search(r"call to target '(?:[\w.]*\.)?(\w+)'.*full_key: (\S+)", where, re.DOTALL)
+    if found and message.startswith(f"{found[1]}."):
+        return found[2] + message.removeprefix(found[1])
+    return message
 
 
 def _no_module(name: str) -> str:
@@ -130,6 +138,8 @@ def _composition(error: BaseException, folders: Sequence[Path], command: str) ->
     if override and "Multiple values" not in text:
         return f"cannot set '{override[1]}': {' '.join(text.split())}"
     where = f"setting '{key}': " if key else ""
+    if "Cannot merge DictConfig with ListConfig" in text:
+        return f"{where}a list cannot take the place of a mapping, as augmentation.steps is: NAME: {{_target_: …}}"
     first = next((str(e).splitlines()[0] for e in reversed(chain) if str(e)), type(error).__name__)
     return f"{where}{first}"
 

@@ -74,6 +74,9 @@ def check_part(where: str, node: Mapping[str, Any]) -> None:
         if key not in found.parameters:
             if found.takes_any:
                 continue
+            if key in found.undecorated:
+                fix = f"Write @dataclass(kw_only=True) above the class {node[TARGET]}."
+                raise SettingError(f"'{where}.{key}' is declared, but not taken", fix=fix)
             close = [*_inside(node, str(key)), *get_close_matches(str(key), found.parameters, n=1)]
             taken = ", ".join(found.options() or found.parameters)
             raise SettingError(

@@ -55,10 +55,12 @@ class Target:
     Attributes:
         parameters: Its arguments, in order.
         takes_any: It takes other keywords too.
+        undecorated: Fields that would be arguments if the class, like its base, were a dataclass.
     """
 
     parameters: Mapping[str, Parameter]
     takes_any: bool
+    undecorated: tuple[str, ...] = ()
 
     def options(self) -> list[str]:
         """Arguments with a default. The calling code or the YAML gives the others."""
@@ -155,13 +157,16 @@ def _of_class(node: ast.ClassDef, module: str, steps: int) -> Target | None:
             return None
         inherited += [above] if above is not None else []
     parameters = {name: p for above in reversed(inherited) for name, p in above.parameters.items()}
+    takes_any = any(above.takes_any for above in inherited)
+    fields = {
+        inner.target.id: _parameter(inner.annotation, inner.value, texts.get(inner.target.id, ""))
+        for inner in node.body
+        if isinstance(inner, ast.AnnAssign) and isinstance(inner.target, ast.Name)
+        if not ast.unparse(inner.annotation).startswith(("ClassVar", "typing.ClassVar"))
+    }
     if any("dataclass" in ast.unparse(decorator) for decorator in node.decorator_list):
-        for inner in node.body:
-            if isinstance(inner, ast.AnnAssign) and isinstance(inner.target, ast.Name):
-                name = inner.target.id
-                if not ast.unparse(inner.annotation).startswith(("ClassVar", "typing.ClassVar")):
-                    parameters[name] = _parameter(inner.annotation, inner.value, texts.get(name, ""))
-    return Target(parameters, any(above.takes_any for above in inherited))
+        return Target(parameters | fields, takes_any)
+    return Target(parameters, takes_any, tuple(fields) if parameters else ())
 
 
 def _of_function(node: Function, texts: Mapping[str, str], *, bound: bool) -> Target:

@@ -30,6 +30,8 @@ def segflow(*arguments: str, folder: Path, **environment: str) -> subprocess.Com
         (["train", "trainer.max_epochs=three"], 2, "'trainer.max_epochs' has the wrong type; found three"),
         (["train", "validation=3"], 2, "'validation' has the wrong type; found 3; expected true or false. It means"),
         (["train", "training.skip_limit=-1"], 1, "skip_limit must be 0 or more; found -1. It means: Steps in a row"),
+        (["train", "augmentation.steps=[noise]"], 2, "'augmentation.steps': a list cannot take the place of a mapping"),
+        (["train", "augmentation.noise.probability=1"], 2, "Did you mean 'augmentation.steps.noise.probability'?"),
         (["train", "fold=9"], 2, "there is no '9' for 'fold'; there are: 0, 1, 2, 3, 4, all."),
         (["train", "fold=null"], 1, "'fold' needs one of its options"),
         (["train", "dataset=hipocampus"], 2, "Did you mean 'hippocampus'?"),

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+from hydra.errors import InstantiationException
 
+from segflow.apps import _messages
 from segflow.apps._parts import Part, SettingError
 from segflow.apps._settings import defaults_of, plain, read, sections_of, settings_of
 from segflow.core.errors import SegflowError
@@ -161,9 +163,23 @@ def test_parts_of_a_users_own_are_read_without_being_imported(tmp_path: Path, mo
         "class Base:\n    def __init__(self, topology, width: int = 3, **options): ...\n"
         "class Mine(Base):\n    pass\n"
         "def make(topology, *, depth: int = 2): ...\n"
+        "from segflow.augmentation.step import ChannelStep\n"
+        "class Rings(ChannelStep):\n    strength: float = 0.1\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     built(network={"_target_": "my_networks.Mine", "width": 4, "other": 1})
     assert "'network.width' has the wrong type" in refused(network={"_target_": "my_networks.Mine", "width": "x"})
     assert "Did you mean 'network.depth'?" in refused(network={"_target_": "my_networks.make", "dept": 3})
+    undecorated = refused(network={"_target_": "my_networks.Rings", "strength": 0.2})
+    assert "Write @dataclass(kw_only=True) above the class my_networks.Rings." in undecorated
+    built(network={"_target_": "my_networks.Rings", "probability": 0.2})
     built(network={"_target_": "not_there.Network", "anything": 1})
+
+
+def test_what_an_entry_of_a_part_cannot_be_is_told_with_its_key() -> None:
+    step = {"_target_": "segflow.augmentation.intensity.Gamma", "probability": 7}
+    part = Part({"_target_": "segflow.augmentation.batch_augmentation.Augmentation", "steps": {"second": step}})
+    with pytest.raises(InstantiationException) as caught:
+        part.build()
+    said = "steps.second.probability must lie between 0 and 1; found 7.0"
+    assert _messages.explain(caught.value, [], "train") == (said, 1)
