@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from segflow.apps import _catalogue, _shipped
+from segflow.apps import _catalogue, _commands, _shipped
 from segflow.apps._command_line import values_of
 from segflow.apps._flags import ALONE, VALUES, WITH_VALUE
 from segflow.apps._purposes import COMMANDS
@@ -18,8 +17,6 @@ from segflow.storage.file_names import DESCRIPTION_FILE, FOLD_PREFIX, SPLITS_FIL
 
 MOST_RUNS = 200
 """Largest number of run folders that are offered."""
-
-_ENVIRONMENT = re.compile(r"\$\{oc\.env:(\w+)(?:,([^${}]*))?\}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +73,11 @@ class _Words:
             *_shipped.folders_of_environment(),
             *(Path(name).expanduser() for name in dirs),
         ]
+        self.groups = _catalogue.choices(self.command, self.folders)
         known = self.command in COMMANDS
-        self.groups = _catalogue.choices(self.command, self.folders) if known else {}
-        self.values = _catalogue.values(self.command, self.folders, self.given) if known else {}
+        self.section = _commands.record_of(self.command).SECTION if known else ""
+        entries = _catalogue.settings(self.command, self.folders, self.given) if known else []
+        self.settings = {entry.key: entry for entry in entries}
 
     def found(self) -> Iterable[Candidate]:
         """Candidates for the current word."""
@@ -106,11 +105,10 @@ class _Words:
         typed = self.current.lstrip("+~")
         mark = self.current[: len(self.current) - len(typed)]
         names = dict.fromkeys(self.groups, "=")
-        section = _catalogue.section(self.command)
-        for key, value in self.values.items():
-            ends = "." if isinstance(value, Mapping) and value else "="
-            short = key.removeprefix(f"{section}.")
-            names |= {key: names.get(key, ends)} if short in self.values else {key: ends, short: ends}
+        for key, entry in self.settings.items():
+            ends = "." if entry.is_section else "="
+            short = key.removeprefix(f"{self.section}.")
+            names |= {key: names.get(key, ends)} if short in self.settings else {key: ends, short: ends}
         for name, ends in names.items():
             below = name.find(".", len(typed)) if name.startswith(typed) else -1
             yield Candidate(f"{mark}{name[: below + 1] if below >= 0 else name + ends}", whole=False)
@@ -118,11 +116,11 @@ class _Words:
     def _values(self, key: str, value: str) -> Iterator[Candidate]:
         """Values of a setting. After a comma or a bracket, values of the next element."""
         plain = key.lstrip("+~").partition("@")[0]
-        section = _catalogue.section(self.command)
-        plain = f"{section}.{plain}" if f"{section}.{plain}" in self.values and plain not in self.values else plain
+        if plain not in self.settings and f"{self.section}.{plain}" in self.settings:
+            plain = f"{self.section}.{plain}"
         opened = re.match(r"(.*[\[,]|)(.*)$", value, re.DOTALL)
         head, last = (opened[1], opened[2]) if opened else ("", value)
-        if plain in _catalogue.paths(self.command):
+        if self._is_path(plain):
             runs = [] if last or plain not in ("model", "run", "training.initial_weights") else self._runs()
             for file in runs or _files(f"{key}={head}", last):
                 yield Candidate(f"{key}={head}{file}") if isinstance(file, Path) else file
@@ -147,8 +145,19 @@ class _Words:
             yield from ((name, "") for name in self._dataset_names())
         elif key == "fold.index":
             yield from ((fold, "") for fold in self._planned_folds())
-        elif isinstance(self.values.get(key), bool):
-            yield from (("true", ""), ("false", ""))
+        elif key in self.settings:
+            yield from ((word, "") for word in self._words(self.settings[key]))
+
+    def _words(self, entry: _catalogue.Entry) -> list[str]:
+        """The words that a setting takes, as far as its type or its meaning lists them."""
+        if "true or false" in entry.kind or isinstance(entry.value, bool):
+            return ["true", "false"]
+        if " | " in entry.kind:
+            return entry.kind.split(" | ")
+        return re.findall(r"``([\w./:-]+)``", entry.meaning) if entry.kind.startswith("a text") else []
+
+    def _is_path(self, key: str) -> bool:
+        return key in _catalogue.paths(self.command)
 
     def _options(self, group: str) -> Iterator[tuple[str, str]]:
         names = _shipped.options(group.partition("@")[0], self.folders)
@@ -167,10 +176,9 @@ class _Words:
 
     def _root(self, name: str) -> Path:
         """The value of ``paths.NAME`` from this command line and the environment."""
-        text = str(self.given.get(f"paths.{name}") or self.values.get(f"paths.{name}") or "")
-        while match := _ENVIRONMENT.search(text):
-            text = text.replace(match[0], os.environ.get(match[1]) or match[2] or "")
-        return Path(text).expanduser()
+        key = f"paths.{name}"
+        entry = self.settings.get(key)
+        return Path(str(self.given.get(key) or (entry.value if entry else "") or "")).expanduser()
 
     def _dataset_names(self) -> list[str]:
         found = (child for root in ("raw", "preprocessed") for child in _files_in(self._root(root), "Dataset*"))

@@ -13,63 +13,15 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
-from segflow.apps import _catalogue, _nnunet_names, _shipped
+from segflow.apps import _catalogue, _commands, _nnunet_names, _shipped
 from segflow.apps._command_line import split_values
 from segflow.apps._flags import ALONE, NNUNET, NNUNET_PREDICT, VALUES, WITH_VALUE
+from segflow.apps._synonyms import ACTIONS, LAUNCHERS, OTHER_NAMES, PLACES
 from segflow.core.errors import SegflowError
 
 
 class CommandLineError(SegflowError):
     """A command line that cannot be run as it was typed. Commands end with exit code 2."""
-
-
-OTHER_NAMES: Mapping[str, tuple[str, ...]] = {
-    **dict.fromkeys(("epochs", "epoch", "num_epochs", "n_epochs", "nepochs"), ("trainer.max_epochs",)),
-    **dict.fromkeys(("learning_rate", "initial_lr"), ("optimizer.lr",)),
-    **dict.fromkeys(("gpus", "num_gpus", "n_gpus", "ngpus"), ("trainer.devices",)),
-    **dict.fromkeys(("device", "gpu", "cuda"), ("inference.device", "trainer.accelerator")),
-    **dict.fromkeys(("workers", "n_workers"), ("training.num_workers", "processes")),
-    **dict.fromkeys(("num_processes", "n_jobs", "np"), ("processes", "preprocessing.processes")),
-    **dict.fromkeys(("name", "exp_name", "experiment_name"), ("run_name",)),
-    **dict.fromkeys(("data", "data_dir", "dataset_path", "dataset_dir", "data_path"), ("dataset.path",)),
-    **dict.fromkeys(("dataset_id", "task", "dataset_name"), ("dataset",)),
-    **dict.fromkeys(("pretrained", "pretrained_weights", "weights"), ("training.initial_weights",)),
-    **dict.fromkeys(("images", "image", "input_dir", "input_folder"), ("input",)),
-    **dict.fromkeys(("out", "output_dir", "output_folder", "save_dir"), ("output", "paths.outputs")),
-    "output": ("paths.outputs",),
-    **dict.fromkeys(("predictions", "pred"), ("prediction",)),
-    **dict.fromkeys(("references", "ref", "gt", "ground_truth"), ("reference",)),
-    **dict.fromkeys(("model_dir", "model_folder", "run_folder"), ("model", "run")),
-    **dict.fromkeys(("model", "net", "architecture", "arch"), ("network", "run")),
-    **dict.fromkeys(("scheduler", "lr_scheduler"), ("schedule",)),
-    **dict.fromkeys(("config", "mode"), ("configuration", "configurations")),
-    **dict.fromkeys(("tta", "mirror"), ("inference.mirroring",)),
-    "step_size": ("inference.overlap",),
-    **dict.fromkeys(("checkpoint_name", "chk"), ("inference.checkpoint",)),
-}
-"""A setting's name in other tools → its names in segflow, of which the first that the command has is taken."""
-
-LISTS = ("configurations", "members", "runs", "weights", "folds", "inference.folds", "regions_class_order")
-"""Settings that take a list and are None by default."""
-
-PLACES: Mapping[str, tuple[str, ...]] = {
-    "convert": ("source",),
-    "predict": ("model", "input", "output"),
-    "evaluate": ("prediction", "reference"),
-    "report": ("run",),
-    "bundle": ("model", "output"),
-    "postprocess": ("prediction", "reference"),
-}
-"""Command → the settings for paths without a name, in order. For other commands it is ``dataset.path``."""
-
-ACTIONS = {"bundle": ("export", "import"), "postprocess": ("choose", "apply")}
-
-LAUNCHERS = {
-    "joblib": "hydra_joblib_launcher",
-    "submitit_local": "hydra_submitit_launcher",
-    "submitit_slurm": "hydra_submitit_launcher",
-}
-"""Option of ``hydra/launcher`` → its plugin. One extra installs all of them."""
 
 
 def check(command: str, arguments: Sequence[str], folders: Sequence[Path]) -> None:
@@ -113,14 +65,16 @@ class _Line:
     advice: list[str] = field(default_factory=list)
     certain: bool = True
     _groups: Mapping[str, object] = field(init=False)
-    _settings: Mapping[str, object] = field(init=False)
+    _settings: Mapping[str, _catalogue.Entry] = field(init=False)
+    _section: str = field(init=False)
     _multirun: bool = field(init=False)
 
     def __post_init__(self) -> None:
         groups = _catalogue.choices(self.command, self.folders)
         chosen = dict(word.split("=", 1) for word in self.rest if word.partition("=")[0] in groups and "=" in word)
         self._groups = groups
-        self._settings = _catalogue.values(self.command, self.folders, chosen)
+        self._settings = {entry.key: entry for entry in _catalogue.settings(self.command, self.folders, chosen)}
+        self._section = _commands.record_of(self.command).SECTION
         self._multirun = any(word in ("-m", "--multirun") or word.startswith("hydra.mode=") for word in self.rest)
 
     def read(self) -> None:
@@ -193,15 +147,17 @@ class _Line:
         """Whether there are several values for a setting that takes one."""
         if key in self._groups and value.startswith("["):
             return True
-        parts = len(split_values(value)) > 1 and not re.match(r"\w+\(", value)
-        return parts and not self._multirun and key not in _catalogue.taken_as_typed(self.command)
+        if self._multirun or len(split_values(value)) < 2 or re.match(r"\w+\(", value):
+            return False
+        whole = key if key in self._settings else f"{self._section}.{key}"
+        return whole not in _catalogue.taken_as_typed(self.command)
 
     def _sweep(self, key: str, value: str) -> None:
         values = ",".join(split_values(value.removeprefix("[").removesuffix("]") if value.startswith("[") else value))
         whole = {"fold": "fold.index", "configuration": "configuration.name"}.get(key)
         if self.command == "run" and whole:
             self._wrong(f"'{key}' has several values; segflow run takes them as a list", f"{whole}=[{values}]")
-        elif key in LISTS or _catalogue.section(self.command) + f".{key}" in LISTS or self._is_list(key):
+        elif (entry := self._entry(key)) is not None and re.search(r"\ba list of\b", entry.kind):
             self._wrong(f"'{key}' has several values, which are written as a list", f"{key}=[{values}]")
         elif self._multirun:
             self._wrong(f"'{key}' is not a list; -m takes its values with commas", f"{key}={values}")
@@ -280,15 +236,14 @@ class _Line:
         return _shipped.options(group.partition("@")[0], self.folders)
 
     def _has(self, key: str) -> bool:
-        section = _catalogue.section(self.command)
         plain = key.partition("@")[0]
-        if plain in self._groups or plain in self._settings or f"{section}.{plain}" in self._settings:
+        if plain in self._groups or self._entry(plain) is not None:
             return True
         files = (file for folder in self.folders[1:] for file in folder.rglob("*.yaml"))
         return any(plain.split(".")[0] in _shipped.content(file) for file in files)  # such as a key of a preset
 
-    def _is_list(self, key: str) -> bool:
-        return isinstance(self._settings.get(key), list)
+    def _entry(self, key: str) -> _catalogue.Entry | None:
+        return self._settings.get(key) or self._settings.get(f"{self._section}.{key}")
 
     def _other_name(self, key: str) -> str:
         mine = (name for name in OTHER_NAMES.get(key, ()) if name in self._groups or name in self._settings)

@@ -17,4 +17,5 @@ COMMANDS = {
     "run": "raw dataset → all steps above, up to predictions of imagesTs by the best ensemble",
     "report": "trained run → one page with scores, curves and pictures",
     "bundle": "runs ↔ model files of segflow and nnU-Net v2",
+    "config": "settings of all commands with a word in their name or meaning",
 }

@@ -91,6 +91,16 @@ def sections_of(record: type, prefix: str = "") -> Iterator[str]:
             yield from sections_of(section, f"{prefix}{entry.name}.")
 
 
+def meanings_of_sections(record: type, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Key → meaning of every section of a record, and of its parts."""
+    for entry, kind in _typed_fields(record):
+        section = _section(kind)
+        if section is not None or _holds_parts(kind):
+            yield f"{prefix}{entry.name}", meanings(record).get(entry.name, "")
+        if section is not None:
+            yield from meanings_of_sections(section, f"{prefix}{entry.name}.")
+
+
 @cache
 def meanings(record: type) -> Mapping[str, str]:
     """Name of a field → its text in the class's ``Attributes:``, as one line."""

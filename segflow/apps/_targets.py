@@ -79,6 +79,14 @@ def look(target: str) -> Target | None:
     return _of_function(node, described(ast.get_docstring(node) or ""), bound=False)
 
 
+@cache
+def purpose(target: str) -> str:
+    """The first paragraph of a target's docstring, as one line; empty where there is none."""
+    found = _find(target, LONGEST_CHAIN)
+    text = ast.get_docstring(found[0]) if found else None
+    return " ".join((text or "").partition("\n\n")[0].split())
+
+
 def _find(target: str, steps: int) -> tuple[ast.ClassDef | Function, str] | None:
     """The definition that a dotted name leads to, and the module that holds it."""
     module, _, name = target.rpartition(".")

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
-from segflow.apps import _terminal
+from segflow.apps import _next, _terminal
 from segflow.apps._records import Command, needed
-from segflow.core.command_line import command_line
 from segflow.core.errors import SegflowError
+from segflow.storage.find_folds import refuse_missing
 
 USE = (
     "Use: segflow bundle action=export model=RUN_FOLDER output=liver.segflow, "
@@ -64,11 +64,16 @@ def run(settings: Bundle) -> None:
     """Export or import."""
     if not settings.model or (settings.action == "export" and not settings.output):
         raise SegflowError("nothing to do", fix=USE)
+    refuse_missing(settings.model)
     if settings.action == "export":
-        _terminal.say(f"Written to {_export(settings, settings.model, needed(settings.output, 'output', USE))}.")
+        written = _export(settings, settings.model, needed(settings.output, "output", USE))
+        _terminal.say(f"Written to {written}.")
+        if settings.format == "segflow":
+            _next.say(_next.with_model(written, settings.paths, of=settings.model))
         return
     for folder in _import(settings, settings.model):
-        _terminal.say(f"Written to {folder}. Next: {command_line('predict', model=folder, input='DIR', output='DIR')}")
+        _terminal.say(f"Written to {folder}.")
+        _next.say(_next.with_model(folder, settings.paths))
 
 
 def _export(settings: Bundle, model: Path, output: Path) -> Path:

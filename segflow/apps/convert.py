@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from segflow.apps import _terminal
+from segflow.apps import _next, _terminal
 from segflow.apps._records import Command
-from segflow.core.command_line import command_line
 from segflow.core.errors import SegflowError
 from segflow.execution.progress import Progress
 from segflow.storage.file_names import DESCRIPTION_FILE
@@ -50,7 +49,8 @@ def run(settings: Convert) -> None:
         raise SegflowError(f"there is no {settings.source}", fix=USE)
     with _terminal.progress() as progress:
         folder = convert(settings, settings.source, progress)
-    _terminal.say(f"Written to {folder}. Next: {command_line('plan', dataset__path=folder)}")
+    _terminal.say(f"Written to {folder}.")
+    _next.say(_next.after_convert(settings, folder))
 
 
 def convert(settings: Convert, source: Path, progress: Progress) -> Path:

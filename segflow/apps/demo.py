@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from segflow.apps import _datasets, _terminal, plan, predict, preprocess, train
+from segflow.apps import _datasets, _next, _terminal, plan, predict, preprocess, train
 
 logger = logging.getLogger(__name__)
 
@@ -47,5 +47,7 @@ def run(settings: Demo) -> float | None:
     _terminal.say(f"  validation  {result.folder / 'validation'}")
     if predictions.is_dir():
         _terminal.say(f"  predictions {predictions} (of {images})")
+    if result.has_weights:
+        _next.say(_next.after_demo(result.folder))
     _terminal.say(f"Done in {time.monotonic() - started:.0f} s.")
     return trained.value

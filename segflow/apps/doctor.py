@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from segflow.apps import _datasets, _terminal
+from segflow.apps import _datasets, _next, _terminal
 from segflow.apps._records import DatasetCommand
 from segflow.core.errors import SegflowError
 
@@ -37,9 +37,11 @@ def run(settings: Doctor) -> None:
         problems = check_dataset(raw, description, reader, processes=processes, progress=progress)
     if not problems:
         _terminal.say(f"{raw}: nothing is wrong.")
+        _next.say(_next.after_doctor(settings))
         return
     rows = [(p.severity, p.case or "", p.message, p.fix) for p in problems]
     _terminal.table(f"{raw}", ("severity", "case", "what", "what to do"), rows)
     errors = sum(p.severity == "error" for p in problems)
     if errors:
         raise SegflowError(f"{'1 error' if errors == 1 else f'{errors} errors'} must be corrected before planning")
+    _next.say(_next.after_doctor(settings))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from segflow.apps import _terminal
+from segflow.apps import _next, _terminal
 from segflow.apps._records import Command
 from segflow.core.errors import CaseErrors, SegflowError
 from segflow.inference.ensemble_settings import EnsembleSettings
@@ -47,6 +47,7 @@ def run(settings: Ensemble) -> None:
     _terminal.say(
         f"Averaged {_terminal.cases(len(report.done))}, {len(report.skipped)} were there. Written to {settings.output}."
     )
+    _next.say(_next.after_ensemble(settings.members, settings.output) if report.ok else [])
     if not report.ok:
         raise CaseErrors("some cases could not be averaged", list(report.failed.values()))
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from segflow.apps import _terminal
+from segflow.apps import _next, _terminal
 from segflow.apps._records import Command, needed
 from segflow.core.errors import CaseErrors, SegflowError
 from segflow.evaluation.evaluate_settings import EvaluateSettings
@@ -66,6 +66,7 @@ def run(settings: Evaluate) -> None:
         )
     show(summary, description.labels, f"{prediction} against {reference}")
     _terminal.say(f"Written to {output / SUMMARY_FILE} and {output / TABLE_FILE}.")
+    _next.say([] if summary.failed else _next.after_evaluate(prediction, reference))
     if summary.failed:
         raise CaseErrors("some cases could not be evaluated", list(summary.failed.values()))
 

@@ -6,6 +6,7 @@ import os
 import sys
 from difflib import get_close_matches
 from io import TextIOWrapper
+from pathlib import Path
 
 from segflow.apps._purposes import COMMANDS
 from segflow.apps._signals import told_in_one_line
@@ -47,7 +48,7 @@ def _answered(arguments: list[str]) -> list[str]:
     """
     first, *rest = arguments or ["--help"]
     if first == "help" and rest:
-        first, rest = rest[0], ["--help"]
+        first, rest = rest[0], [*rest[1:], "--help"]
     if first in ("-h", "--help", "help"):
         sys.stdout.write(overview())
     elif first in ("-V", "--version", "version") or "--version" in rest:
@@ -56,6 +57,8 @@ def _answered(arguments: list[str]) -> list[str]:
         sys.stdout.write(f"segflow {version('segflow')}\n")
     elif first in COMPLETION_FLAGS or COMPLETION_FLAGS & set(rest):
         _complete([argument for argument in (first, *rest) if argument not in (*COMPLETION_FLAGS, *COMMANDS)])
+    elif first in COMMANDS and {"-h", "--help"} & set(rest):
+        _help(first, rest)
     elif first not in COMMANDS:
         near = get_close_matches(first, COMMANDS, n=1)
         hint = f"; did you mean 'segflow {near[0]}'?" if near else f"; there are: {', '.join(COMMANDS)}"
@@ -77,6 +80,21 @@ def _complete(asked: list[str]) -> None:
         raise SystemExit(2) from None
 
 
+def _help(command: str, arguments: list[str]) -> None:
+    from segflow.apps import _help, _shipped
+    from segflow.apps._command_line import values_of
+    from segflow.core.errors import SegflowError
+
+    own = [*_shipped.folders_of_environment(), *map(Path, values_of("--config-dir", arguments))]
+    try:
+        _help.show(command, arguments, [_shipped.config_dir(), *own])
+    except SegflowError as error:
+        sys.stderr.write(f"segflow {command}: {error}\n")
+        raise SystemExit(2) from None
+    except BrokenPipeError:  # such as the end of `head`
+        raise SystemExit(130) from None
+
+
 def overview() -> str:
     """The text of ``segflow --help``."""
     width = max(map(len, COMMANDS))
@@ -84,7 +102,7 @@ def overview() -> str:
     return (
         "segflow: medical image segmentation that configures itself\n\n"
         "Use: segflow COMMAND [KEY=VALUE …]\n\n" + "\n".join(lines) + "\n\n"
-        "segflow COMMAND --help shows its settings and their values.\n"
+        "segflow COMMAND --help shows its settings, what they mean and their defaults.\n"
         "segflow COMMAND --cfg job prints the configuration that a command line composes.\n"
         'eval "$(segflow -sc install=bash)" completes command lines at Tab; zsh and fish too.\n'
     )

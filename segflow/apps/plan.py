@@ -6,9 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from segflow.apps import _datasets, _terminal
+from segflow.apps import _datasets, _next, _terminal
 from segflow.apps._records import DatasetCommand, FoldSettings
-from segflow.core.command_line import command_line
 from segflow.planning.planner_settings import PlannerSettings
 
 if TYPE_CHECKING:
@@ -40,11 +39,11 @@ class Plan(DatasetCommand):
 
 def run(settings: Plan) -> None:
     """Plan, and print the decisions with their reasons."""
-    same = _datasets.as_settings(_datasets.announce(settings, "plan"))
+    _datasets.announce(settings, "plan")
     report = plan(settings)
     show(report)
-    following = command_line("preprocess", **same, plans=report.plans.plans_name)
-    _terminal.say(f"Written to {report.folder}. Next: {following}")
+    _terminal.say(f"Written to {report.folder}.")
+    _next.say(_next.after_plan(settings, report.plans.plans_name))
 
 
 def plan(settings: Plan) -> PlanReport:

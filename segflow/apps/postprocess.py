@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from segflow.apps import _terminal, evaluate
+from segflow.apps import _next, _terminal, evaluate
 from segflow.apps._records import Command, needed
 from segflow.core.errors import CaseErrors, SegflowError
 from segflow.postprocessing.postprocess_settings import PostprocessSettings
@@ -94,6 +94,7 @@ def _choose(settings: Postprocess) -> None:
     _terminal.table(f"Mean Dice of {prediction}", ("label", "before", "after"), rows)
     _terminal.say(f"Steps: {'; '.join(map(_text, choice.steps)) or 'none: nothing helps'}")
     _terminal.say(f"Written to {output / CHOICE_FILE}.")
+    _next.say(_next.after_choice(settings, prediction, output / CHOICE_FILE, has_steps=bool(choice.steps)))
 
 
 def _crossval(settings: Postprocess, run: Path) -> tuple[Path, Path]:
@@ -115,6 +116,7 @@ def _apply(settings: Postprocess) -> None:
     choice, processes = read_choice(file), settings.postprocessing.processes
     report = apply(prediction, choice, output, labels=settings.labels, processes=processes)
     _terminal.say(f"Postprocessed {_terminal.cases(len(report.done))}. Written to {output}.")
+    _next.say([] if report.failed else _next.after_steps(prediction, output))
     if report.failed:
         raise CaseErrors("some cases could not be postprocessed", list(report.failed.values()))
 

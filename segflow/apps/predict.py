@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from segflow.apps import _terminal
+from segflow.apps import _next, _terminal
 from segflow.apps._parts import Part
 from segflow.apps._records import Command, needed
 from segflow.core.errors import CaseErrors
 from segflow.inference.predict_settings import PredictSettings
+from segflow.storage.find_folds import refuse_missing
 
 if TYPE_CHECKING:
     from segflow.inference.case_pipeline import PredictReport
@@ -47,9 +48,11 @@ def run(settings: Predict) -> None:
     """Predict, and print the result."""
     for name in ("model", "input", "output"):
         needed(getattr(settings, name), name, USE)
+    refuse_missing(needed(settings.model, "model", USE))
     report = predict(settings)
     skipped = f", {len(report.skipped)} were there already" if report.skipped else ""
     _terminal.say(f"Predicted {_terminal.cases(len(report.done))}{skipped}. Written to {settings.output}.")
+    _next.say(_next.after_predict(settings) if report.ok else [])
     if not report.ok:
         raise CaseErrors("some cases could not be predicted", list(report.failed.values()))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
-from segflow.apps import _datasets, _terminal
+from segflow.apps import _datasets, _next, _terminal
 from segflow.apps._records import DatasetCommand
 from segflow.core.command_line import command_line
 from segflow.core.errors import CaseErrors
@@ -34,10 +34,10 @@ class Preprocess(DatasetCommand):
 
 def run(settings: Preprocess) -> None:
     """Preprocess, and print the result."""
-    same = _datasets.as_settings(_datasets.announce(settings, "preprocess"))
+    _datasets.announce(settings, "preprocess")
     report = preprocess(settings)
-    following = command_line("train", **same, plans=settings.plans, fold=0)
-    _terminal.say(f"Written to {report.folder}. Next: {following}")
+    _terminal.say(f"Written to {report.folder}.")
+    _next.say(_next.after_preprocess(settings, report.folder))
 
 
 def preprocess(settings: Preprocess) -> PreprocessReport:

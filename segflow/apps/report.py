@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from segflow.apps import _terminal
+from segflow.apps import _next, _terminal
 from segflow.apps._records import Command, PathSettings, needed
 from segflow.core.errors import SegflowError
 
@@ -46,6 +46,7 @@ def run(settings: Report) -> None:
         StampedFolder(page.parent).refuse_foreign({page.name: [page]})
     write(folder, page, settings.paths, channel=settings.channel)
     _terminal.say(f"Written to {page}.")
+    _next.say(_next.after_report(folder, settings.paths))
 
 
 def write(

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from segflow.apps import _datasets, _terminal, ensemble, plan, postprocess, predict, preprocess, report, select
+from segflow.apps import _datasets, _next, _terminal, ensemble, plan, postprocess, predict, preprocess, report, select
 from segflow.apps import train as training
 from segflow.core.errors import CaseErrors, NoSpaceError, SegflowError
 from segflow.inference.ensemble_settings import EnsembleSettings
@@ -92,6 +92,7 @@ def run(settings: Run) -> None:
     _terminal.say("To predict others:")
     for command in selection.commands:
         _terminal.say(f"  {command}")
+    _next.say(_next.after_run(predictions, images, Path(selection.best.runs[0]), paths))
     _terminal.say(f"Done in {time.monotonic() - started:.0f} s.")
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from segflow.apps import _datasets, _terminal
+from segflow.apps import _at_hand, _datasets, _next, _terminal
 from segflow.apps._records import DatasetCommand
 from segflow.selection.select_settings import SelectSettings
 
@@ -52,6 +52,8 @@ def run(settings: Select) -> None:
     _terminal.say(f"Written to {output / SELECTION_FILE}. Predict with:")
     for command in selection.commands:
         _terminal.say(f"  {command}")
+    images = _at_hand.test_images(settings.dataset, paths) if _datasets.is_named(settings.dataset) else None
+    _next.say(_next.after_selection(selection.commands, name, images, paths))
 
 
 def select(settings: Select, runs: Sequence[Path], reference: Path, output: Path) -> Selection:

@@ -6,20 +6,14 @@ import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
-from segflow.apps import _datasets, _invocation, _processes, _terminal
+from segflow.apps import _datasets, _invocation, _next, _processes, _terminal
 from segflow.apps._parts import Part
 from segflow.apps._records import ConfigurationSettings, DatasetCommand, FoldSettings
-from segflow.core.command_line import command_line
 from segflow.inference.predict_settings import PredictSettings
 from segflow.training.training_settings import TrainerSettings, TrainingSettings
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from segflow.apps._training import Trained
-
-SHIPPED_NETWORK = "segflow.network.build.build_network"
-"""Target of the network that prediction builds by default."""
 
 
 @dataclass(kw_only=True)
@@ -92,7 +86,8 @@ def run(settings: Train) -> float | None:
         return trained.value
     if not result.finished:
         _terminal.say(f"Stopped after {result.epochs} epochs. To continue, run the same command again.")
-    _terminal.say(f"The run is in {result.folder}. Next: {_predict_command(settings, result.folder)}")
+    _terminal.say(f"The run is in {result.folder}.")
+    _next.say(_next.after_train(settings, result.folder, finished=result.finished))
     return trained.value
 
 
@@ -108,11 +103,3 @@ def train(settings: Train) -> Trained:
     from segflow.apps._training import train_inputs  # slow: torch and Lightning
 
     return train_inputs(settings, inputs)
-
-
-def _predict_command(settings: Train, folder: Path) -> str:
-    """Command line that predicts, with the network if it is a user's own."""
-    own = settings.network.target != SHIPPED_NETWORK
-    named = [override for override in _invocation.overrides() if override.startswith("network")]
-    words = [*_invocation.config_flags(), *named] if own else []
-    return command_line("predict", *words, model=folder, input="DIR", output="DIR")

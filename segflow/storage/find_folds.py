@@ -65,6 +65,17 @@ def named_checkpoint(path: Path, checkpoint: str = "final") -> tuple[Path, str]:
     return path, checkpoint
 
 
+def refuse_missing(model: Path) -> None:
+    """Refuse the path of a model at which there is nothing: quicker than opening it, which loads torch.
+
+    Raises:
+        SegflowError: There is nothing; lists the runs near it.
+    """
+    path, _ = named_checkpoint(model)
+    if not path.exists():
+        raise no_run(path, f"there is no model {path}")
+
+
 def no_run(path: Path, problem: str) -> SegflowError:
     """The error for a path that is not a run. It lists runs below the path, or near it if it does not exist."""
     near = path if path.is_dir() else path.parent

@@ -114,8 +114,9 @@ class PolynomialDecay(EpochSchedule):
     """``rate * (1 - epoch / total_epochs) ** exponent``, nnU-Net's schedule (recipe 9.2).
 
     Args:
-        optimizer, total_epochs, warmup_epochs: See `EpochSchedule`.
-        exponent: 0.9 in nnU-Net.
+        optimizer, total_epochs: See `EpochSchedule`.
+        exponent: Power of the remaining share of the epochs; 0.9 in nnU-Net.
+        warmup_epochs: Epochs of linear rise before the decay.
     """
 
     def __init__(
@@ -133,8 +134,9 @@ class CosineDecay(EpochSchedule):
     """Half a cosine from 1 to ``minimum`` (recipe 16).
 
     Args:
-        optimizer, total_epochs, warmup_epochs: See `EpochSchedule`.
+        optimizer, total_epochs: See `EpochSchedule`.
         minimum: Factor at the end.
+        warmup_epochs: Epochs of linear rise before the decay.
     """
 
     def __init__(

@@ -120,5 +120,5 @@ def test_a_users_folder_wins_over_the_shipped_one(tmp_path: Path) -> None:
 def test_help_lists_groups_and_options(tmp_path: Path) -> None:
     result = segflow("train", "--help", folder=tmp_path)
     assert result.returncode == 0, result.stderr
-    for text in ("fold: 0, 1, 2, 3, 4, all", "configuration: 2d", "trainer: ", "max_epochs: 1000"):
+    for text in ("fold: 0, 1, 2, 3, 4, all", "configuration: 2d", "trainer: ", "trainer.max_epochs=1000"):
         assert text in result.stdout

@@ -1,0 +1,296 @@
+"""The next command: what to type after a command, with the dataset, plans, configuration and folds that exist.
+
+Every line can be pasted as it stands. Where that cannot be, since a folder of images is the user's to name, there is
+none.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import shlex
+from collections.abc import Callable, Sequence
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, ParamSpec
+
+from segflow.apps import _at_hand, _datasets, _invocation, _terminal
+from segflow.apps._records import Command, DatasetCommand, PathSettings
+from segflow.core.command_line import command_line, setting_text
+from segflow.core.errors import SegflowError
+from segflow.storage.folds import FOLD_PREFIX
+from segflow.storage.runs import Run
+
+if TYPE_CHECKING:
+    from segflow.apps.postprocess import Postprocess
+    from segflow.apps.predict import Predict
+    from segflow.apps.preprocess import Preprocess
+    from segflow.apps.train import Train
+
+Arguments = ParamSpec("Arguments")
+
+logger = logging.getLogger(__name__)
+
+SHIPPED_NETWORK = "segflow.network.build.build_network"
+"""Prediction builds it unless told otherwise."""
+
+PREDICTIONS = "predictions"
+POSTPROCESSED = "postprocessed"
+CHOICE_FILE = "postprocessing.json"
+FIRST = ("3d_fullres", "2d", "3d_lowres")
+"""Configurations that can be trained first, the most useful before the others."""
+
+
+def _or_nothing(decide: Callable[Arguments, list[str]]) -> Callable[Arguments, list[str]]:
+    """Say nothing where a file cannot be read: the command itself has done its work."""
+
+    @wraps(decide)
+    def decided(*positional: Arguments.args, **named: Arguments.kwargs) -> list[str]:
+        try:
+            return decide(*positional, **named)
+        except (SegflowError, OSError) as error:
+            logger.debug("no next command: %s", error)
+            return []
+
+    return decided
+
+
+def say(lines: Sequence[str]) -> None:
+    """Print each line as the next one."""
+    for line in lines:
+        _terminal.say(f"Next: {line}")
+
+
+# --------------------------------------------------------------------------------------------- up to the training
+
+
+@_or_nothing
+def after_convert(settings: Command, folder: Path) -> list[str]:
+    """Plan the dataset that was made."""
+    return [command_line("plan", dataset__path=folder, **_paths(settings.paths))]
+
+
+@_or_nothing
+def after_doctor(settings: DatasetCommand) -> list[str]:
+    """Plan the dataset with which nothing is wrong."""
+    return [command_line("plan", **_same(settings))]
+
+
+@_or_nothing
+def after_plan(settings: DatasetCommand, plans_name: str) -> list[str]:
+    """Make the arrays of these plans."""
+    return [command_line("preprocess", **_same(settings), plans=plans_name)]
+
+
+@_or_nothing
+def after_preprocess(settings: Preprocess, prepared: Path) -> list[str]:
+    """Train a configuration that has arrays, on a fold that exists.
+
+    Args:
+        settings: Of the command.
+        prepared: Folder of the plans.
+    """
+    from segflow.storage.prepared_dataset import PreparedDataset  # slow: image formats
+
+    dataset = PreparedDataset(prepared)
+    asked = settings.configurations or list(dataset.read_plans(settings.plans).configurations)
+    names = [asked] if isinstance(asked, str) else asked
+    name = next((first for first in FIRST if first in names), names[0])
+    fold = 0 if _at_hand.folds_of(dataset) else "all"
+    return [command_line("train", **_same(settings), plans=settings.plans, configuration=name, fold=fold)]
+
+
+@_or_nothing
+def after_train(settings: Train, folder: Path, *, finished: bool) -> list[str]:
+    """Go on with the fold, train the folds that remain, or compare what is trained; and predict.
+
+    Args:
+        settings: Of the command.
+        folder: Of the fold.
+        finished: Whether the training reached its end.
+    """
+    from segflow.storage.prepared_dataset import PreparedDataset  # slow: image formats
+
+    if not finished:
+        return [_again(settings, f"fold={settings.fold.index}")] if not _invocation.is_sweep() else []
+    run, prepared = Run.of(folder), PreparedDataset(settings.paths.preprocessed / folder.parents[3].name)
+    folds = _at_hand.folds_of(prepared) if folder != run.fold("all").path else []
+    waiting = [fold for fold in folds if not run.fold(fold).is_finished()]
+    lines = []
+    if waiting and not _invocation.is_sweep():
+        swept = len(waiting) > 1
+        lines.append(_again(settings, f"fold={','.join(map(str, waiting))}", *(["-m"] if swept else [])))
+    elif folds and not waiting and len(run.validated_folds()) == len(folds):
+        lines.append(command_line("select", **_same(settings)))
+    whole = bool(folds) and not waiting
+    return [*lines, *_predict(settings, run.path if whole else folder)]
+
+
+def _again(settings: Train, fold: str, *flags: str) -> str:
+    """This training once more, on other folds: with everything that it was started with."""
+    given = [override for override in _invocation.overrides() if not re.match(r"fold(\.index)?=", override)]
+    if not given:
+        which = {"plans": settings.plans, "configuration": settings.configuration.name, "run_name": settings.run_name}
+        return command_line("train", *_invocation.config_flags(), *flags, fold, **_same(settings), **which)
+    return command_line("train", *_invocation.config_flags(), *flags, *given, fold)
+
+
+def _predict(settings: Train, model: Path) -> list[str]:
+    """Predict the dataset's test images, with the network where it is one of the user's own."""
+    raw = _datasets.present_raw_folder(settings.dataset, settings.paths)
+    images = _at_hand.images_of(raw)
+    if images is None:
+        return []
+    own = settings.network.target != SHIPPED_NETWORK
+    named = [override for override in _invocation.overrides() if override.startswith("network")]
+    words = [*_invocation.config_flags(), *named] if own else []
+    output = settings.paths.outputs / _at_hand.model_dataset(model) / PREDICTIONS / _name_of(model)
+    return [command_line("predict", *words, model=model, input=images, output=output)]
+
+
+# ------------------------------------------------------------------------------------------ from the training on
+
+
+@_or_nothing
+def after_predict(settings: Predict) -> list[str]:
+    """Score the label maps where references lie beside the images; else look at the model, or choose its steps."""
+    output, model = settings.output, settings.model
+    sources = settings.input or []
+    reference = _at_hand.references_of(sources[0]) if len(sources) == 1 else None
+    if output is not None and reference is not None:
+        return [command_line("evaluate", prediction=output, reference=reference)]
+    run = _at_hand.run_of(model) if model is not None else None
+    if run is None or output is None:
+        return []
+    choice = run.crossval() / CHOICE_FILE
+    if choice.is_file():
+        return [_apply(output, choice)]
+    if len(run.validated_folds()) > 1:
+        return [command_line("postprocess", action="choose", run=run.path, **_paths(settings.paths))]
+    return [command_line("report", run=model, **_paths(settings.paths))]
+
+
+@_or_nothing
+def after_ensemble(members: Sequence[Path], output: Path) -> list[str]:
+    """Score the averages where references lie beside the images that the members were predicted from."""
+    reference = _at_hand.references_behind(members[0])
+    return [command_line("evaluate", prediction=output, reference=reference)] if reference else []
+
+
+@_or_nothing
+def after_evaluate(prediction: Path, reference: Path) -> list[str]:
+    """Choose steps that raise the scores."""
+    if prediction.name == POSTPROCESSED:
+        return []
+    return [command_line("postprocess", action="choose", prediction=prediction, reference=reference)]
+
+
+@_or_nothing
+def after_choice(settings: Postprocess, prediction: Path, choice: Path, *, has_steps: bool) -> list[str]:
+    """Apply the steps; or predict with the run that they were chosen for.
+
+    Args:
+        settings: Of the command.
+        prediction: The label maps that the steps were chosen by.
+        choice: File of the steps.
+        has_steps: Whether there are any.
+    """
+    if settings.run is not None:
+        return with_model(settings.run, settings.paths)
+    return [_apply(prediction, choice)] if has_steps else []
+
+
+@_or_nothing
+def after_steps(prediction: Path, output: Path) -> list[str]:
+    """Score what steps were applied to, where the images' references are known."""
+    reference = _at_hand.references_behind(prediction)
+    return [command_line("evaluate", prediction=output, reference=reference)] if reference else []
+
+
+@_or_nothing
+def after_selection(commands: Sequence[str], name: str, images: Path | None, paths: PathSettings) -> list[str]:
+    """Predict the dataset's test images with what was selected.
+
+    Args:
+        commands: Of the selection, with INPUT and OUTPUT for the folders.
+        name: Of the dataset.
+        images: Its test images, where they are at hand.
+        paths: Where things lie.
+    """
+    if images is None:
+        return []
+    folders = {"INPUT": images, "OUTPUT": paths.outputs / name / PREDICTIONS / "selected"}
+    texts = {word: str(folder) for word, folder in folders.items()}
+    if any(setting_text(folder) != texts[word] for word, folder in folders.items()):
+        return []
+    word_of_folder = re.compile(r"(?<=[=\[,])(INPUT|OUTPUT)(?=$|[/,\]])")
+
+    def put(command: str) -> str:
+        return shlex.join(word_of_folder.sub(lambda match: texts[match[1]], word) for word in shlex.split(command))
+
+    return [put(command) for command in commands]
+
+
+@_or_nothing
+def after_run(predictions: Path | None, images: Path | None, best: Path, paths: PathSettings) -> list[str]:
+    """Score the predictions of the test images; and keep the best run as one file."""
+    reference = _at_hand.references_of(images) if images is not None else None
+    known = predictions is not None and reference is not None
+    scores = [command_line("evaluate", prediction=predictions, reference=reference)] if known else []
+    return [*scores, *after_report(best, paths)]
+
+
+@_or_nothing
+def after_demo(fold: Path) -> list[str]:
+    """Look at what was trained."""
+    return [command_line("report", run=fold)]
+
+
+@_or_nothing
+def after_report(run: Path, paths: PathSettings) -> list[str]:
+    """Keep the run as one file."""
+    file = paths.outputs / _at_hand.model_dataset(run) / f"{_name_of(run)}.segflow"
+    return [command_line("bundle", action="export", model=run, output=file)]
+
+
+@_or_nothing
+def with_model(model: Path, paths: PathSettings, of: Path | None = None) -> list[str]:
+    """Predict the test images of the dataset that a model was trained on, where they are at hand.
+
+    Args:
+        model: Any model.
+        paths: Where things lie.
+        of: The run's folder that it was made of; None for itself.
+    """
+    run = _at_hand.run_of(of or model)
+    if run is None:
+        return []
+    name = _at_hand.model_dataset(run.path)
+    images = _at_hand.images_of(paths.raw / name)
+    output = paths.outputs / name / PREDICTIONS / _name_of(model)
+    return [] if images is None else [command_line("predict", model=model, input=images, output=output)]
+
+
+def _name_of(model: Path) -> str:
+    """A name for what is made with a model: its configuration, run name and fold."""
+    parts = [part for part in model.parts[-3:] if part not in ("..", "/")]
+    if not model.name.startswith(FOLD_PREFIX):
+        parts = parts[-2:]
+    return "_".join(parts).removesuffix(".segflow").removesuffix(".zip")
+
+
+def _apply(prediction: Path, choice: Path) -> str:
+    output = prediction / POSTPROCESSED
+    return command_line("postprocess", action="apply", prediction=prediction, choice=choice, output=output)
+
+
+def _same(settings: DatasetCommand) -> dict[str, object]:
+    """What names the dataset of a command, and the places that it was given."""
+    return {**_datasets.as_settings(settings.dataset), **_paths(settings.paths)}
+
+
+def _paths(paths: PathSettings) -> dict[str, object]:
+    """The places that are others than the environment's."""
+    usual = PathSettings()
+    names = ("raw", "preprocessed", "outputs")
+    return {f"paths__{name}": getattr(paths, name) for name in names if getattr(paths, name) != getattr(usual, name)}

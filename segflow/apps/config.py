@@ -1,0 +1,83 @@
+"""``segflow config``: which setting of which command does something."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+
+from segflow.apps import _catalogue, _help, _shipped, _terminal
+from segflow.apps._purposes import COMMANDS
+from segflow.apps._records import Command, needed
+from segflow.core.errors import SegflowError
+
+USE = "Use: segflow config find=rate, or: segflow config find='learning rate'"
+
+
+@dataclass(kw_only=True)
+class Config(Command):
+    """Settings of ``segflow config``.
+
+    Attributes:
+        find: Words that all stand in the name or the meaning of a setting, or of an option of a group.
+    """
+
+    find: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A setting or an option that has the words.
+
+    Attributes:
+        text: As it would be typed.
+        meaning: What it does.
+        commands: The commands that have it.
+    """
+
+    text: str
+    meaning: str
+    commands: tuple[str, ...]
+
+
+def run(settings: Config) -> None:
+    """Print every setting and option that has the words, those whose names have them first."""
+    words = str(needed(settings.find, "find", USE)).casefold().split()
+    folders = [_shipped.config_dir(), *_shipped.folders_of_environment()]
+    everything = list(_everything(folders))
+    found = [entry for entry in everything if _has(f"{entry.text} {entry.meaning}", words)]
+    if not found:
+        names = {entry.text.partition("=")[0].rpartition(".")[2] for entry in everything}
+        near = get_close_matches(words[0], names, n=1)
+        raise SegflowError(
+            f"no setting has '{settings.find}' in its name or its meaning",
+            fix=f"Did you mean find={near[0]}?" if near else USE,
+        )
+    width = _help.width_of_output()
+    for entry in sorted(found, key=lambda entry: not _has(entry.text.partition("=")[0], words)):
+        _terminal.say(entry.text)
+        for line in _help.wrapped(f"{_help.plain_text(entry.meaning)} [{', '.join(entry.commands)}]", width, 4):
+            _terminal.say(line)
+
+
+def _has(text: str, words: Sequence[str]) -> bool:
+    """Whether every word begins a word of a text."""
+    return all(re.search(rf"(?<![^\W_]){re.escape(word)}", text.casefold()) for word in words)
+
+
+def _everything(folders: Sequence[Path]) -> Iterator[Found]:
+    """Settings and options of all commands, each once."""
+    seen: dict[tuple[str, str], list[str]] = {}
+    for command in COMMANDS:
+        for entry in _catalogue.settings(command, folders):
+            if not entry.is_section:
+                text = f"{entry.key}={_help.value_text(entry.value)}"
+                seen.setdefault((text, entry.meaning), []).append(command)
+        for group in _catalogue.choices(command, folders):
+            for option in _help.options_of(command, group, folders):
+                purpose = _shipped.purpose(group.partition("@")[0], option, folders)
+                seen.setdefault((f"{group}={option}", purpose), []).append(command)
+    for (text, meaning), commands in seen.items():
+        yield Found(text, meaning, tuple(commands))
