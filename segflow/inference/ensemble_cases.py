@@ -70,9 +70,8 @@ def ensemble_cases(
     """
     settings = settings or EnsembleSettings()
     if settings.weights is not None and len(settings.weights) != len(members):
-        raise SegflowError(
-            "ensemble: one weight per member", found=settings.weights, expected=f"{len(members)} weights"
-        )
+        wanted = f"{len(members)} weights"
+        raise SegflowError("ensemble: one weight per member", found=settings.weights, expected=wanted)
     images = reader_by_name(reader)
     stored = [StoredProbabilities(folder, labels, images) for folder in members]
     chosen = _case_ids(stored, file_ending) if cases is None else list(cases)

@@ -76,10 +76,7 @@ def predict_cases(
         build_previous=build_previous,
         normalizations=normalizations,
     )
-    check_normalizations(predictor.normalizations)
-    for stage in (predictor, predictor.previous_stage):
-        if stage is not None:
-            check_planned(stage.record.plans, stage.plan, predictor.normalizations)
+    _check_parts(predictor)
     everything = _find(source, predictor)
     cases = part_of(everything, settings.part)
     decisive = _decisive(predictor, model, settings, build, build_previous)
@@ -89,6 +86,14 @@ def predict_cases(
     family = {case.case_id for case in everything}
     last = PredictStage("predict", predictor, output, settings, decisive, before, family, own)
     return _run(last, cases, {"input": _text(source), **asdict(settings), **decisive}, progress)
+
+
+def _check_parts(predictor: Predictor) -> None:
+    """Refuse normalisations of a user's own that cannot be used, or that differ from the planned ones."""
+    check_normalizations(predictor.normalizations)
+    for stage in (predictor, predictor.previous_stage):
+        if stage is not None:
+            check_planned(stage.record.plans, stage.plan, predictor.normalizations)
 
 
 def _find(source: Input, predictor: Predictor) -> list[CaseFiles]:

@@ -65,7 +65,8 @@ def select_configuration(
     best = ranked[0]
     winners = [crossvals[k] for k in best.members]
     folder = _label_maps_of(best, winners, cases, output, settings)
-    record = winners[0].record
+    records = [run.record for run in winners]
+    record = records[0]
     choice = choose_postprocessing(
         folder,
         reference,
@@ -85,14 +86,9 @@ def select_configuration(
         postprocessing=str(steps_file),
         dice_after=mean_of_defined(list(choice.after.values())),
         notes=(*_notes(crossvals, cases, settings), *_verdict(ranked)),
-        commands=predict_commands(
-            best.candidate, [run.record for run in winners], steps_file if choice.steps else None
-        ),
+        commands=predict_commands(best.candidate, records, steps_file if choice.steps else None),
     )
-    scores = {f"scores_{k}": crossval.folder / SUMMARY_FILE for k, crossval in enumerate(crossvals)}
-    origin = Origin("select", 1, {"max_members": settings.max_members}, {**scores, "postprocessing": steps_file})
-    with StampedFolder(output).written(SELECTION_FILE, origin) as place:
-        write_json(place / SELECTION_FILE, selection.to_json())
+    _write(selection, crossvals, output, settings)
     return selection
 
 
@@ -114,6 +110,16 @@ def _label_maps_of(
     folder = within(output, ENSEMBLES_FOLDER, "__".join(_slug(name) for name in best.candidate.name.split(JOIN)))
     write_ensemble(winners, cases, folder, processes=settings.processes)
     return folder
+
+
+def _write(selection: Selection, crossvals: Sequence[CrossValidation], output: Path, settings: SelectSettings) -> None:
+    """Write ``selection.json`` with its stamp."""
+    scores = {f"scores_{k}": crossval.folder / SUMMARY_FILE for k, crossval in enumerate(crossvals)}
+    inputs = {**scores, "postprocessing": Path(selection.postprocessing)}
+    with StampedFolder(output).written(
+        SELECTION_FILE, Origin("select", 1, {"max_members": settings.max_members}, inputs)
+    ) as place:
+        write_json(place / SELECTION_FILE, selection.to_json())
 
 
 def _check_same_dataset(runs: Sequence[CrossValidation]) -> None:
