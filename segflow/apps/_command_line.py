@@ -82,7 +82,7 @@ def config_flags(arguments: Sequence[str]) -> list[str]:
 
 def values_of(name: str, flags: Sequence[str]) -> list[str]:
     """All values that were given with a flag, in either form."""
-    values = []
+    values: list[str] = []
     for position, flag in enumerate(flags):
         form, equals, value = flag.partition("=")
         if form in (name, WITH_VALUE[name]):

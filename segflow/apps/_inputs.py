@@ -67,6 +67,11 @@ def read_inputs(settings: Train) -> Inputs:
     from segflow.apps.train import Train
 
     paths, dataset, fold = settings.paths, settings.dataset, settings.fold
+    if isinstance(fold.index, list):
+        several = ",".join(map(str, fold.index))
+        raise SegflowError(
+            "one fold is trained at a time", found=f"fold.index={fold.index}", fix=f"For all of them: -m fold={several}"
+        )
     name, configuration = _datasets.folder_name(dataset, paths), str(settings.configuration.name)
     prepared = PreparedDataset(paths.preprocessed / name)
     same = _datasets.as_settings(dataset)

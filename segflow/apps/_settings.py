@@ -54,15 +54,19 @@ class Setting:
     is_open: bool = False
 
 
-@cache
 def settings_of(record: type, prefix: str = "") -> tuple[Setting, ...]:
     """All settings of a record and its sections, in order."""
+    return _settings_below(record, prefix)
+
+
+@cache
+def _settings_below(record: type, prefix: str) -> tuple[Setting, ...]:
     found: list[Setting] = []
     for entry, kind in _typed_fields(record):
         key = f"{prefix}{entry.name}"
         section = _section(kind)
         if section is not None:
-            found += settings_of(section, f"{key}.")
+            found += _settings_below(section, f"{key}.")
         elif not entry.metadata.get(REST):
             meaning = meanings(record).get(entry.name, "")
             options = _options(kind)
@@ -134,7 +138,7 @@ def plain(value: Any, record: type | None = None) -> Any:
     """
     if is_dataclass(value) and not isinstance(value, type):
         result: dict[str, Any] = {}
-        for entry in fields(record or type(value)):  # type: ignore[arg-type]
+        for entry in fields(record or type(value)):
             inner = plain(getattr(value, entry.name))
             result |= inner if entry.metadata.get(REST) else {entry.name: inner}
         return result
@@ -186,7 +190,7 @@ def _prepared(record: type, values: Any, prefix: str) -> Any:
             expected=f"its parts one by one, as {prefix}{next(iter(_typed_fields(record)))[0].name}=VALUE",
         )  # fmt: skip
     known = dict(_named(record))
-    rest = next((entry.name for entry in fields(record) if entry.metadata.get(REST)), None)  # type: ignore[arg-type]
+    rest = next((entry.name for entry in fields(record) if entry.metadata.get(REST)), None)
     result: dict[str, Any] = {}
     others: dict[str, Any] = {}
     for key, value in values.items():
@@ -302,7 +306,7 @@ def _hints(record: type) -> dict[str, Any]:
 
 
 def _typed_fields(record: type) -> list[tuple[Field[Any], Any]]:
-    return [(entry, _hints(record)[entry.name]) for entry in fields(record)]  # type: ignore[arg-type]
+    return [(entry, _hints(record)[entry.name]) for entry in fields(record)]
 
 
 def _named(record: type) -> list[tuple[str, Any]]:

@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import yaml
-from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from segflow.apps import _datasets, _invocation, _settings, _sources, _terminal, evaluate
 from segflow.apps._inputs import Inputs
@@ -33,6 +32,7 @@ from segflow.storage.preprocessed_store import PreprocessedStore
 from segflow.storage.runs import Run
 from segflow.training.claim_folder import check_arrays_of_run, release_folder
 from segflow.training.protocols import TrainingParts, TrainResult, VolumeScorer
+from segflow.training.ranks import is_first_rank
 from segflow.training.train_fold import train_fold
 from segflow.training.training_job import FoldArrays
 
@@ -72,14 +72,14 @@ class Trained:
 def train_inputs(settings: Train, inputs: Inputs) -> Trained:
     """Train a fold, then predict and score its validation cases."""
     tune_cpu()
-    if rank_zero_only.rank != 0:  # only one process reports
+    if not is_first_rank():  # only one process reports
         logging.getLogger("segflow").setLevel(logging.ERROR)
-    alone = inputs.folder.locked() if rank_zero_only.rank == 0 else nullcontext()
+    alone = inputs.folder.locked() if is_first_rank() else nullcontext()
     previous = _previous_stage(settings, inputs)
     window = settings.inference.window
     scorer = volume_scorer(inputs.record, inputs.store, inputs.references, window, previous_stage=previous)
     with alone, _log_file(inputs.folder):
-        if rank_zero_only.rank == 0:
+        if is_first_rank():
             _sources.check_sources(inputs, settings.dataset, settings.paths)
             release_folder(inputs.folder)
             _write_configuration(inputs)
@@ -90,7 +90,7 @@ def train_inputs(settings: Train, inputs: Inputs) -> Trained:
             training_parts(settings, scorer),
             settings.training,
         )
-        wanted = settings.validation and result.finished and result.has_weights and rank_zero_only.rank == 0
+        wanted = settings.validation and result.finished and result.has_weights and is_first_rank()
         summary = _validate(settings, inputs, previous) if wanted and inputs.record.val_cases else None
     return Trained(result, summary, inputs.record.dataset.labels)
 
@@ -173,7 +173,7 @@ def _write_configuration(inputs: Inputs) -> None:
 @contextmanager
 def _log_file(folder: Fold) -> Iterator[None]:
     """Copy all log messages to the fold's ``train.log``, errors with their traceback."""
-    if rank_zero_only.rank != 0:
+    if not is_first_rank():
         yield
         return
     folder.path.mkdir(parents=True, exist_ok=True)

@@ -17,7 +17,7 @@ class Demo(train.Train, plan.Plan, preprocess.Preprocess):
     """Settings of ``segflow demo``: those of the commands that it runs in turn."""
 
     SECTION: ClassVar = ""
-    PLACES: ClassVar = train.Train.PLACES
+    PLACES: ClassVar[tuple[str, ...]] = train.Train.PLACES
 
 
 def run(settings: Demo) -> float | None:
@@ -37,8 +37,15 @@ def run(settings: Demo) -> float | None:
     images = raw / "imagesTs"
     if result.has_weights and images.is_dir() and any(images.iterdir()):
         logger.info("4/5 predict %s", images)
-        what = {"model": result.folder, "input": [images], "output": predictions}
-        predict.predict(predict.Predict(**what, inference=settings.inference, network=settings.network))
+        predict.predict(
+            predict.Predict(
+                model=result.folder,
+                input=[images],
+                output=predictions,
+                inference=settings.inference,
+                network=settings.network,
+            )
+        )
     logger.info("5/5 results")
     trained.show(f"Validation cases of {dataset.name}, fold {settings.fold.index}")
     _terminal.say(f"Raw dataset   {raw}")

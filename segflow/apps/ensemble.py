@@ -27,7 +27,7 @@ class Ensemble(Command):
         resume: Skip finished cases.
     """
 
-    PLACES: ClassVar = ("output",)
+    PLACES: ClassVar[tuple[str, ...]] = ("output",)
 
     members: list[Path] | None = None
     output: Path | None = None

@@ -34,7 +34,7 @@ class Evaluate(Command):
     """
 
     SECTION: ClassVar = "evaluation"
-    PLACES: ClassVar = ("output", "prediction")
+    PLACES: ClassVar[tuple[str, ...]] = ("output", "prediction")
 
     prediction: Path | None = None
     reference: Path | None = None

@@ -27,7 +27,13 @@ class Plan(DatasetCommand):
         processes: Cases at once; null uses all processors, 0 works in this process.
     """
 
-    PLACES: ClassVar = ("planner.plans_name", "paths.preprocessed", "dataset.source", "dataset.name", "dataset.path")
+    PLACES: ClassVar[tuple[str, ...]] = (
+        "planner.plans_name",
+        "paths.preprocessed",
+        "dataset.source",
+        "dataset.name",
+        "dataset.path",
+    )
 
     planner: PlannerSettings = field(default_factory=PlannerSettings)
     fold: FoldSettings = field(default_factory=FoldSettings)

@@ -39,7 +39,7 @@ class Postprocess(Command):
     """
 
     SECTION: ClassVar = "postprocessing"
-    PLACES: ClassVar = ("output", "prediction", "run")
+    PLACES: ClassVar[tuple[str, ...]] = ("output", "prediction", "run")
 
     action: str = "choose"
     run: Path | None = None

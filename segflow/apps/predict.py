@@ -34,7 +34,7 @@ class Predict(Command):
     """
 
     SECTION: ClassVar = "inference"
-    PLACES: ClassVar = ("output", "input", "inference.part")
+    PLACES: ClassVar[tuple[str, ...]] = ("output", "input", "inference.part")
 
     model: Path | None = None
     input: list[Path] | None = None

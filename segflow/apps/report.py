@@ -29,7 +29,7 @@ class Report(Command):
         channel: Channel of the images to show.
     """
 
-    PLACES: ClassVar = ("output", "run")
+    PLACES: ClassVar[tuple[str, ...]] = ("output", "run")
 
     run: Path | None = None
     output: Path | None = None

@@ -34,7 +34,7 @@ class Run(training.Train, plan.Plan, preprocess.Preprocess, select.Select):
     """Settings of ``segflow run``: those of the commands that it runs in turn."""
 
     SECTION: ClassVar = ""
-    PLACES: ClassVar = training.Train.PLACES
+    PLACES: ClassVar[tuple[str, ...]] = training.Train.PLACES
 
     def __post_init__(self) -> None:
         if not self.trainer.is_one_process:

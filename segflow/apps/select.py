@@ -25,7 +25,7 @@ class Select(DatasetCommand):
     """
 
     SECTION: ClassVar = "selection"
-    PLACES: ClassVar = ("paths.outputs", "dataset.source", "dataset.name", "dataset.path")
+    PLACES: ClassVar[tuple[str, ...]] = ("paths.outputs", "dataset.source", "dataset.name", "dataset.path")
 
     runs: list[Path] | None = None
     selection: SelectSettings = field(default_factory=SelectSettings)

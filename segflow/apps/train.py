@@ -41,7 +41,7 @@ class Train(DatasetCommand):
         save_probabilities: Keep the probabilities of validation cases, for ensembles.
     """
 
-    PLACES: ClassVar = (
+    PLACES: ClassVar[tuple[str, ...]] = (
         *("paths.outputs", "dataset.source", "dataset.name", "dataset.path"),
         *("plans", "configuration.name", "run_name", "fold.index"),
     )

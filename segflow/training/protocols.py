@@ -88,7 +88,7 @@ class AugmentationFactory(Protocol):
 class VolumeScorer(Protocol):
     """Predicts whole preprocessed cases with a network in evaluation mode; label name → mean Dice over the cases."""
 
-    def __call__(self, network: nn.Module, case_ids: Sequence[str]) -> Mapping[str, float]: ...
+    def __call__(self, network: nn.Module, case_ids: Sequence[str], /) -> Mapping[str, float]: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
