@@ -74,7 +74,7 @@ def settings(command: str, folders: Sequence[Path], chosen: Mapping[str, str] | 
         folders: Folders of configuration, the shipped one first.
         chosen: Group → option, for options other than the default.
     """
-    record = _commands.record_of(command)
+    record: type = _commands.record_of(command)
     known = {setting.key: setting for setting in _settings.settings_of(record)}
     top = _settings.meanings(record)
     order = [name for name in top if name not in OF_EVERY_COMMAND]

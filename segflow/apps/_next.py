@@ -18,7 +18,7 @@ from segflow.apps import _at_hand, _datasets, _invocation, _terminal
 from segflow.apps._records import Command, DatasetCommand, PathSettings
 from segflow.core.command_line import command_line, setting_text
 from segflow.core.errors import SegflowError
-from segflow.storage.folds import FOLD_PREFIX
+from segflow.storage.file_names import FOLD_PREFIX
 from segflow.storage.runs import Run
 
 if TYPE_CHECKING:
