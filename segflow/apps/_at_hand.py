@@ -31,6 +31,11 @@ def model_dataset(run: Path) -> str:
     return find_folds(run)[0].read_record().dataset.name
 
 
+def has_own_normalizations(run: Path) -> bool:
+    """Whether prediction with a run needs a normalisation of a user's own."""
+    return bool(find_folds(run)[0].read_record().plans.own_normalizations)
+
+
 def test_images(dataset: DatasetSettings, paths: PathSettings) -> Path | None:
     """The test images of a dataset, where they are at hand."""
     return images_of(_datasets.present_raw_folder(dataset, paths))

@@ -20,6 +20,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from segflow.apps import _command_line, _commands, _composition, _first_words, _messages, _shipped
+from segflow.apps._own_parts import use_own_reader
 from segflow.core.errors import NoSpaceError
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
@@ -105,6 +106,7 @@ def _job(
             settings = _composition.record(command, config)
             if settings.verbose:
                 logging.getLogger("segflow").setLevel(logging.DEBUG)
+            use_own_reader(settings.reader)
             return _commands.job_of(command)(settings)
         except NoSpaceError as error:
             failures.append(("", error))

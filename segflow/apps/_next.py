@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec
 
 from segflow.apps import _at_hand, _datasets, _invocation, _terminal
+from segflow.apps._own_parts import typed
 from segflow.apps._records import Command, DatasetCommand, PathSettings
 from segflow.core.command_line import command_line, setting_text
 from segflow.core.errors import SegflowError
@@ -67,19 +68,19 @@ def say(lines: Sequence[str]) -> None:
 @_or_nothing
 def after_convert(settings: Command, folder: Path) -> list[str]:
     """Plan the dataset that was made."""
-    return [command_line("plan", dataset__path=folder, **_paths(settings.paths))]
+    return [_command("plan", dataset__path=folder, **_paths(settings.paths))]
 
 
 @_or_nothing
 def after_doctor(settings: DatasetCommand) -> list[str]:
     """Plan the dataset with which nothing is wrong."""
-    return [command_line("plan", **_same(settings))]
+    return [_command("plan", **_same(settings))]
 
 
 @_or_nothing
 def after_plan(settings: DatasetCommand, plans_name: str) -> list[str]:
     """Make the arrays of these plans."""
-    return [command_line("preprocess", **_same(settings), plans=plans_name)]
+    return [command_line("preprocess", *typed("reader", "normalization"), **_same(settings), plans=plans_name)]
 
 
 @_or_nothing
@@ -97,7 +98,7 @@ def after_preprocess(settings: Preprocess, prepared: Path) -> list[str]:
     names = [asked] if isinstance(asked, str) else asked
     name = next((first for first in FIRST if first in names), names[0])
     fold = 0 if _at_hand.folds_of(dataset) else "all"
-    return [command_line("train", **_same(settings), plans=settings.plans, configuration=name, fold=fold)]
+    return [_command("train", **_same(settings), plans=settings.plans, configuration=name, fold=fold)]
 
 
 @_or_nothing
@@ -121,7 +122,7 @@ def after_train(settings: Train, folder: Path, *, finished: bool) -> list[str]:
         swept = len(waiting) > 1
         lines.append(_again(settings, f"fold={','.join(map(str, waiting))}", *(["-m"] if swept else [])))
     elif folds and not waiting and len(run.validated_folds()) == len(folds):
-        lines.append(command_line("select", **_same(settings)))
+        lines.append(_command("select", **_same(settings)))
     whole = bool(folds) and not waiting
     return [*lines, *_predict(settings, run.path if whole else folder)]
 
@@ -139,13 +140,11 @@ def _predict(settings: Train, model: Path) -> list[str]:
     """Predict the dataset's test images, with the network where it is one of the user's own."""
     raw = _datasets.present_raw_folder(settings.dataset, settings.paths)
     images = _at_hand.images_of(raw)
-    if images is None:
+    if images is None or _at_hand.has_own_normalizations(model):  # whose option of a group is not known here
         return []
-    own = settings.network.target != SHIPPED_NETWORK
-    named = [override for override in _invocation.overrides() if override.startswith("network")]
-    words = [*_invocation.config_flags(), *named] if own else []
+    own = [] if settings.network.target == SHIPPED_NETWORK else ["network"]
     output = settings.paths.outputs / _at_hand.model_dataset(model) / PREDICTIONS / _name_of(model)
-    return [command_line("predict", *words, model=model, input=images, output=output)]
+    return [command_line("predict", *typed("reader", *own), model=model, input=images, output=output)]
 
 
 # ------------------------------------------------------------------------------------------ from the training on
@@ -158,7 +157,7 @@ def after_predict(settings: Predict) -> list[str]:
     sources = settings.input or []
     reference = _at_hand.references_of(sources[0]) if len(sources) == 1 else None
     if output is not None and reference is not None:
-        return [command_line("evaluate", prediction=output, reference=reference)]
+        return [_command("evaluate", prediction=output, reference=reference)]
     run = _at_hand.run_of(model) if model is not None else None
     if run is None or output is None:
         return []
@@ -166,15 +165,15 @@ def after_predict(settings: Predict) -> list[str]:
     if choice.is_file():
         return [_apply(output, choice)]
     if len(run.validated_folds()) > 1:
-        return [command_line("postprocess", action="choose", run=run.path, **_paths(settings.paths))]
-    return [command_line("report", run=model, **_paths(settings.paths))]
+        return [_command("postprocess", action="choose", run=run.path, **_paths(settings.paths))]
+    return [_command("report", run=model, **_paths(settings.paths))]
 
 
 @_or_nothing
 def after_ensemble(members: Sequence[Path], output: Path) -> list[str]:
     """Score the averages where references lie beside the images that the members were predicted from."""
     reference = _at_hand.references_behind(members[0])
-    return [command_line("evaluate", prediction=output, reference=reference)] if reference else []
+    return [_command("evaluate", prediction=output, reference=reference)] if reference else []
 
 
 @_or_nothing
@@ -182,7 +181,7 @@ def after_evaluate(prediction: Path, reference: Path) -> list[str]:
     """Choose steps that raise the scores."""
     if prediction.name == POSTPROCESSED:
         return []
-    return [command_line("postprocess", action="choose", prediction=prediction, reference=reference)]
+    return [_command("postprocess", action="choose", prediction=prediction, reference=reference)]
 
 
 @_or_nothing
@@ -204,7 +203,7 @@ def after_choice(settings: Postprocess, prediction: Path, choice: Path, *, has_s
 def after_steps(prediction: Path, output: Path) -> list[str]:
     """Score what steps were applied to, where the images' references are known."""
     reference = _at_hand.references_behind(prediction)
-    return [command_line("evaluate", prediction=output, reference=reference)] if reference else []
+    return [_command("evaluate", prediction=output, reference=reference)] if reference else []
 
 
 @_or_nothing
@@ -236,21 +235,21 @@ def after_run(predictions: Path | None, images: Path | None, best: Path, paths: 
     """Score the predictions of the test images; and keep the best run as one file."""
     reference = _at_hand.references_of(images) if images is not None else None
     known = predictions is not None and reference is not None
-    scores = [command_line("evaluate", prediction=predictions, reference=reference)] if known else []
+    scores = [_command("evaluate", prediction=predictions, reference=reference)] if known else []
     return [*scores, *after_report(best, paths)]
 
 
 @_or_nothing
 def after_demo(fold: Path) -> list[str]:
     """Look at what was trained."""
-    return [command_line("report", run=fold)]
+    return [_command("report", run=fold)]
 
 
 @_or_nothing
 def after_report(run: Path, paths: PathSettings) -> list[str]:
     """Keep the run as one file."""
     file = paths.outputs / _at_hand.model_dataset(run) / f"{_name_of(run)}.segflow"
-    return [command_line("bundle", action="export", model=run, output=file)]
+    return [_command("bundle", action="export", model=run, output=file)]
 
 
 @_or_nothing
@@ -268,7 +267,9 @@ def with_model(model: Path, paths: PathSettings, of: Path | None = None) -> list
     name = _at_hand.model_dataset(run.path)
     images = _at_hand.images_of(paths.raw / name)
     output = paths.outputs / name / PREDICTIONS / _name_of(model)
-    return [] if images is None else [command_line("predict", model=model, input=images, output=output)]
+    if images is None or _at_hand.has_own_normalizations(run.path):
+        return []
+    return [_command("predict", model=model, input=images, output=output)]
 
 
 def _name_of(model: Path) -> str:
@@ -281,7 +282,12 @@ def _name_of(model: Path) -> str:
 
 def _apply(prediction: Path, choice: Path) -> str:
     output = prediction / POSTPROCESSED
-    return command_line("postprocess", action="apply", prediction=prediction, choice=choice, output=output)
+    return _command("postprocess", action="apply", prediction=prediction, choice=choice, output=output)
+
+
+def _command(name: str, **values: object) -> str:
+    """A command line, with the reader of images where it is one of the user's own."""
+    return command_line(name, *typed("reader"), **values)
 
 
 def _same(settings: DatasetCommand) -> dict[str, object]:

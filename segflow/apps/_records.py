@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+from segflow.apps._parts import Part
 from segflow.core.errors import SegflowError
 from segflow.core.split_settings import SplitSettings
 from segflow.storage.file_names import REFERENCES_FOLDER
@@ -95,6 +96,7 @@ class Command:
 
     Attributes:
         paths: Folders of datasets and runs.
+        reader: A reader of images of your own, for a file format that has none here: ``{_target_: …}``.
         verbose: Log every step.
     """
 
@@ -104,6 +106,7 @@ class Command:
     """Settings for the place of results. Jobs of a sweep with equal values would share a place."""
 
     paths: PathSettings = field(default_factory=PathSettings)
+    reader: Part | None = None
     verbose: bool = False
 
 

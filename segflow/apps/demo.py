@@ -44,6 +44,7 @@ def run(settings: Demo) -> float | None:
                 output=predictions,
                 inference=settings.inference,
                 network=settings.network,
+                normalization=settings.normalization,
             )
         )
     logger.info("5/5 results")

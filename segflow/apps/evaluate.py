@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from segflow.apps import _next, _terminal
+from segflow.apps._own_parts import own_parts
+from segflow.apps._parts import Part
 from segflow.apps._records import Command, needed
 from segflow.core.errors import CaseErrors, SegflowError
 from segflow.evaluation.evaluate_settings import EvaluateSettings
@@ -31,6 +33,7 @@ class Evaluate(Command):
         labels: A dataset.json, or its folder, that names the labels; null looks in and above the two folders.
         output: Folder for summary.json and metrics.csv; null takes that of the predictions.
         evaluation: Scores to compute, and how.
+        metrics: Name → metric of your own, scored beside ours: ``{_target_: …}``.
     """
 
     SECTION: ClassVar = "evaluation"
@@ -41,6 +44,7 @@ class Evaluate(Command):
     labels: Path | None = None
     output: Path | None = None
     evaluation: EvaluateSettings = field(default_factory=EvaluateSettings)
+    metrics: dict[str, Part | None] = field(default_factory=dict)
 
 
 def run(settings: Evaluate) -> None:
@@ -62,6 +66,7 @@ def run(settings: Evaluate) -> None:
             file_ending=description.file_ending,
             reader=description.reader,
             output=output,
+            metrics=own_parts("metrics", settings.metrics),
             progress=progress,
         )
     show(summary, description.labels, f"{prediction} against {reference}")

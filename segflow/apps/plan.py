@@ -7,11 +7,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from segflow.apps import _datasets, _next, _terminal
+from segflow.apps._own_parts import own_normalizations, own_part
+from segflow.apps._parts import Part
 from segflow.apps._records import DatasetCommand, FoldSettings
 from segflow.planning.planner_settings import PlannerSettings
 
 if TYPE_CHECKING:
     from segflow.planning.plan_dataset import PlanReport
+
+
+@dataclass(kw_only=True, slots=True)
+class PlannerSection(PlannerSettings):
+    """The planner's constants, or a planner of one's own.
+
+    Attributes:
+        own: A planner of your own, which is given these constants: ``{_target_: …}``.
+    """
+
+    own: Part | None = None
 
 
 @dataclass(kw_only=True)
@@ -20,6 +33,7 @@ class Plan(DatasetCommand):
 
     Attributes:
         planner: The planner's constants.
+        normalization: Channel name in dataset.json → normalisation of your own: ``{_target_: …}``.
         fold: How cases are split. The index of the fold is not used.
         from_fingerprint: A dataset_fingerprint.json to plan from, without opening an image.
         clean: Measure the dataset again.
@@ -35,7 +49,8 @@ class Plan(DatasetCommand):
         "dataset.path",
     )
 
-    planner: PlannerSettings = field(default_factory=PlannerSettings)
+    planner: PlannerSection = field(default_factory=PlannerSection)
+    normalization: dict[str, Part | None] = field(default_factory=dict)
     fold: FoldSettings = field(default_factory=FoldSettings)
     from_fingerprint: Path | None = None
     clean: bool = False
@@ -64,6 +79,8 @@ def plan(settings: Plan) -> PlanReport:
             settings.planner,
             splits=settings.fold,
             options=PlanOptions(
+                planner=None if settings.planner.own is None else own_part("planner.own", settings.planner.own),
+                normalizations=own_normalizations(settings.normalization),
                 fingerprint=settings.from_fingerprint,
                 clean=settings.clean,
                 replace_splits=settings.replace_splits,

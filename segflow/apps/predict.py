@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from segflow.apps import _next, _terminal
+from segflow.apps._own_parts import own_normalizations
 from segflow.apps._parts import Part
 from segflow.apps._records import Command, needed
 from segflow.core.errors import CaseErrors
@@ -31,6 +32,7 @@ class Predict(Command):
         network: The network; needed only for a user's own.
         previous_network: The network of a cascade's previous stage, if it is another one:
             ``network@previous_network=mine``.
+        normalization: Channel name in dataset.json → normalisation of your own, as when planning: ``{_target_: …}``.
     """
 
     SECTION: ClassVar = "inference"
@@ -42,6 +44,7 @@ class Predict(Command):
     inference: PredictSettings = field(default_factory=PredictSettings)
     network: Part
     previous_network: Part | None = None
+    normalization: dict[str, Part | None] = field(default_factory=dict)
 
 
 def run(settings: Predict) -> None:
@@ -73,5 +76,6 @@ def predict(settings: Predict, *, own: bool = False) -> PredictReport:
             progress=progress,
             build=settings.network.build(),
             build_previous=previous.build() if previous is not None else None,
+            normalizations=own_normalizations(settings.normalization),
             own=own,
         )

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 from segflow.apps import _datasets, _next, _terminal
+from segflow.apps._own_parts import own_normalizations
+from segflow.apps._parts import Part
 from segflow.apps._records import DatasetCommand
 from segflow.core.command_line import command_line
 from segflow.core.errors import CaseErrors
@@ -22,6 +24,7 @@ class Preprocess(DatasetCommand):
     Attributes:
         plans: Name of the plans.
         configurations: One or several of the plans' configurations; null makes the arrays of all.
+        normalization: Channel name in dataset.json → normalisation of your own, as when planning: ``{_target_: …}``.
         preprocessing: How preprocessing uses the machine.
     """
 
@@ -29,6 +32,7 @@ class Preprocess(DatasetCommand):
 
     plans: str = "nnUNetPlans"
     configurations: str | list[str] | None = None
+    normalization: dict[str, Part | None] = field(default_factory=dict)
     preprocessing: PreprocessSettings = field(default_factory=PreprocessSettings)
 
 
@@ -58,7 +62,14 @@ def preprocess(settings: Preprocess) -> PreprocessReport:
         asked = settings.configurations or list(plans.configurations)
         names = [asked] if isinstance(asked, str) else asked
         report = preprocess_dataset(
-            raw, plans, names, folder, settings.preprocessing, plans_name=settings.plans, progress=progress
+            raw,
+            plans,
+            names,
+            folder,
+            settings.preprocessing,
+            plans_name=settings.plans,
+            normalizations=own_normalizations(settings.normalization),
+            progress=progress,
         )
     _terminal.say(report.text())
     if report.failed:

@@ -193,6 +193,7 @@ def apply_selection(settings: Run, selection: Selection, images: Path, output: P
                 output=folder,
                 inference=replace(settings.inference, folds=list(folds), probabilities=not alone),
                 network=settings.network,
+                normalization=settings.normalization,
             ),
             own=True,
         )
