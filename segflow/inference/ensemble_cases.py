@@ -78,7 +78,7 @@ def ensemble_cases(
     if not chosen:
         raise CaseErrors("there are no probabilities to average", [str(folder) for folder in members], SAVE_THEM)
     arguments = {"members": [str(folder.resolve()) for folder in members], "weights": settings.weights}
-    work = _Ensemble(stored, labels, images, Predictions(output, file_ending), arguments, settings.weights)
+    work = _Ensemble(stored, labels, images, Predictions(output, file_ending, own=own), arguments, settings.weights)
     beside = {name: members[0] / name for name in DESCRIPTIONS if (members[0] / name).is_file()}
     done = work.predictions.prepare(
         {case_id: Wanted(work.origin(case_id)) for case_id in chosen},
@@ -86,7 +86,6 @@ def ensemble_cases(
         maker="ensemble",
         documents=(*beside, ARGUMENTS_FILE),
         resume=settings.resume,
-        own=own,
     )
     work.predictions.write_document(ARGUMENTS_FILE, arguments, WAY)
     for name, file in beside.items():

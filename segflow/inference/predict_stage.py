@@ -74,7 +74,7 @@ class PredictStage:
 
     @property
     def predictions(self) -> Predictions:
-        return Predictions(self.output, self.predictor.record.dataset.file_ending)
+        return Predictions(self.output, self.predictor.record.dataset.file_ending, own=self.own)
 
     def origin(self, files: CaseFiles) -> Origin:
         before = {} if self.previous is None else {"previous_stage": self._previous_file(self.previous, files.case_id)}
@@ -84,7 +84,7 @@ class PredictStage:
         """Refuse files in the way, delete results that are out of date, and return the finished cases."""
         wanted = {case.case_id: Wanted(self.origin(case), self.maps.files(self.output, case.case_id)) for case in cases}
         resume, documents = self.settings.resume, DOCUMENTS if self.name == "predict" else ()
-        return self.predictions.prepare(wanted, documents=documents, family=self.family, resume=resume, own=self.own)
+        return self.predictions.prepare(wanted, documents=documents, family=self.family, resume=resume)
 
     def write_documents(self, arguments: dict[str, Any]) -> None:
         """Write the documents that say how the label maps were made."""

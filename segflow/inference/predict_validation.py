@@ -110,13 +110,13 @@ class _Validation:
 
     @property
     def predictions(self) -> Predictions:
-        return Predictions(self.folder.validation, self.predictor.record.dataset.file_ending)
+        return Predictions(self.folder.validation, self.predictor.record.dataset.file_ending, own=True)
 
     def run(self, progress: Progress) -> PredictReport:
         """Predict the cases that are not done."""
         names, place = self.predictor.record.val_cases, self.folder.validation
         wanted = {name: Wanted(self.origin(name), self.maps.files(place, name)) for name in names}
-        done = self.predictions.prepare(wanted, what="validation maps", resume=self.settings.resume, own=True)
+        done = self.predictions.prepare(wanted, what="validation maps", resume=self.settings.resume)
 
         def is_done(name: str) -> bool:
             return name in done and all(stage.is_done(name, self.origin(name)) for stage in self.following)

@@ -77,13 +77,13 @@ def apply_postprocessing(
     """
     files = label_files(prediction, file_ending)
     images = reader_of(files.values(), file_ending, reader)
-    predictions = Predictions(output, file_ending)
+    predictions = Predictions(output, file_ending, own=own)
     decisive = {"steps": [step.to_json() for step in choice.steps]}
     wanted = {
         case_id: Wanted(Origin(WAY, VERSION, decisive, {"label_map": file} | inputs_beside({"label_map": file})))
         for case_id, file in files.items()
     }
-    predictions.prepare(wanted, what="label maps", maker="choice of steps", resume=False, own=own)
+    predictions.prepare(wanted, what="label maps", maker="choice of steps", resume=False)
     voxels = [voxels_of(file, images) for file in files.values()]
     jobs = [
         Job(case_id, (case_id, file, choice.steps, predictions, wanted[case_id].origin, images), BYTES_PER_VOXEL * n)

@@ -169,10 +169,10 @@ def _as_validated(folds: list[Fold], records: list[RunRecord]) -> RunRecord:
 def _gather(folder: Path, cases: Mapping[str, Fold], record: RunRecord) -> None:
     """Copy label maps that were not copied yet. Each copy has a stamp with its source."""
     ending = record.dataset.file_ending
-    predictions = Predictions(folder, ending)
+    predictions = Predictions(folder, ending, own=True)
     sources = {case_id: fold.validation / f"{case_id}{ending}" for case_id, fold in cases.items()}
     wanted = {case_id: Wanted(Origin("crossval", 1, {}, {"label_map": file})) for case_id, file in sources.items()}
-    done = predictions.prepare(wanted, what="copies of validation maps", own=True)
+    done = predictions.prepare(wanted, what="copies of validation maps")
     for case_id, source in sources.items():
         if case_id not in done:
             with predictions.written(case_id, wanted[case_id].origin) as place:

@@ -40,13 +40,13 @@ def write_ensemble(
         if file.name.removesuffix(ending) not in set(cases):
             remove_label_map(file)  # of an earlier selection
     patterns = [runs[0].folder / f"{case_id}{ending}" for case_id in cases]
-    labels, predictions = record.dataset.labels, Predictions(folder, ending)
+    labels, predictions = record.dataset.labels, Predictions(folder, ending, own=True)
     members = {case_id: tuple(run.probabilities(case_id) for run in runs) for case_id in cases}
     wanted = {
         case_id: Wanted(ensemble_origin(members[case_id], case_id, pattern, labels))
         for case_id, pattern in zip(cases, patterns, strict=True)
     }
-    done = predictions.prepare(wanted, what="label maps", maker="ensemble", own=True)
+    done = predictions.prepare(wanted, what="label maps", maker="ensemble")
     jobs = [
         Job(case_id, (case_id, members[case_id], labels, reader, predictions, wanted[case_id].origin))
         for case_id in cases

@@ -42,10 +42,13 @@ class Predictions:
     Args:
         path: The folder. It is made only when a method writes.
         file_ending: Ending of the label maps, with its dot.
+        own: The folder belongs to a run, where only segflow writes. Results that are out of date are then made
+            anew, and results of other cases are deleted.
     """
 
-    def __init__(self, path: Path, file_ending: str) -> None:
+    def __init__(self, path: Path, file_ending: str, *, own: bool = False) -> None:
         self.path = path
+        self.own = own
         self.file_ending = file_ending
         self._folder = StampedFolder(path)
 
@@ -78,7 +81,6 @@ class Predictions:
         documents: Iterable[str] = (),
         family: Iterable[str] = (),
         resume: bool = True,
-        own: bool = False,
     ) -> set[str]:
         """Check the folder before anything is made, and delete results that are out of date.
 
@@ -91,8 +93,6 @@ class Predictions:
             documents: Names of further files that will be written.
             family: Further cases that will be made, such as the part of another machine.
             resume: Keep finished results. Results of other settings are then refused, not replaced.
-            own: The folder belongs to a run, where only segflow writes. Results that are out of date are then made
-                anew, and results of other cases are deleted.
 
         Returns:
             The cases that are done.
@@ -102,7 +102,7 @@ class Predictions:
                 other settings.
         """
         folder = StampedFolder(self.path, remember=True)
-        if not own:
+        if not self.own:
             self._refuse_inputs(wanted, documents)
             folder.refuse_foreign(self._files(wanted), documents)
             self._refuse_others(folder.stamps(), wanted, set(family), f"{what} of another {maker}", resume=resume)
@@ -113,7 +113,7 @@ class Predictions:
                 reasons[case_id] = reason
         if resume:
             say_why(what, reasons, len(wanted))
-        gone = set(self.case_ids()) - {*wanted, *family} if own else set()
+        gone = set(self.case_ids()) - {*wanted, *family} if self.own else set()
         for case_id in {*reasons, *gone}:
             self._folder.discard(self._name(case_id))
         return set(wanted) - set(reasons)

@@ -397,7 +397,7 @@ def _read_stamp(file: Path) -> None:
     shutil.copytree(out, fold.validation)
     with contextlib.suppress(SegflowError):
         validated_with(fold, record)
-    if predictions.prepare(wanted, own=True) or victim.read_bytes() != b"a result":
+    if Predictions(out, ENDING, own=True).prepare(wanted) or victim.read_bytes() != b"a result":
         raise RuntimeError("a stamp from elsewhere was believed")
 
 
