@@ -22,7 +22,7 @@ class Cropped(NamedTuple):
     Attributes:
         image: (C, Z, Y, X) view of the image given.
         label: (Z, Y, X), a copy, with -1 where the label is 0 outside the non-zero mask.
-        box: Where it lies in the array given.
+        box: Its box in the given array.
     """
 
     image: np.ndarray

@@ -21,7 +21,7 @@ class SegflowError(ValueError):
     """A problem that the user can solve.
 
     Args:
-        problem: What is wrong, in one clause.
+        problem: The problem, in one clause.
         case: Id of the case that it concerns, if it is one.
         found: The value that came.
         expected: The value that was expected.
@@ -99,7 +99,7 @@ class CaseErrors(SegflowError):
     """Several problems found in one pass, listed together.
 
     Args:
-        summary: What was being done, in one clause.
+        summary: The problem as a whole, in one clause.
         problems: One complete message for each problem.
         fix: What to do about all of them.
     """

@@ -12,14 +12,14 @@ Record = TypeVar("Record")
 
 
 def record_from(value: Any, kind: type[Record]) -> Record:
-    """Build a record from plain JSON. Keys that it does not have are passed over.
+    """Build a record from plain JSON. Keys without a field are ignored.
 
     Args:
         value: The content of a file, or a part of it.
-        kind: A dataclass whose fields may be left out if they have a default.
+        kind: A dataclass. Fields with a default may be missing in the JSON.
 
     Raises:
-        SegflowError: A key is missing, or its value is of another kind; names it.
+        SegflowError: A key is missing, or its value has another type. The error names it.
     """
     try:
         return msgspec.convert(value, kind, strict=False)

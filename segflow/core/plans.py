@@ -25,7 +25,7 @@ class Plans:
     """The plans of a dataset.
 
     Attributes:
-        dataset_name: Such as ``Dataset004_Hippocampus``.
+        dataset_name: Name such as ``Dataset004_Hippocampus``.
         plans_name: Name of the plans file, without its ending.
         median_spacing: Median over cases in mm, plan axes.
         median_shape: Median over cases in voxels, plan axes.

@@ -59,7 +59,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which candidate to predict with, and why.
+    """The ranking of candidates, and the one to predict with.
 
     Attributes:
         dataset: Name of the dataset.

@@ -1,4 +1,4 @@
-"""How a dataset's cases are divided into folds (recipe 10)."""
+"""Division of a dataset's cases into folds (recipe 10)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def make_splits(
 
     Args:
         case_ids: All training cases; their order does not matter.
-        settings: How to divide them; ``group_by``, ``stratify_by`` and ``file`` have been read by the caller.
+        settings: How to divide them. The caller has read ``group_by``, ``stratify_by`` and ``file``.
         groups: Case id → group, where ``group_by`` is set.
         strata: Case id → stratum, where ``stratify_by`` is set.
 

@@ -1,4 +1,4 @@
-"""How a person wants cases to be divided. Quick to import."""
+"""Settings of splits. Quick to import."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which cases train and which validate, fold by fold (recipe 10).
+"""The training and validation cases of each fold (recipe 10).
 
 The JSON form is nnU-Net's ``splits_final.json``: a list of ``{"train": [ids], "val": [ids]}``.
 """

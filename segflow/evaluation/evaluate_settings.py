@@ -12,7 +12,7 @@ ONE_EMPTY = ("inf", "diagonal", "nan")
 
 @dataclass(kw_only=True, slots=True)
 class ScoreSettings:
-    """Which scores are computed, and the scores of empty labels.
+    """Scores to compute, and the scores of empty labels.
 
     Attributes:
         volume: Whether to compute the volume difference.
@@ -59,10 +59,10 @@ def overlap_only() -> ScoreSettings:
 
 @dataclass(kw_only=True, slots=True)
 class EvaluateSettings:
-    """How folders are evaluated.
+    """Evaluation of folders.
 
     Attributes:
-        scores: Which scores are computed, and the scores of empty labels.
+        scores: Scores to compute, and the scores of empty labels.
         partial: Skip references without a prediction instead of reporting them as missing.
         processes: Worker processes; null takes one per processor, or none for little work.
     """

@@ -91,7 +91,7 @@ def table_rows(summary: Summary, labels: Labels, *, intervals: bool = True) -> l
     interval by bootstrap over the cases. The last column is the number of those cases.
 
     Args:
-        summary: What to show.
+        summary: Summary to show.
         labels: The label definition, for the names.
         intervals: Show the intervals.
     """

@@ -96,7 +96,7 @@ def ensemble_cases(
 
 @dataclass(frozen=True, slots=True)
 class _Ensemble:
-    """Members, and the folder for what they decide together."""
+    """The members of an ensemble, and the folder of its label maps."""
 
     members: Sequence[StoredProbabilities]
     labels: Labels

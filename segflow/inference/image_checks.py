@@ -1,4 +1,4 @@
-"""What is wrong or unusual about an image, beside those that a model was trained on."""
+"""Checks of an image against a model's training images."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ SPACING_FACTOR = 20.0
 
 
 class ImageChecks:
-    """Compares images with a model's training images; warns of one label map in a whole folder of them."""
+    """Compares images with a model's training images. It warns only once about label maps given as images."""
 
     def __init__(self) -> None:
         self._told_of_labels = False
 
     def check(self, case: Case, record: RunRecord) -> None:
-        """Refuse an image that a model cannot segment, and warn of one unlike those it was trained on.
+        """Refuse an image that a model cannot segment, and warn about one that differs from the training images.
 
         Args:
-            case: With an image as read, float32 (C, Z, Y, X).
-            record: Of the model.
+            case: A case with its image as read, float32 (C, Z, Y, X).
+            record: Record of the model.
 
         Raises:
-            SegflowError: The image has other channels, is empty or constant, or holds values that are no numbers.
+            SegflowError: The image has other channels, is empty or constant, or holds NaN or infinite values.
         """
         expected = len(record.dataset.channels)
         if case.image.shape[0] != expected:

@@ -1,4 +1,4 @@
-"""Probabilities beside label maps, and the label map that several models' decide together (recipe 13.1)."""
+"""Probabilities stored beside label maps, and one label map from those of several models (recipe 13.1)."""
 
 from __future__ import annotations
 

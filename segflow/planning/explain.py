@@ -24,7 +24,7 @@ class ConfigurationReport:
     """One configuration, made or not.
 
     Attributes:
-        name: Such as ``3d_lowres``.
+        name: Name such as ``3d_lowres``.
         reason: Why it was made, or why not.
         made: Whether the plans have it.
         spacing: mm, plan axes; empty if it was not made, as is ``patch_size``.

@@ -20,7 +20,7 @@ _DRAWS_AT_ONCE = 1 << 22
 
 
 def samples_per_case(cases: int) -> int:
-    """How many intensities are drawn from each channel of a case."""
+    """Number of intensities that are drawn from each channel of a case."""
     return SAMPLES_OF_DATASET // cases
 
 
@@ -28,7 +28,7 @@ def measure_case(case: Case, samples: int) -> CaseMeasurement:
     """Measure one case.
 
     Args:
-        case: As read, with its label.
+        case: The case as read, with its label.
         samples: Foreground intensities to draw from each channel, with replacement, so that every case counts alike.
 
     Raises:
@@ -84,7 +84,7 @@ def summarize(measurements: Sequence[CaseMeasurement]) -> Fingerprint:
     """Combine the measurements of all cases.
 
     Args:
-        measurements: In the order of the cases.
+        measurements: Measurements in the order of the cases.
 
     Raises:
         SegflowError: There is no case, the cases differ in channels, or none has foreground.

@@ -46,7 +46,7 @@ class PlanReport:
     """Result of planning a dataset.
 
     Attributes:
-        folder: Where the files were written.
+        folder: Folder of the written files.
         plans: The plans, user-made configurations included.
         fingerprint: The fingerprint that they were made from.
         splits: The folds; empty if there are too few cases or none at all.
@@ -105,7 +105,7 @@ def plan_dataset(
 
     Args:
         dataset_folder: The raw dataset.
-        output_folder: Where the files go; nnU-Net's preprocessed folder of the dataset.
+        output_folder: Folder for the files; nnU-Net's preprocessed folder of the dataset.
         settings: The planner's constants.
         splits: How to divide the cases into folds; None divides as nnU-Net does.
         options: See `PlanOptions`.

@@ -78,7 +78,7 @@ def read_fold(folder: Path, case_ids: Sequence[str], fold: int | str, settings: 
         folder: The preprocessed dataset.
         case_ids: All training cases.
         fold: Number of the fold, or ``all``, for which no splits are needed.
-        settings: As for `split_dataset`.
+        settings: As in `split_dataset`.
 
     Raises:
         SegflowError: There is no such fold, or the splits do not fit the cases or the settings.

@@ -62,7 +62,7 @@ def separate_axis(spacing: Spacing, new_spacing: Spacing, force: bool | None = N
 
 
 def interpolation_of(plan: ResamplingPlan, spacing: Spacing, new_spacing: Spacing) -> Interpolation | None:
-    """How the plan resamples from one spacing to another, both mm along (z, y, x); None where it does not resample.
+    """The plan's interpolation from one spacing to another, both mm along (z, y, x); None if it does not resample.
 
     Raises:
         SegflowError: The plan names a method that segflow does not have.

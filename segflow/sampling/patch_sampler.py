@@ -41,7 +41,7 @@ class BoxSampler(Protocol):
         ...
 
     def forced(self, batch_size: int, generator: np.random.Generator) -> Sequence[bool]:
-        """Which samples of a batch must contain foreground."""
+        """For each sample of a batch, whether it must contain foreground."""
         ...
 
 

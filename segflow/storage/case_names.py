@@ -63,7 +63,7 @@ def digits_mean(numbers: Collection[int], channels: int) -> Literal["channels", 
     """The meaning of the four digits at the end of names, from all numbers that follow the same beginning.
 
     Args:
-        numbers: As read from the names, such as 0 and 1, or 2022 and 2023.
+        numbers: Numbers from the names, such as 0 and 1, or 2022 and 2023.
         channels: Number of channels of the dataset; one file may hold them all.
 
     Returns:

@@ -1,4 +1,4 @@
-"""How a compressed array is cut into chunks and blocks, so that reading one patch decompresses little (recipe 4.3)."""
+"""Shapes of chunks and blocks of compressed arrays, so that reading one patch decompresses little (recipe 4.3)."""
 
 from __future__ import annotations
 

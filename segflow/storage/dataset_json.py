@@ -1,4 +1,4 @@
-"""Reading a dataset.json, wherever it lies."""
+"""Reading of a dataset.json in any place."""
 
 from __future__ import annotations
 

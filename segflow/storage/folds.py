@@ -102,7 +102,7 @@ class Fold:
         return self.path / "finished.json"
 
     def checkpoint(self, name: str = "final") -> Path:
-        """Where the checkpoint of this name belongs.
+        """File of the checkpoint of this name.
 
         Raises:
             SegflowError: There is no such kind of checkpoint.

@@ -53,7 +53,7 @@ class Predictions:
         self._folder = StampedFolder(path)
 
     def file(self, case_id: str) -> Path:
-        """Where the label map of a case belongs."""
+        """File of a case's label map."""
         return self.path / self._name(case_id)
 
     def _name(self, case_id: str) -> str:
@@ -185,8 +185,8 @@ def read_descriptions(folder: Path, fix: str | None = None) -> tuple[DatasetDesc
     """Read what `Predictions.describe` wrote beside label maps.
 
     Args:
-        folder: Of the label maps.
-        fix: What a user should do if a file is missing or cannot be used.
+        folder: Folder of the label maps.
+        fix: Advice if a file is missing or cannot be used.
 
     Raises:
         SegflowError: A file is missing, or its content cannot be used.

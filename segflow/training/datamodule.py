@@ -22,7 +22,7 @@ HELD = 2
 
 
 class EpochBatches(NamedTuple):
-    """How many batches an epoch has.
+    """Number of batches of an epoch.
 
     Attributes:
         train: For training, at least 1.
@@ -38,7 +38,7 @@ class PatchDataModule(pl.LightningDataModule):
 
     Args:
         train, val: ``dataset[epoch, index]`` is a whole batch; ``val`` is None without validation.
-        batches: Of an epoch.
+        batches: Batches of an epoch.
         num_workers: Workers for training batches; -1 chooses. Validation gets half as many.
         batch_bytes: Size of a training and of a validation batch, to check the free shared memory.
         repeat_batch: Train on the first batch again and again.

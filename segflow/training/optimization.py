@@ -15,7 +15,7 @@ from segflow.training.protocols import OptimizerFactory, ScheduleFactory
 
 @dataclass(frozen=True, slots=True)
 class Optimization:
-    """How the weights are changed.
+    """Optimizer, schedule and learning rates.
 
     Attributes:
         optimizer, schedule: Factories, see `segflow.training.protocols`.
@@ -29,7 +29,7 @@ class Optimization:
     lr_factors: Mapping[str, float] = field(default_factory=dict)
 
     def of(self, network: nn.Module) -> OptimizerLRScheduler:
-        """Optimizer and schedule of a network's trainable parameters, as Lightning takes them.
+        """Build optimizer and schedule for a network's trainable parameters, in Lightning's form.
 
         Raises:
             SegflowError: A pattern of ``lr_factors`` fits no parameter.

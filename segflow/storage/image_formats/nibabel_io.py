@@ -62,7 +62,7 @@ class NibabelIOWithReorient(NibabelIO):
         return _turned(*super().read_label_file(file))
 
     def read_header(self, file: Path) -> ImageHeader:
-        """As `NibabelIO.read_header`, turned to RAS."""
+        """Like `NibabelIO.read_header`, but turned to RAS."""
         header = reoriented_header(super().read_header(file))
         return replace(header, geometry=_spacing_by_affine(header.geometry))
 

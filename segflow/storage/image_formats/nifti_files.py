@@ -196,7 +196,7 @@ def write_nifti(
         affine: (4, 4), index (x, y, z) → RAS+ mm. Stored as sform, and as qform if it has no shear.
         spacing: mm along x, y (, z).
         file: Ends in .nii or .nii.gz.
-        forms: Those of the NIfTI that the voxels' grid comes from. They are stored instead of ``affine`` and
+        forms: Forms of the NIfTI that the voxels' grid comes from. They are stored instead of ``affine`` and
             ``spacing``, in a file of the same version.
 
     Raises:

@@ -113,7 +113,7 @@ class SimpleITKIOWithReorient(SimpleITKIO):
         return reorient(*super().read_label_file(file))
 
     def read_header(self, file: Path) -> ImageHeader:
-        """As `SimpleITKIO.read_header`, turned to RAS."""
+        """Like `SimpleITKIO.read_header`, but turned to RAS."""
         return reoriented_header(super().read_header(file))
 
     def write_file(self, values: np.ndarray, geometry: Geometry, file: Path) -> None:

@@ -41,8 +41,8 @@ class VoxelFile:
 
     Attributes:
         path: The file.
-        offset: Where they begin.
-        length: How many there are.
+        offset: Offset of the first byte.
+        length: Number of bytes.
     """
 
     path: Path
