@@ -27,13 +27,14 @@ def functions_of(module: Any) -> Iterator[tuple[str, Callable[..., Any], str]]:
         if inspect.isfunction(item):
             yield f"{module.__name__}.{name}", item, inspect.getdoc(item) or ""
         elif inspect.isclass(item):
+            of_class = "\n".join(base.__doc__ or "" for base in item.__mro__ if base.__module__.startswith("segflow."))
             for key, member in vars(item).items():
                 if key.startswith("_") and key not in ("__init__", "__call__"):
                     continue
                 member = member.fget if isinstance(member, property) else getattr(member, "__func__", member)
                 if inspect.isfunction(member):
                     text = inspect.getdoc(getattr(item, key)) or ""  # of the base class where the method has none
-                    yield f"{module.__name__}.{name}.{key}", member, f"{text}\n{item.__doc__ or ''}"
+                    yield f"{module.__name__}.{name}.{key}", member, f"{text}\n{of_class}"
 
 
 @cache
