@@ -1,4 +1,4 @@
-"""What lies on the disk that a next command can name: test images, references, folds, runs."""
+"""Files on the disk that a next command can name: test images, references, folds, runs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ IMAGES = {"imagesTs": "labelsTs", "imagesTr": "labelsTr", "imagesVal": "labelsVa
 
 
 def references_of(images: Path) -> Path | None:
-    """The folder of references beside a folder of images, where it holds any."""
+    """The folder of references beside a folder of images, if it holds any."""
     folder = images.parent / IMAGES.get(images.name, "-")
     return folder if _holds_files(folder) else None
 
@@ -32,12 +32,12 @@ def model_dataset(run: Path) -> str:
 
 
 def has_own_normalizations(run: Path) -> bool:
-    """Whether prediction with a run needs a normalisation of a user's own."""
+    """Whether prediction with a run needs a user's own normalisation."""
     return bool(find_folds(run)[0].read_record().plans.own_normalizations)
 
 
 def test_images(dataset: DatasetSettings, paths: PathSettings) -> Path | None:
-    """The test images of a dataset, where they are at hand."""
+    """The test images of a dataset, if they exist."""
     return images_of(_datasets.present_raw_folder(dataset, paths))
 
 
@@ -56,7 +56,7 @@ def folds_of(dataset: PreparedDataset) -> list[int]:
 
 
 def run_of(model: Path) -> Run | None:
-    """The run that a path leads to; None for models of other kinds."""
+    """The run of a path; None for models of other kinds."""
     try:
         return Run.of(find_folds(model)[0].path)
     except SegflowError:

@@ -21,14 +21,14 @@ from segflow.core.errors import SegflowError
 NARROWEST = 60
 WIDEST = 120
 PRESETS = "Presets: options of several groups, and values in them, together."
-"""Meaning of the one group whose options stand under no key of their own."""
+"""Meaning of the group whose options have no key of their own."""
 
 LONGEST_VALUE = 28
-"""Signs of a default that are shown beside its key; of longer ones the beginning."""
+"""Largest number of characters of a default that are shown beside its key."""
 
 
 def width_of_output() -> int:
-    """Columns of the terminal, or of what ``COLUMNS`` says; 100 where the help goes to a file or a pipe."""
+    """Columns of the terminal or of ``COLUMNS``; 100 if the help goes to a file or a pipe."""
     return max(NARROWEST, min(WIDEST, shutil.get_terminal_size((100, 24)).columns))
 
 
@@ -37,8 +37,8 @@ def show(command: str, arguments: Sequence[str], folders: Sequence[Path]) -> Non
 
     Args:
         command: Name of the command.
-        arguments: As typed behind it: options that they choose are those that are described; a word that is a group
-            or a section asks for that one alone.
+        arguments: Arguments after the command, as typed. The help describes the options that they choose. The name of a
+            group or a section asks for that one alone.
         folders: Folders of configuration, the shipped one first.
     """
     words = [word for word in arguments if not word.startswith("-")]
@@ -53,7 +53,7 @@ def show(command: str, arguments: Sequence[str], folders: Sequence[Path]) -> Non
 
 
 def command_help(command: str, folders: Sequence[Path], chosen: dict[str, str], width: int) -> list[str]:
-    """Lines of the whole help of a command."""
+    """Lines of the complete help of a command."""
     entries = _catalogue.settings(command, folders, chosen)
     lines = [f"segflow {command}: {COMMANDS[command]}", "", *_examples(folders[0] / f"{command}.yaml")]
     groups = _catalogue.choices(command, folders)
@@ -71,10 +71,10 @@ def command_help(command: str, folders: Sequence[Path], chosen: dict[str, str], 
 
 
 def section_help(command: str, name: str, folders: Sequence[Path], chosen: dict[str, str], width: int) -> list[str]:
-    """Lines about one group or section: every option with its purpose, and its settings.
+    """Lines about one group or section: its options with their purposes, and its settings.
 
     Raises:
-        SegflowError: The command has none of that name.
+        SegflowError: The command has no group or section of that name.
     """
     entries = _catalogue.settings(command, folders, chosen)
     groups = _catalogue.choices(command, folders)
@@ -108,7 +108,7 @@ def plain_text(text: str) -> str:
 
 
 def value_text(value: Any) -> str:
-    """A default as it would be typed."""
+    """A default as one would type it."""
     if value is MISSING:
         return "?"
     if isinstance(value, dict):
@@ -123,7 +123,7 @@ def value_text(value: Any) -> str:
 
 
 def _examples(file: Path) -> Iterator[str]:
-    """The comments that a command's YAML begins with are command lines."""
+    """Examples of command lines: the comments at the beginning of the command's YAML."""
     for line in file.read_text(encoding="utf-8").splitlines():
         if not line.startswith("#"):
             return
@@ -158,7 +158,7 @@ def _settings_lines(entries: Sequence[_catalogue.Entry], width: int) -> Iterator
 
 
 def _row(left: str, right: str, width: int) -> list[str]:
-    """Two columns: the second begins at two fifths of the width, or below a first that is longer."""
+    """A line in two columns. The second begins at two fifths of the width, on a new line if the first is longer."""
     column = width * 2 // 5
     lines = textwrap.wrap(right, width - column, break_long_words=False, break_on_hyphens=False) or [""]
     if len(left) + 4 > column:
@@ -167,7 +167,7 @@ def _row(left: str, right: str, width: int) -> list[str]:
 
 
 def wrapped(text: str, width: int, indent: int) -> list[str]:
-    """Lines of a text that is broken between words alone."""
+    """Lines of a text, broken only between words."""
     return textwrap.wrap(
         text, width, initial_indent=" " * indent, subsequent_indent=" " * indent, break_long_words=False,
         break_on_hyphens=False,

@@ -1,7 +1,6 @@
-"""The next command: what to type after a command, with the dataset, plans, configuration and folds that exist.
+"""The command line to run after a command, with the dataset, plans, configuration and folds that exist.
 
-Every line can be pasted as it stands. Where that cannot be, since a folder of images is the user's to name, there is
-none.
+Every line can be pasted as it is. If only the user can name a folder of images, there is no line.
 """
 
 from __future__ import annotations
@@ -33,17 +32,17 @@ Arguments = ParamSpec("Arguments")
 logger = logging.getLogger(__name__)
 
 SHIPPED_NETWORK = "segflow.network.build.build_network"
-"""Prediction builds it unless told otherwise."""
+"""Target of the network that prediction builds by default."""
 
 PREDICTIONS = "predictions"
 POSTPROCESSED = "postprocessed"
 CHOICE_FILE = "postprocessing.json"
 FIRST = ("3d_fullres", "2d", "3d_lowres")
-"""Configurations that can be trained first, the most useful before the others."""
+"""Configurations that can be trained first, the most useful one first."""
 
 
 def _or_nothing(decide: Callable[Arguments, list[str]]) -> Callable[Arguments, list[str]]:
-    """Say nothing where a file cannot be read: the command itself has done its work."""
+    """Print nothing if a file cannot be read, since the command itself has done its work."""
 
     @wraps(decide)
     def decided(*positional: Arguments.args, **named: Arguments.kwargs) -> list[str]:
@@ -57,7 +56,7 @@ def _or_nothing(decide: Callable[Arguments, list[str]]) -> Callable[Arguments, l
 
 
 def say(lines: Sequence[str]) -> None:
-    """Print each line as the next one."""
+    """Print each line as a next command."""
     for line in lines:
         _terminal.say(f"Next: {line}")
 
@@ -67,28 +66,28 @@ def say(lines: Sequence[str]) -> None:
 
 @_or_nothing
 def after_convert(settings: Command, folder: Path) -> list[str]:
-    """Plan the dataset that was made."""
+    """Next command: plan the dataset that was made."""
     return [_command("plan", dataset__path=folder, **_paths(settings.paths))]
 
 
 @_or_nothing
 def after_doctor(settings: DatasetCommand) -> list[str]:
-    """Plan the dataset with which nothing is wrong."""
+    """Next command: plan the dataset, which has no errors."""
     return [_command("plan", **_same(settings))]
 
 
 @_or_nothing
 def after_plan(settings: DatasetCommand, plans_name: str) -> list[str]:
-    """Make the arrays of these plans."""
+    """Next command: make the arrays of these plans."""
     return [command_line("preprocess", *typed("reader", "normalization"), **_same(settings), plans=plans_name)]
 
 
 @_or_nothing
 def after_preprocess(settings: Preprocess, prepared: Path) -> list[str]:
-    """Train a configuration that has arrays, on a fold that exists.
+    """Next command: train a configuration that has arrays, on a fold that exists.
 
     Args:
-        settings: Of the command.
+        settings: Settings of the command.
         prepared: Folder of the plans.
     """
     from segflow.storage.prepared_dataset import PreparedDataset  # slow: image formats
@@ -103,11 +102,11 @@ def after_preprocess(settings: Preprocess, prepared: Path) -> list[str]:
 
 @_or_nothing
 def after_train(settings: Train, folder: Path, *, finished: bool) -> list[str]:
-    """Go on with the fold, train the folds that remain, or compare what is trained; and predict.
+    """Next commands: continue the fold, train the remaining folds, or compare the trained runs; and predict.
 
     Args:
-        settings: Of the command.
-        folder: Of the fold.
+        settings: Settings of the command.
+        folder: Folder of the fold.
         finished: Whether the training reached its end.
     """
     from segflow.storage.prepared_dataset import PreparedDataset  # slow: image formats
@@ -128,7 +127,7 @@ def after_train(settings: Train, folder: Path, *, finished: bool) -> list[str]:
 
 
 def _again(settings: Train, fold: str, *flags: str) -> str:
-    """This training once more, on other folds: with everything that it was started with."""
+    """The command line of this training with other folds."""
     given = [override for override in _invocation.overrides() if not re.match(r"fold(\.index)?=", override)]
     if not given:
         which = {"plans": settings.plans, "configuration": settings.configuration.name, "run_name": settings.run_name}
@@ -137,7 +136,7 @@ def _again(settings: Train, fold: str, *flags: str) -> str:
 
 
 def _predict(settings: Train, model: Path) -> list[str]:
-    """Predict the dataset's test images, with the network where it is one of the user's own."""
+    """Next command: predict the dataset's test images, with the network if it is a user's own."""
     raw = _datasets.present_raw_folder(settings.dataset, settings.paths)
     images = _at_hand.images_of(raw)
     if images is None or _at_hand.has_own_normalizations(model):  # whose option of a group is not known here
@@ -152,7 +151,7 @@ def _predict(settings: Train, model: Path) -> list[str]:
 
 @_or_nothing
 def after_predict(settings: Predict) -> list[str]:
-    """Score the label maps where references lie beside the images; else look at the model, or choose its steps."""
+    """Next command: score the label maps if the images have references; else report on the model, or choose steps."""
     output, model = settings.output, settings.model
     sources = settings.input or []
     reference = _at_hand.references_of(sources[0]) if len(sources) == 1 else None
@@ -171,14 +170,14 @@ def after_predict(settings: Predict) -> list[str]:
 
 @_or_nothing
 def after_ensemble(members: Sequence[Path], output: Path) -> list[str]:
-    """Score the averages where references lie beside the images that the members were predicted from."""
+    """Next command: score the averages, if the members' images have references."""
     reference = _at_hand.references_behind(members[0])
     return [_command("evaluate", prediction=output, reference=reference)] if reference else []
 
 
 @_or_nothing
 def after_evaluate(prediction: Path, reference: Path) -> list[str]:
-    """Choose steps that raise the scores."""
+    """Next command: choose steps that raise the scores."""
     if prediction.name == POSTPROCESSED:
         return []
     return [_command("postprocess", action="choose", prediction=prediction, reference=reference)]
@@ -186,11 +185,11 @@ def after_evaluate(prediction: Path, reference: Path) -> list[str]:
 
 @_or_nothing
 def after_choice(settings: Postprocess, prediction: Path, choice: Path, *, has_steps: bool) -> list[str]:
-    """Apply the steps; or predict with the run that they were chosen for.
+    """Next command: apply the steps, or predict with the run that they were chosen for.
 
     Args:
-        settings: Of the command.
-        prediction: The label maps that the steps were chosen by.
+        settings: Settings of the command.
+        prediction: The label maps on which the steps were chosen.
         choice: File of the steps.
         has_steps: Whether there are any.
     """
@@ -201,20 +200,20 @@ def after_choice(settings: Postprocess, prediction: Path, choice: Path, *, has_s
 
 @_or_nothing
 def after_steps(prediction: Path, output: Path) -> list[str]:
-    """Score what steps were applied to, where the images' references are known."""
+    """Next command: score the postprocessed label maps, if the images' references are known."""
     reference = _at_hand.references_behind(prediction)
     return [_command("evaluate", prediction=output, reference=reference)] if reference else []
 
 
 @_or_nothing
 def after_selection(commands: Sequence[str], name: str, images: Path | None, paths: PathSettings) -> list[str]:
-    """Predict the dataset's test images with what was selected.
+    """Next commands: predict the dataset's test images with the selection.
 
     Args:
-        commands: Of the selection, with INPUT and OUTPUT for the folders.
-        name: Of the dataset.
-        images: Its test images, where they are at hand.
-        paths: Where things lie.
+        commands: Commands of the selection, with INPUT and OUTPUT for the folders.
+        name: Name of the dataset.
+        images: Its test images, if they exist.
+        paths: Folders of datasets and runs.
     """
     if images is None:
         return []
@@ -232,7 +231,7 @@ def after_selection(commands: Sequence[str], name: str, images: Path | None, pat
 
 @_or_nothing
 def after_run(predictions: Path | None, images: Path | None, best: Path, paths: PathSettings) -> list[str]:
-    """Score the predictions of the test images; and keep the best run as one file."""
+    """Next commands: score the predictions of the test images, and export the best run as one file."""
     reference = _at_hand.references_of(images) if images is not None else None
     known = predictions is not None and reference is not None
     scores = [_command("evaluate", prediction=predictions, reference=reference)] if known else []
@@ -241,25 +240,25 @@ def after_run(predictions: Path | None, images: Path | None, best: Path, paths: 
 
 @_or_nothing
 def after_demo(fold: Path) -> list[str]:
-    """Look at what was trained."""
+    """Next command: report on the run."""
     return [_command("report", run=fold)]
 
 
 @_or_nothing
 def after_report(run: Path, paths: PathSettings) -> list[str]:
-    """Keep the run as one file."""
+    """Next command: export the run as one file."""
     file = paths.outputs / _at_hand.model_dataset(run) / f"{_name_of(run)}.segflow"
     return [_command("bundle", action="export", model=run, output=file)]
 
 
 @_or_nothing
 def with_model(model: Path, paths: PathSettings, of: Path | None = None) -> list[str]:
-    """Predict the test images of the dataset that a model was trained on, where they are at hand.
+    """The command line that predicts the test images of a model's dataset, if they exist.
 
     Args:
         model: Any model.
-        paths: Where things lie.
-        of: The run's folder that it was made of; None for itself.
+        paths: Folders of datasets and runs.
+        of: Folder of the run that the model was made from; None for the model itself.
     """
     run = _at_hand.run_of(of or model)
     if run is None:
@@ -273,7 +272,7 @@ def with_model(model: Path, paths: PathSettings, of: Path | None = None) -> list
 
 
 def _name_of(model: Path) -> str:
-    """A name for what is made with a model: its configuration, run name and fold."""
+    """A name for results of a model: its configuration, run name and fold."""
     parts = [part for part in model.parts[-3:] if part not in ("..", "/")]
     if not model.name.startswith(FOLD_PREFIX):
         parts = parts[-2:]
@@ -286,17 +285,17 @@ def _apply(prediction: Path, choice: Path) -> str:
 
 
 def _command(name: str, **values: object) -> str:
-    """A command line, with the reader of images where it is one of the user's own."""
+    """A command line, with the image reader if it is a user's own."""
     return command_line(name, *typed("reader"), **values)
 
 
 def _same(settings: DatasetCommand) -> dict[str, object]:
-    """What names the dataset of a command, and the places that it was given."""
+    """Settings that name a command's dataset and its folders."""
     return {**_datasets.as_settings(settings.dataset), **_paths(settings.paths)}
 
 
 def _paths(paths: PathSettings) -> dict[str, object]:
-    """The places that are others than the environment's."""
+    """Settings for folders that differ from those of the environment."""
     usual = PathSettings()
     names = ("raw", "preprocessed", "outputs")
     return {f"paths__{name}": getattr(paths, name) for name in names if getattr(paths, name) != getattr(usual, name)}

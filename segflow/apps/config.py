@@ -1,4 +1,4 @@
-"""``segflow config``: which setting of which command does something."""
+"""``segflow config``: a search for settings of all commands."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Config(Command):
     """Settings of ``segflow config``.
 
     Attributes:
-        find: Words that all stand in the name or the meaning of a setting, or of an option of a group.
+        find: Words to find in the name or the meaning of a setting, or of an option of a group.
     """
 
     find: str | None = None
@@ -32,8 +32,8 @@ class Found:
     """A setting or an option that has the words.
 
     Attributes:
-        text: As it would be typed.
-        meaning: What it does.
+        text: The setting or option as typed.
+        meaning: Its meaning.
         commands: The commands that have it.
     """
 
@@ -43,7 +43,7 @@ class Found:
 
 
 def run(settings: Config) -> None:
-    """Print every setting and option that has the words, those whose names have them first."""
+    """Print all settings and options with the words, those with the words in their names first."""
     words = str(needed(settings.find, "find", USE)).casefold().split()
     folders = [_shipped.config_dir(), *_shipped.folders_of_environment()]
     everything = list(_everything(folders))
