@@ -18,7 +18,7 @@ from segflow.apps._own_parts import typed
 from segflow.apps._records import Command, DatasetCommand, PathSettings
 from segflow.core.command_line import command_line, setting_text
 from segflow.core.errors import SegflowError
-from segflow.storage.file_names import FOLD_PREFIX
+from segflow.storage.file_names import CHOICE_FILE, FOLD_PREFIX
 from segflow.storage.runs import Run
 
 if TYPE_CHECKING:
@@ -36,7 +36,6 @@ SHIPPED_NETWORK = "segflow.network.build.build_network"
 
 PREDICTIONS = "predictions"
 POSTPROCESSED = "postprocessed"
-CHOICE_FILE = "postprocessing.json"
 FIRST = ("3d_fullres", "2d", "3d_lowres")
 """Configurations that can be trained first, the most useful one first."""
 

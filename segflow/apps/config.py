@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
-from segflow.apps import _catalogue, _help, _shipped, _terminal
+from segflow.apps import _catalogue, _help, _invocation, _shipped, _terminal
 from segflow.apps._purposes import COMMANDS
 from segflow.apps._records import Command, needed
 from segflow.core.errors import SegflowError
@@ -45,7 +45,8 @@ class Found:
 def run(settings: Config) -> None:
     """Print all settings and options with the words, those with the words in their names first."""
     words = str(needed(settings.find, "find", USE)).casefold().split()
-    folders = [_shipped.config_dir(), *_shipped.folders_of_environment()]
+    own = (Path(flag.partition("=")[2]) for flag in _invocation.config_flags() if flag.startswith("--config-dir="))
+    folders = [_shipped.config_dir(), *_shipped.folders_of_environment(), *own]
     everything = list(_everything(folders))
     found = [entry for entry in everything if _has(f"{entry.text} {entry.meaning}", words)]
     if not found:

@@ -64,7 +64,8 @@ def run(settings: Postprocess) -> None:
 
 
 def _choose(settings: Postprocess) -> None:
-    from segflow.postprocessing.choose_postprocessing import CHOICE_FILE, choose_postprocessing
+    from segflow.postprocessing.choose_postprocessing import choose_postprocessing
+    from segflow.storage.file_names import CHOICE_FILE
     from segflow.storage.stamps import StampedFolder
 
     if settings.run:

@@ -23,14 +23,13 @@ from segflow.execution.parallel import run_jobs
 from segflow.execution.progress import Progress, silent
 from segflow.postprocessing.held_case import HeldCase, hold_case, try_steps
 from segflow.postprocessing.postprocess_settings import PostprocessSettings
+from segflow.storage.file_names import CHOICE_FILE
 from segflow.storage.file_stamps import Origin
 from segflow.storage.images import ImageIO, reader_of, voxels_of
 from segflow.storage.json_files import write_json
 from segflow.storage.stamps import StampedFolder
 
 log = logging.getLogger(__name__)
-
-CHOICE_FILE = "postprocessing.json"
 
 Dice = Mapping[LabelKey, float]
 

@@ -14,12 +14,13 @@ from segflow.evaluation.compare import estimate_difference
 from segflow.evaluation.summary import SUMMARY_FILE
 from segflow.execution.progress import Progress, silent
 from segflow.inference.stored_probabilities import SAVE_THEM
-from segflow.postprocessing.choose_postprocessing import CHOICE_FILE, choose_postprocessing
+from segflow.postprocessing.choose_postprocessing import choose_postprocessing
 from segflow.selection.commands import predict_commands
 from segflow.selection.crossval import CrossValidation, accumulate_crossval
 from segflow.selection.score_ensembles import Members, ensembles_of, score_ensembles
 from segflow.selection.select_settings import SelectSettings
 from segflow.selection.write_ensemble import write_ensemble
+from segflow.storage.file_names import CHOICE_FILE
 from segflow.storage.file_stamps import Origin
 from segflow.storage.json_files import write_json
 from segflow.storage.links import within

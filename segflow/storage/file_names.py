@@ -11,3 +11,6 @@ REFERENCES_FOLDER = "gt_segmentations"
 
 FOLD_PREFIX = "fold_"
 """Start of the name of a fold's folder, followed by its number or ``all``."""
+
+CHOICE_FILE = "postprocessing.json"
+"""Of the steps that were chosen on a cross-validation."""

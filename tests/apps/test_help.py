@@ -159,6 +159,14 @@ def test_settings_are_found_by_name_and_meaning(words: str, expected: list[str],
         assert text.split()[0].strip("[],") in result.stdout
 
 
+def test_settings_of_the_users_own_are_found_too(tmp_path: Path) -> None:
+    (tmp_path / "mine" / "loss").mkdir(parents=True)
+    (tmp_path / "mine" / "loss" / "focal.yaml").write_text("# Focal loss, for rare ones.\n_target_: torch.nn.L1Loss\n")
+    result = start(tmp_path, "config", "--config-dir", "mine", "find=rare")
+    assert result.returncode == 0, result.stderr
+    assert "loss=focal" in result.stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "expected"),
     [
