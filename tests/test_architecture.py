@@ -54,3 +54,38 @@ def test_help_needs_neither_torch_nor_hydra() -> None:
         "sys.exit(any(m in sys.modules for m in ('torch', 'hydra', 'pytorch_lightning', 'SimpleITK')))"
     )
     subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
+
+
+HYDRA = {"_edge.py", "_composition.py", "_sweep.py", "_messages.py", "_parts.py", "_own_parts.py", "_invocation.py"}
+"""The files that know Hydra. Untyped nodes are known to four of them, which compose and word errors."""
+
+
+def test_no_untyped_node_reaches_a_command() -> None:
+    knows = {
+        name: {
+            file.name
+            for file in (PACKAGE / "apps").glob("*.py")
+            if re.search(rf"(from|import) {name}\b", file.read_text())
+        }
+        for name in ("hydra", "omegaconf")
+    }
+    assert knows["hydra"] <= HYDRA
+    assert knows["omegaconf"] <= HYDRA - {"_parts.py", "_own_parts.py", "_invocation.py"}
+
+
+def test_the_record_of_every_command_waits_for_no_library() -> None:
+    script = (
+        "import sys; from segflow.apps._commands import record_of; from segflow.apps.main import COMMANDS;"
+        "[record_of(command) for command in COMMANDS];"
+        "slow = ('torch', 'pytorch_lightning', 'scipy', 'SimpleITK', 'hydra');"
+        "sys.exit(' '.join(name for name in slow if name in sys.modules))"
+    )
+    result = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True)
+    assert not result.stderr.strip(), result.stderr
+
+
+def test_no_file_of_two_packages_has_the_same_name() -> None:
+    """Apart from files of one family: readers of a format, and the checks of its headers."""
+    files = [file for file in PACKAGE.rglob("*.py") if "image_formats" not in file.parts and file.name != "__init__.py"]
+    names = [file.name for file in files if "apps" not in file.parts]
+    assert sorted({name for name in names if names.count(name) > 1}) == []
