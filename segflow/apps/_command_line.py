@@ -138,24 +138,35 @@ def _rewrite_one(
     head = argument[: len(argument) - len(value)]
     if any((folder / key).is_dir() for folder in folders):
         names = _shipped.options(key, folders)
-        if multirun and (glob := re.fullmatch(r"glob\((.+)\)", value)):
-            patterns = [p.strip("[]' \"") for p in glob[1].split(",")]
-            value = ",".join(name for name in names if any(fnmatch(name, p) for p in patterns))
-        if value in ("null", ""):
-            if "none" not in names:
-                raise SegflowError(f"'{key}' needs one of its options", found=argument, expected=", ".join(names))
-            return [f"{head}none"]
-        parts = split_values(value) if multirun else [value]
-        if key == "dataset" and not set(parts) & set(names):
-            if all(_DATASET.match(part) for part in parts):
-                return [f"{head}raw", f"dataset.name={','.join(map(_quote, parts))}"]
-            if all("/" in part for part in parts):
-                return [f"{head}raw", f"dataset.path={','.join(map(_quote, parts))}"]
-        return [head + ",".join(_quote(v) if v.strip().isdigit() else v for v in split_values(value))]
+        return _rewrite_group(head, key, _globbed(value, names) if multirun else value, names, multirun)
     if key in texts and not (multirun and _FUNCTION.match(value)):
         several = multirun or key not in whole
         return [head + ",".join(map(_quote_text, split_values(value) if several else [value]))]
     return [argument]
+
+
+def _globbed(value: str, names: Sequence[str]) -> str:
+    """``glob(*)`` as the options that it matches."""
+    glob = re.fullmatch(r"glob\((.+)\)", value)
+    if not glob:
+        return value
+    patterns = [pattern.strip("[]' \"") for pattern in glob[1].split(",")]
+    return ",".join(name for name in names if any(fnmatch(name, pattern) for pattern in patterns))
+
+
+def _rewrite_group(head: str, key: str, value: str, names: Sequence[str], multirun: bool) -> list[str]:
+    """``GROUP=OPTION``; a dataset need not be an option: its number, name or folder is a setting of ``raw``."""
+    if value in ("null", ""):
+        if "none" not in names:
+            raise SegflowError(f"'{key}' needs one of its options", found=head + value, expected=", ".join(names))
+        return [f"{head}none"]
+    parts = split_values(value) if multirun else [value]
+    if key == "dataset" and not set(parts) & set(names):
+        if all(_DATASET.match(part) for part in parts):
+            return [f"{head}raw", f"dataset.name={','.join(map(_quote, parts))}"]
+        if all("/" in part for part in parts):
+            return [f"{head}raw", f"dataset.path={','.join(map(_quote, parts))}"]
+    return [head + ",".join(_quote(v) if v.strip().isdigit() else v for v in split_values(value))]
 
 
 def split_values(value: str) -> list[str]:

@@ -23,7 +23,7 @@ from hydra.core.plugins import Plugins
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 
-from segflow.apps import _command_line, _commands, _messages, _settings, _shipped, _sweep
+from segflow.apps import _command_line, _commands, _messages, _read_settings, _settings, _shipped, _sweep
 from segflow.apps._parts import SettingError
 from segflow.core.errors import SegflowError
 
@@ -106,7 +106,7 @@ def record(command: str, config: DictConfig) -> Any:
     kind = _commands.record_of(command)
     own = {str(key): config[key] for key in config if key != "hydra" and not _is_referred_to(str(key), config, kind)}
     plain = {k: OmegaConf.to_container(v, resolve=True) if OmegaConf.is_config(v) else v for k, v in own.items()}
-    return _settings.read(kind, plain)
+    return _read_settings.read(kind, plain)
 
 
 def composed(command: str, arguments: Sequence[str], folders: Sequence[Path]) -> Any:

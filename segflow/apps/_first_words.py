@@ -113,15 +113,17 @@ class _Line:
         key = "" if name in of_nnunet else self._meant(name.lstrip("-").replace("-", "_"))
         if not key:
             self.right.append(word)  # refused with the other flags, with segflow's name for nnU-Net's
-            if not equals and self.rest and "=" not in self.rest[0] and not self.rest[0].startswith("-"):
-                self.right.append(self.rest.pop(0))
+            self.right += [] if equals else self._value_behind()
             return
         if not equals:
-            value = "true"
-            if self.rest and not self.rest[0].startswith("-") and "=" not in self.rest[0]:
-                value = self.rest.pop(0)
+            value = next(iter(self._value_behind()), "true")
         typed = f"{name}={value}" if equals else name if value == "true" else f"{name} {value}"
         self._wrong(f"there is no flag '{typed}'; settings are written KEY=VALUE", f"{key}={value}")
+
+    def _value_behind(self) -> list[str]:
+        """The next word, taken, where it can be the value of a flag."""
+        is_value = bool(self.rest) and "=" not in self.rest[0] and not self.rest[0].startswith("-")
+        return [self.rest.pop(0)] if is_value else []
 
     # ----------------------------------------------------------------------------------------------- settings
 

@@ -18,7 +18,8 @@ from segflow.apps import _shipped
 from segflow.apps._commands import record_of
 from segflow.apps._first_words import CommandLineError
 from segflow.apps._parts import SettingError
-from segflow.apps._settings import nearest, sections_of, settings_of
+from segflow.apps._read_settings import nearest
+from segflow.apps._settings import sections_of, settings_of
 from segflow.core.errors import SegflowError
 from segflow.core.system_errors import system_error
 
@@ -120,18 +121,8 @@ def _composition(error: BaseException, folders: Sequence[Path], command: str) ->
             f"'{several[1]}' has several values; -m runs one after another, and a list is {several[1]}=[{several[2]}]"
         )
     override = re.search(r"Could not (?:override|append|delete) (?:to config\. |from config\. )?'?([\w./@-]+)'?", text)
-    unknown = re.search(r"Key '([^']+)' (?:is not in struct|not in '(\w+)')", text)
-    if unknown:
-        name = override[1] if override else (key or unknown[1])
-        known = known_keys(folders, command)
-        if any(other.startswith(f"{name}.") for other in known):
-            return f"setting '{name}' cannot be set as a whole; set its parts one by one, as {name}.PART=VALUE"
-        return f"there is no setting '{name}'.{_meant(name, known)}"
-    group = re.search(r"Could not override '([\w/]+)'\.\s*No match in the defaults list", text)
-    if group:
-        return f"there is no group '{group[1]}'.{_meant(group[1], known_keys(folders, command))}"
-    if override and "does not exist" in text:
-        return f"there is no setting '{override[1]}'.{_meant(override[1], known_keys(folders, command))}"
+    if missing := _missing_key(text, override[1] if override else None, key, known_keys(folders, command)):
+        return missing
     added = re.search(r"An item is already at '([^']+)'", text)
     if added:
         return f"'{added[1]}' is there already: without + it is set"
@@ -142,6 +133,20 @@ def _composition(error: BaseException, folders: Sequence[Path], command: str) ->
         return f"{where}a list cannot take the place of a mapping, as augmentation.steps is: NAME: {{_target_: …}}"
     first = next((str(e).splitlines()[0] for e in reversed(chain) if str(e)), type(error).__name__)
     return f"{where}{first}"
+
+
+def _missing_key(text: str, typed: str | None, key: str | None, known: Sequence[str]) -> str:
+    """What to say of a key or group that is not there; empty where that is not what Hydra complains of."""
+    unknown = re.search(r"Key '([^']+)' (?:is not in struct|not in '(\w+)')", text)
+    if unknown:
+        name = typed or key or unknown[1]
+        if any(other.startswith(f"{name}.") for other in known):
+            return f"setting '{name}' cannot be set as a whole; set its parts one by one, as {name}.PART=VALUE"
+        return f"there is no setting '{name}'.{_meant(name, known)}"
+    group = re.search(r"Could not override '([\w/]+)'\.\s*No match in the defaults list", text)
+    if group:
+        return f"there is no group '{group[1]}'.{_meant(group[1], known)}"
+    return f"there is no setting '{typed}'.{_meant(typed, known)}" if typed and "does not exist" in text else ""
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -121,9 +121,7 @@ def read(name: str, overrides: Sequence[str], folders: Sequence[Path], multirun:
     config = compose(name, list(first), True)
     if not multirun and config.hydra.mode != RunMode.MULTIRUN:
         return Sweep(first, (config,), {})
-    if str(config.hydra.sweeper.get("_target_")).endswith("BasicSweeper"):
-        params = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
-        parsed = {**{o.get_key_element(): o for o in parser.parse_overrides(params)}, **parsed}
+    parsed = {**_of_sweeper(config, parser), **parsed}
     swept = {key: o for key, o in parsed.items() if o.is_sweep_override()}
     groups = {k: o for k, o in swept.items() if any((folder / o.key_or_group).is_dir() for folder in folders)}
     fixed = [_first(o) for key, o in parsed.items() if key not in groups]
@@ -131,6 +129,14 @@ def read(name: str, overrides: Sequence[str], folders: Sequence[Path], multirun:
     configs = tuple(compose(name, [*fixed, *texts], True) for texts in combined)
     values = {o.key_or_group: _values(o, parser) for key, o in swept.items() if key not in groups}
     return Sweep((*fixed, *combined[0]), configs, values, tuple(o.key_or_group for o in swept.values()))
+
+
+def _of_sweeper(config: DictConfig, parser: OverridesParser) -> dict[str, Override]:
+    """What ``hydra.sweeper.params`` of Hydra's own sweeper adds to the command line."""
+    if not str(config.hydra.sweeper.get("_target_")).endswith("BasicSweeper"):
+        return {}
+    params = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
+    return {override.get_key_element(): override for override in parser.parse_overrides(params)}
 
 
 def _texts(override: Override) -> Iterator[str]:

@@ -156,6 +156,19 @@ def _of_class(node: ast.ClassDef, module: str, steps: int) -> Target | None:
     for inner in node.body:
         if isinstance(inner, ast.FunctionDef) and inner.name == "__init__" and not _is_overload(inner):
             return _of_function(inner, texts | described(ast.get_docstring(inner) or ""), bound=True)
+    inherited = _bases(node, module, steps)
+    if inherited is None:
+        return None
+    parameters = {name: p for above in reversed(inherited) for name, p in above.parameters.items()}
+    takes_any = any(above.takes_any for above in inherited)
+    fields = _fields(node, texts)
+    if any("dataclass" in ast.unparse(decorator) for decorator in node.decorator_list):
+        return Target(parameters | fields, takes_any)
+    return Target(parameters, takes_any, tuple(fields) if parameters else ())
+
+
+def _bases(node: ast.ClassDef, module: str, steps: int) -> list[Target] | None:
+    """What the base classes take; None where one of them is not understood."""
     inherited: list[Target] = []
     for base in node.bases:
         name = ast.unparse(base).partition("[")[0]
@@ -164,17 +177,17 @@ def _of_class(node: ast.ClassDef, module: str, steps: int) -> Target | None:
         if above is None and name not in ("object", "Protocol", "ABC", "Generic"):
             return None
         inherited += [above] if above is not None else []
-    parameters = {name: p for above in reversed(inherited) for name, p in above.parameters.items()}
-    takes_any = any(above.takes_any for above in inherited)
-    fields = {
+    return inherited
+
+
+def _fields(node: ast.ClassDef, texts: Mapping[str, str]) -> dict[str, Parameter]:
+    """Annotated names of a class body, which are the arguments of a dataclass."""
+    return {
         inner.target.id: _parameter(inner.annotation, inner.value, texts.get(inner.target.id, ""))
         for inner in node.body
         if isinstance(inner, ast.AnnAssign) and isinstance(inner.target, ast.Name)
         if not ast.unparse(inner.annotation).startswith(("ClassVar", "typing.ClassVar"))
     }
-    if any("dataclass" in ast.unparse(decorator) for decorator in node.decorator_list):
-        return Target(parameters | fields, takes_any)
-    return Target(parameters, takes_any, tuple(fields) if parameters else ())
 
 
 def _of_function(node: Function, texts: Mapping[str, str], *, bound: bool) -> Target:

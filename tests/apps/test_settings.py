@@ -11,7 +11,8 @@ from hydra.errors import InstantiationException
 
 from segflow.apps import _messages
 from segflow.apps._parts import Part, SettingError
-from segflow.apps._settings import defaults_of, plain, read, sections_of, settings_of
+from segflow.apps._read_settings import read
+from segflow.apps._settings import defaults_of, plain, sections_of, settings_of
 from segflow.core.errors import SegflowError
 
 
