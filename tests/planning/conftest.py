@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields
 from functools import cache
 from typing import Any
 
@@ -22,8 +22,9 @@ def planner_settings() -> Callable[..., PlannerSettings]:
         return _edge.compose("plan", f"planner={option}").planner
 
     def read(option: str, **changes: Any) -> PlannerSettings:
-        settings = replace(composed(option), **changes)
-        assert isinstance(settings, PlannerSettings)
-        return settings
+        section = composed(option)  # which may name a planner of a user's own too
+        return PlannerSettings(
+            **{entry.name: getattr(section, entry.name) for entry in fields(PlannerSettings)} | changes
+        )
 
     return read
