@@ -52,12 +52,21 @@ def run(settings: Predict) -> None:
     for name in ("model", "input", "output"):
         needed(getattr(settings, name), name, USE)
     refuse_missing(needed(settings.model, "model", USE))
+    _refuse_missing_input(needed(settings.input, "input", USE))
     report = predict(settings)
     skipped = f", {len(report.skipped)} were there already" if report.skipped else ""
     _terminal.say(f"Predicted {_terminal.cases(len(report.done))}{skipped}. Written to {settings.output}.")
     _next.say(_next.after_predict(settings) if report.ok else [])
     if not report.ok:
         raise CaseErrors("some cases could not be predicted", list(report.failed.values()))
+
+
+def _refuse_missing_input(sources: list[Path]) -> None:
+    """Refuse one source that is not there, before torch is loaded. Files of a list are told together later."""
+    from segflow.inference.find_cases import refuse_missing_source
+
+    if len(sources) == 1:
+        refuse_missing_source(sources[0])
 
 
 def predict(settings: Predict, *, own: bool = False) -> PredictReport:

@@ -72,19 +72,29 @@ def find_cases(source: Input, endings: Sequence[str], channels: int) -> list[Cas
         cases = _group([Path(file) for file in source], names, "the images")
     else:
         place = Path(source).expanduser()
+        refuse_missing_source(place)
         if place.is_dir():
             cases = _in_folder(place, names)
         elif place.suffix.lower() == ".csv":
             cases = _in_table(place, names)
-        elif place.exists():
-            cases = _group([place], names, "the images")
-        elif place.is_symlink():
-            raise missing_file(place)
         else:
-            raise SegflowError(f"there is no {place}", expected="a folder of images, a CSV table, or image files")
+            cases = _group([place], names, "the images")
     if not cases:
         raise SegflowError("there is no image to predict", found=str(source))
     return sorted(cases, key=lambda case: case.case_id)
+
+
+def refuse_missing_source(place: Path) -> None:
+    """Refuse a path that does not exist. It needs no model, so a command can ask before it loads one.
+
+    Raises:
+        SegflowError: There is nothing at the path.
+    """
+    if place.exists():
+        return
+    if place.is_symlink():
+        raise missing_file(place)
+    raise SegflowError(f"there is no {place}", expected="a folder of images, a CSV table, or image files")
 
 
 def refuse_too_many(case: CaseFiles, channels: Sequence[str]) -> None:

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import tiny_models
 from apps_commands import PATHS
 
 from segflow.apps._purposes import COMMANDS
@@ -64,6 +65,14 @@ def test_no_mistake_waits_for_torch(arguments: list[str], expected: str, tmp_pat
     said, loaded = answered(tmp_path, *arguments)
     assert expected in said
     assert loaded == "[]"
+
+
+def test_images_that_are_not_there_need_no_torch(tmp_path: Path) -> None:
+    run = tiny_models.make_run(tmp_path, "3d_fullres")
+    said, loaded = answered(tmp_path, "predict", f"model={run}", "input=nowhere", "output=out")
+    assert "there is no nowhere; expected a folder of images" in said
+    assert loaded == "[]"
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("command", COMMANDS)
