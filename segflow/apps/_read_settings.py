@@ -125,6 +125,8 @@ def _fitted_entry(kind: Any, value: Any, where: str) -> Any:
     except msgspec.ValidationError as error:
         if isinstance(error.__cause__, SegflowError):
             raise error.__cause__ from error
+        if (section := section_of(kind)) is not None:
+            raise _explained(error, section, fitted, f"{where}.") from error
         raise SettingError(
             f"setting '{where}' has the wrong type", found=_shown(value), expected=in_words(kind)
         ) from error

@@ -57,6 +57,7 @@ def write(folder: Path, **files: str) -> Path:
         ("train +inference@training=quick", "there is no setting 'training.overlap'"),
         ("train +augmentation.steps.noise.sigmas=[0,1]", "Did you mean 'augmentation.steps.noise.sigma'?"),
         ("train augmentation.noise.sigma=[0,1]", "Did you mean 'augmentation.steps.noise.sigma'?"),
+        ("plan planner.overrides._2d.batch_size=x", "'planner.overrides._2d.batch_size' has the wrong type; found x"),
         ("plan +planner.overrides._2d.batchsize=2", "Did you mean 'planner.overrides._2d.batch_size'?"),
         ("predict network@previous_network=batch_nrm", "Did you mean 'batch_norm'?"),
         ("predict +network@previous_networks=planned", "there is no setting 'previous_networks'"),
