@@ -51,7 +51,7 @@ def rewrite(command: str, arguments: Sequence[str], folders: Sequence[Path]) -> 
     groups = {name for name, _ in _shipped.groups_of(command, folders[0])}
     texts, whole_ones = _catalogue.texts(command), _catalogue.taken_as_typed(command)
     for argument in overrides:
-        key = _key(argument)
+        key = key_of(argument)
         whole = argument
         if key in short and argument.lstrip("+~").startswith(key):
             whole = argument.replace(key, short[key], 1)
@@ -63,7 +63,7 @@ def rewrite(command: str, arguments: Sequence[str], folders: Sequence[Path]) -> 
 
 def _marked(argument: str, folders: Sequence[Path]) -> str:
     """A setting with the mark ``++``. Groups, Hydra's own settings and marked ones stay as they are."""
-    key = _key(argument)
+    key = key_of(argument)
     left = not key or argument[0] in "+~" or key.split(".")[0] == "hydra" or "@" in argument.partition("=")[0]
     return argument if left or any((folder / key).is_dir() for folder in folders) else f"++{argument}"
 
@@ -123,7 +123,8 @@ def _short_names(command: str) -> dict[str, str]:
     return {name: f"{section}{name}" for name in inside - own}
 
 
-def _key(argument: str) -> str:
+def key_of(argument: str) -> str:
+    """The key of ``KEY=VALUE``, without Hydra's marks and package; empty where it is none."""
     match = _OVERRIDE.match(argument)
     return match["key"].split("@")[0] if match else ""
 
@@ -134,7 +135,7 @@ def _rewrite_one(
     match = _OVERRIDE.match(argument)
     if not match:
         return [argument]
-    key, value = _key(argument), match["value"]
+    key, value = key_of(argument), match["value"]
     head = argument[: len(argument) - len(value)]
     if any((folder / key).is_dir() for folder in folders):
         names = _shipped.options(key, folders)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from segflow.apps._candidates import Candidate, candidates
 from segflow.core.errors import SegflowError
@@ -98,40 +98,34 @@ def answer(arguments: list[str], environment: Mapping[str, str] = os.environ) ->
 def split_line(line: str) -> tuple[list[str], str]:
     """The words of a line after the command's name, and the last one as typed (empty after a space)."""
     parts = [""]
-    quote = ""
-    escaped = False
-    for sign in line:
-        if not escaped and not quote and sign.isspace():
-            if parts[-1]:
-                parts.append("")
-            continue
-        parts[-1] += sign
-        if escaped:
-            escaped = False
-        elif sign == "\\" and quote != "'":
-            escaped = True
-        elif sign == quote:
-            quote = ""
-        elif not quote and sign in "'\"":
-            quote = sign
+    for sign, quote, escaped, _ in _scanned(line):
+        if escaped or quote or not sign.isspace():
+            parts[-1] += sign
+        elif parts[-1]:
+            parts.append("")
     return [unquoted(part) for part in parts[1:-1]], parts[-1] if len(parts) > 1 else ""
 
 
 def unquoted(raw: str) -> str:
     """The word as the shell sees it, without quotes; the last quote may be open."""
-    text, quote, escaped = "", "", False
-    for sign in raw:
-        if escaped:
-            text, escaped = text + (sign if not quote or sign in '"\\$`' else f"\\{sign}"), False
-        elif sign == "\\" and quote != "'":
-            escaped = True
-        elif sign == quote:
-            quote = ""
-        elif not quote and sign in "'\"":
-            quote = sign
-        else:
-            text += sign
+    text = ""
+    for sign, quote, escaped, is_mark in _scanned(raw):
+        if escaped and quote and sign not in '"\\$`':
+            text += "\\"
+        text += "" if is_mark else sign
     return text
+
+
+def _scanned(raw: str) -> Iterator[tuple[str, str, bool, bool]]:
+    """Each character, the quote that is open before it, whether it is escaped, and whether it is a quote or escapes."""
+    quote, escaped = "", False
+    for sign in raw:
+        escapes = not escaped and sign == "\\" and quote != "'"
+        is_quote = not escaped and not escapes and (sign == quote or (not quote and sign in "'\""))
+        yield sign, quote, escaped, escapes or is_quote
+        escaped = escapes
+        if is_quote:
+            quote = "" if quote else sign
 
 
 def for_bash(found: Iterable[Candidate], raw: str, breaks: str) -> list[str]:
@@ -142,19 +136,14 @@ def for_bash(found: Iterable[Candidate], raw: str, breaks: str) -> list[str]:
         raw: The word as it was typed.
         breaks: Characters at which bash breaks words.
     """
-    start, quote, escaped = 0, "", False
-    for position, sign in enumerate(raw):
-        if escaped:
-            escaped = False
-        elif sign == "\\" and quote != "'":
-            escaped = True
-        elif sign == quote:
-            quote = ""
-        elif not quote and sign in "'\"":
-            quote, start = sign, position + 1
-        elif not quote and sign in breaks:
+    start, open_quote = 0, ""
+    for position, (sign, quote, escaped, is_mark) in enumerate(_scanned(raw)):
+        is_quote = is_mark and sign != "\\"
+        if not quote and not escaped and (is_quote or (not is_mark and sign in breaks)):
             start = position + 1
+        if is_quote:
+            open_quote = "" if quote else sign
     head = unquoted(raw[:start])
     texts = [(c.text[len(head) :], c.whole) for c in found if c.text.startswith(head)]
-    end = {True: f"{quote} ", False: ""}
-    return [(text if quote else _SPECIAL.sub(r"\\\1", text)) + end[whole] for text, whole in texts]
+    end = {True: f"{open_quote} ", False: ""}
+    return [(text if open_quote else _SPECIAL.sub(r"\\\1", text)) + end[whole] for text, whole in texts]

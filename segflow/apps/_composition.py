@@ -10,7 +10,6 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,22 +30,6 @@ USER_CONF = "SEGFLOW_CONF"
 
 GLOBAL = "# @package _global_"
 """First line of a file with top-level keys, such as a preset."""
-
-
-@dataclass(frozen=True, slots=True)
-class TextOverride:
-    """One ``KEY=VALUE`` of the command line."""
-
-    text: str
-
-    @property
-    def key(self) -> str:
-        """The key, without Hydra's marks."""
-        return self.text.split("=", 1)[0].lstrip("+~").split("@")[0]
-
-    def is_group(self, folders: Sequence[Path]) -> bool:
-        """Whether it chooses an option of a group."""
-        return any((folder / self.key).is_dir() for folder in folders)
 
 
 class UserFolders(SearchPathPlugin):
@@ -83,18 +66,18 @@ def _of_environment() -> list[str]:
     return [folder for folder in os.environ.get(USER_CONF, "").split(os.pathsep) if folder]
 
 
-def register() -> None:
-    """Register the user's folders and the records' defaults with Hydra, and names of swept values with OmegaConf."""
+def register(command: str, folders: Sequence[Path]) -> None:
+    """Register what Hydra and OmegaConf need for a command.
+
+    These are the user's folders, names of swept values, and the defaults of the records, such as ``_train``, on which
+    the YAML of a command builds.
+    """
     Plugins.instance().register(UserFolders)
     OmegaConf.register_new_resolver(_sweep.SWEPT, _sweep.swept_value, replace=True)
-
-
-def register_defaults(command: str, folders: Sequence[Path]) -> None:
-    """Register the defaults of the records, such as ``_train``, with Hydra; a command's YAML builds on them."""
     for file in _shipped.files_of(command, folders[0]):
         if not file.stem.startswith("_"):
-            record = _commands.record_of(file.stem)
-            ConfigStore.instance().store(f"_{file.stem}", _settings.defaults_of(record), provider="segflow")
+            defaults = _settings.defaults_of(_commands.record_of(file.stem))
+            ConfigStore.instance().store(f"_{file.stem}", defaults, provider="segflow")
 
 
 def record(command: str, config: DictConfig) -> Any:
@@ -119,8 +102,7 @@ def composed(command: str, arguments: Sequence[str], folders: Sequence[Path]) ->
 @contextmanager
 def _composing(command: str, flags: Sequence[str], folders: Sequence[Path]) -> Iterator[str]:
     """Set Hydra up for the folders and the file that flags name. Yields the name of the file."""
-    register()
-    register_defaults(command, folders)
+    register(command, folders)
     path = Path([str(folders[0]), *_command_line.values_of("--config-path", flags)][-1]).resolve()
     UserFolders.config_dirs = _command_line.values_of("--config-dir", flags)
     try:
@@ -149,7 +131,7 @@ def checked(command: str, arguments: Sequence[str], folders: Sequence[Path]) -> 
     """
     flags, overrides = _command_line.split(arguments)
     if _command_line.only_shows(flags):
-        register_defaults(command, folders)
+        register(command, folders)
         return list(arguments)
     with _composing(command, flags, folders) as name:
         _check_added_groups(overrides, command, folders)
@@ -209,8 +191,7 @@ def _check_options(config: DictConfig) -> None:
 def _check_added_groups(overrides: Sequence[str], command: str, folders: Sequence[Path]) -> None:
     """Refuse a shipped group that the command does not have, since nothing would read its settings."""
     has = dict(_shipped.groups_of(command, folders[0]))
-    for override in map(TextOverride, overrides):
-        if override.text.startswith("+") and override.is_group(folders[:1]) and override.key not in has:
-            raise SegflowError(
-                f"there is no group '{override.key}'", found=override.text, expected=", ".join(sorted(has))
-            )
+    for override in overrides:
+        key = _command_line.key_of(override)
+        if override.startswith("+") and (folders[0] / key).is_dir() and key not in has:
+            raise SegflowError(f"there is no group '{key}'", found=override, expected=", ".join(sorted(has)))

@@ -60,7 +60,6 @@ def start(command: str, arguments: list[str]) -> None:
     show_traceback = os.environ.get(FULL_ERROR, "") not in ("", "0")
     if os.getcwd() not in sys.path:  # a console script does not find user code in the current folder otherwise
         sys.path.insert(0, os.getcwd())
-    _composition.register()
     failures: list[tuple[str, Exception]] = []
     folders: list[Path] = []
     try:

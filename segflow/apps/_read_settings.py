@@ -70,7 +70,7 @@ def _prepared(record: type, values: Any, prefix: str) -> Any:
         else:
             beside = [f"{prefix}{name}" for name in known]
             everything = [setting.key for setting in settings_of(record, prefix)]
-            fix = nearest(where, [*everything, *sections_of(record, prefix)], beside)
+            fix = nearest(where, [*everything, *(prefix + key for key in sections_of(record))], beside)
             raise SettingError(f"there is no setting '{where}'", fix=fix or None)
     if rest is not None and TARGET in known:
         target = values.get(TARGET, defaults_of(record)[TARGET])

@@ -78,14 +78,9 @@ def _settings_below(record: type, prefix: str) -> tuple[Setting, ...]:
     return tuple(found)
 
 
-def sections_of(record: type, prefix: str = "") -> Iterator[str]:
+def sections_of(record: type) -> Iterator[str]:
     """Keys of the sections and parts of a record, which have settings below them."""
-    for entry, kind in typed_fields(record):
-        section = section_of(kind)
-        if section is not None or holds_parts(kind):
-            yield f"{prefix}{entry.name}"
-        if section is not None:
-            yield from sections_of(section, f"{prefix}{entry.name}.")
+    return (key for key, _ in meanings_of_sections(record))
 
 
 def meanings_of_sections(record: type, prefix: str = "") -> Iterator[tuple[str, str]]:
