@@ -99,7 +99,7 @@ class PreviousStage:
         }
 
     def apply(self, channels: torch.Tensor, draws: Draws) -> None:
-        """Change the channels, sample by sample and label by label, since a label may take voxels from the others."""
+        """Change the channels (B, labels, *patch), each label by itself, since a label may take voxels from others."""
         for sample, values in enumerate(channels):
             for label in draws["morphology_order"][sample].tolist():
                 if draws["morphology"][sample, label]:
