@@ -46,6 +46,12 @@ def compose(command: str, *arguments: str) -> Any:
     return _composition.composed(command, typed, folders)
 
 
+def ignore_advice_of_lightning() -> None:
+    """Silence Lightning's use of torch, and its advice to reduce values over processes that are already reduced."""
+    for message in (".*LeafSpec.*", ".*sync_dist=True.*", ".*callbacks used to create the checkpoint.*"):
+        warnings.filterwarnings("ignore", message=message)
+
+
 def start(command: str, arguments: list[str]) -> None:
     """Compose the configuration of a command and run its job, ``segflow.apps.<command>.run``.
 
@@ -99,9 +105,7 @@ def _job(
         if show_traceback:
             os.environ[FULL_ERROR] = "1"
         try:
-            # Lightning's use of torch, and its advice to reduce values over processes that are already reduced.
-            for message in (".*LeafSpec.*", ".*sync_dist=True.*", ".*callbacks used to create the checkpoint.*"):
-                warnings.filterwarnings("ignore", message=message)
+            ignore_advice_of_lightning()
             settings = _composition.record(command, config)
             if settings.verbose:
                 logging.getLogger("segflow").setLevel(logging.DEBUG)

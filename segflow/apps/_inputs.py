@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from segflow.apps import _datasets, _settings
+from segflow.apps._read_settings import nearest
 from segflow.core.command_line import command_line
 from segflow.core.errors import SegflowError
 from segflow.core.run_record import RunRecord
@@ -15,6 +16,7 @@ from segflow.planning.split_dataset import read_fold
 from segflow.storage.folds import Fold
 from segflow.storage.prepared_dataset import PreparedDataset
 from segflow.storage.runs import Run
+from segflow.training.tags import possible_tags
 
 if TYPE_CHECKING:
     from segflow.apps.train import Train
@@ -99,5 +101,19 @@ def read_inputs(settings: Train) -> Inputs:
         mirror_axes=(),  # training takes them from the augmentation
         settings=_settings.plain(settings, Train),
     )
+    _check_objective(settings, record)
     run = Run.at(paths.outputs / name / settings.plans, configuration, settings.run_name)
     return Inputs(prepared, record, run.fold(fold.index), preprocess)
+
+
+def _check_objective(settings: Train, record: RunRecord) -> None:
+    """Refuse an objective that nothing can log. What callbacks of a user's own log is seen in the first epoch."""
+    name, trainer = settings.objective, settings.trainer
+    validation = bool(record.val_cases) and trainer.limit_val_batches != 0
+    known = possible_tags(record.dataset.labels, validation=validation, volumes=bool(settings.training.volume_every))
+    if name is not None and name not in known and not any(settings.callbacks.values()):
+        raise SegflowError(
+            f"objective={name} is no value that this training logs",
+            expected=", ".join(known),
+            fix=nearest(name, known) or "Without objective= it is the mean Dice of the validation cases.",
+        )

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import yaml
@@ -31,7 +32,8 @@ from segflow.storage.links import refuse_link
 from segflow.storage.preprocessed_store import PreprocessedStore
 from segflow.storage.runs import Run
 from segflow.training.claim_folder import check_arrays_of_run, release_folder
-from segflow.training.protocols import TrainingParts, TrainResult, VolumeScorer
+from segflow.training.objective import not_logged
+from segflow.training.protocols import EpochJudge, TrainingParts, TrainResult, VolumeScorer
 from segflow.training.ranks import is_first_rank
 from segflow.training.train_fold import train_fold
 from segflow.training.training_job import FoldArrays
@@ -50,18 +52,43 @@ class Trained:
         result: Result of the training.
         summary: Scores of the validation cases, or None.
         labels: The label definition of the scores.
+        objective: Tag of the value that a sweep optimises; None is the mean Dice, see `value`.
     """
 
     result: TrainResult
     summary: Summary | None
     labels: Labels
+    objective: str | None = None
 
     @property
     def value(self) -> float | None:
-        """The value that a sweep optimises: mean Dice of whole validation cases, else of patches. Higher is better."""
-        if self.summary is not None:
+        """The value that a sweep optimises: the last one of the objective.
+
+        Without an objective it is the mean Dice of whole validation cases, else the moving average of that of patches.
+        """
+        if self.objective is None and self.summary is not None:
             return float(self.summary.score)
-        return self.result.metrics.get("val/dice_ema")
+        return self.metrics.get(self.objective or "val/dice_ema")
+
+    @property
+    def folder(self) -> Path:
+        """The fold's folder."""
+        return self.result.folder
+
+    @property
+    def metrics(self) -> Mapping[str, float]:
+        """Last value of every curve, under its TensorBoard tag."""
+        return self.result.metrics
+
+    @property
+    def finished(self) -> bool:
+        """Whether the training reached its end."""
+        return self.result.finished
+
+    @property
+    def pruned(self) -> bool:
+        """Whether it was ended before, as not worth going on."""
+        return self.result.pruned
 
     def show(self, title: str) -> None:
         """Print the scores, if there are any."""
@@ -69,8 +96,14 @@ class Trained:
             evaluate.show(self.summary, self.labels, title)
 
 
-def train_inputs(settings: Train, inputs: Inputs) -> Trained:
-    """Train a fold, then predict and score its validation cases."""
+def train_inputs(settings: Train, inputs: Inputs, judge: EpochJudge | None = None) -> Trained:
+    """Train a fold, then predict and score its validation cases.
+
+    Args:
+        settings: Settings of the command.
+        inputs: What it is trained on.
+        judge: Decides after each epoch whether the training is worth going on.
+    """
     tune_cpu()
     if not is_first_rank():  # only one process reports
         logging.getLogger("segflow").setLevel(logging.ERROR)
@@ -87,12 +120,14 @@ def train_inputs(settings: Train, inputs: Inputs) -> Trained:
             inputs.folder,
             inputs.record,
             FoldArrays(inputs.store, previous, inputs.preprocess),
-            training_parts(settings, scorer),
+            replace(training_parts(settings, scorer), objective=settings.objective, judge=judge),
             settings.training,
         )
+        if result.finished and settings.objective not in (None, *result.metrics):  # finished by an earlier start
+            raise not_logged(str(settings.objective), list(result.metrics))
         wanted = settings.validation and result.finished and result.has_weights and is_first_rank()
         summary = _validate(settings, inputs, previous) if wanted and inputs.record.val_cases else None
-    return Trained(result, summary, inputs.record.dataset.labels)
+    return Trained(result, summary, inputs.record.dataset.labels, settings.objective)
 
 
 def _validate(settings: Train, inputs: Inputs, previous: PreprocessedStore | None) -> Summary:

@@ -14,6 +14,7 @@ from segflow.training.training_settings import TrainerSettings, TrainingSettings
 
 if TYPE_CHECKING:
     from segflow.apps._training import Trained
+    from segflow.training.protocols import EpochJudge
 
 
 @dataclass(kw_only=True)
@@ -39,6 +40,9 @@ class Train(DatasetCommand):
         previous_run_name: Run of a cascade's previous stage; null takes that of the same name.
         validation: Predict and score the fold's whole validation cases at the end.
         save_probabilities: Keep the probabilities of validation cases, for ensembles.
+        objective: The value that a sweep optimises, one that is logged, such as ``val/dice_ema`` or ``val/loss``. null
+            is the mean Dice of the validation cases, or ``val/dice_ema`` if they are not predicted. Higher is better
+            for a Dice and lower for a loss, which a sweeper is told by its own ``direction``.
     """
 
     PLACES: ClassVar[tuple[str, ...]] = (
@@ -62,6 +66,7 @@ class Train(DatasetCommand):
     previous_run_name: str | None = None
     validation: bool = True
     save_probabilities: bool = False
+    objective: str | None = None
     training: TrainingSettings = field(default_factory=TrainingSettings)
     callbacks: dict[str, Part | None] = field(default_factory=dict)
 
@@ -91,8 +96,12 @@ def run(settings: Train) -> float | None:
     return trained.value
 
 
-def train(settings: Train) -> Trained:
+def train(settings: Train, judge: EpochJudge | None = None) -> Trained:
     """Train the fold of the settings, then predict and score its validation cases.
+
+    Args:
+        settings: Settings of the command.
+        judge: Decides after each epoch whether the training is worth going on.
 
     Raises:
         SegflowError: Plans or arrays are missing, which is reported before torch is loaded; or the training failed.
@@ -102,4 +111,4 @@ def train(settings: Train) -> Trained:
     inputs = read_inputs(settings)
     from segflow.apps._training import train_inputs  # slow: torch and Lightning
 
-    return train_inputs(settings, inputs)
+    return train_inputs(settings, inputs, judge)

@@ -35,6 +35,7 @@ START_FILES = (
     "metrics.csv",
     "progress.png",
     "finished.json",
+    "pruned.json",
     "nan_batch.json",
     "events.*",
     "hparams.yaml",
@@ -100,6 +101,11 @@ class Fold:
     def finished_file(self) -> Path:
         """The file that is written last, when the training has reached its end."""
         return self.path / "finished.json"
+
+    @property
+    def pruned_file(self) -> Path:
+        """The file that says that a search ended the training early. It goes when the training is continued."""
+        return self.path / "pruned.json"
 
     def checkpoint(self, name: str = "final") -> Path:
         """File of the checkpoint of this name.
@@ -216,3 +222,11 @@ class Fold:
             facts: Plain JSON to keep, such as epochs and seconds.
         """
         write_json(self.finished_file, dict(facts or {}))
+
+    def mark_pruned(self, facts: Mapping[str, Any]) -> None:
+        """Record that a search ended the training early. Its checkpoint stays, and it is not finished.
+
+        Args:
+            facts: Plain JSON to keep, such as epochs and seconds.
+        """
+        write_json(self.pruned_file, dict(facts))

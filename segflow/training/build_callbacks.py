@@ -13,8 +13,10 @@ from segflow.training.ending_signals import EndingSignals
 from segflow.training.epoch_seed import EpochSeed
 from segflow.training.loss_guard import LossGuard
 from segflow.training.monitor import EpochReport
+from segflow.training.objective import Objective
 from segflow.training.patch_pictures import PatchPictures
 from segflow.training.stop_file import StopFile
+from segflow.training.tags import possible_tags
 from segflow.training.time_budget import TimeBudget, parse_duration
 from segflow.training.training_job import TrainingJob
 from segflow.training.volume_validation import VolumeValidation
@@ -43,7 +45,7 @@ def build_callbacks(
     ]
     if options.get("max_time") is not None:
         callbacks.append(TimeBudget(parse_duration(options["max_time"])))
-    callbacks += [report, stop]
+    callbacks += [report, _objective(job, report), stop]
     if settings.picture_every:
         labels = job.record.dataset.labels
         callbacks.append(PatchPictures(labels, every=settings.picture_every, count=settings.picture_count))
@@ -56,3 +58,10 @@ def build_callbacks(
     if options.get("enable_checkpointing", True) is not False and not options.get("fast_dev_run"):
         callbacks.append(RunCheckpoints(job.folder, files))
     return callbacks
+
+
+def _objective(job: TrainingJob, report: EpochReport) -> Objective:
+    """Looks for the objective in the first epoch if it is not one of segflow's own values, which may come later."""
+    name = job.parts.objective
+    own = name in possible_tags(job.record.dataset.labels)
+    return Objective(report, None if own else name, job.parts.judge)

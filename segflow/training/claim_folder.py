@@ -30,6 +30,7 @@ FREE_SETTINGS = (
     "settings.hydra*",
     "settings.inference*",
     "settings.validation*",
+    "settings.objective",
     "settings.reader*",  # its name stands in the plans
     "settings.*overwrite*",
     "settings.*processes*",

@@ -88,10 +88,11 @@ class EpochReport(Callback):
             self._train_seconds = time.perf_counter() - self._started
         row = self._metrics_of(values) | self._timings(trainer) | self._added
         self._added = {}
+        others = _logged_by_others(trainer, row)
         pl_module.log_dict({tag: value for tag, value in row.items() if not math.isnan(value)})
         # Without this, Lightning would plot the curves over steps, not epochs.
         pl_module.log("step", float(trainer.current_epoch))
-        self._remember(row, trainer.current_epoch)
+        self._remember(row | others, trainer.current_epoch)
         if trainer.is_global_zero:
             self._write(trainer)
 
@@ -195,6 +196,12 @@ class EpochReport(Callback):
             parts += [f"val loss {now['val/loss']:.4f}", f"Dice {dice}", f"EMA {now['val/dice_ema']:.4f}"]
         parts += [f"lr {now['lr']:.3g}", f"{now['time/epoch']:.1f} s"]
         return " | ".join(parts)
+
+
+def _logged_by_others(trainer: pl.Trainer, own: Mapping[str, float]) -> dict[str, float]:
+    """Values that callbacks of a user's own have logged, which may be what a search optimises."""
+    found = {tag: value for tag, value in trainer.callback_metrics.items() if tag not in own and tag != "step"}
+    return {tag: float(value) for tag, value in found.items() if value.numel() == 1}
 
 
 def _cell(value: float) -> str:

@@ -91,6 +91,15 @@ class VolumeScorer(Protocol):
     def __call__(self, network: nn.Module, case_ids: Sequence[str], /) -> Mapping[str, float]: ...
 
 
+class EpochJudge(Protocol):
+    """Told the number of an epoch, from 0, and its values under their TensorBoard tags. True ends the training there.
+
+    So a search prunes a training that is not worth going on. The run keeps its checkpoint and is not finished.
+    """
+
+    def __call__(self, epoch: int, values: Mapping[str, float], /) -> bool | None: ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingParts:
     """The exchangeable parts of a training, each a callable with its options bound.
@@ -102,6 +111,8 @@ class TrainingParts:
         loggers: Each ``(save_dir=run folder)`` → Lightning logger.
         callbacks: Further Lightning callbacks.
         score_volumes: Scores whole cases during training; needed if ``training.volume_every`` is set.
+        objective: Tag of the value that a search optimises, which must be logged; None if there is none.
+        judge: Decides after each epoch whether the training is worth going on; None trains to the end.
     """
 
     network: NetworkFactory
@@ -114,6 +125,8 @@ class TrainingParts:
     loggers: Sequence[Callable[..., Logger]] = ()
     callbacks: Sequence[pl.Callback] = ()
     score_volumes: VolumeScorer | None = None
+    objective: str | None = None
+    judge: EpochJudge | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +140,7 @@ class TrainResult:
         metrics: Last value of every curve, under its TensorBoard tag.
         trained: False if it was already finished and nothing was done.
         has_weights: False if the trainer's options disabled checkpoints, so that nothing can be predicted.
+        pruned: Whether `TrainingParts.judge` ended it before its end.
     """
 
     folder: Path
@@ -135,3 +149,4 @@ class TrainResult:
     metrics: Mapping[str, float]
     trained: bool = True
     has_weights: bool = True
+    pruned: bool = False

@@ -24,6 +24,7 @@ from segflow.training.loader import name_dead_worker
 from segflow.training.loggers import close_loggers, log_hyper_parameters
 from segflow.training.module import SegmentationModule
 from segflow.training.monitor import EpochReport
+from segflow.training.objective import Objective
 from segflow.training.protocols import TrainResult
 from segflow.training.stop_file import StopFile
 from segflow.training.time_budget import TimeBudget
@@ -64,6 +65,8 @@ def run_training(job: TrainingJob, *, resuming: bool) -> TrainResult:
     last = job.folder.checkpoint("last")
     resume_from = last if resuming and last.is_file() else None
     _check_checkpoints(job, trainer)
+    if trainer.is_global_zero:
+        job.folder.pruned_file.unlink(missing_ok=True)
     on_device = job.augments_on_device(trainer)
     module = build_module(job, trainer, on_device=on_device, fresh=resume_from is None)
     data = build_data(job, trainer, batches, on_device=on_device)
@@ -120,10 +123,12 @@ def _check_checkpoints(job: TrainingJob, trainer: pl.Trainer) -> None:
 
 def _finish(job: TrainingJob, trainer: pl.Trainer, report: EpochReport, stopped: bool, seconds: float) -> TrainResult:
     epochs = len(report.history.get("train/loss", []))
-    finished = not stopped or epochs >= int(trainer.max_epochs or 0)
+    pruned = any(callback.pruned for callback in _callbacks(trainer) if isinstance(callback, Objective))
+    finished = not (stopped or pruned) or epochs >= int(trainer.max_epochs or 0)
+    pruned = pruned and not finished
     if trainer.is_global_zero:
         last = job.folder.checkpoint("last")
-        if _keeps_weights(trainer) and last.is_file():
+        if _keeps_weights(trainer) and last.is_file() and not pruned:
             link_checkpoint(last, job.folder.checkpoint("final"))
         used_up = [c.seconds for c in _callbacks(trainer) if isinstance(c, TimeBudget) and c.is_used_up]
         facts = {
@@ -136,8 +141,12 @@ def _finish(job: TrainingJob, trainer: pl.Trainer, report: EpochReport, stopped:
         }
         if finished:
             job.folder.mark_finished(facts)
-        logger.info("%s after %d epochs: %s", "finished" if finished else "stopped", epochs, job.folder.path)
-    return TrainResult(job.folder.path, finished, epochs, report.latest, has_weights=_keeps_weights(trainer))
+        elif pruned:
+            job.folder.mark_pruned(facts)
+        end = "finished" if finished else "pruned" if pruned else "stopped"
+        logger.info("%s after %d epochs: %s", end, epochs, job.folder.path)
+    weights = _keeps_weights(trainer)
+    return TrainResult(job.folder.path, finished, epochs, report.latest, has_weights=weights, pruned=pruned)
 
 
 def _callbacks(trainer: pl.Trainer) -> list[Callback]:

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
-from apps_commands import SHORT, start
+import pytest
+from apps_commands import PATHS, SHORT, start
+
+import segflow
+from segflow.core.errors import SegflowError
+from segflow.training.tags import possible_tags
 
 SWEEPER = '''
 from pathlib import Path
@@ -32,27 +39,129 @@ class Best(Sweeper):
         results = self.launcher.launch(jobs, initial_job_idx=0)
         Path("values.txt").write_text("\\n".join(str(result.return_value) for result in results))
 '''
-PYTHON = """
-from segflow.apps import _edge, train
-settings = _edge.compose("train", *{arguments!r})
-print(train.run(settings))
-"""
 
 
-def test_what_a_training_returns_is_what_a_sweeper_of_ones_own_optimises(job: Path) -> None:
+def in_job(monkeypatch: pytest.MonkeyPatch, job: Path) -> None:
+    """Work in a job's folder, without the paths that the tester's own environment sets."""
+    for name in PATHS:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(job)
+
+
+def test_what_a_training_returns_is_what_a_sweeper_of_ones_own_optimises(
+    job: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (job / "hydra_plugins").mkdir()  # where Hydra wants its plugins
     (job / "hydra_plugins" / "best.py").write_text(SWEEPER)
     folder = job / "own_conf" / "hydra" / "sweeper"
     folder.mkdir(parents=True)
     (folder / "best.yaml").write_text("_target_: hydra_plugins.best.Best\nrates: [0.01, 0.02]\n")
-    short = [*SHORT, "trainer.max_epochs=1", "validation=false"]
+    short = [*SHORT, "trainer.max_epochs=1", "validation=false", "objective=val/loss"]
     result = start(job, "train", "-m", "--config-dir=own_conf", "hydra/sweeper=best", *short)
     assert result.returncode == 0, result.stderr
     values = [float(text) for text in (job / "values.txt").read_text().split()]
     assert len(values) == 2
-    assert all(0 <= value <= 1 for value in values)
-    (job / "train_it.py").write_text(PYTHON.format(arguments=[*short, "run_name=python", "optimizer.lr=0.01"]))
-    python = [sys.executable, "train_it.py"]
-    trained = subprocess.run(python, cwd=job, capture_output=True, text=True, check=False)
-    assert trained.returncode == 0, trained.stderr
-    assert float(trained.stdout.splitlines()[-1]) == values[0]
+    in_job(monkeypatch, job)
+    trained = segflow.train(*short, "run_name=python", "optimizer.lr=0.01")
+    assert trained.value == trained.metrics["val/loss"] == values[0]
+    assert trained.finished
+    assert not trained.pruned
+    assert trained.folder == Path("outputs/Dataset001_Phantom/tinyPlans/3d_fullres/python/fold_0")
+    again = segflow.train(*short, "run_name=python", "optimizer.lr=0.01", "objective=val/dice_ema")
+    assert not again.result.trained
+    assert again.value == trained.metrics["val/dice_ema"]
+
+
+def test_without_an_objective_it_is_the_mean_dice_of_the_validation_cases(
+    job: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_job(monkeypatch, job)
+    trained = segflow.train(*SHORT, "save_probabilities=true")  # finished by the fixture
+    summary = json.loads((trained.folder / "validation" / "summary.json").read_text())
+    assert trained.value == summary["foreground_mean"]["Dice"]
+
+
+def test_every_value_that_is_logged_may_be_the_objective(job: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    in_job(monkeypatch, job)
+    short = [*SHORT, "trainer.max_epochs=1", "validation=false", "run_name=volumes"]
+    trained = segflow.train(*short, "training.volume_every=1", "objective=val_volume/dice_mean")
+    assert trained.value == trained.metrics["val_volume/dice_mean"]
+    assert set(trained.metrics) <= set(possible_tags(trained.labels))
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (["objective=val/dice_emma"], r"objective=val/dice_emma .*expected train/loss.*val/dice/liver.*'val/dice_ema'"),
+        (["objective=val/dice_mean", "trainer.limit_val_batches=0"], "expected train/loss, lr, time/"),
+        (["objective=val_volume/dice_mean"], "val/dice_mean"),
+        (["optimizer=adamx"], "there is no 'adamx' for 'optimizer'.*adamw"),
+        (["trainer.max_epoch=3"], r"trainer\.max_epoch.*max_epochs"),
+        (["optimizer.lr=(1"], "cannot read the argument"),
+        (["trainer.devices=2"], "segflow.train trains on one device.*devices=2"),
+        (["plans=none_of_them"], "segflow plan"),
+    ],
+)
+def test_what_python_gets_wrong_is_one_error_before_anything_is_trained(
+    job: Path, monkeypatch: pytest.MonkeyPatch, given: list[str], told: str
+) -> None:
+    in_job(monkeypatch, job)
+    with pytest.raises(SegflowError, match=told):
+        segflow.train(*SHORT, "run_name=wrong", *given)
+    assert not (job / "outputs" / "Dataset001_Phantom" / "tinyPlans" / "3d_fullres" / "wrong").exists()
+
+
+OWN_CALLBACK = """
+from pytorch_lightning.callbacks import Callback
+
+
+class Score(Callback):
+    def on_validation_epoch_end(self, trainer, pl_module):
+        pl_module.log("mine/score", 0.25 + trainer.current_epoch)
+"""
+
+
+def test_a_callback_of_ones_own_may_log_the_objective(job: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (job / "own_score.py").write_text(OWN_CALLBACK)
+    in_job(monkeypatch, job)
+    own = [*SHORT, "validation=false", "callbacks.score._target_=own_score.Score"]
+    trained = segflow.train(*own, "run_name=mine", "objective=mine/score")
+    assert trained.value == 1.25
+    with pytest.raises(SegflowError, match=r"objective=mine/scoer .*expected .*mine/score"):
+        segflow.train(*own, "run_name=mistyped", "objective=mine/scoer")
+    assert not (trained.folder.parents[1] / "mistyped" / "fold_0" / "finished.json").exists()
+    with pytest.raises(SegflowError, match=r"objective=mine/other .*expected .*mine/score"):
+        segflow.train(*own, "run_name=mine", "objective=mine/other")  # finished before
+
+
+def test_a_pruned_training_is_not_finished_and_can_go_on(job: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    in_job(monkeypatch, job)
+    seen: list[tuple[int, float]] = []
+
+    def judge(epoch: int, values: Mapping[str, float]) -> bool:
+        seen.append((epoch, values["val/dice_ema"]))
+        return True
+
+    name = [*SHORT, "trainer.max_epochs=3", "run_name=pruned"]
+    pruned = segflow.train(*name, judge=judge)
+    assert pruned.pruned
+    assert not pruned.finished
+    assert seen == [(0, pruned.value)]
+    files = {file.name for file in pruned.folder.iterdir()}
+    assert "pruned.json" in files
+    assert not {"finished.json", "validation"} & files
+    assert not (pruned.folder / "checkpoints" / "final.ckpt").exists()
+    done = segflow.train(*name, "validation=false")
+    assert done.finished
+    assert not (pruned.folder / "pruned.json").exists()
+    whole = segflow.train(*SHORT, "trainer.max_epochs=3", "run_name=whole", "validation=false")
+    assert done.metrics["train/loss"] == whole.metrics["train/loss"]
+    last = segflow.train(*SHORT, "trainer.max_epochs=1", "run_name=last", "validation=false", judge=judge)
+    assert last.finished  # there was nothing left to spare
+    assert not last.pruned
+
+
+def test_the_package_is_quick_to_import() -> None:
+    script = "import sys, segflow; sys.exit(' '.join({'torch', 'hydra', 'numpy'} & set(sys.modules)) or 0)"
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
