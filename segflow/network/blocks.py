@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from torch import Tensor, nn
 
 from segflow.core.topology import NetworkTopology
+from segflow.network.instance_norm import InstanceNorm2d, InstanceNorm3d
 
 CONVOLUTION: dict[int, Callable[..., nn.Conv2d | nn.Conv3d]] = {2: nn.Conv2d, 3: nn.Conv3d}
 UPSAMPLING: dict[int, Callable[..., nn.ConvTranspose2d | nn.ConvTranspose3d]] = {
@@ -14,10 +15,7 @@ UPSAMPLING: dict[int, Callable[..., nn.ConvTranspose2d | nn.ConvTranspose3d]] = 
     3: nn.ConvTranspose3d,
 }
 POOLING: dict[int, Callable[..., nn.AvgPool2d | nn.AvgPool3d]] = {2: nn.AvgPool2d, 3: nn.AvgPool3d}
-INSTANCE_NORM: dict[int, Callable[..., nn.InstanceNorm2d | nn.InstanceNorm3d]] = {
-    2: nn.InstanceNorm2d,
-    3: nn.InstanceNorm3d,
-}
+INSTANCE_NORM: dict[int, Callable[..., nn.InstanceNorm2d | nn.InstanceNorm3d]] = {2: InstanceNorm2d, 3: InstanceNorm3d}
 BATCH_NORM: dict[int, Callable[..., nn.BatchNorm2d | nn.BatchNorm3d]] = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 
 

@@ -9,6 +9,11 @@ CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 """Axes of a batch → torch's name of the format."""
 
 
+def runs_channels_last(x: Tensor) -> bool:
+    """Whether x (B, C, *spatial) is in channels-last memory. For a single channel the strides decide."""
+    return x.ndim in CHANNELS_LAST and x.stride(1) == 1 and x.is_contiguous(memory_format=CHANNELS_LAST[x.ndim])
+
+
 def channels_last(image: Tensor) -> Tensor:
     """The image in channels-last memory.
 

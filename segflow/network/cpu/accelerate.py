@@ -8,6 +8,7 @@ from torch import nn
 
 from segflow.network.blocks import ConvBlock
 from segflow.network.cpu import layers
+from segflow.network.instance_norm import InstanceNorm2d, InstanceNorm3d
 from segflow.network.unet import UNet
 
 _QUICK: dict[type[nn.Module], type[nn.Module]] = {
@@ -19,6 +20,8 @@ _QUICK: dict[type[nn.Module], type[nn.Module]] = {
     nn.AvgPool3d: layers.QuickAvgPool3d,
     nn.InstanceNorm2d: layers.QuickInstanceNorm2d,
     nn.InstanceNorm3d: layers.QuickInstanceNorm3d,
+    InstanceNorm2d: layers.QuickUnviewedInstanceNorm2d,
+    InstanceNorm3d: layers.QuickUnviewedInstanceNorm3d,
     nn.Sequential: layers.QuickSequential,
     ConvBlock: layers.QuickConvBlock,
     UNet: layers.ChannelsLastUNet,

@@ -21,7 +21,8 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from segflow.network.blocks import ConvBlock
 from segflow.network.cpu.instance_norm import instance_norm
 from segflow.network.cpu.winograd import winograd_convolution, winograd_pays
-from segflow.network.memory_format import CHANNELS_LAST, channels_last
+from segflow.network.instance_norm import InstanceNorm2d, InstanceNorm3d
+from segflow.network.memory_format import CHANNELS_LAST, channels_last, runs_channels_last
 from segflow.network.unet import UNet
 
 
@@ -39,11 +40,6 @@ def is_quick_with(*tensors: Tensor) -> bool:
             for tensor in tensors
         )
     )
-
-
-def runs_channels_last(x: Tensor) -> bool:
-    """Whether x (B, C, *spatial) is in channels-last memory. For a single channel the strides decide."""
-    return x.ndim in CHANNELS_LAST and x.stride(1) == 1 and x.is_contiguous(memory_format=CHANNELS_LAST[x.ndim])
 
 
 class _StaysChannelsLast(nn.Module):
@@ -145,6 +141,14 @@ class QuickInstanceNorm2d(_QuickInstanceNorm, nn.InstanceNorm2d):
 
 class QuickInstanceNorm3d(_QuickInstanceNorm, nn.InstanceNorm3d):
     """Instance norm of volumes."""
+
+
+class QuickUnviewedInstanceNorm2d(_QuickInstanceNorm, InstanceNorm2d):
+    """Instance norm of images in a network of ours."""
+
+
+class QuickUnviewedInstanceNorm3d(_QuickInstanceNorm, InstanceNorm3d):
+    """Instance norm of volumes in a network of ours."""
 
 
 class _FusesActivations(nn.Sequential):
