@@ -93,6 +93,11 @@ class Maps:
         self.wanted = wanted
         self.writer = reader if ENDING in reader.endings else shipped_reader("SimpleITKIO")
 
+    @property
+    def need_logits(self) -> bool:
+        """Whether maps are made of the logits."""
+        return self.wanted.probabilities or self.wanted.entropy
+
     def files(self, folder: Path, case_id: str) -> tuple[Path, ...]:
         """All files that are written for a case, for label maps in ``folder``."""
         files = []
@@ -114,7 +119,7 @@ class Maps:
         folder: Path,
         case_id: str,
         label: np.ndarray,
-        logits: Tensor,
+        logits: Tensor | None,
         votes: Iterable[np.ndarray],
         spatial: SpatialRecord,
     ) -> None:
@@ -124,14 +129,14 @@ class Maps:
             folder: Folder of the label maps.
             case_id: Name of the case.
             label: (Z, Y, X) in image space, from all folds together.
-            logits: (K, Z, Y, X) in plan space.
+            logits: (K, Z, Y, X) in plan space; None if `need_logits` is false.
             votes: Label maps of the single folds, used only for the disagreement.
             spatial: How the case came to plan space.
 
         Raises:
             SegflowError: A file cannot be written.
         """
-        if self.wanted.probabilities or self.wanted.entropy:
+        if logits is not None and self.need_logits:
             undecided = Entropy(spatial.shape_original, self.labels) if self.wanted.entropy else None
             for k, values in enumerate(restore_probabilities(logits, spatial, self.plan, self.labels)):
                 if self.wanted.probabilities:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from segflow.core.case import CaseFiles
@@ -14,6 +15,7 @@ from segflow.core.errors import SegflowError
 from segflow.core.system_errors import system_error
 from segflow.execution.progress import Progress
 from segflow.inference.case_pipeline import PredictReport, Steps, run_cases
+from segflow.inference.case_prediction import CasePrediction
 from segflow.inference.find_cases import refuse_too_many
 from segflow.inference.maps import Maps
 from segflow.inference.origins import StampedCase
@@ -33,11 +35,17 @@ VERSION = 1  # raise it when the same model, images and settings would give othe
 
 @dataclass(frozen=True, slots=True)
 class _Computed:
-    """The result of a case, to be written."""
+    """The result of a case, to be written.
+
+    Attributes:
+        read: The case.
+        prediction: Of all folds together.
+        votes: Label maps (Z, Y, X) of the single folds, for the disagreement.
+    """
 
     read: StampedCase
-    logits: Tensor
-    fold_logits: tuple[Tensor, ...]
+    prediction: CasePrediction
+    votes: tuple[np.ndarray, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,17 +132,24 @@ class PredictStage:
 
     def _compute(self, files: CaseFiles, read: StampedCase) -> _Computed:
         predictor, case = self.predictor, read.preprocessed
-        if not self.settings.disagreement:
-            return _Computed(read, predictor.logits(case), ())
-        apart = tuple(predictor.logits(case, fold=k) for k in range(len(predictor.networks)))
-        return _Computed(read, mean_logits(logits.clone() for logits in apart), apart)
+        votes: list[np.ndarray] = []
+
+        def fold_by_fold() -> Iterator[Tensor]:
+            for fold in range(len(predictor.networks)):
+                logits = predictor.logits(case, fold=fold)
+                votes.append(predictor.restore(logits, case))
+                yield logits
+
+        logits = mean_logits(fold_by_fold()) if self.settings.disagreement else predictor.logits(case)
+        prediction = CasePrediction(
+            logits, case.spatial, predictor.plan, predictor.labels, keep_logits=self.maps.need_logits
+        )
+        return _Computed(read, prediction, tuple(votes))
 
     def _write(self, files: CaseFiles, computed: _Computed) -> None:
-        predictor, case = self.predictor, computed.read.preprocessed
-        label = predictor.restore(computed.logits, case)
-        votes = (predictor.restore(logits, case) for logits in computed.fold_logits)
-        predictions = self.predictions
+        spatial, predictions = computed.read.preprocessed.spatial, self.predictions
+        label = computed.prediction.label_map()
         with predictions.written(files.case_id, self.origin(files), computed.read.inputs) as place:
-            self.maps.write(place, files.case_id, label, computed.logits, votes, case.spatial)
+            self.maps.write(place, files.case_id, label, computed.prediction.logits, computed.votes, spatial)
             target = place / predictions.file(files.case_id).name
-            self.reader.write_label(label, case.spatial.geometry, target)
+            self.reader.write_label(label, spatial.geometry, target)

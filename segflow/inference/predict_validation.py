@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
-
 from segflow.core.errors import SegflowError
 from segflow.core.preprocessed_case import PreprocessedCase, SpatialRecord
 from segflow.core.run_record import RunRecord
 from segflow.execution.progress import Progress, silent
 from segflow.inference.case_pipeline import PredictReport, Steps, run_cases
+from segflow.inference.case_prediction import CasePrediction
 from segflow.inference.load_model import Build
 from segflow.inference.maps import Maps
 from segflow.inference.next_stage import NextStage
@@ -20,7 +19,6 @@ from segflow.inference.origins import WINDOW_SETTINGS, StampedCase, described, r
 from segflow.inference.predict_settings import PredictSettings
 from segflow.inference.predictor import Predictor
 from segflow.network.build import build_network
-from segflow.preprocessing.restore import restore_labels
 from segflow.storage.file_stamps import FileStamp, Origin, stamp_file
 from segflow.storage.folds import Fold
 from segflow.storage.images import ImageIO, reader_by_name
@@ -138,14 +136,19 @@ class _Validation:
         return StampedCase(PreprocessedCase(case_id, stored.read_image(), before, stored.spatial), inputs)
 
     def _compute(self, case_id: str, case: StampedCase) -> _Computed:
-        return _Computed(self.predictor.logits(case.preprocessed), case.preprocessed.spatial, case.inputs)
+        predictor, spatial = self.predictor, case.preprocessed.spatial
+        keep_logits = self.maps.need_logits or bool(self.following)
+        logits = predictor.logits(case.preprocessed)
+        prediction = CasePrediction(logits, spatial, predictor.plan, predictor.labels, keep_logits=keep_logits)
+        return _Computed(prediction, spatial, case.inputs)
 
     def _write(self, case_id: str, computed: _Computed) -> None:
-        logits, spatial, predictor = computed.logits, computed.spatial, self.predictor
+        logits, spatial, predictor = computed.prediction.logits, computed.spatial, self.predictor
         origin, predictions = self.origin(case_id), self.predictions
-        for stage in self.following:
-            stage.write(case_id, origin, computed.inputs, logits, spatial, predictor)
-        label = restore_labels(logits, spatial, predictor.plan, predictor.labels)
+        if logits is not None:
+            for stage in self.following:
+                stage.write(case_id, origin, computed.inputs, logits, spatial, predictor)
+        label = computed.prediction.label_map()
         with predictions.written(case_id, origin, computed.inputs) as place:
             self.maps.write(place, case_id, label, logits, (), spatial)
             self.reader.write_label(label, spatial.geometry, place / predictions.file(case_id).name)
@@ -155,7 +158,7 @@ class _Validation:
 class _Computed:
     """The result of a case, to be written, without its image to save memory."""
 
-    logits: Tensor
+    prediction: CasePrediction
     spatial: SpatialRecord
     inputs: dict[str, FileStamp]
 

@@ -15,6 +15,7 @@ from segflow.execution.machine import check_room
 from segflow.execution.progress import Progress, ProgressEvent, silent
 from segflow.inference.predict_settings import SlidingWindowSettings
 from segflow.inference.tiles import Window, gaussian_importance, group_identical_tiles, mirrored_views
+from segflow.network.device_memory import free_bytes, give_back, is_out_of_memory
 from segflow.network.levels import logits_of_levels
 
 logger = logging.getLogger(__name__)
@@ -149,8 +150,7 @@ class _Pass:
 
     def _need_less(self, error: BaseException) -> None:
         """Free memory after a failed allocation: take a smaller batch, then put sums into main memory, else raise."""
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+        give_back(self.device)
         if self.batch_size > 1:
             self.batch_size //= 2
             logger.warning("out of memory; going on with %d tiles at a time", self.batch_size)
@@ -247,12 +247,6 @@ class _Sums:
         return self.logits
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether torch failed for lack of memory. There is no exception class for main memory."""
-    text = str(error)
-    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in text or "can't allocate memory" in text
-
-
 def _channel_first(view: Sequence[int]) -> list[int]:
     return [axis + 1 for axis in view]
 
@@ -262,8 +256,8 @@ def _automatic(window: Window, device: torch.device) -> int:
     voxels = window.patch[0] * window.patch[1] * window.patch[2]
     if device.type != "cuda":
         return min(max(CPU_VOXELS_PER_BATCH // voxels, 1), LARGEST_BATCH)
-    free, _ = torch.cuda.mem_get_info(device)
-    return min(max(int(free * GPU_SHARE_OF_FREE_MEMORY) // (voxels * GPU_BYTES_PER_VOXEL), 1), LARGEST_BATCH)
+    tiles = int(free_bytes(device) * GPU_SHARE_OF_FREE_MEMORY) // (voxels * GPU_BYTES_PER_VOXEL)
+    return min(max(tiles, 1), LARGEST_BATCH)
 
 
 def _where_it_fits(image: Tensor, device: torch.device) -> Tensor:

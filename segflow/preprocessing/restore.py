@@ -5,6 +5,7 @@ No function holds all outputs at full size. Label maps are decided slab by slab,
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -15,9 +16,12 @@ from segflow.core.configuration_plan import ConfigurationPlan
 from segflow.core.errors import SegflowError
 from segflow.core.labels import Labels
 from segflow.core.preprocessed_case import SpatialRecord
+from segflow.network.device_memory import give_back, is_out_of_memory
 from segflow.preprocessing.device_slabs import DeviceSlabResampler
-from segflow.preprocessing.resampling import interpolation_of
+from segflow.preprocessing.resampling import Interpolation, interpolation_of
 from segflow.preprocessing.slabs import Range, SlabResampler
+
+logger = logging.getLogger(__name__)
 
 
 def restore_labels(logits: torch.Tensor, spatial: SpatialRecord, plan: ConfigurationPlan, labels: Labels) -> np.ndarray:
@@ -70,7 +74,7 @@ def labels_on_grid(
 def restore_probabilities(
     logits: torch.Tensor, spatial: SpatialRecord, plan: ConfigurationPlan, labels: Labels
 ) -> Iterator[np.ndarray]:
-    """The probabilities of logits in image space, one output after another.
+    """The probabilities of logits in image space, one output after another, computed in main memory.
 
     A softmax needs all outputs at once. Here the logarithm of its denominator is computed first, so that memory holds
     only a few volumes of the image's size, for any number of outputs.
@@ -94,11 +98,7 @@ def _each_probability(
 ) -> Iterator[np.ndarray]:
     shape = spatial.shape_cropped
     interpolation = interpolation_of(plan.resampling_probabilities, spatial.spacing_plan, spatial.spacing_transposed)
-    softmax: _Softmax | _SoftmaxOnDevice
-    if logits.device.type == "cpu":
-        softmax = _Softmax(SlabResampler(_as_array(logits), shape, interpolation))
-    else:
-        softmax = _SoftmaxOnDevice(DeviceSlabResampler(logits, shape, interpolation))
+    softmax = _Softmax(SlabResampler(_as_array(logits), shape, interpolation))
     if not labels.has_regions:
         softmax.normalise(np.empty(shape, np.float32), len(logits))
     for output in range(len(logits)):
@@ -149,33 +149,6 @@ class _Softmax:
         _for_each_slab(fill_slab, self._resampler.slabs())
 
 
-class _SoftmaxOnDevice:
-    """Like `_Softmax`, but computed on the device of the logits, with results in main memory."""
-
-    def __init__(self, resampler: DeviceSlabResampler) -> None:
-        self._resampler = resampler
-        self._denominator: np.ndarray | None = None
-
-    def normalise(self, denominator: np.ndarray, outputs: int) -> None:
-        """As `_Softmax.normalise`."""
-        for slab in self._resampler.slabs():
-            total = self._resampler.channel(0, slab)
-            for output in range(1, outputs):
-                total = torch.logaddexp(total, self._resampler.channel(output, slab))
-            denominator[slice(*slab)] = total.cpu().numpy()
-        self._denominator = denominator
-
-    def fill(self, output: int, target: np.ndarray) -> None:
-        """As `_Softmax.fill`."""
-        for slab in self._resampler.slabs():
-            values = self._resampler.channel(output, slab)
-            if self._denominator is None:
-                values = values.sigmoid()
-            else:
-                values = (values - torch.from_numpy(self._denominator[slice(*slab)]).to(values.device)).exp()
-            target[slice(*slab)] = values.cpu().numpy()
-
-
 def _decide(
     logits: torch.Tensor,
     spacing: Sequence[float],
@@ -188,15 +161,29 @@ def _decide(
     _check_channels(len(logits), labels)
     interpolation = interpolation_of(plan.resampling_probabilities, spacing, new_spacing)
     values = np.array(labels.regions_class_order if labels.has_regions else labels.all_labels, target.dtype)
-    if logits.device.type != "cpu":
-        on_device = DeviceSlabResampler(logits, target.shape, interpolation)
-        decide_there = _paint_on_device if labels.has_regions else _largest_on_device
-        for slab in on_device.slabs():
-            target[slice(*slab)] = decide_there(on_device, slab, values)
+    if logits.device.type != "cpu" and _decide_on_device(logits, interpolation, labels.has_regions, values, target):
         return
     resampler = SlabResampler(_as_array(logits), target.shape, interpolation)
     decide = _paint if labels.has_regions else _largest
     _for_each_slab(lambda slab: decide(resampler, slab, values, target[slice(*slab)]), resampler.slabs())
+
+
+def _decide_on_device(
+    logits: torch.Tensor, interpolation: Interpolation | None, regions: bool, values: np.ndarray, target: np.ndarray
+) -> bool:
+    """Like `_decide`, computed where the logits are. False if its memory does not suffice."""
+    decide = _paint_on_device if regions else _largest_on_device
+    try:
+        resampler = DeviceSlabResampler(logits, target.shape, interpolation)
+        for slab in resampler.slabs():
+            target[slice(*slab)] = decide(resampler, slab, values)
+        return True
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        logger.warning("out of memory on %s; the label map is decided in main memory, more slowly", logits.device)
+    give_back(logits.device)  # here, where the error no longer holds what was computed
+    return False
 
 
 def _largest(resampler: SlabResampler, slab: Range, labels: np.ndarray, target: np.ndarray) -> None:
@@ -243,7 +230,7 @@ def _paint_on_device(resampler: DeviceSlabResampler, slab: Range, labels: np.nda
 
 
 def _as_array(logits: torch.Tensor) -> np.ndarray:
-    return (logits if logits.dtype in (torch.float16, torch.float32) else logits.float()).detach().numpy()
+    return (logits if logits.dtype in (torch.float16, torch.float32) else logits.float()).detach().cpu().numpy()
 
 
 def _for_each_slab(function: Callable[[Range], None], slabs: Sequence[Range]) -> None:
