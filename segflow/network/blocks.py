@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from torch import Tensor, nn
 
 from segflow.core.topology import NetworkTopology
-from segflow.network.instance_norm import InstanceNorm2d, InstanceNorm3d
+from segflow.network.norms import InstanceNorm2d, InstanceNorm3d
 
 CONVOLUTION: dict[int, Callable[..., nn.Conv2d | nn.Conv3d]] = {2: nn.Conv2d, 3: nn.Conv3d}
 UPSAMPLING: dict[int, Callable[..., nn.ConvTranspose2d | nn.ConvTranspose3d]] = {

@@ -8,7 +8,7 @@ from torch import nn
 
 from segflow.network.blocks import ConvBlock
 from segflow.network.cpu import layers
-from segflow.network.instance_norm import InstanceNorm2d, InstanceNorm3d
+from segflow.network.norms import InstanceNorm2d, InstanceNorm3d
 from segflow.network.unet import UNet
 
 _QUICK: dict[type[nn.Module], type[nn.Module]] = {

@@ -21,8 +21,8 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from segflow.network.blocks import ConvBlock
 from segflow.network.cpu.instance_norm import instance_norm
 from segflow.network.cpu.winograd import winograd_convolution, winograd_pays
-from segflow.network.instance_norm import InstanceNorm2d, InstanceNorm3d
 from segflow.network.memory_format import CHANNELS_LAST, channels_last, runs_channels_last
+from segflow.network.norms import InstanceNorm2d, InstanceNorm3d
 from segflow.network.unet import UNet
 
 

@@ -26,7 +26,6 @@ class _ReturnsNoView(_InstanceNorm):
             weight is None
             or bias is None
             or self.track_running_stats
-            or not input.numel()
             or torch.compiler.is_compiling()
             or torch.jit.is_tracing()
         ):
@@ -37,7 +36,7 @@ class _ReturnsNoView(_InstanceNorm):
             samples = [_norm_of_batch(one, weight, bias, self.eps) for one in input.split(1)]
             return samples[0] if len(samples) == 1 else torch.cat(samples)
         batch, channels = input.shape[:2]
-        one_sample = input.reshape(1, batch * channels, *input.shape[2:])
+        one_sample = input.contiguous().view(1, batch * channels, *input.shape[2:])
         normed = _norm_of_batch(one_sample, weight.repeat(batch), bias.repeat(batch), self.eps)
         # Autograd does not take the result for a view; nothing else uses what it would be a view of.
         unviewed: Tensor = torch.ops.aten._unsafe_view(normed, input.shape)
