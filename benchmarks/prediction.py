@@ -50,7 +50,7 @@ EXPORT_600 = Export((200, 167, 167), (600, 512, 512))
 
 
 def make_model(
-    meter: Meter, prepared: str, configuration: str, iterations: int, folds: int, patch_seed: int = 0
+    meter: Meter, prepared: str, configuration: str, iterations: int, folds: int, *, device: str = "cpu"
 ) -> str:
     """Train a fold for some iterations with nnU-Net, and make the other folds by disturbing its weights.
 
@@ -59,9 +59,9 @@ def make_model(
     """
     import torch
 
-    torch.manual_seed(patch_seed)
-    np.random.seed(patch_seed)
-    trainer = nnunet_trainer(Path(prepared), configuration, 1, iterations, 1)
+    torch.manual_seed(0)
+    np.random.seed(0)
+    trainer = nnunet_trainer(Path(prepared), configuration, 1, iterations, 1, device=device)
     with meter.section("train"):
         if iterations:
             trainer.run_training()

@@ -115,13 +115,15 @@ class LightningClock(pl.Callback):
         self.clock.validation_step_ends()
 
 
-def nnunet_trainer(prepared: Path, configuration: str, epochs: int, iterations: int, validation: int) -> Any:
-    """nnU-Net's own trainer with a short schedule, on the CPU."""
+def nnunet_trainer(
+    prepared: Path, configuration: str, epochs: int, iterations: int, validation: int, *, device: str = "cpu"
+) -> Any:
+    """nnU-Net's own trainer with a short schedule."""
     import torch
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
     plans = {**read_json(prepared / "nnUNetPlans.json"), "continue_training": False}
-    trainer = nnUNetTrainer(plans, configuration, 0, read_json(prepared / "dataset.json"), torch.device("cpu"))
+    trainer = nnUNetTrainer(plans, configuration, 0, read_json(prepared / "dataset.json"), torch.device(device))
     trainer.num_epochs = epochs
     trainer.num_iterations_per_epoch = iterations
     trainer.num_val_iterations_per_epoch = validation
@@ -168,7 +170,9 @@ def composed(prepared: str, outputs: str, *overrides: str) -> Any:
 
     folder = Path(prepared)
     places = (f"dataset.path={folder}", f"paths.preprocessed={folder.parent}", f"paths.outputs={outputs}")
-    quiet = ("validation=false", "trainer.enable_progress_bar=false", "trainer.accelerator=cpu")
+    quiet = ("validation=false", "trainer.enable_progress_bar=false")
+    if not any(override.startswith("trainer.accelerator=") for override in overrides):
+        quiet = (*quiet, "trainer.accelerator=cpu")
     return _edge.compose("train", *places, *quiet, *overrides)
 
 
