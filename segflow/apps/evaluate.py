@@ -10,6 +10,7 @@ from segflow.apps import _next, _terminal
 from segflow.apps._own_parts import own_parts
 from segflow.apps._parts import Part
 from segflow.apps._records import Command, needed
+from segflow.core.case_part import WHOLE
 from segflow.core.errors import CaseErrors, SegflowError
 from segflow.evaluation.evaluate_settings import EvaluateSettings
 from segflow.storage.file_names import DESCRIPTION_FILE
@@ -37,7 +38,7 @@ class Evaluate(Command):
     """
 
     SECTION: ClassVar = "evaluation"
-    PLACES: ClassVar[tuple[str, ...]] = ("output", "prediction")
+    PLACES: ClassVar[tuple[str, ...]] = ("output", "prediction", "evaluation.part")
 
     prediction: Path | None = None
     reference: Path | None = None
@@ -69,9 +70,13 @@ def run(settings: Evaluate) -> None:
             metrics=own_parts("metrics", settings.metrics),
             progress=progress,
         )
-    show(summary, description.labels, f"{prediction} against {reference}")
-    _terminal.say(f"Written to {output / SUMMARY_FILE} and {output / TABLE_FILE}.")
-    _next.say([] if summary.failed else _next.after_evaluate(prediction, reference))
+    if settings.evaluation.part != WHOLE:
+        kept = f"Scored {_terminal.cases(len(summary.cases))} of part {settings.evaluation.part}"
+        _terminal.say(f"{kept}. The same command without part= makes {SUMMARY_FILE} when all parts are scored.")
+    else:
+        show(summary, description.labels, f"{prediction} against {reference}")
+        _terminal.say(f"Written to {output / SUMMARY_FILE} and {output / TABLE_FILE}.")
+        _next.say([] if summary.failed else _next.after_evaluate(prediction, reference))
     if summary.failed:
         raise CaseErrors("some cases could not be evaluated", list(summary.failed.values()))
 

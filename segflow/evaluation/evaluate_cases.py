@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from segflow.core.case_part import WHOLE, part_of
 from segflow.core.errors import CaseErrors, SegflowError
 from segflow.core.labels import LabelKey, Labels
 from segflow.core.metrics import CaseMetrics, Summary
 from segflow.core.own_part import OwnPart
 from segflow.evaluation.evaluate_settings import EvaluateSettings, ScoreSettings
+from segflow.evaluation.kept_scores import KeptScores, Scored
 from segflow.evaluation.label_pairs import LabelPair, find_pairs, inputs_of, read_pair, work_on_maps
 from segflow.evaluation.own_metrics import check_metrics, own_scores
 from segflow.evaluation.score_case import score_case
 from segflow.evaluation.summary import SUMMARY_FILE, write_summary
-from segflow.evaluation.undeclared import Undeclared, undeclared_values, warn_of_undeclared
+from segflow.evaluation.undeclared import undeclared_values, warn_of_undeclared
+from segflow.execution.elsewhere import Elsewhere, failures
+from segflow.execution.gathering import Gathered
 from segflow.execution.jobs import Job
 from segflow.execution.progress import Progress, silent
 from segflow.storage.file_stamps import Origin
@@ -39,6 +43,7 @@ def evaluate_cases(
     output: Path | None = None,
     metrics: Mapping[str, OwnPart] | None = None,
     progress: Progress = silent,
+    elsewhere: Elsewhere | None = None,
 ) -> Summary:
     """Score every case of a folder of predictions.
 
@@ -52,44 +57,103 @@ def evaluate_cases(
         settings: Which scores to compute, and how.
         file_ending: Ending of the label maps, with its dot.
         reader: Name of the reader; None chooses by ending.
-        output: Folder to write ``summary.json`` and ``metrics.csv`` to; None writes nothing.
+        output: Folder to write ``summary.json`` and ``metrics.csv`` to; None writes nothing. For a part, only the
+            scores of its cases are kept there; see `KeptScores`.
         metrics: Name → user's own metric, computed beside the shipped ones; see `own_metrics.CONTRACT`.
         progress: Called after each case.
+        elsewhere: Has the cases scored by other processes, which keep the scores in ``output``. None scores them here.
 
     Raises:
-        SegflowError: A folder is missing or empty, a user's own metric cannot be used, or no case could be scored.
+        SegflowError: A folder is missing or empty, a user's own metric cannot be used, no case could be scored, or
+            a part has no ``output``.
     """
     settings, metrics = settings or EvaluateSettings(), metrics or {}
     check_metrics(metrics)
-    stamped = None if output is None else StampedFolder(output)
+    own = {"metrics": {name: metric.description for name, metric in metrics.items()}} if metrics else {}
+    decisive = {**asdict(settings.scores), **own, "labels": labels.to_json()}
+    kept = None if output is None else KeptScores(output, decisive)
+    is_part = settings.part != WHOLE
+    if is_part and kept is None:
+        raise SegflowError("the scores of a part need an output folder", found=f"part={settings.part}")
+    stamped = None if output is None or is_part else StampedFolder(output)
     if stamped is not None:
         stamped.discard(SUMMARY_FILE)  # old scores belong to other label maps, or will be computed again
-    pairs, failed = find_pairs(prediction, reference, file_ending, partial=settings.partial)
-    own = {"metrics": {name: metric.description for name, metric in metrics.items()}} if metrics else {}
-    origin = Origin("scores", 1, {**asdict(settings.scores), **own, "labels": labels.to_json()}, inputs_of(pairs))
-    inputs = {} if stamped is None else origin.stamp_inputs(unreadable_too=True)
+    pairs, missing = find_pairs(prediction, reference, file_ending, partial=settings.partial)
     images = reader_of((pair.reference for pair in pairs), file_ending, reader)
-    voxels = [voxels_of(pair.prediction, images) for pair in pairs]
-    bytes_per_voxel = BYTES_PER_VOXEL + (OWN_BYTES_PER_VOXEL if metrics else 0)
-    jobs = [
-        Job(pair.case_id, (pair, images, labels, settings.scores, metrics), bytes_per_voxel * count)
-        for pair, count in zip(pairs, voxels, strict=True)
-    ]
-    evaluated = work_on_maps(_evaluate_case, jobs, voxels, settings.processes, "evaluate", progress)
+    pairs, failed = part_of(pairs, settings.part), {} if is_part else missing  # the missing are told with the summary
+    origin = Origin("scores", 1, decisive, inputs_of(pairs))
+    inputs = {} if stamped is None else origin.stamp_inputs(unreadable_too=True)
+    work = _Work(images, labels, settings, metrics, kept, progress)
+    evaluated = work.done(pairs, elsewhere)
     failed = dict(sorted((failed | evaluated.failed).items()))
-    if not evaluated.values:
+    scored: dict[str, Scored] = evaluated.values
+    if not scored and not is_part:
         raise CaseErrors("no case could be evaluated", [*failed.values()])
-    warn_of_undeclared({case_id: undeclared for case_id, (_, undeclared) in evaluated.values.items()}, labels)
-    summary = Summary.of_cases([scored for scored, _ in evaluated.values.values()], failed)
+    summary = Summary.of_cases([metrics for metrics, _ in scored.values()], failed)
+    if not is_part:
+        warn_of_undeclared({case_id: undeclared for case_id, (_, undeclared) in scored.items()}, labels)
     if stamped is not None:
         with stamped.written(SUMMARY_FILE, origin, inputs) as place:
             write_summary(summary, labels, place)
+        if kept is not None and not failed:
+            kept.remove()
     return summary
 
 
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """How cases are scored.
+
+    Attributes:
+        reader: The reader of the label maps.
+        labels, settings, metrics, progress: See `evaluate_cases`.
+        kept: The scores that are kept; None without an output folder.
+    """
+
+    reader: ImageIO
+    labels: Labels
+    settings: EvaluateSettings
+    metrics: Mapping[str, OwnPart]
+    kept: KeptScores | None
+    progress: Progress
+
+    def done(self, pairs: Sequence[LabelPair], elsewhere: Elsewhere | None) -> Gathered:
+        """The scores of all cases: those that are kept, and those that are computed now."""
+        values = self._kept(pairs)
+        waiting = [pair for pair in pairs if pair.case_id not in values]
+        if elsewhere is None:
+            computed = self._computed(waiting)
+            return Gathered(values | computed.values, computed.failed)
+        names = [pair.case_id for pair in waiting]
+        told = elsewhere([pair.case_id for pair in pairs], names) if names else {}
+        values |= self._kept(waiting)
+        return Gathered(values, failures([name for name in names if name not in values], told))
+
+    def _kept(self, pairs: Sequence[LabelPair]) -> dict[str, Scored]:
+        found = {} if self.kept is None else {pair.case_id: self.kept.read(pair) for pair in pairs}
+        return {case_id: scored for case_id, scored in found.items() if scored is not None}
+
+    def _computed(self, pairs: Sequence[LabelPair]) -> Gathered:
+        voxels = [voxels_of(pair.prediction, self.reader) for pair in pairs]
+        bytes_per_voxel = BYTES_PER_VOXEL + (OWN_BYTES_PER_VOXEL if self.metrics else 0)
+        kept = None if self.settings.part == WHOLE else self.kept
+        shared = (self.reader, self.labels, self.settings.scores, self.metrics, kept)
+        jobs = [
+            Job(pair.case_id, (pair, *shared), bytes_per_voxel * count)
+            for pair, count in zip(pairs, voxels, strict=True)
+        ]
+        return work_on_maps(_evaluate_case, jobs, voxels, self.settings.processes, "evaluate", self.progress)
+
+
 def _evaluate_case(
-    pair: LabelPair, reader: ImageIO, labels: Labels, settings: ScoreSettings, metrics: Mapping[str, OwnPart]
-) -> tuple[CaseMetrics, Undeclared]:
+    pair: LabelPair,
+    reader: ImageIO,
+    labels: Labels,
+    settings: ScoreSettings,
+    metrics: Mapping[str, OwnPart],
+    kept: KeptScores | None,
+) -> Scored:
+    inputs = {} if kept is None else kept.stamp(pair)
     reference, prediction, geometry = read_pair(pair, reader)
     scores: dict[LabelKey, dict[str, float]] = score_case(reference, prediction, geometry.spacing, labels, settings)
     try:
@@ -99,4 +163,7 @@ def _evaluate_case(
     for key, values in own.items():
         scores[key].update(values)
     scored = CaseMetrics(pair.case_id, scores, str(pair.prediction), str(pair.reference))
-    return scored, undeclared_values(reference, prediction, labels)
+    result = scored, undeclared_values(reference, prediction, labels)
+    if kept is not None:
+        kept.write(pair, result, inputs)
+    return result

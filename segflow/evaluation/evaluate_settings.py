@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from segflow.core.case_part import WHOLE, first_and_step
 from segflow.core.errors import SegflowError
 
 BOTH_EMPTY = ("nan", "one", "zero")
@@ -65,12 +66,16 @@ class EvaluateSettings:
         scores: Scores to compute, and the scores of empty labels.
         partial: Skip references without a prediction instead of reporting them as missing.
         processes: Worker processes; null takes one per processor, or none for little work.
+        part: ``k/n`` scores only every n-th case, starting at the k-th (from 0), and keeps the scores in ``output``.
+            The same command without a part then makes the summary of them.
     """
 
     scores: ScoreSettings = field(default_factory=ScoreSettings)
     partial: bool = False
     processes: int | None = None
+    part: str = WHOLE
 
     def __post_init__(self) -> None:
         if self.processes is not None and self.processes < 0:
             raise SegflowError("evaluation: 'processes' cannot be negative", found=self.processes)
+        first_and_step(self.part)

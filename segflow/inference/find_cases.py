@@ -12,7 +12,6 @@ from segflow.core.dataset import COUNT_FROM_0
 from segflow.core.errors import CaseErrors, SegflowError
 from segflow.core.names import safe_name
 from segflow.core.wording import counted, some
-from segflow.inference.predict_settings import first_and_step
 from segflow.storage.case_names import DIGITS_OF_A_NAME, IMAGE_ENDINGS, digits_mean
 from segflow.storage.channel_names import case_and_channel, channel_name
 from segflow.storage.listing import FETCH, list_folder, missing_file, tell_passed_over
@@ -111,20 +110,6 @@ def refuse_too_many(case: CaseFiles, channels: Sequence[str]) -> None:
             expected=f"{len(channels)}: {', '.join(channels)}",
             fix=f"Leave the others out. {DIGITS_OF_A_NAME}",
         )
-
-
-def part_of(cases: Sequence[CaseFiles], part: str) -> list[CaseFiles]:
-    """Every n-th case, so that n machines share the work.
-
-    Args:
-        cases: All of them.
-        part: ``k/n`` with 0 <= k < n.
-
-    Raises:
-        SegflowError: The text is no such part.
-    """
-    first, step = first_and_step(part)
-    return list(cases[first::step])
 
 
 def _in_folder(folder: Path, names: Names) -> list[CaseFiles]:

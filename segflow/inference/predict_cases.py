@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from segflow.core.case import CaseFiles
+from segflow.core.case_part import part_of
 from segflow.core.errors import SegflowError
+from segflow.execution.elsewhere import Elsewhere, failures
 from segflow.execution.progress import Progress, silent
 from segflow.inference.case_pipeline import PredictReport
-from segflow.inference.find_cases import Input, find_cases, part_of
+from segflow.inference.find_cases import Input, find_cases
 from segflow.inference.load_model import Build
 from segflow.inference.origins import WINDOW_SETTINGS, described, record_digest, weights_digest
 from segflow.inference.predict_settings import PredictSettings
@@ -37,6 +39,7 @@ def predict_cases(
     build_previous: Build | None = None,
     normalizations: Normalizations | None = None,
     own: bool = False,
+    elsewhere: Elsewhere | None = None,
 ) -> PredictReport:
     """Predict a folder, a CSV table or a list of files.
 
@@ -52,6 +55,8 @@ def predict_cases(
         progress: Called after each case.
         build, build_previous, normalizations: See `Predictor.load`.
         own: Only segflow writes into the output folder, so predictions of another model are replaced.
+        elsewhere: Has the cases predicted by other processes, which call this without it and without ``own``. The
+            model is then loaded on the CPU, to know what is done. None predicts here.
 
     Raises:
         SegflowError: The model cannot be loaded, there is no input, or the output folder cannot be written or holds
@@ -68,7 +73,7 @@ def predict_cases(
         folds=settings.folds,
         checkpoint=settings.checkpoint,
         configuration=settings.configuration,
-        device=settings.device,
+        device=settings.device if elsewhere is None else "cpu",
         settings=settings.window,
         previous_stage=settings.previous_stage,
         with_previous_stage=settings.previous_stage_predictions is None,
@@ -85,7 +90,11 @@ def predict_cases(
         before = within(output, PREVIOUS_STAGE_FOLDER)
     family = {case.case_id for case in everything}
     last = PredictStage("predict", predictor, output, settings, decisive, before, family, own)
-    return _run(last, cases, {"input": _text(source), **asdict(settings), **decisive}, progress)
+    arguments = {"input": _text(source), **asdict(settings), **decisive}
+    del arguments["devices"]  # they say who predicts, not what
+    if elsewhere is not None:
+        return _run_elsewhere(last, cases, arguments, elsewhere)
+    return _run(last, cases, arguments, progress)
 
 
 def _check_parts(predictor: Predictor) -> None:
@@ -109,16 +118,47 @@ def _run(
     done = last.prepare(cases)
     last.write_documents(arguments)
     failed: dict[str, str] = {}
-    before, settings = last.predictor.previous_stage, last.settings
-    if before is not None and last.previous is not None and settings.previous_stage_predictions is None:
-        plain = replace(settings, probabilities=False, entropy=False, disagreement=False)
-        name = f"predict {last.predictor.plan.previous_stage}"
-        first = replace(last, name=name, predictor=before, output=last.previous, settings=plain, previous=None)
+    if (first := _first_stage(last)) is not None:
         failed.update(first.run(cases, first.prepare(cases), progress).failed)
         cases = [case for case in cases if case.case_id not in failed]
         done = last.prepare(cases)  # again, since it depends on the predictions of the previous stage
     report = last.run(cases, done, progress)
     return replace(report, failed={**failed, **report.failed})
+
+
+def _first_stage(last: PredictStage) -> PredictStage | None:
+    """The previous stage of a cascade; None if its predictions are given, or there is none."""
+    before, settings = last.predictor.previous_stage, last.settings
+    if before is None or last.previous is None or settings.previous_stage_predictions is not None:
+        return None
+    plain = replace(settings, probabilities=False, entropy=False, disagreement=False)
+    name = f"predict {last.predictor.plan.previous_stage}"
+    return replace(last, name=name, predictor=before, output=last.previous, settings=plain, previous=None)
+
+
+def _run_elsewhere(
+    last: PredictStage, cases: Sequence[CaseFiles], arguments: dict[str, Any], elsewhere: Elsewhere
+) -> PredictReport:
+    """Have the cases predicted by other processes. Here is done what only one process may do."""
+    last.prepare(cases)
+    last.write_documents(arguments)
+    first = _first_stage(last)
+    stages = [last] if first is None else [first, last]
+    done = {case.case_id for case in cases}
+    for stage in stages:
+        done &= stage.prepare(cases)
+        stage.clear_way(cases)
+        stage.predictor.networks = ()  # frees their memory for the other processes
+    names = [case.case_id for case in cases]
+    waiting = [name for name in names if name not in done]
+    told = elsewhere(names, waiting) if waiting else {}
+    last.write_documents(arguments)  # each process wrote its own arguments
+    made = last.finished([case for case in cases if case.case_id not in done])
+    return PredictReport(
+        done=tuple(name for name in waiting if name in made),
+        skipped=tuple(name for name in names if name in done),
+        failed=failures([name for name in waiting if name not in made], told),
+    )
 
 
 def _decisive(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
+from segflow.core.case_part import WHOLE, first_and_step
 from segflow.core.errors import SegflowError
 
 SUMS = ("auto", "float32", "float16")
@@ -51,6 +51,8 @@ class PredictSettings(SlidingWindowSettings):
         checkpoint: ``final``, ``best`` or ``last``.
         configuration: Configuration to take if the path holds several; null if it holds one.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, …
+        devices: Devices that share the cases, each with a process of its own: ``auto`` for all GPUs of this machine, or
+            a list such as ``[cuda:0,cuda:1]``. Null predicts with one, which is ``device``.
         previous_stage: Model of a cascade's previous stage; null takes the one beside the cascade.
         previous_stage_predictions: Folder of that stage's label maps; null predicts them.
         probabilities: Also write the probability of each label or region.
@@ -66,13 +68,14 @@ class PredictSettings(SlidingWindowSettings):
     checkpoint: str = "final"
     configuration: str | None = None
     device: str = "auto"
+    devices: str | list[str] | None = None
     previous_stage: str | None = None
     previous_stage_predictions: str | None = None
     probabilities: bool = False
     entropy: bool = False
     disagreement: bool = False
     resume: bool = True
-    part: str = "0/1"
+    part: str = WHOLE
     readers: int = 1
     writers: int = 1
 
@@ -98,15 +101,3 @@ class PredictSettings(SlidingWindowSettings):
             batch_size=self.batch_size,
             sums=self.sums,
         )
-
-
-def first_and_step(part: str) -> tuple[int, int]:
-    """``k/n`` as two numbers.
-
-    Raises:
-        SegflowError: The text is no such part, or not 0 <= k < n.
-    """
-    match = re.fullmatch(r"(\d+)/(\d+)", part)
-    if match is None or int(match[1]) >= int(match[2]):
-        raise SegflowError("part must be k/n with 0 <= k < n", found=part, expected="such as 0/4, 1/4, 2/4, 3/4")
-    return int(match[1]), int(match[2])

@@ -90,9 +90,21 @@ class PredictStage:
 
     def prepare(self, cases: Sequence[CaseFiles]) -> set[str]:
         """Refuse files in the way, delete results that are out of date, and return the finished cases."""
-        wanted = {case.case_id: Wanted(self.origin(case), self.maps.files(self.output, case.case_id)) for case in cases}
         resume, documents = self.settings.resume, DOCUMENTS if self.name == "predict" else ()
+        wanted = self._wanted(cases)
         return self.predictions.prepare(wanted, documents=documents, family=self.family, resume=resume)
+
+    def finished(self, cases: Sequence[CaseFiles]) -> set[str]:
+        """The cases whose results are there and up to date. Nothing is deleted."""
+        return self.predictions.finished(self._wanted(cases))
+
+    def clear_way(self, cases: Sequence[CaseFiles]) -> None:
+        """In a folder of segflow's own, delete files that other processes would refuse to replace."""
+        if self.own:
+            self.predictions.clear_way(self._wanted(cases))
+
+    def _wanted(self, cases: Sequence[CaseFiles]) -> dict[str, Wanted]:
+        return {case.case_id: Wanted(self.origin(case), self.maps.files(self.output, case.case_id)) for case in cases}
 
     def write_documents(self, arguments: dict[str, Any]) -> None:
         """Write the documents that say how the label maps were made."""

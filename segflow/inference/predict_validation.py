@@ -47,7 +47,7 @@ def predict_validation(
     Args:
         folder: The fold.
         store: Preprocessed cases of its configuration.
-        settings: See `PredictSettings`. Folds, configuration and part are not used.
+        settings: See `PredictSettings`. Folds, configuration, devices and part are not used.
         previous_stage: Label maps of the previous stage on the grid of ``store``, for a cascade.
         next_stages: Cascade's configuration → its preprocessed cases. Label maps on their grids are written for it, see
             `NextStage`.

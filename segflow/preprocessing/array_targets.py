@@ -104,3 +104,8 @@ def out_of_date(
         needed[case.case_id] = tuple(stale)
     say_why("cases", reasons, len(cases))
     return needed
+
+
+def is_current(case: CaseFiles, targets: Iterable[ArrayTarget]) -> bool:
+    """Whether a case's arrays are there and up to date."""
+    return all(why_outdated(target.store, case, target.choices) is None for target in targets)

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from segflow.core.case import CaseFiles
+from segflow.core.case_part import part_of
 from segflow.core.intensities import describe_absurd
 from segflow.core.plans import Plans
+from segflow.execution.elsewhere import Elsewhere, failures
 from segflow.execution.gathering import Gathered, gather
 from segflow.execution.jobs import Job, Outcome
 from segflow.execution.machine import memory_bytes, processor_count
 from segflow.execution.parallel import run_jobs
 from segflow.execution.progress import Progress, silent
-from segflow.preprocessing.array_targets import array_targets, check_names, out_of_date, remove_others
+from segflow.preprocessing.array_targets import (
+    ArrayTarget,
+    array_targets,
+    check_names,
+    is_current,
+    out_of_date,
+    remove_others,
+)
 from segflow.preprocessing.own_normalizations import Normalizations, check_normalizations, check_planned
 from segflow.preprocessing.owner import check_owner
 from segflow.preprocessing.preprocess_jobs import make_jobs, preprocess_one
@@ -43,6 +52,7 @@ def preprocess_dataset(
     plans_name: str | None = None,
     normalizations: Normalizations | None = None,
     progress: Progress = silent,
+    elsewhere: Elsewhere | None = None,
 ) -> PreprocessReport:
     """Make the arrays of configurations that are not up to date.
 
@@ -58,6 +68,7 @@ def preprocess_dataset(
             name in the plans.
         normalizations: The user's own normalisations, see `own_normalizations.CONTRACT`.
         progress: Called after each case.
+        elsewhere: Has the arrays made by other processes. None makes them here.
 
     Returns:
         The result, with the cases that failed and why.
@@ -80,19 +91,43 @@ def preprocess_dataset(
     for target in targets:
         check_owner(target.store, target.choices, target.plans_name, description.labels, redo=settings.redo)
     removed = remove_others(targets, {case.case_id for case in cases})
-    needed = out_of_date(cases, targets, redo=settings.redo)
-    waiting = [case for case in cases if needed[case.case_id]]
-    jobs, failed = make_jobs(waiting, needed, reader, plans, description, own)
-    made = _run(jobs, settings, progress)
-    _copy_references(cases, prepared.references_to_write(), description.file_ending, made.values, removed)
+    mine = part_of(cases, settings.part)
+    needed = out_of_date(mine, targets, redo=settings.redo)
+    waiting = [case for case in mine if needed[case.case_id]]
+    if elsewhere is None:
+        jobs, failed = make_jobs(waiting, needed, reader, plans, description, own)
+        made = _run(jobs, settings, progress)
+        done, failed = sorted(made.values), failed | made.failed
+    else:
+        done, failed = _made_elsewhere(mine, waiting, needed, elsewhere, redo=settings.redo)
+    _copy_references(mine, prepared.references_to_write(), description.file_ending, done, removed)
     return PreprocessReport(
         folder=output_folder,
         arrays=tuple(target.plan.data_identifier for target in targets),
-        done=tuple(sorted(made.values)),
-        skipped=tuple(case.case_id for case in cases if not needed[case.case_id]),
+        done=tuple(done),
+        skipped=tuple(case.case_id for case in mine if not needed[case.case_id]),
         removed=removed,
-        failed=dict(sorted((failed | made.failed).items())),
+        failed=dict(sorted(failed.items())),
     )
+
+
+def _made_elsewhere(
+    cases: Sequence[CaseFiles],
+    waiting: Sequence[CaseFiles],
+    needed: Mapping[str, Sequence[ArrayTarget]],
+    elsewhere: Elsewhere,
+    *,
+    redo: bool,
+) -> tuple[list[str], dict[str, str]]:
+    """Names of the cases that other processes made, sorted; and case → message for the others."""
+    if redo:  # the old arrays are deleted here, so that what is there afterwards was made anew
+        for case in waiting:
+            for target in needed[case.case_id]:
+                target.store.remove(case.case_id)
+    names = [case.case_id for case in waiting]
+    told = elsewhere([case.case_id for case in cases], names) if names else {}
+    missing = [case.case_id for case in waiting if not is_current(case, needed[case.case_id])]
+    return sorted(set(names) - set(missing)), failures(missing, told)
 
 
 def _run(jobs: Sequence[Job], settings: PreprocessSettings, progress: Progress) -> Gathered:

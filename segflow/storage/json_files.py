@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import stat
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -29,6 +31,11 @@ TEMPORARY_PREFIX = ".writing-"
 """Mark in the names of unfinished files. No reader takes them for results."""
 
 
+def process_mark() -> str:
+    """A short text that no other process has, on this machine or another that writes into the same folders."""
+    return f"{zlib.crc32(f'{platform.node()} {os.getpid()}'.encode()):08x}"[1:]  # as short as a pid, for long names
+
+
 @contextmanager
 def written_whole(path: Path, *, needed: int | None = None) -> Iterator[Path]:
     """Yield a temporary path in the same folder, and rename it to ``path`` if the block succeeds.
@@ -44,7 +51,7 @@ def written_whole(path: Path, *, needed: int | None = None) -> Iterator[Path]:
         NoSpaceError: The disk is full or read-only, whatever error the library raised.
         SegflowError: The folder or the file cannot be written. The error names it and the reason.
     """
-    temporary = path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{path.name}")
+    temporary = path.with_name(f"{TEMPORARY_PREFIX}{process_mark()}-{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.unlink(missing_ok=True)  # if it is a link, writing would change its target

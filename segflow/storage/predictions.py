@@ -118,6 +118,20 @@ class Predictions:
             self._folder.discard(self._name(case_id))
         return set(wanted) - set(reasons)
 
+    def finished(self, wanted: Mapping[str, Wanted]) -> set[str]:
+        """The cases whose results are there and up to date."""
+        folder = StampedFolder(self.path)
+        return {
+            case_id
+            for case_id, result in wanted.items()
+            if folder.why_stale(self._name(case_id), result.origin, result.maps) is None
+        }
+
+    def clear_way(self, wanted: Mapping[str, Wanted]) -> None:
+        """Delete files of these cases that segflow did not write, or that were changed since."""
+        for file in self._folder.foreign(self._files(wanted)):
+            file.unlink(missing_ok=True)
+
     @contextmanager
     def written(self, case_id: str, origin: Origin, inputs: Mapping[str, FileStamp] | None = None) -> Iterator[Path]:
         """Yield a folder for the files of a case, and store them if the block succeeds; see `StampedFolder`."""

@@ -148,10 +148,18 @@ class PreprocessedStore:
 
     def clear_unfinished(self, older_than_seconds: float = 3600.0) -> None:
         """Delete unfinished files of killed processes. Recent ones may still be in use and are kept."""
-        newest = max((path.stat().st_mtime for path in self.folder.glob("*.json")), default=0.0)
+        newest = max(map(_time_of, self.folder.glob("*.json")), default=0.0)
         for path in self.folder.glob(f"{TEMPORARY_PREFIX}*"):
-            if path.stat().st_mtime + older_than_seconds < newest:
+            if 0.0 < _time_of(path) < newest - older_than_seconds:
                 path.unlink(missing_ok=True)
+
+
+def _time_of(path: Path) -> float:
+    """Time of a file's last change; 0 if another process has just deleted or renamed it."""
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
 
 
 def _flat_indices(locations: Any, shape: Sequence[int]) -> np.ndarray:

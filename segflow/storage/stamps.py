@@ -23,7 +23,7 @@ from segflow.core.errors import SegflowError
 from segflow.core.system_errors import system_error
 from segflow.core.wording import some
 from segflow.storage.file_stamps import FileStamp, Origin, is_same_file, stamp_file
-from segflow.storage.json_files import read_json, write_json
+from segflow.storage.json_files import process_mark, read_json, write_json
 from segflow.storage.links import is_below, within
 
 STAMPS_FOLDER = ".segflow"
@@ -173,9 +173,9 @@ class StampedFolder:
         """
         inputs = origin.stamp_inputs() if inputs is None else inputs
         home = self._inside(self.path / STAMPS_FOLDER)
-        staging = home / f"{MAKING_PREFIX}{os.getpid()}-{name}"
+        staging = home / f"{MAKING_PREFIX}{process_mark()}-{name}"
         try:
-            shutil.rmtree(staging, ignore_errors=True)  # left by a killed process with the same number
+            shutil.rmtree(staging, ignore_errors=True)  # left by a killed process with the same mark
             staging.mkdir(parents=True)
             yield staging
             files = sorted(

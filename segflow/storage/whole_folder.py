@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +9,7 @@ from pathlib import Path
 
 from segflow.core.errors import SegflowError
 from segflow.core.system_errors import hidden_error, system_error
-from segflow.storage.json_files import TEMPORARY_PREFIX
+from segflow.storage.json_files import TEMPORARY_PREFIX, process_mark
 
 
 @contextmanager
@@ -27,7 +26,7 @@ def folder_written_whole(folder: Path) -> Iterator[Path]:
         NoSpaceError: The disk is full or read-only, whatever error the library raised.
         SegflowError: The folder cannot be written. The error names it and the reason.
     """
-    temporary = folder.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{folder.name}")
+    temporary = folder.with_name(f"{TEMPORARY_PREFIX}{process_mark()}-{folder.name}")
     try:
         try:
             shutil.rmtree(temporary, ignore_errors=True)  # left by a killed process with the same number

@@ -10,7 +10,7 @@ import pytest
 from segflow.core.case import CaseFiles
 from segflow.core.errors import SegflowError
 from segflow.inference import find_cases as module
-from segflow.inference.find_cases import Input, part_of
+from segflow.inference.find_cases import Input
 from segflow.storage.images import readable_endings, reader_by_name
 
 NIFTI = readable_endings(reader_by_name("SimpleITKIO"), ".nii.gz")
@@ -206,17 +206,3 @@ def test_two_files_for_one_prediction_are_refused(tmp_path: Path) -> None:
     files = touch(tmp_path / "one", "a_0000.nii.gz") + touch(tmp_path / "two", "a_0000.nii.gz")
     with pytest.raises(SegflowError, match="same channel of one case"):
         find_cases(files)
-
-
-def test_parts_share_the_cases_without_remainder(tmp_path: Path) -> None:
-    touch(tmp_path, *(f"c{n}_0000.nii.gz" for n in range(7)))
-    cases = find_cases(tmp_path)
-    parts = [part_of(cases, f"{k}/3") for k in range(3)]
-    assert sorted(case.case_id for part in parts for case in part) == [case.case_id for case in cases]
-    assert [len(part) for part in parts] == [3, 2, 2]
-
-
-@pytest.mark.parametrize("part", ["3/3", "1", "a/b", "-1/2", "0/0"])
-def test_impossible_parts_are_refused(part: str) -> None:
-    with pytest.raises(SegflowError, match="part"):
-        part_of((), part)
