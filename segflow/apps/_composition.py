@@ -73,6 +73,9 @@ def register(command: str, folders: Sequence[Path]) -> None:
     the YAML of a command builds.
     """
     Plugins.instance().register(UserFolders)
+    launchers = ConfigStore.instance().repo.get("hydra", {}).get("launcher", {})
+    for option in _shipped.options("hydra/launcher", folders):
+        launchers.pop(f"{option}.yaml", None)  # of a plugin, which would be taken for the schema of our option
     OmegaConf.register_new_resolver(_sweep.SWEPT, _sweep.swept_value, replace=True)
     for file in _shipped.files_of(command, folders[0]):
         if not file.stem.startswith("_"):
@@ -88,8 +91,12 @@ def record(command: str, config: DictConfig) -> Any:
     """
     kind = _commands.record_of(command)
     own = {str(key): config[key] for key in config if key != "hydra" and not _is_referred_to(str(key), config, kind)}
-    plain = {k: OmegaConf.to_container(v, resolve=True) if OmegaConf.is_config(v) else v for k, v in own.items()}
-    return _read_settings.read(kind, plain)
+    return _read_settings.read(kind, {key: plain(value) for key, value in own.items()})
+
+
+def plain(value: Any) -> Any:
+    """A composed value as plain dicts and lists, with the values that it refers to."""
+    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
 
 
 def composed(command: str, arguments: Sequence[str], folders: Sequence[Path]) -> Any:

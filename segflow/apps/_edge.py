@@ -10,7 +10,8 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,10 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from segflow.apps import _command_line, _commands, _composition, _first_words, _messages, _shipped
+from segflow.apps._launch_sweep import Swept
+from segflow.apps._launched_child import keep_value
 from segflow.apps._own_parts import use_own_reader
-from segflow.core.errors import NoSpaceError
+from segflow.core.errors import NoSpaceError, SegflowError
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
 
@@ -73,6 +76,9 @@ def start(command: str, arguments: list[str]) -> None:
         _first_words.check(command, arguments, folders)
         typed = _command_line.rewrite(command, arguments, folders)
         sys.argv = [sys.argv[0], *_composition.checked(command, typed, folders)]
+        Swept.command = command
+        Swept.users_errors = lambda: _users_errors(show_traceback)
+        Swept.tell = lambda name, cause: failures.append((f" {name}", SegflowError(cause)))
         os.environ[FULL_ERROR] = "1"  # Hydra then raises instead of printing and exiting
         hydra.main(version_base="1.3", config_path=str(folders[0]), config_name=command)(
             _job(command, failures, show_traceback)
@@ -101,30 +107,43 @@ def _job(
     command: str, failures: list[tuple[str, Exception]], show_traceback: bool
 ) -> Callable[[DictConfig], float | None]:
     def run(config: DictConfig) -> float | None:
-        own = os.environ.pop(FULL_ERROR, None)  # only for Hydra: processes of the job should follow the user's setting
-        if show_traceback:
-            os.environ[FULL_ERROR] = "1"
         try:
             ignore_advice_of_lightning()
             settings = _composition.record(command, config)
             if settings.verbose:
                 logging.getLogger("segflow").setLevel(logging.DEBUG)
             use_own_reader(settings.reader)
-            return _commands.job_of(command)(settings)
+            value = _commands.job_of(command)(settings)
+            keep_value(value)
+            return value
         except NoSpaceError as error:
             failures.append(("", error))
             raise _SweepEndsError from error
         except Exception as error:
-            if not HydraConfig.get().launcher._target_.endswith("BasicLauncher"):
-                raise  # in another process the launcher brings the error back
             job = HydraConfig.get().job
             sweep = HydraConfig.get().mode == RunMode.MULTIRUN
+            if sweep and not HydraConfig.get().launcher._target_.endswith("BasicLauncher"):
+                raise  # in another process the launcher brings the error back
             name = job.override_dirname.replace("+", "")
             failures.append(
                 (f" {name}" if sweep else "", error)
             )  # a sweep continues with its other jobs; errors are reported at the end
             return None
-        finally:
-            os.environ[FULL_ERROR] = own or "1"
 
-    return run
+    def with_users_errors(config: DictConfig) -> float | None:
+        with _users_errors(show_traceback):
+            return run(config)
+
+    return with_users_errors
+
+
+@contextmanager
+def _users_errors(show_traceback: bool) -> Iterator[None]:
+    """Processes that a job starts follow the user's choice of tracebacks, not what Hydra needs in this process."""
+    own = os.environ.pop(FULL_ERROR, None)
+    if show_traceback:
+        os.environ[FULL_ERROR] = "1"
+    try:
+        yield
+    finally:
+        os.environ[FULL_ERROR] = own or "1"

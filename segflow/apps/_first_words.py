@@ -179,11 +179,9 @@ class _Line:
         self._wrong(f"'{word}': nnU-Net's {name} is here {what}", *settings)
 
     def _launcher(self, word: str, value: str) -> None:
-        plugin = LAUNCHERS.get(value)
-        if plugin and not _is_installed(f"hydra_plugins.{plugin}"):
-            self._wrong(
-                f"'{word}' needs {plugin}", advice="Install it: pip install 'segflow[launchers]'", certain=False
-            )
+        module, package = LAUNCHERS.get(value, ("", ""))
+        if module and not _is_installed(module):
+            self._wrong(f"'{word}' needs {module}", advice=f"Install it: pip install '{package}'", certain=False)
         self.right.append(word)
 
     # ----------------------------------------------------------------------------------------- words without =

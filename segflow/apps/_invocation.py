@@ -6,6 +6,7 @@ Hydra is asked only if it is already loaded, so that records of settings are qui
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 from segflow.apps import _command_line
 
@@ -39,3 +40,19 @@ def config_flags() -> list[str]:
 def child_arguments() -> list[str]:
     """Arguments that start this job of a sweep as a single run."""
     return [*config_flags(), *overrides()]
+
+
+def launcher() -> dict[str, Any]:
+    """What ``hydra/launcher=WORD`` composes to, for `_launch.launch`; empty where there is no composition."""
+    if "hydra" not in sys.modules:
+        return {}
+    from hydra.core.hydra_config import HydraConfig
+
+    from segflow.apps import _composition
+
+    return _composition.plain(HydraConfig.get().launcher) if HydraConfig.initialized() else {}
+
+
+def has_launcher() -> bool:
+    """Whether a launcher was chosen, with which a command sends its jobs to an engine."""
+    return "engine" in launcher()

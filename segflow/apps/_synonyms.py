@@ -43,9 +43,11 @@ PLACES: Mapping[str, tuple[str, ...]] = {
 
 ACTIONS = {"bundle": ("export", "import"), "postprocess": ("choose", "apply")}
 
-LAUNCHERS = {
-    "joblib": "hydra_joblib_launcher",
-    "submitit_local": "hydra_submitit_launcher",
-    "submitit_slurm": "hydra_submitit_launcher",
+LAUNCHERS: Mapping[str, tuple[str, str]] = {
+    "joblib": ("joblib", "segflow[launchers]"),
+    "slurm": ("submitit", "segflow[launchers]"),
+    "ray": ("ray", "segflow[ray]"),
+    "submitit_local": ("hydra_plugins.hydra_submitit_launcher", "hydra-submitit-launcher"),
+    "submitit_slurm": ("hydra_plugins.hydra_submitit_launcher", "hydra-submitit-launcher"),
 }
-"""Option of ``hydra/launcher`` → its plugin. One extra installs all of them."""
+"""Option of ``hydra/launcher`` → the module that it needs, and what installs it."""

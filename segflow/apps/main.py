@@ -16,6 +16,9 @@ COMPLETION_FLAGS = {"-sc", "--shell-completion"}
 RANK_COMMAND = "SEGFLOW_COMMAND"
 """Environment variable with the command, since Lightning starts other ranks with the arguments but without it."""
 
+LAUNCHED_BY = "SEGFLOW_LAUNCHED_BY"
+"""Environment variable of a launched job: the process whose end also ends the job."""
+
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of the console script."""
@@ -29,6 +32,10 @@ def main(arguments: list[str] | None = None) -> None:
     if not arguments:
         return
     command, *rest = arguments
+    if LAUNCHED_BY in os.environ:
+        from segflow.apps._launched_child import end_with_parent
+
+        end_with_parent()
     os.environ[RANK_COMMAND] = command
     # Threads of GNU OpenMP spin while they wait for each other. On a shared machine a thread that has lost its core
     # keeps the others spinning, and a training step takes much longer. A short spin costs little on a quiet machine

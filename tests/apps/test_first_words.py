@@ -133,6 +133,7 @@ def test_a_setting_of_the_users_own_is_not_renamed(tmp_path: Path) -> None:
 def test_a_launcher_that_is_not_installed_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_first_words, "_is_installed", lambda module: False)
     assert "pip install 'segflow[launchers]'" in told("train -m hydra/launcher=joblib fold=0,1")
+    assert "pip install 'segflow[ray]'" in told("train -m hydra/launcher=ray fold=0,1")
     monkeypatch.setattr(_first_words, "_is_installed", lambda module: True)
     check("train", ["-m", "hydra/launcher=submitit_slurm", "fold=0,1"], [CONF])
 

@@ -1,0 +1,276 @@
+"""The engines that run jobs: this machine, joblib, SLURM by submitit, Ray.
+
+Each is a function of jobs and options that yields the end of each job as it comes, and None whenever it has looked and
+nothing has ended. Closing it ends the jobs that are left. What the options mean stands in ``conf/hydra/launcher``.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+from segflow.apps._launched_child import Child, JobEnd, RunningChild, run_child, wait_for
+from segflow.core.errors import SegflowError
+
+Options = Mapping[str, Any]
+Events = Generator[JobEnd | None, None, None]
+Engine = Callable[[Sequence[Child], Options], Events]
+
+OWN = ("_target_", "engine", "folder", "retries")
+"""Options that concern no engine."""
+
+DEVICES = "CUDA_VISIBLE_DEVICES"
+SUBMITIT_ONLY = ("max_num_timeout",)
+LOST_SECONDS = 30.0
+"""How long a job may be absent from SLURM's queue without a result, before it counts as lost."""
+
+QUEUE_EVERY_SECONDS = 10.0
+KILL_WAIT_SECONDS = 120.0
+"""How long SLURM may take to end a job after its SIGTERM."""
+
+ANSWER_SECONDS = 25.0
+"""How long a cluster may take to answer."""
+
+
+def one_by_one(children: Sequence[Child], options: Options) -> Events:
+    """On this machine, one job after another."""
+    return _in_places(children, [{}])
+
+
+def gpus(children: Sequence[Child], options: Options) -> Events:
+    """On this machine, one job for each visible GPU; the next job when one ends."""
+    devices = visible_devices()
+    size = int(options.get("gpus_per_job") or 1)
+    groups = [",".join(devices[start : start + size]) for start in range(0, len(devices) - size + 1, size)]
+    if not groups:
+        raise SegflowError(
+            "hydra/launcher=gpus finds too few GPUs on this machine",
+            found=f"{len(devices)} ({DEVICES}={os.environ[DEVICES]})" if DEVICES in os.environ else len(devices),
+            expected=f"at least {size}",
+            fix="Several jobs at once on the CPU: hydra/launcher=joblib hydra.launcher.n_jobs=2",
+        )
+    return _in_places(children, [{DEVICES: group} for group in groups])
+
+
+def visible_devices() -> list[str]:
+    """Names of the GPUs that this process may use, as ``CUDA_VISIBLE_DEVICES`` writes them, which is believed."""
+    if (given := os.environ.get(DEVICES)) is not None:
+        return [name.strip() for name in given.split(",") if name.strip() not in ("", "-1")]
+    import torch
+
+    return [str(number) for number in range(torch.cuda.device_count())]
+
+
+def _in_places(children: Sequence[Child], places: Sequence[Mapping[str, str]]) -> Events:
+    """At most one job in each place, which is a set of variables for it."""
+    free = list(places)
+    waiting = list(children)
+    running: list[tuple[RunningChild, Mapping[str, str]]] = []
+    try:
+        while waiting or running:
+            while waiting and free:
+                job = waiting.pop(0)
+                try:
+                    running.append((RunningChild(job, free[0]), free[0]))
+                    free.pop(0)
+                except (OSError, SegflowError) as error:
+                    yield JobEnd(job.name, str(error))
+            for child, place in list(running):
+                if (end := child.end()) is not None:
+                    running.remove((child, place))
+                    free.append(place)
+                    yield end
+            yield None
+    finally:
+        for child, _ in running:  # all at once, so that they end side by side
+            child.signal(signal.SIGTERM)
+        for child, _ in running:
+            child.stop()
+
+
+def joblib(children: Sequence[Child], options: Options) -> Events:
+    """On this machine, several jobs at once by joblib, whose threads wait for the jobs' processes."""
+    from joblib import Parallel, delayed
+
+    ends: queue.SimpleQueue[JobEnd | BaseException] = queue.SimpleQueue()
+    stop = threading.Event()
+    own = {key: value for key, value in options.items() if key not in OWN}
+
+    def work() -> None:
+        try:
+            parallel = Parallel(**own, backend="threading", return_as="generator_unordered", batch_size=1)
+            for end in parallel(delayed(run_child)(child, stop) for child in children):
+                ends.put(end)
+        except BaseException as error:
+            ends.put(error)
+
+    thread = threading.Thread(target=work, name="joblib", daemon=True)
+    thread.start()
+    left = len(children)
+    try:
+        while left:
+            try:
+                end = ends.get_nowait()
+            except queue.Empty:
+                yield None
+                continue
+            if isinstance(end, BaseException):
+                raise SegflowError(f"joblib: {end}", fix="Check the options hydra.launcher.*") from end
+            left -= 1
+            yield end
+    finally:
+        stop.set()
+        thread.join()
+
+
+class OnSlurm:
+    """What runs on a node of SLURM. At the time limit the job keeps its checkpoint and is queued again."""
+
+    def __init__(self) -> None:
+        self._running: RunningChild | None = None
+
+    def __call__(self, child: Child) -> JobEnd:
+        """Run the job to its end."""
+        try:
+            self._running = RunningChild(child)
+        except (OSError, SegflowError) as error:
+            return JobEnd(child.name, str(error))
+        end = wait_for(self._running)
+        if self._running.was_interrupted:  # SLURM ends or requeues this job, which must not count as ended before
+            time.sleep(KILL_WAIT_SECONDS)
+        return end
+
+    def checkpoint(self, child: Child) -> Any:
+        """Called by submitit before the job is queued again."""
+        from submitit.helpers import DelayedSubmission
+
+        if self._running is not None:
+            self._running.stop()
+        return DelayedSubmission(OnSlurm(), child)
+
+
+def slurm(children: Sequence[Child], options: Options) -> Events:
+    """On a SLURM cluster, all jobs as one array."""
+    import submitit
+
+    for program in ("sbatch", "squeue", "srun"):
+        if shutil.which(program) is None:
+            raise SegflowError(
+                f"hydra/launcher=slurm needs {program}, which is not on PATH",
+                fix="Run it on a login node of the cluster, or choose another launcher: joblib, gpus.",
+            )
+    folder = children[0].log.parent
+    init = {f"slurm_{key}": options[key] for key in SUBMITIT_ONLY if key in options}
+    own = {key: value for key, value in options.items() if key not in (*OWN, *SUBMITIT_ONLY) and value is not None}
+    general = ("name", "timeout_min", "mem_gb", "nodes", "cpus_per_task", "gpus_per_node", "tasks_per_node")
+    parameters = {key if key in general else f"slurm_{key}": value for key, value in own.items()}
+    try:
+        executor = submitit.AutoExecutor(folder / "slurm-%j", cluster="slurm", **init)
+        executor.update_parameters(**parameters, stderr_to_stdout=True)
+        jobs = executor.map_array(OnSlurm(), children)
+    except (subprocess.CalledProcessError, submitit.core.utils.FailedJobError, ValueError, TypeError) as error:
+        raise SegflowError(f"SLURM does not take the jobs: {' '.join(str(error).split())}") from error
+    waiting = dict(zip(jobs, children, strict=True))
+    absent: dict[Any, float] = {}
+    try:
+        yield from _ends_on_slurm(waiting, absent)
+    finally:
+        for job in waiting:
+            with suppress(OSError):
+                job.cancel(check=False)
+
+
+def _ends_on_slurm(waiting: dict[Any, Child], absent: dict[Any, float]) -> Events:
+    looked = time.monotonic()
+    while waiting:
+        for job, child in list(waiting.items()):
+            if job.paths.result_pickle.exists():
+                del waiting[job]
+                error = job.exception()
+                yield job.results()[0] if error is None else JobEnd(child.name, _last_line(error))
+        if waiting and time.monotonic() - looked >= QUEUE_EVERY_SECONDS:
+            looked = time.monotonic()
+            present = _in_queue(next(iter(waiting)).job_id.partition("_")[0])
+            for job, child in list(waiting.items()):
+                if present is None or job.job_id in present or job.paths.result_pickle.exists():
+                    absent.pop(job, None)
+                elif looked - absent.setdefault(job, looked) >= LOST_SECONDS:
+                    del waiting[job]
+                    yield JobEnd(child.name, f"SLURM's job {job.job_id} ended without a result: was it cancelled?")
+        yield None
+
+
+def _in_queue(array: str) -> set[str] | None:
+    """Ids of an array's jobs that wait or run, such as ``12_0``; None if SLURM does not answer."""
+    command = ["squeue", "--noheader", "--array", "--format=%F_%K", f"--jobs={array}"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=ANSWER_SECONDS, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    if answer.returncode and "Invalid job id" not in answer.stderr:
+        return None
+    return {line.strip().removesuffix("_N/A") for line in answer.stdout.splitlines()}
+
+
+def ray(children: Sequence[Child], options: Options) -> Events:
+    """On a Ray cluster."""
+    import ray as engine
+
+    own = dict(options.get("ray") or {})
+    try:
+        engine.init(**{"log_to_driver": False, "logging_level": "warning", **dict(own.get("init") or {})})
+    except Exception as error:
+        address = (own.get("init") or {}).get("address")
+        raise SegflowError(
+            f"no Ray cluster answers at {address}" if address else "Ray does not start",
+            found=_last_line(error),
+            fix="Start one with ray start --head, and give hydra.launcher.ray.init.address=HOST:6379",
+        ) from error
+    remote = engine.remote(**dict(own["remote"]))(run_child) if own.get("remote") else engine.remote(run_child)
+    waiting = {remote.remote(child): child for child in children}
+    try:
+        while waiting:
+            for reference in engine.wait(list(waiting), timeout=0)[0]:
+                child = waiting.pop(reference)
+                try:
+                    yield engine.get(reference)
+                except engine.exceptions.RayError as error:
+                    yield JobEnd(child.name, f"Ray lost the job: {_last_line(error)}")
+            yield None
+    finally:
+        for reference in waiting:
+            engine.cancel(reference)
+        engine.shutdown()
+
+
+def _last_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip(" -")]
+    return lines[-1] if lines else type(error).__name__
+
+
+ENGINES: Mapping[str, Engine] = {"basic": one_by_one, "gpus": gpus, "joblib": joblib, "slurm": slurm, "ray": ray}
+
+
+def engine_of(launcher: Options) -> Engine:
+    """The engine that a composed launcher names.
+
+    Raises:
+        SegflowError: It is a launcher of Hydra's that takes no command lines.
+    """
+    target = str(launcher.get("_target_", "BasicLauncher"))
+    name = "basic" if target.endswith("BasicLauncher") else str(launcher.get("engine"))
+    if name not in ENGINES:
+        raise SegflowError(
+            "this launcher runs the jobs of a sweep only",
+            found=f"hydra.launcher._target_={target}",
+            expected=[f"hydra/launcher={engine}" for engine in ENGINES],
+        )
+    return ENGINES[name]

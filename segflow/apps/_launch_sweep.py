@@ -1,0 +1,77 @@
+"""The jobs that a sweeper of Hydra hands to segflow's launcher, ``hydra_plugins.segflow.Jobs``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import ClassVar
+
+from hydra.core.utils import JobReturn, JobStatus, configure_log, setup_globals
+from hydra.types import HydraContext
+from omegaconf import DictConfig
+
+from segflow.apps import _command_line, _composition, _invocation
+from segflow.apps._launch import JobEnd, LaunchedJob, launch
+
+Tell = Callable[[str, str], None]
+
+
+class Swept:
+    """What is known only where a command starts.
+
+    Attributes:
+        command: Its name.
+        tell: Called with the name and the cause of each job that failed.
+        users_errors: Within this context the user's own choice of tracebacks holds.
+    """
+
+    command: ClassVar[str] = ""
+    tell: ClassVar[Tell] = staticmethod(lambda name, cause: None)
+    users_errors: ClassVar[Callable[[], AbstractContextManager[None]]] = nullcontext
+
+
+def run_jobs(
+    config: DictConfig, context: HydraContext, job_overrides: Sequence[Sequence[str]], first: int
+) -> list[JobReturn]:
+    """Run jobs of a sweep. A job that fails has no value, and the others go on.
+
+    Args:
+        config: The sweep's configuration, with Hydra's section.
+        context: Hydra's context.
+        job_overrides: The overrides of each job.
+        first: Number of the first job.
+    """
+    setup_globals()
+    configure_log(config.hydra.hydra_logging, config.hydra.verbose)
+    flags = _invocation.config_flags()
+    jobs = [
+        LaunchedJob(name, Swept.command, [*flags, *map(_command_line.unmarked, overrides)])
+        for name, overrides in zip(_names(job_overrides, first), job_overrides, strict=True)
+    ]
+    with Swept.users_errors():
+        ends = launch(jobs, _composition.plain(config.hydra.launcher))
+    for end in ends:
+        if end.error is not None:
+            Swept.tell(end.name, end.error)
+    return [_returned(end, overrides) for end, overrides in zip(ends, job_overrides, strict=True)]
+
+
+def _names(job_overrides: Sequence[Sequence[str]], first: int) -> list[str]:
+    """A name for each job: the overrides in which jobs differ, or its number."""
+    common = set(job_overrides[0]).intersection(*job_overrides) if len(job_overrides) > 1 else set()
+    names = [" ".join(_typed(override) for override in own if override not in common) for own in job_overrides]
+    if len(names) == 1 or len(set(names)) < len(names):
+        return [f"job {first + number}" for number in range(len(names))]
+    return names
+
+
+def _typed(override: str) -> str:
+    key, _, value = _command_line.unmarked(override).partition("=")
+    quoted = value[:1] in ("'", '"') and value[-1:] == value[:1]
+    return f"{key}={value[1:-1] if quoted else value}"
+
+
+def _returned(end: JobEnd, overrides: Sequence[str]) -> JobReturn:
+    result = JobReturn(overrides=list(overrides), status=JobStatus.COMPLETED)
+    result.return_value = end.value
+    return result
