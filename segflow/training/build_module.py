@@ -9,6 +9,7 @@ import torch
 
 from segflow.loss.deep_supervision import LOSS_CONTRACT, DeepSupervisionLoss
 from segflow.network.cpu.accelerate import accelerate
+from segflow.training.batch_norm import synchronise_batch_norm
 from segflow.training.build_part import build_part
 from segflow.training.compilation import compile_if_it_pays
 from segflow.training.device_augmentation import DeviceAugmentation
@@ -16,6 +17,7 @@ from segflow.training.initial_weights import read_initial_weights, transfer_weig
 from segflow.training.module import SegmentationModule
 from segflow.training.optimization import Optimization
 from segflow.training.parameters import freeze
+from segflow.training.trainer import trainer_options
 from segflow.training.training_job import TrainingJob
 
 NETWORK = "something that is called with (topology, in_channels, out_channels, deep_supervision)"
@@ -49,6 +51,7 @@ def build_module(job: TrainingJob, trainer: pl.Trainer, *, on_device: bool, fres
         source = Path(settings.initial_weights).expanduser()
         transfer_weights(network, read_initial_weights(source), str(source))
     freeze(network, settings.freeze)
+    network = synchronise_batch_norm(network, trainer, trainer_options(parts).get("sync_batchnorm"))
     device = trainer.strategy.root_device
     if settings.compile != "off":
         share = -(-plan.batch_size // trainer.world_size)

@@ -22,6 +22,7 @@ from segflow.training.datamodule import PatchDataModule
 from segflow.training.ending_signals import exit_code_of, signals_of_ranks
 from segflow.training.loader import name_dead_worker
 from segflow.training.loggers import close_loggers, log_hyper_parameters
+from segflow.training.memory_shortage import memory_shortage_told
 from segflow.training.module import SegmentationModule
 from segflow.training.monitor import EpochReport
 from segflow.training.objective import Objective
@@ -42,7 +43,8 @@ def run_training(job: TrainingJob, *, resuming: bool) -> TrainResult:
         resuming: Continue from the last checkpoint, if there is one.
 
     Raises:
-        SegflowError: The trainer's options or the weights do not fit, the loss became NaN, or a data worker died.
+        SegflowError: The trainer's options or the weights do not fit, the loss became NaN, a data worker died, or
+            memory does not suffice.
         SystemExit: A signal ended the training.
     """
     has_validation = bool(job.record.val_cases)
@@ -68,12 +70,14 @@ def run_training(job: TrainingJob, *, resuming: bool) -> TrainResult:
     if trainer.is_global_zero:
         job.folder.pruned_file.unlink(missing_ok=True)
     on_device = job.augments_on_device(trainer)
-    module = build_module(job, trainer, on_device=on_device, fresh=resume_from is None)
-    data = build_data(job, trainer, batches, on_device=on_device)
-    _announce(job, trainer, resume_from)
-    started = time.monotonic()
-    _fit(trainer, module, data, resume_from)
-    return _finish(job, trainer, report, stop.stopped, time.monotonic() - started)
+    with memory_shortage_told(job, trainer):
+        module = build_module(job, trainer, on_device=on_device, fresh=resume_from is None)
+        data = build_data(job, trainer, batches, on_device=on_device)
+        _announce(job, trainer, resume_from)
+        started = time.monotonic()
+        _fit(trainer, module, data, resume_from)
+        seconds = time.monotonic() - started
+    return _finish(job, trainer, report, stop.stopped, seconds)
 
 
 def _announce(job: TrainingJob, trainer: pl.Trainer, resume_from: Path | None) -> None:
