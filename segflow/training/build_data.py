@@ -11,8 +11,11 @@ import pytorch_lightning as pl
 from segflow.augmentation.validation_transform import ValidationTransform
 from segflow.sampling.patch_dataset import PatchDataset
 from segflow.sampling.patch_sampler import BoxSampler
+from segflow.training.augmentation_place import OnDevice
 from segflow.training.build_part import build_part
 from segflow.training.datamodule import EpochBatches, PatchDataModule
+from segflow.training.device_augmentation import DeviceAugmentation
+from segflow.training.protocols import AugmentationLike
 from segflow.training.training_job import TrainingJob
 
 SAMPLER = (
@@ -22,32 +25,16 @@ SAMPLER = (
 )
 
 
-def build_data(job: TrainingJob, trainer: pl.Trainer, batches: EpochBatches, *, on_device: bool) -> PatchDataModule:
-    """Build the patches of the training and validation cases.
+def build_data(job: TrainingJob, trainer: pl.Trainer, batches: EpochBatches) -> PatchDataModule:
+    """Build the patches of the training and validation cases. The data workers augment them.
 
     Args:
         job: The fold to train.
         trainer: Lightning's trainer.
         batches: Batches of an epoch. Without validation batches there is no validation data.
-        on_device: Training batches are augmented on the device, so workers do not augment them.
     """
     record, plan, labels = job.record, job.record.plan, job.record.dataset.labels
-    shared: dict[str, Any] = {
-        "batch_size": plan.batch_size,
-        "seed": job.settings.seed,
-        "previous_stage": job.arrays.previous_stage,
-        "rank": trainer.global_rank,
-        "world_size": trainer.world_size,
-    }
-    train = PatchDataset(
-        job.arrays.store,
-        record.train_cases,
-        sampler=_sampler(job, job.augmentation.loader_patch_size),
-        transform=None if on_device else job.augmentation,
-        batches_per_epoch=batches.train,
-        stream=0,
-        **shared,
-    )
+    train = _train_patches(job, trainer, batches, job.augmentation)
     val = None
     if batches.val:
         val = PatchDataset(
@@ -59,7 +46,7 @@ def build_data(job: TrainingJob, trainer: pl.Trainer, batches: EpochBatches, *, 
             ),
             batches_per_epoch=batches.val,
             stream=1,
-            **shared,
+            **_shared(job, trainer),
         )
     return PatchDataModule(
         train,
@@ -67,11 +54,48 @@ def build_data(job: TrainingJob, trainer: pl.Trainer, batches: EpochBatches, *, 
         batches=batches,
         num_workers=job.settings.num_workers,
         batch_bytes=(
-            _batch_bytes(job, train, job.augmentation.loader_patch_size if on_device else plan.patch_size),
+            _batch_bytes(job, train, plan.patch_size),
             0 if val is None else _batch_bytes(job, val, plan.patch_size),
         ),
         repeat_batch=job.settings.repeat_batch,
     )
+
+
+def build_on_device(job: TrainingJob, trainer: pl.Trainer, batches: EpochBatches) -> OnDevice:
+    """Build what augments the training batches on the device, after the data workers have read them."""
+    patches = _train_patches(job, trainer, batches, None)
+    augmentation = DeviceAugmentation(
+        job.augmentation,
+        seed=job.settings.seed,
+        batch_size=job.record.plan.batch_size,
+        rank=trainer.global_rank,
+        world_size=trainer.world_size,
+    )
+    return OnDevice(augmentation, patches, _batch_bytes(job, patches, job.augmentation.loader_patch_size))
+
+
+def _train_patches(
+    job: TrainingJob, trainer: pl.Trainer, batches: EpochBatches, transform: AugmentationLike | None
+) -> PatchDataset:
+    return PatchDataset(
+        job.arrays.store,
+        job.record.train_cases,
+        sampler=_sampler(job, job.augmentation.loader_patch_size),
+        transform=transform,
+        batches_per_epoch=batches.train,
+        stream=0,
+        **_shared(job, trainer),
+    )
+
+
+def _shared(job: TrainingJob, trainer: pl.Trainer) -> dict[str, Any]:
+    return {
+        "batch_size": job.record.plan.batch_size,
+        "seed": job.settings.seed,
+        "previous_stage": job.arrays.previous_stage,
+        "rank": trainer.global_rank,
+        "world_size": trainer.world_size,
+    }
 
 
 def _batch_bytes(job: TrainingJob, dataset: PatchDataset, patch: Sequence[int]) -> int:

@@ -12,24 +12,23 @@ from segflow.network.cpu.accelerate import accelerate
 from segflow.training.batch_norm import synchronise_batch_norm
 from segflow.training.build_part import build_part
 from segflow.training.compilation import compile_if_it_pays
-from segflow.training.device_augmentation import DeviceAugmentation
 from segflow.training.initial_weights import read_initial_weights, transfer_weights
 from segflow.training.module import SegmentationModule
 from segflow.training.optimization import Optimization
 from segflow.training.parameters import freeze
+from segflow.training.step_time import NetworkStep
 from segflow.training.trainer import trainer_options
 from segflow.training.training_job import TrainingJob
 
 NETWORK = "something that is called with (topology, in_channels, out_channels, deep_supervision)"
 
 
-def build_module(job: TrainingJob, trainer: pl.Trainer, *, on_device: bool, fresh: bool) -> SegmentationModule:
+def build_module(job: TrainingJob, trainer: pl.Trainer, *, fresh: bool) -> SegmentationModule:
     """Build the module. Its weights are drawn with the run's seed.
 
     Args:
         job: The fold to train.
         trainer: Lightning's trainer.
-        on_device: Batches are augmented on the device.
         fresh: The training begins, so that ``training.initial_weights`` is used.
 
     Raises:
@@ -54,14 +53,7 @@ def build_module(job: TrainingJob, trainer: pl.Trainer, *, on_device: bool, fres
     network = synchronise_batch_norm(network, trainer, trainer_options(parts).get("sync_batchnorm"))
     device = trainer.strategy.root_device
     if settings.compile != "off":
-        share = -(-plan.batch_size // trainer.world_size)
-        compile_if_it_pays(
-            network.to(device),
-            settings.compile,
-            shape=(share, record.in_channels, *plan.patch_size),
-            device=device,
-            autocast={"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}.get(str(trainer.precision)),
-        )
+        compile_if_it_pays(network.to(device), settings.compile, NetworkStep.of(job, trainer))
     if device.type == "cpu":
         accelerate(network)
     loss = build_part("loss", parts.loss, LOSS_CONTRACT, labels, plan.batch_dice)
@@ -70,13 +62,4 @@ def build_module(job: TrainingJob, trainer: pl.Trainer, *, on_device: bool, fres
         DeepSupervisionLoss(loss, plan.topology.strides),
         labels,
         Optimization(parts.optimizer, parts.schedule, int(trainer.max_epochs or 1), settings.lr_factors),
-        augmentation=DeviceAugmentation(
-            job.augmentation,
-            seed=settings.seed,
-            batch_size=plan.batch_size,
-            rank=trainer.global_rank,
-            world_size=trainer.world_size,
-        )
-        if on_device
-        else None,
     )

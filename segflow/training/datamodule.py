@@ -19,6 +19,8 @@ PREFETCHED = 2
 """Batches that each worker prepares in advance; torch's default."""
 HELD = 2
 """Batches that the training process holds: the current and the next."""
+MEASURED = 8
+"""Fewest batches whose making is measured."""
 
 
 class EpochBatches(NamedTuple):
@@ -79,6 +81,20 @@ class PatchDataModule(pl.LightningDataModule):
             return []
         self.val_loader = self._loader(self._val, "val", epochs_between=self._attached().check_val_every_n_epoch or 1)
         return self.val_loader
+
+    def measure(self) -> tuple[float, int]:
+        """Seconds in which the workers make a training batch when all of them are at work, and their number."""
+        loader = self._loader(self._train, "train", epochs_between=1)
+        workers = self._workers or 0
+        try:
+            return loader.batch_seconds((PREFETCHED + 1) * workers + 1, max(MEASURED, 2 * workers)), workers
+        finally:
+            loader.close()
+
+    def serve(self, train: Dataset[Any], batch_bytes: int) -> None:
+        """Give other training batches from now on, of another size."""
+        self._train, self._workers = train, None
+        self._batch_bytes = (batch_bytes, self._batch_bytes[1])
 
     def teardown(self, stage: str) -> None:
         for loader in (self.train_loader, self.val_loader):

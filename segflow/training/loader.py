@@ -154,6 +154,16 @@ class EpochLoader:
         seconds, self.wait_seconds = self.wait_seconds, 0.0
         return seconds
 
+    def batch_seconds(self, skipped: int, counted: int) -> float:
+        """Seconds in which the workers make a batch, after those that they made while nobody waited."""
+        self._seek(self._epoch())
+        for _ in range(skipped):
+            self._next()
+        started = time.perf_counter()
+        for _ in range(counted):
+            self._next()
+        return (time.perf_counter() - started) / counted
+
     def close(self) -> None:
         """End the workers. A worker that does not end by itself is killed."""
         batches, self._batches = self._batches, None

@@ -81,7 +81,7 @@ def _for_this_run(job: TrainingJob, trainer: pl.Trainer, share: int) -> list[str
     settings = []
     if "16" not in str(trainer.precision):
         settings.append("trainer.precision=16")
-    if job.augments_on_device(trainer):
+    if getattr(trainer.lightning_module, "augmentation", None) is not None:
         settings.append("training.augmentation_device=cpu")
     if job.settings.compile != "off":
         settings.append("training.compile=off")

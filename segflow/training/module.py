@@ -71,7 +71,7 @@ class SegmentationModule(pl.LightningModule):
         self.loss = loss
         self.labels = labels
         self._optimization = optimization
-        self._augmentation = augmentation
+        self.augmentation = augmentation
         self._train_losses = _Sum(finite_only=True)  # steps with another loss are skipped (`LossGuard`)
         self._val_losses = _Sum()
         self._counts: Tensor | None = None
@@ -89,8 +89,8 @@ class SegmentationModule(pl.LightningModule):
 
     def training_step(self, batch: PatchBatch, batch_idx: int) -> Tensor:
         image, label = batch.image, batch.label
-        if self._augmentation is not None:
-            image, label = self._augmentation(image, label, epoch=self.current_epoch, index=batch_idx)
+        if self.augmentation is not None:
+            image, label = self.augmentation(image, label, epoch=self.current_epoch, index=batch_idx)
         loss: Tensor = self.loss(self(image), label)
         self._train_losses.add(loss)
         return loss

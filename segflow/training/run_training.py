@@ -14,11 +14,12 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from segflow.core.errors import SegflowError
 from segflow.execution.interrupts import SIGTERM_EXIT
 from segflow.execution.machine import out_of_memory_kills
+from segflow.training.augmentation_place import MeasuredPlace
 from segflow.training.build_callbacks import build_callbacks
-from segflow.training.build_data import build_data
+from segflow.training.build_data import build_data, build_on_device
 from segflow.training.build_module import build_module
 from segflow.training.checkpoints import RunCheckpoints, WholeCheckpointIO, link_checkpoint
-from segflow.training.datamodule import PatchDataModule
+from segflow.training.datamodule import EpochBatches, PatchDataModule
 from segflow.training.ending_signals import exit_code_of, signals_of_ranks
 from segflow.training.loader import name_dead_worker
 from segflow.training.loggers import close_loggers, log_hyper_parameters
@@ -27,6 +28,7 @@ from segflow.training.module import SegmentationModule
 from segflow.training.monitor import EpochReport
 from segflow.training.objective import Objective
 from segflow.training.protocols import TrainResult
+from segflow.training.step_time import NetworkStep
 from segflow.training.stop_file import StopFile
 from segflow.training.time_budget import TimeBudget
 from segflow.training.trainer import build_trainer, epoch_batches, trainer_options
@@ -69,15 +71,29 @@ def run_training(job: TrainingJob, *, resuming: bool) -> TrainResult:
     _check_checkpoints(job, trainer)
     if trainer.is_global_zero:
         job.folder.pruned_file.unlink(missing_ok=True)
-    on_device = job.augments_on_device(trainer)
     with memory_shortage_told(job, trainer):
-        module = build_module(job, trainer, on_device=on_device, fresh=resume_from is None)
-        data = build_data(job, trainer, batches, on_device=on_device)
+        module = build_module(job, trainer, fresh=resume_from is None)
+        data = build_data(job, trainer, batches)
+        _place_augmentation(job, trainer, batches, module, data)
         _announce(job, trainer, resume_from)
         started = time.monotonic()
         _fit(trainer, module, data, resume_from)
         seconds = time.monotonic() - started
     return _finish(job, trainer, report, stop.stopped, seconds)
+
+
+def _place_augmentation(
+    job: TrainingJob, trainer: pl.Trainer, batches: EpochBatches, module: SegmentationModule, data: PatchDataModule
+) -> None:
+    """Augment on the device if the settings say so, or if a measurement at the start will."""
+    choice, device = job.settings.augmentation_device, trainer.strategy.root_device
+    # An augmentation of the user's own, without random choices that are made apart, may know the CPU only.
+    measured = choice == "auto" and device.type == "cuda" and hasattr(job.augmentation, "draw")
+    if choice == "device":
+        build_on_device(job, trainer, batches).take_over(module, data)
+    elif measured and not job.settings.repeat_batch:
+        step = NetworkStep.of(job, trainer)
+        _callbacks(trainer).append(MeasuredPlace(build_on_device(job, trainer, batches), step.seconds))
 
 
 def _announce(job: TrainingJob, trainer: pl.Trainer, resume_from: Path | None) -> None:

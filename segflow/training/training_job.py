@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import pytorch_lightning as pl
-
 from segflow.core.run_record import RunRecord
-from segflow.execution.machine import processor_count
 from segflow.execution.progress import Progress
 from segflow.storage.folds import Fold
 from segflow.storage.preprocessed_store import PreprocessedStore
@@ -15,8 +12,6 @@ from segflow.training.protocols import AugmentationLike, TrainingParts
 from segflow.training.training_settings import TrainingSettings
 
 PREPROCESS = "segflow preprocess"
-CORES_FOR_WORKERS = 6
-"""With fewer cores per GPU, augmentation runs on the GPU to keep it busy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +50,3 @@ class TrainingJob:
     settings: TrainingSettings
     augmentation: AugmentationLike
     progress: Progress
-
-    def augments_on_device(self, trainer: pl.Trainer) -> bool:
-        """Whether training batches are augmented on the network's device, not in the data workers."""
-        choice = self.settings.augmentation_device
-        if choice != "auto":
-            return choice == "device"
-        cores = processor_count() // max(1, trainer.num_devices)
-        return trainer.strategy.root_device.type == "cuda" and cores < CORES_FOR_WORKERS

@@ -22,8 +22,8 @@ class TrainingSettings:
             with the same weights to the bit, even if they are interrupted and started again.
         num_workers: Processes that make batches; 0 makes them in the training process. -1 chooses: for a GPU as many as
             the machine has cores, up to 12; on a CPU none with fewer than 4 cores, else a few.
-        augmentation_device: ``cpu`` augments in the workers, ``device`` on the training device. ``auto`` takes the
-            device if it is a GPU with fewer than 6 cores each.
+        augmentation_device: ``cpu`` augments in the workers, ``device`` on the training device. On a GPU ``auto``
+            measures at every start which of them makes a step quicker; elsewhere it takes the workers.
         deep_supervision: Train all resolutions of the decoder.
         compile: Compile the network: ``on``, ``off``, or ``auto``, which measures on a GPU whether it helps.
         picture_every: Epochs between pictures of validation patches in TensorBoard; 0 draws none.

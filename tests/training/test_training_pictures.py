@@ -11,6 +11,7 @@ from segflow.core.labels import Labels
 from segflow.network.build import build_network
 from segflow.training.compilation import compile_if_it_pays
 from segflow.training.patch_pictures import GAP, draw_patches
+from segflow.training.step_time import NetworkStep
 
 LABELS = Labels.from_json({"background": 0, "ball": 1, "core": 2, "ignore": 3})
 
@@ -67,11 +68,11 @@ def test_of_a_volume_the_slice_with_most_foreground_is_shown():
 @pytest.mark.parametrize("choice", ["auto", "off"])
 def test_on_a_cpu_the_network_stays_as_it_is(choice: str):
     network = build_network(make_record().plan.topology, 1, 3)
-    assert not compile_if_it_pays(network, choice, shape=(1, 1, 16, 16, 16), device=torch.device("cpu"), autocast=None)
+    assert not compile_if_it_pays(network, choice, NetworkStep((1, 1, 16, 16, 16), torch.device("cpu"), None))
 
 
 def test_compiling_renames_no_parameter():
     network = build_network(make_record().plan.topology, 1, 3)
     names = list(network.state_dict())
-    assert compile_if_it_pays(network, "on", shape=(1, 1, 16, 16, 16), device=torch.device("cpu"), autocast=None)
+    assert compile_if_it_pays(network, "on", NetworkStep((1, 1, 16, 16, 16), torch.device("cpu"), None))
     assert list(network.state_dict()) == names
