@@ -124,7 +124,7 @@ class PreviousStage:
         small = [component for component in range(1, len(sizes)) if sizes[component] < largest]
         if small:
             chosen = components == small[int(choice * len(small))]
-            values.masked_fill_(torch.from_numpy(chosen).to(values.device), 0)
+            values.masked_fill_(torch.from_numpy(chosen).to(values.device, non_blocking=True), 0)
 
 
 def dilate(mask: torch.Tensor, radius: float) -> torch.Tensor:

@@ -18,6 +18,9 @@ from segflow.core.labels import OUTSIDE
 SLAB_VOXELS = 2**17
 """Number of voxels that are computed at a time on a CPU."""
 
+VOTE_VOXELS = 2**20
+"""Number of voxels whose labels are voted on at a time on another device; each takes about 100 bytes."""
+
 MIXED = torch.iinfo(torch.int16).min
 """Value of a cell whose corners have several labels."""
 
@@ -134,11 +137,11 @@ def _positions(
         plane = torch.full((), middle, dtype=torch.float64)
         for weight, step in zip(row[1:], steps[1:], strict=True):
             plane = plane.unsqueeze(-1) + weight * step
-        planes.append(plane.float().to(device))
+        planes.append(plane.float().to(device, non_blocking=True))
     slices = patch_size[0] if device.type != "cpu" else max(1, SLAB_VOXELS // planes[0].numel())
     for start in range(0, patch_size[0], slices):
         slab = slice(start, min(start + slices, patch_size[0]))
-        along = steps[0][slab].float().to(device).view(-1, *(1 for _ in patch_size[1:]))
+        along = steps[0][slab].float().to(device, non_blocking=True).view(-1, *(1 for _ in patch_size[1:]))
         position = [torch.add(plane, along, alpha=row[0]) for plane, row in zip(planes, rows, strict=True)]
         yield slab, [values.clamp_(0, size - 1) for values, size in zip(position, frame, strict=True)]
 
@@ -169,7 +172,7 @@ class _Grid:
             result = torch.add(result, values.to(exact), alpha=stride)
         return result.int()
 
-    def nearest(self, where: torch.Tensor | None = None) -> torch.Tensor:
+    def nearest(self, where: torch.Tensor | slice | None = None) -> torch.Tensor:
         """Flat index of the nearest voxel of the frame. A tie goes to the even source coordinate."""
         position = self.position if where is None else [values[where] for values in self.position]
         return self._flat([(values - s).round_().add_(s) for values, s in zip(position, self.shift, strict=True)])
@@ -185,42 +188,55 @@ class _Grid:
     def majority(self, source: torch.Tensor, cells: torch.Tensor) -> torch.Tensor:
         """The label with the largest weight."""
         result = cells.index_select(0, self.corner)
-        where = (result == MIXED).nonzero().flatten()
-        if len(where) == 0:
+        mixed = result == MIXED
+        if source.device.type == "cpu":
+            where = mixed.nonzero().flatten()
+            if len(where) > 0:
+                result[where] = self._vote(source, where)
             return result
+        # To find the mixed cells would be to wait for the device, so there is a vote for every voxel.
+        for start in range(0, len(result), VOTE_VOXELS):
+            piece = slice(start, start + VOTE_VOXELS)
+            result[piece] = torch.where(mixed[piece], self._vote(source, piece), result[piece])
+        return result
+
+    def _vote(self, source: torch.Tensor, where: torch.Tensor | slice) -> torch.Tensor:
+        """The label with the largest weight at these voxels."""
         corner = self.corner[where]
         offsets = [sum(pair) for pair in itertools.product(*((0, stride) for stride in self.strides))]
         label = torch.stack([source[offset:].index_select(0, corner) for offset in offsets])
-        weight = torch.ones((1, len(where)), device=source.device)
+        weight = torch.ones((1, len(corner)), device=source.device)
         for values in self.fractions:
             after = values[where]
             weight = torch.stack([weight * (1 - after), weight * after], 1).flatten(0, 1)
         own = source.index_select(0, self.nearest(where))
-        result[where] = _vote(label, weight, own)
-        return result
+        return _vote_of_two(label, weight, own) if source.device.type == "cpu" else _vote(label, weight, own)
+
+
+def _vote_of_two(label: torch.Tensor, weight: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
+    """What `_vote` gives, quicker where nearly all positions have only two labels."""
+    low, high = label.amin(0), label.amax(0)
+    for_low, for_high = _score(label, weight, low), _score(label, weight, high)
+    result = torch.where(for_high > for_low, high, low)
+    result = torch.where(for_high == for_low, own, result)
+    several = ((label != low) & (label != high)).any(0).nonzero().flatten()
+    if len(several) > 0:
+        result[several] = _vote(label[:, several], weight[:, several], own[several])
+    return result
 
 
 def _vote(label: torch.Tensor, weight: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
-    """The label with the largest weight at each position.
+    """The label with the largest weight at each position; among equal ones ``own``, else the lowest.
 
     Args:
         label: integer (corners, positions).
         weight: float32 (corners, positions), with sum 1.
         own: Label of the nearest voxel, which wins a tie if it is part of it.
     """
-    low, high = label.amin(0), label.amax(0)
-    for_low, for_high = _score(label, weight, low), _score(label, weight, high)
-    result = torch.where(for_high > for_low, high, low)
-    result = torch.where(for_high == for_low, own, result)
-    # Nearly always there are only two labels, and the answer is found.
-    several = ((label != low) & (label != high)).any(0).nonzero().flatten()
-    if len(several) > 0:
-        label, weight, own = label[:, several], weight[:, several], own[several]
-        scores = torch.stack([_score(label, weight, candidate) for candidate in label])
-        best = scores.amax(0)
-        lowest = label.masked_fill(scores != best, torch.iinfo(label.dtype).max).amin(0)
-        result[several] = torch.where(_score(label, weight, own) == best, own, lowest)
-    return result
+    scores = torch.stack([_score(label, weight, candidate) for candidate in label])
+    best = scores.amax(0)
+    lowest = label.masked_fill(scores != best, torch.iinfo(label.dtype).max).amin(0)
+    return torch.where(_score(label, weight, own) == best, own, lowest)
 
 
 def _score(label: torch.Tensor, weight: torch.Tensor, candidate: torch.Tensor) -> torch.Tensor:

@@ -29,10 +29,25 @@ def hard_counts(logits: Tensor, target: Tensor, labels: Labels) -> tuple[Tensor,
         return _region_counts(logits > 0, targets.membership(label), valid)
     classes = logits.shape[1]
     index, predicted = targets.indices(label), logits.argmax(1)
+    if logits.device.type != "cpu":
+        return _class_counts(index, predicted, valid, classes)
     pairs = (index * classes + predicted).flatten() if valid is None else (index * classes + predicted)[valid]
     confusion = torch.bincount(pairs, minlength=classes**2).view(classes, classes)
     correct = confusion.diagonal()
     return correct[1:], (confusion.sum(0) - correct)[1:], (confusion.sum(1) - correct)[1:]
+
+
+def _class_counts(
+    index: Tensor, predicted: Tensor, valid: Tensor | None, classes: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The counts class by class. `bincount` and a selection of voxels would wait for the device."""
+    counted = [index.masked_fill(index != predicted, -1), predicted, index]
+    if valid is not None:
+        counted = [values.masked_fill(~valid, -1) for values in counted]
+    correct, found, wanted = (
+        torch.stack([(values == which).sum() for which in range(1, classes)]) for values in counted
+    )
+    return correct, found - correct, wanted - correct
 
 
 def _region_counts(predicted: Tensor, member: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:

@@ -41,12 +41,12 @@ class Targets(nn.Module):
     def indices(self, target: Tensor) -> Tensor:
         """Label map of any shape and integer type → int64 output index; 0 for ignored voxels and those outside."""
         values = self._values(target)
-        return values if self.consecutive else self.index.to(target.device)[values]
+        return values if self.consecutive else self.index.to(target.device, non_blocking=True)[values]
 
     def membership(self, target: Tensor) -> Tensor:
         """Label map (B, ...) → bool (B, R, ...), membership of voxels in each region; False for ignored voxels."""
         values = self._values(target)
-        return torch.stack([row[values] for row in self.regions.to(target.device)], dim=1)
+        return torch.stack([row[values] for row in self.regions.to(target.device, non_blocking=True)], dim=1)
 
     def _values(self, target: Tensor) -> Tensor:
         values = target.to(torch.int64)

@@ -54,8 +54,10 @@ class PatchPictures(Callback):
         if self._batch is None:
             first = trainer.datamodule.val_dataset[0, 0]  # type: ignore[attr-defined]
             self._batch = PatchBatch(first.image[: self._count], first.label[: self._count], first.case_ids)
-        logits = pl_module(self._batch.image.to(pl_module.device))[0].float().cpu().numpy()
-        picture = draw_patches(self._batch.image.numpy(), self._batch.label.numpy(), logits, self._labels)
+        with trainer.precision_plugin.val_step_context():
+            logits = pl_module(self._batch.image.to(pl_module.device, non_blocking=True))[0]
+        image, label, found = self._batch.image, self._batch.label, logits.float().cpu()
+        picture = draw_patches(image.numpy(), label.numpy(), found.numpy(), self._labels)
         for board in boards:
             board.experiment.add_image(TAG, picture, epoch, dataformats="HWC")
 

@@ -1,21 +1,27 @@
-"""The branches for GPUs, on a machine that has none."""
+"""What a user with GPUs relies on, on a machine that has none: see `pretended_cuda`."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
+import cuda_guard
 import pytest
-from torch.utils import backend_registration
+
+HERE = Path(__file__).parent
+CHECKS = sorted(file.name for file in HERE.glob("*_checks.py"))
 
 
-@pytest.mark.skipif(
-    not hasattr(backend_registration, "_setup_privateuseone_for_python_backend"),
-    reason="this torch has no devices that are written in Python",
-)
-def test_what_runs_on_a_gpu_computes_what_the_cpu_does() -> None:
-    checks = Path(__file__).parent / "gpu_checks.py"
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", str(checks)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+@pytest.mark.parametrize("checks", CHECKS)
+def test_on_pretended_gpus(checks: str, guarded: dict[str, str]) -> None:
+    """Each file of checks has a process of its own, since torch keeps what it was told about GPUs."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "pretended_cuda", "-p", "no:cacheprovider", "-p", "no:xdist"]
+    path = os.pathsep.join([str(HERE), str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [*command, str(HERE / checks)],
+        env={**guarded, cuda_guard.DEVICES: "2", "PYTHONPATH": path},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-20000:] + done.stderr[-5000:]
