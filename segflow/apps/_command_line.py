@@ -64,7 +64,7 @@ def rewrite(command: str, arguments: Sequence[str], folders: Sequence[Path]) -> 
 def _marked(argument: str, folders: Sequence[Path]) -> str:
     """A setting with the mark ``++``. Groups, Hydra's own settings and marked ones stay as they are."""
     key = key_of(argument)
-    left = not key or argument[0] in "+~" or key.split(".")[0] == "hydra" or "@" in argument.partition("=")[0]
+    left = not key or argument[0] in "+~" or re.split(r"[./]", key)[0] == "hydra" or "@" in argument.partition("=")[0]
     return argument if left or any((folder / key).is_dir() for folder in folders) else f"++{argument}"
 
 

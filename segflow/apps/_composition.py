@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import hydra
+import omegaconf
 from hydra import compose, initialize_config_dir
 from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
 from hydra.core.config_store import ConfigStore
@@ -27,6 +29,9 @@ from segflow.apps._parts import SettingError
 from segflow.core.errors import SegflowError
 
 USER_CONF = "SEGFLOW_CONF"
+
+BEHAVIOUR: dict[str, Any] = {"version_base": "1.3"} if hydra.__version__.startswith("1.3.") else {}
+"""What keeps Hydra from behaving as before 1.2. From 1.4 on it needs no telling."""
 
 GLOBAL = "# @package _global_"
 """First line of a file with top-level keys, such as a preset."""
@@ -76,7 +81,9 @@ def register(command: str, folders: Sequence[Path]) -> None:
     launchers = ConfigStore.instance().repo.get("hydra", {}).get("launcher", {})
     for option in _shipped.options("hydra/launcher", folders):
         launchers.pop(f"{option}.yaml", None)  # of a plugin, which would be taken for the schema of our option
-    OmegaConf.register_new_resolver(_sweep.SWEPT, _sweep.swept_value, replace=True)
+    former = omegaconf.__version__.startswith("2.3.")
+    add = OmegaConf.register_new_resolver if former else OmegaConf.register_resolver
+    add(_sweep.SWEPT, _sweep.swept_value, replace=True)
     for file in _shipped.files_of(command, folders[0]):
         if not file.stem.startswith("_"):
             defaults = _settings.defaults_of(_commands.record_of(file.stem))
@@ -114,7 +121,7 @@ def _composing(command: str, flags: Sequence[str], folders: Sequence[Path]) -> I
     UserFolders.config_dirs = _command_line.values_of("--config-dir", flags)
     try:
         GlobalHydra.instance().clear()
-        with initialize_config_dir(str(path), version_base="1.3"):
+        with initialize_config_dir(str(path), **BEHAVIOUR):
             yield [command, *_command_line.values_of("--config-name", flags)][-1]
     finally:
         UserFolders.config_dirs = ()

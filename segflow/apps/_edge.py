@@ -80,7 +80,7 @@ def start(command: str, arguments: list[str]) -> None:
         Swept.users_errors = lambda: _users_errors(show_traceback)
         Swept.tell = lambda name, cause: failures.append((f" {name}", SegflowError(cause)))
         os.environ[FULL_ERROR] = "1"  # Hydra then raises instead of printing and exiting
-        hydra.main(version_base="1.3", config_path=str(folders[0]), config_name=command)(
+        hydra.main(**_composition.BEHAVIOUR, config_path=str(folders[0]), config_name=command)(
             _job(command, failures, show_traceback)
         )()
     except BrokenPipeError:

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from segflow.apps import _invocation
-from segflow.apps._parts import OF_HYDRA, TARGET, Part
+from segflow.apps._parts import OF_HYDRA, TARGET, Part, instantiated
 from segflow.core.errors import SegflowError
 from segflow.core.own_part import OwnPart, described_failure
 
@@ -32,8 +32,6 @@ def own_part(key: str, part: Part) -> OwnPart:
     Raises:
         SegflowError: There is no such class or function, or it cannot be made with these options.
     """
-    import hydra
-
     options = {name: value for name, value in part.settings.items() if name not in OF_HYDRA}
     try:
         named = pkgutil.resolve_name(part.target)
@@ -42,7 +40,7 @@ def own_part(key: str, part: Part) -> OwnPart:
     if not callable(named):
         raise _unusable(key, part, f"{type(named).__name__}, which cannot be called")
     try:
-        built = hydra.utils.instantiate(options, _convert_="all")
+        built = instantiated(options)
         made: Any = named(**built) if inspect.isclass(named) else functools.partial(named, **built)
     except SegflowError:
         raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Any
@@ -41,9 +42,7 @@ class Part:
 
     def build(self, *positional: Any, **keywords: Any) -> Any:
         """Build the object of the ``_target_``, or the partial if ``_partial_`` is true."""
-        import hydra
-
-        return hydra.utils.instantiate(dict(self.settings), *positional, _convert_="all", **keywords)
+        return instantiated(self.settings, *positional, **keywords)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Part) and other.settings == self.settings
@@ -52,6 +51,27 @@ class Part:
 
     def __repr__(self) -> str:
         return f"Part({dict(self.settings)!r})"
+
+
+def instantiated(node: Mapping[str, Any], *positional: Any, **keywords: Any) -> Any:
+    """Build what a node describes, and the parts within it.
+
+    Only targets of packages that the node names are called. It holds the user's own words and files: nothing from a
+    model, a bundle or a dataset becomes such a node.
+    """
+    import hydra
+
+    if "_execution_whitelist_" in inspect.signature(hydra.utils.instantiate).parameters:  # from hydra-core 1.4 on
+        named = _targets_in(node)  # a package may give a name to what another of its modules defines
+        keywords["_execution_whitelist_"] = sorted(named | {f"{target.partition('.')[0]}.*" for target in named})
+    return hydra.utils.instantiate(dict(node), *positional, _convert_="all", **keywords)
+
+
+def _targets_in(value: Any) -> set[str]:
+    """Every ``_target_`` in a node."""
+    below = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
+    own = {str(value[TARGET])} if isinstance(value, Mapping) and TARGET in value else set()
+    return own.union(*map(_targets_in, below))
 
 
 def check_part(where: str, node: Mapping[str, Any]) -> None:

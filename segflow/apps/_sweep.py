@@ -48,12 +48,15 @@ class Sweep:
         configs: The composed configuration for each combination of swept options, with Hydra's section.
         values: Swept setting → its values.
         swept: All swept keys.
+        instead: Overrides that take the place of ``hydra.sweeper.params``, if the command line has some of its keys:
+            Hydra's own sweeper would take the values of both.
     """
 
     overrides: tuple[str, ...]
     configs: tuple[DictConfig, ...]
     values: Mapping[str, Sequence[Any]]
     swept: tuple[str, ...] = ()
+    instead: tuple[str, ...] = ()
 
     def told_apart(self, command: str, overrides: Sequence[str]) -> tuple[list[str], list[str]]:
         """The overrides with a run name for each job if needed, and the first of these names.
@@ -63,7 +66,7 @@ class Sweep:
         """
         places = record_of(command).PLACES
         if not self.swept or not places or not self._shared(places):
-            return list(overrides), []
+            return [*overrides, *self.instead], []
         texts = self._names(places) if "run_name" in places else []
         named = replace(self, values={**self.values, "run_name": texts}) if texts else self
         if shared := named._shared(places):
@@ -76,7 +79,7 @@ class Sweep:
         kept = [o for o in overrides if o.split("=")[0].lstrip("+") != "run_name"]
         written = ",".join(QuotedString(text, Quote.single).with_quotes() for text in texts)
         names = dict.fromkeys(str(config.run_name) for _, config in named.jobs())
-        return [*kept, f"run_name={written}"], list(itertools.islice(names, 3))
+        return [*kept, *self.instead, f"run_name={written}"], list(itertools.islice(names, 3))
 
     def jobs(self) -> Iterator[tuple[str, DictConfig]]:
         """The swept values of each job, as text, and its configuration, which is changed for the next job."""
@@ -116,35 +119,47 @@ class Sweep:
 def read(name: str, overrides: Sequence[str], folders: Sequence[Path], multirun: bool) -> Sweep:
     """Compose the jobs of a command line. For other sweepers than Hydra's own, each value is checked once."""
     parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
-    parsed = {o.get_key_element(): o for o in parser.parse_overrides(list(overrides))}
+    parsed = {_key_of(o): o for o in parser.parse_overrides(list(overrides))}
     first = tuple(_first(o) if multirun else str(o.input_line) for o in parsed.values())
     config = compose(name, list(first), True)
     if not multirun and config.hydra.mode != RunMode.MULTIRUN:
         return Sweep(first, (config,), {})
-    parsed = {**_of_sweeper(config, parser), **parsed}
+    params = _of_sweeper(config, parser)
+    added = [f"{key}={value}" for key, value in _params(config).items() if key not in parsed]
+    instead = ("hydra.sweeper.params=null", *added) if params.keys() & parsed.keys() else ()
+    parsed = {**params, **parsed}
     swept = {key: o for key, o in parsed.items() if o.is_sweep_override()}
     groups = {k: o for k, o in swept.items() if any((folder / o.key_or_group).is_dir() for folder in folders)}
     fixed = [_first(o) for key, o in parsed.items() if key not in groups]
     combined = list(itertools.product(*(list(_texts(o)) for o in groups.values())))
     configs = tuple(compose(name, [*fixed, *texts], True) for texts in combined)
     values = {o.key_or_group: _values(o, parser) for key, o in swept.items() if key not in groups}
-    return Sweep((*fixed, *combined[0]), configs, values, tuple(o.key_or_group for o in swept.values()))
+    return Sweep((*fixed, *combined[0]), configs, values, tuple(o.key_or_group for o in swept.values()), instead)
+
+
+def _key_of(override: Override) -> str:
+    return str(override.get_key_element()).lstrip("+")
 
 
 def _of_sweeper(config: DictConfig, parser: OverridesParser) -> dict[str, Override]:
     """What ``hydra.sweeper.params`` of Hydra's own sweeper adds to the command line."""
+    params = [f"{key}={value}" for key, value in _params(config).items()]
+    return {_key_of(override): override for override in parser.parse_overrides(params)}
+
+
+def _params(config: DictConfig) -> dict[str, Any]:
     if not str(config.hydra.sweeper.get("_target_")).endswith("BasicSweeper"):
         return {}
-    params = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
-    return {override.get_key_element(): override for override in parser.parse_overrides(params)}
+    return dict(config.hydra.sweeper.params or {})
 
 
 def _texts(override: Override) -> Iterator[str]:
-    """``KEY=VALUE`` for every value of a sweep; for a continuous one for its start."""
+    """``KEY=VALUE`` for every value of a sweep; for a continuous one for its start and end."""
     key = override.get_key_element()
     if override.is_discrete_sweep():
         return (f"{key}={value}" for value in override.sweep_string_iterator())
-    return iter([f"{key}={override.value().start}"])  # type: ignore[union-attr]
+    interval: Any = override.value()
+    return iter([f"{key}={interval.start}", f"{key}={interval.end}"])
 
 
 def _first(override: Override) -> str:

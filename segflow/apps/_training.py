@@ -215,12 +215,17 @@ def _log_file(folder: Fold) -> Iterator[None]:
     handler = _LogFile(refuse_link(folder.log_file), encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.getLogger().addHandler(handler)
+    own = logging.getLogger("segflow")
+    before = own.level
+    if own.getEffectiveLevel() > logging.INFO:  # in a program that did not set up logging
+        own.setLevel(logging.INFO)
     try:
         yield
     except Exception:
         handler.handle(logger.makeRecord(logger.name, logging.ERROR, __file__, 0, "failed", (), sys.exc_info()))
         raise
     finally:
+        own.setLevel(before)
         logging.getLogger().removeHandler(handler)
         handler.close()
 
