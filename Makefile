@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 
 N ?= 5000
 
-.PHONY: demo test coverage fuzz lint hooks docs clean help
+.PHONY: demo test coverage fuzz lint hooks docs next clean help
 
 help:
 	@echo "make demo      set up $(VENV) and run the whole job on the phantom"
@@ -16,6 +16,7 @@ help:
 	@echo "make fuzz      give N=5000 damaged and hostile files to each reader; SEED= chooses others"
 	@echo "make hooks     run the linters before each commit"
 	@echo "make docs      write pages of all functions to build/api"
+	@echo "make next      try the next version of Hydra, in an environment of its own"
 	@echo "make clean     remove $(VENV)"
 
 # Groups of dependencies (PEP 735) need pip 25.1, which is newer than what Python 3.11 brings.
@@ -54,5 +55,14 @@ docs: $(VENV)/.ready
 fuzz: $(VENV)/.ready
 	SEGFLOW_FUZZ_N=$(N) SEGFLOW_FUZZ_SEED=$(SEED) $(BIN)/python -m pytest tests/fuzz -q
 
+# The next version of Hydra, which pyproject.toml does not allow yet, with its Optuna plugin. It may fail.
+next:
+	test -x build/next/bin/python || $(PYTHON) -m venv build/next
+	build/next/bin/python -m pip install --quiet --upgrade "pip>=25.1"
+	build/next/bin/python -m pip install --quiet "$(TORCH)" --editable . --group test
+	build/next/bin/python -m pip install --quiet --pre "hydra-core>=1.4.0rc3" "hydra-optuna-sweeper>=1.4.0rc3"
+	build/next/bin/python -m pytest -n 2 --dist loadfile tests/apps/test_configs.py tests/apps/test_messages.py \
+	  tests/apps/test_command_line.py tests/apps/test_own_parts.py tests/apps/test_sweeper.py
+
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) build/next

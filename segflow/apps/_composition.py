@@ -82,7 +82,7 @@ def register(command: str, folders: Sequence[Path]) -> None:
     for option in _shipped.options("hydra/launcher", folders):
         launchers.pop(f"{option}.yaml", None)  # of a plugin, which would be taken for the schema of our option
     former = omegaconf.__version__.startswith("2.3.")
-    add = OmegaConf.register_new_resolver if former else OmegaConf.register_resolver
+    add: Any = OmegaConf.register_new_resolver if former else OmegaConf.register_resolver
     add(_sweep.SWEPT, _sweep.swept_value, replace=True)
     for file in _shipped.files_of(command, folders[0]):
         if not file.stem.startswith("_"):

@@ -129,6 +129,11 @@ def _composition(error: BaseException, folders: Sequence[Path], command: str) ->
     if override and "Multiple values" not in text:
         return f"cannot set '{override[1]}': {' '.join(text.split())}"
     where = f"setting '{key}': " if key else ""
+    variable = re.search(r"Environment variable '([^']+)' not found", text)
+    if variable:
+        return (
+            f"{where}the environment variable {variable[1]} is not set; ${{oc.env:{variable[1]},VALUE}} has a default"
+        )
     if "Cannot merge DictConfig with ListConfig" in text:
         return f"{where}a list cannot take the place of a mapping, as augmentation.steps is: NAME: {{_target_: …}}"
     first = next((str(e).splitlines()[0] for e in reversed(chain) if str(e)), type(error).__name__)

@@ -25,6 +25,9 @@ class PathSettings:
         preprocessed: Folder of plans and arrays; by default ``$SEGFLOW_PREPROCESSED``, ``$nnUNet_preprocessed``, or
             ``data/preprocessed``.
         outputs: Folder of runs; by default ``$SEGFLOW_OUTPUTS``, or ``outputs``.
+        scratch: Folder on a disk of each machine, such as ``${oc.env:TMPDIR}``, to which a training copies the arrays
+            of its fold before it begins; by default ``$SEGFLOW_SCRATCH``, or null: arrays are read where they are. Jobs
+            share the copies, and none is deleted.
     """
 
     raw: Path = field(default_factory=lambda: _place("data/raw", "SEGFLOW_RAW", "nnUNet_raw"))
@@ -32,6 +35,9 @@ class PathSettings:
         default_factory=lambda: _place("data/preprocessed", "SEGFLOW_PREPROCESSED", "nnUNet_preprocessed")
     )
     outputs: Path = field(default_factory=lambda: _place("outputs", "SEGFLOW_OUTPUTS"))
+    scratch: Path | None = field(
+        default_factory=lambda: _place("", "SEGFLOW_SCRATCH") if os.environ.get("SEGFLOW_SCRATCH") else None
+    )
 
     def references(self, dataset: str) -> Path:
         """Folder of the reference label maps of a planned dataset."""

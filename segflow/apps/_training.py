@@ -119,7 +119,7 @@ def train_inputs(settings: Train, inputs: Inputs, judge: EpochJudge | None = Non
         result = train_fold(
             inputs.folder,
             inputs.record,
-            FoldArrays(inputs.store, previous, inputs.preprocess),
+            FoldArrays(inputs.store, previous, inputs.preprocess, settings.paths.scratch),
             replace(training_parts(settings, scorer), objective=settings.objective, judge=judge),
             settings.training,
         )

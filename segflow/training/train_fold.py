@@ -71,8 +71,9 @@ def train_fold(
     resuming = _claim(folder, record, settings)
     if folder.is_finished() and not goes_on(folder, trainer_options(parts), extend=settings.extend):
         return finished_before(folder)
-    job = TrainingJob(folder, record, arrays, parts, settings, augmentation, progress)
     try:
+        near = arrays.near((*record.train_cases, *record.val_cases))
+        job = TrainingJob(folder, record, near, parts, settings, augmentation, progress)
         with full_disk_told_once(folder.path):
             return run_training(job, resuming=resuming)
     except BaseException:  # also a signal, which arrives as SystemExit or KeyboardInterrupt

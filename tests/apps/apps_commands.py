@@ -7,7 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-PATHS = ("SEGFLOW_RAW", "SEGFLOW_PREPROCESSED", "SEGFLOW_OUTPUTS", "nnUNet_raw", "nnUNet_preprocessed", "SEGFLOW_CONF")
+PATHS = (
+    *("SEGFLOW_RAW", "SEGFLOW_PREPROCESSED", "SEGFLOW_OUTPUTS", "SEGFLOW_SCRATCH", "SEGFLOW_CONF"),
+    *("nnUNet_raw", "nnUNet_preprocessed"),
+)
 TINY = [
     "dataset=phantom",
     "planner.base_features=4",

@@ -56,7 +56,7 @@ def wait_for(condition: Callable[[], bool], seconds: float = 240) -> None:
 
 
 def test_a_search_that_was_killed_goes_on_and_trains_nothing_twice(search: ModuleType, planned: Path) -> None:
-    longer = [*SETTINGS, "--name=killed", "trainer.max_epochs=5"]
+    longer = [*SETTINGS, "--name=killed", "trainer.max_epochs=3"]
     environment = {key: value for key, value in os.environ.items() if key not in PATHS}
     command = [sys.executable, str(FILE), "--trials=2", *longer]
     first = subprocess.Popen(command, cwd=planned, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)

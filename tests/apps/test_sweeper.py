@@ -9,12 +9,15 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+import yaml
 from apps_commands import PATHS, SHORT, start
 
 import segflow
+from segflow.apps import _command_line, _composition
 from segflow.core.errors import SegflowError
 from segflow.training.tags import possible_tags
 
+CONF = Path(__file__).resolve().parents[2] / "conf"
 SWEEPER = '''
 from pathlib import Path
 
@@ -39,6 +42,25 @@ class Best(Sweeper):
         results = self.launcher.launch(jobs, initial_job_idx=0)
         Path("values.txt").write_text("\\n".join(str(result.return_value) for result in results))
 '''
+
+
+def checked(*arguments: str) -> list[str]:
+    """The overrides that Hydra gets for ``segflow train -m``."""
+    return _composition.checked("train", _command_line.rewrite("train", ["-m", *arguments], [CONF]), [CONF])[1:]
+
+
+def test_trials_of_a_continuous_setting_have_runs_of_their_own() -> None:
+    given = ["dataset=phantom", "++optimizer.lr=tag(log,interval(0.001,0.1))"]
+    assert checked(*given) == [*given, "run_name='optimizer.lr-${swept:optimizer.lr}'"]
+
+
+def test_what_is_typed_replaces_values_of_hydras_own_sweeper() -> None:
+    given = ["dataset=phantom", "experiment=search"]
+    assert checked(*given)[:-1] == given
+    added = ["loss=dice_ce,dice", "augmentation=geometric,nnunet,nnunet_da5"]
+    typed = checked(*given, "optimizer.lr=0.01")
+    assert typed[:-1] == [*given, "++optimizer.lr=0.01", "hydra.sweeper.params=null", *added]
+    assert typed[-1] == "run_name='loss-${swept:loss}_augmentation-${swept:augmentation}'"
 
 
 def in_job(monkeypatch: pytest.MonkeyPatch, job: Path) -> None:
@@ -159,6 +181,37 @@ def test_a_pruned_training_is_not_finished_and_can_go_on(job: Path, monkeypatch:
     last = segflow.train(*SHORT, "trainer.max_epochs=1", "run_name=last", "validation=false", judge=judge)
     assert last.finished  # there was nothing left to spare
     assert not last.pruned
+
+
+def test_a_training_reads_copies_on_the_disk_that_a_variable_names(
+    job: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    in_job(monkeypatch, job)
+    short = [*SHORT, "trainer.max_epochs=1", "paths.scratch=${oc.env:NODE_DISK}/arrays"]
+    with pytest.raises(SegflowError, match=r"setting 'paths\.scratch': the environment variable NODE_DISK is not set"):
+        segflow.train(*short)
+    monkeypatch.setenv("NODE_DISK", str(tmp_path))
+    near = segflow.train(*short, "run_name=near")
+    far = segflow.train(*short, "run_name=far", "paths.scratch=null")
+    assert near.value == far.value  # predicted from the originals, and with equal weights
+    assert len(list(tmp_path.glob("arrays/*/*/*.json"))) == 16
+    assert "copying 16 of 16 cases" in (near.folder / "train.log").read_text()
+    arrays = [json.loads((run.folder / "run.json").read_text())["arrays"] for run in (near, far)]
+    assert arrays[0] == arrays[1]
+
+
+def test_optunas_sweeper_takes_the_objective_from_trainings(job: Path) -> None:
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="needs Hydra 1.4 and its Optuna plugin: make next")
+    sweeper = [f"hydra.sweeper.{word}" for word in ("n_trials=2", "n_jobs=1", "direction=maximize")]
+    short = [*SHORT, "trainer.max_epochs=1", "objective=val/dice_ema", "optimizer.lr=interval(0.001,0.1)"]
+    result = start(job, "train", "-m", "dataset=phantom", "hydra/sweeper=optuna", *sweeper, *short, "validation=false")
+    assert result.returncode == 0, result.stderr
+    best = yaml.safe_load((job / "outputs" / "optimization_results.yaml").read_text())
+    runs = job / "outputs" / "Dataset001_Phantom" / "tinyPlans" / "3d_fullres"
+    ends = [json.loads(file.read_text()) for file in runs.glob("optimizer.lr-*/fold_0/finished.json")]
+    values = [end["metrics"]["val/dice_ema"] for end in ends]
+    assert len(values) == 2
+    assert best["best_value"] == max(values)
 
 
 def test_the_package_is_quick_to_import() -> None:
