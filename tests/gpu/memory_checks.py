@@ -1,0 +1,248 @@
+"""A GPU whose memory does not suffice, and batch norm on several GPUs.
+
+That memory is lacking is said by the networks, losses and operations of these checks, in torch's words.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import tiny_models
+import torch
+from pretended_cuda import DEVICE, on_gpu
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from segflow.core.errors import SegflowError
+from segflow.core.geometry import Box, Geometry
+from segflow.core.labels import Labels
+from segflow.core.preprocessed_case import SpatialRecord
+from segflow.inference.case_prediction import CasePrediction
+from segflow.inference.predict_settings import SlidingWindowSettings
+from segflow.inference.sliding_window import predict_logits
+from segflow.network.build import build_network
+from segflow.preprocessing.restore import restore_labels
+from segflow.training.batch_norm import synchronise_batch_norm
+from segflow.training.compilation import compile_if_it_pays
+from segflow.training.step_time import NetworkStep
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
+
+from training_toy import Toy, make_record
+
+OUT_OF_MEMORY = (
+    "CUDA out of memory. Tried to allocate 1.50 GiB. GPU 0 has a total capacity of 23.69 GiB of which 512.00 MiB is "
+    "free. Including non-PyTorch memory, this process has 22.00 GiB memory in use."
+)
+PLAIN = Labels.from_json({"background": 0, "a": 1, "b": 2})
+REGIONS = Labels.from_json({"background": 0, "whole": [1, 2], "core": 2, "ignore": 3}, [1, 2])
+
+
+class Lacking(TorchDispatchMode):
+    """The GPU has no memory for one operation, from its n-th call on."""
+
+    def __init__(self, operation: str, after: int = 0) -> None:
+        super().__init__()
+        self._operation, self._after = operation, after
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.overloadpacket.__name__ == self._operation and args[0].is_cuda:
+            self._after -= 1
+            if self._after < 0:
+                raise torch.OutOfMemoryError(OUT_OF_MEMORY)
+        return func(*args, **(kwargs or {}))
+
+
+# Training -------------------------------------------------------------------------------------------------------------
+
+
+class Hungry(pl.Callback):
+    """Needs more memory in the second epoch than there is."""
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        if (trainer.current_epoch, batch_idx) == (1, 1):
+            raise torch.OutOfMemoryError(OUT_OF_MEMORY)
+
+
+@pytest.mark.parametrize(
+    ("precision", "place", "advised"),
+    [
+        ("auto", "device", "training.augmentation_device=cpu, trainer.devices=2"),
+        ("32", "cpu", "trainer.precision=16, trainer.devices=2"),
+    ],
+)
+def test_a_training_that_lacks_memory_tells_what_needs_less_and_goes_on(
+    tmp_path: Path, precision: str, place: str, advised: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("segflow.training.monitor.write_progress_picture", lambda curves, file: None)
+    toy = Toy(tmp_path)
+    options: dict[str, Any] = {
+        "trainer": {"accelerator": "gpu", "precision": precision},
+        "settings": {"augmentation_device": place, "compile": "off"},
+    }
+    with pytest.raises(SegflowError) as caught:
+        toy.train(callbacks=[Hungry()], **options)
+    message = str(caught.value)
+    assert message.startswith("the memory of cuda:0 does not suffice for the training; found batch 2 of 1×16×16×16 in ")
+    assert "; it asked for 1.50 GiB, and 512.00 MiB of 23.69 GiB are free. " in message
+    assert f"the same command goes on where it ended: {advised}. " in message
+    assert "configuration.batch_size=1 trainer.accumulate_grad_batches=2" in message
+    result = toy.train(**options)
+    assert (result.finished, result.epochs) == (True, 2)
+
+
+class HungryNetwork(nn.Module):
+    """Needs more memory in its n-th forward pass than there is; has running statistics and gradients."""
+
+    def __init__(self, at: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv3d(1, 2, 1), nn.BatchNorm3d(2))
+        self._left = at
+
+    def forward(self, image: Tensor) -> Tensor:
+        self._left -= 1
+        if not self._left:
+            raise torch.OutOfMemoryError(OUT_OF_MEMORY)
+        return self.layers(image)
+
+
+@pytest.mark.parametrize("at", [1, 5, 8])
+def test_the_measurement_of_the_compiler_survives(at: int, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    network = HungryNetwork(at).to(DEVICE)
+    before = {name: value.cpu() for name, value in network.state_dict().items()}
+    assert not compile_if_it_pays(network, "auto", NetworkStep((2, 1, 4, 4, 4), DEVICE, torch.float16))
+    assert "not compiled: the memory does not suffice to measure it" in caplog.text
+    assert network._compiled_call_impl is None
+    assert all(parameter.grad is None for parameter in network.parameters())
+    assert all(torch.equal(value.cpu(), before[name]) for name, value in network.state_dict().items())
+
+
+def test_a_network_of_ones_own_that_fails_is_told_as_before() -> None:
+    with pytest.raises(RuntimeError, match="expected input"):
+        compile_if_it_pays(nn.Conv3d(3, 1, 1).to(DEVICE), "auto", NetworkStep((1, 1, 4, 4, 4), DEVICE, torch.float16))
+
+
+# Prediction -----------------------------------------------------------------------------------------------------------
+
+
+class Counting(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv3d(1, 2, 1)
+        self.batches: list[int] = []
+
+    def forward(self, image: Tensor) -> Tensor:
+        self.batches.append(len(image))
+        return self.layer(image)
+
+
+def test_tiles_fill_what_torch_keeps_without_need(monkeypatch: pytest.MonkeyPatch) -> None:
+    patch = (16, 16, 16)
+    tiles = 5 * 16**3 * 2048 / 0.4
+    numbers = {"mem_get_info": (0, 24 * 2**30), "memory_reserved": tiles + 1000, "memory_allocated": 900}
+    for name, number in numbers.items():
+        monkeypatch.setattr(torch.cuda, name, lambda device, number=number: number)
+    network = Counting().to(DEVICE)
+    image = torch.randn(1, 16, 16, 96, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        predict_logits([network], image, patch, (), SlidingWindowSettings(mirroring=False))
+    assert network.batches == [5, 5, 1]
+
+
+def a_case() -> tuple[SpatialRecord, Tensor]:
+    """Logits that must be resampled on their way back to the image."""
+    shape, cropped = (9, 11, 8), (7, 15, 12)
+    spacing_plan = tuple(n / m for n, m in zip(cropped, shape, strict=True))
+    spatial = SpatialRecord(
+        geometry=Geometry((1.0, 1.0, 1.0)),
+        shape_original=(9, 18, 14),
+        axis_order=(0, 1, 2),
+        crop=Box((1, 2, 0), (8, 17, 12)),
+        spacing_transposed=(1.0, 1.0, 1.0),
+        spacing_plan=spacing_plan,
+        shape_plan=shape,
+    )
+    return spatial, torch.randn(3, *shape, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize(("labels", "outputs"), [(PLAIN, 3), (REGIONS, 2)], ids=["labels", "regions"])
+@pytest.mark.parametrize("after", [0, 7])
+def test_what_the_gpu_cannot_decide_is_decided_in_main_memory(
+    labels: Labels, outputs: int, after: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    spatial, logits = a_case()
+    logits, plan = logits[:outputs], tiny_models.record().plan
+    expected = restore_labels(logits, spatial, plan, labels)
+    with Lacking("index_select", after):
+        found = restore_labels(on_gpu(logits), spatial, plan, labels)
+    assert np.array_equal(found, expected)
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "out of memory on cuda:0; the label map is decided in main memory" in caplog.text
+
+
+def test_other_errors_of_the_gpu_are_told() -> None:
+    @contextmanager
+    def broken() -> Iterator[None]:
+        class Broken(TorchDispatchMode):
+            def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+                raise RuntimeError("CUDA error: device-side assert triggered")
+
+        with Broken():
+            yield
+
+    spatial, logits = a_case()
+    there = on_gpu(logits)
+    with broken(), pytest.raises(RuntimeError, match="device-side assert"):
+        restore_labels(there, spatial, tiny_models.record().plan, PLAIN)
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_a_prediction_that_waits_to_be_written_holds_no_memory_of_the_gpu(keep: bool) -> None:
+    spatial, logits = a_case()
+    plan = tiny_models.record().plan
+    there = on_gpu(logits)
+    on_device = weakref.ref(there)
+    prediction = CasePrediction(there, spatial, plan, PLAIN, keep_logits=keep)
+    del there
+    assert on_device() is None
+    assert (prediction.label_map() == restore_labels(logits, spatial, plan, PLAIN)).mean() > 0.999
+    assert (prediction.logits is not None) is keep
+    assert prediction.logits is None or torch.equal(prediction.logits, logits)
+
+
+# Several GPUs ---------------------------------------------------------------------------------------------------------
+
+
+def test_batch_norm_is_synchronised(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    topology = make_record().plan.topology
+    network = build_network(topology, 1, 3, norm="batch")
+    network.encoder.requires_grad_(False)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    frozen = [parameter.requires_grad for parameter in network.parameters()]
+    trainer = pl.Trainer(accelerator="gpu", devices=2, strategy="ddp", logger=False)
+    assert synchronise_batch_norm(network, trainer, False) is network
+    assert not any(isinstance(module, nn.SyncBatchNorm) for module in network.modules())
+
+    synchronised = synchronise_batch_norm(network, trainer, None)
+    assert "over the samples of all 2 processes" in caplog.text
+    kinds = [type(module) for module in synchronised.modules()]
+    assert nn.SyncBatchNorm in kinds
+    assert nn.BatchNorm3d not in kinds
+    assert [parameter.requires_grad for parameter in synchronised.parameters()] == frozen
+    after = synchronised.state_dict()
+    assert list(after) == list(before)
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+    plain = build_network(topology, 1, 3, norm="batch")
+    plain.load_state_dict(after)
+    synchronised.load_state_dict(plain.state_dict())
