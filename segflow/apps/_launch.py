@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +33,13 @@ class LaunchedJob:
         name: Name in tables and messages, such as ``fold=0``. No other job of the same launch has it.
         command: Name of the command, such as ``train``.
         arguments: Arguments as typed after it.
+        environment: Environment variables of its own.
     """
 
     name: str
     command: str
     arguments: Sequence[str]
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 def launch(jobs: Sequence[LaunchedJob], launcher: Mapping[str, Any] | None = None) -> list[JobEnd]:
@@ -67,7 +69,7 @@ def launch(jobs: Sequence[LaunchedJob], launcher: Mapping[str, Any] | None = Non
             (job.command, *job.arguments),
             folder / f"{number}-{_file_name(job.name)}.log",
             Path.cwd(),
-            environment,
+            {**environment, **job.environment},
         )
         for number, job in enumerate(jobs)
     }

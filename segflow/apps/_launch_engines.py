@@ -60,6 +60,11 @@ def gpus(children: Sequence[Child], options: Options) -> Events:
     return _in_places(children, [{DEVICES: group} for group in groups])
 
 
+def at_once(children: Sequence[Child], options: Options) -> Events:
+    """On this machine, all jobs at once, since each has a device of its own."""
+    return _in_places(children, [{} for _ in children])
+
+
 def visible_devices() -> list[str]:
     """Names of the GPUs that this process may use, as ``CUDA_VISIBLE_DEVICES`` writes them, which is believed."""
     if (given := os.environ.get(DEVICES)) is not None:
@@ -256,7 +261,14 @@ def _last_line(error: BaseException) -> str:
     return lines[-1] if lines else type(error).__name__
 
 
-ENGINES: Mapping[str, Engine] = {"basic": one_by_one, "gpus": gpus, "joblib": joblib, "slurm": slurm, "ray": ray}
+ENGINES: Mapping[str, Engine] = {
+    "basic": one_by_one,
+    "at_once": at_once,
+    "gpus": gpus,
+    "joblib": joblib,
+    "slurm": slurm,
+    "ray": ray,
+}
 
 
 def engine_of(launcher: Options) -> Engine:
@@ -266,11 +278,11 @@ def engine_of(launcher: Options) -> Engine:
         SegflowError: It is a launcher of Hydra's that takes no command lines.
     """
     target = str(launcher.get("_target_", "BasicLauncher"))
-    name = "basic" if target.endswith("BasicLauncher") else str(launcher.get("engine"))
+    name = str(launcher.get("engine", "basic" if target.endswith("BasicLauncher") else None))
     if name not in ENGINES:
         raise SegflowError(
             "this launcher runs the jobs of a sweep only",
             found=f"hydra.launcher._target_={target}",
-            expected=[f"hydra/launcher={engine}" for engine in ENGINES],
+            expected=[f"hydra/launcher={engine}" for engine in ENGINES if engine != "at_once"],
         )
     return ENGINES[name]

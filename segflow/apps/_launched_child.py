@@ -5,7 +5,6 @@ It is loaded in the worker of any engine, and therefore needs nothing but Python
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -17,15 +16,16 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from segflow.apps._processes import OF_A_RANK, PASSED_ON
 from segflow.apps.main import LAUNCHED_BY
-from segflow.core.errors import SegflowError
+from segflow.core.errors import UNUSABLE, SegflowError
 from segflow.execution.interrupts import SIGINT_EXIT, SIGTERM_EXIT
 from segflow.storage.json_files import read_json, write_json
 
 VALUE_FILE = "SEGFLOW_VALUE_FILE"
-"""Environment variable: the file into which a job writes the value that a sweep optimises."""
+"""Environment variable: the file into which a job writes the value that a sweep optimises, and which cases failed."""
 
 PASSED_VARIABLES = ("PYTHONPATH", "SEGFLOW_", "nnUNet_", "OMP_NUM_THREADS")
 """Beginnings of the environment variables that a job on another machine gets from the process that launches it."""
@@ -48,11 +48,13 @@ class JobEnd:
         name: Name of the job.
         error: Why it failed, in the job's own words; None for a job that is done.
         value: The value that the command returned; None if it returns none.
+        failed: Case → message, for the cases that the job could not do.
     """
 
     name: str
     error: str | None = None
     value: float | None = None
+    failed: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,9 +122,8 @@ class RunningChild:
         code = self._process.poll()
         if code is None:
             return None
-        if code == 0:
-            return JobEnd(self._child.name, value=_value(self._child.value_file))
-        return JobEnd(self._child.name, f"{self._cause(code)} (log: {self._child.log})")
+        error = f"{self._cause(code)} (log: {self._child.log})" if code else None
+        return JobEnd(self._child.name, error, *_kept(self._child.value_file))
 
     @property
     def was_interrupted(self) -> bool:
@@ -208,9 +209,19 @@ def passed_variables() -> dict[str, str]:
 
 def keep_value(value: float | None) -> None:
     """Within a job: keep the value for the process that launched it."""
-    file = os.environ.get(VALUE_FILE)
-    if file and value is not None:
-        write_json(Path(file), {"value": float(value)})
+    if value is not None:
+        _keep({"value": float(value)})
+
+
+def keep_failed(failed: Mapping[str, str]) -> None:
+    """Within a job: keep case → message, for the process that launched it."""
+    if failed:
+        _keep({"failed": dict(failed)})
+
+
+def _keep(content: Mapping[str, Any]) -> None:
+    if file := os.environ.get(VALUE_FILE):
+        write_json(Path(file), content)
 
 
 def end_with_parent() -> None:
@@ -228,10 +239,13 @@ def end_with_parent() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _value(file: Path) -> float | None:
+def _kept(file: Path) -> tuple[float | None, dict[str, str]]:
+    """What the job kept: its value, and the cases that failed."""
     if not file.is_file():
-        return None
+        return None, {}
     try:
-        return float(read_json(file)["value"])
-    except (KeyError, TypeError, ValueError, json.JSONDecodeError):
-        return None
+        content = read_json(file)
+        failed = {str(case): str(message) for case, message in content.get("failed", {}).items()}
+        return float(content["value"]) if "value" in content else None, failed
+    except UNUSABLE:
+        return None, {}

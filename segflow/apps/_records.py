@@ -127,6 +127,22 @@ class DatasetCommand(Command):
     dataset: DatasetSettings
 
 
+@dataclass(kw_only=True)
+class Sharded:
+    """Settings of commands whose cases several jobs can share.
+
+    Attributes:
+        shards: Number of jobs that share the cases. With ``hydra/launcher=slurm|ray|joblib|gpus`` they are jobs of that
+            launcher, else processes on this machine, one after another. 1 without a launcher works in this process.
+    """
+
+    shards: int = 1
+
+    def __post_init__(self) -> None:
+        if self.shards < 1:
+            raise SegflowError("shards must be at least 1", found=self.shards)
+
+
 def needed(value: Any, name: str, use: str) -> Any:
     """The value of a required setting.
 

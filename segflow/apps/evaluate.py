@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from segflow.apps import _next, _terminal
+from segflow.apps import _next, _shards, _terminal
+from segflow.apps._launched_child import keep_failed
 from segflow.apps._own_parts import own_parts
 from segflow.apps._parts import Part
-from segflow.apps._records import Command, needed
+from segflow.apps._records import Command, Sharded, needed
 from segflow.core.case_part import WHOLE
 from segflow.core.errors import CaseErrors, SegflowError
 from segflow.evaluation.evaluate_settings import EvaluateSettings
@@ -25,7 +26,7 @@ USE = "Use: segflow evaluate prediction=DIR reference=DIR"
 
 
 @dataclass(kw_only=True)
-class Evaluate(Command):
+class Evaluate(Sharded, Command):
     """Settings of ``segflow evaluate``.
 
     Attributes:
@@ -58,7 +59,8 @@ def run(settings: Evaluate) -> None:
 
     StampedFolder(output).refuse_foreign({SUMMARY_FILE: [output / SUMMARY_FILE, output / TABLE_FILE]})
     description = description_beside(settings.labels, prediction, reference)
-    with _terminal.progress() as progress:
+    shards = _shards.of_jobs("evaluate", settings, "evaluation")
+    with _shards.progress(shards) as progress:
         summary = evaluate_cases(
             prediction,
             reference,
@@ -69,6 +71,7 @@ def run(settings: Evaluate) -> None:
             output=output,
             metrics=own_parts("metrics", settings.metrics),
             progress=progress,
+            elsewhere=shards,
         )
     if settings.evaluation.part != WHOLE:
         kept = f"Scored {_terminal.cases(len(summary.cases))} of part {settings.evaluation.part}"
@@ -78,7 +81,8 @@ def run(settings: Evaluate) -> None:
         _terminal.say(f"Written to {output / SUMMARY_FILE} and {output / TABLE_FILE}.")
         _next.say([] if summary.failed else _next.after_evaluate(prediction, reference))
     if summary.failed:
-        raise CaseErrors("some cases could not be evaluated", list(summary.failed.values()))
+        keep_failed(summary.failed)
+        raise CaseErrors("some cases could not be evaluated", _shards.problems(summary.failed))
 
 
 def show(summary: Summary, labels: Labels, title: str) -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from segflow.apps import _next, _terminal
+from segflow.apps import _next, _shards, _terminal
+from segflow.apps._launched_child import keep_failed
 from segflow.apps._own_parts import own_normalizations
 from segflow.apps._parts import Part
-from segflow.apps._records import Command, needed
+from segflow.apps._records import Command, Sharded, needed
 from segflow.core.errors import CaseErrors
 from segflow.inference.predict_settings import PredictSettings
 from segflow.storage.find_folds import refuse_missing
@@ -21,7 +22,7 @@ USE = "Use: segflow predict model=RUN_FOLDER input=DIR output=DIR"
 
 
 @dataclass(kw_only=True)
-class Predict(Command):
+class Predict(Sharded, Command):
     """Settings of ``segflow predict``.
 
     Attributes:
@@ -58,7 +59,8 @@ def run(settings: Predict) -> None:
     _terminal.say(f"Predicted {_terminal.cases(len(report.done))}{skipped}. Written to {settings.output}.")
     _next.say(_next.after_predict(settings) if report.ok else [])
     if not report.ok:
-        raise CaseErrors("some cases could not be predicted", list(report.failed.values()))
+        keep_failed(report.failed)
+        raise CaseErrors("some cases could not be predicted", _shards.problems(report.failed))
 
 
 def _refuse_missing_input(sources: list[Path]) -> None:
@@ -70,21 +72,29 @@ def _refuse_missing_input(sources: list[Path]) -> None:
 
 
 def predict(settings: Predict, *, own: bool = False) -> PredictReport:
-    """Predict; for ``own`` see `predict_cases`."""
+    """Predict, with jobs or devices that share the cases if asked for; for ``own`` see `predict_cases`."""
     from segflow.inference.predict_cases import predict_cases  # slow: torch
     from segflow.network.cpu.allocation import tune_cpu
 
     tune_cpu()
     previous, sources = settings.previous_network, needed(settings.input, "input", USE)
-    with _terminal.progress() as progress:
+    shards = _shards.of_jobs("predict", settings, "inference") or _shards.of_devices(settings)
+    with _shards.progress(shards) as progress:
         return predict_cases(
             needed(settings.model, "model", USE),
             sources[0] if len(sources) == 1 else sources,
             needed(settings.output, "output", USE),
-            settings.inference,
+            settings.inference if shards is not None else _on_one_device(settings.inference),
             progress=progress,
             build=settings.network.build(),
             build_previous=previous.build() if previous is not None else None,
             normalizations=own_normalizations(settings.normalization),
             own=own,
+            elsewhere=shards,
         )
+
+
+def _on_one_device(inference: PredictSettings) -> PredictSettings:
+    """The settings with the only device of a list as the device."""
+    devices = _shards.named_devices(inference.devices)
+    return replace(inference, devices=None, device=devices[0]) if len(devices) == 1 else inference

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
-from segflow.apps import _datasets, _next, _terminal
+from segflow.apps import _datasets, _next, _shards, _terminal
+from segflow.apps._launched_child import keep_failed
 from segflow.apps._own_parts import own_normalizations
 from segflow.apps._parts import Part
-from segflow.apps._records import DatasetCommand
+from segflow.apps._records import DatasetCommand, Sharded
 from segflow.core.command_line import command_line
 from segflow.core.errors import CaseErrors
 from segflow.preprocessing.preprocess_settings import PreprocessSettings
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(kw_only=True)
-class Preprocess(DatasetCommand):
+class Preprocess(Sharded, DatasetCommand):
     """Settings of ``segflow preprocess``.
 
     Attributes:
@@ -52,7 +53,8 @@ def preprocess(settings: Preprocess) -> PreprocessReport:
     """
     from segflow.storage.prepared_dataset import PreparedDataset
 
-    with _terminal.progress() as progress:
+    shards = _shards.of_jobs("preprocess", settings, "preprocessing")
+    with _shards.progress(shards) as progress:
         raw = _datasets.raw_folder(settings.dataset, settings.paths, progress=progress)
         folder = _datasets.preprocessed_folder(raw, settings.paths)
         first = command_line("plan", **_datasets.as_settings(settings.dataset))
@@ -70,8 +72,10 @@ def preprocess(settings: Preprocess) -> PreprocessReport:
             plans_name=settings.plans,
             normalizations=own_normalizations(settings.normalization),
             progress=progress,
+            elsewhere=shards,
         )
     _terminal.say(report.text())
     if report.failed:
-        raise CaseErrors("some cases could not be preprocessed", list(report.failed.values()))
+        keep_failed(report.failed)
+        raise CaseErrors("some cases could not be preprocessed", _shards.problems(report.failed))
     return report

@@ -9,7 +9,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from segflow.apps import _datasets, _next, _terminal, ensemble, plan, postprocess, predict, preprocess, report, select
+from segflow.apps import (
+    _datasets,
+    _next,
+    _shards,
+    _terminal,
+    ensemble,
+    plan,
+    postprocess,
+    predict,
+    preprocess,
+    report,
+    select,
+)
 from segflow.apps import train as training
 from segflow.core.errors import CaseErrors, NoSpaceError, SegflowError
 from segflow.inference.ensemble_settings import EnsembleSettings
@@ -37,6 +49,7 @@ class Run(training.Train, plan.Plan, preprocess.Preprocess, select.Select):
     PLACES: ClassVar[tuple[str, ...]] = training.Train.PLACES
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.trainer.is_one_process:
             raise SegflowError(
                 "segflow run trains each fold on one device",
@@ -194,6 +207,10 @@ def apply_selection(settings: Run, selection: Selection, images: Path, output: P
                 inference=replace(settings.inference, folds=list(folds), probabilities=not alone),
                 network=settings.network,
                 normalization=settings.normalization,
+                shards=settings.shards,
+                paths=settings.paths,
+                reader=settings.reader,
+                verbose=settings.verbose,
             ),
             own=True,
         )
@@ -207,7 +224,7 @@ def apply_selection(settings: Run, selection: Selection, images: Path, output: P
         failed = {**applied.failed, **failed}
         output = output / POSTPROCESSED
     if failed:
-        raise CaseErrors("some cases could not be predicted", list(failed.values()))
+        raise CaseErrors("some cases could not be predicted", _shards.problems(failed))
     return output
 
 

@@ -51,8 +51,8 @@ class PredictSettings(SlidingWindowSettings):
         checkpoint: ``final``, ``best`` or ``last``.
         configuration: Configuration to take if the path holds several; null if it holds one.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, …
-        devices: Devices that share the cases, each with a process of its own: ``auto`` for all GPUs of this machine, or
-            a list such as ``[cuda:0,cuda:1]``. Null predicts with one, which is ``device``.
+        devices: Devices that share the cases, each with a process of its own: ``auto`` for all GPUs of this machine,
+            their number, or a list such as ``[0,1]`` or ``[cuda:0,cuda:1]``. Null predicts with one, ``device``.
         previous_stage: Model of a cascade's previous stage; null takes the one beside the cascade.
         previous_stage_predictions: Folder of that stage's label maps; null predicts them.
         probabilities: Also write the probability of each label or region.
@@ -89,6 +89,14 @@ class PredictSettings(SlidingWindowSettings):
             self.folds = "all"
         if self.readers < 1 or self.writers < 1:
             raise SegflowError("readers and writers must be at least 1", found=f"{self.readers}, {self.writers}")
+        if self.devices is not None and self.device != "auto":
+            raise SegflowError(
+                "both inference.device and inference.devices are given",
+                found=f"{self.device} and {self.devices}",
+                fix="Leave one out: devices= spreads the cases over several.",
+            )
+        if self.devices == [] or self.devices in ("0", ""):
+            raise SegflowError("inference.devices names no device", fix="Name some, such as auto or [0,1], or null.")
         first_and_step(self.part)
 
     @property
