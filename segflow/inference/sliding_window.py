@@ -76,11 +76,16 @@ def predict_logits(
 
 
 def mean_logits(several: Iterable[Tensor]) -> Tensor:
-    """The mean of logits (K, Z, Y, X), added one by one in their own precision. It may change the first."""
+    """The mean of logits (K, Z, Y, X), added one by one in their own precision. It may change the first.
+
+    It lies on their device, or in main memory if some do because the device was too small for them.
+    """
     logits = iter(several)
     total, count = next(logits), 1
     for one in logits:
-        total.add_(one.to(total.device))
+        if one.device != total.device:
+            total, one = total.cpu(), one.cpu()
+        total.add_(one)
         count += 1
     return total.div_(count) if count > 1 else total
 

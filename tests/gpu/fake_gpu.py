@@ -21,9 +21,9 @@ cuda_guard.load()
 
 import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
-from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: E402
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode  # noqa: E402
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
-from torch.utils._pytree import tree_leaves  # noqa: E402
+from torch.utils._pytree import tree_leaves, tree_map  # noqa: E402
 
 GIB = 2**30
 WITHOUT_TRAFFIC = {"_unsafe_view", "_reshape_alias", "detach", "device", "empty", "empty_like", "empty_strided"}
@@ -83,10 +83,34 @@ class Memory(TorchDispatchMode):
         self.now -= size
 
 
+class _OnlyGpu(TorchDispatchMode):
+    """Leaves tensors in main memory real, with their values, until they meet those of the GPU."""
+
+    def __init__(self, fake: FakeTensorMode) -> None:
+        super().__init__()
+        self._fake = fake
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        device = kwargs.get("device")
+        is_fake = any(isinstance(each, FakeTensor) for each in tree_leaves((args, kwargs)))
+        if not is_fake and (device is None or torch.device(device).type != "cuda"):
+            return func(*args, **kwargs)
+
+        def faked(each: Any) -> Any:
+            is_real = isinstance(each, Tensor) and not isinstance(each, FakeTensor)
+            return self._fake.from_tensor(each) if is_real else each
+
+        args, kwargs = tree_map(faked, (args, kwargs))
+        with self._fake:
+            return func(*args, **kwargs)
+
+
 @contextmanager
-def fake_gpu() -> Iterator[Memory]:
-    """Within, tensors on ``cuda`` are fake."""
-    with FakeTensorMode(allow_non_fake_inputs=True), Memory() as memory:
+def fake_gpu(*, only: bool = False) -> Iterator[Memory]:
+    """Within, tensors on ``cuda`` are fake, and those in main memory as well unless it is ``only`` the GPU's."""
+    fake = FakeTensorMode(allow_non_fake_inputs=True)
+    with _OnlyGpu(fake) if only else fake, Memory() as memory:
         yield memory
 
 

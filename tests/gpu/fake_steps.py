@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import fake_gpu  # before torch
 import pytest
+import shipped_parts
 import torch
 
 from segflow.core.labels import Labels
@@ -110,6 +111,23 @@ def test_a_training_step(step: Step) -> None:
             module.loss(module(image), label)
         assert set(memory.convolutions) == {"float16"}
         assert memory.peak / GIB < step.peak / 2
+
+
+def test_augmentation_on_the_device_needs_less_than_a_step_has_free() -> None:
+    """Of a batch to which all happens that can."""
+    build = shipped_parts.augmentation()
+    augmentation = build(PATCHES[3], labels=LABELS, use_mask_for_norm=[False], previous_stage=False)
+    augmentation._untried.clear()  # or their results would be looked at, and have no values
+    draws = augmentation.draw(2, 1, torch.Generator().manual_seed(0))
+    for name in draws:
+        if name.endswith(("selected", "resampled")):
+            draws[name] = torch.ones_like(draws[name])
+    shape = (2, 1, *augmentation.loader_patch_size)
+    with fake_gpu.fake_gpu(only=True) as memory:
+        image = torch.empty(shape, device="cuda")
+        label = torch.zeros(shape, dtype=torch.int16, device="cuda")
+        augmentation.apply(image, label, draws)
+        assert memory.peak / GIB <= 0.34
 
 
 @pytest.mark.parametrize(("network", "dims"), [("plain_unet", 2), ("plain_unet", 3), ("residual_unet", 3)])

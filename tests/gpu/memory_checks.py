@@ -28,7 +28,7 @@ from segflow.core.labels import Labels
 from segflow.core.preprocessed_case import SpatialRecord
 from segflow.inference.case_prediction import CasePrediction
 from segflow.inference.predict_settings import SlidingWindowSettings
-from segflow.inference.sliding_window import predict_logits
+from segflow.inference.sliding_window import mean_logits, predict_logits
 from segflow.network.build import build_network
 from segflow.preprocessing.restore import restore_labels
 from segflow.training.batch_norm import synchronise_batch_norm
@@ -157,6 +157,14 @@ def test_tiles_fill_what_torch_keeps_without_need(monkeypatch: pytest.MonkeyPatc
     with torch.no_grad():
         predict_logits([network], image, patch, (), SlidingWindowSettings(mirroring=False))
     assert network.batches == [5, 5, 1]
+
+
+def test_the_mean_of_what_fits_and_what_does_not_is_in_main_memory() -> None:
+    several = [torch.full((2, 1, 1, 3), float(n)) for n in range(3)]
+    mean = mean_logits([on_gpu(several[0]), several[1], on_gpu(several[2])])
+    assert torch.equal(mean, torch.ones(2, 1, 1, 3))
+    assert mean.device.type == "cpu"
+    assert mean_logits([on_gpu(one) for one in several]).device == DEVICE
 
 
 def a_case() -> tuple[SpatialRecord, Tensor]:
