@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus, configure_log, setup_globals
 from hydra.types import HydraContext
-from omegaconf import DictConfig
+from omegaconf import DictConfig, open_dict
 
 from segflow.apps import _command_line, _composition, _invocation
+from segflow.apps._finished import trained_before
 from segflow.apps._launch import JobEnd, LaunchedJob, launch
+from segflow.apps._own_parts import use_own_reader
+
+if TYPE_CHECKING:
+    from segflow.apps._training import Trained
+
+logger = logging.getLogger(__name__)
 
 Tell = Callable[[str, str], None]
 
@@ -44,16 +53,43 @@ def run_jobs(
     setup_globals()
     configure_log(config.hydra.hydra_logging, config.hydra.verbose)
     flags = _invocation.config_flags()
-    jobs = [
-        LaunchedJob(name, Swept.command, [*flags, *map(_command_line.unmarked, overrides)])
-        for name, overrides in zip(_names(job_overrides, first), job_overrides, strict=True)
-    ]
+    named = dict(zip(_names(job_overrides, first), job_overrides, strict=True))
+    jobs = {
+        name: LaunchedJob(name, Swept.command, [*flags, *map(_command_line.unmarked, overrides)])
+        for name, overrides in named.items()
+    }
+    ends = {}
+    for number, (name, overrides) in enumerate(named.items()):
+        done = _done_before(config, context, overrides, first + number)
+        if done is not None:
+            ends[name] = JobEnd(name, value=done.value)
+            logger.info("%s: done before", name)
     with Swept.users_errors():
-        ends = launch(jobs, _composition.plain(config.hydra.launcher))
-    for end in ends:
+        launched = launch(
+            [job for name, job in jobs.items() if name not in ends], _composition.plain(config.hydra.launcher)
+        )
+    ends |= {end.name: end for end in launched}
+    for end in ends.values():
         if end.error is not None:
             Swept.tell(end.name, end.error)
-    return [_returned(end, overrides) for end, overrides in zip(ends, job_overrides, strict=True)]
+    return [_returned(ends[name], overrides) for name, overrides in named.items()]
+
+
+def _done_before(config: DictConfig, context: HydraContext, overrides: Sequence[str], number: int) -> Trained | None:
+    """The result of a training that has nothing to do."""
+    if Swept.command != "train":
+        return None
+    job = context.config_loader.load_sweep_config(config, list(overrides))
+    with open_dict(job):
+        job.hydra.job.num = number
+    before = HydraConfig.instance().cfg
+    HydraConfig.instance().set_config(job)
+    try:
+        settings = _composition.record(Swept.command, job)
+        use_own_reader(settings.reader)
+        return trained_before(settings)
+    finally:
+        HydraConfig.instance().cfg = before
 
 
 def _names(job_overrides: Sequence[Sequence[str]], first: int) -> list[str]:

@@ -108,7 +108,7 @@ def train_inputs(settings: Train, inputs: Inputs, judge: EpochJudge | None = Non
     if not is_first_rank():  # only one process reports
         logging.getLogger("segflow").setLevel(logging.ERROR)
     alone = inputs.folder.locked() if is_first_rank() else nullcontext()
-    previous = _previous_stage(settings, inputs)
+    previous = previous_stage(settings, inputs)
     window = settings.inference.window
     scorer = volume_scorer(inputs.record, inputs.store, inputs.references, window, previous_stage=previous)
     with alone, _log_file(inputs.folder):
@@ -161,7 +161,7 @@ def _validate(settings: Train, inputs: Inputs, previous: PreprocessedStore | Non
     return summary
 
 
-def _previous_stage(settings: Train, inputs: Inputs) -> PreprocessedStore | None:
+def previous_stage(settings: Train, inputs: Inputs) -> PreprocessedStore | None:
     """Predictions of the previous stage's folds for their validation cases, complete for this fold."""
     record = inputs.record
     previous = record.plan.previous_stage

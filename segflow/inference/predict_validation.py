@@ -68,15 +68,53 @@ def predict_validation(
         build=build,
     )
     record = predictor.record
-    decisive = {
+    decisive = _decisive(record, settings, weights, build)
+    following = [NextStage.of(folder, record, name, grids, weights) for name, grids in (next_stages or {}).items()]
+    return _Validation(folder, store, settings, predictor, decisive, previous_stage, tuple(following)).run(progress)
+
+
+def is_validated(
+    folder: Fold,
+    store: PreprocessedStore,
+    settings: PredictSettings,
+    *,
+    previous_stage: PreprocessedStore | None = None,
+    next_stages: Mapping[str, PreprocessedStore] | None = None,
+    build: Build = build_network,
+) -> bool:
+    """Whether `predict_validation` would find nothing to do. The arguments are the same; no weights are loaded."""
+    record = folder.read_record()
+    weights = stamp_file(folder.existing_checkpoint(settings.checkpoint))
+    decisive = _decisive(record, settings, weights, build)
+    following = [NextStage.of(folder, record, name, grids, weights) for name, grids in (next_stages or {}).items()]
+    reader = reader_by_name(record.plans.reader)
+    maps = Maps(record.plan, record.dataset.labels, reader, settings)
+    origins = {name: _origin(name, decisive, store, previous_stage) for name in record.val_cases}
+    wanted = {name: Wanted(origin, maps.files(folder.validation, name)) for name, origin in origins.items()}
+    done = Predictions(folder.validation, record.dataset.file_ending).finished(wanted)
+    return done == set(wanted) and all(
+        stage.is_done(name, origin) for stage in following for name, origin in origins.items()
+    )
+
+
+def _decisive(record: RunRecord, settings: PredictSettings, weights: FileStamp, build: Build) -> dict[str, Any]:
+    """Plain JSON of everything that decides the label maps beside the arrays."""
+    return {
         "weights": weights["digest"],
         "checkpoint": settings.checkpoint,
         **{name: getattr(settings, name) for name in WINDOW_SETTINGS},
         "plans": record_digest(record),
         "network": described(build),
     }
-    following = [NextStage.of(folder, record, name, grids, weights) for name, grids in (next_stages or {}).items()]
-    return _Validation(folder, store, settings, predictor, decisive, previous_stage, tuple(following)).run(progress)
+
+
+def _origin(
+    case_id: str, decisive: dict[str, Any], store: PreprocessedStore, previous_stage: PreprocessedStore | None
+) -> Origin:
+    inputs = {"arrays": store.properties_file(case_id)}
+    if previous_stage is not None:
+        inputs["previous_stage"] = previous_stage.properties_file(case_id)
+    return Origin(WAY, VERSION, decisive, inputs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,10 +162,7 @@ class _Validation:
         return run_cases(steps, {name: name for name in names}, self.settings, progress)
 
     def origin(self, case_id: str) -> Origin:
-        inputs = {"arrays": self.store.properties_file(case_id)}
-        if self.previous_stage is not None:
-            inputs["previous_stage"] = self.previous_stage.properties_file(case_id)
-        return Origin(WAY, VERSION, self.decisive, inputs)
+        return _origin(case_id, self.decisive, self.store, self.previous_stage)
 
     def _read(self, case_id: str) -> StampedCase:
         stored = self.store.open(case_id)

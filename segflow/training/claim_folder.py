@@ -134,15 +134,8 @@ def claim_folder(folder: Fold, record: RunRecord, *, free: Sequence[str] = FREE_
         return False
     content = read_json(folder.record_file, fix=TRAIN_FIRST)
     record = replace(record, arrays=content.get("arrays") or {})  # of the first start; see `check_arrays_of_run`
-    stored = dict(_flatten(content))
-    wanted = dict(_flatten(json.loads(json.dumps(record.to_json()))))
-    allowed = (*free, LENGTH_SETTING) if extend else tuple(free)
-    differences = [
-        f"{name.removeprefix('settings.')} was {_shown(stored, name)} and is now {_shown(wanted, name)}"
-        for name in sorted(stored.keys() | wanted.keys())
-        if stored.get(name, _ABSENT) != wanted.get(name, _ABSENT)
-        and not any(fnmatchcase(name, pattern) for pattern in allowed)
-    ]
+    stored, wanted = _flat(content), _flat(record.to_json())
+    differences = _differences(stored, wanted, (*free, LENGTH_SETTING) if extend else tuple(free))
     if differences:
         only_length = all(text.startswith("trainer.max_epochs ") for text in differences)
         raise SegflowError(
@@ -155,6 +148,29 @@ def claim_folder(folder: Fold, record: RunRecord, *, free: Sequence[str] = FREE_
     if stored != wanted:
         folder.write_record(record)
     return True
+
+
+def is_claimed(folder: Fold, record: RunRecord) -> bool:
+    """Whether the folder belongs to a run with the settings of a record, as `claim_folder` demands.
+
+    Mirror axes and the identity of arrays are not compared: training takes them from other settings and from the
+    arrays themselves.
+    """
+    stored, wanted = _flat(read_json(folder.record_file, fix=TRAIN_FIRST)), _flat(record.to_json())
+    return not _differences(stored, wanted, (*FREE_SETTINGS, "mirror_axes*", "arrays*"))
+
+
+def _flat(content: Any) -> dict[str, Any]:
+    return dict(_flatten(json.loads(json.dumps(content))))
+
+
+def _differences(stored: Mapping[str, Any], wanted: Mapping[str, Any], free: Sequence[str]) -> list[str]:
+    return [
+        f"{name.removeprefix('settings.')} was {_shown(stored, name)} and is now {_shown(wanted, name)}"
+        for name in sorted(stored.keys() | wanted.keys())
+        if stored.get(name, _ABSENT) != wanted.get(name, _ABSENT)
+        and not any(fnmatchcase(name, pattern) for pattern in free)
+    ]
 
 
 _ABSENT = object()
