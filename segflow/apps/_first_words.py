@@ -16,7 +16,7 @@ from pathlib import Path
 from segflow.apps import _catalogue, _commands, _nnunet_names, _shipped
 from segflow.apps._command_line import split_values
 from segflow.apps._flags import ALONE, NNUNET, NNUNET_PREDICT, VALUES, WITH_VALUE
-from segflow.apps._synonyms import ACTIONS, LAUNCHERS, OTHER_NAMES, PLACES
+from segflow.apps._synonyms import ACTIONS, LAUNCHERS, LAUNCHING, OTHER_NAMES, PLACES
 from segflow.core.errors import SegflowError
 
 
@@ -182,6 +182,8 @@ class _Line:
         module, package = LAUNCHERS.get(value, ("", ""))
         if module and not _is_installed(module):
             self._wrong(f"'{word}' needs {module}", advice=f"Install it: pip install '{package}'", certain=False)
+        elif word.startswith("hydra/launcher") and not self._multirun and self.command not in LAUNCHING:
+            self._wrong(f"'{word}' launches the jobs of a sweep, which -m starts", "-m")
         self.right.append(word)
 
     # ----------------------------------------------------------------------------------------- words without =

@@ -51,3 +51,6 @@ LAUNCHERS: Mapping[str, tuple[str, str]] = {
     "submitit_slurm": ("hydra_plugins.hydra_submitit_launcher", "hydra-submitit-launcher"),
 }
 """Option of ``hydra/launcher`` → the module that it needs, and what installs it."""
+
+LAUNCHING = ("run", "preprocess", "predict", "evaluate")
+"""Commands that divide their own work among the jobs of a launcher; others launch the jobs of a sweep."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from segflow.apps import (
     _datasets,
+    _invocation,
     _next,
     _shards,
     _terminal,
@@ -43,19 +44,20 @@ logger = logging.getLogger(__name__)
 
 @dataclass(kw_only=True)
 class Run(training.Train, plan.Plan, preprocess.Preprocess, select.Select):
-    """Settings of ``segflow run``: those of the commands that it runs in turn."""
+    """Settings of ``segflow run``: those of the commands that it runs in turn.
+
+    Attributes:
+        only: Train this fold alone, such as ``3d_fullres/0``, and do no other step. Jobs of a launcher are started
+            with it.
+    """
 
     SECTION: ClassVar = ""
-    PLACES: ClassVar[tuple[str, ...]] = training.Train.PLACES
+    PLACES: ClassVar[tuple[str, ...]] = (*training.Train.PLACES, "only")
+
+    only: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.trainer.is_one_process:
-            raise SegflowError(
-                "segflow run trains each fold on one device",
-                found=f"trainer.devices={self.trainer.devices} trainer.num_nodes={self.trainer.num_nodes}",
-                fix="Train with segflow train -m, on as many as you like; segflow run uses trained folds.",
-            )
         if not self.trainer.enable_checkpointing or self.trainer.more.get("fast_dev_run"):
             raise SegflowError(
                 "segflow run predicts with what it trains, and this trainer keeps no weights",
@@ -63,12 +65,19 @@ class Run(training.Train, plan.Plan, preprocess.Preprocess, select.Select):
             )
 
 
-def run(settings: Run) -> None:
+def run(settings: Run) -> float | None:
     """Run every command in turn. Finished steps are skipped, so the same command continues after a stop.
+
+    Returns:
+        None; with ``only`` the value of the training.
 
     Raises:
         CaseErrors: Some folds or cases failed; the others are done.
     """
+    if settings.only:
+        from segflow.apps import _run_jobs  # slow
+
+        return training.run(_run_jobs.of_job(settings, settings.only))
     started = time.monotonic()
     paths = settings.paths
     _datasets.announce(settings, "run")
@@ -80,7 +89,7 @@ def run(settings: Run) -> None:
     logger.info("2/6 preprocess %s", ", ".join(names))
     preprocess.preprocess(replace(settings, configurations=names))
     logger.info("3/6 train %d folds of %s", len(folds), ", ".join(names))
-    runs = train(settings, names, folds)
+    runs = train(settings, planned.plans, names, folds)
     logger.info("4/6 select")
     dataset = planned.folder.name
     outputs = paths.outputs / dataset
@@ -107,6 +116,7 @@ def run(settings: Run) -> None:
         _terminal.say(f"  {command}")
     _next.say(_next.after_run(predictions, images, Path(selection.best.runs[0]), paths))
     _terminal.say(f"Done in {time.monotonic() - started:.0f} s.")
+    return None
 
 
 def chosen_configurations(wanted: str | Sequence[str], plans: Plans) -> list[str]:
@@ -152,8 +162,10 @@ def chosen_folds(wanted: str | int | Sequence[int], planned: PlanReport) -> list
     return list(range(len(planned.splits)))
 
 
-def train(settings: Run, names: Sequence[str], folds: Sequence[int]) -> list[Path]:
-    """Train every fold of every configuration, one after another.
+def train(settings: Run, plans: Plans, names: Sequence[str], folds: Sequence[int]) -> list[Path]:
+    """Train every fold of every configuration: by the launcher, or one after another.
+
+    Folds on several devices have a process of their own, since Lightning starts its command line for each device.
 
     Returns:
         The runs' folders.
@@ -161,6 +173,20 @@ def train(settings: Run, names: Sequence[str], folds: Sequence[int]) -> list[Pat
     Raises:
         CaseErrors: Some folds failed or were stopped; the others are trained.
     """
+    if _invocation.has_launcher() or not settings.trainer.is_one_process:
+        from segflow.apps import _run_jobs
+
+        stages = {name: plans.configuration(name).previous_stage for name in names}
+        runs, problems = _run_jobs.train_by_jobs(settings, stages, folds)
+    else:
+        runs, problems = _train_in_turn(settings, names, folds)
+    if problems:
+        raise CaseErrors("some folds are not trained", problems, "To train them, run the same command again.")
+    return runs
+
+
+def _train_in_turn(settings: Run, names: Sequence[str], folds: Sequence[int]) -> tuple[list[Path], list[str]]:
+    """Train in this process. Returns the runs' folders, and a message for each fold that failed or was stopped."""
     runs: dict[Path, None] = {}
     problems = []
     for name in names:
@@ -178,9 +204,7 @@ def train(settings: Run, names: Sequence[str], folds: Sequence[int]) -> list[Pat
             runs[result.folder.parent] = None
             if not result.finished:
                 problems.append(f"{name} fold {index}: stopped after epoch {result.epochs}")
-    if problems:
-        raise CaseErrors("some folds are not trained", problems, "To train them, run the same command again.")
-    return list(runs)
+    return list(runs), problems
 
 
 def apply_selection(settings: Run, selection: Selection, images: Path, output: Path) -> Path:

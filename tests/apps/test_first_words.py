@@ -138,6 +138,11 @@ def test_a_launcher_that_is_not_installed_names_its_extra(monkeypatch: pytest.Mo
     check("train", ["-m", "hydra/launcher=submitit_slurm", "fold=0,1"], [CONF])
 
 
+def test_a_launcher_without_a_sweep_is_told_and_run_takes_one() -> None:
+    assert told("train hydra/launcher=gpus fold=0").endswith("Type: segflow train -m hydra/launcher=gpus fold=0")
+    check("run", ["hydra/launcher=gpus"], [CONF])
+
+
 @pytest.mark.parametrize(
     ("option", "known", "expected"),
     [

@@ -66,7 +66,7 @@ def segflow(*arguments: str, folder: Path, **environment: str) -> subprocess.Com
         (["convert", "source=.", "kind=dicom"], 1, "found dicom; expected auto, decathlon"),
         (["train", "fold=0,1"], 2, "'fold' has several values; -m runs one after another"),
         (["run", "configuration=4d"], 2, "there is no '4d' for 'configuration'"),
-        (["run", "trainer.devices=2"], 1, "trains each fold on one device"),
+        (["run", "only=2d"], 1, "cannot read 'only'; found 2d; expected CONFIGURATION/FOLD"),
         (["ensemble", "output=out"], 1, "members= and output= are needed"),
         (["ensemble", "members=[one,two]", "output=out"], 1, "inference.probabilities=true"),
         (["ensemble", "members=one", "output=out"], 1, "there is no one/dataset.json"),
