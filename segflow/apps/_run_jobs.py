@@ -30,7 +30,7 @@ def train_by_jobs(
         The runs' folders, and a message for each fold that failed or was stopped.
     """
     problems: list[str] = []
-    for names in _waves(previous):
+    for names in waves(previous):
         named = {f"{name}/{fold}": of_job(settings, f"{name}/{fold}") for name in names for fold in folds}
         missing = [name for name, own in named.items() if trained_before(own) is None]
         jobs = [LaunchedJob(name, "run", [*_invocation.child_arguments(), f"only={name}"]) for name in missing]
@@ -59,7 +59,7 @@ def of_job(settings: Run, name: str) -> Run:
     )
 
 
-def _waves(previous: Mapping[str, str | None]) -> Iterator[list[str]]:
+def waves(previous: Mapping[str, str | None]) -> Iterator[list[str]]:
     """Configurations that can be trained at the same time: a cascade needs all folds of its previous stage."""
     left = dict(previous)
     while left:

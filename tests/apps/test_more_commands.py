@@ -18,7 +18,7 @@ import pytest
 import SimpleITK as sitk
 from apps_commands import PATHS, TINY, start
 
-from segflow.apps import _edge
+from segflow.apps import _edge, _run_jobs
 from segflow.apps import run as run_command
 from segflow.core.plans import Plans
 from segflow.core.selection import Selection
@@ -89,6 +89,36 @@ def test_a_fold_that_fails_is_named_and_the_others_go_on(finished: tuple[Path, s
     assert "2d fold 7: there is no fold 7" in result.stderr
     assert "Traceback" not in result.stderr
     assert (folder / RUNS / "2d/part/fold_1/finished.json").is_file()
+
+
+def test_folds_that_are_jobs_are_those_of_one_process(finished: tuple[Path, str, int]) -> None:
+    folder, _, _ = finished
+    own = [*RUN, "configuration=2d", "trainer.accelerator=cpu", "run_name=jobs", "hydra/launcher=gpus"]
+    for said in (": running", "4/6 select"):
+        result = start(folder, *own, CUDA_VISIBLE_DEVICES="0,1")
+        assert result.returncode == 0, result.stderr
+        assert said in result.stderr
+    assert ": running" not in result.stderr  # the second start has nothing to train
+    maps, others = (label_maps(folder / RUNS / "2d" / name / "crossval") for name in ("jobs", "default"))
+    assert len(maps) == 16
+    for name, label in maps.items():
+        np.testing.assert_array_equal(label, others[name])
+    assert not (folder / "outputs/.jobs").exists()
+
+
+def test_run_trains_folds_on_several_devices(finished: tuple[Path, str, int]) -> None:
+    folder, _, _ = finished
+    own = ["configuration=2d", "trainer.accelerator=cpu", "trainer.devices=2", "fold.index=[0]", "run_name=devices"]
+    result = start(folder, *RUN, *own, "validation=false")
+    assert "2d/0: done" in result.stderr, result.stderr
+    run = read_json(folder / RUNS / "2d/devices/fold_0/run.json")
+    assert run["settings"]["trainer"]["devices"] == 2
+    assert (folder / RUNS / "2d/devices/fold_0/finished.json").is_file()
+
+
+def test_jobs_of_a_cascade_wait_for_the_folds_that_it_builds_on() -> None:
+    previous = {"2d": None, "3d_lowres": None, "3d_cascade_fullres": "3d_lowres"}
+    assert list(_run_jobs.waves(previous)) == [["2d", "3d_lowres"], ["3d_cascade_fullres"]]
 
 
 def test_train_knows_what_run_has_trained(finished: tuple[Path, str, int]) -> None:
