@@ -22,7 +22,7 @@ from omegaconf import DictConfig
 
 from segflow.apps import _command_line, _commands, _composition, _first_words, _messages, _shipped
 from segflow.apps._launch_sweep import Swept
-from segflow.apps._launched_child import keep_value
+from segflow.apps._launched_child import keep_value, keep_warnings
 from segflow.apps._own_parts import use_own_reader
 from segflow.core.errors import NoSpaceError, SegflowError
 
@@ -113,7 +113,8 @@ def _job(
             if settings.verbose:
                 logging.getLogger("segflow").setLevel(logging.DEBUG)
             use_own_reader(settings.reader)
-            value = _commands.job_of(command)(settings)
+            with keep_warnings():
+                value = _commands.job_of(command)(settings)
             keep_value(value)
             return value
         except NoSpaceError as error:

@@ -5,14 +5,15 @@ It is loaded in the worker of any engine, and therefore needs nothing but Python
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -25,7 +26,7 @@ from segflow.execution.interrupts import SIGINT_EXIT, SIGTERM_EXIT
 from segflow.storage.json_files import read_json, write_json
 
 VALUE_FILE = "SEGFLOW_VALUE_FILE"
-"""Environment variable: the file into which a job writes the value that a sweep optimises, and which cases failed."""
+"""Environment variable: the file into which a job writes its value, the cases that failed, and its warnings."""
 
 PASSED_VARIABLES = ("PYTHONPATH", "SEGFLOW_", "nnUNet_", "OMP_NUM_THREADS")
 """Beginnings of the environment variables that a job on another machine gets from the process that launches it."""
@@ -36,6 +37,8 @@ GRACE_SECONDS = 60.0
 
 LONGEST_CAUSE = 20
 """Largest number of lines of a job's own error message."""
+
+MOST_WARNINGS = 50
 
 PR_SET_PDEATHSIG = 1
 
@@ -49,12 +52,14 @@ class JobEnd:
         error: Why it failed, in the job's own words; None for a job that is done.
         value: The value that the command returned; None if it returns none.
         failed: Case → message, for the cases that the job could not do.
+        warnings: What the job warned of.
     """
 
     name: str
     error: str | None = None
     value: float | None = None
     failed: Mapping[str, str] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,9 +224,49 @@ def keep_failed(failed: Mapping[str, str]) -> None:
         _keep({"failed": dict(failed)})
 
 
+class Warned(logging.Handler):
+    """Collects the warnings of segflow in this process while a block runs.
+
+    Attributes:
+        messages: The first `MOST_WARNINGS` of them, each once.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.messages: list[str] = []
+
+    def __enter__(self) -> Warned:
+        logging.getLogger("segflow").addHandler(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        logging.getLogger("segflow").removeHandler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Called by logging. Errors are told by the job itself."""
+        message = record.getMessage()
+        if record.levelno == logging.WARNING and message not in self.messages and len(self.messages) < MOST_WARNINGS:
+            self.messages.append(message)
+
+
+@contextmanager
+def keep_warnings() -> Iterator[None]:
+    """Within a job: keep the warnings of the block, for the process that launched it."""
+    with Warned() as warned:
+        try:
+            yield
+        finally:
+            if warned.messages:
+                _keep({"warnings": warned.messages})
+
+
+_content: dict[str, Any] = {}
+
+
 def _keep(content: Mapping[str, Any]) -> None:
     if file := os.environ.get(VALUE_FILE):
-        write_json(Path(file), content)
+        _content.update(content)
+        write_json(Path(file), _content)
 
 
 def end_with_parent() -> None:
@@ -239,13 +284,14 @@ def end_with_parent() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _kept(file: Path) -> tuple[float | None, dict[str, str]]:
-    """What the job kept: its value, and the cases that failed."""
+def _kept(file: Path) -> tuple[float | None, dict[str, str], tuple[str, ...]]:
+    """What the job kept: its value, the cases that failed, and its warnings."""
     if not file.is_file():
-        return None, {}
+        return None, {}, ()
     try:
         content = read_json(file)
         failed = {str(case): str(message) for case, message in content.get("failed", {}).items()}
-        return float(content["value"]) if "value" in content else None, failed
+        value = float(content["value"]) if "value" in content else None
+        return value, failed, tuple(map(str, content.get("warnings", ())))
     except UNUSABLE:
-        return None, {}
+        return None, {}, ()

@@ -5,15 +5,17 @@ The jobs are those of ``hydra/launcher=``, or processes on this machine.
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Collection, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from segflow.apps import _invocation, _terminal
 from segflow.apps._launch import LaunchedJob, launch
 from segflow.apps._launch_engines import DEVICES, visible_devices
+from segflow.apps._launched_child import Warned
 from segflow.apps._records import Sharded
 from segflow.apps._typed_again import as_arguments
 from segflow.core.case_part import divided, part_of
@@ -21,6 +23,8 @@ from segflow.core.errors import SegflowError
 from segflow.core.wording import counted, some
 from segflow.execution.machine import processor_count
 from segflow.execution.progress import Progress, silent
+
+logger = logging.getLogger(__name__)
 
 AT_ONCE: Mapping[str, Any] = {"engine": "at_once"}
 """The launcher that runs all jobs at once on this machine."""
@@ -52,6 +56,7 @@ class Shards:
         section: Section with the setting ``part``.
         places: One for each job. There are no more jobs than cases.
         launcher: What runs the jobs, see `launch`.
+        warned: The warnings of this process.
     """
 
     command: str
@@ -59,6 +64,7 @@ class Shards:
     section: str
     places: Sequence[Place]
     launcher: Mapping[str, Any]
+    warned: Warned = field(default_factory=Warned)
 
     def __call__(self, names: Sequence[str], missing: Collection[str]) -> dict[str, str]:
         """Run a job for each part that has cases to do, and wait for all of them.
@@ -76,11 +82,18 @@ class Shards:
         ]
         told: dict[str, str] = {}
         for end in launch(jobs, self.launcher):
+            self._warn(end.warnings)
             told |= end.failed
             if end.error is not None and not end.failed:
                 left = [case for case in todo[end.name] if case in wanted]
                 told |= {case: f"case '{case}': {end.name} {ENDED}{end.error}" for case in left}
         return told
+
+    def _warn(self, messages: Sequence[str]) -> None:
+        """Log warnings of a job that neither this process nor another job has logged."""
+        for message in messages:
+            if message not in self.warned.messages:
+                logger.warning("%s", message)
 
     def _job(self, name: str, place: Place) -> LaunchedJob:
         own = {"shards": 1, f"{self.section}__part": name.removeprefix("part="), **place.settings}
@@ -101,9 +114,15 @@ def of_jobs(command: str, settings: Sharded, section: str) -> Shards | None:
     return Shards(command, settings, section, [Place()] * settings.shards, launcher)
 
 
-def progress(shards: Shards | None) -> AbstractContextManager[Progress]:
-    """What shows the progress of a command. Jobs show their states themselves."""
-    return _terminal.progress() if shards is None else nullcontext(silent)
+@contextmanager
+def progress(shards: Shards | None) -> Iterator[Progress]:
+    """Yield what shows the progress of a command. Jobs show their states themselves."""
+    if shards is None:
+        with _terminal.progress() as shown:
+            yield shown
+    else:
+        with shards.warned:
+            yield silent
 
 
 def of_devices(settings: Any) -> Shards | None:

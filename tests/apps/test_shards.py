@@ -64,11 +64,12 @@ def contents(folder: Path) -> dict[str, Any]:
     return found
 
 
-def write(file: Path, seed: int, *, label: bool = False) -> None:
+def write(file: Path, seed: int, *, label: bool = False, scale: float = 1.0) -> None:
     random = np.random.default_rng(seed)
-    voxels = random.integers(0, 3, (12, 18, 17)).astype(np.uint8) if label else random.normal(50, 10, (12, 18, 17))
+    shape = (12, 18, 17)
+    voxels = random.integers(0, 3, shape, np.uint8) if label else (scale * random.normal(50, 10, shape)).astype("f4")
     file.parent.mkdir(parents=True, exist_ok=True)
-    sitk.WriteImage(sitk.GetImageFromArray(voxels.astype(np.uint8 if label else np.float32)), str(file))
+    sitk.WriteImage(sitk.GetImageFromArray(voxels), str(file))
 
 
 @pytest.fixture
@@ -96,11 +97,13 @@ def make_dataset(home: Path, cases: Sequence[str]) -> None:
 def test_preprocessing_by_joblib_makes_the_files_of_one_process(home: Path) -> None:
     make_dataset(home, ["a", "b", "c"])
     (home / "raw" / tiny_models.DATASET / "imagesTr" / "b_0000.nii.gz").write_text("I am no image")
+    write(home / "raw" / tiny_models.DATASET / "imagesTr" / "c_0000.nii.gz", 2, scale=1e25)
     words = [*NORMAL, "configurations=[2d,3d_lowres]", "processes=0"]
     result = start(home, "preprocess", *words, "shards=2", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
     assert result.returncode == 1
     assert "segflow preprocess: some cases could not be preprocessed (1 problem):\n  - case 'b': " in result.stderr
     assert "2 cases preprocessed for nnUNetPlans_2d, nnUNetPlans_3d_lowres; 1 failed: b." in result.stdout
+    assert result.stderr.count("1 case holds values that no measurement gives. Case 'c'") == 1  # of a job
     made = contents(home / "preprocessed")
     (home / "preprocessed").rename(home / "shared")
     make_plans = home / "preprocessed" / tiny_models.DATASET
