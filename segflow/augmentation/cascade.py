@@ -15,6 +15,7 @@ import torch
 from segflow.augmentation.draws import Draws, chance, uniform
 from segflow.augmentation.options import check_probability, check_types, checked_range
 from segflow.core.errors import SegflowError
+from segflow.network.device_copies import sent
 
 FAR = 2**14
 """Squared distance of a voxel without any mask voxel in reach; fits int16."""
@@ -124,7 +125,7 @@ class PreviousStage:
         small = [component for component in range(1, len(sizes)) if sizes[component] < largest]
         if small:
             chosen = components == small[int(choice * len(small))]
-            values.masked_fill_(torch.from_numpy(chosen).to(values.device, non_blocking=True), 0)
+            values.masked_fill_(sent(torch.from_numpy(chosen), values.device), 0)
 
 
 def dilate(mask: torch.Tensor, radius: float) -> torch.Tensor:

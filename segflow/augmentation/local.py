@@ -9,6 +9,7 @@ import torch
 
 from segflow.augmentation.draws import Draws, chance, uniform, whole
 from segflow.augmentation.step import ChannelStep
+from segflow.network.device_copies import sent
 
 SMALLEST = 1e-8
 """Smallest denominator, in place of a range of 0."""
@@ -99,7 +100,7 @@ def bump(shape: Sequence[int], centre: torch.Tensor, width: torch.Tensor, device
     for size, middle, sigma in zip(shape, centre.double(), width.double(), strict=True):
         borders = torch.arange(size + 1, dtype=torch.float64) - 0.5
         mass = torch.special.ndtr((borders - middle) / sigma).diff()
-        result = result.unsqueeze(-1) * mass.float().to(device, non_blocking=True)
+        result = result.unsqueeze(-1) * sent(mass.float(), device)
     low, high = torch.aminmax(result)
     return result.sub_(low).div_((high - low).clamp(min=torch.finfo(torch.float32).tiny))
 

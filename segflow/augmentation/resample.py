@@ -14,6 +14,7 @@ import torch
 
 from segflow.core.geometry import Box
 from segflow.core.labels import OUTSIDE
+from segflow.network.device_copies import sent
 
 SLAB_VOXELS = 2**17
 """Number of voxels that are computed at a time on a CPU."""
@@ -137,11 +138,11 @@ def _positions(
         plane = torch.full((), middle, dtype=torch.float64)
         for weight, step in zip(row[1:], steps[1:], strict=True):
             plane = plane.unsqueeze(-1) + weight * step
-        planes.append(plane.float().to(device, non_blocking=True))
+        planes.append(sent(plane.float(), device))
     slices = patch_size[0] if device.type != "cpu" else max(1, SLAB_VOXELS // planes[0].numel())
     for start in range(0, patch_size[0], slices):
         slab = slice(start, min(start + slices, patch_size[0]))
-        along = steps[0][slab].float().to(device, non_blocking=True).view(-1, *(1 for _ in patch_size[1:]))
+        along = sent(steps[0][slab].float(), device).view(-1, *(1 for _ in patch_size[1:]))
         position = [torch.add(plane, along, alpha=row[0]) for plane, row in zip(planes, rows, strict=True)]
         yield slab, [values.clamp_(0, size - 1) for values, size in zip(position, frame, strict=True)]
 

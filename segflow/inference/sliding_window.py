@@ -15,6 +15,7 @@ from segflow.execution.machine import check_room
 from segflow.execution.progress import Progress, ProgressEvent, silent
 from segflow.inference.predict_settings import SlidingWindowSettings
 from segflow.inference.tiles import Window, gaussian_importance, group_identical_tiles, mirrored_views
+from segflow.network.device_copies import sent
 from segflow.network.device_memory import free_bytes, give_back, is_out_of_memory
 from segflow.network.levels import logits_of_levels
 
@@ -184,7 +185,7 @@ class _Sums:
             weights = torch.from_numpy(importance).reshape(window.patch)
         # Without overlap the weights cancel, but in float16 they leave rounding errors.
         weighted = window.overlapping or dtype == torch.float16
-        self.importance = weights.to(device) if weighted else None
+        self.importance = sent(weights, device) if weighted else None
         shape = (outputs, *window.shape)
         if device.type == "cpu":
             check_room(math.prod(shape) * dtype.itemsize, "the sum of the logits", found=f"{list(shape)}")

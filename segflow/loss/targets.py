@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from segflow.core.labels import OUTSIDE, Labels
+from segflow.network.device_copies import sent
 
 
 class Targets(nn.Module):
@@ -41,12 +42,12 @@ class Targets(nn.Module):
     def indices(self, target: Tensor) -> Tensor:
         """Label map of any shape and integer type → int64 output index; 0 for ignored voxels and those outside."""
         values = self._values(target)
-        return values if self.consecutive else self.index.to(target.device, non_blocking=True)[values]
+        return values if self.consecutive else sent(self.index, target.device)[values]
 
     def membership(self, target: Tensor) -> Tensor:
         """Label map (B, ...) → bool (B, R, ...), membership of voxels in each region; False for ignored voxels."""
         values = self._values(target)
-        return torch.stack([row[values] for row in self.regions.to(target.device, non_blocking=True)], dim=1)
+        return torch.stack([row[values] for row in sent(self.regions, target.device)], dim=1)
 
     def _values(self, target: Tensor) -> Tensor:
         values = target.to(torch.int64)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
+from segflow.network.device_copies import sent
 from segflow.preprocessing.interpolation import linear_taps, nearest_indices
 from segflow.preprocessing.resampling import Interpolation
 from segflow.preprocessing.slabs import Range, axis_orders
@@ -62,8 +63,8 @@ class _Axis:
             low = high = nearest_indices(size, new_size)
             weight = np.zeros(new_size)
         self._ends = (low.tolist(), high.tolist())
-        self._low, self._high = torch.tensor(low, device=device), torch.tensor(high, device=device)
-        self._weight = torch.tensor(weight, device=device, dtype=torch.float32)
+        self._low, self._high = sent(torch.tensor(low), device), sent(torch.tensor(high), device)
+        self._weight = sent(torch.tensor(weight, dtype=torch.float32), device)
 
     def source_range(self, start: int, stop: int) -> Range:
         if self._same:

@@ -12,6 +12,7 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from segflow.core.labels import LabelKey, Labels
+from segflow.network.device_copies import sent
 from segflow.sampling.batch import PatchBatch
 
 logger = logging.getLogger(__name__)
@@ -55,7 +56,7 @@ class PatchPictures(Callback):
             first = trainer.datamodule.val_dataset[0, 0]  # type: ignore[attr-defined]
             self._batch = PatchBatch(first.image[: self._count], first.label[: self._count], first.case_ids)
         with trainer.precision_plugin.val_step_context():
-            logits = pl_module(self._batch.image.to(pl_module.device, non_blocking=True))[0]
+            logits = pl_module(sent(self._batch.image, pl_module.device))[0]
         image, label, found = self._batch.image, self._batch.label, logits.float().cpu()
         picture = draw_patches(image.numpy(), label.numpy(), found.numpy(), self._labels)
         for board in boards:

@@ -21,6 +21,8 @@ def test_there_are_two_gpus() -> None:
     with torch.cuda.device(1):
         assert torch.ones(2, device="cuda").device == OTHER
     assert torch.equal(values(made[0] + 1), torch.ones(2))
+    with pytest.raises(RuntimeError, match="invalid device ordinal"):
+        torch.zeros(2, device="cuda:2")
 
 
 @pytest.mark.parametrize(

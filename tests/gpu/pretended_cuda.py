@@ -9,11 +9,13 @@ Import this before torch, in a process of its own that has the environment of fi
 
 from __future__ import annotations
 
+import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -25,6 +27,9 @@ import torch  # noqa: E402
 from torch.optim.optimizer import _foreach_supported_types  # noqa: E402
 from torch.utils._pytree import tree_leaves, tree_map  # noqa: E402
 
+import segflow  # noqa: E402
+
+PACKAGE = str(Path(segflow.__file__).parent) + os.sep
 CPU = torch.device("cpu")
 DEVICE = torch.device("cuda", 0)
 HALF = {torch.float16, torch.bfloat16}
@@ -173,6 +178,8 @@ def _with_index(device: Any) -> torch.device:
     device = torch.device(device)
     if device.type == "cuda" and device.index is None:
         device = torch.device("cuda", torch.cuda.current_device())
+    if device.type == "cuda" and device.index >= torch.cuda.device_count():
+        raise RuntimeError("CUDA error: invalid device ordinal")
     return device
 
 
@@ -237,14 +244,15 @@ def _place(but: str | None = None) -> str:
     """The innermost function of segflow, Lightning, or torch's optimizers and scaler; not in package `but`."""
     frame: FrameType | None = sys._getframe()
     while frame is not None:
-        _, of_segflow, within = frame.f_code.co_filename.rpartition("/segflow/")
-        passed = but is not None and (within.startswith(but) or frame.f_code.co_name == "forward")
-        if of_segflow and not passed:
-            return f"{within}:{frame.f_code.co_name}"
+        file, function = frame.f_code.co_filename, frame.f_code.co_name
+        within = file.removeprefix(PACKAGE)
+        passed = but is not None and (within.startswith(but) or function == "forward")
+        if within != file and not passed:
+            return f"{within}:{function}"
         for package in ("pytorch_lightning/", "lightning_fabric/", "torch/amp/", "torch/optim/"):
-            _, of_package, within = frame.f_code.co_filename.rpartition(f"site-packages/{package}")
+            _, of_package, within = file.rpartition(f"site-packages/{package}")
             if of_package:
-                return f"{package}{within}:{frame.f_code.co_name}"
+                return f"{package}{within}:{function}"
         frame = frame.f_back
     return "backward or test"
 
