@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import pytorch_lightning as pl
+import SimpleITK as sitk
 import tiny_models
 import torch
 from pretended_cuda import DEVICE, on_gpu
@@ -25,9 +27,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from segflow.core.errors import SegflowError
 from segflow.core.geometry import Box, Geometry
 from segflow.core.labels import Labels
-from segflow.core.preprocessed_case import SpatialRecord
+from segflow.core.preprocessed_case import PreprocessedCase, SpatialRecord
 from segflow.inference.case_prediction import CasePrediction
-from segflow.inference.predict_settings import SlidingWindowSettings
+from segflow.inference.predict_cases import predict_cases
+from segflow.inference.predict_settings import PredictSettings, SlidingWindowSettings
+from segflow.inference.predict_stage import PredictStage
+from segflow.inference.predictor import Predictor
 from segflow.inference.sliding_window import mean_logits, predict_logits
 from segflow.network.build import build_network
 from segflow.preprocessing.restore import restore_labels
@@ -35,8 +40,10 @@ from segflow.training.batch_norm import synchronise_batch_norm
 from segflow.training.compilation import compile_if_it_pays
 from segflow.training.step_time import NetworkStep
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "inference"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
 
+from inference_images import make_image
 from training_toy import Toy, make_record
 
 OUT_OF_MEMORY = (
@@ -226,6 +233,40 @@ def test_a_prediction_that_waits_to_be_written_holds_no_memory_of_the_gpu(keep: 
     assert (prediction.label_map() == restore_labels(logits, spatial, plan, PLAIN)).mean() > 0.999
     assert (prediction.logits is not None) is keep
     assert prediction.logits is None or torch.equal(prediction.logits, logits)
+
+
+@pytest.mark.parametrize("maps", [False, True], ids=["label maps", "all maps"])
+def test_the_gpu_holds_logits_of_one_case_at_a_time(
+    tmp_path: Path, maps: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though nothing can be written until the last case is computed."""
+    (tmp_path / "images").mkdir()
+    for seed, name in enumerate("abc"):
+        sitk.WriteImage(make_image(seed), str(tmp_path / "images" / f"{name}_0000.nii.gz"))
+    run = tiny_models.make_run(tmp_path, folds=(0, 1))
+    compute, write = Predictor.logits, PredictStage._write
+    last_begun, of_cases = threading.Event(), dict[str, list[weakref.ref[Tensor]]]()
+
+    def watched(self: Predictor, case: PreprocessedCase, **options: Any) -> Tensor:
+        others = [ref() for name, refs in of_cases.items() if name != case.case_id for ref in refs]
+        assert all(logits is None for logits in others)
+        if case.case_id == "c":
+            last_begun.set()
+        logits = compute(self, case, **options)
+        assert logits.is_cuda
+        of_cases.setdefault(case.case_id, []).append(weakref.ref(logits))
+        return logits
+
+    def late(self: PredictStage, *arguments: Any) -> None:
+        assert last_begun.wait(120)
+        write(self, *arguments)
+
+    monkeypatch.setattr(Predictor, "logits", watched)
+    monkeypatch.setattr(PredictStage, "_write", late)
+    options = dict.fromkeys(("probabilities", "entropy", "disagreement"), maps)
+    report = predict_cases(run, tmp_path / "images", tmp_path / "out", PredictSettings(device="cuda", **options))
+    assert report.done == ("a", "b", "c"), report.failed
+    assert [len(refs) for refs in of_cases.values()] == [1 + maps] * 3
 
 
 # Several GPUs ---------------------------------------------------------------------------------------------------------
