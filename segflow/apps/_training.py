@@ -16,15 +16,17 @@ from segflow.apps import _datasets, _invocation, _settings, _sources, _terminal,
 from segflow.apps._inputs import Inputs
 from segflow.apps._parts import Part
 from segflow.core.command_line import command_line
-from segflow.core.errors import CaseErrors
+from segflow.core.errors import CaseErrors, SegflowError
 from segflow.core.labels import Labels
 from segflow.core.metrics import Summary
 from segflow.evaluation.evaluate_cases import evaluate_cases
 from segflow.evaluation.evaluate_settings import EvaluateSettings, overlap_only
 from segflow.inference.next_stage import open_previous_stage
+from segflow.inference.predict_settings import AUTO, PredictSettings, SlidingWindowSettings
 from segflow.inference.predict_validation import predict_validation
 from segflow.inference.score_volumes import volume_scorer
 from segflow.network.cpu.allocation import tune_cpu
+from segflow.network.precision import OF_TRAINING
 from segflow.planning.split_dataset import split_dataset
 from segflow.storage.folds import HYDRA_FOLDER, Fold
 from segflow.storage.json_files import written_whole
@@ -36,6 +38,7 @@ from segflow.training.objective import not_logged
 from segflow.training.protocols import EpochJudge, TrainingParts, TrainResult, VolumeScorer
 from segflow.training.ranks import is_first_rank
 from segflow.training.train_fold import train_fold
+from segflow.training.training_devices import TrainingDevices, training_devices
 from segflow.training.training_job import FoldArrays
 
 if TYPE_CHECKING:
@@ -109,7 +112,7 @@ def train_inputs(settings: Train, inputs: Inputs, judge: EpochJudge | None = Non
         logging.getLogger("segflow").setLevel(logging.ERROR)
     alone = inputs.folder.locked() if is_first_rank() else nullcontext()
     previous = previous_stage(settings, inputs)
-    window = settings.inference.window
+    window = _window_of_training(settings)
     scorer = volume_scorer(inputs.record, inputs.store, inputs.references, window, previous_stage=previous)
     with alone, _log_file(inputs.folder):
         if is_first_rank():
@@ -140,7 +143,7 @@ def _validate(settings: Train, inputs: Inputs, previous: PreprocessedStore | Non
         report = predict_validation(
             folder,
             inputs.store,
-            replace(settings.inference, probabilities=both),
+            replace(on_training_device(settings), probabilities=both),
             previous_stage=previous,
             next_stages=inputs.next_stages,
             progress=progress,
@@ -159,6 +162,30 @@ def _validate(settings: Train, inputs: Inputs, previous: PreprocessedStore | Non
     if report.failed:
         raise CaseErrors("some validation cases could not be predicted", list(report.failed.values()))
     return summary
+
+
+def on_training_device(settings: Train) -> PredictSettings:
+    """The settings of inference, in which ``device=auto`` is the training's device."""
+    where = _devices(settings)
+    if settings.inference.device != AUTO or where is None or where.own is None:
+        return settings.inference
+    return replace(settings.inference, device=str(where.own))
+
+
+def _window_of_training(settings: Train) -> SlidingWindowSettings:
+    """The settings of the sliding window, in which ``precision=auto`` is the training's precision."""
+    window, where = settings.inference.window, _devices(settings)
+    if window.precision != AUTO or where is None:
+        return window
+    return replace(window, precision=OF_TRAINING[where.precision])
+
+
+def _devices(settings: Train) -> TrainingDevices | None:
+    """The devices of the training; None if there are none such here. Then it says so itself, unless it is finished."""
+    try:
+        return training_devices(_settings.plain(settings.trainer))
+    except SegflowError:
+        return None
 
 
 def previous_stage(settings: Train, inputs: Inputs) -> PreprocessedStore | None:

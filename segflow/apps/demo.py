@@ -36,13 +36,15 @@ def run(settings: Demo) -> float | None:
     predictions = result.folder / "predictions"
     images = raw / "imagesTs"
     if result.has_weights and images.is_dir() and any(images.iterdir()):
+        from segflow.apps._training import on_training_device  # slow: torch and Lightning
+
         logger.info("4/5 predict %s", images)
         predict.predict(
             predict.Predict(
                 model=result.folder,
                 input=[images],
                 output=predictions,
-                inference=settings.inference,
+                inference=on_training_device(settings),
                 network=settings.network,
                 normalization=settings.normalization,
             )

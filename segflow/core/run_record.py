@@ -27,6 +27,8 @@ class RunRecord:
         settings: All settings of the run, for people and for comparison on resume.
         arrays: Origin of the preprocessed arrays, compared with that of other folds and on resume. Empty if it was not
             recorded.
+        machine: Facts of the machine that trained it last, such as its device, for people and for the precision of
+            prediction. They count for nothing when a run is continued. Empty if they were not recorded.
     """
 
     dataset: DatasetDescription
@@ -38,6 +40,7 @@ class RunRecord:
     mirror_axes: tuple[int, ...]
     settings: Mapping[str, Any] = field(default_factory=dict)
     arrays: Mapping[str, Any] = field(default_factory=dict)
+    machine: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         safe_name(self.dataset.name, "the name of the dataset")
@@ -83,6 +86,14 @@ class RunRecord:
         """Whether it was imported from nnU-Net. Its setting ``trainer`` is then the name of a class, not a mapping."""
         return isinstance(self.settings.get("trainer"), str)
 
+    @property
+    def trained_precision(self) -> str | None:
+        """Lightning's name of the precision in which it was trained; None if it is not known."""
+        trainer = self.settings.get("trainer")
+        asked_for = trainer.get("precision") if isinstance(trainer, Mapping) else None
+        known = self.machine.get("precision") or asked_for
+        return None if known in (None, "auto") else str(known)
+
     def to_json(self) -> dict[str, Any]:
         """Plain JSON."""
         return {
@@ -97,6 +108,7 @@ class RunRecord:
             "mirror_axes": list(self.mirror_axes),
             "settings": dict(self.settings),
             **({"arrays": dict(self.arrays)} if self.arrays else {}),
+            **({"machine": dict(self.machine)} if self.machine else {}),
         }
 
     @classmethod
@@ -116,6 +128,7 @@ class RunRecord:
             mirror_axes=tuple(int(axis) for axis in value["mirror_axes"]),
             settings=dict(value.get("settings", {})),
             arrays=dict(value.get("arrays", {})),
+            machine=dict(value.get("machine", {})),
         )
         record.check()
         return record

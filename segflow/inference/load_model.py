@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from segflow.core.errors import SegflowError
@@ -91,25 +90,6 @@ def find_previous_stage(path: Path, record: RunRecord) -> tuple[Path, str]:
         SegflowError: It cannot be found. The error says how to name it.
     """
     return open_model(path).previous_stage(record)
-
-
-def choose_device(name: str = "auto") -> torch.device:
-    """The device of this name; ``auto`` is a CUDA device if there is one, else the CPU.
-
-    Raises:
-        SegflowError: torch knows no such device, or the machine does not have it.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise SegflowError(
-            f"cannot compute on device '{name}': {reason}", expected="auto, cpu, cuda, cuda:1"
-        ) from error
-    return device
 
 
 def _build(fold: TrainedFold, build: Build) -> nn.Module:

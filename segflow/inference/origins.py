@@ -13,9 +13,10 @@ from torch import nn
 
 from segflow.core.preprocessed_case import PreprocessedCase
 from segflow.core.run_record import RunRecord
+from segflow.inference.predict_settings import AUTO, SlidingWindowSettings
 from segflow.storage.file_stamps import FileStamp, digest_of
 
-WINDOW_SETTINGS = ("overlap", "gaussian", "mirroring", "sums")
+WINDOW_SETTINGS = ("overlap", "gaussian", "mirroring", "sums", "precision")
 """Settings of the sliding window that change label maps. The batch size does not."""
 
 
@@ -30,6 +31,18 @@ class StampedCase:
 
     preprocessed: PreprocessedCase
     inputs: dict[str, FileStamp]
+
+
+def window_choices(settings: SlidingWindowSettings) -> dict[str, Any]:
+    """The settings of the sliding window for a stamp.
+
+    A precision counts if it was asked for. What ``auto`` takes depends on the device, which counts as little as ever:
+    machines of several kinds may share the cases of a folder.
+    """
+    choices = {name: getattr(settings, name) for name in WINDOW_SETTINGS}
+    if settings.precision == AUTO:
+        del choices["precision"]
+    return choices
 
 
 def weights_digest(networks: Iterable[nn.Module]) -> str:

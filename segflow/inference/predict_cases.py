@@ -15,7 +15,7 @@ from segflow.execution.progress import Progress, silent
 from segflow.inference.case_pipeline import PredictReport
 from segflow.inference.find_cases import Input, find_cases
 from segflow.inference.load_model import Build
-from segflow.inference.origins import WINDOW_SETTINGS, described, record_digest, weights_digest
+from segflow.inference.origins import described, record_digest, weights_digest, window_choices
 from segflow.inference.predict_settings import PredictSettings
 from segflow.inference.predict_stage import PredictStage
 from segflow.inference.predictor import Predictor
@@ -178,7 +178,7 @@ def _decisive(
         "network": [described(build), None if build_previous is None else described(build_previous)],
         "previous_stage_predictions": settings.previous_stage_predictions,
         **({"normalizations": own} if own else {}),
-        **{name: getattr(settings, name) for name in WINDOW_SETTINGS},
+        **window_choices(settings),
     }
 
 

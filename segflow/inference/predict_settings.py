@@ -7,8 +7,18 @@ from dataclasses import dataclass
 from segflow.core.case_part import WHOLE, first_and_step
 from segflow.core.errors import SegflowError
 
-SUMS = ("auto", "float32", "float16")
+AUTO = "auto"
+
+SUMS = (AUTO, "float32", "float16")
 """Types in which logits are summed."""
+
+PRECISIONS = {
+    AUTO: AUTO,
+    **dict.fromkeys(("16", "16-mixed"), "16"),
+    **dict.fromkeys(("bf16", "bf16-mixed"), "bf16"),
+    **dict.fromkeys(("32", "32-true"), "32"),
+}
+"""A precision as it may be written, also as of a training → its one name in prediction."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -23,6 +33,9 @@ class SlidingWindowSettings:
         sums: ``float32`` or ``float16``. The latter is nnU-Net's arithmetic: it takes half the memory, decides nearly
             equal logits as nnU-Net does, and is coarse in outer corners, whose weights are very small. ``auto`` takes
             float16 for a model that nnU-Net trained, and float32 for others.
+        precision: Type of number in which the network computes: ``16``, ``bf16`` or ``32``. ``auto`` takes that of the
+            training on CUDA, float16 for models of nnU-Net, and float32 on other devices; an image whose output is not
+            finite in float16 is then predicted again in float32. A CPU has bf16 and 32, MPS has 32.
     """
 
     overlap: float = 0.5
@@ -30,6 +43,7 @@ class SlidingWindowSettings:
     mirroring: bool = True
     batch_size: int | str = "auto"
     sums: str = "auto"
+    precision: str = "auto"
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.overlap < 1.0:
@@ -40,6 +54,13 @@ class SlidingWindowSettings:
             )
         if self.sums not in SUMS:
             raise SegflowError("sums of the sliding window", found=self.sums, expected=" | ".join(SUMS))
+        if str(self.precision) not in PRECISIONS:
+            raise SegflowError(
+                "inference.precision is unknown",
+                found=self.precision,
+                expected=" | ".join(dict.fromkeys(PRECISIONS.values())),
+            )
+        self.precision = PRECISIONS[str(self.precision)]
 
 
 @dataclass(kw_only=True, slots=True)
@@ -50,7 +71,8 @@ class PredictSettings(SlidingWindowSettings):
         folds: ``all``, one fold, or a list of folds, whose logits are averaged.
         checkpoint: ``final``, ``best`` or ``last``.
         configuration: Configuration to take if the path holds several; null if it holds one.
-        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, …
+        device: ``auto`` for CUDA if there is such a device, else MPS, else the CPU; or ``cpu``, ``cuda``, ``cuda:1``,
+            ``mps``. In ``segflow train``, ``auto`` is the device of the training.
         devices: Devices that share the cases, each with a process of its own: ``auto`` for all GPUs of this machine,
             their number, or a list such as ``[0,1]`` or ``[cuda:0,cuda:1]``. Null predicts with one, ``device``.
         previous_stage: Model of a cascade's previous stage; null takes the one beside the cascade.
@@ -108,4 +130,5 @@ class PredictSettings(SlidingWindowSettings):
             mirroring=self.mirroring,
             batch_size=self.batch_size,
             sums=self.sums,
+            precision=self.precision,
         )

@@ -15,8 +15,8 @@ from segflow.inference.case_prediction import CasePrediction
 from segflow.inference.load_model import Build
 from segflow.inference.maps import Maps
 from segflow.inference.next_stage import NextStage
-from segflow.inference.origins import WINDOW_SETTINGS, StampedCase, described, record_digest
-from segflow.inference.predict_settings import PredictSettings
+from segflow.inference.origins import WINDOW_SETTINGS, StampedCase, described, record_digest, window_choices
+from segflow.inference.predict_settings import AUTO, PredictSettings
 from segflow.inference.predictor import Predictor
 from segflow.network.build import build_network
 from segflow.storage.file_stamps import FileStamp, Origin, stamp_file
@@ -102,7 +102,7 @@ def _decisive(record: RunRecord, settings: PredictSettings, weights: FileStamp, 
     return {
         "weights": weights["digest"],
         "checkpoint": settings.checkpoint,
-        **{name: getattr(settings, name) for name in WINDOW_SETTINGS},
+        **window_choices(settings),
         "plans": record_digest(record),
         "network": described(build),
     }
@@ -228,7 +228,9 @@ def validated_with(folder: Fold, record: RunRecord) -> dict[str, Any] | None:
                 raise _not_those(folder, case_id, "its label map was predicted with other weights than are there now")
         if settings != found:
             raise _not_those(folder, case_id, "its label map was made in another way than those of other cases")
-    return None if found is None else {name: found.get(name) for name in ("checkpoint", *WINDOW_SETTINGS)}
+    if found is None:
+        return None
+    return {name: found.get(name, AUTO if name == "precision" else None) for name in ("checkpoint", *WINDOW_SETTINGS)}
 
 
 def _is_of_weights(folder: Fold, settings: Mapping[str, Any]) -> bool:

@@ -24,12 +24,14 @@ from segflow.execution.machine import check_room
 from segflow.execution.progress import Progress, silent
 from segflow.inference.image_checks import ImageChecks
 from segflow.inference.image_objects import image_object
-from segflow.inference.load_model import Build, Model, choose_device, find_previous_stage, load_model
-from segflow.inference.predict_settings import SlidingWindowSettings
-from segflow.inference.sliding_window import predict_logits
+from segflow.inference.load_model import Build, Model, find_previous_stage, load_model
+from segflow.inference.predict_settings import AUTO, SlidingWindowSettings
+from segflow.inference.sliding_window import NotFiniteError, predict_logits
 from segflow.models.trained_fold import Folds
 from segflow.network.build import build_network
 from segflow.network.cpu.accelerate import accelerate
+from segflow.network.devices import choose_device
+from segflow.network.precision import FLOAT32, choose_precision, take_tf32_for_convolutions, without_search
 from segflow.preprocessing.own_normalizations import Normalizations
 from segflow.preprocessing.preprocess_case import preprocess_case
 from segflow.preprocessing.restore import restore_labels
@@ -48,7 +50,7 @@ class Predictor:
         model: The networks with their record.
         device: Device of the networks.
         settings: How images are covered with patches. ``sums=auto`` becomes nnU-Net's arithmetic for its own models, so
-            that they predict the same here.
+            that they predict the same here; ``precision=auto`` becomes what the device takes for the model.
         previous_stage: Predictor of a cascade's previous stage.
         normalizations: The user's own normalisations that the plans name, see `own_normalizations.CONTRACT`.
     """
@@ -70,6 +72,11 @@ class Predictor:
         self.settings = SlidingWindowSettings() if settings is None else settings
         if self.settings.sums == "auto":
             self.settings = replace(self.settings, sums="float16" if self.record.from_nnunet else "float32")
+        self._may_change_precision = self.settings.precision == AUTO
+        precision = choose_precision(self.settings.precision, self.device, self.record.trained_precision)
+        self.settings = replace(self.settings, precision=precision)
+        if self.device.type == "cuda":
+            take_tf32_for_convolutions()
         _check_memory(self.record, self.device)
         networks = (network.to(self.device) for network in model.networks)
         self.networks = tuple(accelerate(one) if self.device.type == "cpu" else one for one in networks)
@@ -101,7 +108,7 @@ class Predictor:
             folds: ``all``, or names of folds, whose logits are averaged.
             checkpoint: ``final``, ``best`` or ``last``.
             configuration: Configuration to take if the path holds several.
-            device: ``auto``, ``cpu``, ``cuda``, …
+            device: See `choose_device`.
             settings: How images are covered with patches.
             previous_stage: Model of a cascade's previous stage, if it does not lie beside the model.
             with_previous_stage: False if every call gets the previous stage's label map.
@@ -199,10 +206,16 @@ class Predictor:
                 raise SegflowError("the previous stage's label map is missing", case=case.case_id)
             image = torch.cat((image, _one_hot(case.label, self.labels)))
         networks = self.networks if fold is None else (self.networks[fold],)
+        what = (networks, image, self.plan.patch_size, self.record.mirror_axes)
         try:
-            return predict_logits(
-                networks, image, self.plan.patch_size, self.record.mirror_axes, self.settings, progress=progress
-            )
+            with without_search():
+                try:
+                    return predict_logits(*what, self.settings, progress=progress)
+                except NotFiniteError:
+                    if not self._may_change_precision or self.settings.precision == FLOAT32:
+                        raise
+                logger.warning("case '%s' is not finite in %s; again in float32", case.case_id, self.settings.precision)
+                return predict_logits(*what, replace(self.settings, precision=FLOAT32), progress=progress)
         except SegflowError as error:
             raise error.of_case(case.case_id) from error
 

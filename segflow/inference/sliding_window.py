@@ -18,6 +18,15 @@ from segflow.inference.tiles import Window, gaussian_importance, group_identical
 from segflow.network.device_copies import sent
 from segflow.network.device_memory import free_bytes, give_back, is_out_of_memory
 from segflow.network.levels import logits_of_levels
+from segflow.network.precision import (
+    AUTOCAST,
+    BFLOAT16,
+    FLOAT16,
+    FLOAT32,
+    autocast,
+    choose_precision,
+    has_precision,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +40,10 @@ GPU_SHARE_OF_FREE_MEMORY = 0.4
 """Share of the free memory for the activations. The sums need the rest."""
 
 LARGEST_BATCH = 64
+
+
+class NotFiniteError(SegflowError):
+    """The logits of an image are NaN or infinite."""
 
 
 def predict_logits(
@@ -61,7 +74,8 @@ def predict_logits(
         float32 or float16 (K, Z, Y, X), the type of the sums.
 
     Raises:
-        SegflowError: The image is empty, memory does not suffice for one tile, or the logits are not finite.
+        SegflowError: The image is empty, the device lacks the precision, or memory does not suffice for one tile.
+        NotFiniteError: The logits are not finite.
     """
     settings = SlidingWindowSettings() if settings is None else settings
     if not networks or image.ndim != 4 or not image.numel():
@@ -108,7 +122,11 @@ class _Pass:
         self.dtype = torch.float16 if settings.sums == "float16" else torch.float32
         self.views = mirrored_views(mirror_axes if settings.mirroring else ())
         self.groups = group_identical_tiles(image, window)
-        self.device = next((p.device for network in networks for p in network.parameters()), image.device)
+        weight = next((p for network in networks for p in network.parameters()), image)
+        self.device = weight.device
+        # Weights of another type, as in a training with 16-true, decide the precision themselves.
+        self.own_type = None if weight.dtype == torch.float32 else weight.dtype
+        self.precision = FLOAT32 if self.own_type else choose_precision(settings.precision, self.device)
         self.batch_size = _automatic(window, self.device) if settings.batch_size == "auto" else int(settings.batch_size)
         self.image = _where_it_fits(image, self.device)
         self.sums: _Sums | None = None
@@ -131,7 +149,10 @@ class _Pass:
             progress(ProgressEvent("tiles", "", done // len(self.views), len(self.groups)))
         if self.sums is None:
             raise SegflowError("the image has no tiles", found=list(self.window.shape))
-        return self.sums.mean()
+        logits = self.sums.mean()
+        if not bool(torch.isfinite(logits.flatten(1).sum(1, dtype=torch.float32)).all()):
+            raise self._not_finite()
+        return logits
 
     @torch.inference_mode()
     def _forward(self, batch: Sequence[tuple[int, tuple[int, ...]]]) -> Tensor:
@@ -142,7 +163,8 @@ class _Pass:
             tile = tile[:, 0] if self.window.flat else tile
             tiles.append(tile.flip(_channel_first(view)) if view else tile)
         inputs = torch.stack(tiles).to(self.device)
-        with torch.autocast(self.device.type, dtype=torch.float16, enabled=self.device.type == "cuda"):
+        inputs = inputs if self.own_type is None else inputs.to(self.own_type)
+        with autocast(self.device, self.precision):
             total = logits_of_levels(self.networks[0](inputs))[0]
             for network in self.networks[1:]:
                 total = total.float() + logits_of_levels(network(inputs))[0]
@@ -150,9 +172,25 @@ class _Pass:
 
     def _add(self, group: int, view: tuple[int, ...], logits: Tensor) -> None:
         if self.sums is None:
-            self.sums = _Sums(self.window, len(logits), self.gaussian, self.device, self.dtype)
+            where = torch.device("cpu") if self.device.type == "mps" else self.device  # restored there, in float64 too
+            self.sums = _Sums(self.window, len(logits), self.gaussian, where, self.dtype)
             self.sums.share = 1.0 / (len(self.views) * len(self.networks))
         self.sums.add(self.groups[group], logits, _channel_first(view))
+
+    def _not_finite(self) -> NotFiniteError:
+        """The error that says in which precision the logits are not finite, and which settings have a wider range."""
+        wider = []
+        if self.precision in AUTOCAST:
+            bfloat16 = self.precision == FLOAT16 and has_precision(self.device, BFLOAT16)
+            wider.append("inference.precision=32 (or bf16)" if bfloat16 else "inference.precision=32")
+        if self.dtype == torch.float16:
+            wider.append("inference.sums=float32")
+        advice = "Look for NaN or extreme intensities in the image, or a training that diverged."
+        return NotFiniteError(
+            "the network's output is not finite",
+            found=f"computed in {_IN_WORDS[self.precision]} and summed in {str(self.dtype).removeprefix('torch.')}",
+            fix=f"Try {' and '.join(wider)}. Else l{advice[1:]}" if wider else advice,
+        )
 
     def _need_less(self, error: BaseException) -> None:
         """Free memory after a failed allocation: take a smaller batch, then put sums into main memory, else raise."""
@@ -237,20 +275,14 @@ class _Sums:
         self.weights = None if self.weights is None else self.weights.cpu()
 
     def mean(self) -> Tensor:
-        """The sums divided by the weights, in place.
-
-        Raises:
-            SegflowError: The network gave NaN or infinity.
-        """
+        """The sums divided by the weights, in place."""
         self._finish_tile()
         if self.weights is not None:
             self.logits.div_(self.weights)
-        if not bool(torch.isfinite(self.logits.flatten(1).sum(1, dtype=torch.float32)).all()):
-            raise SegflowError(
-                "the network's output is not finite",
-                fix="Look for NaN or extreme intensities in the image, or a training that diverged.",
-            )
         return self.logits
+
+
+_IN_WORDS = {FLOAT16: "float16", BFLOAT16: "bfloat16", FLOAT32: "float32"}
 
 
 def _channel_first(view: Sequence[int]) -> list[int]:

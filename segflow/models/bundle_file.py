@@ -178,4 +178,6 @@ def _weights(path: Path, archive: zipfile.ZipFile, listed: _Listed) -> dict[str,
 def _public(record: RunRecord) -> dict[str, Any]:
     """The parts of a record that prediction needs, without names of cases and paths of the training machine."""
     settings = {"trainer": record.settings["trainer"]} if record.from_nnunet else {}  # it decides how logits are summed
-    return replace(record, train_cases=(), val_cases=(), settings=settings).to_json()
+    precision = record.trained_precision
+    machine = {} if precision is None else {"precision": precision}  # in which it predicts
+    return replace(record, train_cases=(), val_cases=(), settings=settings, machine=machine).to_json()

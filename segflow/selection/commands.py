@@ -11,7 +11,7 @@ from segflow.core.run_record import RunRecord
 from segflow.core.selection import Candidate
 from segflow.inference.predict_settings import PredictSettings
 
-VALIDATED_WITH = ("overlap", "gaussian", "mirroring", "sums", "checkpoint")
+VALIDATED_WITH = ("overlap", "gaussian", "mirroring", "sums", "precision", "checkpoint")
 """Settings of inference that change label maps. A candidate was scored with its own values of them."""
 
 

@@ -20,7 +20,7 @@ except ModuleNotFoundError:  # Windows has no such locks, so `locked` does nothi
 from segflow.core.errors import SegflowError
 from segflow.core.run_record import RunRecord
 from segflow.storage.file_names import FOLD_PREFIX
-from segflow.storage.json_files import read_json_as, write_json
+from segflow.storage.json_files import read_json, read_json_as, write_json
 from segflow.storage.links import refuse_link, within
 
 CHECKPOINT_NAMES = ("final", "best", "last")
@@ -202,6 +202,11 @@ class Fold:
     def write_record(self, record: RunRecord) -> None:
         """Write ``run.json`` as a whole or not at all."""
         write_json(self.record_file, record.to_json())
+
+    def note_machine(self, facts: Mapping[str, Any]) -> None:
+        """Add the facts of the machine to ``run.json``, if there is one; see `RunRecord.machine`."""
+        if self.record_file.is_file():
+            write_json(self.record_file, {**read_json(self.record_file), "machine": dict(facts)})
 
     def read_record(self) -> RunRecord:
         """Read ``run.json``.

@@ -133,7 +133,8 @@ def claim_folder(folder: Fold, record: RunRecord, *, free: Sequence[str] = FREE_
         folder.write_record(record)
         return False
     content = read_json(folder.record_file, fix=TRAIN_FIRST)
-    record = replace(record, arrays=content.get("arrays") or {})  # of the first start; see `check_arrays_of_run`
+    # Arrays are those of the first start, see `check_arrays_of_run`; the machine is that of the last training.
+    record = replace(record, arrays=content.get("arrays") or {}, machine=content.get("machine") or {})
     stored, wanted = _flat(content), _flat(record.to_json())
     differences = _differences(stored, wanted, (*free, LENGTH_SETTING) if extend else tuple(free))
     if differences:
@@ -153,11 +154,11 @@ def claim_folder(folder: Fold, record: RunRecord, *, free: Sequence[str] = FREE_
 def is_claimed(folder: Fold, record: RunRecord) -> bool:
     """Whether the folder belongs to a run with the settings of a record, as `claim_folder` demands.
 
-    Mirror axes and the identity of arrays are not compared: training takes them from other settings and from the
-    arrays themselves.
+    Mirror axes, the identity of arrays and the machine are not compared: training takes them from other settings, from
+    the arrays themselves and from where it runs.
     """
     stored, wanted = _flat(read_json(folder.record_file, fix=TRAIN_FIRST)), _flat(record.to_json())
-    return not _differences(stored, wanted, (*FREE_SETTINGS, "mirror_axes*", "arrays*"))
+    return not _differences(stored, wanted, (*FREE_SETTINGS, "mirror_axes*", "arrays*", "machine*"))
 
 
 def _flat(content: Any) -> dict[str, Any]:

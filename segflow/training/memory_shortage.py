@@ -15,6 +15,7 @@ from segflow.core.command_line import setting_text
 from segflow.core.configuration_plan import ConfigurationPlan
 from segflow.core.errors import SegflowError
 from segflow.network.device_memory import give_back, is_of_main_memory, is_out_of_memory
+from segflow.network.precision import FLOAT16, has_precision
 from segflow.planning.memory import memory_gb, network_size
 from segflow.planning.planner_settings import PlannerSettings
 from segflow.training.training_job import TrainingJob
@@ -79,7 +80,7 @@ def _amounts(error: Exception) -> str:
 def _for_this_run(job: TrainingJob, trainer: pl.Trainer, share: int) -> list[str]:
     """Settings that an existing run may be continued with."""
     settings = []
-    if "16" not in str(trainer.precision):
+    if "16" not in str(trainer.precision) and has_precision(trainer.strategy.root_device, FLOAT16):
         settings.append("trainer.precision=16")
     if getattr(trainer.lightning_module, "augmentation", None) is not None:
         settings.append("training.augmentation_device=cpu")

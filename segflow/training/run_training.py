@@ -31,7 +31,7 @@ from segflow.training.protocols import TrainResult
 from segflow.training.step_time import NetworkStep
 from segflow.training.stop_file import StopFile
 from segflow.training.time_budget import TimeBudget
-from segflow.training.trainer import build_trainer, epoch_batches, trainer_options
+from segflow.training.trainer import build_trainer, epoch_batches, note_machine, trainer_options
 from segflow.training.training_job import TrainingJob
 
 logger = logging.getLogger(__name__)
@@ -75,6 +75,7 @@ def run_training(job: TrainingJob, *, resuming: bool) -> TrainResult:
         module = build_module(job, trainer, fresh=resume_from is None)
         data = build_data(job, trainer, batches)
         _place_augmentation(job, trainer, batches, module, data)
+        note_machine(job.folder, trainer)
         _announce(job, trainer, resume_from)
         started = time.monotonic()
         _fit(trainer, module, data, resume_from)

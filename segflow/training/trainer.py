@@ -13,10 +13,13 @@ from pytorch_lightning.plugins.environments import SLURMEnvironment
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from segflow.core.errors import SegflowError
+from segflow.network.devices import another_device, check_device
+from segflow.network.precision import machine_facts, take_tf32_for_convolutions
 from segflow.storage.folds import Fold
 from segflow.training.checkpoints import WholeCheckpointIO
 from segflow.training.datamodule import TRAIN_BATCHES, VAL_BATCHES, EpochBatches, resolve_batches
 from segflow.training.protocols import TrainingParts
+from segflow.training.training_devices import training_devices
 
 
 def trainer_options(parts: TrainingParts) -> dict[str, Any]:
@@ -44,16 +47,20 @@ def build_trainer(
     """Build the trainer with Lightning's options from the settings and those that segflow decides.
 
     Raises:
-        SegflowError: The options are impossible, such as more devices than the machine has.
+        SegflowError: The options are impossible, such as more devices than the machine has, or a device is busy.
     """
     options = trainer_options(parts)
+    where = training_devices(options)
+    if where.kind == "cuda":
+        take_tf32_for_convolutions()
     bar = options.get("enable_progress_bar")
     ours: dict[str, Any] = {
         "default_root_dir": str(folder.path),
         "callbacks": [*_as_list(options.get("callbacks")), *parts.callbacks, *callbacks],
         "logger": [build(save_dir=str(folder.path)) for build in parts.loggers] or False,
         "plugins": [*_as_list(options.get("plugins")), files, *_plugins()],
-        "precision": resolve_precision(options.get("precision"), str(options.get("accelerator", "auto"))),
+        **where.options,
+        "precision": where.precision,
         "limit_train_batches": batches.train,
         "limit_val_batches": batches.val,
         "log_every_n_steps": min(options.get("log_every_n_steps") or 50, batches.train),
@@ -65,21 +72,26 @@ def build_trainer(
         "enable_model_summary": options.get("enable_model_summary") or False,
     }
     try:
-        return parts.trainer(**ours)
+        trainer = parts.trainer(**ours)
     except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:
         raise SegflowError(
             "the trainer cannot be built", found=" ".join(str(error).split())[:300], fix="Check trainer.* settings."
         ) from error
+    _check_device(trainer.strategy.root_device)
+    return trainer
 
 
-def resolve_precision(precision: Any, accelerator: str) -> Any:
-    """``auto`` means 16-bit mixed precision on a GPU and 32 bit on a CPU. Other values go to Lightning."""
-    if precision not in (None, "auto"):
-        return precision
-    on_gpu = accelerator in ("gpu", "cuda", "mps") or (
-        accelerator == "auto" and (torch.cuda.is_available() or torch.backends.mps.is_available())
-    )
-    return "16-mixed" if on_gpu else "32-true"
+def _check_device(device: torch.device) -> None:
+    other = another_device(device)
+    words = "trainer.accelerator=cpu trainer.devices=1 trainer.precision=auto"
+    check_device(device, words if other is None else f"trainer.devices=[{other.index}]")
+
+
+def note_machine(folder: Fold, trainer: pl.Trainer) -> None:
+    """Note in ``run.json`` what the training really computes on and in, for its predictions and for people."""
+    if trainer.is_global_zero:
+        facts = machine_facts(trainer.strategy.root_device, str(trainer.precision))
+        folder.note_machine(facts | {"processes": trainer.world_size})
 
 
 def _plugins() -> list[Any]:

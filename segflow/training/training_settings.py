@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -90,11 +91,12 @@ class TrainerSettings:
         limit_train_batches: Training batches of an epoch, or a share of 250 as 0.1.
         limit_val_batches: Validation batches of an epoch, or a share of 50.
         check_val_every_n_epoch: Epochs from one validation to the next.
-        accelerator: ``auto``, ``cpu``, ``gpu``, ``cuda``, ``mps``.
-        devices: ``auto``, a number of devices, a list of them such as ``[0]`` or ``'0,1'``, or -1 for all.
+        accelerator: ``auto``, ``cpu``, ``gpu``, ``cuda``, ``mps``. Validation cases are predicted on the same device.
+        devices: ``auto`` or -1 for all, a number of devices, or a list of them such as ``[0]`` or ``'0,1'``. On a CPU a
+            number of processes, and all are one.
         num_nodes: Machines that train together.
         strategy: ``auto``, ``ddp``, and what else Lightning has.
-        precision: ``auto`` is 16-mixed on a GPU and 32-true on a CPU; or ``16``, ``bf16-mixed``, ``32``, ….
+        precision: ``auto`` is 16-mixed on CUDA and 32-true elsewhere; or ``16``, ``bf16-mixed``, ``32``, ….
         gradient_clip_val: Largest norm of the gradient; longer ones are scaled down. null: none are.
         accumulate_grad_batches: Batches whose gradients make one step.
         benchmark: cuDNN's search for quick kernels; null: on unless deterministic.
@@ -131,12 +133,56 @@ class TrainerSettings:
         if decided:
             name, why = next(iter(decided.items()))
             raise SegflowError(f"'trainer.{name}' is not to be set", fix=why)
+        parse_devices(self.devices)
 
     @property
     def is_one_process(self) -> bool:
-        """Whether one process trains, on one device; ``auto`` and -1 may mean several."""
-        one = self.devices in (1, "1") or (isinstance(self.devices, list) and len(self.devices) == 1)
-        return one and self.num_nodes == 1
+        """Whether one process trains, on one device. For ``auto`` and -1 it asks the machine, which loads torch."""
+        if self.num_nodes != 1:
+            return False
+        devices = parse_devices(self.devices)
+        if devices in ("auto", ALL_DEVICES):
+            from segflow.training.training_devices import training_devices
+
+            options = {"accelerator": self.accelerator, "devices": self.devices}
+            return len(training_devices(options).devices) <= 1
+        return devices == 1 or (isinstance(devices, list) and len(devices) == 1)
+
+
+ALL_DEVICES = -1
+"""The number that asks for all devices."""
+
+
+def parse_devices(devices: int | str | Sequence[int]) -> int | str | list[int]:
+    """A choice of devices as Lightning understands it.
+
+    Args:
+        devices: See `TrainerSettings`; a text of numbers too, such as ``2``, ``0,1`` or ``0,``.
+
+    Returns:
+        ``auto``, `ALL_DEVICES`, a number of devices from 1, or the numbers of devices, of which none occurs twice.
+
+    Raises:
+        SegflowError: It is none of these.
+    """
+    text = devices.strip() if isinstance(devices, str) else devices
+    if text == "auto":
+        return "auto"
+    try:
+        if isinstance(text, str) and "," in text:
+            text = [int(word) for word in text.split(",") if word.strip()]
+        parsed = int(text) if isinstance(text, int | str) else [int(number) for number in text]
+    except ValueError:
+        parsed = []
+    few = parsed != ALL_DEVICES and parsed < 1 if isinstance(parsed, int) else not parsed or min(parsed) < 0
+    if few or (isinstance(parsed, list) and len(set(parsed)) < len(parsed)):
+        raise SegflowError(
+            "trainer.devices is not a choice of devices",
+            found=devices,
+            expected="auto | -1 | a number from 1 | a list of different numbers from 0, such as [0,1]",
+            fix="Type trainer.devices=1.",
+        )
+    return parsed
 
 
 DECIDED_HERE = {

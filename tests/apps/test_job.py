@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 from pathlib import Path
@@ -141,6 +142,23 @@ def test_a_sweep_over_two_devices_fills_the_same_folders_and_tells_each_thing_on
     run = job / "outputs" / "Dataset001_Phantom" / "tinyPlans" / "3d_fullres" / "two"
     assert folders == {run / "fold_0", run / "fold_1"}
     assert all((folder / "finished.json").is_file() for folder in folders)
+
+
+def test_a_training_in_bfloat16_from_end_to_end(job: Path) -> None:
+    more = ["trainer.precision=bf16", "training.volume_every=1", "training.volume_count=1", "trainer.devices=-1"]
+    result = start(job, "train", "fold=1", "run_name=bf16", *SHORT, *more)
+    assert result.returncode == 0, result.stderr
+    folder = job / RUN.parent.parent / "bf16" / "fold_1"
+    assert json.loads((folder / "run.json").read_text())["machine"]["precision"] == "bf16-mixed"
+    with (folder / "metrics.csv").open() as file:
+        assert all(row["val_volume/dice_mean"] for row in csv.DictReader(file))
+    assert "bf16-mixed on cpu" in (folder / "train.log").read_text()
+    wrong = start(job, "train", "fold=1", "run_name=wrong", *SHORT, "trainer.devices=[0]", CUDA_VISIBLE_DEVICES="")
+    assert wrong.returncode == 1
+    told = [line for line in wrong.stderr.splitlines() if line.startswith("segflow train:")]
+    assert len(told) == 1
+    assert "names GPUs, and this training is on the CPU; found no GPU" in told[0]
+    assert told[0].endswith("Type trainer.devices=1.")
 
 
 def test_one_bad_job_of_a_sweep_does_not_stop_the_others(job: Path) -> None:
