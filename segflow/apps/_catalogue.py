@@ -15,9 +15,13 @@ from typing import Any
 
 from segflow.apps import _commands, _settings, _shipped, _targets
 from segflow.apps._parts import OF_HYDRA, TARGET
+from segflow.apps._synonyms import LAUNCHING
 
 NAME_KEYS = ("run_name", "previous_run_name", "plans", "planner.plans_name")
 """Settings that are names of folders and files. A comma between two names means a sweep without ``-m``."""
+
+LAUNCHER = "hydra/launcher"
+"""The one group of Hydra's own that has options here. Without one, jobs run in this process."""
 
 NO_OPTION = ("null", "none", None)
 
@@ -63,6 +67,8 @@ def choices(command: str, folders: Sequence[Path]) -> dict[str, tuple[str, str |
         if (folders[0] / group).is_dir():
             key = f"{group}@{package}" if package else group
             found[key] = (package or group, None if option in NO_OPTION else str(option))
+    if command in (*LAUNCHING, "train"):
+        found[LAUNCHER] = (LAUNCHER.replace("/", "."), None)
     return found
 
 

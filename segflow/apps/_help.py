@@ -23,6 +23,9 @@ WIDEST = 120
 PRESETS = "Presets: options of several groups, and values in them, together."
 """Meaning of the group whose options have no key of their own."""
 
+LAUNCHERS = "Engines for jobs as processes of their own: those of a sweep, of shards, and the folds of segflow run."
+"""Meaning of the group of launchers."""
+
 LONGEST_VALUE = 28
 """Largest number of characters of a default that are shown beside its key."""
 
@@ -57,7 +60,7 @@ def command_help(command: str, folders: Sequence[Path], chosen: dict[str, str], 
     entries = _catalogue.settings(command, folders, chosen)
     lines = [f"segflow {command}: {COMMANDS[command]}", "", *_examples(folders[0] / f"{command}.yaml")]
     groups = _catalogue.choices(command, folders)
-    meanings = {"experiment": PRESETS, **{entry.key: entry.meaning for entry in entries}}
+    meanings = {"experiment": PRESETS, "hydra.launcher": LAUNCHERS, **{entry.key: entry.meaning for entry in entries}}
     shown = [group for group in groups if len(options_of(command, group, folders)) > 1]
     if shown:
         lines += ["", "Groups: choose with GROUP=OPTION", ""]
@@ -78,7 +81,8 @@ def section_help(command: str, name: str, folders: Sequence[Path], chosen: dict[
     """
     entries = _catalogue.settings(command, folders, chosen)
     groups = _catalogue.choices(command, folders)
-    inside = [entry for entry in entries if entry.key == name or entry.key.startswith(f"{name}.")]
+    key, _ = groups.get(name, (name, None))
+    inside = [entry for entry in entries if entry.key == key or entry.key.startswith(f"{key}.")]
     if not inside and name not in groups:
         sections = [entry.key for entry in entries if "." not in entry.key]
         raise SegflowError(f"segflow {command} has no '{name}'", expected=", ".join([*groups, *sections]))

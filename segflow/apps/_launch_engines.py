@@ -15,9 +15,11 @@ import threading
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import suppress
+from importlib.util import find_spec
 from typing import Any
 
 from segflow.apps._launched_child import Child, JobEnd, RunningChild, run_child, wait_for
+from segflow.apps._synonyms import LAUNCHERS
 from segflow.core.errors import SegflowError
 
 Options = Mapping[str, Any]
@@ -275,7 +277,7 @@ def engine_of(launcher: Options) -> Engine:
     """The engine that a composed launcher names.
 
     Raises:
-        SegflowError: It is a launcher of Hydra's that takes no command lines.
+        SegflowError: It is a launcher of Hydra's that takes no command lines, or it is not installed.
     """
     target = str(launcher.get("_target_", "BasicLauncher"))
     name = str(launcher.get("engine", "basic" if target.endswith("BasicLauncher") else None))
@@ -285,4 +287,7 @@ def engine_of(launcher: Options) -> Engine:
             found=f"hydra.launcher._target_={target}",
             expected=[f"hydra/launcher={engine}" for engine in ENGINES if engine != "at_once"],
         )
+    module, package = LAUNCHERS.get(name, ("", ""))
+    if module and find_spec(module) is None:
+        raise SegflowError(f"hydra/launcher={name} needs {module}", fix=f"Install it: pip install '{package}'")
     return ENGINES[name]

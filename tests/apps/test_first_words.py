@@ -141,6 +141,7 @@ def test_a_launcher_that_is_not_installed_names_its_extra(monkeypatch: pytest.Mo
 def test_a_launcher_without_a_sweep_is_told_and_run_takes_one() -> None:
     assert told("train hydra/launcher=gpus fold=0").endswith("Type: segflow train -m hydra/launcher=gpus fold=0")
     check("run", ["hydra/launcher=gpus"], [CONF])
+    assert "Did you mean 'hydra/launcher=slurm'?" in told("run slurm")
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
+from apps_commands import start
 
+from segflow.apps import _launch_engines
 from segflow.apps._launch import LaunchedJob, failures, launch
 from segflow.core.errors import SegflowError
 
@@ -45,3 +48,35 @@ def test_a_machine_without_gpus_is_told(monkeypatch: pytest.MonkeyPatch) -> None
 def test_a_launcher_of_hydras_own_takes_no_command_lines() -> None:
     with pytest.raises(SegflowError, match="runs the jobs of a sweep only"):
         launch([LaunchedJob("a", "config", [])], {"_target_": "hydra_plugins.other.Launcher"})
+
+
+@pytest.mark.parametrize("option", ["gpus", "joblib", "ray", "slurm"])
+def test_every_launcher_composes_and_a_users_own_builds_on_it(option: str, folder: Path) -> None:
+    own = folder / "own_conf" / "hydra" / "launcher"
+    own.mkdir(parents=True)
+    (own / "ours.yaml").write_text(f"defaults: [{option}, _self_]\nretries: 2\n")
+    words = ["run", "--config-dir=own_conf", "--cfg=hydra", "--package=hydra.launcher", "hydra/launcher=ours"]
+    shown = start(folder, *words, "hydra.launcher.folder=here")
+    assert shown.returncode == 0, shown.stderr
+    values = yaml.safe_load(shown.stdout)
+    assert (values["engine"], values["folder"], values["retries"]) == (option, "here", 2)
+
+
+@pytest.mark.parametrize(("engine", "package"), [("joblib", "launchers"), ("slurm", "launchers"), ("ray", "ray")])
+def test_an_engine_that_is_not_installed_names_its_extra(
+    engine: str, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_launch_engines, "find_spec", lambda module: None)
+    with pytest.raises(SegflowError, match=rf"needs \w+\. Install it: pip install 'segflow\[{package}\]'"):
+        launch([LaunchedJob("a", "config", [])], {"_target_": "hydra_plugins.segflow.Jobs", "engine": engine})
+
+
+def test_failed_jobs_are_tried_again_when_asked(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    jobs = [LaunchedJob("good", "config", ["find=epochs"]), LaunchedJob("bad", "config", [])]
+    with caplog.at_level("INFO"):
+        ends = launch(jobs, {"retries": 1, "folder": str(folder / "logs")})
+    assert [end.error is None for end in ends] == [True, False]
+    states = [message.partition(" after")[0] for message in caplog.messages]
+    assert [state for state in states if state.startswith("good")] == ["good: running", "good: done"]
+    bad = ["bad: running", "bad: failed", "bad: waiting: once more", "bad: running", "bad: failed"]
+    assert [state for state in states if state.startswith("bad")] == bad
