@@ -37,6 +37,8 @@ def test_the_wheel_holds_every_file_of_the_package_its_types_and_its_licence(whe
     package = {str(f.relative_to(ROOT)) for f in (ROOT / "segflow").rglob("*") if f.is_file() and f.suffix != ".pyc"}
     assert "segflow/py.typed" in package
     assert package <= names
+    assert "hydra_plugins/segflow.py" in names  # a namespace: a file __init__.py would hide the plugins of others
+    assert "hydra_plugins/__init__.py" not in names
     (licence,) = [name for name in names if name.endswith(".dist-info/licenses/LICENSE")]
     assert archive.read(licence) == (ROOT / "LICENSE").read_bytes()
     (metadata,) = [name for name in names if name.endswith(".dist-info/METADATA")]
@@ -52,7 +54,7 @@ def test_the_source_archive_can_be_tested_and_read(tmp_path: Path) -> None:
     documents = {"README", "CONTRIBUTING", "CHANGELOG", "SECURITY", "docs/recipe"}
     assert {f"{name}.md" for name in documents} <= names
     assert {"LICENSE", "CITATION.cff", "Makefile", "pyproject.toml", ".pre-commit-config.yaml"} <= names
-    for folder in ("segflow", "conf", "tests", "benchmarks"):
+    for folder in ("segflow", "hydra_plugins", "conf", "tests", "benchmarks"):
         files = {
             str(f.relative_to(ROOT)) for f in (ROOT / folder).rglob("*.*") if f.suffix in (".py", ".yaml", ".json")
         }

@@ -21,6 +21,7 @@ from typing import Any
 from segflow.apps._launched_child import Child, JobEnd, RunningChild, run_child, wait_for
 from segflow.apps._synonyms import LAUNCHERS
 from segflow.core.errors import SegflowError
+from segflow.execution.machine import PROCESSORS_VARIABLE, processor_count
 
 Options = Mapping[str, Any]
 Events = Generator[JobEnd | None, None, None]
@@ -59,7 +60,13 @@ def gpus(children: Sequence[Child], options: Options) -> Events:
             expected=f"at least {size}",
             fix="Several jobs at once on the CPU: hydra/launcher=joblib hydra.launcher.n_jobs=2",
         )
-    return _in_places(children, [{DEVICES: group} for group in groups])
+    share = share_of(min(len(groups), len(children)))
+    return _in_places(children, [{DEVICES: group, **share} for group in groups])
+
+
+def share_of(jobs: int) -> dict[str, str]:
+    """The variables that give each of some jobs on this machine its share of the processors."""
+    return {PROCESSORS_VARIABLE: str(max(1, processor_count() // max(1, jobs)))}
 
 
 def at_once(children: Sequence[Child], options: Options) -> Events:
@@ -110,11 +117,13 @@ def joblib(children: Sequence[Child], options: Options) -> Events:
     ends: queue.SimpleQueue[JobEnd | BaseException] = queue.SimpleQueue()
     stop = threading.Event()
     own = {key: value for key, value in options.items() if key not in OWN}
+    wanted = int(own.get("n_jobs", 1))
+    share = share_of(min(wanted if wanted > 0 else processor_count(), len(children)))
 
     def work() -> None:
         try:
             parallel = Parallel(**own, backend="threading", return_as="generator_unordered", batch_size=1)
-            for end in parallel(delayed(run_child)(child, stop) for child in children):
+            for end in parallel(delayed(run_child)(child, share, stop) for child in children):
                 ends.put(end)
         except BaseException as error:
             ends.put(error)

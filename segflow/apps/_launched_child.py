@@ -166,15 +166,20 @@ class RunningChild:
         return f"exit code {code}: {last}"
 
 
-def run_child(child: Child, stop: threading.Event | None = None) -> JobEnd:
+def run_child(
+    child: Child, environment: Mapping[str, str] | None = None, stop: threading.Event | None = None
+) -> JobEnd:
     """Run a job to its end. It raises nothing, so that the failure of one job ends no other.
 
     Args:
         child: The job.
+        environment: Variables that the engine adds.
         stop: Ends the job once it is set.
     """
+    if stop is not None and stop.is_set():
+        return JobEnd(child.name, "not started")
     try:
-        running = RunningChild(child)
+        running = RunningChild(child, environment)
     except (OSError, SegflowError) as error:
         return JobEnd(child.name, str(error))
     return wait_for(running, stop)

@@ -17,6 +17,9 @@ except ModuleNotFoundError:  # Windows has no such limits
 THREADS_VARIABLE = "SEGFLOW_THREADS"
 """Environment variable in which a parent tells a worker how many threads it may start."""
 
+PROCESSORS_VARIABLE = "SEGFLOW_PROCESSORS"
+"""Environment variable: the most processors that this process may use, such as its share beside other jobs."""
+
 SHARED_MEMORY = Path("/dev/shm")
 """Folder of shared memory on Linux."""
 
@@ -33,7 +36,9 @@ def processor_count() -> int:
     else:
         usable = os.cpu_count() or 1
     quota = _cgroup_processors()
-    return max(1, usable if quota is None else min(usable, quota))
+    share = os.environ.get(PROCESSORS_VARIABLE, "")
+    limits = [usable, *([quota] if quota is not None else []), *([int(share)] if share.isdigit() else [])]
+    return max(1, min(limits))
 
 
 def granted_threads() -> int:

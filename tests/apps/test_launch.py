@@ -11,6 +11,7 @@ from apps_commands import start
 from segflow.apps import _launch_engines
 from segflow.apps._launch import LaunchedJob, failures, launch
 from segflow.core.errors import SegflowError
+from segflow.execution.machine import processor_count
 
 ENGINES = [{}, {"engine": "joblib", "n_jobs": 2}, {"engine": "gpus"}]
 
@@ -69,6 +70,16 @@ def test_an_engine_that_is_not_installed_names_its_extra(
     monkeypatch.setattr(_launch_engines, "find_spec", lambda module: None)
     with pytest.raises(SegflowError, match=rf"needs \w+\. Install it: pip install 'segflow\[{package}\]'"):
         launch([LaunchedJob("a", "config", [])], {"_target_": "hydra_plugins.segflow.Jobs", "engine": engine})
+
+
+def test_jobs_side_by_side_share_the_processors(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = processor_count()
+    assert _launch_engines.share_of(1) == {"SEGFLOW_PROCESSORS": str(there)}
+    assert _launch_engines.share_of(there + 1) == {"SEGFLOW_PROCESSORS": "1"}
+    monkeypatch.setenv("SEGFLOW_PROCESSORS", "1")
+    assert processor_count() == 1
+    monkeypatch.setenv("SEGFLOW_PROCESSORS", str(there + 7))
+    assert processor_count() == there
 
 
 def test_failed_jobs_are_tried_again_when_asked(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
