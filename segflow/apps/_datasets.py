@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
 import tarfile
 from pathlib import Path
@@ -25,8 +24,13 @@ MAKERS = ("plan", "run")
 logger = logging.getLogger(__name__)
 
 
-def announce(settings: DatasetCommand, command: str) -> DatasetSettings:
+def announce(settings: DatasetCommand, command: str, *, silent: bool = False) -> DatasetSettings:
     """Print the dataset of a command as the first line of its output.
+
+    Args:
+        settings: The command's settings.
+        command: Its name.
+        silent: Print nothing, as of several processes that do the same.
 
     Raises:
         SegflowError: No dataset was named, and the phantom is not clearly meant.
@@ -34,7 +38,7 @@ def announce(settings: DatasetCommand, command: str) -> DatasetSettings:
     dataset, paths = settings.dataset, settings.paths
     if command != "demo" and not is_named(dataset):
         _check_unnamed(dataset, paths, command)
-    if os.environ.get("LOCAL_RANK", "0") == "0":
+    if not silent:
         name = folder_name(dataset, paths)
         place = dataset.path or paths.raw / name
         what = ", the phantom that segflow makes itself" if dataset.source == "phantom" and not dataset.path else ""

@@ -18,6 +18,8 @@ from segflow.core.errors import SegflowError
 from segflow.execution.interrupts import SIGINT_EXIT, SIGTERM_EXIT
 
 PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+OF_A_TEAM = ("TORCHELASTIC_RUN_ID", "NODE_RANK")
+"""Environment variables that say that other processes run the same sweep, so that their jobs train together."""
 OF_A_RANK = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "PL_GLOBAL_SEED")
 
 
@@ -28,7 +30,8 @@ def run_alone(command: str) -> None:
         SegflowError: The child failed.
         SystemExit: A signal to this process ended it.
     """
-    environment = {key: value for key, value in os.environ.items() if key not in OF_A_RANK}
+    left_out = () if set(OF_A_TEAM) & os.environ.keys() else OF_A_RANK
+    environment = {key: value for key, value in os.environ.items() if key not in left_out}
     arguments = [sys.executable, "-m", "segflow.apps.main", command, *_invocation.child_arguments()]
     child = subprocess.Popen(arguments, env=environment, start_new_session=True)
     received: list[int] = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,12 +15,14 @@ import yaml
 from segflow.apps import _datasets, _invocation, _settings, _sources, _terminal, evaluate
 from segflow.apps._inputs import Inputs
 from segflow.apps._parts import Part
+from segflow.apps.train import place_in_team
 from segflow.core.command_line import command_line
 from segflow.core.errors import CaseErrors, SegflowError
 from segflow.core.labels import Labels
 from segflow.core.metrics import Summary
 from segflow.evaluation.evaluate_cases import evaluate_cases
 from segflow.evaluation.evaluate_settings import EvaluateSettings, overlap_only
+from segflow.execution.progress import Progress, silent
 from segflow.inference.next_stage import open_previous_stage
 from segflow.inference.predict_settings import AUTO, PredictSettings, SlidingWindowSettings
 from segflow.inference.predict_validation import predict_validation
@@ -36,7 +38,8 @@ from segflow.storage.runs import Run
 from segflow.training.claim_folder import check_arrays_of_run, release_folder
 from segflow.training.objective import not_logged
 from segflow.training.protocols import EpochJudge, TrainingParts, TrainResult, VolumeScorer
-from segflow.training.ranks import is_first_rank
+from segflow.training.ranks import is_first_rank, joined, team
+from segflow.training.team import Team
 from segflow.training.train_fold import train_fold
 from segflow.training.training_devices import TrainingDevices, training_devices
 from segflow.training.training_job import FoldArrays
@@ -108,8 +111,20 @@ def train_inputs(settings: Train, inputs: Inputs, judge: EpochJudge | None = Non
         judge: Decides after each epoch whether the training is worth going on.
     """
     tune_cpu()
-    if not is_first_rank():  # only one process reports
-        logging.getLogger("segflow").setLevel(logging.ERROR)
+    with join(settings):
+        if not is_first_rank():  # only one process reports
+            logging.getLogger("segflow").setLevel(logging.ERROR)
+        return _train(settings, inputs, judge)
+
+
+def join(settings: Train) -> AbstractContextManager[Team]:
+    """Join the processes that train the fold together. Outside of the first call it does nothing."""
+    dataset, configuration = settings.dataset, settings.configuration.name
+    what = (dataset.name, settings.plans, configuration, settings.run_name, settings.fold.index)
+    return joined(place_in_team(settings), "/".join(map(str, what)))
+
+
+def _train(settings: Train, inputs: Inputs, judge: EpochJudge | None) -> Trained:
     alone = inputs.folder.locked() if is_first_rank() else nullcontext()
     previous = previous_stage(settings, inputs)
     window = _window_of_training(settings)
@@ -128,27 +143,24 @@ def train_inputs(settings: Train, inputs: Inputs, judge: EpochJudge | None = Non
         )
         if result.finished and settings.objective not in (None, *result.metrics):  # finished by an earlier start
             raise not_logged(str(settings.objective), list(result.metrics))
-        wanted = settings.validation and result.finished and result.has_weights and is_first_rank()
-        summary = _validate(settings, inputs, previous) if wanted and inputs.record.val_cases else None
+        wanted = settings.validation and result.finished and result.has_weights and inputs.record.val_cases
+        summary = _validate(settings, inputs, previous) if wanted else None
     return Trained(result, summary, inputs.record.dataset.labels, settings.objective)
 
 
-def _validate(settings: Train, inputs: Inputs, previous: PreprocessedStore | None) -> Summary:
+def _validate(settings: Train, inputs: Inputs, previous: PreprocessedStore | None) -> Summary | None:
+    """Predict the validation cases together with the other processes, and score them as rank 0."""
     folder, record = inputs.folder, inputs.record
-    both = settings.inference.probabilities or settings.save_probabilities
     # Checked again, since another command may have replaced the arrays during training.
     before = previous and PreprocessedStore(previous.folder)
     check_arrays_of_run(folder, record, inputs.store, inputs.preprocess, before)
-    with _terminal.progress() as progress:
-        report = predict_validation(
-            folder,
-            inputs.store,
-            replace(on_training_device(settings), probabilities=both),
-            previous_stage=previous,
-            next_stages=inputs.next_stages,
-            progress=progress,
-            build=settings.network.build(),
-        )
+    with _terminal.progress() if is_first_rank() else nullcontext(silent) as progress:
+        failed = _predict_share(settings, inputs, previous, progress)
+        team().announce(f"validated/{team().rank}", failed)
+        if not is_first_rank():
+            return None
+        for rank in range(1, team().world_size):  # one with larger cases takes longer; nothing ends this wait
+            failed |= team().hear(f"validated/{rank}")
         summary = evaluate_cases(
             folder.validation,
             inputs.references,
@@ -159,8 +171,8 @@ def _validate(settings: Train, inputs: Inputs, previous: PreprocessedStore | Non
             output=folder.validation,
             progress=progress,
         )
-    if report.failed:
-        raise CaseErrors("some validation cases could not be predicted", list(report.failed.values()))
+    if failed:
+        raise CaseErrors("some validation cases could not be predicted", list(failed.values()))
     return summary
 
 
@@ -186,6 +198,26 @@ def _devices(settings: Train) -> TrainingDevices | None:
         return training_devices(_settings.plain(settings.trainer))
     except SegflowError:
         return None
+
+
+def _predict_share(
+    settings: Train, inputs: Inputs, previous: PreprocessedStore | None, progress: Progress
+) -> dict[str, str]:
+    """Predict the validation cases of this process; id → message of those that failed."""
+    rank, count = team().rank, team().world_size
+    if rank >= len(inputs.record.val_cases):
+        return {}
+    both = settings.inference.probabilities or settings.save_probabilities
+    report = predict_validation(
+        inputs.folder,
+        inputs.store,
+        replace(on_training_device(settings), probabilities=both, part=f"{rank}/{count}"),
+        previous_stage=previous,
+        next_stages=inputs.next_stages,
+        progress=progress,
+        build=settings.network.build(),
+    )
+    return dict(report.failed)
 
 
 def previous_stage(settings: Train, inputs: Inputs) -> PreprocessedStore | None:
@@ -248,8 +280,12 @@ def _log_file(folder: Fold) -> Iterator[None]:
         own.setLevel(logging.INFO)
     try:
         yield
-    except Exception:
-        handler.handle(logger.makeRecord(logger.name, logging.ERROR, __file__, 0, "failed", (), sys.exc_info()))
+    except BaseException as error:
+        failure = team().failure
+        if failure is not None:  # of another process
+            handler.handle(logger.makeRecord(logger.name, logging.ERROR, __file__, 0, failure.text, (), None))
+        elif isinstance(error, Exception):
+            handler.handle(logger.makeRecord(logger.name, logging.ERROR, __file__, 0, "failed", (), sys.exc_info()))
         raise
     finally:
         own.setLevel(before)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from segflow.apps._purposes import COMMANDS
 from segflow.apps._signals import told_in_one_line
+from segflow.execution.place import is_started_by_lightning
 
 COMPLETION_FLAGS = {"-sc", "--shell-completion"}
 
@@ -26,7 +27,7 @@ def main(arguments: list[str] | None = None) -> None:
         if isinstance(stream, TextIOWrapper):  # characters that ASCII or Latin-1 cannot show become question marks
             stream.reconfigure(errors="replace")
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    if int(os.environ.get("LOCAL_RANK", "0")) > 0 and RANK_COMMAND in os.environ:
+    if is_started_by_lightning():
         arguments.insert(0, os.environ[RANK_COMMAND])
     arguments = _answered(arguments)
     if not arguments:

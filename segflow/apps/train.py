@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, ClassVar
 from segflow.apps import _datasets, _invocation, _next, _processes, _terminal
 from segflow.apps._parts import Part
 from segflow.apps._records import ConfigurationSettings, DatasetCommand, FoldSettings
+from segflow.execution.place import Place, place_of
 from segflow.inference.predict_settings import PredictSettings
 from segflow.training.training_settings import TrainerSettings, TrainingSettings
 
 if TYPE_CHECKING:
+    from segflow.apps._inputs import Inputs
     from segflow.apps._training import Trained
     from segflow.training.protocols import EpochJudge
 
@@ -80,9 +82,10 @@ def run(settings: Train) -> float | None:
     if _invocation.is_sweep() and not settings.trainer.is_one_process:
         _processes.run_alone("train")  # ranks start this command line again, which must not be that of the sweep
         return None
-    _datasets.announce(settings, "train")
+    is_first = place_in_team(settings).is_first
+    _datasets.announce(settings, "train", silent=not is_first)
     trained = train(settings)
-    if os.environ.get("LOCAL_RANK", "0") != "0":
+    if not is_first:
         return None
     result = trained.result
     trained.show(f"Validation cases of {result.folder}")
@@ -108,7 +111,24 @@ def train(settings: Train, judge: EpochJudge | None = None) -> Trained:
     """
     from segflow.apps._inputs import read_inputs
 
-    inputs = read_inputs(settings)
+    place = place_in_team(settings)
+    if place.several:  # torch prints the stack of each lost connection; see `segflow.training.watch` for the message
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    if place.together > 1:
+        from segflow.apps._training import join
+
+        with join(settings):  # the others hear of missing inputs too
+            return _train(settings, read_inputs(settings), judge)
+    return _train(settings, read_inputs(settings), judge)
+
+
+def place_in_team(settings: Train) -> Place:
+    """The place of this process among those that train the fold together."""
+    trainer = settings.trainer
+    return place_of(trainer.devices, trainer.num_nodes, trainer.strategy)
+
+
+def _train(settings: Train, inputs: Inputs, judge: EpochJudge | None) -> Trained:
     from segflow.apps._training import train_inputs  # slow: torch and Lightning
 
     return train_inputs(settings, inputs, judge)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from segflow.core.case_part import part_of
 from segflow.core.errors import SegflowError
 from segflow.core.preprocessed_case import PreprocessedCase, SpatialRecord
 from segflow.core.run_record import RunRecord
@@ -47,7 +48,8 @@ def predict_validation(
     Args:
         folder: The fold.
         store: Preprocessed cases of its configuration.
-        settings: See `PredictSettings`. Folds, configuration, devices and part are not used.
+        settings: See `PredictSettings`. Folds, configuration and devices are not used. Of a part only its cases are
+            predicted; other processes predict the others.
         previous_stage: Label maps of the previous stage on the grid of ``store``, for a cascade.
         next_stages: Cascade's configuration → its preprocessed cases. Label maps on their grids are written for it, see
             `NextStage`.
@@ -151,15 +153,16 @@ class _Validation:
     def run(self, progress: Progress) -> PredictReport:
         """Predict the cases that are not done."""
         names, place = self.predictor.record.val_cases, self.folder.validation
-        wanted = {name: Wanted(self.origin(name), self.maps.files(place, name)) for name in names}
-        done = self.predictions.prepare(wanted, what="validation maps", resume=self.settings.resume)
+        mine = part_of(names, self.settings.part)
+        wanted = {name: Wanted(self.origin(name), self.maps.files(place, name)) for name in mine}
+        done = self.predictions.prepare(wanted, what="validation maps", family=names, resume=self.settings.resume)
 
         def is_done(name: str) -> bool:
             return name in done and all(stage.is_done(name, self.origin(name)) for stage in self.following)
 
         self.maps.write_names(place)
         steps = Steps("validate", self._read, self._compute, self._write, is_done)
-        return run_cases(steps, {name: name for name in names}, self.settings, progress)
+        return run_cases(steps, {name: name for name in mine}, self.settings, progress)
 
     def origin(self, case_id: str) -> Origin:
         return _origin(case_id, self.decisive, self.store, self.previous_stage)

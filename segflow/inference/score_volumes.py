@@ -8,8 +8,6 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from segflow.core.labels import LabelKey
-from segflow.core.metrics import mean_of_defined
 from segflow.core.preprocessed_case import PreprocessedCase
 from segflow.core.run_record import RunRecord
 from segflow.evaluation.evaluate_settings import overlap_only
@@ -28,7 +26,7 @@ def volume_scorer(
     settings: SlidingWindowSettings,
     *,
     previous_stage: PreprocessedStore | None = None,
-) -> Callable[[nn.Module, Sequence[str]], Mapping[str, float]]:
+) -> Callable[[nn.Module, Sequence[str]], Mapping[str, Mapping[str, float]]]:
     """Make a function that predicts whole cases with a network and scores them in image space.
 
     Args:
@@ -39,19 +37,19 @@ def volume_scorer(
         previous_stage: Label maps of the previous stage, for a cascade.
 
     Returns:
-        ``(network, case ids)`` → label or region name → mean Dice over the cases in which it is defined. The network
-        keeps its mode.
+        ``(network, case ids)`` → case id → label or region name → Dice, NaN where it is not defined. The network keeps
+        its mode.
     """
     reader = reader_by_name(record.plans.reader)
     labels = record.dataset.labels
 
-    def score(network: nn.Module, case_ids: Sequence[str]) -> dict[str, float]:
+    def score(network: nn.Module, case_ids: Sequence[str]) -> dict[str, dict[str, float]]:
         training, supervised = network.training, getattr(network, "deep_supervision", None)
         device = next(network.parameters()).device
         network.eval()
         if supervised is not None:
             network.deep_supervision = False  # type: ignore[assignment]
-        found: dict[LabelKey, list[float]] = {key: [] for key in labels.foreground_keys}
+        found: dict[str, dict[str, float]] = {}
         try:
             predictor = Predictor(
                 Model(record, (network,), (str(record.fold),), references), device=device, settings=settings
@@ -65,12 +63,11 @@ def volume_scorer(
                 file = references / f"{case_id}{record.dataset.file_ending}"
                 reference, geometry = reader.read_label(file)
                 scores = score_case(reference, prediction, geometry.spacing, labels, overlap_only())
-                for key, metrics in scores.items():
-                    found[key].append(metrics["Dice"])
+                found[case_id] = {labels.name_of(key): float(metrics["Dice"]) for key, metrics in scores.items()}
         finally:
             network.train(training)
             if supervised is not None:
                 network.deep_supervision = supervised
-        return {labels.name_of(key): mean_of_defined(values) for key, values in found.items()}
+        return found
 
     return score

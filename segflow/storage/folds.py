@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import platform
 import shutil
-import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-try:
-    import fcntl
-except ModuleNotFoundError:  # Windows has no such locks, so `locked` does nothing there
-    fcntl = None  # type: ignore[assignment]
-
 from segflow.core.errors import SegflowError
 from segflow.core.run_record import RunRecord
 from segflow.storage.file_names import FOLD_PREFIX
+from segflow.storage.folder_lock import held, open_lock
 from segflow.storage.json_files import read_json, read_json_as, write_json
 from segflow.storage.links import refuse_link, within
 
@@ -162,10 +155,7 @@ class Fold:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other processes out while this one trains in the folder.
-
-        The operating system holds the lock and releases it when this process ends, in whatever way. Processes that
-        this one starts do not inherit it. On a file system without locks there is none.
+        """Keep other processes out while this one trains in the folder; see `segflow.storage.folder_lock`.
 
         Raises:
             SegflowError: Another process holds the lock, and is named. Or the folder cannot be written.
@@ -174,29 +164,13 @@ class Fold:
             for name in (self.checkpoints.name, self.validation.name, HYDRA_FOLDER):
                 within(self.path, name)
             self.path.mkdir(parents=True, exist_ok=True)
-            opened = refuse_link(self.path / LOCK_FILE).open("a+", encoding="utf-8")
+            opened = open_lock(refuse_link(self.path / LOCK_FILE))
         except OSError as error:
             raise SegflowError(
                 f"cannot write into {self.path}: {error.strerror}",
                 fix="Check space and permissions, or choose another place with paths.outputs=",
             ) from error
-        with opened as file:
-            with suppress(OSError):  # a file system without locks
-                try:
-                    if fcntl is not None:
-                        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except (BlockingIOError, PermissionError):  # which of the two depends on the system
-                    file.seek(0)
-                    raise SegflowError(
-                        f"another process trains in {self.path}",
-                        found=file.read().strip() or None,
-                        fix="Wait for it or end it, or give this run another run_name.",
-                    ) from None
-            file.seek(0)
-            file.truncate()
-            started = time.strftime("%Y-%m-%d %H:%M:%S")
-            file.write(f"process {os.getpid()} on {platform.node()}, since {started}\n")
-            file.flush()
+        with held(opened, f"trains in {self.path}"):
             yield
 
     def write_record(self, record: RunRecord) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
+from torch import nn
 
 from segflow.loss.deep_supervision import LOSS_CONTRACT, DeepSupervisionLoss
 from segflow.network.cpu.accelerate import accelerate
+from segflow.sampling.patch_dataset import samples_of_rank
 from segflow.training.batch_norm import synchronise_batch_norm
 from segflow.training.build_part import build_part
 from segflow.training.compilation import compile_if_it_pays
@@ -59,7 +62,26 @@ def build_module(job: TrainingJob, trainer: pl.Trainer, *, fresh: bool) -> Segme
     loss = build_part("loss", parts.loss, LOSS_CONTRACT, labels, plan.batch_dice)
     return SegmentationModule(
         network,
-        DeepSupervisionLoss(loss, plan.topology.strides),
+        _of_share(DeepSupervisionLoss(loss, plan.topology.strides), plan.batch_size, trainer),
         labels,
         Optimization(parts.optimizer, parts.schedule, int(trainer.max_epochs or 1), settings.lr_factors),
     )
+
+
+def _of_share(loss: nn.Module, batch_size: int, trainer: pl.Trainer) -> nn.Module:
+    """The loss of this process' share of a batch, such that the mean over all processes is the loss of the batch."""
+    if batch_size % trainer.world_size == 0:
+        return loss
+    share = len(samples_of_rank(batch_size, trainer.global_rank, trainer.world_size))
+    return _Weighted(loss, share * trainer.world_size / batch_size)
+
+
+class _Weighted(nn.Module):
+    def __init__(self, loss: nn.Module, weight: float) -> None:
+        super().__init__()
+        self.loss = loss
+        self.weight = weight
+
+    def forward(self, logits: Sequence[torch.Tensor], target: torch.Tensor) -> torch.Tensor:
+        weighted: torch.Tensor = self.loss(logits, target) * self.weight
+        return weighted

@@ -86,9 +86,9 @@ class AugmentationFactory(Protocol):
 
 
 class VolumeScorer(Protocol):
-    """Predicts whole preprocessed cases with a network in evaluation mode; label name → mean Dice over the cases."""
+    """Predicts whole preprocessed cases with a network in evaluation mode; case id → label name → Dice."""
 
-    def __call__(self, network: nn.Module, case_ids: Sequence[str], /) -> Mapping[str, float]: ...
+    def __call__(self, network: nn.Module, case_ids: Sequence[str], /) -> Mapping[str, Mapping[str, float]]: ...
 
 
 class EpochJudge(Protocol):

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
@@ -20,7 +21,7 @@ from segflow.training.build_data import build_data, build_on_device
 from segflow.training.build_module import build_module
 from segflow.training.checkpoints import RunCheckpoints, WholeCheckpointIO, link_checkpoint
 from segflow.training.datamodule import EpochBatches, PatchDataModule
-from segflow.training.ending_signals import exit_code_of, signals_of_ranks
+from segflow.training.ending_signals import exit_code_of
 from segflow.training.loader import name_dead_worker
 from segflow.training.loggers import close_loggers, log_hyper_parameters
 from segflow.training.memory_shortage import memory_shortage_told
@@ -28,6 +29,7 @@ from segflow.training.module import SegmentationModule
 from segflow.training.monitor import EpochReport
 from segflow.training.objective import Objective
 from segflow.training.protocols import TrainResult
+from segflow.training.ranks import team
 from segflow.training.step_time import NetworkStep
 from segflow.training.stop_file import StopFile
 from segflow.training.time_budget import TimeBudget
@@ -64,6 +66,7 @@ def run_training(job: TrainingJob, *, resuming: bool) -> TrainResult:
         files=files,
         batches=batches,
     )
+    team().form(trainer.global_rank, trainer.world_size, trainer.strategy.launcher)
     if not trainer.max_epochs or trainer.max_epochs < 1:
         raise SegflowError("trainer.max_epochs must be at least 1", found=trainer.max_epochs)
     last = job.folder.checkpoint("last")
@@ -80,6 +83,8 @@ def run_training(job: TrainingJob, *, resuming: bool) -> TrainResult:
         started = time.monotonic()
         _fit(trainer, module, data, resume_from)
         seconds = time.monotonic() - started
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()  # none of its exchanges may wait for what follows
     return _finish(job, trainer, report, stop.stopped, seconds)
 
 
@@ -166,6 +171,9 @@ def _finish(job: TrainingJob, trainer: pl.Trainer, report: EpochReport, stopped:
             job.folder.mark_pruned(facts)
         end = "finished" if finished else "pruned" if pruned else "stopped"
         logger.info("%s after %d epochs: %s", end, epochs, job.folder.path)
+        team().announce("end", epochs)
+    else:
+        team().hear("end")  # the files of the run are complete
     weights = _keeps_weights(trainer)
     return TrainResult(job.folder.path, finished, epochs, report.latest, has_weights=weights, pruned=pruned)
 
@@ -182,17 +190,19 @@ def _keeps_weights(trainer: pl.Trainer) -> bool:
 def _fit(trainer: pl.Trainer, module: SegmentationModule, data: PatchDataModule, resume_from: Path | None) -> None:
     kills = out_of_memory_kills()
     try:
-        with signals_of_ranks(trainer):
-            trainer.fit(module, datamodule=data, ckpt_path=resume_from)
+        trainer.fit(module, datamodule=data, ckpt_path=resume_from)
     except SegflowError:
         raise
     except MisconfigurationException as error:
         raise SegflowError("Lightning refuses this training", found=" ".join(str(error).split())[:300]) from error
     except BaseException as error:
+        if team().follows_another(error):
+            raise  # it is worded where the team ends
         code = exit_code_of(error)
         if code is not None:
             what = "SIGTERM" if code == SIGTERM_EXIT else "Ctrl-C"
-            logger.warning("ended by %s; to continue from the last whole epoch, run the same command again", what)
+            if not team().place.several:  # else one of them says so
+                logger.warning("ended by %s; to continue from the last whole epoch, run the same command again", what)
             raise SystemExit(code) from None
         dead = name_dead_worker(error, kills)
         if dead is not None:

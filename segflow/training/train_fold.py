@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from segflow.core.errors import SegflowError
 from segflow.core.run_record import RunRecord
+from segflow.execution.place import place_of
 from segflow.execution.progress import Progress, silent
 from segflow.storage.folds import Fold
 from segflow.storage.images import left_right_axis
@@ -17,8 +18,9 @@ from segflow.training.ending_signals import leave_process_group
 from segflow.training.finished_run import finished_before, goes_on
 from segflow.training.full_disk import full_disk_told_once
 from segflow.training.protocols import AugmentationLike, TrainingParts, TrainResult
-from segflow.training.ranks import is_first_rank
+from segflow.training.ranks import is_first_rank, joined
 from segflow.training.run_training import run_training
+from segflow.training.start import Start, start_of_rank_0
 from segflow.training.trainer import trainer_options
 from segflow.training.training_job import FoldArrays, TrainingJob
 from segflow.training.training_settings import TrainingSettings
@@ -62,20 +64,32 @@ def train_fold(
     settings = settings or TrainingSettings()
     leave_process_group()
     record.plan.check()
-    store = arrays.store
-    _check_cases(record, store, arrays.made_by)
-    identity = check_arrays_of_run(folder, record, store, arrays.made_by, arrays.previous_stage)
-    _name_absent_labels(record, store)
-    augmentation = _augmentation(parts, record, store)
-    record = replace(record, mirror_axes=tuple(augmentation.mirror_axes), arrays=identity)
-    resuming = _claim(folder, record, settings)
-    if folder.is_finished() and not goes_on(folder, trainer_options(parts), extend=settings.extend):
+    options = trainer_options(parts)
+    place = place_of(options.get("devices", "auto"), options.get("num_nodes", 1), options.get("strategy", "auto"))
+    with joined(place, folder.path.name):
+        _check_cases(record, arrays.store, arrays.made_by)
+        identity = check_arrays_of_run(folder, record, arrays.store, arrays.made_by, arrays.previous_stage)
+        _name_absent_labels(record, arrays.store)
+        augmentation = _augmentation(parts, record, arrays.store)
+        record = replace(record, mirror_axes=tuple(augmentation.mirror_axes), arrays=identity)
+        return _train(TrainingJob(folder, record, arrays, parts, settings, augmentation, progress))
+
+
+def _train(job: TrainingJob) -> TrainResult:
+    folder, options = job.folder, trainer_options(job.parts)
+
+    def claim() -> Start:
+        resuming = claim_folder(folder, job.record, free=FREE_SETTINGS, extend=job.settings.extend)
+        ended = folder.is_finished() and not goes_on(folder, options, extend=job.settings.extend)
+        return Start(resuming, ended)
+
+    start = start_of_rank_0(folder, claim)
+    if start.is_finished:
         return finished_before(folder)
     try:
-        near = arrays.near((*record.train_cases, *record.val_cases))
-        job = TrainingJob(folder, record, near, parts, settings, augmentation, progress)
+        near = job.arrays.near((*job.record.train_cases, *job.record.val_cases))
         with full_disk_told_once(folder.path):
-            return run_training(job, resuming=resuming)
+            return run_training(replace(job, arrays=near), resuming=start.is_resumed)
     except BaseException:  # also a signal, which arrives as SystemExit or KeyboardInterrupt
         if is_first_rank() and not (folder.has_weights() or folder.metrics_csv.is_file()):
             folder.record_file.unlink(missing_ok=True)  # without an epoch it is not a run
@@ -96,13 +110,6 @@ def _augmentation(parts: TrainingParts, record: RunRecord, store: PreprocessedSt
         left_right_axis=_left_right_axis(record, store),
     )
     return augmentation
-
-
-def _claim(folder: Fold, record: RunRecord, settings: TrainingSettings) -> bool:
-    """Claim the folder on rank 0. The other ranks are started by it, when the record exists."""
-    if not is_first_rank():
-        return True
-    return claim_folder(folder, record, free=FREE_SETTINGS, extend=settings.extend)
 
 
 def _check_cases(record: RunRecord, store: PreprocessedStore, preprocess: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
-from pytorch_lightning.plugins.environments import SLURMEnvironment
+from pytorch_lightning.plugins.environments import ClusterEnvironment
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from segflow.core.errors import SegflowError
@@ -18,7 +18,9 @@ from segflow.network.precision import machine_facts, take_tf32_for_convolutions
 from segflow.storage.folds import Fold
 from segflow.training.checkpoints import WholeCheckpointIO
 from segflow.training.datamodule import TRAIN_BATCHES, VAL_BATCHES, EpochBatches, resolve_batches
+from segflow.training.meeting import cluster_environment
 from segflow.training.protocols import TrainingParts
+from segflow.training.ranks import team
 from segflow.training.training_devices import training_devices
 
 
@@ -58,7 +60,7 @@ def build_trainer(
         "default_root_dir": str(folder.path),
         "callbacks": [*_as_list(options.get("callbacks")), *parts.callbacks, *callbacks],
         "logger": [build(save_dir=str(folder.path)) for build in parts.loggers] or False,
-        "plugins": [*_as_list(options.get("plugins")), files, *_plugins()],
+        "plugins": [*_as_list(options.get("plugins")), files, *_environment(options)],
         **where.options,
         "precision": where.precision,
         "limit_train_batches": batches.train,
@@ -94,12 +96,10 @@ def note_machine(folder: Fold, trainer: pl.Trainer) -> None:
         folder.note_machine(facts | {"processes": trainer.world_size})
 
 
-def _plugins() -> list[Any]:
-    plugins: list[Any] = []
-    if SLURMEnvironment.detect():
-        # Lightning's own requeueing saves within an epoch, requeues, and trains on until it is killed.
-        plugins.append(SLURMEnvironment(auto_requeue=False))
-    return plugins
+def _environment(options: Mapping[str, Any]) -> list[Any]:
+    """What tells Lightning its rank. Lightning itself takes a task of SLURM for one of several even if it is alone."""
+    given = any(isinstance(plugin, ClusterEnvironment) for plugin in _as_list(options.get("plugins")))
+    return [] if given else [cluster_environment(team().place)]
 
 
 def _benchmark(options: Mapping[str, Any]) -> bool:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
+from torch import nn
 
+from segflow.core.metrics import mean_of_defined
 from segflow.training.monitor import EpochReport
 from segflow.training.protocols import VolumeScorer
+from segflow.training.ranks import team
 
 TAG = "val_volume/dice/"
 
@@ -41,11 +44,20 @@ class VolumeValidation(Callback):
         epoch = trainer.current_epoch
         if (epoch + 1) % self._every and epoch + 1 != trainer.max_epochs:
             return
-        # One process scores while the others wait at their next exchange; a few cases are not worth dividing.
-        if trainer.is_global_zero:
-            begun = time.perf_counter()
-            dice = self._score(pl_module.network, self._case_ids)
-            row = {f"{TAG}{name}": value for name, value in dice.items()}
-            occurred = [value for value in dice.values() if value == value]
-            row["val_volume/dice_mean"] = sum(occurred) / len(occurred) if occurred else float("nan")
-            self._report.add(row | {"time/volume_validation": time.perf_counter() - begun})
+        begun = time.perf_counter()
+        scores = self._score_together(pl_module.network, epoch)
+        names = dict.fromkeys(name for case_id in self._case_ids for name in scores[case_id])
+        dice = {name: mean_of_defined([scores[case_id][name] for case_id in self._case_ids]) for name in names}
+        row = {f"{TAG}{name}": value for name, value in dice.items()}
+        row["val_volume/dice_mean"] = mean_of_defined(list(dice.values()))
+        self._report.add(row | {"time/volume_validation": time.perf_counter() - begun})
+
+    def _score_together(self, network: nn.Module, epoch: int) -> dict[str, Mapping[str, float]]:
+        """Score the share of this process, and wait for those of the others, however long they take."""
+        ours = team()
+        mine = self._case_ids[ours.rank :: ours.world_size]
+        ours.announce(f"volumes/{epoch}/{ours.rank}", self._score(network, mine) if mine else {})
+        scores: dict[str, Mapping[str, float]] = {}
+        for rank in range(ours.world_size):
+            scores |= ours.hear(f"volumes/{epoch}/{rank}")
+        return scores

@@ -13,6 +13,7 @@ from segflow.core.dataset import DatasetDescription
 from segflow.core.errors import SegflowError
 from segflow.core.plans import Plans
 from segflow.core.run_record import RunRecord
+from segflow.storage import folder_lock
 from segflow.storage.find_folds import find_folds, named_checkpoint
 from segflow.storage.folds import Fold
 
@@ -113,6 +114,26 @@ def test_two_processes_cannot_train_in_one_folder(tmp_path: Path) -> None:
             pass
         with run.locked():
             pass
+
+
+def test_a_holder_whose_lock_another_machine_does_not_see_is_known_by_its_touches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a file system that locks within one machine only: here the second process has no locks at all."""
+    monkeypatch.setattr(folder_lock, "fcntl", None)
+    run = Fold(tmp_path / "fold_0")
+    command = [sys.executable, "-c", HOLDS_THE_LOCK, str(run.path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "locked\n"
+        with pytest.raises(SegflowError, match=f"found process {other.pid} on .* since "), run.locked():
+            pass
+        other.kill()
+        other.wait()
+    monkeypatch.setattr(folder_lock, "PATIENCE", 1.0)
+    with run.locked():
+        pass
+    assert (run.path / ".lock").read_text() == ""
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:

@@ -157,9 +157,9 @@ def test_cascade_takes_the_previous_stages_labels_as_channels(toy: Toy, where: s
 def test_whole_cases_are_scored_beside_the_pseudo_dice(toy: Toy):
     asked: list[tuple[bool, tuple[str, ...]]] = []
 
-    def score(network: nn.Module, case_ids: Sequence[str]) -> dict[str, float]:
+    def score(network: nn.Module, case_ids: Sequence[str]) -> dict[str, dict[str, float]]:
         asked.append((network.training, tuple(case_ids)))
-        return {"ball": 0.5, "core": math.nan}
+        return {case_id: {"ball": 0.5, "core": math.nan} for case_id in case_ids}
 
     toy.train(
         trainer={"max_epochs": 3},
@@ -177,7 +177,9 @@ def test_whole_cases_are_scored_beside_the_pseudo_dice(toy: Toy):
 def test_scoring_whole_cases_changes_no_weight(toy: Toy):
     toy.train("without")
     toy.train(
-        "with", settings={"volume_every": 1}, score_volumes=lambda network, case_ids: {"ball": torch.rand(()).item()}
+        "with",
+        settings={"volume_every": 1},
+        score_volumes=lambda network, case_ids: {case_id: {"ball": torch.rand(()).item()} for case_id in case_ids},
     )
     without, scored = toy.weights("without"), toy.weights("with")
     assert all(torch.equal(without[name], scored[name]) for name in without)

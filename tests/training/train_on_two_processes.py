@@ -26,7 +26,7 @@ def train(folder: Path, processes: int, batch_dice: bool) -> None:
     }
     Toy(folder).train(
         f"{processes}_processes",
-        record=make_record(batch_size=4, features=(4, 8, 8), batch_dice=batch_dice),
+        record=make_record(batch_size=3, features=(4, 8, 8), batch_dice=batch_dice),
         trainer=trainer,
         augmentation=plain_augmentation,
         optimizer=functools.partial(torch.optim.SGD, lr=0.01, momentum=0.99, nesterov=True, weight_decay=3e-5),
