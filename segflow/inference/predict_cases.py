@@ -16,7 +16,7 @@ from segflow.inference.case_pipeline import PredictReport
 from segflow.inference.find_cases import Input, find_cases
 from segflow.inference.load_model import Build
 from segflow.inference.origins import described, record_digest, weights_digest, window_choices
-from segflow.inference.predict_settings import PredictSettings
+from segflow.inference.predict_settings import AUTO, PredictSettings
 from segflow.inference.predict_stage import PredictStage
 from segflow.inference.predictor import Predictor
 from segflow.network.build import build_network
@@ -68,13 +68,14 @@ def predict_cases(
         raise SegflowError("the predictions need a folder of their own", found=f"input and output are both {output}")
     model, checkpoint = named_checkpoint(Path(model), settings.checkpoint)
     settings = replace(settings, checkpoint=checkpoint)
+    here = settings if elsewhere is None else replace(settings, devices=None, device="cpu", precision=AUTO)
     predictor = Predictor.load(
         model,
         folds=settings.folds,
         checkpoint=settings.checkpoint,
         configuration=settings.configuration,
-        device=settings.device if elsewhere is None else "cpu",
-        settings=settings.window,
+        device=here.device,
+        settings=here.window,
         previous_stage=settings.previous_stage,
         with_previous_stage=settings.previous_stage_predictions is None,
         build=build,

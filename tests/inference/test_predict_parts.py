@@ -122,6 +122,19 @@ def test_files_of_the_user_are_refused_before_a_job_starts(tmp_path: Path, write
     assert jobs.asked == []
 
 
+def test_the_process_that_waits_needs_no_gpu(tmp_path: Path, write_images: WriteImages) -> None:
+    run, images, out = tiny_models.make_run(tmp_path), write_images("a"), tmp_path / "out"
+    asked: list[str] = []
+
+    def elsewhere(names: Sequence[str], missing: Collection[str]) -> Mapping[str, str]:
+        asked.extend(missing)
+        return {"a": "case 'a': no GPU here"}
+
+    of_jobs = PredictSettings(device="cuda", precision="16")
+    assert predict_cases(run, images, out, of_jobs, elsewhere=elsewhere).failed == {"a": "case 'a': no GPU here"}
+    assert asked == ["a"]
+
+
 def test_a_folder_of_a_run_is_brought_up_to_date(tmp_path: Path, write_images: WriteImages) -> None:
     images, out = write_images(*CASES), tmp_path / "out"
     predict_cases(tiny_models.make_run(tmp_path / "old"), images, out, settings(), own=True)
