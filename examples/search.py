@@ -5,7 +5,8 @@
 
 Everything that is not an option goes to each training, as after `segflow train`. The presets of ``experiment=search``
 come first: 100 epochs, which are the budget of a trial, and no validation of whole cases. The value of a trial is the
-mean of ``val/dice_ema`` over the folds.
+mean of ``val/dice_ema`` over the folds, which are trained one after another. The median of the other trials ends a bad
+one after an epoch, mostly of its first fold, since Optuna compares the best value that a trial has had so far.
 
 Trials stand in a database, by default an SQLite file. The same command goes on where it was ended, in whatever way: no
 finished trial is trained again, and one that was killed goes on from its checkpoint once its worker was silent for
@@ -96,22 +97,27 @@ def score(trial: Trial, settings: Sequence[str], folds: Sequence[str]) -> float:
 def opened(options: argparse.Namespace) -> Study:
     """The study in the database, made if there is none."""
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-    again = RetryHeartbeatStaleTrialCallback(inherit_intermediate_values=True)
-    storage = RDBStorage(
-        options.storage,
-        heartbeat_interval=options.heartbeat,
-        grace_period=3 * options.heartbeat,
-        heartbeat_stale_trial_callback=again,
-    )
-    study = optuna.create_study(
-        study_name=options.name,
-        storage=storage,
-        direction="maximize",
-        pruner=optuna.pruners.MedianPruner(n_startup_trials=options.startup, n_warmup_steps=options.warmup),
-        load_if_exists=True,
-    )
+    patient = {"connect_args": {"timeout": 60}} if options.storage.startswith("sqlite") else {}
+    try:
+        storage = RDBStorage(
+            options.storage,
+            engine_kwargs=patient,
+            heartbeat_interval=options.heartbeat,
+            grace_period=3 * options.heartbeat,
+            heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(inherit_intermediate_values=True),
+        )
+        study = optuna.create_study(
+            study_name=options.name,
+            storage=storage,
+            direction="maximize",
+            pruner=optuna.pruners.MedianPruner(n_startup_trials=options.startup, n_warmup_steps=options.warmup),
+            load_if_exists=True,
+        )
+    except Exception as error:  # each database has its own
+        cause = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+        raise SegflowError(f"--storage={options.storage} cannot be used", found=cause) from error
     if not study.get_trials(deepcopy=False):
-        study.enqueue_trial(FIRST)
+        study.enqueue_trial(FIRST, skip_if_exists=True)
     return study
 
 

@@ -109,6 +109,8 @@ def test_a_trial_below_the_median_ends_after_an_epoch(search: ModuleType, capsys
 def test_what_would_fail_every_trial_ends_the_search(search: ModuleType) -> None:
     with pytest.raises(SegflowError, match="segflow plan"):
         search.main(["--name=wrong", "dataset=phantom", "plans=none_of_them"])
+    with pytest.raises(SegflowError, match="cannot be used; found OperationalError"):
+        search.main(["--storage=sqlite:///no/such/folder/x.db", "dataset=phantom"])
 
 
 def test_the_preset_is_a_grid_for_hydras_own_sweeper(planned: Path) -> None:
