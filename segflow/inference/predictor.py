@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from segflow.core.case import Case
 from segflow.core.configuration_plan import ConfigurationPlan
@@ -30,6 +30,7 @@ from segflow.inference.sliding_window import NotFiniteError, predict_logits
 from segflow.models.trained_fold import Folds
 from segflow.network.build import build_network
 from segflow.network.cpu.accelerate import accelerate
+from segflow.network.device_memory import is_out_of_memory
 from segflow.network.devices import choose_device
 from segflow.network.precision import FLOAT32, choose_precision, take_tf32_for_convolutions, without_search
 from segflow.preprocessing.own_normalizations import Normalizations
@@ -78,7 +79,7 @@ class Predictor:
         if self.device.type == "cuda":
             take_tf32_for_convolutions()
         _check_memory(self.record, self.device)
-        networks = (network.to(self.device) for network in model.networks)
+        networks = _on_device(model.networks, self.device)
         self.networks = tuple(accelerate(one) if self.device.type == "cpu" else one for one in networks)
         self.previous_stage = previous_stage
         self.normalizations = normalizations or {}
@@ -238,6 +239,24 @@ class Predictor:
                 if value.ndim <= 1:
                     digest.update(value.detach().float().cpu().numpy().tobytes())
         return digest.hexdigest()[:16]
+
+
+def _on_device(networks: Sequence[nn.Module], device: torch.device) -> list[nn.Module]:
+    """The networks, moved to the device.
+
+    Raises:
+        SegflowError: Its memory does not suffice.
+    """
+    try:
+        return [network.to(device) for network in networks]
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise SegflowError(
+            f"the memory of {device} does not suffice for the networks of {len(networks)} folds",
+            found=str(error).splitlines()[0][:200],
+            fix="End other programs on it, predict with one fold (inference.folds=0) or with inference.device=cpu.",
+        ) from error
 
 
 def _check_memory(record: RunRecord, device: torch.device) -> None:

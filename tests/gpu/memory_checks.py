@@ -29,6 +29,7 @@ from segflow.core.geometry import Box, Geometry
 from segflow.core.labels import Labels
 from segflow.core.preprocessed_case import PreprocessedCase, SpatialRecord
 from segflow.inference.case_prediction import CasePrediction
+from segflow.inference.load_model import Model
 from segflow.inference.predict_cases import predict_cases
 from segflow.inference.predict_settings import PredictSettings, SlidingWindowSettings
 from segflow.inference.predict_stage import PredictStage
@@ -233,6 +234,19 @@ def test_a_prediction_that_waits_to_be_written_holds_no_memory_of_the_gpu(keep: 
     assert (prediction.label_map() == restore_labels(logits, spatial, plan, PLAIN)).mean() > 0.999
     assert (prediction.logits is not None) is keep
     assert prediction.logits is None or torch.equal(prediction.logits, logits)
+
+
+class TooLarge(nn.Conv3d):
+    def _apply(self, *arguments: Any, **options: Any) -> nn.Module:
+        raise torch.OutOfMemoryError(OUT_OF_MEMORY)
+
+
+def test_networks_that_do_not_fit_are_told() -> None:
+    networks = (TooLarge(1, 3, 1), TooLarge(1, 3, 1))
+    model = Model(tiny_models.record(), networks, ("0", "1"), Path("model"))
+    told = r"memory of cuda:0 does not suffice for the networks of 2 folds; found CUDA out of memory.*inference.folds=0"
+    with pytest.raises(SegflowError, match=told):
+        Predictor(model, device=DEVICE)
 
 
 @pytest.mark.parametrize("maps", [False, True], ids=["label maps", "all maps"])
