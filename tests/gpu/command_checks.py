@@ -22,7 +22,7 @@ ORIGIN = {"copy to main memory in inference/origins.py:weights_digest"}
 
 OF_A_CASE = {
     "copy to the device in inference/sliding_window.py:_where_it_fits",
-    "item in inference/sliding_window.py:mean",
+    "item in inference/sliding_window.py:run",
     "copy to main memory in preprocessing/restore.py:_largest_on_device",
 }
 """Waits for a whole case: its image and the weights of a tile go there, a check of the logits and the labels return."""

@@ -36,12 +36,14 @@ def build(folder: Path) -> Path:
     """The library, built within `folder`.
 
     Raises:
-        NoGuard: There is no compiler, or it does not build.
+        NoGuard: There is no compiler, it does not build, or this torch has CUDA of its own.
     """
     compiler = shutil.which(os.environ.get("CXX", "g++"))
     if compiler is None:
         raise NoGuard("no C++ compiler (g++)")
     torch = Path(importlib.util.find_spec("torch").origin).parent
+    if list((torch / "lib").glob("*torch_cuda*")):
+        raise NoGuard("this torch has CUDA of its own; with a GPU, set SEGFLOW_TEST_DEVICE=cuda")
     library = folder / "libguard.so"
     command = [compiler, "-shared", "-fPIC", "-std=c++20", "-O0", str(SOURCE), "-o", str(library)]
     command += [f"-I{torch / 'include'}", f"-I{torch / 'include/torch/csrc/api/include'}"]

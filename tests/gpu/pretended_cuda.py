@@ -11,15 +11,14 @@ from __future__ import annotations
 
 import os
 import sys
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import cuda_guard
+from device_record import Record
 
 cuda_guard.load()
 
@@ -48,19 +47,6 @@ MADE = [
     "randperm", "randperm.generator", "tril_indices", "triu_indices",
 ]  # fmt: skip
 """Operations that make a tensor from none. Others of the kind make an empty one and fill it."""
-
-
-@dataclass
-class Record:
-    """What happened on the pretended GPUs.
-
-    Attributes:
-        waits: How often the processors waited for a GPU, by operation and place: ``item in file.py:function``.
-        convolutions: Number of convolutions, forward and backward, by element type, memory layout, device and place.
-    """
-
-    waits: Counter[str] = field(default_factory=Counter)
-    convolutions: Counter[tuple[str, str, str, str]] = field(default_factory=Counter)
 
 
 _records: list[Record] = []
