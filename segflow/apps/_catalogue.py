@@ -234,6 +234,10 @@ def texts(command: str) -> frozenset[str]:
     return frozenset(setting.key for setting in _settings.settings_of(_commands.record_of(command)) if setting.is_text)
 
 
+NUMBERED = frozenset({"trainer.devices"})
+"""Settings for which ``0,1`` is a list, as for Lightning, and no sweep unless ``-m`` says so."""
+
+
 def taken_as_typed(command: str) -> frozenset[str]:
     """Settings whose value is one text, whatever signs are in it. In a name a comma parts two, see `NAME_KEYS`."""
     lists = {setting.key for setting in _settings.settings_of(_commands.record_of(command)) if setting.is_list}

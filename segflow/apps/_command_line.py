@@ -140,6 +140,8 @@ def _rewrite_one(
     if any((folder / key).is_dir() for folder in folders):
         names = _shipped.options(key, folders)
         return _rewrite_group(head, key, _globbed(value, names) if multirun else value, names, multirun)
+    if key in _catalogue.NUMBERED and not multirun and re.fullmatch(r"\d+,(\d+(,\d+)*)?", value):
+        return [f"{head}[{value.removesuffix(',')}]"]
     if key in texts and not (multirun and _FUNCTION.match(value)):
         several = multirun or key not in whole
         return [head + ",".join(map(_quote_text, split_values(value) if several else [value]))]

@@ -152,7 +152,7 @@ class _Line:
         if self._multirun or len(split_values(value)) < 2 or re.match(r"\w+\(", value):
             return False
         whole = key if key in self._settings else f"{self._section}.{key}"
-        return whole not in _catalogue.taken_as_typed(self.command)
+        return whole not in _catalogue.taken_as_typed(self.command) | _catalogue.NUMBERED
 
     def _sweep(self, key: str, value: str) -> None:
         values = ",".join(split_values(value.removeprefix("[").removesuffix("]") if value.startswith("[") else value))

@@ -87,6 +87,7 @@ def overlapping(
 
     Raises:
         NoSpaceError: A case met a full or read-only disk.
+        DeviceLostError: A GPU failed, so that no other case could be computed.
     """
     waiting = deque(cases.items())
     reading: deque[tuple[str, Item, Future[Given]]] = deque()
@@ -160,6 +161,11 @@ def _message(name: str, error: Exception) -> str:
         error = system_error(error)
     if isinstance(error, NoSpaceError):
         raise error.of_case(name)
+    from segflow.network.devices import lost_device  # slow: torch
+
+    lost = lost_device(error, "the prediction")
+    if lost is not None:
+        raise lost.of_case(name) from error
     if isinstance(error, SegflowError):
         text = str(error)
     else:

@@ -7,6 +7,7 @@ import os
 import torch
 
 from segflow.core.errors import SegflowError
+from segflow.network.device_memory import is_out_of_memory
 
 KINDS = ("cuda", "mps", "cpu")
 """Kinds of devices in the order in which ``auto`` takes them."""
@@ -92,6 +93,29 @@ def check_device(device: torch.device, instead: str) -> None:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         fix = f"Wait until it is free (nvidia-smi shows who has it), or type {instead}."
         raise SegflowError(f"device '{device}' cannot be used now", found=reason, fix=fix) from error
+
+
+class DeviceLostError(SegflowError):
+    """A device failed in the middle, and this process can compute nothing more on it."""
+
+
+def lost_device(error: BaseException, what: str) -> DeviceLostError | None:
+    """The error to tell if torch failed because a device did; None if that is not why.
+
+    Args:
+        error: What torch raised.
+        what: The work that it ended, such as ``the training``.
+    """
+    first, *_ = str(error).splitlines() or [""]
+    of_device = isinstance(error, RuntimeError) and first.startswith(("CUDA error", "HIP error"))
+    if not of_device or is_out_of_memory(error):
+        return None
+    return DeviceLostError(
+        f"a GPU failed and ended {what}",
+        found=first,
+        fix="The same command goes on from what is done. If it fails again, nvidia-smi or the system's log say more "
+        "about the GPU; CUDA_LAUNCH_BLOCKING=1 and HYDRA_FULL_ERROR=1 show the operation.",
+    )
 
 
 def _not_there(name: str) -> SegflowError:

@@ -15,6 +15,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from segflow.core.errors import SegflowError
 from segflow.execution.interrupts import SIGTERM_EXIT
 from segflow.execution.machine import out_of_memory_kills
+from segflow.network.devices import lost_device
 from segflow.training.augmentation_place import MeasuredPlace
 from segflow.training.build_callbacks import build_callbacks
 from segflow.training.build_data import build_data, build_on_device
@@ -207,6 +208,9 @@ def _fit(trainer: pl.Trainer, module: SegmentationModule, data: PatchDataModule,
         dead = name_dead_worker(error, kills)
         if dead is not None:
             raise dead from None
+        lost = lost_device(error, "the training")
+        if lost is not None:
+            raise lost from error
         raise
     finally:
         data.teardown("fit")

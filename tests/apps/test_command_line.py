@@ -34,6 +34,9 @@ def test_settings_are_marked_so_that_every_key_reaches_the_check_of_its_command(
         ("fold='0'", "fold='0'"),
         ("configuration=3d_fullres", "configuration=3d_fullres"),
         ("trainer.max_epochs=3", "trainer.max_epochs=3"),
+        ("trainer.devices=0,1", "trainer.devices=[0,1]"),
+        ("trainer.devices=1,", "trainer.devices=[1]"),
+        ("trainer.devices='0,1'", "trainer.devices='0,1'"),
         ("dataset.path=/data/Dataset001_A", "dataset.path=/data/Dataset001_A"),
         ("dataset.path=/data/a b", "dataset.path='/data/a b'"),
         ("dataset.path=/data/x=1,(2)", "dataset.path='/data/x=1,(2)'"),
@@ -117,3 +120,7 @@ def test_folders_of_configuration_reach_the_jobs_that_are_started(typed: list[st
     assert config_flags(["-m", "fold=0,1", *typed, "-cn", "own"]) == ["--config-dir=mine", "--config-name=own"]
     assert config_flags([*typed, "--cfg", "job"]) == ["--config-dir=mine"]
     assert rewritten(*config_flags(typed), "seed=1") == ["--config-dir=mine", "seed=1"]
+
+
+def test_devices_with_commas_are_a_sweep_only_if_asked_for() -> None:
+    assert rewritten("-m", "trainer.devices=1,2") == ["-m", "trainer.devices=1,2"]

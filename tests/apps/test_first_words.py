@@ -104,6 +104,7 @@ def test_what_cannot_be_put_right_is_told_without_a_line(typed: str, expected: s
         "train -m fold='0','1' 'optimizer.lr=choice(0.1,0.2)'",
         "train fold=0,1 hydra.mode=MULTIRUN",
         "train 'trainer.devices=\"0,1\"'",
+        "train trainer.devices='0,1'",
         "train 'configuration.patch_size=[16,16,16]' 'training.lr_factors={encoder.*:0.1,decoder.*:1}'",
         "train run_name=lr=0.1",
         "train +trainer.fast_dev_run=true ~logger",

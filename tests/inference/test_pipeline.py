@@ -12,6 +12,7 @@ import pytest
 from segflow.core.errors import NoSpaceError, SegflowError
 from segflow.execution.progress import ProgressEvent, silent
 from segflow.inference.case_pipeline import Steps, overlapping, run_cases
+from segflow.network.devices import DeviceLostError
 
 
 @dataclass
@@ -54,6 +55,18 @@ def test_a_failure_ends_its_case_only_and_is_told_with_its_name(stage: str) -> N
     assert set(report.done) == {"case0", "case2", "case3", "case5"}
     assert report.failed == {"case1": "case 'case1': it is no image", "case4": "case 'case4': RuntimeError: boom"}
     assert not report.ok
+
+
+@pytest.mark.parametrize("stage", ["compute", "write"])
+def test_a_gpu_that_fails_ends_the_work(stage: str) -> None:
+    def fail(n: int, given: int) -> int:
+        if n == 2:
+            raise RuntimeError("CUDA error: unspecified launch failure\nCUDA kernel errors might be reported later")
+        return given
+
+    told = r"^case 'case2': a GPU failed and ended the prediction; found CUDA error: unspecified launch failure"
+    with pytest.raises(DeviceLostError, match=told):
+        run_cases(steps([], **{stage: fail}), CASES, Threads(), silent)
 
 
 @pytest.mark.parametrize("stage", ["read", "compute", "write"])

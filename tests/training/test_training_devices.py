@@ -146,6 +146,20 @@ def test_a_busy_device_is_told_with_another_one(machine: Machine) -> None:
         check_device(torch.device("cuda", 0), "trainer.devices=[1]")  # no kernel of CUDA is there
 
 
+class Lost(pl.Callback):
+    """A GPU that fails in the second epoch."""
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        if trainer.current_epoch == 1:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered\nSearch for more")
+
+
+def test_a_device_that_is_lost_is_told_and_the_training_goes_on(toy: Toy) -> None:
+    with pytest.raises(SegflowError, match=r"a GPU failed and ended the training; found CUDA error: an illegal.*"):
+        toy.train(callbacks=[Lost()])
+    assert toy.train().epochs == 2
+
+
 def facts_of(toy: Toy) -> dict[str, Any]:
     return json.loads(toy.run().record_file.read_text())["machine"]
 
