@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,7 +31,8 @@ AT_ONCE: Mapping[str, Any] = {"engine": "at_once"}
 """The launcher that runs all jobs at once on this machine."""
 GPU = "cuda"
 ENDED = "ended before it was done: "
-"""How the message about a case begins whose job failed as a whole, behind the job's name."""
+_LEFT = re.compile(rf"case '(?P<case>.+)': (?P<job>part=\d+/\d+ {ENDED}.*)", re.DOTALL)
+"""The message about a case whose job failed as a whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,18 +178,13 @@ def _gpu_number(device: str) -> int | None:
     return int(number) if kind == GPU and number.isdecimal() else None
 
 
-def problems(failed: Mapping[str, str]) -> list[str]:
-    """Messages about cases that failed: one for all cases that a job left, and one for each other case.
-
-    Args:
-        failed: Case → message.
-    """
+def problems(messages: Iterable[str]) -> list[str]:
+    """Messages about cases that failed: one for all cases that a job left, and one for each other case."""
     left: dict[str, list[str]] = {}
     own = []
-    for case, message in failed.items():
-        job = message.removeprefix(f"case '{case}': ")
-        if ENDED in job:
-            left.setdefault(job, []).append(case)
+    for message in messages:
+        if lost := _LEFT.fullmatch(message):
+            left.setdefault(lost["job"], []).append(lost["case"])
         else:
             own.append(message)
     return [*(f"{job}; left: {_terminal.cases(len(cases))}, {some(cases)}" for job, cases in left.items()), *own]

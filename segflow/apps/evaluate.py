@@ -53,26 +53,12 @@ def run(settings: Evaluate) -> None:
     """Score a folder of label maps, and print the table."""
     prediction, reference = needed(settings.prediction, "prediction", USE), needed(settings.reference, "reference", USE)
     output = settings.output or prediction
-    from segflow.evaluation.evaluate_cases import evaluate_cases
     from segflow.evaluation.summary import SUMMARY_FILE, TABLE_FILE
     from segflow.storage.stamps import StampedFolder
 
     StampedFolder(output).refuse_foreign({SUMMARY_FILE: [output / SUMMARY_FILE, output / TABLE_FILE]})
     description = description_beside(settings.labels, prediction, reference)
-    shards = _shards.of_jobs("evaluate", settings, "evaluation")
-    with _shards.progress(shards) as progress:
-        summary = evaluate_cases(
-            prediction,
-            reference,
-            description.labels,
-            settings.evaluation,
-            file_ending=description.file_ending,
-            reader=description.reader,
-            output=output,
-            metrics=own_parts("metrics", settings.metrics),
-            progress=progress,
-            elsewhere=shards,
-        )
+    summary = _evaluated(settings, prediction, reference, description)
     if settings.evaluation.part != WHOLE:
         kept = f"Scored {_terminal.cases(len(summary.cases))} of part {settings.evaluation.part}"
         _terminal.say(f"{kept}. The same command without part= makes {SUMMARY_FILE} when all parts are scored.")
@@ -82,7 +68,34 @@ def run(settings: Evaluate) -> None:
         _next.say([] if summary.failed else _next.after_evaluate(prediction, reference))
     if summary.failed:
         keep_failed(summary.failed)
-        raise CaseErrors("some cases could not be evaluated", _shards.problems(summary.failed))
+        raise CaseErrors("some cases could not be evaluated", _shards.problems(summary.failed.values()))
+
+
+def _evaluated(settings: Evaluate, prediction: Path, reference: Path, description: DatasetDescription) -> Summary:
+    """The scores, by jobs that share the cases if asked for.
+
+    Raises:
+        CaseErrors: No case could be scored.
+    """
+    from segflow.evaluation.evaluate_cases import evaluate_cases
+
+    shards = _shards.of_jobs("evaluate", settings, "evaluation")
+    try:
+        with _shards.progress(shards) as progress:
+            return evaluate_cases(
+                prediction,
+                reference,
+                description.labels,
+                settings.evaluation,
+                file_ending=description.file_ending,
+                reader=description.reader,
+                output=settings.output or prediction,
+                metrics=own_parts("metrics", settings.metrics),
+                progress=progress,
+                elsewhere=shards,
+            )
+    except CaseErrors as error:
+        raise CaseErrors(error.summary, _shards.problems(error.problems), error.advice) from error
 
 
 def show(summary: Summary, labels: Labels, title: str) -> None:

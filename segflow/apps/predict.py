@@ -60,7 +60,7 @@ def run(settings: Predict) -> None:
     _next.say(_next.after_predict(settings) if report.ok else [])
     if not report.ok:
         keep_failed(report.failed)
-        raise CaseErrors("some cases could not be predicted", _shards.problems(report.failed))
+        raise CaseErrors("some cases could not be predicted", _shards.problems(report.failed.values()))
 
 
 def _refuse_missing_input(sources: list[Path]) -> None:

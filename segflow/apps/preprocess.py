@@ -77,5 +77,5 @@ def preprocess(settings: Preprocess) -> PreprocessReport:
     _terminal.say(report.text())
     if report.failed:
         keep_failed(report.failed)
-        raise CaseErrors("some cases could not be preprocessed", _shards.problems(report.failed))
+        raise CaseErrors("some cases could not be preprocessed", _shards.problems(report.failed.values()))
     return report

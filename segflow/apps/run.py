@@ -248,7 +248,7 @@ def apply_selection(settings: Run, selection: Selection, images: Path, output: P
         failed = {**applied.failed, **failed}
         output = output / POSTPROCESSED
     if failed:
-        raise CaseErrors("some cases could not be predicted", _shards.problems(failed))
+        raise CaseErrors("some cases could not be predicted", _shards.problems(failed.values()))
     return output
 
 

@@ -237,3 +237,13 @@ def test_a_job_of_a_whole_run_gets_the_settings_of_its_own_command() -> None:
     job = _edge.compose("preprocess", *as_arguments("preprocess", settings, shards=1, preprocessing__part="1/3"))
     assert (job.dataset.name, job.shards, job.preprocessing.processes) == ("42", 1, 2)
     assert job.preprocessing.part == "1/3"
+
+
+def test_cases_that_a_job_left_are_told_together() -> None:
+    cause = "part=1/4 ended before it was done: exit code 1: line 1\nline 2"
+    lost = [f"case 'it's {number}': {cause}" for number in range(7)]
+    told = _shards.problems([*lost[:4], "case 'x': no image", *lost[4:]])
+    assert told == [
+        f"{cause}; left: 7 cases, it's 0, it's 1, it's 2, it's 3, it's 4 and 2 more",
+        "case 'x': no image",
+    ]
