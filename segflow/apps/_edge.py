@@ -50,8 +50,9 @@ def compose(command: str, *arguments: str) -> Any:
 
 
 def ignore_advice_of_lightning() -> None:
-    """Silence Lightning's use of torch, and its advice to reduce values over processes that are already reduced."""
-    for message in (".*LeafSpec.*", ".*sync_dist=True.*", ".*callbacks used to create the checkpoint.*"):
+    """Silence Lightning's use of torch, and its advice on reduced values and on ``srun``, which is already followed."""
+    advice = (".*LeafSpec.*", ".*sync_dist=True.*", ".*callbacks used to create the checkpoint.*")
+    for message in (*advice, ".*`srun` command is available on your system but is not used.*"):
         warnings.filterwarnings("ignore", message=message)
 
 

@@ -88,7 +88,8 @@ def launch(jobs: Sequence[LaunchedJob], launcher: Mapping[str, Any] | None = Non
                         ends[end.name] = end
         return [ends[name] for name in children]
     finally:
-        if len(ends) == len(children) and not failures(ends.values()):
+        nothing_said = not any(child.log.exists() for child in children.values())
+        if nothing_said or (len(ends) == len(children) and not failures(ends.values())):
             shutil.rmtree(folder, ignore_errors=True)
             with suppress(OSError):  # it holds the logs of others, or is not ours
                 if options.get("folder"):

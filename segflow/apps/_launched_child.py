@@ -31,6 +31,9 @@ VALUE_FILE = "SEGFLOW_VALUE_FILE"
 PASSED_VARIABLES = ("PYTHONPATH", "SEGFLOW_", "nnUNet_", "OMP_NUM_THREADS")
 """Beginnings of the environment variables that a job on another machine gets from the process that launches it."""
 
+SENT = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+"""Signals that a person or a batch system sends."""
+
 POLL_SECONDS = 0.1
 GRACE_SECONDS = 60.0
 """How long a job may take to write its checkpoint after SIGTERM, before it is killed."""
@@ -133,7 +136,7 @@ class RunningChild:
     @property
     def was_interrupted(self) -> bool:
         """Whether a signal ended the job that a person or a batch system sends."""
-        return self._process.poll() in (SIGINT_EXIT, SIGTERM_EXIT, -signal.SIGINT, -signal.SIGTERM)
+        return self._process.poll() in (SIGINT_EXIT, SIGTERM_EXIT, *(-number for number in SENT))
 
     def signal(self, number: int) -> None:
         """Pass a signal on to the job."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -16,13 +17,17 @@ from segflow.execution.interrupts import SIGTERM_EXIT, Terminated, exit_code_of_
 def told_in_one_line(command: str) -> Iterator[None]:
     """While the block runs, both signals end it like an exception, with one line and exit code 130 or 143.
 
+    Within a job of SLURM, so do SIGUSR1 and SIGUSR2, by which it warns of the time limit: they would kill the process.
+
     Raises:
         SystemExit: A signal arrived.
     """
     hears = threading.current_thread() is threading.main_thread()
-    before = signal.getsignal(signal.SIGTERM)
-    if hears and before == signal.SIG_DFL:
-        signal.signal(signal.SIGTERM, _end)
+    heard = [signal.SIGTERM, *((signal.SIGUSR1, signal.SIGUSR2) if "SLURM_JOB_ID" in os.environ else ())]
+    before = {number: signal.getsignal(number) for number in heard}
+    for number, handler in before.items():
+        if hears and handler == signal.SIG_DFL:
+            signal.signal(number, _end)
     try:
         yield
     except KeyboardInterrupt as error:
@@ -34,8 +39,9 @@ def told_in_one_line(command: str) -> Iterator[None]:
         sys.stderr.write(f"segflow {command}: ended by {what}; to continue, run the same command again\n")
         raise SystemExit(code) from None
     finally:
-        if hears and signal.getsignal(signal.SIGTERM) is _end:
-            signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            if hears and signal.getsignal(number) is _end:
+                signal.signal(number, handler)
 
 
 def _end(number: int, frame: FrameType | None) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from segflow.core.errors import SegflowError
 from segflow.core.run_record import RunRecord
 from segflow.storage.file_names import FOLD_PREFIX
 from segflow.storage.folder_lock import held, open_lock
-from segflow.storage.json_files import read_json, read_json_as, write_json
+from segflow.storage.json_files import TEMPORARY_PREFIX, read_json, read_json_as, write_json
 from segflow.storage.links import refuse_link, within
 
 CHECKPOINT_NAMES = ("final", "best", "last")
@@ -152,6 +152,14 @@ class Fold:
                 fix="Check permissions, or give the run its own run_name.",
             ) from error
         return bool(left)
+
+    def clear_unfinished(self) -> None:
+        """Delete files that a killed start was still writing. Only a process that holds the lock may call this."""
+        for folder in (self.path, self.path / CHECKPOINTS, self.validation):
+            for path in folder.glob(f"{TEMPORARY_PREFIX}*"):
+                if path.is_file() or path.is_symlink():
+                    with suppress(OSError):  # it only takes space
+                        path.unlink()
 
     @contextmanager
     def locked(self) -> Iterator[None]:

@@ -61,7 +61,8 @@ logger = logging.getLogger(__name__)
 
 
 def release_folder(folder: Fold) -> None:
-    """Clear a folder without checkpoints for a new start, and log it."""
+    """Clear a folder without checkpoints for a new start, and log it. Half-written files go in any case."""
+    folder.clear_unfinished()
     if not folder.has_weights() and folder.clear_start():
         logger.info("%s: an earlier start ended before its first checkpoint; this one begins anew", folder.path)
 

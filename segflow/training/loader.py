@@ -198,8 +198,8 @@ class EpochLoader:
 
 def _start_worker(number: int) -> None:
     """Ignore signals, which a batch system sends to all processes. The training process ends its workers."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
     multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(_give_up)  # type: ignore[attr-defined]
     torch.set_num_threads(1)
 
