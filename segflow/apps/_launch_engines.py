@@ -221,7 +221,7 @@ def slurm(children: Sequence[Child], options: Options) -> Events:
             found="; ".join(line.removeprefix("sbatch: error: ") for line in str(error).splitlines()),
             fix="Check hydra.launcher.partition, account, time and memory; sinfo shows what there is.",
         ) from error
-    waiting = dict(zip(jobs, children, strict=True))
+    waiting = {job.task(0): child for job, child in zip(jobs, children, strict=True)}  # its first process tells the end
     absent: dict[Any, float] = {}
     try:
         yield from _ends_on_slurm(waiting, absent)
