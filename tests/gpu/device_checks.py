@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+import tiny_models
 import torch
 from pretended_cuda import DEVICE, on_gpu, record, values
 
@@ -118,8 +119,6 @@ def test_autocast_and_the_scaler_reach_the_convolutions() -> None:
 
 
 def test_a_network_comes_back_to_main_memory_with_its_values() -> None:
-    import tiny_models
-
     network = build_network(tiny_models.topology(2), 1, 3)
     before = [parameter.detach().clone() for parameter in network.parameters()]
     network.to(OTHER)

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import pytorch_lightning as pl
+import tiny_models
 import torch
 from pretended_cuda import Record, record
 
@@ -103,8 +104,6 @@ def train(toy: Toy, name: str, *, trainer: dict[str, Any] | None = None, **chang
 
 
 def plan(toy: Toy, dims: int, network: str) -> Any:
-    import tiny_models
-
     architecture = tiny_models.topology(dims, network).to_architecture()
     return with_plan(toy.record, patch_size=[16] * dims, spacing=[1.0] * dims, architecture=architecture, batch_size=2)
 
@@ -127,6 +126,7 @@ KINDS = {
     "regions": lambda toy: {"record": with_labels(toy.record, {"background": 0, "whole": [1, 2], "core": 2}, [1, 2])},
     "ignore label": lambda toy: {"record": partly(toy)},
     "augmentation in the workers": lambda toy: {"settings": {"augmentation_device": "cpu"}},
+    "augmentation where it is quicker": lambda toy: {"settings": {"augmentation_device": "auto"}},
     "channels last": lambda toy: {"network": functools.partial(build_network, memory_format="channels_last")},
 }
 
