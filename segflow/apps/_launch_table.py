@@ -44,7 +44,7 @@ class States:
 
     def __enter__(self) -> States:
         if sys.stderr.isatty():
-            self._live = Live(self._table(), console=Console(stderr=True), refresh_per_second=2)
+            self._live = Live(get_renderable=self._table, console=Console(stderr=True, markup=False), refresh_per_second=2)
             self._live.__enter__()
         return self
 
@@ -52,7 +52,6 @@ class States:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._live is not None:
-            self._live.update(self._table())
             self._live.__exit__(kind, error, trace)
 
     def runs(self, name: str) -> None:
@@ -72,9 +71,7 @@ class States:
 
     def _change(self, name: str, row: _Row) -> None:
         self._rows[name] = row
-        if self._live is not None:
-            self._live.update(self._table())
-        else:
+        if self._live is None:
             took = f" after {row.seconds:.0f} s" if row.seconds is not None else ""
             logger.info("%s: %s%s%s", name, row.state, took, f": {row.note}" if row.note else "")
 

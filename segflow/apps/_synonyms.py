@@ -52,5 +52,5 @@ LAUNCHERS: Mapping[str, tuple[str, str]] = {
 }
 """Option of ``hydra/launcher`` → the module that it needs, and what installs it."""
 
-LAUNCHING = ("run", "preprocess", "predict", "evaluate")
+LAUNCHING = ("demo", "run", "preprocess", "predict", "evaluate")
 """Commands that divide their own work among the jobs of a launcher; others launch the jobs of a sweep."""
