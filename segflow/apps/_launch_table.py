@@ -44,7 +44,9 @@ class States:
 
     def __enter__(self) -> States:
         if sys.stderr.isatty():
-            self._live = Live(get_renderable=self._table, console=Console(stderr=True, markup=False), refresh_per_second=2)
+            self._live = Live(
+                get_renderable=self._table, console=Console(stderr=True, markup=False), refresh_per_second=2
+            )
             self._live.__enter__()
         return self
 

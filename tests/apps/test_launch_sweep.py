@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -95,24 +96,27 @@ def test_the_value_of_a_job_comes_back(job: Path, monkeypatch: pytest.MonkeyPatc
     assert end.value == pytest.approx(scores.score, abs=1e-12)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGKILL, -9)])
-def test_no_job_outlives_the_process_that_launched_it(job: Path, number: int, code: int) -> None:
-    name = f"run_name=ended_by_{number}"
-    sweep = ["train", "-m", "fold=0,1", *SHORT, name, "trainer.max_epochs=100000", "hydra/launcher=joblib"]
+@pytest.mark.parametrize(
+    ("number", "code", "launcher"), [(signal.SIGTERM, 143, "gpus"), (signal.SIGKILL, -9, "joblib")]
+)
+def test_no_job_outlives_the_process_that_launched_it(job: Path, number: int, code: int, launcher: str) -> None:
+    sweep = ["train", "-m", "fold=0", *SHORT, f"run_name={launcher}", "trainer.max_epochs=100000"]
     environment = {key: value for key, value in os.environ.items() if key not in PATHS}
-    parent = subprocess.Popen([sys.executable, "-m", "segflow", *sweep], cwd=job, env=environment)
-    folds = [job / RUNS / "3d_fullres" / name.partition("=")[2] / f"fold_{fold}" for fold in (0, 1)]
-    _wait(lambda: all((fold / "checkpoints/last.ckpt").is_file() for fold in folds), parent)
-    jobs = [int((fold / ".lock").read_text().split()[1]) for fold in folds]
-    assert all(_runs(process) for process in jobs)
+    command = [sys.executable, "-m", "segflow", *sweep, "trainer.accelerator=cpu", f"hydra/launcher={launcher}"]
+    parent = subprocess.Popen(command, cwd=job, env={**environment, "CUDA_VISIBLE_DEVICES": "0"})
+    fold = job / RUNS / "3d_fullres" / launcher / "fold_0"
+    _wait((fold / "checkpoints/last.ckpt").is_file, parent)
+    process = int((fold / ".lock").read_text().split()[1])
+    assert _runs(process)
     parent.send_signal(number)
     assert parent.wait(GIVE_UP_SECONDS) == code
-    _wait(lambda: not any(_runs(process) for process in jobs))
+    _wait(lambda: not _runs(process))
+    assert not (fold / "finished.json").exists()
 
 
-def _wait(happened: object, parent: subprocess.Popen[bytes] | None = None) -> None:
+def _wait(happened: Callable[[], bool], parent: subprocess.Popen[bytes] | None = None) -> None:
     begun = time.monotonic()
-    while not happened():  # type: ignore[operator]
+    while not happened():
         assert parent is None or parent.poll() is None, "the sweep ended"
         assert time.monotonic() - begun < GIVE_UP_SECONDS
         time.sleep(0.1)
