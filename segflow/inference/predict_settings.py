@@ -83,7 +83,8 @@ class PredictSettings(SlidingWindowSettings):
         resume: Skip finished cases, whose outputs exist and were made from the same images by the same model and
             settings.
         part: ``k/n`` predicts only every n-th case, starting at the k-th (from 0).
-        readers, writers: Threads that read and preprocess, and that restore and write.
+        readers, writers: Threads that read and preprocess, and that write; after a CPU these bring the result back to
+            the image's grid, which a GPU does itself.
     """
 
     folds: str | int | list[str | int] = "all"

@@ -205,7 +205,9 @@ class _Pass:
             raise SegflowError(
                 "memory does not suffice for one tile",
                 found=f"patch {list(self.window.patch)} on {self.device}",
-                fix="Close other programs, or predict with device=cpu.",
+                fix="End other programs on it, or predict with inference.device=cpu."
+                if self.device.type != "cpu"
+                else "End other programs.",
             ) from error
 
 

@@ -167,6 +167,19 @@ def test_tiles_fill_what_torch_keeps_without_need(monkeypatch: pytest.MonkeyPatc
     assert network.batches == [5, 5, 1]
 
 
+class Greedy(nn.Conv3d):
+    def forward(self, image: Tensor) -> Tensor:
+        raise RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED")
+
+
+def test_not_even_one_tile_fits() -> None:
+    told = r"memory does not suffice for one tile; found patch \[8, 8, 8\] on cuda:0\..*inference.device=cpu"
+    with pytest.raises(SegflowError, match=told):
+        predict_logits(
+            [Greedy(1, 2, 1).to(DEVICE)], torch.ones(1, 8, 8, 8), (8, 8, 8), (), SlidingWindowSettings(batch_size=1)
+        )
+
+
 def test_the_mean_of_what_fits_and_what_does_not_is_in_main_memory() -> None:
     several = [torch.full((2, 1, 1, 3), float(n)) for n in range(3)]
     mean = mean_logits([on_gpu(several[0]), several[1], on_gpu(several[2])])
