@@ -134,7 +134,7 @@ def _composition(error: BaseException, folders: Sequence[Path], command: str) ->
         return (
             f"{where}the environment variable {variable[1]} is not set; ${{oc.env:{variable[1]},VALUE}} has a default"
         )
-    if "Cannot merge DictConfig with ListConfig" in text:
+    if re.search("Cannot merge (DictConfig with ListConfig|incompatible container types)", text):
         return f"{where}a list cannot take the place of a mapping, as augmentation.steps is: NAME: {{_target_: …}}"
     first = next((str(e).splitlines()[0] for e in reversed(chain) if str(e)), type(error).__name__)
     return f"{where}{first}"
