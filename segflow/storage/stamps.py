@@ -148,7 +148,8 @@ class StampedFolder:
             for file, written in (self._outputs(stamp) if stamp else {}).items():
                 if is_same_file(file, written):
                     file.unlink(missing_ok=True)  # another process may discard the same
-            self._stamp_file(name).unlink(missing_ok=True)
+            if self._stamp_file(name).exists():
+                self._stamp_file(name).unlink(missing_ok=True)
             for left in (self.path / STAMPS_FOLDER).glob(f"{MAKING_PREFIX}*-{glob.escape(name)}"):
                 shutil.rmtree(left, ignore_errors=True)  # left by a killed process
         except OSError as error:
