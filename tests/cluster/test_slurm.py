@@ -182,6 +182,17 @@ def test_ranks_that_srun_starts_train_one_fold(cluster: SlurmCluster, job: Path)
     assert len((run / "metrics.csv").read_text().splitlines()) == 3  # a heading and two epochs
 
 
+def test_shards_leave_the_scores_of_one_process(cluster: SlurmCluster, job: Path) -> None:
+    places = "prediction=data/raw/{0}/labelsTr reference=data/preprocessed/{0}/gt_segmentations"
+    words = ["evaluate", *places.format("Dataset001_Phantom").split(), "processes=0"]
+    shared = segflow(job, *words, "output=shared", "shards=3", *SLURM, **cluster.environment)
+    assert shared.returncode == 0, shared.stdout
+    assert "part=2/3: done" in shared.stdout
+    assert segflow(job, *words, "output=one").returncode == 0
+    for name in ("summary.json", "metrics.csv"):
+        assert (job / "shared" / name).read_bytes() == (job / "one" / name).read_bytes()
+
+
 def wait_until_empty(cluster: SlurmCluster) -> None:
     end = time.monotonic() + PATIENCE
     while cluster.jobs():
