@@ -16,7 +16,7 @@ SMALL = "planner.overrides={3d_fullres: {patch_size: [16, 32, 32]}}"
 RUN = Path("outputs/Dataset001_Phantom/tiny/3d_fullres/default/fold_0")
 IMAGE = Path("data/raw/Dataset001_Phantom/imagesTs/phantom_016_0000.nii.gz")
 
-LOADED = {"copy to the device in inference/predictor.py:<genexpr>"}
+LOADED = {"copy to the device in inference/predictor.py:_on_device"}
 ORIGIN = {"copy to main memory in inference/origins.py:weights_digest"}
 """The stamps of predictions name the weights."""
 

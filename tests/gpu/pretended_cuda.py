@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any
 
 import cuda_guard
@@ -230,17 +230,25 @@ def _place(but: str | None = None) -> str:
     """The innermost function of segflow, Lightning, or torch's optimizers and scaler; not in package `but`."""
     frame: FrameType | None = sys._getframe()
     while frame is not None:
-        file, function = frame.f_code.co_filename, frame.f_code.co_name
-        within = file.removeprefix(PACKAGE)
-        passed = but is not None and (within.startswith(but) or function == "forward")
-        if within != file and not passed:
-            return f"{within}:{function}"
-        for package in ("pytorch_lightning/", "lightning_fabric/", "torch/amp/", "torch/optim/"):
-            _, of_package, within = file.rpartition(f"site-packages/{package}")
-            if of_package:
-                return f"{package}{within}:{function}"
+        if (place := _name_of(frame.f_code, but)) is not None:
+            return place
         frame = frame.f_back
     return "backward or test"
+
+
+def _name_of(code: CodeType, but: str | None) -> str | None:
+    file, function = code.co_filename, code.co_name
+    if function.startswith("<"):  # a comprehension is a part of its function
+        return None
+    within = file.removeprefix(PACKAGE)
+    passed = but is not None and (within.startswith(but) or function == "forward")
+    if within != file and not passed:
+        return f"{within}:{function}"
+    for package in ("pytorch_lightning/", "lightning_fabric/", "torch/amp/", "torch/optim/"):
+        _, of_package, within = file.rpartition(f"site-packages/{package}")
+        if of_package:
+            return f"{package}{within}:{function}"
+    return None
 
 
 _generators: set[int] = set()

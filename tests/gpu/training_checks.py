@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
 from test_training_kinds import with_labels, with_plan
 from training_toy import CASES, PATCH, TENSORBOARD, PowerCut, Toy, make_case, make_parts
 
-SCALER = "item in torch/amp/grad_scaler.py:<genexpr>"
+SCALER = "item in torch/amp/grad_scaler.py:_maybe_opt_step"
 """The scaler's look at whether a gradient overflowed, torch's own. It comes at the end of a step."""
 
 GUARD = "item in training/loss_guard.py:on_before_optimizer_step"
