@@ -6,7 +6,7 @@ import csv
 import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -60,6 +60,7 @@ class EpochReport(Callback):
         self._train_seconds = 0.0
         self._rate = math.nan
         self._added: dict[str, float] = {}
+        self._own: set[str] = set()
         self._drawn_at = -math.inf
         self._drawing_seconds = 0.0
         self._drawing: Future[None] | None = None
@@ -88,7 +89,8 @@ class EpochReport(Callback):
             self._train_seconds = time.perf_counter() - self._started
         row = self._metrics_of(values) | self._timings(trainer) | self._added
         self._added = {}
-        others = _logged_by_others(trainer, row)
+        self._own |= row.keys()  # Lightning keeps the value of an earlier epoch where this one has none
+        others = _logged_by_others(trainer, self._own)
         pl_module.log_dict({tag: value for tag, value in row.items() if not math.isnan(value)})
         # Without this, Lightning would plot the curves over steps, not epochs.
         pl_module.log("step", float(trainer.current_epoch))
@@ -198,7 +200,7 @@ class EpochReport(Callback):
         return " | ".join(parts)
 
 
-def _logged_by_others(trainer: pl.Trainer, own: Mapping[str, float]) -> dict[str, float]:
+def _logged_by_others(trainer: pl.Trainer, own: Collection[str]) -> dict[str, float]:
     """Values that callbacks of a user's own have logged, which may be what a search optimises."""
     found = {tag: value for tag, value in trainer.callback_metrics.items() if tag not in own and tag != "step"}
     return {tag: float(value) for tag, value in found.items() if value.numel() == 1}
