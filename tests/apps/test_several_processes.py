@@ -180,6 +180,18 @@ def test_two_processes_share_the_validation_and_predict_what_one_does(job: Path,
     leftovers = [path for path in run.path.rglob("*") if path.name.startswith((".writing", ".making"))]
     assert leftovers == []
 
+    # The finished fold again, with a case of rank 1 that cannot be written.
+    blocked = run.validation / sorted(maps)[1]
+    blocked.unlink()
+    blocked.mkdir()
+    again = starter.torchrun(["--nproc-per-node=2", "--standalone"], *both, *TWO)
+    assert again.ended() == 1
+    case = blocked.name.removesuffix(".nii.gz")
+    assert f"case '{case}'" in again.output, again.output
+    written = {file.name for file in run.validation.glob("*.nii.gz") if file.is_file()}
+    assert written == {*maps} - {blocked.name}
+    blocked.rmdir()
+
 
 def test_a_lost_or_ended_process_ends_the_other_and_the_next_start_goes_on(job: Path, starter: Starter) -> None:
     run = fold(job, "lost")
