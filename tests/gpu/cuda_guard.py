@@ -7,12 +7,14 @@ the CPU (`pretended_cuda`). It holds until the process ends, so whoever uses it 
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import importlib.util
 import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -64,6 +66,7 @@ def load() -> None:
     os.environ[DEVICES] = str(count)
     ctypes.CDLL(os.environ[LIBRARY], mode=ctypes.RTLD_GLOBAL)
     _tell_torch(count)
+    atexit.register(time.sleep, 0.5)  # a thread of autograd that still frees tensors of Python would abort the process
 
 
 def _tell_torch(count: int) -> None:
