@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import socket
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -70,3 +72,22 @@ def test_an_address_where_nothing_answers_is_told_in_one_line(address: str, tmp_
     assert len(result.stdout.splitlines()) == 1, result.stdout
     assert f"no Ray cluster answers at {address}" in result.stdout
     assert not (tmp_path / "outputs" / ".jobs").exists()
+
+
+def test_something_else_that_answers_is_not_taken_for_ray(tmp_path: Path) -> None:
+    with socket.create_server(("", 0)) as server:
+
+        def answer() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(100)
+                connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+        thread = threading.Thread(target=answer, daemon=True)
+        thread.start()
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        result = segflow(tmp_path, *LEAST, "hydra/launcher=ray", f"hydra.launcher.ray.init.address={address}")
+        thread.join(10)
+    assert result.returncode == 1
+    assert len(result.stdout.splitlines()) == 1, result.stdout
+    assert "what answers there is not Ray" in result.stdout
