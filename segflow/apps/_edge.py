@@ -21,8 +21,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from segflow.apps import _command_line, _commands, _composition, _first_words, _messages, _shipped
+from segflow.apps._job_results import keep_value, keep_warnings
 from segflow.apps._launch_sweep import Swept
-from segflow.apps._launched_child import keep_value, keep_warnings
 from segflow.apps._own_parts import use_own_reader
 from segflow.core.errors import NoSpaceError, SegflowError
 

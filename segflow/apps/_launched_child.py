@@ -5,28 +5,23 @@ It is loaded in the worker of any engine, and therefore needs nothing but Python
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
+from segflow.apps._job_results import VALUE_FILE, kept
 from segflow.apps._processes import OF_A_RANK, PASSED_ON
 from segflow.apps.main import LAUNCHED_BY
-from segflow.core.errors import UNUSABLE, SegflowError
+from segflow.core.errors import SegflowError
 from segflow.execution.interrupts import SIGINT_EXIT, SIGTERM_EXIT
-from segflow.storage.json_files import read_json, write_json
-
-VALUE_FILE = "SEGFLOW_VALUE_FILE"
-"""Environment variable: the file into which a job writes its value, the cases that failed, and its warnings."""
 
 PASSED_VARIABLES = ("PYTHONPATH", "SEGFLOW_", "nnUNet_", "OMP_NUM_THREADS")
 """Beginnings of the environment variables that a job on another machine gets from the process that launches it."""
@@ -40,8 +35,6 @@ GRACE_SECONDS = 60.0
 
 LONGEST_CAUSE = 20
 """Largest number of lines of a job's own error message."""
-
-MOST_WARNINGS = 50
 
 PR_SET_PDEATHSIG = 1
 
@@ -131,7 +124,7 @@ class RunningChild:
         if code is None:
             return None
         error = f"{self._cause(code)} (log: {self._child.log})" if code else None
-        return JobEnd(self._child.name, error, *_kept(self._child.value_file))
+        return JobEnd(self._child.name, error, *kept(self._child.value_file))
 
     @property
     def was_interrupted(self) -> bool:
@@ -220,63 +213,6 @@ def passed_variables() -> dict[str, str]:
     }
 
 
-def keep_value(value: float | None) -> None:
-    """Within a job: keep the value for the process that launched it."""
-    if value is not None:
-        _keep({"value": float(value)})
-
-
-def keep_failed(failed: Mapping[str, str]) -> None:
-    """Within a job: keep case → message, for the process that launched it."""
-    if failed:
-        _keep({"failed": dict(failed)})
-
-
-class Warned(logging.Handler):
-    """Collects the warnings of segflow in this process while a block runs.
-
-    Attributes:
-        messages: The first `MOST_WARNINGS` of them, each once.
-    """
-
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self.messages: list[str] = []
-
-    def __enter__(self) -> Warned:
-        logging.getLogger("segflow").addHandler(self)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        logging.getLogger("segflow").removeHandler(self)
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Called by logging. Errors are told by the job itself."""
-        message = record.getMessage()
-        if record.levelno == logging.WARNING and message not in self.messages and len(self.messages) < MOST_WARNINGS:
-            self.messages.append(message)
-
-
-@contextmanager
-def keep_warnings() -> Iterator[None]:
-    """Within a job: keep the warnings of the block, for the process that launched it."""
-    with Warned() as warned:
-        try:
-            yield
-        finally:
-            if warned.messages:
-                _keep({"warnings": warned.messages})
-
-
-_content: dict[str, Any] = {}
-
-
-def _keep(content: Mapping[str, Any]) -> None:
-    if file := os.environ.get(VALUE_FILE):
-        _content.update(content)
-        write_json(Path(file), _content)
-
-
 def end_with_parent() -> None:
     """Within a job: end like after SIGTERM when the launching process is gone, even if it was killed (Linux).
 
@@ -290,16 +226,3 @@ def end_with_parent() -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != int(parent):  # it ended before the line above
         os.kill(os.getpid(), signal.SIGTERM)
-
-
-def _kept(file: Path) -> tuple[float | None, dict[str, str], tuple[str, ...]]:
-    """What the job kept: its value, the cases that failed, and its warnings."""
-    if not file.is_file():
-        return None, {}, ()
-    try:
-        content = read_json(file)
-        failed = {str(case): str(message) for case, message in content.get("failed", {}).items()}
-        value = float(content["value"]) if "value" in content else None
-        return value, failed, tuple(map(str, content.get("warnings", ())))
-    except UNUSABLE:
-        return None, {}, ()

@@ -11,9 +11,12 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 from types import FrameType
 
 from segflow.apps import _invocation
+from segflow.apps._job_results import VALUE_FILE, kept
 from segflow.core.errors import SegflowError
 from segflow.execution.interrupts import SIGINT_EXIT, SIGTERM_EXIT
 
@@ -23,8 +26,11 @@ OF_A_TEAM = ("TORCHELASTIC_RUN_ID", "NODE_RANK")
 OF_A_RANK = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "PL_GLOBAL_SEED")
 
 
-def run_alone(command: str) -> None:
+def run_alone(command: str) -> float | None:
     """Run this job's overrides as a single run in a child process, and wait for it.
+
+    Returns:
+        The value that the command returned there; None if it returned none.
 
     Raises:
         SegflowError: The child failed.
@@ -33,7 +39,21 @@ def run_alone(command: str) -> None:
     left_out = () if set(OF_A_TEAM) & os.environ.keys() else OF_A_RANK
     environment = {key: value for key, value in os.environ.items() if key not in left_out}
     arguments = [sys.executable, "-m", "segflow.apps.main", command, *_invocation.child_arguments()]
-    child = subprocess.Popen(arguments, env=environment, start_new_session=True)
+    with tempfile.TemporaryDirectory(prefix="segflow-") as folder:
+        file = Path(folder) / "value.json"
+        code = _wait_for(
+            subprocess.Popen(arguments, env={**environment, VALUE_FILE: str(file)}, start_new_session=True)
+        )
+        value, *_ = kept(file)
+    if code in (SIGINT_EXIT, SIGTERM_EXIT):  # the signal was sent to the child
+        raise SystemExit(code)
+    if code:
+        raise SegflowError(f"a job of the sweep ended with exit code {code}", fix="Its own message is above.")
+    return value
+
+
+def _wait_for(child: subprocess.Popen[bytes]) -> int:
+    """Exit code of the child. Signals to this process are passed on, and end it after the child."""
     received: list[int] = []
 
     def pass_on(number: int, frame: FrameType | None) -> None:
@@ -48,7 +68,4 @@ def run_alone(command: str) -> None:
             signal.signal(number, handler)
     if received:
         raise SystemExit(128 + received[-1])
-    if code in (SIGINT_EXIT, SIGTERM_EXIT):  # the signal was sent to the child
-        raise SystemExit(code)
-    if code:
-        raise SegflowError(f"a job of the sweep ended with exit code {code}", fix="Its own message is above.")
+    return code

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from segflow.apps import _invocation, _terminal
+from segflow.apps._job_results import Warned
 from segflow.apps._launch import LaunchedJob, launch
 from segflow.apps._launch_engines import DEVICES, visible_devices
-from segflow.apps._launched_child import Warned
 from segflow.apps._records import Sharded
 from segflow.apps._typed_again import as_arguments
 from segflow.core.case_part import divided, part_of

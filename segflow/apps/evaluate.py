@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from segflow.apps import _next, _shards, _terminal
-from segflow.apps._launched_child import keep_failed
+from segflow.apps._job_results import keep_failed
 from segflow.apps._own_parts import own_parts
 from segflow.apps._parts import Part
 from segflow.apps._records import Command, Sharded, needed

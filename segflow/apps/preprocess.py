@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 from segflow.apps import _datasets, _next, _shards, _terminal
-from segflow.apps._launched_child import keep_failed
+from segflow.apps._job_results import keep_failed
 from segflow.apps._own_parts import own_normalizations
 from segflow.apps._parts import Part
 from segflow.apps._records import DatasetCommand, Sharded

@@ -80,8 +80,7 @@ def run(settings: Train) -> float | None:
         The value that a sweep optimises, see `Trained.value`.
     """
     if _invocation.is_sweep() and not settings.trainer.is_one_process:
-        _processes.run_alone("train")  # ranks start this command line again, which must not be that of the sweep
-        return None
+        return _processes.run_alone("train")  # ranks start this command line again, which must not be that of the sweep
     is_first = place_in_team(settings).is_first
     _datasets.announce(settings, "train", silent=not is_first)
     trained = train(settings)

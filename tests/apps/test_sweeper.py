@@ -83,6 +83,13 @@ def test_what_a_training_returns_is_what_a_sweeper_of_ones_own_optimises(
     assert result.returncode == 0, result.stderr
     values = [float(text) for text in (job / "values.txt").read_text().split()]
     assert len(values) == 2
+    two = ["trainer.devices=2", "trainer.accelerator=cpu", "hydra.sweeper.rates=[0.03]"]
+    shared = start(job, "train", "-m", "--config-dir=own_conf", "hydra/sweeper=best", *short, *two)
+    assert shared.returncode == 0, shared.stderr
+    facts = json.loads(
+        (job / "outputs/Dataset001_Phantom/tinyPlans/3d_fullres/rate-0.03/fold_0/finished.json").read_text()
+    )
+    assert float((job / "values.txt").read_text()) == facts["metrics"]["val/loss"]
     in_job(monkeypatch, job)
     trained = segflow.train(*short, "run_name=python", "optimizer.lr=0.01")
     assert trained.value == trained.metrics["val/loss"] == values[0]
