@@ -29,6 +29,7 @@ from segflow.execution.place import Place
 from segflow.training.blocked_signals import BlockedSignals
 
 EVERY = 0.5
+SOON = 0.1
 GRACE = 5.0
 """Seconds in which a process ends by itself after a failure of another one."""
 LONG_GRACE = 30.0
@@ -185,8 +186,14 @@ class Watch:
     def _blocked(self) -> Failure | None:
         """Wait a moment. A signal that the main thread does not hear in time ends the training."""
         number = self._signals.next(EVERY)
-        if number is None or self._closed.wait(GRACE) or self.is_ending:
+        if number is None:
             return None
+        until = time.monotonic() + GRACE
+        while time.monotonic() < until:
+            if self._closed.wait(SOON) or self.is_ending:
+                return None
+            if (failure := self._look()) is not None:  # a launcher ends all processes if one of them is lost
+                return failure
         what, code = ("SIGTERM", SIGTERM_EXIT) if number == signal.SIGTERM else ("Ctrl-C", SIGINT_EXIT)
         return self._first(Failure(f"ended by {what}. {GO_ON}", code))
 

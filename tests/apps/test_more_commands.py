@@ -93,17 +93,18 @@ def test_a_fold_that_fails_is_named_and_the_others_go_on(finished: tuple[Path, s
 
 def test_folds_that_are_jobs_are_those_of_one_process(finished: tuple[Path, str, int]) -> None:
     folder, _, _ = finished
-    own = [*RUN, "configuration=2d", "trainer.accelerator=cpu", "run_name=jobs", "hydra/launcher=gpus"]
+    own = [*RUN, "configuration=2d", "trainer.accelerator=cpu", "paths.outputs=of_jobs", "hydra/launcher=gpus"]
     for said in (": running", "4/6 select"):
         result = start(folder, *own, CUDA_VISIBLE_DEVICES="0,1")
         assert result.returncode == 0, result.stderr
         assert said in result.stderr
     assert ": running" not in result.stderr  # the second start has nothing to train
-    maps, others = (label_maps(folder / RUNS / "2d" / name / "crossval") for name in ("jobs", "default"))
+    run = Path(*RUNS.parts[1:]) / "2d" / "default" / "crossval"
+    maps, others = (label_maps(folder / outputs / run) for outputs in ("of_jobs", RUNS.parts[0]))
     assert len(maps) == 16
     for name, label in maps.items():
         np.testing.assert_array_equal(label, others[name])
-    assert not (folder / "outputs/.jobs").exists()
+    assert not (folder / "of_jobs/.jobs").exists()
 
 
 def test_run_trains_folds_on_several_devices(finished: tuple[Path, str, int]) -> None:

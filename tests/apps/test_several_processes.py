@@ -244,7 +244,9 @@ def test_two_nodes_train_one_fold(job: Path, starter: Starter, way: str) -> None
     first, second = (node.output for node in nodes)
     assert first.count("3d_fullres fold 0:") == 1
     assert "3d_fullres fold 0:" not in second
-    assert "Traceback" not in first + second
+    # torchrun notes a traceback of its own if the other machine's torchrun is gone before it.
+    own = [line for line in (first + second).splitlines() if "torch/distributed/elastic" not in line]
+    assert not [line for line in own if "Traceback" in line]
 
 
 @pytest.mark.parametrize("way", WAYS)
