@@ -222,13 +222,16 @@ def apply_selection(settings: Run, selection: Selection, images: Path, output: P
     alone = len(best.runs) == 1
     members = [output if alone else output / MEMBER.format(k) for k in range(1, len(best.runs) + 1)]
     failed: dict[str, str] = {}
+    inference = settings.inference
+    if settings.trainer.accelerator == "cpu" and inference.device == "auto":  # what trains on no GPU predicts on none
+        inference = replace(inference, device="cpu")
     for model, folds, folder in zip(best.runs, best.folds, members, strict=True):
         done = predict.predict(
             predict.Predict(
                 model=Path(model),
                 input=[images],
                 output=folder,
-                inference=replace(settings.inference, folds=list(folds), probabilities=not alone),
+                inference=replace(inference, folds=list(folds), probabilities=not alone),
                 network=settings.network,
                 normalization=settings.normalization,
                 shards=settings.shards,

@@ -93,11 +93,13 @@ class LossGuard(Callback):
         last = self._folder.checkpoint("last")
         what = "the gradient became no number" if math.isfinite(loss) else f"the loss became {loss}"
         before = f", as in the {self._limit} steps before" if self._limit else ""
+        precise = "" if str(trainer.precision) == "32-true" else ", or set trainer.precision=32"
+        advice = f"Look at these cases (segflow doctor), lower optimizer.lr{precise}."
         raise SegflowError(
             f"{what} in epoch {trainer.current_epoch}, batch {step.index}{before}",
             found=f"cases {', '.join(sorted(set(step.case_ids)))}",
-            fix=f"Look at these cases (segflow doctor), lower optimizer.lr, or set trainer.precision=32-true. "
-            f"{file} names the batch" + (f"; {last.name} is from before this epoch." if last.is_file() else "."),
+            fix=f"{advice} {file} names the batch"
+            + (f"; {last.name} is from before this epoch." if last.is_file() else "."),
         )
 
 

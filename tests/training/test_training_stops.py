@@ -123,6 +123,12 @@ def test_nan_stops_and_names_the_cases(toy: Toy):
     assert all(case in str(caught.value) for case in saved["cases"])
     assert torch.load(toy.run().checkpoint("last"), weights_only=True)["epoch"] == 0
     assert "last.ckpt is from before this epoch" in str(caught.value)
+    assert "lower optimizer.lr. " in str(caught.value)  # it is in single precision already
+
+
+def test_nan_in_half_precision_advises_single_precision(toy: Toy):
+    with pytest.raises(SegflowError, match=r"lower optimizer\.lr, or set trainer\.precision=32\. "):
+        toy.train(loss=turns_bad(0, 9), settings={"skip_limit": 0}, trainer={"precision": "bf16-mixed"})
 
 
 def test_nan_in_the_first_epoch_speaks_of_no_checkpoint(toy: Toy):
