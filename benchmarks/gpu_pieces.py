@@ -20,7 +20,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,26 +45,15 @@ ROOT = Path(__file__).resolve().parent.parent
 GIB = 2**30
 AUTOCAST = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16, "32-true": None}
 FORMATS = ("contiguous", "channels_last")
-RESENC_L = {
-    "plans_name": "nnUNetResEncUNetLPlans",
-    "network": "residual_unet",
-    "encoder_blocks": [1, 3, 4, 6, 6, 6, 6, 6, 6, 6, 6, 6, 6, 6],
-    "decoder_convs": [1] * 13,
-    "memory_target_gb": 24,
-    "reference_memory_gb": 24,
-    "reference_size_3d": 2_100_000_000,
-    "reference_size_2d": 380_000_000,
-    "max_dataset_fraction": 1,
-}
 NETWORKS = {
-    "hippocampus 3d": ("hippocampus", "3d_fullres", {}),
-    "acdc 2d": ("acdc", "2d", {}),
-    "acdc 3d": ("acdc", "3d_fullres", {}),
-    "ct 3d": ("ct", "3d_fullres", {}),
-    "ct ResEnc L": ("ct", "3d_fullres", RESENC_L),
-    "ct_117 3d": ("ct_117", "3d_fullres", {}),
+    "hippocampus 3d": ("hippocampus", "3d_fullres", "nnunet"),
+    "acdc 2d": ("acdc", "2d", "nnunet"),
+    "acdc 3d": ("acdc", "3d_fullres", "nnunet"),
+    "ct 3d": ("ct", "3d_fullres", "nnunet"),
+    "ct ResEnc L": ("ct", "3d_fullres", "resenc_l"),
+    "ct_117 3d": ("ct_117", "3d_fullres", "nnunet"),
 }
-"""Name → subject, configuration, settings of the planner."""
+"""Name → subject, configuration, option of ``conf/planner``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,11 +207,11 @@ def nnunet_agreement(place: Place, network: str) -> dict[str, Any]:
 
 def _nnunet_trainer(place: Place, network: str) -> tuple[Any, dict[str, Any]]:
     """nnU-Net's trainer, ready for a step, and a batch; the target of each level is the finest one, thinned out."""
-    name, configuration, settings = NETWORKS[network]
+    name, configuration, option = NETWORKS[network]
     subject = place.subject(name)
     folder = place.work / "steps" / network.replace(" ", "_")
     raw = subject.write(place.work / "steps_raw", cases=5)
-    subject.write_plans(folder, raw, PlannerSettings(**{**settings, "plans_name": "nnUNetPlans"}))
+    subject.write_plans(folder, raw, replace(planner_of(option), plans_name="nnUNetPlans"))
     trainer = nnunet_trainer(folder, configuration, 1, 1, 1, device=place.device)
     arrays = Path(trainer.preprocessed_dataset_folder)  # it looks there for the kind of arrays
     if not arrays.is_dir():
@@ -281,14 +270,13 @@ def agreement(place: Place, network: str) -> dict[str, Any]:
 def prepare(place: Place, subject: str, reference: bool) -> dict[str, Any]:
     """The arrays of some cases, of segflow and perhaps of nnU-Net too."""
     raw, folders = _folders(place, subject)
-    meter, seconds = Meter(), {}
+    meter = Meter()
     configurations = ["2d", "3d_fullres"] if subject == "acdc" else ["3d_fullres"]
     for configuration in configurations:
         segflow_prepare(meter, str(raw), str(folders[1]), configuration, processes=2)
         if reference:
             nnunet_prepare(meter, place.subject(subject).number, configuration, processes=2)
-    seconds["cases"] = len(list((raw / "labelsTr").iterdir()))
-    return seconds
+    return {"cases": len(list((raw / "labelsTr").iterdir()))}
 
 
 def data(place: Place, subject: str, configuration: str, cores: int, augmentation: str) -> dict[str, Any]:
@@ -418,9 +406,17 @@ def predict(place: Place, subject: str, reference: bool) -> dict[str, Any]:
 
 def planned(place: Place, network: str) -> tuple[ConfigurationPlan, Labels, PlannerSettings]:
     """The plan of a network, the labels, and the planner's settings."""
-    name, configuration, settings = NETWORKS[network]
-    subject, planner = place.subject(name), PlannerSettings(**settings)
+    name, configuration, option = NETWORKS[network]
+    subject, planner = place.subject(name), planner_of(option)
     return subject.plans(planner).configuration(configuration), subject.description().labels, planner
+
+
+def planner_of(option: str) -> PlannerSettings:
+    """The planner's settings of an option of ``conf/planner``."""
+    from segflow.apps import _edge
+
+    settings: PlannerSettings = _edge.compose("plan", f"planner={option}").planner
+    return settings
 
 
 def _timed(place: Place, step: Callable[[], Any]) -> dict[str, Any]:
