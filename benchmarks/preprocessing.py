@@ -26,7 +26,7 @@ from inputs import (
 from measure import Measured, Meter, Section, run_command, run_function, script
 from record import Options, Record, median_seconds, options, peak_bytes
 
-from segflow.planning.plan_dataset import plan_dataset
+from segflow.planning.plan_dataset import PlanOptions, plan_dataset
 from segflow.planning.planner_settings import PlannerSettings
 from segflow.storage.json_files import read_json
 
@@ -152,7 +152,7 @@ def segflow_dataset(meter: Meter, raw: str, prepared: str, configurations: list[
     """Measure and preprocess a dataset with segflow. The check is part of measuring."""
     from segflow.core.dataset import DatasetDescription
     from segflow.planning.measure_dataset import measure_dataset
-    from segflow.planning.plan_dataset import plan_dataset
+    from segflow.planning.plan_dataset import PlanOptions, plan_dataset
     from segflow.planning.planner_settings import PlannerSettings
     from segflow.preprocessing.preprocess_dataset import PreprocessSettings, preprocess_dataset
     from segflow.storage.case_files import find_training_cases
@@ -168,7 +168,8 @@ def segflow_dataset(meter: Meter, raw: str, prepared: str, configurations: list[
         found = measure_dataset(cases, reader, description, processes=PROCESSES).fingerprint
         write_json(target / "measured.json", found.to_json())
     with meter.section("plan"):
-        plans = plan_dataset(folder, target, PlannerSettings(), fingerprint=target / "measured.json").plans
+        options = PlanOptions(fingerprint=target / "measured.json")
+        plans = plan_dataset(folder, target, PlannerSettings(), options=options).plans
     with meter.section("preprocess"):
         settings = PreprocessSettings(processes=PROCESSES, redo=True)
         report = preprocess_dataset(folder, plans, configurations, target, settings)
@@ -243,7 +244,8 @@ def _lits(record: Record, chosen: Options) -> None:
 
 
 def _plan_like_lits(raw: Path, prepared: Path) -> None:
-    plan_dataset(raw, prepared, PlannerSettings(), fingerprint=lits_fingerprint(prepared / "lits.json"))
+    options = PlanOptions(fingerprint=lits_fingerprint(prepared / "lits.json"))
+    plan_dataset(raw, prepared, PlannerSettings(), options=options)
 
 
 def _check_case(record: Record, what: str, theirs: list[Measured], ours: list[Measured]) -> None:
