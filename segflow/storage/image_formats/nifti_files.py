@@ -32,6 +32,10 @@ HEADER_BYTES = 540
 """Bytes to read for a header: enough for NIfTI-1 (348) and NIfTI-2 (540)."""
 DATA_START = {348: 352, 540: 544}
 """Length of the header → byte at which voxels begin."""
+SINGLE_FILE = {nibabel.Nifti1Header: b"n+1", nibabel.Nifti2Header: b"n+2\0\r\n\x1a\n"}
+"""Kind of header → its signature where the voxels follow in the same file."""
+OF_COMPONENTS = (1004, 1005, 1006, 1007)
+"""Intent codes of matrices and vectors."""
 FAST_LEVEL = 2
 MOST_AXES = 7
 MOST_OFFSET = 256 << 20
@@ -54,6 +58,7 @@ class NiftiHeader:
         dtype: Stored type, byte order included.
         offset: Byte at which the voxels begin.
         slope, intercept: Scaling of stored values, or None.
+        is_plain: Whether header and voxels lie in one file, and its voxels are not vectors or matrices.
     """
 
     size: tuple[int, ...]
@@ -64,6 +69,7 @@ class NiftiHeader:
     offset: int
     slope: float | None
     intercept: float | None
+    is_plain: bool
 
     @property
     def is_scaled(self) -> bool:
@@ -286,4 +292,5 @@ def _parse(start: bytes, file: Path) -> NiftiHeader:
         )
     offset = max(int(start_of_voxels), length)  # some writers leave 0 here
     check_voxel_bytes(offset + math.prod(size) * dtype.itemsize, file)
-    return NiftiHeader(size, zooms, affine, forms, dtype, offset, slope, intercept)
+    is_plain = header["magic"].item() == SINGLE_FILE[kind] and int(header["intent_code"]) not in OF_COMPONENTS
+    return NiftiHeader(size, zooms, affine, forms, dtype, offset, slope, intercept, is_plain)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from segflow.storage.image_formats.contract import (
 from segflow.storage.image_formats.header_checks.gipl import check_gipl
 from segflow.storage.image_formats.header_checks.metaimage import check_metaimage
 from segflow.storage.image_formats.header_checks.nrrd import check_nrrd
+from segflow.storage.image_formats.itk_rules import certain_placement
 from segflow.storage.image_formats.layers import one_layer
 from segflow.storage.image_formats.nifti_files import (
     NiftiHeader,
@@ -184,6 +186,8 @@ def _noted(reader: sitk.ImageFileReader, key: str) -> str:
 
 def _itk_header(file: Path, nifti: NiftiHeader | None = None) -> ImageHeader:
     """A file's header as ITK reads it. ``nifti`` is the header of the same file, read before, if it is a NIfTI."""
+    if nifti is not None and not nifti.is_scaled and (certain := certain_placement(nifti)) is not None:
+        return _header(certain, nifti)
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(file))
     # Otherwise ITK asks every format in turn whether it can read the file.
@@ -214,6 +218,13 @@ def _itk_header(file: Path, nifti: NiftiHeader | None = None) -> ImageHeader:
     elif _noted(reader, "NRRD_space").startswith(LEFT_HANDED_SPACE):  # ITK turns all others to LPS+
         geometry = Geometry(geometry.spacing, {**geometry.header, "space": LEFT_HANDED_SPACE})
     return ImageHeader(_zyx(size[:ndim]), channels, geometry, dtype.name)
+
+
+def _header(placement: ItkPlacement, nifti: NiftiHeader) -> ImageHeader:
+    """The header of a NIfTI whose placement is known without ITK."""
+    geometry = placement.to_geometry()
+    geometry = Geometry(geometry.spacing, {**geometry.header, KEY: nifti.forms.to_json()})
+    return ImageHeader(_zyx(nifti.size[:3]), math.prod(nifti.size[3:]), geometry, nifti.dtype.name)
 
 
 @functools.cache
