@@ -25,7 +25,7 @@ LAUNCHER = "hydra/launcher"
 
 NO_OPTION = ("null", "none", None)
 
-OF_EVERY_COMMAND = ("paths", "verbose")
+OF_EVERY_COMMAND = ("paths", "max_memory_gb", "verbose")
 """What stands last, since every command has it."""
 
 _KEY = re.compile(r"^(?P<indent> *)(?P<key>[\w.-]+):(?P<rest>.*)$")

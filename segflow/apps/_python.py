@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from segflow.apps import _composition, _edge, _messages, _own_parts, _shipped
 from segflow.apps import train as command
 from segflow.core.errors import SegflowError
+from segflow.execution.machine import memory_limited
 
 if TYPE_CHECKING:
     from segflow.apps._training import Trained
@@ -26,7 +27,8 @@ def train(*arguments: str, judge: EpochJudge | None = None) -> Trained:
         )
     _edge.ignore_advice_of_lightning()
     _own_parts.use_own_reader(settings.reader)
-    return command.train(settings, judge)
+    with memory_limited(settings.max_memory_gb):
+        return command.train(settings, judge)
 
 
 def _composed(name: str, *arguments: str) -> command.Train:

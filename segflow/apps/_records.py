@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import wraps
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from segflow.apps._parts import Part
 from segflow.core.errors import SegflowError
 from segflow.core.split_settings import SplitSettings
+from segflow.execution.machine import memory_limited
 from segflow.storage.file_names import REFERENCES_FOLDER
+
+Settings = TypeVar("Settings", bound="Command")
+Result = TypeVar("Result")
 
 SOURCES = ("raw", "phantom", "hippocampus")
 
@@ -103,6 +108,9 @@ class Command:
     Attributes:
         paths: Folders of datasets and runs.
         reader: A reader of images of your own, for a file format that has none here: ``{_target_: …}``.
+        max_memory_gb: Memory in GB that the command and the processes that it starts may take together, Python and
+            libraries included. What needs more is refused before it starts, with the number; null takes
+            ``$SEGFLOW_MAX_MEMORY_GB``, or the memory of the machine or container. Each job of a launcher has it alone.
         verbose: Log every step.
     """
 
@@ -113,7 +121,19 @@ class Command:
 
     paths: PathSettings = field(default_factory=PathSettings)
     reader: Part | None = None
+    max_memory_gb: float | None = None
     verbose: bool = False
+
+
+def within_memory(run: Callable[[Settings], Result]) -> Callable[[Settings], Result]:
+    """Make a command keep ``max_memory_gb`` while it runs."""
+
+    @wraps(run)
+    def limited(settings: Settings) -> Result:
+        with memory_limited(settings.max_memory_gb):
+            return run(settings)
+
+    return limited
 
 
 @dataclass(kw_only=True)

@@ -11,6 +11,7 @@ OTHER_NAMES: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(("device", "gpu", "cuda"), ("inference.device", "trainer.accelerator")),
     **dict.fromkeys(("workers", "n_workers"), ("training.num_workers", "processes")),
     **dict.fromkeys(("num_processes", "n_jobs", "np"), ("processes", "preprocessing.processes")),
+    **dict.fromkeys(("preprocessing.max_memory_gb", "memory", "max_memory", "mem", "memory_gb"), ("max_memory_gb",)),
     **dict.fromkeys(("name", "exp_name", "experiment_name"), ("run_name",)),
     **dict.fromkeys(("data", "data_dir", "dataset_path", "dataset_dir", "data_path"), ("dataset.path",)),
     **dict.fromkeys(("dataset_id", "task", "dataset_name"), ("dataset",)),

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from segflow.apps import _next, _terminal
-from segflow.apps._records import Command, needed
+from segflow.apps._records import Command, needed, within_memory
 from segflow.core.errors import SegflowError
 from segflow.storage.find_folds import refuse_missing
 
@@ -60,6 +60,7 @@ class Bundle(Command):
                 raise SegflowError(f"unknown {name}", found=getattr(self, name), expected=" or ".join(known), fix=USE)
 
 
+@within_memory
 def run(settings: Bundle) -> None:
     """Export or import."""
     if not settings.model or (settings.action == "export" and not settings.output):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from segflow.apps import _next, _terminal
-from segflow.apps._records import Command
+from segflow.apps._records import Command, within_memory
 from segflow.core.errors import SegflowError
 from segflow.execution.progress import Progress
 from segflow.storage.file_names import DESCRIPTION_FILE
@@ -41,6 +41,7 @@ class Convert(Command):
             raise SegflowError("unknown kind of source", found=self.kind, expected=", ".join(KINDS))
 
 
+@within_memory
 def run(settings: Convert) -> None:
     """Convert a dataset and print its folder."""
     if not settings.source:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from segflow.apps import _datasets, _next, _terminal, plan, predict, preprocess, train
+from segflow.apps._records import within_memory
 
 logger = logging.getLogger(__name__)
 
@@ -20,6 +21,7 @@ class Demo(train.Train, plan.Plan, preprocess.Preprocess):
     PLACES: ClassVar[tuple[str, ...]] = train.Train.PLACES
 
 
+@within_memory
 def run(settings: Demo) -> float | None:
     """Run every command in turn. Finished steps are skipped."""
     started = time.monotonic()

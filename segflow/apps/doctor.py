@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from segflow.apps import _datasets, _next, _terminal
-from segflow.apps._records import DatasetCommand
+from segflow.apps._records import DatasetCommand, within_memory
 from segflow.core.errors import SegflowError
 
 
@@ -20,6 +20,7 @@ class Doctor(DatasetCommand):
     processes: int | None = None
 
 
+@within_memory
 def run(settings: Doctor) -> None:
     """Check the dataset and list its problems. The command fails if there are errors."""
     dataset = _datasets.announce(settings, "doctor")

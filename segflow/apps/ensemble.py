@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from segflow.apps import _next, _terminal
-from segflow.apps._records import Command
+from segflow.apps._records import Command, within_memory
 from segflow.core.errors import CaseErrors, SegflowError
 from segflow.inference.ensemble_settings import EnsembleSettings
 
@@ -35,6 +35,7 @@ class Ensemble(Command):
     resume: bool = True
 
 
+@within_memory
 def run(settings: Ensemble) -> None:
     """Average the members, and print the result."""
     if not settings.members or not settings.output:

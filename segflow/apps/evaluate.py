@@ -10,7 +10,7 @@ from segflow.apps import _next, _shards, _terminal
 from segflow.apps._job_results import keep_failed
 from segflow.apps._own_parts import own_parts
 from segflow.apps._parts import Part
-from segflow.apps._records import Command, Sharded, needed
+from segflow.apps._records import Command, Sharded, needed, within_memory
 from segflow.core.case_part import WHOLE
 from segflow.core.errors import CaseErrors, SegflowError
 from segflow.evaluation.evaluate_settings import EvaluateSettings
@@ -49,6 +49,7 @@ class Evaluate(Sharded, Command):
     metrics: dict[str, Part | None] = field(default_factory=dict)
 
 
+@within_memory
 def run(settings: Evaluate) -> None:
     """Score a folder of label maps, and print the table."""
     prediction, reference = needed(settings.prediction, "prediction", USE), needed(settings.reference, "reference", USE)

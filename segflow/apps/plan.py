@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 from segflow.apps import _datasets, _next, _terminal
 from segflow.apps._own_parts import own_normalizations, own_part
 from segflow.apps._parts import Part
-from segflow.apps._records import DatasetCommand, FoldSettings
+from segflow.apps._records import DatasetCommand, FoldSettings, within_memory
 from segflow.planning.planner_settings import PlannerSettings
 
 if TYPE_CHECKING:
@@ -58,6 +58,7 @@ class Plan(DatasetCommand):
     processes: int | None = None
 
 
+@within_memory
 def run(settings: Plan) -> None:
     """Plan, and print the decisions with their reasons."""
     _datasets.announce(settings, "plan")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from segflow.apps import _next, _terminal, evaluate
-from segflow.apps._records import Command, needed
+from segflow.apps._records import Command, needed, within_memory
 from segflow.core.errors import CaseErrors, SegflowError
 from segflow.postprocessing.postprocess_settings import PostprocessSettings
 
@@ -55,6 +55,7 @@ class Postprocess(Command):
             raise SegflowError("unknown action", found=self.action, expected="choose or apply", fix=USE)
 
 
+@within_memory
 def run(settings: Postprocess) -> None:
     """Choose or apply."""
     if settings.action == "choose":

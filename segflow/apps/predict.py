@@ -10,7 +10,7 @@ from segflow.apps import _next, _shards, _terminal
 from segflow.apps._job_results import keep_failed
 from segflow.apps._own_parts import own_normalizations
 from segflow.apps._parts import Part
-from segflow.apps._records import Command, Sharded, needed
+from segflow.apps._records import Command, Sharded, needed, within_memory
 from segflow.core.errors import CaseErrors
 from segflow.inference.predict_settings import PredictSettings
 from segflow.storage.find_folds import refuse_missing
@@ -48,6 +48,7 @@ class Predict(Sharded, Command):
     normalization: dict[str, Part | None] = field(default_factory=dict)
 
 
+@within_memory
 def run(settings: Predict) -> None:
     """Predict, and print the result."""
     for name in ("model", "input", "output"):

@@ -9,7 +9,7 @@ from segflow.apps import _datasets, _next, _shards, _terminal
 from segflow.apps._job_results import keep_failed
 from segflow.apps._own_parts import own_normalizations
 from segflow.apps._parts import Part
-from segflow.apps._records import DatasetCommand, Sharded
+from segflow.apps._records import DatasetCommand, Sharded, within_memory
 from segflow.core.command_line import command_line
 from segflow.core.errors import CaseErrors
 from segflow.preprocessing.preprocess_settings import PreprocessSettings
@@ -37,6 +37,7 @@ class Preprocess(Sharded, DatasetCommand):
     preprocessing: PreprocessSettings = field(default_factory=PreprocessSettings)
 
 
+@within_memory
 def run(settings: Preprocess) -> None:
     """Preprocess, and print the result."""
     _datasets.announce(settings, "preprocess")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from segflow.apps import _next, _terminal
-from segflow.apps._records import Command, PathSettings, needed
+from segflow.apps._records import Command, PathSettings, needed, within_memory
 from segflow.core.errors import SegflowError
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ class Report(Command):
     channel: int = 0
 
 
+@within_memory
 def run(settings: Report) -> None:
     """Write the page, and print its path."""
     folder = needed(settings.run, "run", "Use: segflow report run=RUN_FOLDER")

@@ -24,6 +24,7 @@ from segflow.apps import (
     select,
 )
 from segflow.apps import train as training
+from segflow.apps._records import within_memory
 from segflow.core.errors import CaseErrors, NoSpaceError, SegflowError
 from segflow.inference.ensemble_settings import EnsembleSettings
 
@@ -65,6 +66,7 @@ class Run(training.Train, plan.Plan, preprocess.Preprocess, select.Select):
             )
 
 
+@within_memory
 def run(settings: Run) -> float | None:
     """Run every command in turn. Finished steps are skipped, so the same command continues after a stop.
 
@@ -237,6 +239,7 @@ def apply_selection(settings: Run, selection: Selection, images: Path, output: P
                 shards=settings.shards,
                 paths=settings.paths,
                 reader=settings.reader,
+                max_memory_gb=settings.max_memory_gb,
                 verbose=settings.verbose,
             ),
             own=True,

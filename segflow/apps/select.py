@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from segflow.apps import _at_hand, _datasets, _next, _terminal
-from segflow.apps._records import DatasetCommand
+from segflow.apps._records import DatasetCommand, within_memory
 from segflow.selection.select_settings import SelectSettings
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ class Select(DatasetCommand):
     selection: SelectSettings = field(default_factory=SelectSettings)
 
 
+@within_memory
 def run(settings: Select) -> None:
     """Rank, and print the table and the commands to predict with."""
     from segflow.storage.find_folds import find_folds

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from segflow.apps import _datasets, _invocation, _next, _processes, _terminal
 from segflow.apps._parts import Part
-from segflow.apps._records import ConfigurationSettings, DatasetCommand, FoldSettings
+from segflow.apps._records import ConfigurationSettings, DatasetCommand, FoldSettings, within_memory
 from segflow.execution.place import Place, place_of
 from segflow.inference.predict_settings import PredictSettings
 from segflow.training.training_settings import TrainerSettings, TrainingSettings
@@ -73,6 +73,7 @@ class Train(DatasetCommand):
     callbacks: dict[str, Part | None] = field(default_factory=dict)
 
 
+@within_memory
 def run(settings: Train) -> float | None:
     """Train one fold, and print the scores of its validation cases.
 

@@ -13,7 +13,7 @@ from segflow.core.errors import CaseErrors, SegflowError
 from segflow.core.geometry import Geometry
 from segflow.execution.gathering import Gathered, gather
 from segflow.execution.jobs import Job
-from segflow.execution.machine import memory_bytes, processor_count
+from segflow.execution.machine import processor_count
 from segflow.execution.parallel import run_jobs
 from segflow.execution.progress import Progress
 from segflow.storage.images import ImageIO, same_placement
@@ -142,7 +142,7 @@ def work_on_maps(
     stage: str,
     progress: Progress,
 ) -> Gathered:
-    """Do jobs on label maps, within half of the memory.
+    """Do jobs on label maps.
 
     Args:
         function, jobs: See `run_jobs`.
@@ -152,5 +152,5 @@ def work_on_maps(
         progress: Called after each job.
     """
     workers = worker_count(processes, voxels)
-    outcomes = run_jobs(function, jobs, processes=workers, memory_limit_bytes=memory_bytes() // 2)
+    outcomes = run_jobs(function, jobs, processes=workers)
     return gather(outcomes, len(jobs), stage, progress)

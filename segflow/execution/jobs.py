@@ -21,12 +21,15 @@ class Job:
     Attributes:
         name: Name in messages, such as the case's id.
         arguments: Positional arguments. They travel to another process, so keep them small.
-        memory_bytes: Memory that it needs at its peak, for the memory limit.
+        memory_bytes: Memory that it needs at its peak, beside Python and libraries, for the memory limit; 0 if it is
+            not known, or too little to count.
+        sizes: What the need of memory follows from, such as ``512 × 512 × 300 voxels``, for a refusal.
     """
 
     name: str
     arguments: tuple[Any, ...]
     memory_bytes: int = 0
+    sizes: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

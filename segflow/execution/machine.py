@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from segflow.core.errors import SegflowError
@@ -19,6 +21,17 @@ THREADS_VARIABLE = "SEGFLOW_THREADS"
 
 PROCESSORS_VARIABLE = "SEGFLOW_PROCESSORS"
 """Environment variable: the most processors that this process may use, such as its share beside other jobs."""
+
+MEMORY_VARIABLE = "SEGFLOW_MAX_MEMORY_GB"
+"""Environment variable: the memory in GB that this process and its children may take together."""
+
+GB = 2**30
+"""Bytes of a GB, in settings and messages."""
+
+SHARE_OF_MEMORY = 0.8
+"""Share of the machine's memory that the jobs of a command may take where the user set no limit."""
+
+RAISE_THE_LIMIT = "Raise max_memory_gb, or use a machine with more memory."
 
 SHARED_MEMORY = Path("/dev/shm")
 """Folder of shared memory on Linux."""
@@ -48,14 +61,77 @@ def granted_threads() -> int:
 
 
 def memory_bytes() -> int:
-    """Memory in bytes that this process may use: the machine's, or the container's if that is less."""
+    """Memory in bytes that this process may use: the user's limit, the container's or the machine's, the least."""
     limits = [_physical_memory()]
     for name in ("memory.max", "memory/memory.limit_in_bytes"):  # cgroup v2, v1
         for folder in _cgroup_folders():
             limit = _read_number(folder / name)
             if limit is not None:
                 limits.append(limit)
-    return min(limits)
+    return min([*limits, *([limit] if (limit := memory_limit()) is not None else [])])
+
+
+def memory_limit() -> int | None:
+    """The user's limit in bytes for this process and its children together; None without one.
+
+    Raises:
+        SegflowError: ``SEGFLOW_MAX_MEMORY_GB`` is not a number above 0.
+    """
+    text = os.environ.get(MEMORY_VARIABLE, "")
+    return int(checked_memory_gb(text, MEMORY_VARIABLE) * GB) if text else None
+
+
+def checked_memory_gb(value: object, name: str = "max_memory_gb") -> float:
+    """The value of a limit of memory in GB.
+
+    Raises:
+        SegflowError: It is not a number above 0.
+    """
+    try:
+        number = float(str(value))
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise SegflowError(f"{name} is not a size of memory", found=value, expected="a number of GB above 0")
+    return number
+
+
+@contextmanager
+def memory_limited(gigabytes: float | None) -> Iterator[None]:
+    """Limit the memory of this process and of the children that it starts; None keeps the limit that there is.
+
+    Work whose need is known before it starts is refused if it does not fit, with the need in the message.
+
+    Raises:
+        SegflowError: The limit is not a number above 0, or Python with the libraries of segflow already takes more.
+    """
+    before = os.environ.get(MEMORY_VARIABLE)
+    if gigabytes is None and not before:
+        yield
+        return
+    limit = checked_memory_gb(gigabytes) if gigabytes is not None else checked_memory_gb(before, MEMORY_VARIABLE)
+    if (held := held_bytes()) > limit * GB:
+        raise SegflowError(
+            f"max_memory_gb={limit:g} is too little for any work",
+            found=f"{held / GB:.2g} GB that Python and its libraries take",
+            fix="Give more: most commands begin at 0.5 GB, and those with a network at 1 GB.",
+        )
+    os.environ[MEMORY_VARIABLE] = repr(limit)
+    try:
+        yield
+    finally:
+        os.environ.pop(MEMORY_VARIABLE)
+        if before is not None:
+            os.environ[MEMORY_VARIABLE] = before
+
+
+def held_bytes() -> int:
+    """Memory in bytes that this process holds now, the code of libraries included; 0 if the system does not tell."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    except (OSError, ValueError, IndexError):
+        return 0
+    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def open_files_limit() -> int:
@@ -87,16 +163,29 @@ def check_room(wanted: int, what: str, *, found: str, case: str | None = None) -
         case: Id of the case that it concerns, if it is one.
 
     Raises:
-        SegflowError: The machine has less memory.
+        SegflowError: The machine, or the user's limit, has less memory.
     """
     if wanted > (there := memory_bytes()):
-        raise SegflowError(
-            f"{what} needs {wanted / 2**30:,.0f} GiB of memory",
-            case=case,
-            found=found,
-            expected=f"at most {there / 2**30:.0f} GiB",
-            fix="Check spacing and sizes. If they are right, use a machine with more memory.",
-        )
+        raise no_room(wanted, there, what, found=found, case=case)
+
+
+def no_room(wanted: int, there: int, what: str, *, found: str | None, case: str | None = None) -> SegflowError:
+    """The refusal of work that needs ``wanted`` bytes of memory where ``there`` are; see `check_room`."""
+    limited = memory_limit() is not None
+    return SegflowError(
+        f"{what} needs {_size(wanted)} of memory",
+        case=case,
+        found=found,
+        expected=f"at most {_size(there)}" + (", by max_memory_gb" if limited else ""),
+        fix=RAISE_THE_LIMIT
+        if limited
+        else "Check spacing and sizes. If they are right, use a machine with more memory.",
+    )
+
+
+def _size(count: int) -> str:
+    """A number of bytes in GB, with two digits at least."""
+    return f"{count / GB:,.0f} GB" if count >= 100 * GB else f"{count / GB:.3g} GB"
 
 
 def free_shared_memory() -> int | None:

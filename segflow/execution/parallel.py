@@ -19,10 +19,13 @@ from typing import Any
 from segflow.core.errors import NoSpaceError, SegflowError
 from segflow.core.system_errors import system_error
 from segflow.execution.jobs import Job, Outcome, run_job
-from segflow.execution.machine import processor_count
+from segflow.execution.machine import SHARE_OF_MEMORY, held_bytes, memory_bytes, memory_limit, no_room, processor_count
 from segflow.execution.worker import LESS_AT_ONCE, Worker
 
 _log = logging.getLogger(__name__)
+
+LARGEST_WORKER = 400 * 2**20
+"""Most memory in bytes of a worker that has no job yet."""
 
 
 def run_jobs(
@@ -30,17 +33,18 @@ def run_jobs(
     jobs: Sequence[Job],
     *,
     processes: int,
-    memory_limit_bytes: int | None = None,
 ) -> Iterator[Outcome]:
     """Call ``function`` once for each job, and yield outcomes as jobs finish.
+
+    Jobs run together only while they and their processes fit into four fifths of the machine's memory; one that exceeds
+    it runs alone. Where the user set a limit (`memory_limited`), they stay below it with this process, and a job that
+    exceeds it is refused before any starts.
 
     Args:
         function: A function of an importable module (not of the main script), like the classes of its arguments.
         jobs: The jobs. An exception ends only its own job, and its message becomes the outcome's error. A full disk is
             the exception, since all others would fail too.
         processes: Largest number of workers; 0 runs the jobs one by one in this process.
-        memory_limit_bytes: Jobs run together only while the sum of their ``memory_bytes`` stays below it. A job that
-            exceeds it runs alone. None sets no limit.
 
     Yields:
         One outcome for each job, in the order in which they finish. Leaving the loop early ends the workers.
@@ -51,6 +55,8 @@ def run_jobs(
     """
     if processes < 0:
         raise SegflowError("the number of processes cannot be negative", found=processes, expected="0 or more")
+    jobs, refused = _fitting(jobs, processes)
+    yield from refused
     if processes == 0:
         for job in jobs:
             try:
@@ -58,18 +64,46 @@ def run_jobs(
             except MemoryError:
                 yield Outcome(job.name, None, f"'{job.name}' asked for more memory than there is")
         return
-    pool = _Pool(function, min(processes, len(jobs)), memory_limit_bytes)
+    pool = _Pool(function, min(processes, len(jobs)))
     try:
         yield from pool.run(jobs)
     finally:
         pool.stop()
 
 
+def _bytes_for_workers() -> int:
+    """Memory for the jobs and their processes together, beside this process."""
+    limit = memory_limit()
+    return int(SHARE_OF_MEMORY * memory_bytes()) if limit is None else limit - held_bytes()
+
+
+def _worker_bytes() -> int:
+    """Memory of a worker without its job. It imports no more than this process, which found the job's function."""
+    return min(held_bytes(), LARGEST_WORKER)
+
+
+def _fitting(jobs: Sequence[Job], processes: int) -> tuple[Sequence[Job], list[Outcome]]:
+    """The jobs that fit into the user's limit of memory, and the refusals of the others."""
+    limit = memory_limit()
+    if limit is None:
+        return jobs, []
+    base = held_bytes() + (_worker_bytes() if processes else 0)
+    fitting, refused = [], []
+    for job in jobs:
+        if job.memory_bytes and (wanted := base + job.memory_bytes) > limit:
+            error = no_room(wanted, limit, "this case", found=job.sizes, case=job.name)
+            refused.append(Outcome(job.name, None, str(error)))
+        else:
+            fitting.append(job)
+    return fitting, refused
+
+
 class _Pool:
-    def __init__(self, function: Callable[..., Any], processes: int, memory_limit: int | None) -> None:
+    def __init__(self, function: Callable[..., Any], processes: int) -> None:
         self._function = function
         self._processes = processes
-        self._memory_limit = memory_limit
+        self._memory_limit = _bytes_for_workers()
+        self._worker_bytes = _worker_bytes()
         self._threads = max(1, processor_count() // max(1, processes))
         self._events: queue.SimpleQueue[tuple[Worker, Any]] = queue.SimpleQueue()
         self._workers: list[Worker] = []
@@ -126,12 +160,12 @@ class _Pool:
             busy = [worker.job for worker in self._workers if worker.job is not None]
             if len(busy) >= self._processes:
                 return
-            used = sum(job.memory_bytes for job in busy)
-            limit = self._memory_limit
+            workers = max(len(self._workers), len(busy) + 1)  # a job starts a worker if none is idle
+            used = sum(job.memory_bytes for job in busy) + workers * self._worker_bytes
             fitting = (
                 index
                 for index, job in enumerate(waiting)
-                if limit is None or not busy or used + job.memory_bytes <= limit
+                if not busy or not job.memory_bytes or used + job.memory_bytes <= self._memory_limit
             )
             index = next(fitting, None)
             if index is None:

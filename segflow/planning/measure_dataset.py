@@ -17,7 +17,7 @@ from segflow.core.labels import Labels
 from segflow.core.wording import some
 from segflow.execution.gathering import gather
 from segflow.execution.jobs import Job
-from segflow.execution.machine import memory_bytes, processor_count
+from segflow.execution.machine import processor_count
 from segflow.execution.parallel import run_jobs
 from segflow.execution.progress import Progress, silent
 from segflow.planning.measure import measure_case, samples_per_case, summarize
@@ -99,7 +99,6 @@ def measure_dataset(
     description: DatasetDescription,
     *,
     processes: int | None = None,
-    memory_limit_bytes: int | None = None,
     progress: Progress = silent,
 ) -> Measured:
     """Read and measure all cases.
@@ -109,7 +108,6 @@ def measure_dataset(
         reader: How to read them.
         description: Channels and labels that they must have.
         processes: Worker processes; 0 measures in this one, None takes one per processor.
-        memory_limit_bytes: Cases are measured together only while they fit; None takes the machine's memory.
         progress: Called after each case.
 
     Raises:
@@ -125,7 +123,6 @@ def measure_dataset(
         _measure_files,
         jobs,
         processes=processor_count() if processes is None else processes,
-        memory_limit_bytes=memory_bytes() if memory_limit_bytes is None else memory_limit_bytes,
     )
     measured = gather(outcomes, len(jobs), STAGE, progress).all_values("the dataset cannot be measured")
     found: dict[str, CaseMeasurement] = {name: measurement for name, (measurement, _) in measured.items()}

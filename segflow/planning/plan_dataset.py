@@ -77,7 +77,6 @@ class PlanOptions:
         clean: Measure again even if nothing has changed.
         replace_splits: Make splits anew even if there are some.
         processes: Worker processes for measuring; 0 measures in this one, None takes one per processor.
-        memory_limit_bytes: Cases are measured together only while they fit; None takes the machine's memory.
     """
 
     planner: OwnPart | None = None
@@ -86,7 +85,6 @@ class PlanOptions:
     clean: bool = False
     replace_splits: bool = False
     processes: int | None = None
-    memory_limit_bytes: int | None = None
 
 
 def plan_dataset(
@@ -127,7 +125,6 @@ def plan_dataset(
         measure = partial(
             measure_dataset,
             processes=options.processes,
-            memory_limit_bytes=options.memory_limit_bytes,
             progress=progress,
         )
         found, measured = _measured(output_folder, cases, reader, description, measure, clean=options.clean)

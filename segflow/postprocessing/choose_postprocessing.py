@@ -18,7 +18,6 @@ from segflow.evaluation.label_pairs import LabelPair, find_pairs, inputs_of, wor
 from segflow.evaluation.undeclared import warn_of_undeclared
 from segflow.execution.gathering import gather
 from segflow.execution.jobs import Job
-from segflow.execution.machine import memory_bytes
 from segflow.execution.parallel import run_jobs
 from segflow.execution.progress import Progress, silent
 from segflow.postprocessing.held_case import HeldCase, hold_case, try_steps
@@ -110,7 +109,7 @@ def _hold_cases(
     jobs = [
         Job(pair.case_id, (pair, images, labels), BYTES_PER_VOXEL * n) for pair, n in zip(pairs, voxels, strict=True)
     ]
-    outcomes = run_jobs(hold_case, jobs, processes=processes, memory_limit_bytes=memory_bytes() // 2)
+    outcomes = run_jobs(hold_case, jobs, processes=processes)
     read = gather(outcomes, len(jobs), "postprocess", progress)
     if wrong := sorted([*problems, *read.failed.values()]):
         raise CaseErrors("postprocessing cannot be chosen", wrong)

@@ -13,7 +13,7 @@ from segflow.core.plans import Plans
 from segflow.execution.elsewhere import Elsewhere, failures
 from segflow.execution.gathering import Gathered, gather
 from segflow.execution.jobs import Job, Outcome
-from segflow.execution.machine import memory_bytes, processor_count
+from segflow.execution.machine import processor_count
 from segflow.execution.parallel import run_jobs
 from segflow.execution.progress import Progress, silent
 from segflow.preprocessing.array_targets import (
@@ -37,7 +37,6 @@ from segflow.storage.raw_dataset import check_planned_description, read_descript
 
 STAGE = "preprocess"
 
-_SHARE_OF_MEMORY = 0.8
 
 log = logging.getLogger(__name__)
 
@@ -131,9 +130,8 @@ def _made_elsewhere(
 
 
 def _run(jobs: Sequence[Job], settings: PreprocessSettings, progress: Progress) -> Gathered:
-    limit = int((settings.max_memory_gb or _SHARE_OF_MEMORY * memory_bytes() / 2**30) * 2**30)
     processes = processor_count() if settings.processes is None else settings.processes
-    outcomes = run_jobs(preprocess_one, jobs, processes=processes, memory_limit_bytes=limit)
+    outcomes = run_jobs(preprocess_one, jobs, processes=processes)
     made = gather(_logged(outcomes), len(jobs), STAGE, progress)
     if absurd := {case_id: why for case_id, why in made.values.items() if why is not None}:
         log.warning("%s", describe_absurd(absurd))

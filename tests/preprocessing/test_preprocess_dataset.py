@@ -234,8 +234,6 @@ def test_unknown_configurations_and_settings_are_refused(setup: Setup) -> None:
         setup.run(names=("3d_huge",))
     with pytest.raises(SegflowError, match="processes"):
         PreprocessSettings(processes=-1)
-    with pytest.raises(SegflowError, match="max_memory_gb"):
-        PreprocessSettings(max_memory_gb=0)
 
 
 def test_a_case_whose_spacing_beside_it_was_corrected_is_made_again(setup: Setup) -> None:

@@ -1,0 +1,90 @@
+"""``max_memory_gb``: one limit for a command and its processes."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from segflow.core.errors import SegflowError
+from segflow.execution.jobs import Job
+from segflow.execution.machine import GB, MEMORY_VARIABLE, check_room, held_bytes, memory_bytes, memory_limited
+from segflow.execution.parallel import run_jobs
+
+
+def limit_in_worker(value: int) -> tuple[int, str]:
+    return memory_bytes(), os.environ[MEMORY_VARIABLE]
+
+
+def note(folder: str, name: str) -> str:
+    (Path(folder) / name).touch()
+    return name
+
+
+@pytest.mark.parametrize("processes", [0, 2])
+def test_a_case_that_does_not_fit_is_refused_and_the_others_are_done(tmp_path: Path, processes: int) -> None:
+    sizes = {"a": 10 << 20, "b": 5 * GB, "c": 20 << 20}
+    jobs = [Job(name, (str(tmp_path), name), size, f"{size} voxels") for name, size in sizes.items()]
+    with memory_limited(2):
+        outcomes = list(run_jobs(note, jobs, processes=processes))
+    assert outcomes[0].name == "b", "what does not fit is told before work starts"
+    error = str(outcomes[0].error)
+    assert error.startswith("case 'b': this case needs 5.")
+    assert (
+        "GB of memory; found 5368709120 voxels; expected at most 2 GB, by max_memory_gb. Raise max_memory_gb" in error
+    )
+    assert sorted(outcome.value for outcome in outcomes[1:]) == ["a", "c"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["a", "c"]
+
+
+def test_without_a_limit_a_large_case_runs_alone(tmp_path: Path) -> None:
+    jobs = [Job("a", (str(tmp_path), "a"), 2 * memory_bytes())]
+    assert [outcome.value for outcome in run_jobs(note, jobs, processes=1)] == ["a"]
+
+
+def test_the_limit_is_that_of_workers_too() -> None:
+    with memory_limited(1.5):
+        [outcome] = run_jobs(limit_in_worker, [Job("a", (1,))], processes=1)
+    assert outcome.value == (int(1.5 * GB), "1.5")
+    assert MEMORY_VARIABLE not in os.environ
+
+
+def test_a_limit_within_a_limit_ends_with_its_block() -> None:
+    with memory_limited(3):
+        with memory_limited(2):
+            assert memory_bytes() == 2 * GB
+        with memory_limited(None):
+            assert memory_bytes() == 3 * GB
+
+
+def test_an_array_beyond_the_limit_is_refused() -> None:
+    with (
+        memory_limited(2),
+        pytest.raises(SegflowError, match="the sum needs 3 GB of memory; found 9; expected at most 2"),
+    ):
+        check_room(3 * GB, "the sum", found="9")
+    check_room(3 * GB, "the sum", found="9")
+
+
+@pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf"), "much"])
+def test_a_limit_is_a_number_above_zero(value: object) -> None:
+    with pytest.raises(SegflowError, match="max_memory_gb is not a size of memory; found"), memory_limited(value):  # type: ignore[arg-type]
+        pass
+
+
+def test_the_limit_of_the_environment_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(MEMORY_VARIABLE, "3")
+    assert memory_bytes() == 3 * GB
+    monkeypatch.setenv(MEMORY_VARIABLE, "much")
+    with pytest.raises(SegflowError, match=f"{MEMORY_VARIABLE} is not a size of memory; found much"):
+        memory_bytes()
+
+
+def test_a_limit_below_python_itself_is_one_message() -> None:
+    assert 0.02 * GB < held_bytes() < 4 * GB
+    with (
+        pytest.raises(SegflowError, match=r"max_memory_gb=0\.01 is too little for any work; found 0"),
+        memory_limited(0.01),
+    ):
+        pass
