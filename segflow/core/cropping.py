@@ -6,14 +6,14 @@ from typing import NamedTuple
 
 import fill_voids
 import numpy as np
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 
 from segflow.core.geometry import Box
 from segflow.core.labels import OUTSIDE
 
 _VOXELS_PER_RUN = 16
 """Mean length of the stretches of background below which a flood fill of all voxels is quicker."""
+_SMALL = 1 << 18
+"""Voxels up to which it always is."""
 
 
 class Cropped(NamedTuple):
@@ -68,12 +68,13 @@ def _fill_holes(mask: np.ndarray) -> np.ndarray:
     """The mask with its holes filled, perhaps in place."""
     if min(mask.shape) <= 2:
         return mask
-    mask = np.ascontiguousarray(mask)
-    runs = _background_runs(mask)
-    if len(runs[0]) == 0:
+    if mask.all():
         return mask
-    if len(runs[0]) <= mask.size // _VOXELS_PER_RUN:
-        return _fill_enclosed_runs(mask, *runs)
+    mask = np.ascontiguousarray(mask)
+    if mask.size > _SMALL:
+        runs = _background_runs(mask)
+        if len(runs[0]) <= mask.size // _VOXELS_PER_RUN:
+            return _fill_enclosed_runs(mask, *runs)
     # The library overlooks paths that leave along an edge of the array, so the mask gets a margin.
     padded = np.zeros(tuple(n + 2 for n in mask.shape), bool)
     inner = (slice(1, -1),) * mask.ndim
@@ -102,6 +103,9 @@ def _background_runs(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _fill_enclosed_runs(mask: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
     """Fill runs that no chain of touching runs connects to the border. The cost grows with runs, not with voxels."""
+    from scipy.sparse import coo_matrix  # slow to load
+    from scipy.sparse.csgraph import connected_components
+
     slices, height, width = mask.shape
     row = starts // width
     y, z = row % height, row // height

@@ -11,7 +11,6 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
-from scipy import ndimage
 
 NEGLIGIBLE = 1e-8
 """Matrix entries below this become 0. Far from the diagonal, entries of a cubic spline become denormal numbers, whose
@@ -73,6 +72,8 @@ def axis_matrix(size: int, new_size: int, order: int) -> np.ndarray:
         matrix = np.zeros((new_size, size))
         matrix[np.arange(new_size), nearest_indices(size, new_size)] = 1
     else:
+        from scipy import ndimage  # slow to load, and not needed where the spacing stays
+
         # The other axis of the identity keeps its size, so it stays unchanged.
         zoom = (1.0, 1.0 / (size / new_size))
         matrix = ndimage.zoom(np.eye(size), zoom, order=order, mode="nearest", grid_mode=True).T

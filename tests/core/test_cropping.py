@@ -28,13 +28,14 @@ def nonzero_mask(image: np.ndarray) -> np.ndarray:
     return mask
 
 
-@pytest.mark.parametrize("voxels_per_run", [1, 10**9])
+@pytest.mark.parametrize("voxels_per_run", [0, 1, 10**9])
 @settings(max_examples=300, deadline=None)
 @given(parameters=sparse)
 def test_mask_equals_scipy_hole_filling(voxels_per_run: int, parameters: tuple[float, tuple[int, ...], int]) -> None:
     mask = random_mask(parameters)
-    with pytest.MonkeyPatch.context() as patch:  # both ways of filling
-        patch.setattr(cropping, "_VOXELS_PER_RUN", voxels_per_run)
+    with pytest.MonkeyPatch.context() as patch:  # all ways of filling
+        patch.setattr(cropping, "_SMALL", 0 if voxels_per_run else 10**9)
+        patch.setattr(cropping, "_VOXELS_PER_RUN", voxels_per_run or 1)
         assert np.array_equal(nonzero_mask(mask[None].astype(np.float32)), binary_fill_holes(mask))
 
 

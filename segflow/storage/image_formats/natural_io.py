@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
 from segflow.core.errors import SegflowError
 from segflow.core.geometry import Geometry
@@ -18,12 +18,13 @@ from segflow.storage.image_formats.read_apart import reads_apart
 from segflow.storage.image_formats.tiff_io import has_spacing_beside
 from segflow.storage.json_files import written_whole
 
+if TYPE_CHECKING:
+    from PIL import Image
+
 FLAT_GEOMETRY = Geometry((999.0, 1.0, 1.0), {"ndim": 2})
 LOSSY_ENDINGS = (".jpg", ".jpeg")
 TIFF_ENDINGS = (".tif", ".tiff")
 COLOURS = (3, 4)
-UNREADABLE = (OSError, RuntimeError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError)
-"""Errors of Pillow, and of ITK for deep colours, for a file that they cannot read."""
 
 
 class NaturalImage2DIO(ImageFormat):
@@ -67,6 +68,8 @@ class NaturalImage2DIO(ImageFormat):
             raise SegflowError(f"cannot write {file}: {ending} holds no decimals", fix="Use .tif for maps.")
         if values.dtype == np.uint16 and ending == ".bmp":
             raise SegflowError(f"cannot write {file}: BMP holds labels up to 255 only", fix="Use .png.")
+        from PIL import Image
+
         picture = Image.fromarray(np.ascontiguousarray(values[0]))
         with written_whole(file) as temporary:
             picture.save(temporary)
@@ -83,6 +86,10 @@ def _channels_first(pixels: np.ndarray, file: Path) -> np.ndarray:
 @contextmanager
 def _opened(file: Path) -> Iterator[Image.Image]:
     """The picture in a file. Every failure while it is open becomes an error about the file."""
+    from PIL import Image, UnidentifiedImageError
+
+    # Errors of Pillow, and of ITK for deep colours, for a file that they cannot read.
+    damage = (OSError, RuntimeError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError)
     try:
         with Image.open(file) as picture:
             if getattr(picture, "n_frames", 1) > 1:
@@ -100,5 +107,5 @@ def _opened(file: Path) -> Iterator[Image.Image]:
             yield picture
     except SegflowError:
         raise
-    except UNREADABLE as error:
+    except damage as error:
         raise unreadable(file, error) from error

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import SimpleITK as sitk
-import tifffile
-from PIL import Image, ImageMode
 
 from segflow.core.errors import SegflowError
 from segflow.storage.image_formats.contract import unreadable
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 PALETTE_MODES = ("P", "PA")
 GREY_AND_ALPHA = "LA"
@@ -57,6 +58,8 @@ def label_values(picture: Image.Image, file: Path) -> np.ndarray:
 
 def channels_and_type(picture: Image.Image) -> tuple[int, str]:
     """Number of channels that `colours` will return, and numpy's name of their type, without reading the pixels."""
+    from PIL import ImageMode
+
     if picture.mode in PALETTE_MODES:
         return len(_mode_of_palette(picture)), "uint8"
     dtype = "uint16" if _is_deep(picture) else np.dtype(ImageMode.getmode(picture.mode).typestr).name
@@ -97,6 +100,8 @@ def _is_deep(picture: Image.Image) -> bool:
 def _deep(picture: Image.Image, file: Path) -> np.ndarray:
     """Colours (Y, X, C) with all their bits."""
     if picture.format == "PNG" and not _raw_mode(picture).startswith(GREY_AND_ALPHA):  # ITK cannot read grey with alpha
+        import SimpleITK as sitk
+
         pixels = sitk.GetArrayFromImage(sitk.ReadImage(str(file), imageIO="PNGImageIO"))
     elif picture.format == "TIFF":
         pixels = _deep_tiff(file)
@@ -112,6 +117,8 @@ def _deep(picture: Image.Image, file: Path) -> np.ndarray:
 
 
 def _deep_tiff(file: Path) -> np.ndarray:
+    import tifffile
+
     try:
         with tifffile.TiffFile(file, _multifile=False) as tiff:
             series = tiff.series[0]

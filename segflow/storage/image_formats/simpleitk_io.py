@@ -6,9 +6,9 @@ import functools
 import logging
 import math
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import SimpleITK as sitk
 
 from segflow.core.errors import SegflowError
 from segflow.core.geometry import Geometry
@@ -46,6 +46,9 @@ from segflow.storage.image_formats.placement import (
 from segflow.storage.image_formats.read_apart import reads_apart, reason_of
 from segflow.storage.json_files import written_whole
 from segflow.storage.regular_files import check_regular, open_regular
+
+if TYPE_CHECKING:
+    import SimpleITK as sitk
 
 log = logging.getLogger(__name__)
 
@@ -87,6 +90,8 @@ class SimpleITKIO(ImageFormat):
             spacing = itk_placement(geometry).spacing
             write_nifti(array, affine_of(geometry), spacing, file, forms_of(geometry))
             return
+        import SimpleITK as sitk
+
         placement = itk_placement(geometry)
         image = sitk.GetImageFromArray(np.ascontiguousarray(array))
         image.SetSpacing(placement.spacing)
@@ -150,6 +155,8 @@ def _check_itk(file: Path) -> int:
 
 @reads_apart(_check_itk)
 def _read_by_itk(file: Path) -> tuple[np.ndarray, Geometry]:
+    import SimpleITK as sitk
+
     header = _itk_header(file)
     try:
         image = sitk.ReadImage(str(file), imageIO=IMAGE_IO.get(file.suffix.lower(), ""))
@@ -174,6 +181,8 @@ def _header_by_itk(file: Path) -> ImageHeader:
 
 def _has_layers(file: Path) -> bool:
     """Whether the values of a voxel are layers of a segmentation, not a colour or a vector."""
+    import SimpleITK as sitk
+
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(file))
     reader.ReadImageInformation()
@@ -188,6 +197,8 @@ def _itk_header(file: Path, nifti: NiftiHeader | None = None) -> ImageHeader:
     """A file's header as ITK reads it. ``nifti`` is the header of the same file, read before, if it is a NIfTI."""
     if nifti is not None and not nifti.is_scaled and (certain := certain_placement(nifti)) is not None:
         return _header(certain, nifti)
+    import SimpleITK as sitk  # it takes longer to load than most files that need it
+
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(file))
     # Otherwise ITK asks every format in turn whether it can read the file.
@@ -230,6 +241,8 @@ def _header(placement: ItkPlacement, nifti: NiftiHeader) -> ImageHeader:
 @functools.cache
 def _dtype(pixel_id: int) -> np.dtype:
     """numpy's type for one of ITK's pixel types. It is found by creating an image, which takes a moment."""
+    import SimpleITK as sitk
+
     return sitk.GetArrayFromImage(sitk.Image([1, 1], pixel_id)).dtype
 
 

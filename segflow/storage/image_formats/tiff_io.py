@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import tifffile
 
 from segflow.core.errors import SegflowError
 from segflow.core.geometry import Geometry
@@ -15,6 +15,9 @@ from segflow.storage.image_formats.contract import ImageFormat, ImageHeader, che
 from segflow.storage.image_formats.header_checks.tiff import check_tiff
 from segflow.storage.image_formats.read_apart import reads_apart
 from segflow.storage.json_files import read_json, write_json, written_whole
+
+if TYPE_CHECKING:
+    import tifffile
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +58,8 @@ class Tiff3DIO(ImageFormat):
         return ImageHeader(shape, 1, _geometry(_image_side_car(file), file), dtype)
 
     def write_file(self, values: np.ndarray, geometry: Geometry, file: Path) -> None:
+        import tifffile
+
         with written_whole(file) as temporary:
             tifffile.imwrite(temporary, values, compression="zlib", photometric="minisblack")
             # before the stack gets its name, so that whoever sees the stack finds its spacing
@@ -68,6 +73,8 @@ def side_car(file: Path) -> Path | None:
 
 def opened(file: Path) -> tifffile.TiffFile:
     """Open a TIFF, without further files that its OME-XML may name."""
+    import tifffile
+
     return tifffile.TiffFile(file, _multifile=False)
 
 
