@@ -6,6 +6,7 @@ import logging
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -13,7 +14,8 @@ from typing import Protocol
 import numpy as np
 
 from segflow.core.errors import SegflowError
-from segflow.core.geometry import Geometry
+from segflow.core.geometry import Box, Geometry
+from segflow.core.voxels import VoxelSink
 from segflow.storage.image_formats.placement import same_placement
 from segflow.storage.listing import missing_file
 
@@ -71,8 +73,31 @@ class ImageIO(Protocol):
         """Write a float32 map (Z, Y, X), such as a probability, with the geometry of its image."""
 
 
+class OpenFile(Protocol):
+    """An image file that is open, and whose voxels are read box by box.
+
+    Attributes:
+        shape: Channels, and voxels along z, y, x.
+        geometry: As `ImageFormat.read_file` returns it.
+        dtype: Type of the voxels as they are read.
+    """
+
+    shape: tuple[int, int, int, int]
+    geometry: Geometry
+    dtype: np.dtype
+
+    def read(self, box: Box) -> np.ndarray:
+        """The voxels (C, \\*box.shape) that `ImageFormat.read_file` gives for a box inside the image."""
+
+    def close(self) -> None:
+        """Close the file."""
+
+
 class ImageFormat(ABC):
-    """An `ImageIO` built from three methods for a single file: `read_file`, `read_header` and `write_file`."""
+    """An `ImageIO` built from three methods for a single file: `read_file`, `read_header` and `write_file`.
+
+    A format whose files can be read and written in parts has `open_file` and `create_file` too.
+    """
 
     name: str
     endings: tuple[str, ...]
@@ -97,6 +122,31 @@ class ImageFormat(ABC):
     def write_file(self, values: np.ndarray, geometry: Geometry, file: Path) -> None:
         """Write voxels (Z, Y, X) in their own type, as a whole or not at all."""
 
+    def open_file(self, file: Path, *, labels: bool = False) -> OpenFile | None:
+        """Open a file to read it box by box; None if it can only be read as a whole.
+
+        Args:
+            file: The file.
+            labels: Whether voxels are those of `read_label_file` instead of `read_file`.
+
+        Raises:
+            SegflowError: The file cannot be read.
+        """
+        return None
+
+    def create_file(
+        self, file: Path, shape: tuple[int, int, int], dtype: np.dtype, geometry: Geometry
+    ) -> AbstractContextManager[VoxelSink] | None:
+        """Like `write_file`, for voxels that are written box by box; None if they must be written at once.
+
+        Args:
+            file: The file, which exists when the block ends without an error, and not before.
+            shape: Voxels along z, y, x.
+            dtype: Type of the voxels. Those that are never written are 0.
+            geometry: See `write_file`.
+        """
+        return None
+
     def read_image(self, files: Sequence[Path]) -> tuple[np.ndarray, Geometry]:
         """Read one case's image.
 
@@ -113,21 +163,7 @@ class ImageFormat(ABC):
             raise SegflowError("an image needs at least one file")
         parts = [self.read_file(file) for file in files]
         first, geometry = parts[0]
-        for file, (voxels, own) in zip(files[1:], parts[1:], strict=True):
-            if voxels.shape[1:] != first.shape[1:]:
-                raise SegflowError(
-                    "the channels differ in shape (z, y, x)",
-                    found=f"{file.name} {voxels.shape[1:]}, {files[0].name} {first.shape[1:]}",
-                    fix="Resample all channels to one grid.",
-                )
-            if not np.allclose(own.spacing, geometry.spacing):
-                raise SegflowError(
-                    "the channels differ in spacing (z, y, x)",
-                    found=f"{file.name} {mm(own)}, {files[0].name} {mm(geometry)}",
-                    fix="Resample all channels to one grid.",
-                )
-            if not same_placement(own, geometry):
-                log.warning("%s and %s differ in origin or direction; the first is used", files[0], file)
+        check_same_grid(files, [voxels.shape for voxels, _ in parts], [own for _, own in parts])
         image = np.empty((sum(voxels.shape[0] for voxels, _ in parts), *first.shape[1:]), dtype=np.float32)
         done = 0
         for voxels, _ in parts:
@@ -145,13 +181,7 @@ class ImageFormat(ABC):
             SegflowError: The file cannot be read, has several channels, or values that are not whole numbers.
         """
         voxels, geometry = self.read_label_file(file)
-        if voxels.shape[0] != 1:
-            raise SegflowError(
-                f"the label map {file.name} has several channels",
-                found=f"{voxels.shape[0]} channels",
-                expected="one number per voxel",
-                fix="A colour picture must be turned into label values first.",
-            )
+        check_one_channel(voxels.shape[0], file)
         return as_label(voxels[0], file), geometry
 
     def write_label(self, label: np.ndarray, geometry: Geometry, file: Path) -> None:
@@ -163,7 +193,7 @@ class ImageFormat(ABC):
         lowest, highest = (int(label.min()), int(label.max())) if label.size else (0, 0)
         if lowest < 0 or highest > np.iinfo(np.uint16).max:
             raise SegflowError(f"cannot write {file}", found=f"labels {lowest}…{highest}", expected="0…65535")
-        self.write_file(label.astype(np.uint8 if highest < 255 else np.uint16, copy=False), geometry, file)
+        self.write_file(label.astype(label_type(highest), copy=False), geometry, file)
 
     def write_map(self, values: np.ndarray, geometry: Geometry, file: Path) -> None:
         """Write a float32 map (Z, Y, X).
@@ -172,6 +202,55 @@ class ImageFormat(ABC):
             SegflowError: The format cannot store floats, or the file cannot be written.
         """
         self.write_file(values.astype(np.float32, copy=False), geometry, file)
+
+
+def check_same_grid(files: Sequence[Path], shapes: Sequence[Sequence[int]], geometries: Sequence[Geometry]) -> None:
+    """Refuse channels on different grids. A different placement is logged.
+
+    Args:
+        files: The files of one image.
+        shapes: (C, Z, Y, X) of each file.
+        geometries: The geometry of each file.
+
+    Raises:
+        SegflowError: Shapes or spacings differ.
+    """
+    first, geometry = tuple(shapes[0][1:]), geometries[0]
+    for file, shape, own in zip(files[1:], shapes[1:], geometries[1:], strict=True):
+        if tuple(shape[1:]) != first:
+            raise SegflowError(
+                "the channels differ in shape (z, y, x)",
+                found=f"{file.name} {tuple(shape[1:])}, {files[0].name} {first}",
+                fix="Resample all channels to one grid.",
+            )
+        if not np.allclose(own.spacing, geometry.spacing):
+            raise SegflowError(
+                "the channels differ in spacing (z, y, x)",
+                found=f"{file.name} {mm(own)}, {files[0].name} {mm(geometry)}",
+                fix="Resample all channels to one grid.",
+            )
+        if not same_placement(own, geometry):
+            log.warning("%s and %s differ in origin or direction; the first is used", files[0], file)
+
+
+def check_one_channel(channels: int, file: Path) -> None:
+    """Refuse a label map with several numbers per voxel.
+
+    Raises:
+        SegflowError: It has another number of channels than one.
+    """
+    if channels != 1:
+        raise SegflowError(
+            f"the label map {file.name} has several channels",
+            found=f"{channels} channels",
+            expected="one number per voxel",
+            fix="A colour picture must be turned into label values first.",
+        )
+
+
+def label_type(highest: int) -> np.dtype:
+    """Type in which label maps with values up to ``highest`` are written."""
+    return np.dtype(np.uint8 if highest < 255 else np.uint16)
 
 
 def as_label(voxels: np.ndarray, file: Path) -> np.ndarray:

@@ -8,9 +8,9 @@ from __future__ import annotations
 import logging
 import zlib
 from pathlib import Path
-from typing import cast
+from typing import BinaryIO, cast
 
-from isal import isal_zlib
+from isal import igzip_lib, isal_zlib
 
 from segflow.core.errors import SegflowError
 from segflow.storage.image_formats.contract import RESAVE, unreadable
@@ -24,6 +24,7 @@ SURPLUS_BYTES = 1 << 20
 MOST_TIMES = 1032
 """Highest ratio that deflate reaches."""
 PIECE_BYTES = 1 << 17
+STEP_BYTES = 1 << 20
 
 DAMAGE = (OSError, EOFError, zlib.error, cast(type[Exception], isal_zlib.IsalError))  # its type stub says object
 
@@ -58,12 +59,7 @@ def inflate(content: bytes, expected: int, file: Path) -> bytes:
                 parts.append(unpacker.decompress(view[place : place + step], limit + 1 - unpacked))
                 unpacked += len(parts[-1])
                 if unpacked > limit:
-                    raise SegflowError(
-                        f"cannot read {file}: it unpacks to far more than its header asks for",
-                        found=f"more than {limit} bytes",
-                        expected=f"{expected} bytes",
-                        fix=RESAVE,
-                    )
+                    raise _too_much(file, limit, expected)
                 place = min(place + step, len(view))
             place -= len(unpacker.unused_data)
             step = PIECE_BYTES
@@ -76,6 +72,56 @@ def inflate(content: bytes, expected: int, file: Path) -> bytes:
     if content[place:].strip(b"\0"):
         log.warning("%s: %d bytes behind its packed data are passed over", file, len(content) - place)
     return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def inflate_to(target: BinaryIO, packed: BinaryIO, expected: int, file: Path) -> None:
+    """Unpack gzip, of one member or several, from file to file, in a few megabytes of memory.
+
+    Args:
+        target: Gets the expected bytes, and none of those behind them.
+        packed: The packed file, at its first byte.
+        expected: See `inflate`.
+        file: Named in errors.
+
+    Raises:
+        SegflowError: As `inflate`.
+    """
+    limit = expected + SURPLUS_BYTES
+    unpacked, rest = 0, b""
+    try:
+        while True:
+            unpacker = igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP)
+            while not unpacker.eof:
+                if unpacker.needs_input:
+                    rest = rest or packed.read(STEP_BYTES)
+                    if not rest:
+                        raise truncated(file, f"{unpacked} bytes when unpacked", f"{expected} bytes, and their end")
+                part = unpacker.decompress(rest, STEP_BYTES)
+                rest = b""
+                target.write(part[: max(expected - unpacked, 0)])
+                unpacked += len(part)
+                if unpacked > limit:
+                    raise _too_much(file, limit, expected)
+            rest = unpacker.unused_data or packed.read(STEP_BYTES)
+            if len(rest) < len(GZIP_MAGIC):
+                rest += packed.read(STEP_BYTES)
+            if rest[: len(GZIP_MAGIC)] != GZIP_MAGIC:
+                break
+    except (zlib.error, EOFError, cast(type[Exception], isal_zlib.IsalError)) as error:
+        raise unreadable(file, error) from error
+    if unpacked < expected:
+        raise truncated(file, f"{unpacked} bytes", f"{expected} bytes")
+    if rest.strip(b"\0"):
+        log.warning("%s: bytes behind its packed data are passed over", file)
+
+
+def _too_much(file: Path, limit: int, expected: int) -> SegflowError:
+    return SegflowError(
+        f"cannot read {file}: it unpacks to far more than its header asks for",
+        found=f"more than {limit} bytes",
+        expected=f"{expected} bytes",
+        fix=RESAVE,
+    )
 
 
 def truncated(file: Path, found: str, expected: str) -> SegflowError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,9 @@ import nibabel
 import numpy as np
 
 from segflow.core.geometry import Geometry
-from segflow.storage.image_formats.contract import ImageFormat, ImageHeader
+from segflow.core.voxels import VoxelSink
+from segflow.storage.image_formats.contract import ImageFormat, ImageHeader, OpenFile
+from segflow.storage.image_formats.nifti_boxes import NiftiBoxes, nifti_sink
 from segflow.storage.image_formats.nifti_files import (
     NIFTI_ENDINGS,
     NiftiHeader,
@@ -22,6 +25,7 @@ from segflow.storage.image_formats.nifti_files import (
 from segflow.storage.image_formats.nifti_forms import forms_of
 from segflow.storage.image_formats.placement import affine_of, file_ndim, reorient, restore_orientation
 from segflow.storage.image_formats.simpleitk_io import reoriented_header
+from segflow.storage.image_formats.turned import TurnedFile, turned_sink
 
 
 class NibabelIO(ImageFormat):
@@ -49,6 +53,16 @@ class NibabelIO(ImageFormat):
         array = values[0] if ndim == 2 else values
         write_nifti(array, affine_of(geometry), geometry.spacing[: -ndim - 1 : -1], file, forms_of(geometry))
 
+    def open_file(self, file: Path, *, labels: bool = False) -> OpenFile | None:
+        nifti = read_nifti_header(file)
+        return NiftiBoxes(file, nifti, header_by_affine(nifti, file), labels=labels)
+
+    def create_file(
+        self, file: Path, shape: tuple[int, int, int], dtype: np.dtype, geometry: Geometry
+    ) -> AbstractContextManager[VoxelSink] | None:
+        ndim = file_ndim(geometry)
+        return nifti_sink(file, shape, dtype, geometry, geometry.spacing[: -ndim - 1 : -1])
+
 
 class NibabelIOWithReorient(NibabelIO):
     """Like `NibabelIO`, but arrays are turned to RAS when read and turned back when written."""
@@ -68,6 +82,15 @@ class NibabelIOWithReorient(NibabelIO):
 
     def write_file(self, values: np.ndarray, geometry: Geometry, file: Path) -> None:
         super().write_file(*restore_orientation(values, geometry), file)
+
+    def open_file(self, file: Path, *, labels: bool = False) -> OpenFile | None:
+        opened = super().open_file(file, labels=labels)
+        return None if opened is None else TurnedFile(opened, _turned)
+
+    def create_file(
+        self, file: Path, shape: tuple[int, int, int], dtype: np.dtype, geometry: Geometry
+    ) -> AbstractContextManager[VoxelSink] | None:
+        return turned_sink(super().create_file, file, shape, dtype, geometry)
 
 
 def _arranged(file: Path, nifti: NiftiHeader, voxels: np.ndarray) -> tuple[np.ndarray, Geometry]:

@@ -21,7 +21,7 @@ from nibabel.spatialimages import HeaderDataError
 from segflow.core.errors import SegflowError
 from segflow.core.geometry import Geometry
 from segflow.storage.image_formats.contract import RESAVE, ImageHeader, check_affine, check_spacing, unreadable
-from segflow.storage.image_formats.inflate import DAMAGE, GZIP_MAGIC, GZIP_WINDOW, inflate, truncated
+from segflow.storage.image_formats.inflate import DAMAGE, GZIP_MAGIC, GZIP_WINDOW, MOST_TIMES, inflate, truncated
 from segflow.storage.image_formats.nifti_forms import KEY, NiftiForms, give_hand
 from segflow.storage.image_formats.placement import FLAT_SPACING_FACTOR, is_sheared, upright
 from segflow.storage.json_files import written_whole
@@ -76,6 +76,11 @@ class NiftiHeader:
         """Whether values differ from the stored numbers."""
         return None not in (self.slope, self.intercept) and (self.slope, self.intercept) != (1.0, 0.0)
 
+    @property
+    def end(self) -> int:
+        """Byte behind the last voxel."""
+        return self.offset + math.prod(self.size) * self.dtype.itemsize
+
 
 def is_nifti(file: Path) -> bool:
     """Whether a file's name ends as those of NIfTI do."""
@@ -89,7 +94,14 @@ def read_nifti_header(file: Path) -> NiftiHeader:
         SegflowError: The file is missing, damaged, not NIfTI, or has an impossible spacing.
     """
     with open_regular(file) as stream:
-        return _parse(_start_of(stream, file), file)
+        header = _parse(_start_of(stream, file), file)
+        try:
+            check_voxel_bytes(header.end, file)
+        except SegflowError:  # it may be read box by box, if its voxels are there
+            there = os.fstat(stream.fileno()).st_size
+            if there * (MOST_TIMES if is_packed(file) else 1) < header.end:
+                raise
+        return header
 
 
 def read_nifti(file: Path) -> tuple[NiftiHeader, np.ndarray]:
@@ -103,7 +115,7 @@ def read_nifti(file: Path) -> tuple[NiftiHeader, np.ndarray]:
         SegflowError: The file is missing, truncated, damaged, or of a type that images do not have.
     """
     header, stored = _read_stored(file)
-    return header, _scaled(header, stored).astype(np.float32) if header.is_scaled else stored
+    return header, scaled(header, stored).astype(np.float32) if header.is_scaled else stored
 
 
 def read_nifti_labels(file: Path) -> tuple[NiftiHeader, np.ndarray]:
@@ -118,15 +130,20 @@ def read_nifti_labels(file: Path) -> tuple[NiftiHeader, np.ndarray]:
         SegflowError: As `read_nifti`, or scaled values are not whole numbers.
     """
     header, stored = _read_stored(file)
-    return header, _whole_numbers(header, stored, file) if header.is_scaled else stored
+    return header, whole_numbers(header, stored, file) if header.is_scaled else stored
 
 
-def _scaled(header: NiftiHeader, stored: np.ndarray) -> np.ndarray:
+def scaled(header: NiftiHeader, stored: np.ndarray) -> np.ndarray:
+    """The values, float64 or as numpy promotes them, that stored numbers of any shape stand for."""
     return np.asarray(stored * np.float64(header.slope or 1.0) + (header.intercept or 0.0))
 
 
-def _whole_numbers(header: NiftiHeader, stored: np.ndarray, file: Path) -> np.ndarray:
-    """The labels that the stored numbers stand for, int64."""
+def whole_numbers(header: NiftiHeader, stored: np.ndarray, file: Path) -> np.ndarray:
+    """The labels that stored numbers (…, Z, Y, X) stand for, int64.
+
+    Raises:
+        SegflowError: They are not whole numbers; see `read_nifti_labels`.
+    """
     step = abs(header.slope or 0.0) if stored.dtype.kind in "iu" else 0.0
     # With a step as large as their distance, two labels could be stored as one number. Then nothing is rounded.
     rounded = 0.5 * step if step < 1 else 0.0
@@ -134,7 +151,7 @@ def _whole_numbers(header: NiftiHeader, stored: np.ndarray, file: Path) -> np.nd
     first, count = None, 0
     for plane in np.ndindex(stored.shape[:-2]):  # all at once would take many times the file's size as float64
         with np.errstate(all="ignore"):  # infinite and NaN values are refused below
-            values = _scaled(header, stored[plane])
+            values = scaled(header, stored[plane])
             whole = np.rint(values)
             right = np.abs(values - whole) <= rounded + FLOAT32_STEP * np.abs(values)
             result[plane] = whole
@@ -155,8 +172,8 @@ def _whole_numbers(header: NiftiHeader, stored: np.ndarray, file: Path) -> np.nd
 def _read_stored(file: Path) -> tuple[NiftiHeader, np.ndarray]:
     with open_regular(file) as stream:
         header = _parse(_start_of(stream, file), file)
-        count = math.prod(header.size)
-        expected = header.offset + count * header.dtype.itemsize
+        expected = header.end
+        check_voxel_bytes(expected, file)
         try:
             stream.seek(0)
             if stream.read(len(GZIP_MAGIC)) == GZIP_MAGIC:
@@ -170,7 +187,9 @@ def _read_stored(file: Path) -> tuple[NiftiHeader, np.ndarray]:
                 content = stream.read(expected)
         except OSError as error:
             raise unreadable(file, error) from error
-    return header, np.frombuffer(content, header.dtype, count, header.offset).reshape(header.size[::-1])
+    return header, np.frombuffer(content, header.dtype, math.prod(header.size), header.offset).reshape(
+        header.size[::-1]
+    )
 
 
 def header_by_affine(nifti: NiftiHeader, file: Path) -> ImageHeader:
@@ -209,13 +228,48 @@ def write_nifti(
         SegflowError: The file cannot be written.
     """
     voxels = voxels.astype(voxels.dtype.newbyteorder("<"), copy=False)
+    start = start_bytes(voxels.shape, voxels.dtype, affine, spacing, file, forms)
+    data = np.ascontiguousarray(voxels).data.cast("B")
+    with written_whole(file, needed=data.nbytes) as temporary, temporary.open("wb") as stream:
+        if is_packed(file):
+            with igzip.IGzipFile("", "wb", FAST_LEVEL, fileobj=stream, mtime=0) as zipped:
+                zipped.write(start)
+                zipped.write(data)
+        else:
+            stream.write(start)
+            stream.write(data)
+
+
+def is_packed(file: Path) -> bool:
+    """Whether a file of this name is written with gzip."""
+    return file.name.lower().endswith(".gz")
+
+
+def start_bytes(
+    shape: Sequence[int],
+    dtype: np.dtype,
+    affine: np.ndarray,
+    spacing: Sequence[float],
+    file: Path,
+    forms: NiftiForms | None = None,
+) -> bytes:
+    """The bytes of a NIfTI file before its voxels.
+
+    Args:
+        shape: Voxels along (…, z, y, x).
+        dtype: Little-endian type of the voxels.
+        affine, spacing, file, forms: See `write_nifti`.
+
+    Raises:
+        SegflowError: NIfTI has no such type or size.
+    """
     header_type = nibabel.Nifti2Header if forms is not None and forms.version == 2 else nibabel.Nifti1Header
     header = header_type(endianness="<")  # type: ignore[no-untyped-call]
     try:
-        header.set_data_dtype(voxels.dtype)
-        header.set_data_shape(voxels.shape[::-1])
+        header.set_data_dtype(dtype)
+        header.set_data_shape(tuple(shape)[::-1])
     except HeaderDataError as error:
-        raise SegflowError(f"cannot write {file}: {error}", found=f"{voxels.dtype} {voxels.shape}") from error
+        raise SegflowError(f"cannot write {file}: {error}", found=f"{dtype} {tuple(shape)}") from error
     if forms is not None:
         forms.write_to(header)
     else:
@@ -226,16 +280,7 @@ def write_nifti(
         header.set_xyzt_units("mm")
     data_start = DATA_START[header_type.sizeof_hdr]
     header["vox_offset"] = data_start
-    start = header.binaryblock.ljust(data_start, b"\0")
-    data = np.ascontiguousarray(voxels).data.cast("B")
-    with written_whole(file, needed=data.nbytes) as temporary, temporary.open("wb") as stream:
-        if file.name.lower().endswith(".gz"):
-            with igzip.IGzipFile("", "wb", FAST_LEVEL, fileobj=stream, mtime=0) as zipped:
-                zipped.write(start)
-                zipped.write(data)
-        else:
-            stream.write(start)
-            stream.write(data)
+    return bytes(header.binaryblock.ljust(data_start, b"\0"))
 
 
 def _start_of(stream: BinaryIO, file: Path) -> bytes:
@@ -291,6 +336,5 @@ def _parse(start: bytes, file: Path) -> NiftiHeader:
             fix=RESAVE,
         )
     offset = max(int(start_of_voxels), length)  # some writers leave 0 here
-    check_voxel_bytes(offset + math.prod(size) * dtype.itemsize, file)
     is_plain = header["magic"].item() == SINGLE_FILE[kind] and int(header["intent_code"]) not in OF_COMPONENTS
     return NiftiHeader(size, zooms, affine, forms, dtype, offset, slope, intercept, is_plain)

@@ -7,6 +7,7 @@ file. Under ``nifti`` it holds the numbers of a NIfTI header (`nifti_forms`).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,7 @@ import nibabel
 import numpy as np
 
 from segflow.core.errors import UNUSABLE, SegflowError
-from segflow.core.geometry import Geometry
+from segflow.core.geometry import Box, Geometry
 from segflow.core.names import shortened
 
 FLAT_SPACING_FACTOR = 999
@@ -212,3 +213,22 @@ def restore_orientation(values: np.ndarray, geometry: Geometry) -> tuple[np.ndar
     xyz = geometry.spacing[::-1]
     own = [xyz[target] for target in steps[:, 0].astype(int)]
     return turned, Geometry((own[2], own[1], own[0]), header)
+
+
+def box_in_file(box: Box, shape: Sequence[int], geometry: Geometry) -> Box:
+    """A box of a turned array in the axes of the file.
+
+    Args:
+        box: Box of the array that `reorient` gives.
+        shape: (z, y, x) of that array.
+        geometry: Its geometry. If it was never turned, the box stays as it is.
+    """
+    if "reoriented_affine" not in geometry.header:
+        return box
+    start, stop = [0, 0, 0], [0, 0, 0]
+    for axis, (target, direction) in enumerate(nibabel.io_orientation(affine_of(geometry)).astype(int)):
+        here, there = 2 - axis, 2 - target
+        first, last = box.start[there], box.stop[there]
+        flipped = (shape[there] - last, shape[there] - first)
+        start[here], stop[here] = (first, last) if direction > 0 else flipped
+    return Box(tuple(start), tuple(stop))

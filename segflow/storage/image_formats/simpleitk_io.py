@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import math
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,9 +13,11 @@ import numpy as np
 
 from segflow.core.errors import SegflowError
 from segflow.core.geometry import Geometry
+from segflow.core.voxels import VoxelSink
 from segflow.storage.image_formats.contract import (
     ImageFormat,
     ImageHeader,
+    OpenFile,
     check_affine,
     check_spacing,
     unreadable,
@@ -24,6 +27,7 @@ from segflow.storage.image_formats.header_checks.metaimage import check_metaimag
 from segflow.storage.image_formats.header_checks.nrrd import check_nrrd
 from segflow.storage.image_formats.itk_rules import certain_placement
 from segflow.storage.image_formats.layers import one_layer
+from segflow.storage.image_formats.nifti_boxes import NiftiBoxes, nifti_sink
 from segflow.storage.image_formats.nifti_files import (
     NiftiHeader,
     header_by_affine,
@@ -44,6 +48,7 @@ from segflow.storage.image_formats.placement import (
     restore_orientation,
 )
 from segflow.storage.image_formats.read_apart import reads_apart, reason_of
+from segflow.storage.image_formats.turned import TurnedFile, turned_sink
 from segflow.storage.json_files import written_whole
 from segflow.storage.regular_files import check_regular, open_regular
 
@@ -106,6 +111,17 @@ class SimpleITKIO(ImageFormat):
             if not np.array_equal(written, array):  # ITK does not notice a full disk
                 raise SegflowError(f"cannot write {file}: the disk stored only a part", fix="Check space.")
 
+    def open_file(self, file: Path, *, labels: bool = False) -> OpenFile | None:
+        if not is_nifti(file):
+            return None
+        nifti = read_nifti_header(file)
+        return NiftiBoxes(file, nifti, _itk_header(file, nifti), labels=labels)
+
+    def create_file(
+        self, file: Path, shape: tuple[int, int, int], dtype: np.dtype, geometry: Geometry
+    ) -> AbstractContextManager[VoxelSink] | None:
+        return nifti_sink(file, shape, dtype, geometry, itk_placement(geometry).spacing) if is_nifti(file) else None
+
 
 class SimpleITKIOWithReorient(SimpleITKIO):
     """Like `SimpleITKIO`, but arrays are turned to RAS when read and turned back when written."""
@@ -125,6 +141,15 @@ class SimpleITKIOWithReorient(SimpleITKIO):
 
     def write_file(self, values: np.ndarray, geometry: Geometry, file: Path) -> None:
         super().write_file(*restore_orientation(values, geometry), file)
+
+    def open_file(self, file: Path, *, labels: bool = False) -> OpenFile | None:
+        opened = super().open_file(file, labels=labels)
+        return None if opened is None else TurnedFile(opened, reorient)
+
+    def create_file(
+        self, file: Path, shape: tuple[int, int, int], dtype: np.dtype, geometry: Geometry
+    ) -> AbstractContextManager[VoxelSink] | None:
+        return turned_sink(super().create_file, file, shape, dtype, geometry)
 
 
 def reoriented_header(header: ImageHeader) -> ImageHeader:
