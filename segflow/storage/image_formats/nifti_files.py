@@ -258,7 +258,8 @@ def start_bytes(
     Args:
         shape: Voxels along (…, z, y, x).
         dtype: Little-endian type of the voxels.
-        affine, spacing, file, forms: See `write_nifti`.
+        affine, file, forms: See `write_nifti`.
+        spacing: mm along x, y (, z).
 
     Raises:
         SegflowError: NIfTI has no such type or size.
