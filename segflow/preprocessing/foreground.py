@@ -12,6 +12,7 @@ from segflow.core.labels import OUTSIDE, LabelKey, Labels
 _SEED = 1234
 _ENOUGH = 10_000
 _SHARE = 0.01
+_VOXELS_AT_ONCE = 1 << 16
 
 
 def location_keys(labels: Labels) -> tuple[LabelKey, ...]:
@@ -33,7 +34,8 @@ def draw_foreground_locations(label: np.ndarray, keys: Sequence[LabelKey]) -> di
         Key → int32 (n, 3) voxels (z, y, x) in the order drawn; n is 0 for a key without voxels.
     """
     lowest = int(label.min())
-    counts = _counts_per_slice(label, lowest)
+    slabs = _slabs(label)
+    counts = _counts(slabs, lowest)
     random = np.random.RandomState(_SEED)
     result: dict[LabelKey, np.ndarray] = {}
     for key in keys:
@@ -51,28 +53,36 @@ def draw_foreground_locations(label: np.ndarray, keys: Sequence[LabelKey]) -> di
         for number, value in enumerate(values):
             mine = np.flatnonzero(which == number)
             ranks = drawn[mine] - (ends[number] - totals[number])
-            found[mine] = _voxels_of_rank(label, value, ranks, counts[:, value - lowest])
+            found[mine] = _voxels_of_rank(slabs, value, ranks, counts[:, value - lowest])
         result[key] = found
     return result
 
 
-def _counts_per_slice(label: np.ndarray, lowest: int) -> np.ndarray:
-    """Voxels of each label value from ``lowest`` up in each slice, int64 (Z, values)."""
-    values = int(label.max()) - lowest + 1
-    return np.stack([np.bincount(slice_.ravel() - lowest, minlength=values) for slice_ in label])
+def _slabs(label: np.ndarray) -> list[np.ndarray]:
+    """Views of the slices (Z, Y, X), several small ones or one large one together."""
+    depth = max(1, _VOXELS_AT_ONCE // max(1, label[0].size))
+    return [label[start : start + depth] for start in range(0, len(label), depth)]
 
 
-def _voxels_of_rank(label: np.ndarray, value: int, ranks: np.ndarray, counts: np.ndarray) -> np.ndarray:
+def _counts(slabs: Sequence[np.ndarray], lowest: int) -> np.ndarray:
+    """Voxels of each label value from ``lowest`` up in each slab, int64 (slabs, values)."""
+    values = max(int(slab.max()) for slab in slabs) - lowest + 1
+    return np.stack([np.bincount(slab.ravel() - lowest, minlength=values) for slab in slabs])
+
+
+def _voxels_of_rank(slabs: Sequence[np.ndarray], value: int, ranks: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """Voxels with this value, given by their ranks among all such voxels in memory order. int32 (n, 3)."""
     ends = np.cumsum(counts)
-    slices = np.searchsorted(ends, ranks, side="right")
+    of_slab = np.searchsorted(ends, ranks, side="right")
+    starts = np.cumsum([0, *(len(slab) for slab in slabs)])
     result = np.empty((len(ranks), 3), np.int32)
-    order = np.argsort(slices, kind="stable")
-    for group in np.split(order, np.flatnonzero(np.diff(slices[order])) + 1):
+    order = np.argsort(of_slab, kind="stable")
+    for group in np.split(order, np.flatnonzero(np.diff(of_slab[order])) + 1):
         if not len(group):
             continue
-        z = int(slices[group[0]])
-        there = np.flatnonzero(label[z] == value)[ranks[group] - (ends[z] - counts[z])]
-        result[group, 0] = z
-        result[group, 1], result[group, 2] = np.divmod(there, label.shape[2])
+        number = int(of_slab[group[0]])
+        slab = slabs[number]
+        there = np.flatnonzero(slab == value)[ranks[group] - (ends[number] - counts[number])]
+        z, y, x = np.unravel_index(there, slab.shape)
+        result[group, 0], result[group, 1], result[group, 2] = z + starts[number], y, x
     return result

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import os
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import blosc2
 import numpy as np
@@ -44,11 +46,16 @@ def write_array(path: Path, array: np.ndarray, patch_size: Sequence[int]) -> dic
     Returns:
         ``bytes`` and the checksums that are compared when the file is opened.
     """
+    # On disk the library writes once per chunk, and a 2D configuration has one per slice.
+    content = _content(path, array, patch_size) if array.nbytes <= _IN_MEMORY else None
     with written_whole(path, needed=array.nbytes) as temporary:
+        if content is not None:
+            temporary.write_bytes(content)
+            return _checks(content)
         if path.suffix == ".npy":
             np.save(temporary, array, allow_pickle=False)
         else:
-            _write_b2nd(temporary, array, patch_size)
+            blosc2.asarray(array, urlpath=str(temporary), mode="w", **_options(array, patch_size, granted_threads()))
         size = temporary.stat().st_size
         return {"bytes": size, "crc32": checksum(temporary), ENDS: checksum_of_ends(temporary)}
 
@@ -67,12 +74,20 @@ def refuse_objects(file: Path) -> None:
         raise ValueError("it is not a plain array")
 
 
-def _write_b2nd(path: Path, array: np.ndarray, patch_size: Sequence[int]) -> None:
+def _content(path: Path, array: np.ndarray, patch_size: Sequence[int]) -> bytes:
+    """The bytes of a small array's file."""
+    if path.suffix == ".npy":
+        stream = io.BytesIO()
+        np.save(stream, array, allow_pickle=False)
+        return stream.getvalue()
+    frame: bytes = blosc2.asarray(array, contiguous=True, **_options(array, patch_size, 1)).to_cframe()
+    return frame
+
+
+def _options(array: np.ndarray, patch_size: Sequence[int], threads: int) -> dict[str, Any]:
     chunk, block = chunk_and_block(array.shape, patch_size, array.itemsize)
-    is_small = array.nbytes <= _IN_MEMORY
-    threads = 1 if is_small else granted_threads()
     _limit_threads(threads)
-    options = {
+    return {
         "chunks": chunk,
         "blocks": block,
         "cparams": {
@@ -83,10 +98,6 @@ def _write_b2nd(path: Path, array: np.ndarray, patch_size: Sequence[int]) -> Non
         },
         "dparams": {"nthreads": 1},
     }
-    if is_small:  # on disk the library writes once per chunk, and a 2D configuration has one per slice
-        path.write_bytes(blosc2.asarray(array, contiguous=True, **options).to_cframe())
-    else:
-        blosc2.asarray(array, urlpath=str(path), mode="w", **options)
 
 
 def _better_filter(array: np.ndarray, block: Sequence[int]) -> blosc2.Filter:
@@ -119,6 +130,12 @@ def checksum(path: Path) -> int:
         while part := file.read(1 << 20):
             value = zlib.crc32(part, value)
     return value
+
+
+def _checks(content: bytes) -> dict[str, int]:
+    """Size and checksums of a file with this content."""
+    start, end = content[:_END_BYTES], content[max(_END_BYTES, len(content) - _END_BYTES) :]
+    return {"bytes": len(content), "crc32": zlib.crc32(content), ENDS: zlib.crc32(end, zlib.crc32(start))}
 
 
 def checksum_of_ends(path: Path) -> int:

@@ -9,6 +9,8 @@ from segflow.core.labels import Labels
 
 COUNTED = 1 << 15
 """Largest range of values that is counted in a table, which takes memory. Differences must fit int16."""
+AT_ONCE = 1 << 18
+"""Voxels that are counted together."""
 
 
 def label_values(label: np.ndarray) -> list[int]:
@@ -17,8 +19,9 @@ def label_values(label: np.ndarray) -> list[int]:
     if highest - lowest >= COUNTED:
         return [int(value) for value in np.unique(label)]
     seen = np.zeros(highest - lowest + 1, dtype=bool)
-    for plane in label:  # plane by plane, since counting copies its input to 64 bits
-        counts = np.bincount(plane.ravel() - lowest, minlength=seen.size)
+    depth = max(1, AT_ONCE // label[0].size)
+    for start in range(0, len(label), depth):  # in parts, since counting copies its input to 64 bits
+        counts = np.bincount(label[start : start + depth].ravel() - lowest, minlength=seen.size)
         seen |= counts > 0
     return [int(index) + lowest for index in np.flatnonzero(seen)]
 

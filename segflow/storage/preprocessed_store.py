@@ -19,7 +19,7 @@ from segflow.core.names import safe_name
 from segflow.core.preprocessed_case import PreprocessedCase
 from segflow.core.system_errors import system_error
 from segflow.storage.array_files import checksum, write_array
-from segflow.storage.json_files import TEMPORARY_PREFIX, read_json, write_json
+from segflow.storage.json_files import TEMPORARY_PREFIX, read_json, write_json_lines
 from segflow.storage.open_files import OpenFiles
 from segflow.storage.stored_case import ARRAY_ENDINGS, StoredCase, listed_files
 
@@ -108,7 +108,7 @@ class PreprocessedStore:
         try:
             marker.unlink(missing_ok=True)
             files = {file: write_array(self.folder / file, array, patch_size) for file, array in arrays.items()}
-            write_json(marker, content | {"files": files})
+            write_json_lines(marker, content | {"files": files})
         except SegflowError as error:
             raise error.of_case(name) from error
         except OSError as error:

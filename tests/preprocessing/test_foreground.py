@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segflow.core.labels import Labels
+from segflow.preprocessing import foreground
 from segflow.preprocessing.foreground import draw_foreground_locations, location_keys
 
 KEYS = (1, (1, 2), (3,), 4, (-1, 0, 1, 2))
@@ -23,11 +25,14 @@ def by_the_book(label: np.ndarray, keys) -> dict:  # type: ignore[no-untyped-def
     return result
 
 
+@pytest.mark.parametrize("voxels_at_once", [1, 100, 2000])
 @settings(max_examples=40, deadline=None)
-@given(st.tuples(*[st.integers(1, 12)] * 3), st.integers(0, 2**31))
-def test_draws_equal_the_recipe(shape: tuple[int, ...], seed: int) -> None:
+@given(shape=st.tuples(*[st.integers(1, 12)] * 3), seed=st.integers(0, 2**31))
+def test_draws_equal_the_recipe(voxels_at_once: int, shape: tuple[int, ...], seed: int) -> None:
     label = np.random.default_rng(seed).integers(-1, 4, size=shape).astype(np.int16)
-    expected, found = by_the_book(label, KEYS), draw_foreground_locations(label, KEYS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(foreground, "_VOXELS_AT_ONCE", voxels_at_once)
+        expected, found = by_the_book(label, KEYS), draw_foreground_locations(label, KEYS)
     assert list(found) == list(KEYS)
     for key in KEYS:
         assert np.array_equal(found[key], expected[key])

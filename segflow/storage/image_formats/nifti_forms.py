@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import nibabel
@@ -113,10 +113,14 @@ class NiftiForms:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON for a geometry's header."""
-        lists = {"pixdim": self.pixdim, "quaternion": self.quaternion, "offset": self.offset}
         return {
-            **asdict(self),
-            **{name: list(numbers) for name, numbers in lists.items()},
+            "version": self.version,
+            "units": self.units,
+            "pixdim": list(self.pixdim),
+            "qform_code": self.qform_code,
+            "sform_code": self.sform_code,
+            "quaternion": list(self.quaternion),
+            "offset": list(self.offset),
             "rows": [list(row) for row in self.rows],
         }
 
