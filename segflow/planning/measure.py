@@ -11,12 +11,10 @@ from segflow.core.cropping import crop_to_nonzero
 from segflow.core.errors import SegflowError
 from segflow.core.fingerprint import CaseMeasurement, ChannelIntensities, Fingerprint, IntensitySample
 from segflow.core.intensities import absurd_channels
+from segflow.planning.repeated_draws import RepeatedDraws
 
 SAMPLES_OF_DATASET = 100_000_000
 """Foreground intensities drawn per channel, over all cases together."""
-
-_SEED = 1234
-_DRAWS_AT_ONCE = 1 << 22
 
 
 def samples_per_case(cases: int) -> int:
@@ -46,28 +44,22 @@ def measure_case(case: Case, samples: int) -> CaseMeasurement:
     cropped = crop_to_nonzero(case.image, case.label)
     # The ignore label counts as foreground here, as it does in nnU-Net.
     foreground = np.flatnonzero(cropped.label > 0)
-    generator = np.random.RandomState(_SEED)
+    draws = RepeatedDraws()
     return CaseMeasurement(
         case_id=case.case_id,
         shape_cropped=cropped.box.shape,
         spacing=case.geometry.spacing,
         relative_size=float(np.prod(cropped.box.shape) / np.prod(case.image.shape[1:])),
-        intensities=tuple(_draw(channel, foreground, samples, generator) for channel in cropped.image),
+        intensities=tuple(_draw(channel, foreground, samples, draws) for channel in cropped.image),
         absurd=absurd_channels(case.image),
     )
 
 
-def _draw(
-    channel: np.ndarray, foreground: np.ndarray, samples: int, generator: np.random.RandomState
-) -> IntensitySample:
-    """Draw from one channel's foreground: the values of ``generator.choice(pixels, samples)``, sorted and counted."""
+def _draw(channel: np.ndarray, foreground: np.ndarray, samples: int, draws: RepeatedDraws) -> IntensitySample:
+    """Draw from one channel's foreground, with replacement. The values are sorted and counted."""
     if foreground.size == 0:
         return IntensitySample(np.empty(0, np.float32), np.empty(0, np.int64))
-    drawn = np.zeros(foreground.size, np.int64)
-    at_once = max(_DRAWS_AT_ONCE, foreground.size)
-    for start in range(0, samples, at_once):
-        indices = generator.randint(0, foreground.size, size=min(at_once, samples - start))
-        drawn += np.bincount(indices, minlength=foreground.size)
+    drawn = draws.counts(foreground.size, samples)
     present = np.flatnonzero(drawn)
     return _count_equal(channel.ravel()[foreground[present]].astype(np.float32, copy=False), drawn[present])
 

@@ -1,0 +1,36 @@
+"""Draws that are looked up are those of numpy's generator."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from segflow.planning import repeated_draws
+from segflow.planning.repeated_draws import RepeatedDraws
+
+
+@pytest.mark.parametrize("samples", [1, 1000, 300_000, 500_000])
+@pytest.mark.parametrize("sizes", [(3,), (1, 2), (4096, 4097), (2047, 5, 1, 300), (8192, 8193, 20), (50_000, 7)])
+def test_counts_equal_those_of_the_generator(sizes: tuple[int, ...], samples: int) -> None:
+    generator, draws = np.random.RandomState(1234), RepeatedDraws()
+    for size in sizes:
+        expected = np.bincount(generator.randint(0, size, size=samples), minlength=size)
+        found = draws.counts(size, samples)
+        assert found.dtype == np.int64
+        assert np.array_equal(found, expected)
+
+
+def test_more_draws_than_are_kept_go_on_where_they_end() -> None:
+    """The third channel needs numbers behind the kept ones, and small parts end within a part, or with it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(repeated_draws, "_LENGTH", 1 << 12)
+        patch.setattr(repeated_draws, "_PART", 1 << 5)
+        repeated_draws._numbers.cache_clear()
+        repeated_draws._counts_before.cache_clear()
+        for samples in range(1000, 1040):
+            generator, draws = np.random.RandomState(1234), RepeatedDraws()
+            for size in (64, 33, 65, 5):
+                expected = np.bincount(generator.randint(0, size, size=samples), minlength=size)
+                assert np.array_equal(draws.counts(size, samples), expected)
+    repeated_draws._numbers.cache_clear()
+    repeated_draws._counts_before.cache_clear()
