@@ -152,7 +152,7 @@ class PredictStage:
                 votes.append(predictor.restore(logits, case))
                 yield logits
 
-        logits = mean_logits(fold_by_fold()) if self.settings.disagreement else predictor.logits(case)
+        logits = mean_logits(tuple(fold_by_fold())) if self.settings.disagreement else predictor.logits(case)
         prediction = CasePrediction(
             logits, case.spatial, predictor.plan, predictor.labels, keep_logits=self.maps.need_logits
         )

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import logging
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from segflow.core.errors import SegflowError
-from segflow.execution.machine import check_room
+from segflow.core.voxels import ArraySource, VoxelSource
 from segflow.execution.progress import Progress, ProgressEvent, silent
+from segflow.inference.planes import ImagePlanes, Room
 from segflow.inference.predict_settings import SlidingWindowSettings
-from segflow.inference.tiles import Window, gaussian_importance, group_identical_tiles, mirrored_views
-from segflow.network.device_copies import sent
+from segflow.inference.sums import RollingSums
+from segflow.inference.tiles import Window, constant_of, mirrored_views
 from segflow.network.device_memory import free_bytes, give_back, is_out_of_memory
 from segflow.network.levels import logits_of_levels
 from segflow.network.precision import (
@@ -46,6 +47,72 @@ class NotFiniteError(SegflowError):
     """The logits of an image are NaN or infinite."""
 
 
+@dataclass(frozen=True, slots=True)
+class LogitSlab:
+    """Logits of consecutive planes that no later tile changes.
+
+    Attributes:
+        start: The first plane, in plan space.
+        logits: (K, planes, Y, X): the mean of all networks. Unless the slab is the whole image, it is overwritten when
+            the next one is asked for.
+        of_networks: The same of each network, where they were asked for.
+        release: Frees memory that was taken to look at the logits, see `ScratchArray.release`.
+    """
+
+    start: int
+    logits: Tensor
+    of_networks: tuple[Tensor, ...] = ()
+    release: Callable[[], None] = lambda: None
+
+
+def logit_slabs(
+    networks: Sequence[nn.Module],
+    source: VoxelSource,
+    patch_size: Sequence[int],
+    mirror_axes: Sequence[int],
+    settings: SlidingWindowSettings | None = None,
+    *,
+    room: Room | None = None,
+    of_networks: bool = False,
+    progress: Progress = silent,
+) -> Iterator[LogitSlab]:
+    """The mean logits of one or several networks over a whole image, slab by slab along the first axis.
+
+    Logits, not probabilities, are averaged over views, tiles and networks, as nnU-Net does. The sums lie on the
+    networks' device, or in main memory if that is too small. If memory runs out, the batch is halved and prediction
+    continues with the next tile. An image whose sums fit into its room comes as one slab.
+
+    Args:
+        networks: One per fold, in evaluation mode, on one device. Each maps (B, C, *patch) to (B, K, *patch), or to a
+            list of logits, finest first.
+        source: The image (C, Z, Y, X) in plan space.
+        patch_size: Voxels of the patch, (z, y, x), or (y, x) for networks that see one slice at a time.
+        mirror_axes: Axes of the patch (0 is its first) along which views may be mirrored.
+        settings: See `SlidingWindowSettings`.
+        room: Memory for the image and the sums; None takes the usual shares.
+        of_networks: Also give each network's logits. They are then averaged as those of separate predictions.
+        progress: Called after each batch with the number of finished tiles.
+
+    Yields:
+        Slabs in order, float32 or float16, the type of the sums.
+
+    Raises:
+        SegflowError: The image is empty, the device lacks the precision, or memory does not suffice for one tile.
+        NotFiniteError: The logits are not finite.
+    """
+    settings = SlidingWindowSettings() if settings is None else settings
+    if not networks or not all(source.shape):
+        raise SegflowError(
+            "there is nothing to predict", found=f"{len(networks)} networks and an image of {list(source.shape)}"
+        )
+    window = Window.over(source.shape[1:], patch_size, settings.overlap)
+    # In float16 the mean of each network is rounded before the networks are averaged (recipe 11.4, step 9).
+    apart = of_networks or settings.sums == "float16"
+    groups = [[network] for network in networks] if apart else [list(networks)]
+    run = _Pass(groups, source, window, mirror_axes, settings, Room.of_machine() if room is None else room)
+    return run.slabs(progress, of_networks=of_networks)
+
+
 def predict_logits(
     networks: Sequence[nn.Module],
     image: Tensor,
@@ -55,127 +122,206 @@ def predict_logits(
     *,
     progress: Progress = silent,
 ) -> Tensor:
-    """The mean logits of one or several networks over a whole image.
-
-    Logits, not probabilities, are averaged over views, tiles and networks, as nnU-Net does. The sums lie on the
-    networks' device, or in main memory if that is too small. If memory runs out, the batch is halved and prediction
-    continues with the next tile.
+    """The slabs of `logit_slabs` as one tensor.
 
     Args:
-        networks: One per fold, in evaluation mode, on one device. Each maps (B, C, *patch) to (B, K, *patch), or to a
-            list of logits, finest first.
-        image: float32 (C, Z, Y, X) in plan space.
-        patch_size: Voxels of the patch, (z, y, x), or (y, x) for networks that see one slice at a time.
-        mirror_axes: Axes of the patch (0 is its first) along which views may be mirrored.
-        settings: See `SlidingWindowSettings`.
-        progress: Called after each batch with the number of finished tiles.
+        image: float32 (C, Z, Y, X) in plan space, in main memory.
+        networks, patch_size, mirror_axes, settings, progress: See `logit_slabs`.
 
     Returns:
         float32 or float16 (K, Z, Y, X), the type of the sums.
 
     Raises:
-        SegflowError: The image is empty, the device lacks the precision, or memory does not suffice for one tile.
-        NotFiniteError: The logits are not finite.
+        SegflowError, NotFiniteError: See `logit_slabs`.
     """
-    settings = SlidingWindowSettings() if settings is None else settings
-    if not networks or image.ndim != 4 or not image.numel():
-        raise SegflowError(
-            "there is nothing to predict", found=f"{len(networks)} networks and an image of {list(image.shape)}"
-        )
-    window = Window.over(image.shape[1:], patch_size, settings.overlap)
-    padded = functional.pad(image, window.padding) if any(window.padding) else image
-    # In float16 the mean of each network is rounded before the networks are averaged (recipe 11.4, step 9).
-    groups = [[network] for network in networks] if settings.sums == "float16" else [networks]
-    logits = mean_logits(_Pass(group, padded, window, mirror_axes, settings).run(progress) for group in groups)
-    return logits[(slice(None), *window.inside)]
+    if image.ndim != 4:
+        raise SegflowError("there is nothing to predict", found=f"an image of {list(image.shape)}")
+    source = ArraySource(image.detach().cpu().numpy())
+    return gathered(logit_slabs(networks, source, patch_size, mirror_axes, settings, progress=progress), image.shape[1])
 
 
-def mean_logits(several: Iterable[Tensor]) -> Tensor:
-    """The mean of logits (K, Z, Y, X), added one by one in their own precision. It may change the first.
+def gathered(slabs: Iterable[LogitSlab], planes: int) -> Tensor:
+    """Slabs of an image with this number of planes as one tensor (K, Z, Y, X)."""
+    whole: Tensor | None = None
+    for slab in slabs:
+        if slab.logits.shape[1] == planes:
+            return slab.logits
+        if whole is None:
+            outputs, _, *plane = slab.logits.shape
+            whole = torch.empty((outputs, planes, *plane), dtype=slab.logits.dtype, device=slab.logits.device)
+        whole[:, slab.start : slab.start + slab.logits.shape[1]].copy_(slab.logits)
+        slab.release()
+    if whole is None:
+        raise SegflowError("there is nothing to predict", found="no slabs")
+    return whole
+
+
+def mean_logits(several: Sequence[Tensor], release: Callable[[], None] = lambda: None) -> Tensor:
+    """The mean of logits (K, Z, Y, X), added one by one in their own precision. It changes the first.
 
     It lies on their device, or in main memory if some do because the device was too small for them.
     """
-    logits = iter(several)
-    total, count = next(logits), 1
-    for one in logits:
-        if one.device != total.device:
-            total, one = total.cpu(), one.cpu()
-        total.add_(one)
-        count += 1
-    return total.div_(count) if count > 1 else total
+    if len(several) == 1:
+        return several[0]
+    if len({one.device for one in several}) > 1:
+        several = [one.cpu() for one in several]
+    parts = zip(*several, strict=True) if several[0].device.type == "cpu" else [tuple(several)]
+    for total, *others in parts:
+        for one in others:
+            total.add_(one)
+        total.div_(len(several))
+        release()
+    return several[0]
+
+
+class _Job(NamedTuple):
+    """One tile in one view. The jobs of a tile are consecutive.
+
+    Attributes:
+        start: First voxel of the tile.
+        tile: (C, *patch); None if it is equal to the last tile that comes ``again``.
+        view: Axes along which it is mirrored.
+        again: The tile is constant, so it may come again.
+    """
+
+    start: tuple[int, ...]
+    tile: Tensor | None
+    view: tuple[int, ...] = ()
+    again: bool = False
 
 
 class _Pass:
-    """One pass over one image. A job is one tile in one view; the jobs of a tile are consecutive."""
+    """One pass over one image, with groups of networks whose logits are summed together."""
 
     def __init__(
         self,
-        networks: Sequence[nn.Module],
-        image: Tensor,
+        groups: Sequence[Sequence[nn.Module]],
+        source: VoxelSource,
         window: Window,
         mirror_axes: Sequence[int],
         settings: SlidingWindowSettings,
+        room: Room,
     ) -> None:
-        self.networks = networks
+        self.groups = groups
         self.window = window
         self.gaussian = settings.gaussian
         self.dtype = torch.float16 if settings.sums == "float16" else torch.float32
         self.views = mirrored_views(mirror_axes if settings.mirroring else ())
-        self.groups = group_identical_tiles(image, window)
-        weight = next((p for network in networks for p in network.parameters()), image)
-        self.device = weight.device
+        weight = next((p for group in groups for network in group for p in network.parameters()), None)
+        self.device = torch.device("cpu") if weight is None else weight.device
         # Weights of another type, as in a training with 16-true, decide the precision themselves.
-        self.own_type = None if weight.dtype == torch.float32 else weight.dtype
+        self.own_type = None if weight is None or weight.dtype == torch.float32 else weight.dtype
         self.precision = FLOAT32 if self.own_type else choose_precision(settings.precision, self.device)
         self.batch_size = _automatic(window, self.device) if settings.batch_size == "auto" else int(settings.batch_size)
-        self.image = _where_it_fits(image, self.device)
-        self.sums: _Sums | None = None
+        self.image = ImagePlanes(source, window, self.device, room)
+        self.room = replace(room, sums=room.sums // len(groups))
+        self.sums: dict[int, RollingSums] = {}
+        self.done = 0
 
-    def run(self, progress: Progress) -> Tensor:
-        """Run all jobs, batch by batch. Returns float32 (K, Z, Y, X) of the padded image."""
-        jobs = [(group, view) for group in range(len(self.groups)) for view in self.views]
-        done = 0
-        progress(ProgressEvent("tiles", "", 0, len(self.groups)))
-        while done < len(jobs):
-            batch = jobs[done : done + self.batch_size]
-            try:
-                for (group, view), logits in zip(batch, self._forward(batch), strict=True):
-                    self._add(group, view, logits)
-                    done += 1
-            except RuntimeError as error:
-                if not is_out_of_memory(error):
-                    raise
-                self._need_less(error)
-            progress(ProgressEvent("tiles", "", done // len(self.views), len(self.groups)))
-        if self.sums is None:
-            raise SegflowError("the image has no tiles", found=list(self.window.shape))
-        logits = self.sums.mean()
-        if not bool(torch.isfinite(logits.flatten(1).sum(1, dtype=torch.float32)).all()):
-            raise self._not_finite()
-        return logits
+    def slabs(self, progress: Progress, *, of_networks: bool) -> Iterator[LogitSlab]:
+        """Run all jobs, batch by batch, and hand on what is finished whenever the next tile needs its room."""
+        batch: list[_Job] = []
+        last: tuple[float, ...] | None = None
+        progress(ProgressEvent("tiles", "", 0, len(self.window.starts)))
+        for start in self.window.starts:
+            stop = start[0] + self.window.patch[0]
+            if stop > self._end():
+                self._run(batch, progress)
+                batch = []
+                if stop > self._end():
+                    yield from self._hand_on(start[0], of_networks=of_networks)
+            here, tile = self.image.tile(start)
+            constant = constant_of(here)
+            if constant is not None and constant == last:
+                batch.append(_Job(start, None))
+                continue
+            last = last if constant is None else constant
+            for view in self.views:
+                batch.append(_Job(start, tile, view, again=constant is not None))
+                if len(batch) >= self.batch_size:
+                    self._run(batch, progress)
+                    batch = []
+        self._run(batch, progress)
+        yield from self._hand_on(self.window.shape[0], of_networks=of_networks)
+
+    def _end(self) -> int:
+        """The plane up to which tiles may be added. How many outputs there are is known after the first batch."""
+        return self.sums[0].end if self.sums else self.window.patch[0]
+
+    def _run(self, batch: Sequence[_Job], progress: Progress) -> None:
+        """Compute jobs and add their logits. If memory runs out, go on with fewer at a time."""
+        for group in range(len(self.groups)):
+            done = 0
+            while done < len(batch):
+                part = batch[done : done + self.batch_size]
+                computed = [job for job in part if job.tile is not None]
+                try:
+                    logits = iter(self._forward(group, computed) if computed else ())
+                    for job in part:
+                        self._add(group, job, None if job.tile is None else next(logits))
+                        done += 1
+                except RuntimeError as error:
+                    if not is_out_of_memory(error):
+                        raise
+                    self._need_less(error)
+        self.done += sum(job.tile is None or job.view == self.views[-1] for job in batch)
+        if batch:
+            progress(ProgressEvent("tiles", "", self.done, len(self.window.starts)))
 
     @torch.inference_mode()
-    def _forward(self, batch: Sequence[tuple[int, tuple[int, ...]]]) -> Tensor:
-        """Logits summed over the networks, (B, K, *patch), mirrored like their input."""
-        tiles = []
-        for group, view in batch:
-            tile = self.window.tile(self.image, self.groups[group][0])
-            tile = tile[:, 0] if self.window.flat else tile
-            tiles.append(tile.flip(_channel_first(view)) if view else tile)
+    def _forward(self, group: int, batch: Sequence[_Job]) -> Tensor:
+        """Logits summed over a group's networks, (B, K, *patch), mirrored like their input."""
+        networks, tiles = self.groups[group], []
+        for job in batch:
+            tile = job.tile
+            if tile is not None:
+                tile = tile[:, 0] if self.window.flat else tile
+                tiles.append(tile.flip(_channel_first(job.view)) if job.view else tile)
         inputs = torch.stack(tiles).to(self.device)
         inputs = inputs if self.own_type is None else inputs.to(self.own_type)
         with autocast(self.device, self.precision):
-            total = logits_of_levels(self.networks[0](inputs))[0]
-            for network in self.networks[1:]:
+            total = logits_of_levels(networks[0](inputs))[0]
+            for network in networks[1:]:
                 total = total.float() + logits_of_levels(network(inputs))[0]
         return total
 
-    def _add(self, group: int, view: tuple[int, ...], logits: Tensor) -> None:
-        if self.sums is None:
+    def _add(self, group: int, job: _Job, logits: Tensor | None) -> None:
+        if logits is None:
+            self.sums[group].repeat(job.start)
+            return
+        if group not in self.sums:
             where = torch.device("cpu") if self.device.type == "mps" else self.device  # restored there, in float64 too
-            self.sums = _Sums(self.window, len(logits), self.gaussian, where, self.dtype)
-            self.sums.share = 1.0 / (len(self.views) * len(self.networks))
-        self.sums.add(self.groups[group], logits, _channel_first(view))
+            self.sums[group] = RollingSums(
+                self.window,
+                len(logits),
+                len(self.views),
+                1.0 / (len(self.views) * len(self.groups[group])),
+                gaussian=self.gaussian,
+                device=where,
+                dtype=self.dtype,
+                room=self.room,
+            )
+        self.sums[group].add(job.start, logits, _channel_first(job.view), again=job.again)
+
+    def _hand_on(self, stop: int, *, of_networks: bool) -> Iterator[LogitSlab]:
+        """The mean of all groups up to a plane, without the padding."""
+        z, y, x = self.window.inside
+        for parts in zip(*(self.sums[group].hand_on(stop) for group in range(len(self.groups))), strict=True):
+            start, several = parts[0][0], [values for _, values, _ in parts]
+            if not all(finite for *_, finite in parts):
+                raise self._not_finite()
+            first, last = max(z.start, start), min(z.stop, start + several[0].shape[1])
+            if first >= last:
+                continue
+            several = [values[:, first - start : last - start, y, x] for values in several]
+            separate = tuple(several) if of_networks else ()
+            if of_networks and len(several) > 1:
+                several[0] = several[0].clone()
+            yield LogitSlab(first - z.start, mean_logits(several, self._release), separate, self._release)
+
+    def _release(self) -> None:
+        for sums in self.sums.values():
+            sums.release()
 
     def _not_finite(self) -> NotFiniteError:
         """The error that says in which precision the logits are not finite, and which settings have a wider range."""
@@ -198,8 +344,7 @@ class _Pass:
         if self.batch_size > 1:
             self.batch_size //= 2
             logger.warning("out of memory; going on with %d tiles at a time", self.batch_size)
-        elif self.sums is not None and self.sums.logits.device.type != "cpu":
-            self.sums.move_to_main_memory()
+        elif any(sums.move_to_main_memory() for sums in self.sums.values()):
             logger.warning("out of memory; going on with the sums in main memory")
         else:
             raise SegflowError(
@@ -209,79 +354,6 @@ class _Pass:
                 if self.device.type != "cpu"
                 else "End other programs.",
             ) from error
-
-
-class _Sums:
-    """Weighted sums over the padded image: logits (K, Z, Y, X), and weights (Z, Y, X) if tiles overlap."""
-
-    def __init__(self, window: Window, outputs: int, gaussian: bool, device: torch.device, dtype: torch.dtype) -> None:
-        self.window = window
-        self.share = 1.0
-        self.starts: Sequence[tuple[int, ...]] = ()
-        self.tile = torch.empty((outputs, *window.patch), device=device)
-        weights = torch.ones(window.patch)
-        if gaussian:
-            importance = gaussian_importance(window.patch[1:] if window.flat else window.patch)
-            weights = torch.from_numpy(importance).reshape(window.patch)
-        # Without overlap the weights cancel, but in float16 they leave rounding errors.
-        weighted = window.overlapping or dtype == torch.float16
-        self.importance = sent(weights, device) if weighted else None
-        shape = (outputs, *window.shape)
-        if device.type == "cpu":
-            check_room(math.prod(shape) * dtype.itemsize, "the sum of the logits", found=f"{list(shape)}")
-        try:
-            self.logits = torch.zeros(shape, dtype=dtype, device=device)
-        except RuntimeError as error:
-            if device.type == "cpu" or not is_out_of_memory(error):
-                raise
-            logger.warning("the logits of the whole image do not fit on %s; they are summed in main memory", device)
-            self.logits = torch.zeros(shape, dtype=dtype)
-        self.weights = torch.zeros(window.shape, dtype=dtype, device=self.logits.device) if weighted else None
-
-    def add(self, starts: Sequence[tuple[int, ...]], logits: Tensor, mirrored: list[int]) -> None:
-        """Add one view (K, *patch) of the tile at ``starts``. The views of a tile are consecutive.
-
-        If memory is lacking, it fails before it has changed anything.
-        """
-        # On a CPU, a single channel stays in the cache between mirroring and adding.
-        step = 1 if self.tile.device.type == "cpu" else len(logits)
-        first = starts is not self.starts
-        for channel in range(0, len(logits), step):
-            view = logits[channel : channel + step]
-            view = view.flip(mirrored) if mirrored else view
-            if starts is not self.starts:
-                self._finish_tile()
-                self.starts = starts
-            target = self.tile[channel : channel + step]
-            target = target[:, 0] if self.window.flat else target
-            target.copy_(view) if first else target.add_(view)
-
-    def _finish_tile(self) -> None:
-        if not self.starts:
-            return
-        self.tile.mul_(self.share)
-        if self.importance is not None:
-            self.tile.mul_(self.importance)
-        tile = self.tile.to(self.logits.device)
-        for start in self.starts:
-            for sums, channel in zip(self.window.tile(self.logits, start), tile, strict=True):
-                # Torch is slow with mixed types. Converting, adding and converting back is faster and rounds alike.
-                sums.copy_(sums.to(channel.dtype).add_(channel)) if sums.dtype != channel.dtype else sums.add_(channel)
-            if self.weights is not None and self.importance is not None:
-                self.window.tile(self.weights, start).add_(self.importance.to(self.weights.device))
-        self.starts = ()
-
-    def move_to_main_memory(self) -> None:
-        """Move the sums to main memory, so that the network gets the device's memory."""
-        self.logits = self.logits.cpu()
-        self.weights = None if self.weights is None else self.weights.cpu()
-
-    def mean(self) -> Tensor:
-        """The sums divided by the weights, in place."""
-        self._finish_tile()
-        if self.weights is not None:
-            self.logits.div_(self.weights)
-        return self.logits
 
 
 _IN_WORDS = {FLOAT16: "float16", BFLOAT16: "bfloat16", FLOAT32: "float32"}
@@ -298,13 +370,3 @@ def _automatic(window: Window, device: torch.device) -> int:
         return min(max(CPU_VOXELS_PER_BATCH // voxels, 1), LARGEST_BATCH)
     tiles = int(free_bytes(device) * GPU_SHARE_OF_FREE_MEMORY) // (voxels * GPU_BYTES_PER_VOXEL)
     return min(max(tiles, 1), LARGEST_BATCH)
-
-
-def _where_it_fits(image: Tensor, device: torch.device) -> Tensor:
-    """The image on the device, or unchanged if the device is too small for it."""
-    try:
-        return image.to(device)
-    except RuntimeError as error:
-        if not is_out_of_memory(error):
-            raise
-        return image

@@ -120,33 +120,14 @@ class Window:
         return array[..., z, y, x]
 
 
-def group_identical_tiles(image: Tensor, window: Window) -> list[list[tuple[int, ...]]]:
-    """Starts of all tiles. Tiles with the same constant content form a group.
+def constant_of(tile: Tensor) -> tuple[float, ...] | None:
+    """The values of the channels of a tile (C, z, y, x) if each is constant, else None.
 
-    Air and padding make many tiles constant. A network gives equal logits for equal input, so one pass serves the whole
-    group without any effect on the result.
-
-    Args:
-        image: (C, Z, Y, X), padded.
-        window: Its tiles.
-
-    Returns:
-        Groups of starts, in the order of their first tile.
+    Air and padding make many tiles constant. A network gives equal logits for equal input, so one pass serves all tiles
+    of the same constant without any effect on the result.
     """
-    groups: list[list[tuple[int, ...]]] = []
-    constant: dict[tuple[float, ...], list[tuple[int, ...]]] = {}
-    for start in window.starts:
-        tile = window.tile(image, start)
-        first, last = tile[:, 0, 0, 0], tile[:, -1, -1, -1]
-        key: tuple[float, ...] | None = None
-        # Opposite corners decide for nearly every tile, without looking at all voxels.
-        if torch.equal(first, last) and bool((tile == first[:, None, None, None]).all()):
-            key = tuple(first.tolist())
-        if key is not None and key in constant:
-            constant[key].append(start)
-            continue
-        group = [start]
-        groups.append(group)
-        if key is not None:
-            constant[key] = group
-    return groups
+    first, last = tile[:, 0, 0, 0], tile[:, -1, -1, -1]
+    # Opposite corners decide for nearly every tile, without looking at all voxels.
+    if torch.equal(first, last) and bool((tile == first[:, None, None, None]).all()):
+        return tuple(first.tolist())
+    return None

@@ -21,8 +21,8 @@ ORIGIN = {"copy to main memory in inference/origins.py:weights_digest"}
 """The stamps of predictions name the weights."""
 
 OF_A_CASE = {
-    "copy to the device in inference/sliding_window.py:_where_it_fits",
-    "item in inference/sliding_window.py:run",
+    "copy to the device in inference/planes.py:_where_it_fits",
+    "item in inference/sums.py:_divided",
     "copy to main memory in preprocessing/restore.py:_largest_on_device",
 }
 """Waits for a whole case: its image and the weights of a tile go there, a check of the logits and the labels return."""

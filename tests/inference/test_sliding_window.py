@@ -15,7 +15,7 @@ from segflow.core.errors import SegflowError
 from segflow.execution.progress import ProgressEvent
 from segflow.inference.predict_settings import SlidingWindowSettings
 from segflow.inference.sliding_window import predict_logits
-from segflow.inference.tiles import Window, gaussian_importance, group_identical_tiles, tile_starts
+from segflow.inference.tiles import constant_of, gaussian_importance, tile_starts
 
 
 class Counting(nn.Module):
@@ -204,18 +204,20 @@ def test_constant_tiles_pass_the_network_once_without_effect_on_the_result() -> 
 
 
 def test_tiles_of_different_constants_are_kept_apart() -> None:
-    image = torch.zeros(1, 16, 8, 8)
-    image[:, 8:] = 1
-    window = Window.over(image.shape[1:], (8, 8, 8), 0.0)
-    assert group_identical_tiles(image, window) == [[(0, 0, 0)], [(8, 0, 0)]]
+    image = torch.zeros(1, 40, 8, 8)
+    image[:, 16:] = 1
+    net = network()
+    logits = predict_logits([net], image, (8, 8, 8), (), SlidingWindowSettings(batch_size=1))
+    assert len(net.batches) == 3  # zeros, the border, and ones
+    torch.testing.assert_close(logits.double(), by_the_definition(net, image, (8, 8, 8), ()), rtol=1e-5, atol=1e-5)
 
 
 def test_equal_corners_do_not_make_a_tile_constant() -> None:
-    image = torch.zeros(1, 16, 8, 8)
-    image[:, 3, 3, 3] = 1
-    image[:, 12, 3, 3] = 2
-    window = Window.over(image.shape[1:], (8, 8, 8), 0.0)
-    assert len(group_identical_tiles(image, window)) == 2
+    tile = torch.zeros(2, 8, 8, 8)
+    tile[1] = 3
+    assert constant_of(tile) == (0, 3)
+    tile[0, 3, 3, 3] = 1
+    assert constant_of(tile) is None
 
 
 @settings(deadline=None, max_examples=20)
