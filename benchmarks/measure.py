@@ -59,11 +59,13 @@ class Measured:
         sections: In the order in which they were entered.
         value: What the side returned, as JSON has it.
         foreign_cores: Cores that other processes of the machine kept busy meanwhile, on average.
+        parent_bytes: Most memory that the first process of the tree held, without those that it started.
     """
 
     sections: Mapping[str, Section]
     value: Any
     foreign_cores: float
+    parent_bytes: int = 0
 
     @property
     def seconds(self) -> float:
@@ -90,7 +92,7 @@ class Meter:
         start = time.monotonic()
         yield
         stop = time.monotonic()
-        self.entries.append({"name": name, "start": start, "stop": stop, "peak": _own_peak()})
+        self.entries.append({"name": name, "start": start, "stop": stop, "peak": _peak()})
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,9 +133,11 @@ def run_function(machine: Machine, function: Callable[..., Any], **arguments: An
             json.dumps({"file": file, "function": function.__name__, "arguments": arguments}, default=str),
             encoding="utf-8",
         )
-        samples, foreign = _watch(machine, [sys.executable, __file__, str(call), str(answer)], function.__name__)
+        samples, foreign, parent = _watch(
+            machine, [sys.executable, __file__, str(call), str(answer)], function.__name__
+        )
         content = json.loads(answer.read_text(encoding="utf-8"))
-    return Measured(_sections(content["entries"], samples), content["value"], foreign)
+    return Measured(_sections(content["entries"], samples), content["value"], foreign, parent)
 
 
 def run_command(machine: Machine, command: Sequence[str]) -> Measured:
@@ -143,9 +147,9 @@ def run_command(machine: Machine, command: Sequence[str]) -> Measured:
         RuntimeError: It failed; with the end of what it printed.
     """
     start = time.monotonic()
-    samples, foreign = _watch(machine, command, command[0])
+    samples, foreign, parent = _watch(machine, command, command[0])
     entry = {"name": "command", "start": start, "stop": time.monotonic(), "peak": 0}
-    return Measured(_sections([entry], samples), None, foreign)
+    return Measured(_sections([entry], samples), None, foreign, parent)
 
 
 def script(name: str, arguments: str, *more: str) -> list[str]:
@@ -159,8 +163,12 @@ def script(name: str, arguments: str, *more: str) -> list[str]:
     return [str(Path(sys.executable).parent / name), *arguments.split(), *more]
 
 
-def _watch(machine: Machine, command: Sequence[str], name: str) -> tuple[list[tuple[float, int]], float]:
-    """Run to the end; gives (time, bytes of the process tree) samples, and the cores that others kept busy."""
+def _watch(machine: Machine, command: Sequence[str], name: str) -> tuple[list[tuple[float, int]], float, int]:
+    """Run to the end.
+
+    Returns:
+        (time, bytes of the process tree) samples; the cores that others kept busy; and the first process's peak.
+    """
     with tempfile.TemporaryFile() as log:
         busy, started = _busy_seconds(), time.monotonic()
         process = subprocess.Popen(
@@ -172,8 +180,9 @@ def _watch(machine: Machine, command: Sequence[str], name: str) -> tuple[list[tu
             preexec_fn=lambda: os.sched_setaffinity(0, machine.cores),
         )
         samples: list[tuple[float, int]] = []
+        peaks = [0]
         ended = threading.Event()
-        sampler = threading.Thread(target=_sample, args=(process.pid, samples, ended))
+        sampler = threading.Thread(target=_sample, args=(process.pid, samples, peaks, ended))
         sampler.start()
         try:
             _, status, usage = os.wait4(process.pid, 0)
@@ -187,10 +196,10 @@ def _watch(machine: Machine, command: Sequence[str], name: str) -> tuple[list[tu
             log.seek(max(0, log.seek(0, os.SEEK_END) - _LOG_TAIL))
             text = log.read().decode(errors="replace")
             raise RuntimeError(f"{name} ended with code {process.returncode}:\n{text}")
-    return samples, round(foreign, 2)
+    return samples, round(foreign, 2), max(peaks)
 
 
-def _sample(pid: int, samples: list[tuple[float, int]], ended: threading.Event) -> None:
+def _sample(pid: int, samples: list[tuple[float, int]], peaks: list[int], ended: threading.Event) -> None:
     pause = SAMPLE_SECONDS
     while not ended.wait(pause):
         begun = time.monotonic()
@@ -198,6 +207,7 @@ def _sample(pid: int, samples: list[tuple[float, int]], ended: threading.Event) 
         # Pages that processes share must count once, which the kernel tells only by walking all pages.
         size = _resident(pid) if len(tree) == 1 else sum(_proportional(each) for each in tree)
         samples.append((time.monotonic(), size))
+        peaks[0] = max(peaks[0], _peak(pid))
         # Walking pages holds up the process that owns them: look seldom enough that it does not count.
         pause = max(SAMPLE_SECONDS, WATCHING_SHARE * (time.monotonic() - begun))
 
@@ -229,10 +239,12 @@ def _proportional(pid: int) -> int:
     return 0
 
 
-def _own_peak() -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
+def _peak(pid: int | str = "self") -> int:
+    """Most memory that a process held so far."""
+    with suppress(OSError):
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
     return 0
 
 
