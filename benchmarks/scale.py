@@ -22,7 +22,7 @@ from typing import Any
 
 from measure import Machine, run_command
 from record import Options, Record, options
-from scale_cases import NAME, STEP_FILE, write_dataset
+from scale_cases import NAME, write_dataset
 
 HERE = Path(__file__).resolve().parent
 STATE = "scale.json"
@@ -30,6 +30,8 @@ SIZES = (200, 2_000, 20_000)
 LARGEST_TRACE = 2_000
 """Most cases whose accesses are counted; the count of a case does not depend on their number."""
 START, AGAIN = "train to the first step", "preprocess again"
+STEP_FILE = "SCALE_FIRST_STEP"
+"""Environment variable with the file that gets the time of the first step."""
 _CALLS = "trace=open,openat,stat,lstat,newfstatat,statx,access,faccessat,faccessat2,readlink,readlinkat,unlink"
 
 
@@ -65,7 +67,7 @@ def commands(place: Place) -> dict[str, str]:
     """Part → its command line, in the order in which they depend on each other."""
     dataset, one = f"dataset.path={place.raw}", "configurations=3d_fullres"
     brief = "trainer.max_epochs=1 trainer.limit_train_batches=1 trainer.limit_val_batches=1"
-    train = f"train {dataset} configuration=3d_fullres fold=0 {brief} training.num_workers=0"
+    train = f"train {dataset} configuration=3d_fullres fold=0 {brief} training.num_workers=0 configuration.batch_size=2"
     predicted = place.root / "predicted"
     predict = f"predict model={place.fold} input={place.raw / 'imagesTr'} output={predicted}"
     return {
@@ -74,7 +76,7 @@ def commands(place: Place) -> dict[str, str]:
         "plan again": f"plan {dataset} planner.base_features=4 planner.max_features_3d=8",
         "preprocess": f"preprocess {dataset} {one}",
         AGAIN: f"preprocess {dataset} {one}",
-        START: f"{train} run_name=start validation=false +callbacks.first._target_=scale_cases.FirstStep",
+        START: f"{train} run_name=start validation=false +callbacks.first._target_=scale_first_step.FirstStep",
         "train and validate": train,
         "predict": predict,
         "predict again": predict,

@@ -1,23 +1,18 @@
-"""Tiny cases for ``scale.py``: a raw dataset of any number of them, and the moment of a training's first step."""
+"""Tiny cases for ``scale.py``: a raw dataset of any number of them."""
 
 from __future__ import annotations
 
 import gzip
 import json
 import multiprocessing
-import os
 import struct
-import time
 from pathlib import Path
 
 import numpy as np
-import pytorch_lightning as pl
 
 EDGE = 24
 """Voxels of a case along each axis."""
 NAME = "Dataset900_Scale"
-STEP_FILE = "SCALE_FIRST_STEP"
-"""Environment variable with the file that gets the time of the first step."""
 _BYTES_OF_HEADER = 352
 _CODES = {np.dtype(np.int16): (4, 16), np.dtype(np.uint8): (2, 8)}
 """NIfTI's number of a type, and its bits."""
@@ -72,12 +67,3 @@ def _write_nifti(file: Path, array: np.ndarray) -> None:
         struct.pack_into("<4f", header, 280 + 16 * row, *(float(row == column) for column in range(4)))
     header[344:348] = b"n+1\0"
     file.write_bytes(gzip.compress(bytes(header) + array.tobytes(), compresslevel=1, mtime=0))
-
-
-class FirstStep(pl.Callback):
-    """Notes when the first step of a training is done."""
-
-    def on_train_batch_end(self, trainer: pl.Trainer, *arguments: object) -> None:
-        """Write the time once."""
-        if trainer.global_step == 1:
-            Path(os.environ[STEP_FILE]).write_text(repr(time.monotonic()), encoding="utf-8")

@@ -32,17 +32,14 @@ class Inputs:
         record: Record of the fold to train.
         folder: The fold's folder.
         preprocess: The command that makes the arrays.
+        store: The preprocessed cases, as they are at the start.
     """
 
     prepared: PreparedDataset
     record: RunRecord
     folder: Fold
     preprocess: str
-
-    @property
-    def store(self) -> PreprocessedStore:
-        """The preprocessed cases."""
-        return self.store_of(self.record.configuration)
+    store: PreprocessedStore
 
     def store_of(self, configuration: str) -> PreprocessedStore:
         """The preprocessed cases of another configuration of the plans."""
@@ -87,7 +84,8 @@ def read_inputs(settings: Train) -> Inputs:
         norm=settings.network.settings.get("norm"),  # a setting of the network that prediction needs
     )
     preprocess = command_line("preprocess", **same, plans=settings.plans, configurations=[configuration])
-    cases = prepared.arrays(plans.configuration(configuration)).case_ids()
+    store = prepared.arrays(plans.configuration(configuration)).read_index()
+    cases = store.case_ids()
     if not cases:
         raise SegflowError(f"'{configuration}' of {name} is not preprocessed", fix=f"Run: {preprocess}")
     split = read_fold(prepared.path, cases, fold.index, fold)
@@ -103,7 +101,7 @@ def read_inputs(settings: Train) -> Inputs:
     )
     _check_objective(settings, record)
     run = Run.at(paths.outputs / name / settings.plans, configuration, settings.run_name)
-    return Inputs(prepared, record, run.fold(fold.index), preprocess)
+    return Inputs(prepared, record, run.fold(fold.index), preprocess, store)
 
 
 def _check_objective(settings: Train, record: RunRecord) -> None:

@@ -152,8 +152,8 @@ def _validate(settings: Train, inputs: Inputs, previous: PreprocessedStore | Non
     """Predict the validation cases together with the other processes, and score them as rank 0."""
     folder, record = inputs.folder, inputs.record
     # Checked again, since another command may have replaced the arrays during training.
-    before = previous and PreprocessedStore(previous.folder)
-    check_arrays_of_run(folder, record, inputs.store, inputs.preprocess, before)
+    arrays, before = PreprocessedStore(inputs.store.folder), previous and PreprocessedStore(previous.folder)
+    check_arrays_of_run(folder, record, arrays.read_index(), inputs.preprocess, before)
     with _terminal.progress() if is_first_rank() else nullcontext(silent) as progress:
         failed = _predict_share(settings, inputs, previous, progress)
         team().announce(f"validated/{team().rank}", failed)

@@ -12,6 +12,7 @@ from segflow.core.configuration_plan import ConfigurationPlan
 from segflow.core.errors import SegflowError
 from segflow.core.labels import Labels
 from segflow.core.plans import Plans
+from segflow.core.wording import some
 from segflow.preprocessing.provenance import choices_of, why_outdated
 from segflow.storage.prepared_dataset import PreparedDataset
 from segflow.storage.preprocessed_store import PreprocessedStore
@@ -82,7 +83,7 @@ def remove_others(targets: Sequence[ArrayTarget], case_ids: set[str]) -> tuple[s
             removed.add(case_id)
         target.store.clear_unfinished()
     if removed:
-        log.warning("deleted arrays of cases that the dataset no longer has: %s", ", ".join(sorted(removed)))
+        log.warning("deleted arrays of cases that the dataset no longer has: %s", some(sorted(removed)))
     return tuple(sorted(removed))
 
 

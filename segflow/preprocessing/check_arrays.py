@@ -55,7 +55,7 @@ def check_choices(
     wrong: dict[str, Mapping[str, Any]] = {}
     older = unknown = 0
     for case_id in case_ids:
-        made = made_from(store.open(case_id).properties)
+        made = made_from(store.properties(case_id))
         if made is None:
             unknown += 1
         elif differing := differing_choices(made[0], wanted):
@@ -95,10 +95,10 @@ def identify_arrays(
     cases, inputs = {}, {}
     for case_id in sorted(set(case_ids)):
         if previous_stage is not None:
-            stamp = previous_stage.open(case_id).properties.get(PREDICTED_BY)
+            stamp = previous_stage.properties(case_id).get(PREDICTED_BY)
             if isinstance(stamp, Mapping):
                 inputs[case_id] = digest_of([stamp.get("version"), stamp.get("settings")])[:16]
-        made = made_from(store.open(case_id).properties)
+        made = made_from(store.properties(case_id))
         if made is not None:
             choices, stamps = made
             files = {role: stamp.get("digest") for role, stamp in stamps.items() if isinstance(stamp, Mapping)}
@@ -208,5 +208,5 @@ class _Comparison:
 
 
 def _stamps_of(store: PreprocessedStore, case_id: str) -> Stamps:
-    made = made_from(store.open(case_id).properties)
+    made = made_from(store.properties(case_id))
     return {} if made is None else made[1]

@@ -17,7 +17,6 @@ from segflow.preprocessing.provenance import (
     differing_choices,
     made_from,
 )
-from segflow.storage.json_files import read_json
 from segflow.storage.prepared_dataset import PreparedDataset
 from segflow.storage.preprocessed_store import PreprocessedStore
 
@@ -62,7 +61,7 @@ def _made_otherwise(store: PreprocessedStore, choices: Mapping[str, Any]) -> lis
     kinds: list[tuple[dict[str, Any], Any]] = []
     for case_id in store.case_ids():
         try:
-            properties = read_json(store.folder / f"{case_id}.json")
+            properties = store.properties(case_id)
             made = made_from(properties)
         except UNUSABLE:
             continue  # damaged, so nobody can use it

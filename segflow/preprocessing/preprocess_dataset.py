@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from segflow.core.case import CaseFiles
@@ -88,6 +88,7 @@ def preprocess_dataset(
     for target in targets:
         check_planned(plans, target.plan, own)
     for target in targets:
+        target.store.read_index()
         check_owner(target.store, target.choices, target.plans_name, description.labels, redo=settings.redo)
     removed = remove_others(targets, {case.case_id for case in cases})
     mine = part_of(cases, settings.part)
@@ -97,6 +98,7 @@ def preprocess_dataset(
         jobs, failed = make_jobs(waiting, needed, reader, plans, description, own)
         made = _run(jobs, settings, progress)
         done, failed = sorted(made.values), failed | made.failed
+        _look_again(targets, waiting)
     else:
         done, failed = _made_elsewhere(mine, waiting, needed, elsewhere, redo=settings.redo)
     _copy_references(mine, prepared.references_to_write(), description.file_ending, done, removed)
@@ -125,8 +127,15 @@ def _made_elsewhere(
                 target.store.remove(case.case_id)
     names = [case.case_id for case in waiting]
     told = elsewhere([case.case_id for case in cases], names) if names else {}
+    _look_again([target for case in waiting for target in needed[case.case_id]], waiting)
     missing = [case.case_id for case in waiting if not is_current(case, needed[case.case_id])]
     return sorted(set(names) - set(missing)), failures(missing, told)
+
+
+def _look_again(targets: Iterable[ArrayTarget], made: Collection[CaseFiles]) -> None:
+    """Look at the folders as they are after cases were made, which also writes their indices for later commands."""
+    for store in {id(target.store): target.store for target in targets}.values() if made else ():
+        store.read_index()
 
 
 def _run(jobs: Sequence[Job], settings: PreprocessSettings, progress: Progress) -> Gathered:

@@ -19,7 +19,6 @@ from segflow.core.labels import Labels
 from segflow.core.plans import Plans
 from segflow.preprocessing.foreground import location_keys
 from segflow.storage.file_stamps import FileStamp, is_same_file, stamp_file
-from segflow.storage.json_files import read_json
 from segflow.storage.label_map_files import case_inputs
 from segflow.storage.preprocessed_store import PreprocessedStore
 from segflow.storage.stamps import MISSING
@@ -99,11 +98,10 @@ def why_outdated(store: PreprocessedStore, files: CaseFiles, choices: Mapping[st
 
     Contents are compared only for files whose time differs, such as after copying a dataset.
     """
-    marker = store.folder / f"{files.case_id}.json"
-    if not marker.is_file():
+    if not store.has(files.case_id):
         return MISSING
     try:
-        made = made_from(read_json(marker))
+        made = made_from(store.properties(files.case_id))
     except UNUSABLE:
         made = None
     if made is None:

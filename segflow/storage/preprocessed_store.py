@@ -7,6 +7,7 @@ written last: a case without it does not exist.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,17 @@ from segflow.core.names import safe_name
 from segflow.core.preprocessed_case import PreprocessedCase
 from segflow.core.system_errors import system_error
 from segflow.storage.array_files import checksum, write_array
-from segflow.storage.json_files import TEMPORARY_PREFIX, read_json, write_json_lines
+from segflow.storage.case_index import CaseIndex
+from segflow.storage.json_files import read_json, write_json_lines
 from segflow.storage.open_files import OpenFiles
 from segflow.storage.stored_case import ARRAY_ENDINGS, StoredCase, listed_files
 
 FORMAT = 1
 PREDICTED_BY = "predicted_by"
 """Key in the properties of a stored case whose label is a prediction, the input of a cascade."""
+
+_KEPT_CASES = 2048
+"""Cases whose properties stay in memory as they were last opened."""
 
 
 class PreprocessedStore:
@@ -37,15 +42,56 @@ class PreprocessedStore:
 
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
-        self._opened: dict[str, StoredCase] = {}
+        self._opened = OpenFiles(_KEPT_CASES)
         self._files = OpenFiles()
+        self._index: CaseIndex | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (PreprocessedStore, (self.folder,))  # open files cannot go to other processes
 
+    def read_index(self) -> PreprocessedStore:
+        """Look at all cases at once, which is quicker than one by one. Returns this store.
+
+        From now on the store has the cases that there are now, and opens none of their JSON files; see `CaseIndex`.
+
+        Raises:
+            SegflowError: The folder cannot be listed.
+        """
+        self._opened = OpenFiles(_KEPT_CASES)
+        self._index = CaseIndex.of(self.folder)
+        return self
+
     def case_ids(self) -> list[str]:
         """Names of all complete cases, sorted."""
+        if self._index is not None:
+            return list(self._index.states)
         return sorted(path.stem for path in self.folder.glob("*.json") if not path.name.startswith("."))
+
+    def has(self, case_id: str) -> bool:
+        """Whether there is a complete case of this name."""
+        if self._index is not None:
+            return case_id in self._index.states
+        return self.properties_file(case_id).is_file()
+
+    def properties(self, case_id: str) -> Any:
+        """The content of a case's JSON file.
+
+        Raises:
+            SegflowError: There is no such case, or its JSON file is damaged.
+        """
+        known = None if self._index is None else self._index.properties(case_id)
+        if known is not None:
+            return known
+        safe_name(case_id, "the name of a case")
+        file = self.properties_file(case_id)
+        if not file.is_file():
+            raise SegflowError(
+                "the case is not among the preprocessed ones",
+                case=case_id,
+                found=f"no {file}",
+                fix="Run `segflow preprocess` first.",
+            )
+        return read_json(file, f"Delete {file} and run `segflow preprocess` again: only this case is made anew.")
 
     def properties_file(self, case_id: str) -> Path:
         """The file with all properties of a case. It has checksums of the arrays, so it stands for their content."""
@@ -57,19 +103,10 @@ class PreprocessedStore:
         Raises:
             SegflowError: There is none, or its properties are damaged.
         """
-        if case_id not in self._opened:
-            safe_name(case_id, "the name of a case")
-            file = self.properties_file(case_id)
-            if not file.is_file():
-                raise SegflowError(
-                    "the case is not among the preprocessed ones",
-                    case=case_id,
-                    found=f"no {file}",
-                    fix="Run `segflow preprocess` first.",
-                )
-            fix = f"Delete {file} and run `segflow preprocess` again: only this case is made anew."
-            self._opened[case_id] = StoredCase(self.folder, case_id, read_json(file, fix), self._files)
-        return self._opened[case_id]
+        case: StoredCase = self._opened.get(
+            case_id, lambda: StoredCase(self.folder, case_id, self.properties(case_id), self._files)
+        )
+        return case
 
     def write(
         self, case: PreprocessedCase, patch_size: Sequence[int], properties: Mapping[str, Any] | None = None
@@ -123,7 +160,9 @@ class PreprocessedStore:
             (self.folder / f"{case_id}{ending}").unlink(missing_ok=True)
 
     def _forget(self, case_id: str) -> None:
-        self._opened.pop(case_id, None)
+        self._opened.forget(case_id)
+        if self._index is not None:
+            self._index.forget(case_id)
         for ending in ARRAY_ENDINGS:
             self._files.forget(f"{case_id}{ending}")
 
@@ -134,10 +173,11 @@ class PreprocessedStore:
         """
         marker = self.folder / f"{case_id}.json"
         try:
-            finished = marker.stat().st_mtime_ns
-            files = listed_files(case_id, read_json(marker))
+            known = None if self._index is None else self._index.states.get(case_id)
+            finished = marker.stat().st_mtime_ns if known is None else known.time_ns
+            files = listed_files(case_id, self.properties(case_id))
             for name, expected in files.items():
-                status = (self.folder / name).stat()
+                status = os.stat(f"{self.folder}/{name}")
                 if status.st_size != expected["bytes"]:
                     return False
                 if status.st_mtime_ns > finished and checksum(self.folder / name) != expected["crc32"]:
@@ -148,8 +188,10 @@ class PreprocessedStore:
 
     def clear_unfinished(self, older_than_seconds: float = 3600.0) -> None:
         """Delete unfinished files of killed processes. Recent ones may still be in use and are kept."""
-        newest = max(map(_time_of, self.folder.glob("*.json")), default=0.0)
-        for path in self.folder.glob(f"{TEMPORARY_PREFIX}*"):
+        index = self._index or CaseIndex.listed(self.folder)
+        newest = max((state.time_ns for state in index.states.values()), default=0) / 1e9
+        for name in index.unfinished:
+            path = self.folder / name
             if 0.0 < _time_of(path) < newest - older_than_seconds:
                 path.unlink(missing_ok=True)
 

@@ -6,6 +6,7 @@ import logging
 from dataclasses import replace
 
 from segflow.core.errors import SegflowError
+from segflow.core.labels import LabelKey
 from segflow.core.run_record import RunRecord
 from segflow.execution.place import place_of
 from segflow.execution.progress import Progress, silent
@@ -69,8 +70,7 @@ def train_fold(
     with joined(place, folder.path.name):
         _check_cases(record, arrays.store, arrays.made_by)
         identity = check_arrays_of_run(folder, record, arrays.store, arrays.made_by, arrays.previous_stage)
-        _name_absent_labels(record, arrays.store)
-        augmentation = _augmentation(parts, record, arrays.store)
+        augmentation = _augmentation(parts, record, _look_at_cases(record, arrays.store))
         record = replace(record, mirror_axes=tuple(augmentation.mirror_axes), arrays=identity)
         return _train(TrainingJob(folder, record, arrays, parts, settings, augmentation, progress))
 
@@ -96,7 +96,7 @@ def _train(job: TrainingJob) -> TrainResult:
         raise
 
 
-def _augmentation(parts: TrainingParts, record: RunRecord, store: PreprocessedStore) -> AugmentationLike:
+def _augmentation(parts: TrainingParts, record: RunRecord, left_right_axis: int | None) -> AugmentationLike:
     plan = record.plan
     augmentation: AugmentationLike = build_part(
         "augmentation",
@@ -107,7 +107,7 @@ def _augmentation(parts: TrainingParts, record: RunRecord, store: PreprocessedSt
         labels=record.dataset.labels,
         use_mask_for_norm=plan.use_mask_for_norm,
         previous_stage=plan.previous_stage is not None,
-        left_right_axis=_left_right_axis(record, store),
+        left_right_axis=left_right_axis,
     )
     return augmentation
 
@@ -123,20 +123,21 @@ def _check_cases(record: RunRecord, store: PreprocessedStore, preprocess: str) -
         )
 
 
-def _name_absent_labels(record: RunRecord, store: PreprocessedStore) -> None:
-    """Warn about labels that no training case has. They cannot be learnt, so their Dice is 0."""
+def _look_at_cases(record: RunRecord, store: PreprocessedStore) -> int | None:
+    """Warn about labels that no training case has, which cannot be learnt, so that their Dice is 0.
+
+    Returns:
+        The plan axis from left to right of the patient; None if images do not say or differ.
+    """
     labels = record.dataset.labels
-    present = {key for case_id in record.train_cases for key in store.open(case_id).foreground.keys}
+    found: set[int | None] = set()
+    present: set[LabelKey] = set()
+    for case_id in record.train_cases:  # once for both, since there may be many
+        case = store.open(case_id)
+        present.update(case.foreground.keys)
+        axis = left_right_axis(case.spatial.geometry)
+        found.add(None if axis is None else case.spatial.axis_order.index(axis))
     absent = [labels.name_of(key) for key in labels.foreground_keys if key not in present]
     if absent:
         logger.warning("none of the %d training cases has: %s", len(record.train_cases), ", ".join(absent))
-
-
-def _left_right_axis(record: RunRecord, store: PreprocessedStore) -> int | None:
-    """The plan axis from left to right of the patient; None if images do not say or differ."""
-    found = set()
-    for case_id in record.train_cases:
-        spatial = store.open(case_id).spatial
-        axis = left_right_axis(spatial.geometry)
-        found.add(None if axis is None else spatial.axis_order.index(axis))
     return found.pop() if len(found) == 1 else None

@@ -16,6 +16,7 @@ from apps_commands import start
 from segflow.apps import _edge, _shards, predict, preprocess
 from segflow.apps._typed_again import as_arguments
 from segflow.core.errors import SegflowError
+from segflow.storage.case_index import INDEX_FILE
 
 TIMES = ("time_ns", "change_ns")
 NORMAL = ["paths.raw=raw", "paths.preprocessed=preprocessed", "dataset.path=raw/Dataset900_Tiny"]
@@ -55,10 +56,10 @@ def without_times(value: Any) -> Any:
 
 
 def contents(folder: Path) -> dict[str, Any]:
-    """All files; of stamps all but the times of files."""
+    """All files but indices, which hold times; of stamps all but the times of files."""
     found: dict[str, Any] = {}
     for file in sorted(folder.rglob("*")):
-        if file.is_file():
+        if file.is_file() and file.name != INDEX_FILE:
             text = json.loads(file.read_text()) if file.parent.name == ".segflow" else None
             found[str(file.relative_to(folder))] = file.read_bytes() if text is None else without_times(text)
     return found

@@ -61,4 +61,5 @@ class Setup:
         self.plans = replace(self.plans, configurations=configurations)
 
     def times(self, identifier: str) -> dict[str, int]:
-        return {path.name: path.stat().st_mtime_ns for path in (self.out / identifier).iterdir()}
+        files = (self.out / identifier).glob("[!.]*")  # the index is made anew while its cases are recent
+        return {path.name: path.stat().st_mtime_ns for path in files}

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from dataclasses import replace
@@ -20,6 +21,7 @@ from segflow.preprocessing import preprocess_jobs as door
 from segflow.preprocessing.preprocess_case import preprocess_case
 from segflow.preprocessing.preprocess_settings import PreprocessSettings
 from segflow.preprocessing.provenance import choices_of
+from segflow.storage import case_index, preprocessed_store
 from segflow.storage.case_files import find_training_cases
 from segflow.storage.images import read_case, reader_by_name
 from segflow.storage.preprocessed_store import PreprocessedStore
@@ -255,3 +257,24 @@ def test_a_case_whose_spacing_beside_it_was_corrected_is_made_again(setup: Setup
     assert setup.run(names=("fine",)).done == ("case_1",)
     copy = tiff.read_label(setup.out / "gt_segmentations" / "case_1.tif")
     assert copy[1].spacing == (4.0, 1.5, 1.0)
+
+
+def test_a_second_run_and_a_training_open_no_case(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    setup.run()
+    for file in setup.out.glob("*/case_*.json"):
+        os.utime(file, ns=(10**18, 10**18))  # long before the index was written
+    setup.run()  # whose index has the new times
+    monkeypatch.setattr(case_index, "read_json", pytest.fail)
+    monkeypatch.setattr(preprocessed_store, "read_json", pytest.fail)
+    assert len(setup.run().skipped) == 3
+    (folder,) = {file.parent for file in setup.out.glob("*fine/case_0.json")}
+    assert PreprocessedStore(folder).read_index().open("case_0").channels == 1
+
+
+def test_a_case_that_was_exchanged_behind_the_index_is_made_again(setup: Setup) -> None:
+    setup.run()
+    file = next(iter(setup.out.glob("*fine/case_0.json")))
+    content = json.loads(file.read_text())
+    content["made_from"]["files"]["image_0"]["bytes"] += 1
+    file.write_text(json.dumps(content, indent=4))
+    assert setup.run().done == ("case_0",)

@@ -12,10 +12,16 @@ from raw_setup import Setup, describe, write_case
 from segflow.core.case_part import divided, part_of
 from segflow.core.errors import SegflowError
 from segflow.preprocessing.preprocess_settings import PreprocessSettings
+from segflow.storage.case_index import INDEX_FILE
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+    """Name → content of all files but the indices, which hold the times of others."""
+    return {
+        str(file.relative_to(folder)): file.read_bytes()
+        for file in folder.rglob("*")
+        if file.is_file() and file.name != INDEX_FILE
+    }
 
 
 def of_part(part: str, **options: bool) -> PreprocessSettings:

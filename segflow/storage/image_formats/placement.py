@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import nibabel
@@ -131,6 +132,14 @@ def left_right_axis(geometry: Geometry) -> int | None:
     if file_ndim(geometry) == 2 or not {"affine", "direction", "reoriented_affine"} & set(header):
         return None
     affine = np.asarray(header.get("reoriented_affine", affine_of(geometry)), dtype=np.float64)
+    return _left_right_axis(affine[:3, :3].tobytes())
+
+
+@lru_cache(maxsize=1024)  # cases of a dataset often differ in their origins only
+def _left_right_axis(axes: bytes) -> int | None:
+    """`left_right_axis` of the first three rows and columns of an affine, float64."""
+    affine = np.eye(4)
+    affine[:3, :3] = np.frombuffer(axes).reshape(3, 3)
     world_axes = nibabel.io_orientation(affine)[:, 0]
     (found,) = np.flatnonzero(world_axes == 0) if (world_axes == 0).sum() == 1 else (None,)
     return None if found is None else 2 - int(found)

@@ -1,0 +1,182 @@
+"""An index of prepared cases: the content of all their JSON files in one file, read with one listing of the folder.
+
+A training looks at the properties of every case when it starts. Opening tens of thousands of small files takes long on
+the file systems of a network. The index is never trusted over the files: an entry counts only while its JSON file has
+the size and time that it had. What is missing, out of date or damaged is read from the JSON files, so the index may be
+deleted at any time. Of several processes that write it at once the last one wins, and what it lacks is read again.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from segflow.core.errors import SegflowError
+from segflow.core.names import why_unsafe
+from segflow.core.system_errors import system_error
+from segflow.storage.json_files import TEMPORARY_PREFIX, read_json, written_whole
+from segflow.storage.regular_files import open_regular
+
+INDEX_FILE = ".cases.index"
+"""Name within the folder. Its first line has the format and a checksum of the rest. Each further line is an entry:
+name, size and time of the JSON file, and its content, separated by tabs."""
+
+ENDING = ".json"
+TOO_RECENT_NS = 2 * 10**9
+"""Coarsest time step of a file system. A file may be changed twice within it and keep its time, so an entry of a file
+that was not older than this when the index was written does not count."""
+
+_FORMAT = b"segflow cases 1 "
+_LARGEST_BYTES = 1 << 30
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class FileState:
+    """By what a changed file is noticed.
+
+    Attributes:
+        size: Bytes.
+        time_ns: Time of the last change of its content.
+    """
+
+    size: int
+    time_ns: int
+
+
+@dataclass(slots=True)
+class CaseIndex:
+    """The cases of a folder, as they were when it was listed.
+
+    Attributes:
+        states: Case → state of its JSON file, for all cases.
+        unfinished: Names of files that killed or running processes have not finished.
+    """
+
+    states: dict[str, FileState]
+    unfinished: tuple[str, ...] = ()
+    _lines: dict[str, bytes] = field(default_factory=dict)
+
+    @classmethod
+    def listed(cls, folder: Path) -> CaseIndex:
+        """List a folder, without looking into its files. There are no cases in a folder that does not exist.
+
+        Raises:
+            SegflowError: The folder cannot be listed.
+        """
+        states: dict[str, FileState] = {}
+        unfinished: list[str] = []
+        try:
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    if entry.name.startswith(TEMPORARY_PREFIX):
+                        unfinished.append(entry.name)
+                    elif _is_of_case(entry.name) and (state := _state_of(entry)) is not None:
+                        states[entry.name.removesuffix(ENDING)] = state
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise system_error(error, f"cannot list {folder}") from error
+        return cls(dict(sorted(states.items())), tuple(sorted(unfinished)))
+
+    @classmethod
+    def of(cls, folder: Path) -> CaseIndex:
+        """List a folder, and read what the index lacks from the JSON files. The index is written if it was incomplete.
+
+        Raises:
+            SegflowError: The folder cannot be listed.
+        """
+        index = cls.listed(folder)
+        stored = _stored(folder / INDEX_FILE)
+        index._lines = {name: stored[name][1] for name, state in index.states.items() if _holds(stored, name, state)}
+        missing = [name for name in index.states if name not in index._lines]
+        for name in missing:
+            line = _line_of(folder / f"{name}{ENDING}", name)
+            if line is not None:
+                index._lines[name] = line
+        if missing or len(stored) > len(index._lines):
+            index._write(folder / INDEX_FILE)
+        return index
+
+    def properties(self, case_id: str) -> Any:
+        """The content of a case's JSON file, as a value of its own; None if it is not known or could not be read."""
+        line = self._lines.get(case_id)
+        try:
+            return None if line is None else json.loads(line)
+        except (ValueError, RecursionError):  # an index that segflow did not write
+            return None
+
+    def forget(self, case_id: str) -> None:
+        """Leave out a case whose files are about to change."""
+        self.states.pop(case_id, None)
+        self._lines.pop(case_id, None)
+
+    def _write(self, file: Path) -> None:
+        """Write the index, or leave it where that is not possible, since it only saves time."""
+        body = b"".join(
+            b"%s\t%d\t%d\t%s\n" % (name.encode(), self.states[name].size, self.states[name].time_ns, line)
+            for name, line in self._lines.items()
+        )
+        try:
+            with written_whole(file) as temporary:
+                temporary.write_bytes(b"%s%08x\n%s" % (_FORMAT, zlib.crc32(body), body))
+        except SegflowError as error:
+            _log.debug("the index of cases is not written: %s", error)
+
+
+def _is_of_case(name: str) -> bool:
+    return name.endswith(ENDING) and not name.startswith(".")
+
+
+def _state_of(entry: os.DirEntry[str]) -> FileState | None:
+    try:
+        status = entry.stat()
+    except OSError:  # just deleted by another process, or a link to nowhere
+        return None
+    return FileState(status.st_size, status.st_mtime_ns)
+
+
+def _stored(file: Path) -> dict[str, tuple[FileState, bytes]]:
+    """Name → state and content, of the entries that may count; empty if there is no index or it is damaged."""
+    try:
+        with open_regular(file) as stream:
+            status = os.fstat(stream.fileno())
+            if status.st_size > _LARGEST_BYTES:
+                return {}
+            head, body = stream.readline(80), stream.read()
+    except (SegflowError, OSError):
+        return {}
+    if head != b"%s%08x\n" % (_FORMAT, zlib.crc32(body)):
+        return {}
+    newest = status.st_mtime_ns - TOO_RECENT_NS
+    try:
+        return {name: (state, line) for name, state, line in _entries(body) if state.time_ns < newest}
+    except ValueError:  # an index that segflow did not write
+        return {}
+
+
+def _entries(body: bytes) -> Iterator[tuple[str, FileState, bytes]]:
+    for line in body.splitlines():
+        name, size, time_ns, content = line.split(b"\t", 3)
+        yield name.decode(), FileState(int(size), int(time_ns)), content
+
+
+def _holds(stored: dict[str, tuple[FileState, bytes]], name: str, state: FileState) -> bool:
+    return name in stored and stored[name][0] == state
+
+
+def _line_of(file: Path, name: str) -> bytes | None:
+    """The content of a JSON file in one line; None if it cannot be used, of which `PreprocessedStore.open` tells."""
+    if why_unsafe(name):
+        return None
+    try:
+        return json.dumps(read_json(file), separators=(",", ":")).encode()
+    except SegflowError:
+        return None

@@ -1,0 +1,169 @@
+"""The index of prepared cases saves opening their files, and is never trusted over them."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import zlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from segflow.core.errors import SegflowError
+from segflow.storage import case_index
+from segflow.storage.case_index import INDEX_FILE, TOO_RECENT_NS, CaseIndex
+from segflow.storage.preprocessed_store import PreprocessedStore
+
+OLD = 1_700_000_000 * 10**9
+
+
+def write(folder: Path, name: str, content: Any, time_ns: int = OLD) -> Path:
+    """A case's JSON file, older than any index."""
+    folder.mkdir(exist_ok=True)
+    file = folder / f"{name}.json"
+    file.write_text(json.dumps(content, indent=4))
+    os.utime(file, ns=(time_ns, time_ns))
+    return file
+
+
+def known(folder: Path) -> dict[str, Any]:
+    index = CaseIndex.of(folder)
+    return {name: index.properties(name) for name in index.states}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for number in range(3):
+        write(tmp_path / "arrays", f"case_{number}", {"number": number, "mean": 0.1 + 0.2, "NaN": float("inf")})
+    return tmp_path / "arrays"
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The JSON files that are opened."""
+    files: list[str] = []
+    read = case_index.read_json
+    monkeypatch.setattr(case_index, "read_json", lambda file: files.append(file.stem) or read(file))
+    return files
+
+
+def test_the_second_look_opens_no_case(folder: Path, opened: list[str]) -> None:
+    first = known(folder)
+    assert first == {f"case_{n}": {"number": n, "mean": 0.1 + 0.2, "NaN": float("inf")} for n in range(3)}
+    assert sorted(opened) == ["case_0", "case_1", "case_2"]
+    opened.clear()
+    assert known(folder) == first
+    assert opened == []
+
+
+def test_changed_added_and_deleted_cases_are_noticed(folder: Path, opened: list[str]) -> None:
+    known(folder)
+    opened.clear()
+    write(folder, "case_0", {"number": 7}, OLD + 1)
+    write(folder, "case_9", {"number": 9})
+    (folder / "case_1.json").unlink()
+    assert {name: content["number"] for name, content in known(folder).items()} == {
+        "case_0": 7,
+        "case_2": 2,
+        "case_9": 9,
+    }
+    assert sorted(opened) == ["case_0", "case_9"]
+    assert b"case_1" not in (folder / INDEX_FILE).read_bytes()
+    opened.clear()
+    assert len(known(folder)) == 3
+    assert opened == []
+
+
+def test_a_change_within_the_clock_s_step_is_noticed(folder: Path) -> None:
+    known(folder)
+    file = folder / INDEX_FILE
+    recent = file.stat().st_mtime_ns - TOO_RECENT_NS // 2
+    write(folder, "case_0", {"number": 4}, recent)
+    assert known(folder)["case_0"] == {"number": 4}
+    os.utime(file, ns=(recent, recent))
+    write(folder, "case_0", {"number": 5}, recent)  # of the same size and time
+    assert known(folder)["case_0"] == {"number": 5}
+
+
+@pytest.mark.parametrize(
+    "damage", ["cut", "bit", "empty", "text", "other format", "wrong lines", "too deep", "folder", "link to nowhere"]
+)
+def test_a_damaged_index_is_made_anew(folder: Path, damage: str) -> None:
+    wanted = known(folder)
+    file = folder / INDEX_FILE
+    content = file.read_bytes()
+    forged = {
+        "wrong lines": b"case_0\tsize\n",
+        "too deep": b"case_0\t%d\t%d\t%s\n" % ((folder / "case_0.json").stat().st_size, OLD, b"[" * 100_000),
+    }
+    file.unlink()
+    if damage in forged:
+        file.write_bytes(b"segflow cases 1 %08x\n%s" % (zlib.crc32(forged[damage]), forged[damage]))
+        assert PreprocessedStore(folder).read_index().properties("case_0") == wanted["case_0"]
+        return
+    if damage == "folder":
+        file.mkdir()
+    elif damage == "link to nowhere":
+        file.symlink_to(folder / "nowhere")
+    else:
+        damaged = {
+            "cut": content[:-40],
+            "bit": content.replace(b'"number":1', b'"number":8'),
+            "empty": b"",
+            "text": b"hello",
+            "other format": content.replace(b"cases 1", b"cases 2"),
+        }
+        file.write_bytes(damaged[damage])
+    assert known(folder) == wanted
+    if damage != "folder":
+        assert file.read_bytes() == content
+
+
+def test_damaged_properties_are_told_of_when_the_case_is_opened(folder: Path) -> None:
+    (folder / "case_1.json").write_text("{")
+    (folder / "a\tb.json").write_text("{}")  # no name of a case
+    store = PreprocessedStore(folder).read_index()
+    assert store.case_ids() == ["a\tb", "case_0", "case_1", "case_2"]
+    assert store.properties("case_2")["number"] == 2
+    with pytest.raises(SegflowError, match=r"case_1\.json is not valid JSON"):
+        store.open("case_1")
+    with pytest.raises(SegflowError, match="not among the preprocessed ones"):
+        store.properties("case_7")
+
+
+def test_a_folder_that_cannot_be_written_is_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: Path, data: bytes) -> int:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(Path, "write_bytes", refuse)
+    assert len(known(folder)) == 3
+    assert [file.name for file in folder.glob(".*")] == []
+
+
+def test_there_are_no_cases_where_there_is_no_folder(tmp_path: Path) -> None:
+    assert PreprocessedStore(tmp_path / "nowhere").read_index().case_ids() == []
+
+
+def _look(folder: Path, times: int) -> None:
+    for _ in range(times):
+        (folder / "case_0.json").touch()
+        assert len(known(folder)) >= 3
+
+
+def test_two_writers_at_once_leave_a_whole_index(folder: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    writers = [context.Process(target=_look, args=(folder, 40)) for _ in range(2)]
+    for writer in writers:
+        writer.start()
+    for number in range(10, 40):
+        write(folder, f"case_{number}", {"number": number})
+        assert known(folder)[f"case_{number}"] == {"number": number}
+    for writer in writers:
+        writer.join()
+        assert writer.exitcode == 0
+    assert len(known(folder)) == 33
+    head, _, body = (folder / INDEX_FILE).read_bytes().partition(b"\n")
+    assert head == b"segflow cases 1 %08x" % zlib.crc32(body)
+    assert not list(folder.glob(".writing-*"))
