@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import math
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -17,6 +20,7 @@ from segflow.inference.planes import ImagePlanes, Room
 from segflow.inference.predict_settings import SlidingWindowSettings
 from segflow.inference.sums import RollingSums
 from segflow.inference.tiles import Window, constant_of, mirrored_views
+from segflow.network.cpu.passes import in_order, passes_that_fit
 from segflow.network.device_memory import free_bytes, give_back, is_out_of_memory
 from segflow.network.levels import logits_of_levels
 from segflow.network.precision import (
@@ -31,8 +35,12 @@ from segflow.network.precision import (
 
 logger = logging.getLogger(__name__)
 
-CPU_VOXELS_PER_BATCH = 3 * 2**17
-"""Voxels of a batch on a CPU. Larger batches gain nothing; smaller ones pay the fixed cost of layers too often."""
+CPU_VOXELS_PER_PASS = 3 * 2**16
+"""Voxels of a forward pass on one thread of a CPU, half as many as on several. More gain nothing; fewer pay the fixed
+cost of layers too often."""
+
+CPU_VOXELS_PER_BATCH = 2**22
+"""Voxels of a batch on a CPU for each thread, so that none is idle for long at the end of a batch."""
 
 GPU_BYTES_PER_VOXEL = 2048
 """Bytes per voxel for the activations of 32 features at the finest level in float16, with concatenation and logits."""
@@ -174,6 +182,10 @@ def mean_logits(several: Sequence[Tensor], release: Callable[[], None] = lambda:
     return several[0]
 
 
+_Tile = tuple[Tensor, tuple[int, ...]]
+"""(C, *patch), and the axes along which it is to be mirrored."""
+
+
 class _Job(NamedTuple):
     """One tile in one view. The jobs of a tile are consecutive.
 
@@ -256,10 +268,10 @@ class _Pass:
                 part = batch[done : done + self.batch_size]
                 computed = [job for job in part if job.tile is not None]
                 try:
-                    logits = iter(self._forward(group, computed) if computed else ())
-                    for job in part:
-                        self._add(group, job, None if job.tile is None else next(logits))
-                        done += 1
+                    with closing(self._forward(group, computed)) as logits:
+                        for job in part:
+                            self._add(group, job, None if job.tile is None else next(logits))
+                            done += 1
                 except RuntimeError as error:
                     if not is_out_of_memory(error):
                         raise
@@ -268,22 +280,43 @@ class _Pass:
         if batch:
             progress(ProgressEvent("tiles", "", self.done, len(self.window.starts)))
 
-    @torch.inference_mode()
-    def _forward(self, group: int, batch: Sequence[_Job]) -> Tensor:
-        """Logits summed over a group's networks, (B, K, *patch), mirrored like their input."""
-        networks, tiles = self.groups[group], []
-        for job in batch:
-            tile = job.tile
-            if tile is not None:
-                tile = tile[:, 0] if self.window.flat else tile
-                tiles.append(tile.flip(_channel_first(job.view)) if job.view else tile)
-        inputs = torch.stack(tiles).to(self.device)
-        inputs = inputs if self.own_type is None else inputs.to(self.own_type)
-        with autocast(self.device, self.precision):
-            total = logits_of_levels(networks[0](inputs))[0]
-            for network in networks[1:]:
-                total = total.float() + logits_of_levels(network(inputs))[0]
-        return total
+    def _forward(self, group: int, batch: Sequence[_Job]) -> Generator[Tensor, None, None]:
+        """For each job the logits (K, *patch) summed over a group's networks, mirrored like their input."""
+        networks = self.groups[group]
+        tiles = [(job.tile, job.view) for job in batch if job.tile is not None]
+        size, most = self._passes(networks, tiles)
+        parts = [tiles[first : first + size] for first in range(0, len(tiles), size)]
+        calls = [partial(self._logits, network, part) for part in parts for network in networks]
+        with closing(in_order(calls, most, self._modes)) as logits:
+            for _ in parts:
+                total = next(logits)
+                for _ in networks[1:]:
+                    total = total.float() + next(logits)
+                yield from total
+
+    def _passes(self, networks: Sequence[nn.Module], tiles: Sequence[_Tile]) -> tuple[int, int]:
+        """Tiles of a pass, and how many passes may compute at the same time. Together they are a batch at most."""
+        if self.device.type != "cpu" or not tiles:
+            return max(len(tiles), 1), 1
+        fitting = min(passes_that_fit(networks, (1, *tiles[0][0].shape)), self.batch_size)
+        threads = torch.get_num_threads()
+        passes = min(fitting, threads)
+        size = CPU_VOXELS_PER_PASS * min(threads // passes, 2) // math.prod(self.window.patch)
+        return max(1, min(size, (fitting if passes > 1 else self.batch_size) // passes)), passes
+
+    @contextmanager
+    def _modes(self) -> Iterator[None]:
+        with torch.inference_mode(), autocast(self.device, self.precision):
+            yield
+
+    def _logits(self, network: nn.Module, tiles: Sequence[_Tile]) -> Tensor:
+        """Logits (B, K, *patch) of one network."""
+        views = []
+        for tile, view in tiles:
+            tile = tile[:, 0] if self.window.flat else tile
+            views.append(tile.flip(_channel_first(view)) if view else tile)
+        inputs = torch.stack(views).to(self.device)
+        return logits_of_levels(network(inputs if self.own_type is None else inputs.to(self.own_type)))[0]
 
     def _add(self, group: int, job: _Job, logits: Tensor | None) -> None:
         if logits is None:
@@ -364,9 +397,10 @@ def _channel_first(view: Sequence[int]) -> list[int]:
 
 
 def _automatic(window: Window, device: torch.device) -> int:
-    """Tiles in one forward pass."""
+    """Tiles of a batch."""
     voxels = window.patch[0] * window.patch[1] * window.patch[2]
     if device.type != "cuda":
-        return min(max(CPU_VOXELS_PER_BATCH // voxels, 1), LARGEST_BATCH)
+        threads = torch.get_num_threads()
+        return min(max(CPU_VOXELS_PER_BATCH // voxels, 1) * threads, max(LARGEST_BATCH, threads))
     tiles = int(free_bytes(device) * GPU_SHARE_OF_FREE_MEMORY) // (voxels * GPU_BYTES_PER_VOXEL)
     return min(max(tiles, 1), LARGEST_BATCH)
