@@ -37,8 +37,8 @@ def crop_to_nonzero(image: np.ndarray, label: np.ndarray | None) -> Cropped:
         image: (C, Z, Y, X).
         label: (Z, Y, X) of a signed type. None gives an int16 label that is 0 within the mask.
     """
-    mask = _any_channel(image)
-    box = _tight_box(mask)
+    mask = any_channel(image)
+    box = extent_of(mask) or Box.whole(mask.shape)
     # Background on a face of the box is connected to the array's border, so cropping first changes no hole.
     inside = _fill_holes(mask[box.slices])
     cropped = np.zeros(box.shape, np.int16) if label is None else np.array(label[box.slices])
@@ -48,18 +48,20 @@ def crop_to_nonzero(image: np.ndarray, label: np.ndarray | None) -> Cropped:
     return Cropped(image[(slice(None), *box.slices)], cropped, box)
 
 
-def _any_channel(image: np.ndarray) -> np.ndarray:
+def any_channel(image: np.ndarray) -> np.ndarray:
+    """Voxels at which a channel of an image (C, Z, Y, X) is not zero: bool (Z, Y, X)."""
     mask: np.ndarray = image[0] != 0
     for channel in image[1:]:
         mask |= channel != 0
     return mask
 
 
-def _tight_box(mask: np.ndarray) -> Box:
+def extent_of(mask: np.ndarray) -> Box | None:
+    """The smallest box that holds all true voxels of a mask (Z, Y, X); None if there are none."""
     along_x, along_z = np.any(mask, axis=2), np.any(mask, axis=0)
     present = (np.any(along_x, axis=1), np.any(along_x, axis=0), np.any(along_z, axis=0))
     if not present[0].any():
-        return Box.whole(mask.shape)
+        return None
     ends = [np.flatnonzero(axis)[[0, -1]] for axis in present]
     return Box(tuple(int(a) for a, _ in ends), tuple(int(b) + 1 for _, b in ends))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -38,30 +38,57 @@ def absurd_values(channel: np.ndarray) -> str | None:
     """
     if not channel.size:
         return None
-    low, high = float(channel.min()), float(channel.max())
+    return why_absurd(float(channel.min()), float(channel.max()), channel.size, lambda: [channel])
+
+
+def why_absurd(low: float, high: float, voxels: int, parts: Callable[[], Iterable[np.ndarray]]) -> str | None:
+    """Like `absurd_values`, for a channel that is read in parts, and only where its range is suspicious.
+
+    Args:
+        low, high: Its lowest and highest value.
+        voxels: Number of its values.
+        parts: Gives all its values, float32, in arrays of any shape and order.
+    """
     extreme = high if high > -low else low
     largest = abs(extreme)
     if not math.isfinite(largest) or SMALLEST <= largest < LARGE or not largest:
         return None
     if largest < SMALLEST:
         return f"no value is larger than {largest:.3g}"
-    beyond = np.abs(channel) > DWARFED * largest
-    count = int(np.count_nonzero(beyond))
-    others = channel[~beyond]
-    if others.size and others.min() < others.max():
-        huge = np.abs(channel[beyond])
-        if count < FEW * channel.size or huge.min() == huge.max():
-            return (
-                f"{count} of {channel.size} voxels {'is' if count == 1 else 'are'} as large as {extreme:.3g}, "
-                f"while the others lie between {others.min():.3g} and {others.max():.3g}"
-            )
+    count, huge, others = 0, _Range(), _Range()
+    for values in parts():
+        magnitudes = np.abs(values)
+        beyond = magnitudes > DWARFED * largest
+        count += int(np.count_nonzero(beyond))
+        huge.take(magnitudes[beyond])
+        others.take(values[~beyond])
+    if others.low < others.high and (count < FEW * voxels or huge.low == huge.high):
+        return (
+            f"{count} of {voxels} voxels {'is' if count == 1 else 'are'} as large as {extreme:.3g}, "
+            f"while the others lie between {others.low:.3g} and {others.high:.3g}"
+        )
     return f"the values reach {extreme:.3g}" if largest > LARGEST else None
+
+
+class _Range:
+    """Lowest and highest of values that come in parts."""
+
+    def __init__(self) -> None:
+        self.low, self.high = math.inf, -math.inf
+
+    def take(self, values: np.ndarray) -> None:
+        if values.size:
+            self.low, self.high = min(self.low, float(values.min())), max(self.high, float(values.max()))
 
 
 def absurd_channels(image: np.ndarray) -> str | None:
     """Why the channels of an image (C, Z, Y, X) cannot be measurements, in one clause; None if they can."""
-    found = {number: clause for number, channel in enumerate(image) if (clause := absurd_values(channel)) is not None}
-    return "; ".join(f"channel {number}: {clause}" for number, clause in found.items()) or None
+    return channel_clauses([absurd_values(channel) for channel in image])
+
+
+def channel_clauses(clauses: Sequence[str | None]) -> str | None:
+    """The clauses about the channels of an image as one text; None if there is none."""
+    return "; ".join(f"channel {n}: {clause}" for n, clause in enumerate(clauses) if clause is not None) or None
 
 
 def describe_absurd(found: Mapping[str, str]) -> str:

@@ -16,7 +16,8 @@ NEGLIGIBLE = 1e-8
 """Matrix entries below this become 0. Far from the diagonal, entries of a cubic spline become denormal numbers, whose
 multiplication takes twenty times as long."""
 
-_BLOCK_ROWS = 32
+BAND_ROWS = 32
+"""Rows of a band."""
 
 
 class Taps(NamedTuple):
@@ -86,8 +87,8 @@ def axis_bands(size: int, new_size: int, order: int) -> tuple[Band, ...]:
     """The matrix of `axis_matrix` in blocks of rows. Most of it is 0 and need not be multiplied."""
     matrix = axis_matrix(size, new_size, order)
     bands = []
-    for start in range(0, new_size, _BLOCK_ROWS):
-        rows = slice(start, min(start + _BLOCK_ROWS, new_size))
+    for start in range(0, new_size, BAND_ROWS):
+        rows = slice(start, min(start + BAND_ROWS, new_size))
         used = np.flatnonzero(matrix[rows].any(axis=0))
         columns = slice(int(used[0]), int(used[-1]) + 1)
         bands.append(Band(rows, columns, np.ascontiguousarray(matrix[rows, columns])))

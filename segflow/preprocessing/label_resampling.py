@@ -47,31 +47,78 @@ def resize_label(
         moved = np.moveaxis(label, separate, 0)
         moved_shape = (new_shape[separate], *(n for axis, n in enumerate(new_shape) if axis != separate))
         return np.ascontiguousarray(np.moveaxis(resize_label(moved, moved_shape, order, 0, ties), 0, separate))
-    label = np.ascontiguousarray(label)
-    result = np.empty(new_shape, label.dtype)
-    nearest = [nearest_indices(n, m) for n, m in zip(label.shape, new_shape, strict=True)]
+    return resize_label_slices(np.ascontiguousarray(label), 0, label.shape, new_shape, order, separate, ties)
+
+
+def label_slices_needed(size: int, new_size: int, order: int, separate: int | None, start: int, stop: int) -> range:
+    """Source slices from which the new slices from ``start`` to ``stop`` are made.
+
+    Args:
+        size, new_size: Slices before and after.
+        order, separate: As in `resize_label`; ``separate`` is None or 0.
+        start, stop: The new slices; at least one.
+    """
+    if order == 0 or separate == 0:
+        index = nearest_indices(size, new_size)[start:stop]
+        return range(int(index[0]), int(index[-1]) + 1)
+    through = linear_taps(size, new_size)
+    return range(int(through.low[start]), int(through.high[stop - 1]) + 1)
+
+
+def resize_label_slices(
+    label: np.ndarray,
+    first: int,
+    shape: Sequence[int],
+    new_shape: Sequence[int],
+    order: int,
+    separate: int | None,
+    ties: TieRule,
+    part: slice = slice(None),
+) -> np.ndarray:
+    """Some new slices of a label map, made from the slices that `label_slices_needed` names.
+
+    Args:
+        label: int (n, Y, X), slices of the map.
+        first: Number of the first of them.
+        shape: Of the whole map.
+        new_shape, order, separate, ties: As in `resize_label`; ``separate`` is None or 0.
+        part: The new slices.
+
+    Returns:
+        (m, Y', X') of the label's type.
+    """
+    nearest = [nearest_indices(n, m) for n, m in zip(shape, new_shape, strict=True)]
+    chosen = nearest[0][part]
+    result = np.empty((len(chosen), *new_shape[1:]), label.dtype)
     if order == 0:
-        for target, index in zip(result, nearest[0], strict=True):
-            target[...] = label[index][nearest[1]][:, nearest[2]]
+        for target, index in zip(result, chosen, strict=True):
+            target[...] = label[index - first][nearest[1]][:, nearest[2]]
         return result
-    planes = _Planes(label, new_shape[1:], nearest[1:], ties)
+    planes = _Planes(label, first, new_shape[1:], nearest[1:], ties)
     if separate == 0:
-        for index in np.unique(nearest[0]):
-            result[nearest[0] == index] = planes.between(int(index), int(index), 0.0, int(index))
+        for index in np.unique(chosen):
+            result[chosen == index] = planes.between(int(index), int(index), 0.0, int(index))
         return result
-    through = linear_taps(len(label), new_shape[0])
-    for target, low, high, weight, index in zip(result, *through, nearest[0], strict=True):
+    through = linear_taps(shape[0], new_shape[0])
+    taps = (values[part] for values in through)
+    for target, low, high, weight, index in zip(result, *taps, chosen, strict=True):
         target[...] = planes.between(int(low), int(high) if weight else int(low), float(weight), int(index))
     return result
 
 
 class _Planes:
-    """Computes new planes from planes of a label map."""
+    """Computes new planes from planes of a label map, which are those from number ``first`` on."""
 
     def __init__(
-        self, label: np.ndarray, new_shape: Sequence[int], nearest: Sequence[np.ndarray], ties: TieRule
+        self,
+        label: np.ndarray,
+        first: int,
+        new_shape: Sequence[int],
+        nearest: Sequence[np.ndarray],
+        ties: TieRule,
     ) -> None:
         self._label = label
+        self._first = first
         self._nearest = nearest
         self._ties = ties
         self._taps = [linear_taps(n, m) for n, m in zip(label.shape[1:], new_shape, strict=True)]
@@ -79,9 +126,9 @@ class _Planes:
 
     def between(self, low: int, high: int, weight: float, nearest: int) -> np.ndarray:
         """The plane between two source planes, ``weight`` of the way from low to high."""
-        first, second = self._label[low], self._label[high]
+        first, second = self._label[low - self._first], self._label[high - self._first]
         rows, columns = self._taps
-        plane = self._label[nearest]
+        plane = self._label[nearest - self._first]
         plane = plane if self._same[0] else plane[self._nearest[0]]
         plane = plane.copy() if self._same[1] and self._same[0] else np.take(plane, self._nearest[1], axis=1)
         mixed = self._disagreement(first, second)

@@ -21,7 +21,7 @@ from segflow.execution.machine import check_room
 from segflow.preprocessing.foreground import draw_foreground_locations, location_keys
 from segflow.preprocessing.normalization import check_finite, normalize
 from segflow.preprocessing.own_normalizations import Normalizations, check_planned, normalize_by_own
-from segflow.preprocessing.resampling import resample_image, resample_label
+from segflow.preprocessing.resampling import check_shape, interpolation_of, resample_image, resample_label
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +95,8 @@ def normalize_case(
     """
     schemes, own = normalization_of(plan), normalizations or {}
     check_planned(plans, plan, own)
-    _check(case, len(schemes))
+    label_shape = None if case.label is None else case.label.shape
+    check_fits(case.image.shape, label_shape, case.geometry, len(schemes), case.case_id)
     axis_order = plans.axis_order
     image = case.image.transpose(0, *(axis + 1 for axis in axis_order))
     label = None if case.label is None else case.label.transpose(axis_order)
@@ -126,32 +127,54 @@ def to_plan_space(case: NormalizedCase, plan: ConfigurationPlan, labels: Labels)
     Raises:
         SegflowError: No voxels would be left after resampling. The error names the case.
     """
-    spacing = permute(case.geometry.spacing, case.axis_order)
-    spacing_plan = spacing_in_plan(plan, spacing)
     try:
-        shape = resampled_shape(case.crop.shape, spacing, spacing_plan)
+        spatial = place_in_plan(case.geometry, case.shape_original, case.axis_order, case.crop, plan)
+        shape, spacings = spatial.shape_plan, (spatial.spacing_transposed, spatial.spacing_plan)
         check_room(
             4 * len(case.image) * math.prod(shape),
             "the case after resampling",
-            found=f"{list(shape)} voxels: {list(case.crop.shape)} of {_mm(spacing)} at {_mm(spacing_plan)}",
+            found=f"{list(shape)} voxels: {list(case.crop.shape)} of {_mm(spacings[0])} at {_mm(spacings[1])}",
         )
-        image = resample_image(case.image, shape, spacing, spacing_plan, plan.resampling_image)
+        image = resample_image(case.image, shape, *spacings, plan.resampling_image)
         label, locations = None, {}
         if case.label is not None:
-            label = resample_label(case.label, shape, spacing, spacing_plan, plan.resampling_label)
+            label = resample_label(case.label, shape, *spacings, plan.resampling_label)
             locations = draw_foreground_locations(label, location_keys(labels))
     except SegflowError as error:
         raise error.of_case(case.case_id) from error
-    spatial = SpatialRecord(
-        geometry=case.geometry,
-        shape_original=case.shape_original,
-        axis_order=case.axis_order,
-        crop=case.crop,
+    return PreprocessedCase(case.case_id, image, label, spatial, locations)
+
+
+def place_in_plan(
+    geometry: Geometry, shape_original: Sequence[int], axis_order: Sequence[int], crop: Box, plan: ConfigurationPlan
+) -> SpatialRecord:
+    """The grid of an image in plan space.
+
+    Args:
+        geometry: Of the image.
+        shape_original: Voxels as read, original axes.
+        axis_order: Permutation to plan axes.
+        crop: Box of the image that is kept, plan axes.
+        plan: The configuration.
+
+    Raises:
+        SegflowError: No voxels would be left after resampling.
+    """
+    spacing = permute(geometry.spacing, axis_order)
+    spacing_plan = spacing_in_plan(plan, spacing)
+    shape = resampled_shape(crop.shape, spacing, spacing_plan)
+    if interpolation_of(plan.resampling_image, spacing, spacing_plan) is None:
+        shape = crop.shape
+    check_shape(shape)
+    return SpatialRecord(
+        geometry=geometry,
+        shape_original=tuple(shape_original),
+        axis_order=tuple(axis_order),
+        crop=crop,
         spacing_transposed=spacing,
         spacing_plan=spacing_plan,
-        shape_plan=tuple(image.shape[1:]),
+        shape_plan=shape,
     )
-    return PreprocessedCase(case.case_id, image, label, spatial, locations)
 
 
 def spacing_in_plan(plan: ConfigurationPlan, spacing: Sequence[float]) -> tuple[float, ...]:
@@ -168,22 +191,33 @@ def _mm(spacing: Sequence[float]) -> str:
     return " × ".join(f"{value:.4g}" for value in spacing) + " mm"
 
 
-def _check(case: Case, channels: int) -> None:
-    if case.image.shape[0] != channels:
+def check_fits(
+    shape: Sequence[int], label_shape: Sequence[int] | None, geometry: Geometry, channels: int, case_id: str
+) -> None:
+    """Refuse a case that does not suit its plans.
+
+    Args:
+        shape: Of the image, (C, Z, Y, X).
+        label_shape: Of the label map, (Z, Y, X), if there is one.
+        geometry: Of the image.
+        channels: Number of channels that the plans have.
+        case_id: Named in the error.
+
+    Raises:
+        SegflowError: The case does not suit them.
+    """
+    if shape[0] != channels:
         raise SegflowError(
-            "the image has another number of channels than the plans",
-            case=case.case_id,
-            found=case.image.shape[0],
-            expected=channels,
+            "the image has another number of channels than the plans", case=case_id, found=shape[0], expected=channels
         )
-    if case.label is not None and case.label.shape != case.image.shape[1:]:
+    if label_shape is not None and tuple(label_shape) != tuple(shape[1:]):
         raise SegflowError(
             "image and label differ in shape",
-            case=case.case_id,
-            found=f"image {case.image.shape[1:]}, label {case.label.shape}",
+            case=case_id,
+            found=f"image {tuple(shape[1:])}, label {tuple(label_shape)}",
         )
-    if not all(np.isfinite(case.geometry.spacing)) or min(case.geometry.spacing) <= 0:
-        raise SegflowError("spacing must be positive", case=case.case_id, found=case.geometry.spacing)
+    if not all(np.isfinite(geometry.spacing)) or min(geometry.spacing) <= 0:
+        raise SegflowError("spacing must be positive", case=case_id, found=geometry.spacing)
 
 
 def _normalize_channels(

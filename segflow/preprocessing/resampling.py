@@ -15,6 +15,7 @@ from segflow.core.geometry import ANISOTROPY_THRESHOLD
 from segflow.execution.machine import granted_threads
 from segflow.preprocessing.interpolation import Band, axis_bands, nearest_indices
 from segflow.preprocessing.label_resampling import TieRule, resize_label
+from segflow.preprocessing.rescaling import range_of
 
 SPLINE = "resample_data_or_seg_to_shape"
 LINEAR = "resample_torch_fornnunet"
@@ -102,7 +103,7 @@ def resample_image(
     interpolation = interpolation_of(plan, spacing, new_spacing)
     if interpolation is None or tuple(image.shape[1:]) == tuple(new_shape):
         return image
-    _check_shape(new_shape)
+    check_shape(new_shape)
     result = np.empty((image.shape[0], *new_shape), np.float32)
     for source, target in zip(image, result, strict=True):
         if interpolation.separate is None:
@@ -130,17 +131,31 @@ def resample_label(
     interpolation = interpolation_of(plan, spacing, new_spacing)
     if interpolation is None or tuple(label.shape) == tuple(new_shape):
         return label
-    _check_shape(new_shape)
+    check_shape(new_shape)
+    check_label_order(interpolation, plan)
+    return resize_label(label, tuple(new_shape), interpolation.order, interpolation.separate, interpolation.ties)
+
+
+def check_label_order(interpolation: Interpolation, plan: ResamplingPlan) -> None:
+    """Refuse an interpolation that segflow does not have for label maps.
+
+    Raises:
+        SegflowError: The plan asks for it.
+    """
     if interpolation.order not in (0, 1) or (interpolation.separate is not None and interpolation.order_through != 0):
         raise SegflowError(
             "the plans ask for a label interpolation that segflow does not have",
             found=dict(plan.options),
             expected="order 0 or 1, order_z 0",
         )
-    return resize_label(label, tuple(new_shape), interpolation.order, interpolation.separate, interpolation.ties)
 
 
-def _check_shape(new_shape: Shape) -> None:
+def check_shape(new_shape: Shape) -> None:
+    """Refuse a grid without voxels.
+
+    Raises:
+        SegflowError: It has none.
+    """
     if min(new_shape) < 1:
         raise SegflowError(
             "nothing would be left after resampling",
@@ -153,7 +168,7 @@ def _check_shape(new_shape: Shape) -> None:
 def _resize_volume(source: np.ndarray, target: np.ndarray, interpolation: Interpolation) -> None:
     """Resize one channel in 3D, a few target slices at a time, so that intermediate results stay small."""
     source = np.ascontiguousarray(source, np.float32)
-    limits = _range_of(source) if interpolation.clip and interpolation.order > 1 else None
+    limits = range_of(source) if interpolation.clip and interpolation.order > 1 else None
     flat = source.reshape(len(source), -1)
 
     def resize_band(band: Band) -> None:
@@ -161,7 +176,7 @@ def _resize_volume(source: np.ndarray, target: np.ndarray, interpolation: Interp
             slices = source[band.rows]
         else:
             slices = (band.matrix @ flat[band.columns]).reshape(-1, *source.shape[1:])
-        _resize_in_plane(slices, target[band.rows], interpolation.order, limits)
+        resize_in_plane(slices, target[band.rows], interpolation.order, limits)
 
     _for_each(resize_band, axis_bands(len(source), len(target), interpolation.order))
 
@@ -184,7 +199,7 @@ def _resize_slices(source: np.ndarray, target: np.ndarray, interpolation: Interp
 
     def resize_slice(index: int, result: np.ndarray) -> None:
         slice_ = np.ascontiguousarray(source[index : index + 1], np.float32)
-        _resize_in_plane(slice_, result, order, _range_of(slice_) if interpolation.clip and order > 1 else None)
+        resize_in_plane(slice_, result, order, range_of(slice_) if interpolation.clip and order > 1 else None)
 
     if interpolation.order_through == 0 or len(source) == len(target):
         chosen = nearest_indices(len(source), len(target))
@@ -203,8 +218,15 @@ def _resize_slices(source: np.ndarray, target: np.ndarray, interpolation: Interp
         target[band.rows] = (band.matrix @ flat[band.columns]).reshape(-1, *target.shape[1:])
 
 
-def _resize_in_plane(source: np.ndarray, target: np.ndarray, order: int, limits: tuple[float, float] | None) -> None:
-    """Resize (n, Y, X) to (n, Y', X') along its last two axes into ``target``, then clip."""
+def resize_in_plane(source: np.ndarray, target: np.ndarray, order: int, limits: tuple[float, float] | None) -> None:
+    """Resize (n, Y, X) to (n, Y', X') along its last two axes into ``target``, then clip.
+
+    Args:
+        source: float32 (n, Y, X).
+        target: float32 (n, Y', X').
+        order: Of the spline.
+        limits: Lowest and highest value of the result; None does not clip.
+    """
     (rows, columns), (new_rows, new_columns) = source.shape[1:], target.shape[1:]
     if new_rows != rows:
         between = np.empty((len(source), new_rows, columns), np.float32)
@@ -221,7 +243,3 @@ def _resize_in_plane(source: np.ndarray, target: np.ndarray, order: int, limits:
         target[...] = source
     else:
         np.clip(source, *limits, out=target)
-
-
-def _range_of(values: np.ndarray) -> tuple[float, float]:
-    return float(values.min()), float(values.max())
