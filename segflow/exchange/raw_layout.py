@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeGuard
 
 from segflow.core.errors import SegflowError
 from segflow.core.names import is_number, safe_name
+from segflow.storage.folder_files import copy_image
 from segflow.storage.listing import files_ending_in
 
 TASK_NAME = re.compile(r"Task(\d+)_(.+)")
@@ -61,10 +61,10 @@ def visible_images(folder: Path, ending: str) -> list[str]:
 
 
 def copy_files(source: Path, target: Path, names: Mapping[str, str]) -> None:
-    """Copy files under new names (old → new), contents byte for byte."""
+    """Copy files, or folders that are one image each, under new names (old → new), contents byte for byte."""
     target.mkdir(parents=True, exist_ok=True)
     for old, new in names.items():
-        shutil.copyfile(source / old, target / new)
+        copy_image(source / old, target / new)
 
 
 def described(old: Mapping[str, Any], *, cases: int, file_ending: str) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from segflow.core.names import safe_name
 from segflow.core.wording import counted, some
 from segflow.storage.case_names import DIGITS_OF_A_NAME, IMAGE_ENDINGS, digits_mean
 from segflow.storage.channel_names import case_and_channel, channel_name
+from segflow.storage.folder_files import names_a_folder
 from segflow.storage.listing import FETCH, list_folder, missing_file, tell_passed_over
 from segflow.storage.tables import CASE_HEADINGS, LABEL_HEADINGS, column_of, read_table
 
@@ -72,7 +73,7 @@ def find_cases(source: Input, endings: Sequence[str], channels: int) -> list[Cas
     else:
         place = Path(source).expanduser()
         refuse_missing_source(place)
-        if place.is_dir():
+        if place.is_dir() and not names_a_folder(place.name):
             cases = _in_folder(place, names)
         elif place.suffix.lower() == ".csv":
             cases = _in_table(place, names)

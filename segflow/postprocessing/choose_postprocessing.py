@@ -24,6 +24,7 @@ from segflow.postprocessing.held_case import HeldCase, hold_case, try_steps
 from segflow.postprocessing.postprocess_settings import PostprocessSettings
 from segflow.storage.file_names import CHOICE_FILE
 from segflow.storage.file_stamps import Origin
+from segflow.storage.folder_files import is_image_path
 from segflow.storage.images import ImageIO, reader_of, voxels_of
 from segflow.storage.json_files import write_json
 from segflow.storage.stamps import StampedFolder
@@ -69,7 +70,7 @@ def choose_postprocessing(
     if stamped is not None:
         stamped.discard(CHOICE_FILE)
     pairs, missing = find_pairs(prediction, reference, file_ending)
-    problems = [text for case_id, text in missing.items() if not (reference / (case_id + file_ending)).is_file()]
+    problems = [text for case_id, text in missing.items() if not is_image_path(reference / (case_id + file_ending))]
     if unused := len(missing) - len(problems):
         total = len(pairs) + unused
         log.warning("postprocessing is chosen on %d of %d cases; it should see all training cases", len(pairs), total)

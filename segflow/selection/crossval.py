@@ -18,6 +18,7 @@ from segflow.inference.predict_validation import VALIDATE_AGAIN, validated_with
 from segflow.inference.stored_probabilities import StoredProbabilities
 from segflow.storage.file_stamps import Origin
 from segflow.storage.find_folds import find_folds
+from segflow.storage.folder_files import is_image_path
 from segflow.storage.folds import Fold
 from segflow.storage.images import reader_by_name
 from segflow.storage.label_map_files import copy_label_map, remove_label_map
@@ -121,7 +122,7 @@ def _cases_of(folds: list[Fold], records: list[RunRecord]) -> dict[str, Fold]:
             if case_id in cases:
                 problems.append(f"case '{case_id}' is a validation case of {cases[case_id].path} and of {fold.path}")
             file = fold.validation / f"{case_id}{record.dataset.file_ending}"
-            if not file.is_file():
+            if not is_image_path(file):
                 problems.append(f"case '{case_id}': there is no {file}. {VALIDATE_FIRST}")
             cases[case_id] = fold
     if problems:

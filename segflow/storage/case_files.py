@@ -16,6 +16,7 @@ from segflow.core.names import shortened, why_unsafe
 from segflow.core.wording import some
 from segflow.storage.case_names import GUESSES, foreign_image, group_by_name, nearest_name, passed_over, unsafe_name
 from segflow.storage.channel_names import case_and_channel
+from segflow.storage.folder_files import is_image_path
 from segflow.storage.listing import describe_passed_over, list_folder, missing_file
 from segflow.storage.problems import Problem, raise_errors
 
@@ -167,7 +168,7 @@ def listed_file(folder: Path, text: Any, *, expand: bool = False) -> Path:
     """
     try:
         file = folder / Path(os.path.expandvars(text) if expand else text).expanduser()
-        found = file.is_file()
+        found = is_image_path(file)
     except (TypeError, ValueError, RuntimeError, OSError):  # no text, a NUL in it, no such user, too long a name
         raise SegflowError(f"there is no file {shortened(text)}") from None
     if not found:

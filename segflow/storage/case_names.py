@@ -16,6 +16,7 @@ from segflow.storage.problems import Problem
 
 IMAGE_ENDINGS = (
     *(".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".gipl", ".img", ".hdr", ".dcm"),
+    *(".ome.zarr", ".zarr", ".b2nd"),
     *(".png", ".bmp", ".tif", ".tiff", ".jpg", ".jpeg", ".npy", ".npz", ".mgz"),
 )
 """Endings that a person takes for images, whether segflow reads them or not."""

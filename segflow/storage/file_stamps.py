@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 from segflow.core.errors import SegflowError
 from segflow.core.system_errors import system_error
+from segflow.storage.folder_files import files_within, names_a_folder
 from segflow.storage.regular_files import open_regular
 
 FileStamp = dict[str, Any]
@@ -19,7 +21,9 @@ FileStamp = dict[str, Any]
 
 
 def stamp_file(path: Path) -> FileStamp:
-    """Size, times and digest of a file. Take it before the file is read, so that every later change is seen.
+    """Size, times and digest of a file, or of a folder that is one image.
+
+    Take it before the file is read, so that every later change is seen.
 
     Raises:
         SegflowError: The file cannot be read.
@@ -114,9 +118,22 @@ def _spoken(role: str) -> str:
 
 def _status(path: Path) -> dict[str, int]:
     status = path.stat()
+    if stat.S_ISDIR(status.st_mode) and names_a_folder(path.name):
+        found = [file.stat() for file in files_within(path)]
+        return {
+            "bytes": sum(one.st_size for one in found),
+            "time_ns": max((one.st_mtime_ns for one in found), default=0),
+            "change_ns": max((one.st_ctime_ns for one in found), default=0),
+        }
     return {"bytes": status.st_size, "time_ns": status.st_mtime_ns, "change_ns": status.st_ctime_ns}
 
 
 def _digest(path: Path) -> str:
+    if names_a_folder(path.name) and path.is_dir():
+        return digest_of([[file.relative_to(path).as_posix(), _digest_of_file(file)] for file in files_within(path)])
+    return _digest_of_file(path)
+
+
+def _digest_of_file(path: Path) -> str:
     with open_regular(path) as file:  # a pipe with an image's name would never end
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from segflow.core.case import CaseFiles
 from segflow.core.errors import SegflowError
+from segflow.storage.folder_files import files_within, image_folder_written_whole, remove_image
 from segflow.storage.image_formats.header_checks.metaimage import files_beside_metaimage
 from segflow.storage.image_formats.header_checks.nrrd import files_beside_nrrd
 from segflow.storage.image_formats.tiff_io import side_car, side_cars_of_image
@@ -83,12 +84,16 @@ def inputs_beside(inputs: Mapping[str, Path]) -> dict[str, Path]:
 
 def remove_label_map(file: Path) -> None:
     """Delete a label map and the files beside it, if they exist."""
-    file.unlink(missing_ok=True)
+    remove_image(file)
     if (beside := side_car(file)) is not None:
         beside.unlink(missing_ok=True)
 
 
 def _copy(source: Path, target: Path) -> None:
+    if source.is_dir():
+        with image_folder_written_whole(target) as folder:
+            shutil.copytree(source, folder, dirs_exist_ok=True)
+        return
     with written_whole(target) as temporary:
         shutil.copyfile(source, temporary)
         status = source.stat()
@@ -96,7 +101,14 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _same_age_and_size(source: Path, target: Path) -> bool:
+    if source.is_dir():
+        return target.is_dir() and _ages_and_sizes(source) == _ages_and_sizes(target)
     if not target.is_file():
         return False
     there, here = source.stat(), target.stat()
     return (there.st_mtime_ns, there.st_size) == (here.st_mtime_ns, here.st_size)
+
+
+def _ages_and_sizes(folder: Path) -> list[tuple[str, int, int]]:
+    found = [(file, file.stat()) for file in files_within(folder)]
+    return [(str(file.relative_to(folder)), status.st_mtime_ns, status.st_size) for file, status in found]

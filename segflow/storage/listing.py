@@ -10,6 +10,7 @@ from pathlib import Path
 
 from segflow.core.errors import SegflowError
 from segflow.core.wording import counted, some
+from segflow.storage.folder_files import names_a_folder
 
 QUIET_NAMES = frozenset({"thumbs.db", "desktop.ini", "icon\r", "readme", "license", "licence", "changelog", "makefile"})
 QUIET_ENDINGS = (
@@ -31,7 +32,7 @@ class Listing:
 
     Attributes:
         folder: The folder.
-        files: Names of the files and of links to files, sorted.
+        files: Names of the files, of links to files, and of folders that are one image each, sorted.
         lost: Name → target of the links that lead nowhere, sorted by name.
         others: Names of pipes, devices and sockets, sorted.
         folders: Names of the folders, sorted.
@@ -142,7 +143,7 @@ def _kind(entry: os.DirEntry[str]) -> str:
         if entry.is_file():
             return "file"
         if entry.is_dir():
-            return "folder"
+            return "file" if names_a_folder(entry.name) else "folder"
         return "link" if entry.is_symlink() else "other"
     except OSError:  # a circle of links, or a target without permission
         return "link" if entry.is_symlink() else "other"

@@ -17,6 +17,7 @@ from segflow.core.geometry import Geometry
 from segflow.core.names import why_unsafe
 from segflow.core.own_part import check_travels, described_failure
 from segflow.core.system_errors import system_error
+from segflow.storage.folder_files import is_image_path
 from segflow.storage.image_formats.contract import ImageHeader, ImageIO, as_label, check_spacing
 
 GROUP = "segflow.readers"
@@ -112,7 +113,7 @@ class OwnReader:
     def _write(self, method: str, values: np.ndarray, geometry: Geometry, file: Path) -> None:
         contract = f"{method}(values, geometry, file) → nothing; the file exists, complete"
         self._call(method, f"cannot write {file}", contract, values, geometry, file)
-        if not file.is_file():
+        if not is_image_path(file):
             raise self._refused(file, f"no file {file.name}", contract)
 
     def _call(self, method: str, doing: str, contract: str, *arguments: Any) -> Any:

@@ -16,6 +16,7 @@ from segflow.core.wording import some
 from segflow.storage.dataset_json import read_dataset_json
 from segflow.storage.file_names import DESCRIPTION_FILE
 from segflow.storage.file_stamps import FileStamp, Origin
+from segflow.storage.folder_files import remove_image
 from segflow.storage.json_files import read_json_as, write_json
 from segflow.storage.stamps import ANOTHER_FOLDER, StampedFolder, say_why
 
@@ -130,7 +131,7 @@ class Predictions:
     def clear_way(self, wanted: Mapping[str, Wanted]) -> None:
         """Delete files of these cases that segflow did not write, or that were changed since."""
         for file in self._folder.foreign(self._files(wanted)):
-            file.unlink(missing_ok=True)
+            remove_image(file)
 
     @contextmanager
     def written(self, case_id: str, origin: Origin, inputs: Mapping[str, FileStamp] | None = None) -> Iterator[Path]:

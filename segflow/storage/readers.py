@@ -12,6 +12,7 @@ from segflow.storage.image_formats.contract import ImageIO
 from segflow.storage.image_formats.natural_io import NaturalImage2DIO
 from segflow.storage.image_formats.nibabel_io import NibabelIO, NibabelIOWithReorient
 from segflow.storage.image_formats.nifti_files import NIFTI_ENDINGS
+from segflow.storage.image_formats.ome_zarr_io import OMEZarrIO
 from segflow.storage.image_formats.simpleitk_io import SimpleITKIO, SimpleITKIOWithReorient
 from segflow.storage.image_formats.tiff_io import Tiff3DIO
 from segflow.storage.own_readers import GROUP, checked_reader, installed_names, installed_reader, installed_readers
@@ -27,9 +28,10 @@ _SHIPPED: dict[str, ImageIO] = {
         NibabelIO(),
         NibabelIOWithReorient(),
         SimpleITKIOWithReorient(),
+        OMEZarrIO(),
     )
 }
-"""The shipped readers, in the order in which they are tried (recipe 1.5)."""
+"""The shipped readers, in the order in which they are tried (recipe 1.5). nnU-Net has all but the last."""
 
 _in_use: dict[str, ImageIO] = {}
 """Setting → the reader that it names; at most one entry."""

@@ -23,6 +23,7 @@ from segflow.core.errors import SegflowError
 from segflow.core.system_errors import system_error
 from segflow.core.wording import some
 from segflow.storage.file_stamps import FileStamp, Origin, is_same_file, stamp_file
+from segflow.storage.folder_files import images_within, move_image, remove_image
 from segflow.storage.json_files import process_mark, read_json, write_json
 from segflow.storage.links import is_below, within
 
@@ -147,7 +148,7 @@ class StampedFolder:
         try:
             for file, written in (self._outputs(stamp) if stamp else {}).items():
                 if is_same_file(file, written):
-                    file.unlink(missing_ok=True)  # another process may discard the same
+                    remove_image(file)  # another process may discard the same
             if self._stamp_file(name).exists():
                 self._stamp_file(name).unlink(missing_ok=True)
             for left in (self.path / STAMPS_FOLDER).glob(f"{MAKING_PREFIX}*-{glob.escape(name)}"):
@@ -179,14 +180,14 @@ class StampedFolder:
             staging.mkdir(parents=True)
             yield staging
             files = sorted(
-                (file for file in staging.rglob("*") if file.is_file()),
+                images_within(staging),
                 key=lambda file: (file.name == name, str(file)),  # the main file last, since others look for it
             )
             self._write_stamp(name, origin, inputs, {file.relative_to(staging): file for file in files})
             for file in files:
                 target = self.path / file.relative_to(staging)
                 self._inside(target.parent).mkdir(parents=True, exist_ok=True)
-                os.replace(file, target)
+                move_image(file, target)
         except SegflowError as error:
             raise error.moved(staging, self.path) from error.__cause__
         except OSError as error:

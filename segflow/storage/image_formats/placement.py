@@ -1,8 +1,9 @@
 """Placement of a grid in the patient: conversion between ITK's header, NIfTI's affine and array axes.
 
 Header orders (x, y, z) are confined to this package. ITK's world is LPS+, NIfTI's is RAS+; both are in mm. A
-geometry's ``header`` holds ITK's ``spacing, origin, direction``, or an ``affine``, or nothing for an array without a
-file. Under ``nifti`` it holds the numbers of a NIfTI header (`nifti_forms`).
+geometry's ``header`` holds ITK's ``spacing, origin, direction``, or an ``affine``, or an ``origin`` alone (formats that
+know no patient), or nothing for an array without a file. Under ``nifti`` it holds the numbers of a NIfTI header
+(`nifti_forms`).
 """
 
 from __future__ import annotations
@@ -96,8 +97,9 @@ def _itk_placement(geometry: Geometry) -> ItkPlacement:
     spacing = tuple(reversed(geometry.spacing))
     if "affine" not in header:
         if header.get("ndim") == 2:
-            return ItkPlacement(spacing[:2], (0.0, 0.0), (1.0, 0.0, 0.0, 1.0))
-        return ItkPlacement(spacing, (0.0, 0.0, 0.0), tuple(np.eye(3).ravel().tolist()))
+            return ItkPlacement(spacing[:2], tuple(header.get("origin", (0.0, 0.0))), (1.0, 0.0, 0.0, 1.0))
+        origin = tuple(header.get("origin", (0.0, 0.0, 0.0)))
+        return ItkPlacement(spacing, origin, tuple(np.eye(3).ravel().tolist()))
     affine = LPS_TO_RAS @ np.asarray(header["affine"], dtype=np.float64)
     u, _, vh = np.linalg.svd(affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0))
     norms = np.linalg.norm(affine[:3, :3], axis=0)
