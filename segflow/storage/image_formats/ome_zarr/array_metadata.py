@@ -44,7 +44,7 @@ class Chain:
     packings: tuple[str, ...]
 
     def decode(self, content: bytes, shape: Sequence[int]) -> np.ndarray:
-        """The values (\\*shape) of a chunk.
+        """The values of a chunk, of any shape.
 
         Raises:
             SegflowError: A package is missing.

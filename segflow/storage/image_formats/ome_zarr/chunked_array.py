@@ -40,7 +40,7 @@ class ChunkedArray:
         self._lock = threading.Lock()
 
     def read(self, box: Box) -> np.ndarray:
-        """The values of a box of any number of axes, (\\*box.shape).
+        """The values of a box, of any shape.
 
         Raises:
             SegflowError: A chunk is damaged, or is missing from an array that has no value for it.
