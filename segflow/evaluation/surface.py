@@ -11,9 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.spatial import cKDTree
 
-from segflow.evaluation.surface_area import cell_areas, cell_codes
+from segflow.evaluation.surface_elements import CornerGrid, Surface, slabs_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,29 +82,12 @@ def surface_distances(reference: np.ndarray, prediction: np.ndarray, spacing: Se
         prediction: bool, same shape.
         spacing: mm along the same axes.
     """
-    areas = cell_areas(spacing)
-    codes = [cell_codes(mask) for mask in (reference, prediction)]
-    surfaces = [(code != 0) & (code != len(areas) - 1) for code in codes]
-    weights = [areas[code[surface]] for code, surface in zip(codes, surfaces, strict=True)]
-    there = _distances(surfaces[0], surfaces[1], spacing)
-    back = _distances(surfaces[1], surfaces[0], spacing)
-    first, second = np.lexsort((weights[0], there)), np.lexsort((weights[1], back))
-    return SurfaceDistances(there[first], weights[0][first], back[second], weights[1][second])
+    grid = CornerGrid.around(reference.shape, spacing)
+    return distances_of(*(grid.surface_of(slabs_of(mask)) for mask in (reference, prediction)))
 
 
-def _distances(source: np.ndarray, target: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
-    """mm from each element of ``source`` to the nearest of ``target``, in array order.
-
-    A tree of the elements needs far less memory than a distance map, since most of a volume has no surface.
-    """
-    distances = np.zeros(int(np.count_nonzero(source)))
-    if not len(distances):
-        return distances
-    scale = np.asarray(spacing, dtype=np.float64)
-    points = np.argwhere(target) * scale
-    if not len(points):
-        return np.full(len(distances), np.inf)
-    apart = ~target[source]  # elements that both surfaces share are at distance 0
-    tree = cKDTree(points, balanced_tree=False, compact_nodes=False)
-    distances[apart] = tree.query(np.argwhere(source & ~target) * scale)[0]
-    return distances
+def distances_of(reference: Surface, prediction: Surface) -> SurfaceDistances:
+    """Measure the distances between two surfaces on one grid."""
+    there, back = prediction.distances_from(reference), reference.distances_from(prediction)
+    first, second = np.lexsort((reference.areas, there)), np.lexsort((prediction.areas, back))
+    return SurfaceDistances(there[first], reference.areas[first], back[second], prediction.areas[second])

@@ -9,8 +9,8 @@ surfaces have the same weights.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
-from itertools import permutations, product
+from functools import cache, lru_cache
+from itertools import chain, permutations, product
 
 import numpy as np
 
@@ -46,10 +46,24 @@ def cell_codes(mask: np.ndarray) -> np.ndarray:
         uint8, one longer than ``mask`` along each axis: one bit per voxel around the corner, the highest bit for the
         one before it on every axis.
     """
-    codes = np.pad(mask, 1).astype(np.uint8)
+    padded = np.zeros([n + 2 for n in mask.shape], dtype=np.uint8)
+    padded[(slice(1, -1),) * mask.ndim] = mask
+    return inner_codes(padded)
+
+
+def inner_codes(mask: np.ndarray) -> np.ndarray:
+    """Number of the cell at each corner between the voxels of ``mask``, see `cell_codes`.
+
+    Args:
+        mask: uint8 (Y, X) or (Z, Y, X), 0 or 1.
+
+    Returns:
+        uint8, one shorter than ``mask`` along each axis.
+    """
+    codes = mask
     for axis in reversed(range(mask.ndim)):
-        before, after = (np.take(codes, range(a, codes.shape[axis] - 1 + a), axis) for a in (0, 1))
-        codes = np.left_shift(before, 1 << (mask.ndim - 1 - axis), out=before)
+        before, after = (codes[(slice(None),) * axis + (part,)] for part in (slice(None, -1), slice(1, None)))
+        codes = np.left_shift(before, 1 << (mask.ndim - 1 - axis))
         codes |= after
     return codes
 
@@ -61,15 +75,24 @@ def cell_areas(spacing: Sequence[float]) -> np.ndarray:
         spacing: mm along (z, y, x), or along (y, x).
 
     Returns:
-        float64 (256,), or (16,) for 2D.
+        float64 (256,), or (16,) for 2D; not to be changed.
     """
+    return _cell_areas(tuple(float(s) for s in spacing))
+
+
+@lru_cache(maxsize=64)
+def _cell_areas(spacing: tuple[float, ...]) -> np.ndarray:
     if len(spacing) == 2:
-        return _contour_lengths(*(float(s) for s in spacing))
-    z, y, x = (float(s) for s in spacing)
-    faces = np.array([y * x, z * x, z * y])
-    areas = np.zeros(256)
-    for code, normals in _normals_of_all_cells().items():
-        areas[code] = sum(float(np.linalg.norm(np.array(normal) / 8 * faces)) for normal in normals)
+        areas = _contour_lengths(*spacing)
+    else:
+        z, y, x = spacing
+        faces = np.array([y * x, z * x, z * y])
+        cells = _normals_of_all_cells()
+        norms = {n: float(np.linalg.norm(np.array(n) / 8 * faces)) for n in set(chain(*cells.values()))}
+        areas = np.zeros(256)
+        for code, normals in cells.items():
+            areas[code] = sum(norms[normal] for normal in normals)
+    areas.setflags(write=False)
     return areas
 
 
