@@ -8,14 +8,15 @@ from pathlib import Path
 
 from segflow.core.case_part import WHOLE, part_of
 from segflow.core.errors import CaseErrors, SegflowError
-from segflow.core.labels import LabelKey, Labels
+from segflow.core.labels import Labels
 from segflow.core.metrics import CaseMetrics, Summary
 from segflow.core.own_part import OwnPart
 from segflow.evaluation.evaluate_settings import EvaluateSettings, ScoreSettings
 from segflow.evaluation.kept_scores import KeptScores, Scored
+from segflow.evaluation.label_maps import ArrayMap
 from segflow.evaluation.label_pairs import LabelPair, find_pairs, inputs_of, read_pair, work_on_maps
 from segflow.evaluation.own_metrics import check_metrics, own_scores
-from segflow.evaluation.score_case import score_case
+from segflow.evaluation.score_case import score_maps
 from segflow.evaluation.summary import SUMMARY_FILE, write_summary
 from segflow.evaluation.undeclared import undeclared_values, warn_of_undeclared
 from segflow.execution.elsewhere import Elsewhere, failures
@@ -155,7 +156,8 @@ def _evaluate_case(
 ) -> Scored:
     inputs = {} if kept is None else kept.stamp(pair)
     reference, prediction, geometry = read_pair(pair, reader)
-    scores: dict[LabelKey, dict[str, float]] = score_case(reference, prediction, geometry.spacing, labels, settings)
+    maps = ArrayMap(reference), ArrayMap(prediction)
+    scores, counts = score_maps(*maps, geometry.spacing, labels, settings)
     try:
         own = own_scores(metrics, prediction, reference, geometry.spacing, labels)
     except SegflowError as error:
@@ -163,7 +165,7 @@ def _evaluate_case(
     for key, values in own.items():
         scores[key].update(values)
     scored = CaseMetrics(pair.case_id, scores, str(pair.prediction), str(pair.reference))
-    result = scored, undeclared_values(reference, prediction, labels)
+    result = scored, undeclared_values(counts, labels)
     if kept is not None:
         kept.write(pair, result, inputs)
     return result

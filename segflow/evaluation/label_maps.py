@@ -1,13 +1,55 @@
-"""Bounding boxes of all labels of a label map, found in one pass."""
+"""Label maps that are read box by box, and bounding boxes of labels."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from scipy import ndimage
 
 from segflow.core.geometry import Box
+
+SLAB_VOXELS = 1 << 20
+"""Voxels of a slab that is read and looked at as a whole."""
+
+
+class LabelMap(Protocol):
+    """A label map whose voxels are read box by box, such as `OpenedLabel`."""
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Voxels along z, y, x."""
+
+    def read(self, box: Box) -> np.ndarray:
+        """Whole numbers (Z, Y, X) within a box inside the map, not to be changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class ArrayMap:
+    """An array of whole numbers (Z, Y, X) as a `LabelMap`."""
+
+    array: np.ndarray
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """See `LabelMap`."""
+        z, y, x = self.array.shape
+        return z, y, x
+
+    def read(self, box: Box) -> np.ndarray:
+        """See `LabelMap`."""
+        return self.array[box.slices]
+
+
+def slabs_of(box: Box) -> Iterator[Box]:
+    """Consecutive parts of a box along its first axis, of about `SLAB_VOXELS` each."""
+    (first, *starts), (last, *stops) = box.start, box.stop
+    step = max(1, SLAB_VOXELS // max(1, int(np.prod(box.shape[1:], dtype=np.int64))))
+    for start in range(first, last, step):
+        yield Box((start, *starts), (min(start + step, last), *stops))
+
 
 LabelBoxes = Sequence[tuple[slice, ...] | None]
 """Bounding boxes of label 1, 2, …; None for a label that does not occur."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,13 +67,47 @@ class JointCounts:
         """The counts of one label or region, without voxels whose reference is ``ignore_label``."""
         members = {key} if isinstance(key, int) else set(key)
         inside = np.array([value in members for value in self.values], dtype=bool)
-        rows = np.array([value != ignore_label for value in self.values], dtype=bool)
-        counts = self.counts[rows]
-        reference = inside[rows]
-        tp = int(counts[np.ix_(reference, inside)].sum())
-        fp = int(counts[np.ix_(~reference, inside)].sum())
-        fn = int(counts[np.ix_(reference, ~inside)].sum())
-        return Overlap(tp, fp, fn, int(counts.sum()) - tp - fp - fn)
+        counts = self.counts
+        if ignore_label in self.values:
+            counts = counts.copy()
+            counts[self.values.index(ignore_label)] = 0
+        of_reference = counts[inside].sum(axis=0)
+        n_ref, tp = int(of_reference.sum()), int(of_reference[inside].sum())
+        n_pred = int(counts[:, inside].sum())
+        return Overlap(tp, n_pred - tp, n_ref - tp, int(counts.sum()) - n_pred - n_ref + tp)
+
+    @classmethod
+    def together(cls, parts: Sequence[JointCounts]) -> JointCounts:
+        """The counts of several parts of a volume."""
+        if len(parts) == 1:
+            return parts[0]
+        values = sorted({value for part in parts for value in part.values})
+        table = np.zeros((len(values), len(values)), dtype=np.int64)
+        for part in parts:
+            places = np.searchsorted(values, part.values)
+            table[np.ix_(places, places)] += part.counts
+        return cls(tuple(values), table)
+
+    def values_of_reference(self) -> list[int]:
+        """The values that the reference holds, ascending."""
+        return [self.values[k] for k in np.flatnonzero(self.counts.any(axis=1))]
+
+    def values_of_prediction(self) -> list[int]:
+        """The values that the prediction holds, ascending."""
+        return [self.values[k] for k in np.flatnonzero(self.counts.any(axis=0))]
+
+
+def check_pair(reference: np.ndarray, prediction: np.ndarray) -> None:
+    """Refuse arrays that cannot be two label maps of a case.
+
+    Raises:
+        SegflowError: The shapes differ, or a map does not hold whole numbers.
+    """
+    if reference.shape != prediction.shape:
+        raise SegflowError("prediction and reference differ in shape", found=prediction.shape, expected=reference.shape)
+    for name, labels in (("reference", reference), ("prediction", prediction)):
+        if labels.dtype.kind not in "iub":
+            raise SegflowError(f"the {name} must hold whole numbers", found=str(labels.dtype))
 
 
 def count_pairs(reference: np.ndarray, prediction: np.ndarray, values: Iterable[int] = ()) -> JointCounts:
@@ -87,11 +121,7 @@ def count_pairs(reference: np.ndarray, prediction: np.ndarray, values: Iterable[
     Raises:
         SegflowError: The shapes differ, or a map does not hold whole numbers.
     """
-    if reference.shape != prediction.shape:
-        raise SegflowError("prediction and reference differ in shape", found=prediction.shape, expected=reference.shape)
-    for name, labels in (("reference", reference), ("prediction", prediction)):
-        if labels.dtype.kind not in "iub":
-            raise SegflowError(f"the {name} must hold whole numbers", found=str(labels.dtype))
+    check_pair(reference, prediction)
     wanted = [int(value) for value in values]
     bounds = wanted + [int(f(a)) for a in (reference, prediction) if a.size for f in (np.min, np.max)]
     low, high = min(bounds, default=0), max(bounds, default=0)

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 
+from segflow.core.geometry import Box
 from segflow.core.labels import LabelKey, Labels
 from segflow.evaluation.evaluate_settings import ScoreSettings
-from segflow.evaluation.label_maps import box_of, boxes_of_labels, mask_of, physical_spacing
+from segflow.evaluation.label_maps import ArrayMap, LabelMap, mask_of, physical_spacing, slabs_of
 from segflow.evaluation.lesions import count_lesions
-from segflow.evaluation.overlap import Overlap, count_pairs
+from segflow.evaluation.overlap import JointCounts, Overlap, check_pair
+from segflow.evaluation.scan import scan_maps
 from segflow.evaluation.surface import SurfaceDistances, surface_distances
+from segflow.execution.machine import check_room
+
+BOX_BYTES_PER_VOXEL = 8
+"""Memory in bytes for each voxel of a label's box: two masks, and two maps of surfaces or of components."""
 
 
 def score_case(
@@ -34,29 +41,55 @@ def score_case(
     Raises:
         SegflowError: The shapes differ.
     """
-    counts = count_pairs(reference, prediction)
-    overlaps = {key: counts.overlap(key, labels.ignore_label) for key in labels.foreground_keys}
+    check_pair(reference, prediction)
+    return score_maps(ArrayMap(reference), ArrayMap(prediction), spacing, labels, settings)[0]
+
+
+def score_maps(
+    reference: LabelMap, prediction: LabelMap, spacing: Sequence[float], labels: Labels, settings: ScoreSettings
+) -> tuple[dict[LabelKey, dict[str, float]], JointCounts]:
+    """Like `score_case`, for label maps that are read box by box. Also gives the counts of all pairs of labels.
+
+    Raises:
+        SegflowError: The box of a label does not fit into memory.
+    """
+    keys = labels.foreground_keys
+    highest = max((max(_members(key)) for key in keys), default=0)
+    scan = scan_maps(reference, prediction, highest)
+    overlaps = {key: scan.counts.overlap(key, labels.ignore_label) for key in keys}
     scores = {key: _overlap_scores(overlap, settings) for key, overlap in overlaps.items()}
     if settings.volume:
         voxel_mm3 = float(np.prod(physical_spacing(spacing, reference.shape)))
         for key, overlap in overlaps.items():
             scores[key].update(_volume_scores(overlap, voxel_mm3))
     if not settings.surface and not settings.lesions:
-        return scores
-    ignored = None if labels.ignore_label is None else reference == labels.ignore_label
-    boxes = [boxes_of_labels(label_map) for label_map in (reference, prediction)]
+        return scores, scan.counts
     for key, overlap in overlaps.items():
-        members = (key,) if isinstance(key, int) else key
-        box = box_of(members, boxes)
-        part = np.s_[:0] if box is None else box.slices
-        masks = [mask_of(label_map[part], members) for label_map in (reference, prediction)]
-        if ignored is not None:
-            masks = [mask & ~ignored[part] for mask in masks]
+        box = scan.box(_members(key)) or Box((0, 0, 0), (0, 0, 0))
+        check_room(BOX_BYTES_PER_VOXEL * math.prod(box.shape), f"label {labels.name_of(key)}", found=_extent(box))
+        masks = [_mask(label_map, box, _members(key)) for label_map in (reference, prediction)]
+        if labels.ignore_label is not None:
+            scored = ~_mask(reference, box, (labels.ignore_label,))
+            masks = [np.logical_and(mask, scored, out=mask) for mask in masks]
         if settings.surface:
             scores[key].update(_surface_scores(masks[0], masks[1], spacing, reference.shape, overlap, settings))
         if settings.lesions:
             scores[key].update(_lesion_scores(masks[0], masks[1], settings))
-    return scores
+    return scores, scan.counts
+
+
+def _members(key: LabelKey) -> tuple[int, ...]:
+    return (key,) if isinstance(key, int) else key
+
+
+def _extent(box: Box) -> str:
+    return f"a box of {' × '.join(map(str, box.shape))} voxels"
+
+
+def _mask(label_map: LabelMap, box: Box, members: Sequence[int]) -> np.ndarray:
+    """Where a label map has one of some labels within a box, bool (Z, Y, X)."""
+    parts = [mask_of(label_map.read(part), members) for part in slabs_of(box)]
+    return parts[0] if len(parts) == 1 else np.concatenate(parts) if parts else np.zeros(box.shape, dtype=bool)
 
 
 def _overlap_scores(overlap: Overlap, settings: ScoreSettings) -> dict[str, float]:

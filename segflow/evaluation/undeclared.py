@@ -6,11 +6,10 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
-
 from segflow.core.labels import Labels
 from segflow.core.wording import counted, some
-from segflow.storage.label_values import declared_values, label_values
+from segflow.evaluation.overlap import JointCounts
+from segflow.storage.label_values import declared_values
 
 logger = logging.getLogger(__name__)
 
@@ -26,12 +25,12 @@ class Undeclared:
     reference: tuple[int, ...]
 
 
-def undeclared_values(reference: np.ndarray, prediction: np.ndarray, labels: Labels) -> Undeclared:
-    """Find undeclared values in both label maps (Z, Y, X) of a case."""
+def undeclared_values(counts: JointCounts, labels: Labels) -> Undeclared:
+    """Find undeclared values in the counts of both label maps of a case."""
     declared = set(declared_values(labels))
     ours, theirs = (
-        tuple(value for value in label_values(label_map) if value not in declared)
-        for label_map in (prediction, reference)
+        tuple(value for value in values if value not in declared)
+        for values in (counts.values_of_prediction(), counts.values_of_reference())
     )
     return Undeclared(ours, theirs)
 

@@ -48,7 +48,7 @@ def hold_case(pair: LabelPair, reader: ImageIO, labels: Labels) -> HeldCase:
     reference, prediction, geometry = read_pair(pair, reader)
     counts = count_pairs(reference, prediction)
     overlaps = {key: counts.overlap(key, labels.ignore_label) for key in labels.foreground_keys}
-    undeclared = undeclared_values(reference, prediction, labels)
+    undeclared = undeclared_values(counts, labels)
     boxes = boxes_of_labels(prediction)
     tight = box_of(range(1, len(boxes) + 1), [boxes]) or Box((0, 0, 0), (0, 0, 0))
     # One more voxel, so that an object of one slice in a volume is not taken for a 2D image.
