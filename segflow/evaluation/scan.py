@@ -61,7 +61,7 @@ def scan_maps(reference: LabelMap, prediction: LabelMap, highest: int) -> Scan:
 
 def _filled(either: np.ndarray) -> Box:
     """The box of all values but 0; an empty one if there are none."""
-    rows, plane = either.any(axis=2), either.any(axis=0)
+    rows, plane = np.any(either, axis=2), np.any(either, axis=0)
     spans = []
     for hits in (rows.any(axis=1), rows.any(axis=0), plane.any(axis=0)):
         places = np.flatnonzero(hits)

@@ -89,5 +89,13 @@ def surface_distances(reference: np.ndarray, prediction: np.ndarray, spacing: Se
 def distances_of(reference: Surface, prediction: Surface) -> SurfaceDistances:
     """Measure the distances between two surfaces on one grid."""
     there, back = prediction.distances_from(reference), reference.distances_from(prediction)
-    first, second = np.lexsort((reference.areas, there)), np.lexsort((prediction.areas, back))
+    first, second = _order(there, reference.kinds), _order(back, prediction.kinds)
     return SurfaceDistances(there[first], reference.areas[first], back[second], prediction.areas[second])
+
+
+def _order(distances: np.ndarray, kinds: np.ndarray) -> np.ndarray:
+    """The order by distance, then area. Most elements lie at 0, and need no second sort."""
+    by_area = kinds.argsort(kind="stable")
+    near = distances[by_area] == 0
+    apart = by_area[~near]
+    return np.concatenate([by_area[near], apart[distances[apart].argsort(kind="stable")]])

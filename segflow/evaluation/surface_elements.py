@@ -70,7 +70,8 @@ class CornerGrid:
         Args:
             slabs: bool, consecutive parts of the object's mask along its first axis, which may have any length.
         """
-        areas = cell_areas(self.spacing)
+        sizes, kinds = _kinds_of_areas(self.spacing)
+        codes_inside = len(kinds) - 1
         present = np.zeros(self.shape, dtype=bool)
         inner = present[tuple(slice(m, n - m) for m, n in zip(self.margin, self.shape, strict=True))]
         found: list[np.ndarray] = []
@@ -78,10 +79,11 @@ class CornerGrid:
         for codes in _codes_of(slabs, inner.shape[1:]):
             surface = inner[row : row + len(codes)]
             # All inside (all bits set) and all outside (0) are no surface: less 1, both lie at the end of uint8.
-            np.less(codes - np.uint8(1), len(areas) - 2, out=surface)
-            found.append(areas[codes[surface]])
+            np.less(codes - np.uint8(1), codes_inside - 1, out=surface)
+            found.append(kinds[codes[surface]])
             row += len(codes)
-        return Surface(self, present, np.flatnonzero(present), np.concatenate(found))
+        of_elements = np.concatenate(found)
+        return Surface(self, present, np.flatnonzero(present), of_elements, sizes[of_elements])
 
 
 def _codes_of(slabs: Iterable[np.ndarray], corners: tuple[int, ...]) -> Iterator[np.ndarray]:
@@ -105,12 +107,14 @@ class Surface:
         grid: Where they may lie.
         present: bool (*grid.shape): where they lie.
         places: intp (n,): their places in the flat grid, ascending.
+        kinds: uint8 (n,): the rank of each one's area among all areas that there are.
         areas: float64 (n,): mm² (mm in 2D) of each.
     """
 
     grid: CornerGrid
     present: np.ndarray
     places: np.ndarray
+    kinds: np.ndarray
     areas: np.ndarray
 
     def distances_from(self, other: Surface) -> np.ndarray:
@@ -163,6 +167,13 @@ def _look(
         distances[some] = lengths[nearest]
         missing.append(some[~hits[np.arange(len(some)), nearest]])
     return np.concatenate(missing)
+
+
+@lru_cache(maxsize=64)
+def _kinds_of_areas(spacing: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """All areas that a cell may have, ascending, and for each code which of them it has, uint8. These sort quickly."""
+    sizes, kinds = np.unique(cell_areas(spacing), return_inverse=True)
+    return sizes, kinds.astype(np.uint8)
 
 
 @lru_cache(maxsize=64)

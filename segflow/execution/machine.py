@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 
 from segflow.core.errors import SegflowError
@@ -65,13 +66,8 @@ def granted_threads() -> int:
 
 def memory_bytes() -> int:
     """Memory in bytes that this process may use: the user's limit, the container's or the machine's, the least."""
-    limits = [_physical_memory()]
-    for name in ("memory.max", "memory/memory.limit_in_bytes"):  # cgroup v2, v1
-        for folder in _cgroup_folders():
-            limit = _read_number(folder / name)
-            if limit is not None:
-                limits.append(limit)
-    return min([*limits, *([limit] if (limit := memory_limit()) is not None else [])])
+    limit = memory_limit()
+    return _granted_memory() if limit is None else min(limit, _granted_memory())
 
 
 def memory_limit() -> int | None:
@@ -206,6 +202,14 @@ def out_of_memory_kills() -> int:
     except OSError:
         return 0
     return next((int(line.split()[1]) for line in text.splitlines() if line.startswith("oom_kill ")), 0)
+
+
+@cache
+def _granted_memory() -> int:
+    """Memory in bytes of the machine, or the container if that is less."""
+    names = ("memory.max", "memory/memory.limit_in_bytes")  # cgroup v2, v1
+    limits = [_read_number(folder / name) for name in names for folder in _cgroup_folders()]
+    return min([_physical_memory(), *(limit for limit in limits if limit is not None)])
 
 
 def _physical_memory() -> int:
