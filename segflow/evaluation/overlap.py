@@ -98,7 +98,7 @@ class JointCounts:
 
 
 def check_pair(reference: np.ndarray, prediction: np.ndarray) -> None:
-    """Refuse arrays that cannot be two label maps of a case.
+    """Refuse arrays, (Z, Y, X) or any other shape, that cannot be two label maps of a case.
 
     Raises:
         SegflowError: The shapes differ, or a map does not hold whole numbers.

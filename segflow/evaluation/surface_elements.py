@@ -68,7 +68,7 @@ class CornerGrid:
         """The surface of an object.
 
         Args:
-            slabs: bool, consecutive parts of the object's mask along its first axis, which may have any length.
+            slabs: bool (Z, Y, X) or (Y, X), consecutive parts of the object's mask along its first axis.
         """
         sizes, kinds = _kinds_of_areas(self.spacing)
         codes_inside = len(kinds) - 1
