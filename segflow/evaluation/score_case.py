@@ -50,6 +50,11 @@ def score_maps(
 ) -> tuple[dict[LabelKey, dict[str, float]], JointCounts]:
     """Like `score_case`, for label maps that are read box by box. Also gives the counts of all pairs of labels.
 
+    Args:
+        reference, prediction: Label maps of one shape.
+        spacing: mm along z, y, x.
+        labels, settings: See `score_case`.
+
     Raises:
         SegflowError: The box of a label does not fit into memory.
     """
