@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from segflow.core.errors import SegflowError
+from segflow.storage.image_formats.blosc2_io import Blosc2IO
 from segflow.storage.image_formats.contract import ImageIO
 from segflow.storage.image_formats.natural_io import NaturalImage2DIO
 from segflow.storage.image_formats.nibabel_io import NibabelIO, NibabelIOWithReorient
@@ -29,9 +30,10 @@ _SHIPPED: dict[str, ImageIO] = {
         NibabelIOWithReorient(),
         SimpleITKIOWithReorient(),
         OMEZarrIO(),
+        Blosc2IO(),
     )
 }
-"""The shipped readers, in the order in which they are tried (recipe 1.5). nnU-Net has all but the last."""
+"""The shipped readers, in the order in which they are tried (recipe 1.5). nnU-Net has all but the last two."""
 
 _in_use: dict[str, ImageIO] = {}
 """Setting → the reader that it names; at most one entry."""

@@ -7,7 +7,6 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
-import blosc2
 from isal import isal_zlib
 
 from segflow.core.errors import SegflowError
@@ -52,6 +51,8 @@ def _unpack_blosc(content: bytes, expected: int) -> bytes:
         raise EOFError(f"it has {len(content)} bytes in place of {packed}")
     if holds != expected:
         raise ValueError(f"it holds {holds} bytes in place of {expected}")
+    import blosc2  # it takes long to load
+
     return bytes(blosc2.decompress2(content)) if expected else b""
 
 
