@@ -9,6 +9,7 @@ import numpy as np
 
 from segflow.core.geometry import Geometry
 from segflow.core.names import safe_name
+from segflow.core.voxels import LabelSource, VoxelSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,4 +44,21 @@ class Case:
     case_id: str
     image: np.ndarray
     label: np.ndarray | None
+    geometry: Geometry
+
+
+@dataclass(frozen=True, slots=True)
+class OpenCase:
+    """A case in image space whose voxels are read box by box.
+
+    Attributes:
+        case_id: Name of the case.
+        image: float32 (C, Z, Y, X).
+        label: (Z, Y, X), or None.
+        geometry: Of the image.
+    """
+
+    case_id: str
+    image: VoxelSource
+    label: LabelSource | None
     geometry: Geometry

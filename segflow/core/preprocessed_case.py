@@ -13,6 +13,7 @@ from segflow.core.errors import SegflowError
 from segflow.core.geometry import Box, Geometry
 from segflow.core.labels import LabelKey
 from segflow.core.names import shortened
+from segflow.core.voxels import LabelSource, VoxelSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,3 +122,21 @@ class PreprocessedCase:
     label: np.ndarray | None
     spatial: SpatialRecord
     foreground_locations: Mapping[LabelKey, np.ndarray] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class PreprocessedSources:
+    """A case in plan space that is prepared as it is read. See `PreprocessedCase`.
+
+    Attributes:
+        case_id: Name of the case.
+        image: float32 (C, Z, Y, X), normalised. Read it in order along the first axis: slices that are read again
+            soon are not made again.
+        label: int16 (Z, Y, X) with -1 outside the non-zero mask; None for a case without a label.
+        spatial: How it got here from image space.
+    """
+
+    case_id: str
+    image: VoxelSource
+    label: LabelSource | None
+    spatial: SpatialRecord

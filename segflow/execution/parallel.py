@@ -82,6 +82,18 @@ def _worker_bytes() -> int:
     return min(held_bytes(), LARGEST_WORKER)
 
 
+def room_for_job(processes: int) -> int:
+    """Bytes that a job may take if it runs alone, beside Python and libraries.
+
+    Args:
+        processes: As in `run_jobs`.
+    """
+    limit = memory_limit()
+    if limit is None:
+        return int(SHARE_OF_MEMORY * memory_bytes()) - (_worker_bytes() if processes else 0)
+    return limit - held_bytes() - (_worker_bytes() if processes else 0)
+
+
 def _fitting(jobs: Sequence[Job], processes: int) -> tuple[Sequence[Job], list[Outcome]]:
     """The jobs that fit into the user's limit of memory, and the refusals of the others."""
     limit = memory_limit()

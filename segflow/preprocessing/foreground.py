@@ -7,12 +7,17 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from segflow.core.geometry import Box
+from segflow.core.image_look import SLAB_VALUES
 from segflow.core.labels import OUTSIDE, LabelKey, Labels
+from segflow.core.voxels import ArrayLabel, LabelSource, boxes_in_order
 
 _SEED = 1234
 _ENOUGH = 10_000
 _SHARE = 0.01
 _VOXELS_AT_ONCE = 1 << 16
+_LARGEST_CHOICE, LARGEST_SHUFFLE = 1 << 24, 1 << 28
+"""Voxels of a key up to which a draw shuffles the ranks of all of them, as numbers of 64 bits and of 32 bits."""
 
 
 def location_keys(labels: Labels) -> tuple[LabelKey, ...]:
@@ -33,56 +38,99 @@ def draw_foreground_locations(label: np.ndarray, keys: Sequence[LabelKey]) -> di
     Returns:
         Key → int32 (n, 3) voxels (z, y, x) in the order drawn; n is 0 for a key without voxels.
     """
-    lowest = int(label.min())
-    slabs = _slabs(label)
-    counts = _counts(slabs, lowest)
+    return draw_locations_as_read(ArrayLabel(label), keys, _VOXELS_AT_ONCE)
+
+
+def draw_locations_as_read(
+    label: LabelSource, keys: Sequence[LabelKey], most_voxels: int = SLAB_VALUES
+) -> dict[LabelKey, np.ndarray]:
+    """Like `draw_foreground_locations`, for a label map that is read twice, slab by slab.
+
+    A draw takes four bytes for each voxel of the key, and no more than 1 GB.
+
+    Args:
+        label: In plan space.
+        keys: Labels, and regions as tuples of labels.
+        most_voxels: Voxels that are read at once.
+    """
+    boxes = list(boxes_in_order(label.shape, most_voxels))
+    counts = _counts(label, boxes)
     random = np.random.RandomState(_SEED)
     result: dict[LabelKey, np.ndarray] = {}
+    wanted = _Wanted(len(boxes))
     for key in keys:
-        values = [v for v in ((key,) if isinstance(key, int) else key) if lowest <= v < lowest + counts.shape[1]]
-        totals = [int(counts[:, value - lowest].sum()) for value in values]
+        values = [v for v in ((key,) if isinstance(key, int) else key) if OUTSIDE <= v < OUTSIDE + counts.shape[1]]
+        totals = [int(counts[:, value - OUTSIDE].sum()) for value in values]
         total = sum(totals)
         if total == 0:
             result[key] = np.empty((0, 3), np.int32)
             continue
-        wanted = max(min(_ENOUGH, total), math.ceil(total * _SHARE))
-        drawn = random.choice(total, wanted, replace=False)
-        found = np.empty((wanted, 3), np.int32)
+        drawn = _draw(random, total)
+        result[key] = np.empty((len(drawn), 3), np.int32)
         ends = np.cumsum(totals)
         which = np.searchsorted(ends, drawn, side="right")
         for number, value in enumerate(values):
             mine = np.flatnonzero(which == number)
             ranks = drawn[mine] - (ends[number] - totals[number])
-            found[mine] = _voxels_of_rank(slabs, value, ranks, counts[:, value - lowest])
-        result[key] = found
+            wanted.add(value, ranks, counts[:, value - OUTSIDE], result[key], mine)
+    wanted.find(label, boxes)
     return result
 
 
-def _slabs(label: np.ndarray) -> list[np.ndarray]:
-    """Views of the slices (Z, Y, X), several small ones or one large one together."""
-    depth = max(1, _VOXELS_AT_ONCE // max(1, label[0].size))
-    return [label[start : start + depth] for start in range(0, len(label), depth)]
+def _draw(random: np.random.RandomState, total: int) -> np.ndarray:
+    """Ranks of the voxels that are taken of ``total``, int (n,) in the order drawn."""
+    wanted = max(min(_ENOUGH, total), math.ceil(total * _SHARE))
+    if total <= _LARGEST_CHOICE:
+        return random.choice(total, wanted, replace=False)
+    if total <= LARGEST_SHUFFLE:  # the same draw, with half the memory
+        ranks = np.arange(total, dtype=np.int32)
+        random.shuffle(ranks)
+        return ranks[:wanted].copy()
+    return np.random.default_rng(_SEED).choice(total, wanted, replace=False)
 
 
-def _counts(slabs: Sequence[np.ndarray], lowest: int) -> np.ndarray:
-    """Voxels of each label value from ``lowest`` up in each slab, int64 (slabs, values)."""
-    values = max(int(slab.max()) for slab in slabs) - lowest + 1
-    return np.stack([np.bincount(slab.ravel() - lowest, minlength=values) for slab in slabs])
-
-
-def _voxels_of_rank(slabs: Sequence[np.ndarray], value: int, ranks: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Voxels with this value, given by their ranks among all such voxels in memory order. int32 (n, 3)."""
-    ends = np.cumsum(counts)
-    of_slab = np.searchsorted(ends, ranks, side="right")
-    starts = np.cumsum([0, *(len(slab) for slab in slabs)])
-    result = np.empty((len(ranks), 3), np.int32)
-    order = np.argsort(of_slab, kind="stable")
-    for group in np.split(order, np.flatnonzero(np.diff(of_slab[order])) + 1):
-        if not len(group):
-            continue
-        number = int(of_slab[group[0]])
-        slab = slabs[number]
-        there = np.flatnonzero(slab == value)[ranks[group] - (ends[number] - counts[number])]
-        z, y, x = np.unravel_index(there, slab.shape)
-        result[group, 0], result[group, 1], result[group, 2] = z + starts[number], y, x
+def _counts(label: LabelSource, boxes: Sequence[Box]) -> np.ndarray:
+    """Voxels of each label value from `OUTSIDE` up in each box, int64 (boxes, values)."""
+    counts = [np.bincount(label.read(box).ravel() - OUTSIDE) for box in boxes]
+    result = np.zeros((len(boxes), max(len(count) for count in counts)), np.int64)
+    for row, count in zip(result, counts, strict=True):
+        row[: len(count)] = count
     return result
+
+
+class _Wanted:
+    """Voxels to find, for each box those of one label value that have certain ranks in it."""
+
+    def __init__(self, boxes: int) -> None:
+        self._of_box: list[list[tuple[int, np.ndarray, np.ndarray, np.ndarray]]] = [[] for _ in range(boxes)]
+
+    def add(self, value: int, ranks: np.ndarray, counts: np.ndarray, result: np.ndarray, places: np.ndarray) -> None:
+        """Ask for the voxels with a value, by their ranks among all such voxels in memory order.
+
+        Args:
+            value: The label value.
+            ranks: int (n,).
+            counts: Voxels with this value in each box.
+            result: int32 (m, 3), which gets the voxels.
+            places: int (n,), where in it.
+        """
+        ends = np.cumsum(counts)
+        of_box = np.searchsorted(ends, ranks, side="right")
+        order = np.argsort(of_box, kind="stable")
+        for group in np.split(order, np.flatnonzero(np.diff(of_box[order])) + 1):
+            if len(group):
+                number = int(of_box[group[0]])
+                local = ranks[group] - (ends[number] - counts[number])
+                self._of_box[number].append((value, local, result, places[group]))
+
+    def find(self, label: LabelSource, boxes: Sequence[Box]) -> None:
+        """Find all voxels asked for."""
+        for box, requests in zip(boxes, self._of_box, strict=True):
+            if not requests:
+                continue
+            values = label.read(box)
+            for value, ranks, result, places in requests:
+                there = np.flatnonzero(values == value)[ranks]
+                voxels = np.unravel_index(there, values.shape)
+                for axis, (start, along) in enumerate(zip(box.start, voxels, strict=True)):
+                    result[places, axis] = along + start

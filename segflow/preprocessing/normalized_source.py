@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from segflow.core.case import OpenCase
 from segflow.core.configuration_plan import ConfigurationPlan
 from segflow.core.errors import SegflowError
 from segflow.core.geometry import Box, Geometry, permute
@@ -25,23 +26,6 @@ from segflow.preprocessing.own_normalizations import Normalizations, check_plann
 from segflow.preprocessing.preprocess_case import check_fits, normalization_of
 from segflow.preprocessing.rescaling import UNCHANGED, Range, Rescaling, range_of
 from segflow.preprocessing.turned_source import TurnedImage, TurnedLabel
-
-
-@dataclass(frozen=True, slots=True)
-class OpenCase:
-    """A case whose voxels are read box by box, as files hold them.
-
-    Attributes:
-        case_id: Name of the case.
-        image: float32 (C, Z, Y, X).
-        label: (Z, Y, X), or None.
-        geometry: Of the image.
-    """
-
-    case_id: str
-    image: VoxelSource
-    label: LabelSource | None
-    geometry: Geometry
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from segflow.execution.elsewhere import Elsewhere, failures
 from segflow.execution.gathering import Gathered, gather
 from segflow.execution.jobs import Job, Outcome
 from segflow.execution.machine import processor_count
-from segflow.execution.parallel import run_jobs
+from segflow.execution.parallel import room_for_job, run_jobs
 from segflow.execution.progress import Progress, silent
 from segflow.preprocessing.array_targets import (
     ArrayTarget,
@@ -26,7 +26,7 @@ from segflow.preprocessing.array_targets import (
 )
 from segflow.preprocessing.own_normalizations import Normalizations, check_normalizations, check_planned
 from segflow.preprocessing.owner import check_owner
-from segflow.preprocessing.preprocess_jobs import make_jobs, preprocess_one
+from segflow.preprocessing.preprocess_jobs import make_jobs, preprocess_job
 from segflow.preprocessing.preprocess_report import PreprocessReport
 from segflow.preprocessing.preprocess_settings import PreprocessSettings
 from segflow.storage.case_files import find_training_cases
@@ -95,8 +95,10 @@ def preprocess_dataset(
     needed = out_of_date(mine, targets, redo=settings.redo)
     waiting = [case for case in mine if needed[case.case_id]]
     if elsewhere is None:
-        jobs, failed = make_jobs(waiting, needed, reader, plans, description, own)
-        made = _run(jobs, settings, progress)
+        processes = processor_count() if settings.processes is None else settings.processes
+        room = room_for_job(processes)
+        jobs, failed = make_jobs(waiting, needed, reader, plans, description, own, room)
+        made = _run(jobs, processes, progress)
         done, failed = sorted(made.values), failed | made.failed
         _look_again(targets, waiting)
     else:
@@ -138,9 +140,8 @@ def _look_again(targets: Iterable[ArrayTarget], made: Collection[CaseFiles]) -> 
         store.read_index()
 
 
-def _run(jobs: Sequence[Job], settings: PreprocessSettings, progress: Progress) -> Gathered:
-    processes = processor_count() if settings.processes is None else settings.processes
-    outcomes = run_jobs(preprocess_one, jobs, processes=processes)
+def _run(jobs: Sequence[Job], processes: int, progress: Progress) -> Gathered:
+    outcomes = run_jobs(preprocess_job, jobs, processes=processes)
     made = gather(_logged(outcomes), len(jobs), STAGE, progress)
     if absurd := {case_id: why for case_id, why in made.values.items() if why is not None}:
         log.warning("%s", describe_absurd(absurd))

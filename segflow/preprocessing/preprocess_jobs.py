@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from segflow.core.case import CaseFiles
-from segflow.core.configuration_plan import ConfigurationPlan
 from segflow.core.dataset import DatasetDescription
 from segflow.core.errors import SegflowError
-from segflow.core.geometry import permute, resampled_shape
+from segflow.core.image_look import look_at
 from segflow.core.intensities import absurd_channels
 from segflow.core.plans import Plans
 from segflow.execution.jobs import Job
 from segflow.preprocessing.array_targets import ArrayTarget
+from segflow.preprocessing.case_memory import need_of
+from segflow.preprocessing.foreground import draw_locations_as_read, location_keys
+from segflow.preprocessing.normalized_source import normalize_as_read
 from segflow.preprocessing.own_normalizations import Normalizations
-from segflow.preprocessing.preprocess_case import normalization_of, normalize_case, spacing_in_plan, to_plan_space
-from segflow.preprocessing.provenance import PLANS, PROVENANCE, stamp_files
+from segflow.preprocessing.preprocess_case import normalization_of, normalize_case, to_plan_space
+from segflow.preprocessing.provenance import PLANS, PROVENANCE, Stamps, stamp_files
+from segflow.preprocessing.streamed import resample_as_read
 from segflow.storage.images import ImageIO, read_case
 from segflow.storage.label_values import check_label_values
+from segflow.storage.open_case import check_values_as_read, open_case
 
 log = logging.getLogger(__name__)
-
-
-_PROCESS_BYTES = 250 * 2**20  # Python and libraries in each worker
 
 
 def preprocess_one(
@@ -41,9 +43,7 @@ def preprocess_one(
     if case.label is not None:  # it may have been edited since planning, and training could not name the case
         check_label_values(case.label, labels, files.case_id)
     absurd = absurd_channels(case.image)
-    groups: dict[Any, list[ArrayTarget]] = {}
-    for target in targets:
-        groups.setdefault(normalization_of(target.plan), []).append(target)
+    groups = _groups(targets)
     while groups:
         _, members = groups.popitem()
         normalized = normalize_case(case, plans, members[0].plan, normalizations=own, may_overwrite=not groups)
@@ -51,10 +51,69 @@ def preprocess_one(
             del case  # frees its memory for the result
         for target in members:
             result = to_plan_space(normalized, target.plan, labels)
-            made_from = {PLANS: target.plans_name, "choices": target.choices, "files": stamps}
-            target.store.write(result, target.plan.patch_size, {PROVENANCE: made_from})
+            target.store.write(result, target.plan.patch_size, _origin(target, stamps))
             del result  # frees its memory before the next one is made
     return absurd
+
+
+def preprocess_as_read(
+    files: CaseFiles,
+    reader: ImageIO,
+    description: DatasetDescription,
+    plans: Plans,
+    targets: Sequence[ArrayTarget],
+    own: Normalizations,
+) -> str | None:
+    """Like `preprocess_one`, slab by slab, for a case that does not fit into memory. Its arrays are the same."""
+    stamps, labels = stamp_files(files), description.labels
+    with open_case(files, reader, channels=len(description.channels)) as case:
+        if case is None:
+            raise _only_whole(files, reader)
+        if case.label is not None:
+            check_values_as_read(case.label, labels, files.case_id)
+        look = look_at(case.image)
+        for members in _groups(targets).values():
+            folder = members[0].store.folder
+            folder.mkdir(parents=True, exist_ok=True)
+            normalized = normalize_as_read(case, plans, members[0].plan, look=look, normalizations=own, scratch=folder)
+            for target in members:
+                target.store.write_as_read(
+                    resample_as_read(normalized, target.plan),
+                    target.plan.patch_size,
+                    partial(draw_locations_as_read, keys=location_keys(labels)),
+                    _origin(target, stamps),
+                )
+    return look.absurd
+
+
+def preprocess_job(as_read: bool, *arguments: Any) -> str | None:
+    """Make one case's arrays, see `preprocess_one` and `preprocess_as_read`."""
+    return (preprocess_as_read if as_read else preprocess_one)(*arguments)
+
+
+def _groups(targets: Sequence[ArrayTarget]) -> dict[Any, list[ArrayTarget]]:
+    """The targets with the same normalisation."""
+    groups: dict[Any, list[ArrayTarget]] = {}
+    for target in targets:
+        groups.setdefault(normalization_of(target.plan), []).append(target)
+    return groups
+
+
+def _has_own(targets: Sequence[ArrayTarget], own: Normalizations) -> bool:
+    return any(scheme in own for target in targets for scheme in target.plan.normalization_schemes)
+
+
+def _origin(target: ArrayTarget, stamps: Stamps) -> dict[str, Any]:
+    return {PROVENANCE: {PLANS: target.plans_name, "choices": target.choices, "files": stamps}}
+
+
+def _only_whole(files: CaseFiles, reader: ImageIO) -> SegflowError:
+    return SegflowError(
+        f"files of {reader.name} can only be read as a whole, and the case does not fit into memory",
+        case=files.case_id,
+        found=f"{' × '.join(map(str, reader.read_header(files.images[0]).shape))} voxels",
+        fix="Give it more memory (max_memory_gb), or convert the files to .nii.gz, .ome.zarr or .b2nd.",
+    )
 
 
 def make_jobs(
@@ -64,41 +123,28 @@ def make_jobs(
     plans: Plans,
     description: DatasetDescription,
     own: Normalizations,
+    room: int,
 ) -> tuple[list[Job], dict[str, str]]:
-    """A job for each case with its need of memory; and messages about cases whose header cannot be read."""
+    """A job of `preprocess_job` for each case with its need of memory; and messages about headers that cannot be read.
+
+    Args:
+        cases: The cases.
+        needed: Targets of each case.
+        reader, plans, description, own: As in `preprocess_one`.
+        room: Bytes that one case may take. Those that need more as a whole are prepared slab by slab.
+    """
     jobs, failed = [], {}
     for case in cases:
         targets = needed[case.case_id]
         try:
-            memory = _memory_of(case, reader, plans, [target.plan for target in targets])
+            need = need_of(reader.read_header(case.images[0]), len(case.images), plans, [t.plan for t in targets])
         except SegflowError as error:
             failed[case.case_id] = str(error.of_case(case.case_id))
             log.error("%s", failed[case.case_id])
             continue
-        arguments = (case, reader, description, plans, targets, own)
-        jobs.append(Job(case.case_id, arguments, memory))
+        in_parts = None if _has_own(targets, own) else need.in_parts
+        as_read = in_parts is not None and in_parts < need.whole > room
+        memory = in_parts if as_read and in_parts is not None else need.whole
+        arguments = (as_read, case, reader, description, plans, targets, own)
+        jobs.append(Job(case.case_id, arguments, memory, need.sizes))
     return jobs, failed
-
-
-def _memory_of(case: CaseFiles, reader: ImageIO, plans: Plans, configurations: Sequence[ConfigurationPlan]) -> int:
-    """Bytes that a case needs at its peak, computed from its headers.
-
-    First come the image as read and its normalised copy, with label, marked label and mask. Then come image and label
-    on their own grid, with the result of one configuration at a time.
-    """
-    header = reader.read_header(case.images[0])
-    channels = header.channels if len(case.images) == 1 else len(case.images)
-    voxels = _count(header.shape)
-    spacing = permute(header.geometry.spacing, plans.axis_order)
-    shape = permute(header.shape, plans.axis_order)
-    results = [_count(resampled_shape(shape, spacing, spacing_in_plan(plan, spacing))) for plan in configurations]
-    before = (2 * 4 * channels + 6) * voxels
-    after = (4 * channels + 2) * voxels + (4 * channels + 4) * max(results)
-    return _PROCESS_BYTES + max(before, after)
-
-
-def _count(shape: Iterable[int]) -> int:
-    total = 1
-    for n in shape:
-        total *= max(1, int(n))
-    return total

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
+from segflow.core.case import OpenCase
 from segflow.core.configuration_plan import ConfigurationPlan
 from segflow.core.errors import SegflowError
 from segflow.core.image_look import ImageLook
 from segflow.core.plans import Plans
-from segflow.core.preprocessed_case import SpatialRecord
-from segflow.core.voxels import LabelSource, VoxelSource
-from segflow.preprocessing.normalized_source import NormalizedSources, OpenCase, normalize_as_read
+from segflow.core.preprocessed_case import PreprocessedSources
+from segflow.preprocessing.normalized_source import NormalizedSources, normalize_as_read
 from segflow.preprocessing.own_normalizations import Normalizations
 from segflow.preprocessing.preprocess_case import place_in_plan
 from segflow.preprocessing.resampled_source import ResampledImage, ResampledLabel
@@ -19,24 +18,6 @@ from segflow.preprocessing.resampling import Interpolation, check_label_order, i
 
 MEMORY = 1 << 28
 """Bytes that a source in plan space uses for slices, as far as a few of them fit."""
-
-
-@dataclass(frozen=True, slots=True)
-class StreamedCase:
-    """A case in plan space that is prepared as it is read. See `PreprocessedCase`.
-
-    Attributes:
-        case_id: Name of the case.
-        image: float32 (C, Z, Y, X), normalised. Read it in order along the first axis: slices that are read again
-            soon are not made again.
-        label: int16 (Z, Y, X) with -1 outside the non-zero mask; None for a case without a label.
-        spatial: How it got here from image space.
-    """
-
-    case_id: str
-    image: VoxelSource
-    label: LabelSource | None
-    spatial: SpatialRecord
 
 
 def open_in_plan_space(
@@ -48,7 +29,7 @@ def open_in_plan_space(
     normalizations: Normalizations | None = None,
     memory: int = MEMORY,
     scratch: Path | None = None,
-) -> StreamedCase:
+) -> PreprocessedSources:
     """Bring a case into the space of a configuration, as it is read. Voxels equal those of `preprocess_case`.
 
     No more than some slabs of the image are in memory. One bit per voxel is kept, in a file if it is large, where the
@@ -71,7 +52,7 @@ def open_in_plan_space(
     return resample_as_read(normalized, plan, memory=memory)
 
 
-def resample_as_read(case: NormalizedSources, plan: ConfigurationPlan, *, memory: int = MEMORY) -> StreamedCase:
+def resample_as_read(case: NormalizedSources, plan: ConfigurationPlan, *, memory: int = MEMORY) -> PreprocessedSources:
     """Resample a normalised case to the configuration's spacing, as it is read.
 
     Raises:
@@ -84,18 +65,22 @@ def resample_as_read(case: NormalizedSources, plan: ConfigurationPlan, *, memory
         image, label = case.image, case.label
         how = interpolation_of(plan.resampling_image, *spacings)
         if how is not None and image.shape[1:] != spatial.shape_plan:
-            image = ResampledImage(image, spatial.shape_plan, _along_first(how), case.limits, memory)
+            image = ResampledImage(image, spatial.shape_plan, along_first(how), case.limits, memory)
         how = interpolation_of(plan.resampling_label, *spacings)
         if label is not None and how is not None and label.shape != spatial.shape_plan:
             check_label_order(how, plan.resampling_label)
-            label = ResampledLabel(label, spatial.shape_plan, _along_first(how), memory)
+            label = ResampledLabel(label, spatial.shape_plan, along_first(how), memory)
     except SegflowError as error:
         raise error.of_case(case.case_id) from error
-    return StreamedCase(case.case_id, image, label, spatial)
+    return PreprocessedSources(case.case_id, image, label, spatial)
 
 
-def _along_first(interpolation: Interpolation) -> Interpolation:
-    """Refuse slices that lie across the direction in which images are read."""
+def along_first(interpolation: Interpolation) -> Interpolation:
+    """The interpolation itself, if its slices lie along the first axis, in which images are read.
+
+    Raises:
+        SegflowError: They lie across it, so that resampling needs the whole image.
+    """
     if interpolation.separate in (None, 0):
         return interpolation
     raise SegflowError(

@@ -57,8 +57,12 @@ def write_array(path: Path, array: np.ndarray, patch_size: Sequence[int]) -> dic
             np.save(temporary, array, allow_pickle=False)
         else:
             blosc2.asarray(array, urlpath=str(temporary), mode="w", **_options(array, patch_size, granted_threads()))
-        size = temporary.stat().st_size
-        return {"bytes": size, "crc32": checksum(temporary), ENDS: checksum_of_ends(temporary)}
+        return checks_of(temporary)
+
+
+def checks_of(file: Path) -> dict[str, int]:
+    """Size and checksums of a file, as a case's properties list them."""
+    return {"bytes": file.stat().st_size, "crc32": checksum(file), ENDS: checksum_of_ends(file)}
 
 
 def refuse_objects(file: Path) -> None:
@@ -86,7 +90,21 @@ def _content(path: Path, array: np.ndarray, patch_size: Sequence[int]) -> bytes:
 
 
 def _options(array: np.ndarray, patch_size: Sequence[int], threads: int) -> dict[str, Any]:
-    chunk, block = chunk_and_block(array.shape, patch_size, array.itemsize)
+    starts, stops = middle_block(array.shape, patch_size, array.itemsize)
+    sample = array[tuple(slice(start, stop) for start, stop in zip(starts, stops, strict=True))]
+    return array_options(array.shape, patch_size, sample, threads)
+
+
+def array_options(shape: Sequence[int], patch_size: Sequence[int], sample: np.ndarray, threads: int) -> dict[str, Any]:
+    """The library's options for a compressed array.
+
+    Args:
+        shape: (C, Z, Y, X).
+        patch_size: See `write_array`.
+        sample: The array's `middle_block`, (1, z, y, x).
+        threads: That may compress.
+    """
+    chunk, block = chunk_and_block(shape, patch_size, sample.itemsize)
     _limit_threads(threads)
     return {
         "chunks": chunk,
@@ -94,24 +112,28 @@ def _options(array: np.ndarray, patch_size: Sequence[int], threads: int) -> dict
         "cparams": {
             "codec": _CODEC,
             "clevel": _LEVEL,
-            "filters": [_better_filter(array, block)],
+            "filters": [_better_filter(np.ascontiguousarray(sample))],
             "nthreads": threads,
         },
         "dparams": {"nthreads": 1},
     }
 
 
-def _better_filter(array: np.ndarray, block: Sequence[int]) -> blosc2.Filter:
-    """The filter that makes a block from the middle smaller: shuffle or none (recipe 4.3 tries a whole chunk)."""
-    starts = [(n - b) // 2 for n, b in zip(array.shape, block, strict=True)]
-    sample = np.ascontiguousarray(array[tuple(slice(s, s + b) for s, b in zip(starts, block, strict=True))])
+def middle_block(shape: Sequence[int], patch_size: Sequence[int], item_bytes: int) -> tuple[list[int], list[int]]:
+    """Where the block from the middle of an array starts and ends, four entries each."""
+    _, block = chunk_and_block(shape, patch_size, item_bytes)
+    starts = [(n - b) // 2 for n, b in zip(shape, block, strict=True)]
+    return starts, [s + b for s, b in zip(starts, block, strict=True)]
+
+
+def _better_filter(sample: np.ndarray) -> blosc2.Filter:
+    """The filter that makes a block smaller: shuffle or none (recipe 4.3 tries a whole chunk)."""
     if sample.dtype.kind == "f":  # intensities are much the same everywhere, and take longest
         sample = sample.ravel()[max(0, sample.size - _SAMPLE) // 2 :][:_SAMPLE]
+    options: dict[str, Any] = {"codec": _CODEC, "clevel": _LEVEL, "typesize": sample.itemsize, "nthreads": 1}
 
     def length(choice: blosc2.Filter) -> int:
-        return len(
-            blosc2.compress2(sample, codec=_CODEC, clevel=_LEVEL, filters=[choice], typesize=array.itemsize, nthreads=1)
-        )
+        return len(blosc2.compress2(sample, filters=[choice], **options))
 
     plain, shuffled = length(blosc2.Filter.NOFILTER), length(blosc2.Filter.SHUFFLE)
     return blosc2.Filter.SHUFFLE if shuffled < plain else blosc2.Filter.NOFILTER

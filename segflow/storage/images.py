@@ -7,12 +7,14 @@ chooses the format of a dataset.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from segflow.core.case import Case, CaseFiles
 from segflow.core.errors import SegflowError
+from segflow.core.geometry import Geometry
 from segflow.storage.image_formats.contract import ImageHeader, ImageIO, mm
 from segflow.storage.image_formats.nifti_files import is_nifti, read_nifti_header
 from segflow.storage.image_formats.nifti_forms import form_conflict
@@ -34,6 +36,7 @@ __all__ = [
     "ImageHeader",
     "ImageIO",
     "check_channels",
+    "check_same_space",
     "choose_reader",
     "form_conflict",
     "is_left_handed",
@@ -75,21 +78,36 @@ def read_case(files: CaseFiles, reader: ImageIO, *, channels: int | None = None)
         label: np.ndarray | None = None
         if files.label is not None:
             label, label_geometry = reader.read_label(files.label)
-            if label.shape != image.shape[1:]:
-                raise SegflowError(
-                    "image and label differ in shape (z, y, x)",
-                    found=f"image {image.shape[1:]}, label {label.shape}",
-                    fix=SAME_GRID,
-                )
-            if not np.allclose(label_geometry.spacing, geometry.spacing):
-                raise SegflowError(
-                    "image and label differ in spacing (z, y, x)",
-                    found=f"image {mm(geometry)}, label {mm(label_geometry)}",
-                    fix=SAME_GRID,
-                )
+            check_same_space(image.shape[1:], label.shape, geometry, label_geometry)
     except SegflowError as error:
         raise error.of_case(files.case_id) from error
     return Case(files.case_id, image, label, geometry)
+
+
+def check_same_space(
+    shape: Sequence[int], label_shape: Sequence[int], geometry: Geometry, label_geometry: Geometry
+) -> None:
+    """Refuse an image and a label map on different grids.
+
+    Args:
+        shape, label_shape: Voxels along z, y, x.
+        geometry, label_geometry: Their geometries.
+
+    Raises:
+        SegflowError: Shapes or spacings differ.
+    """
+    if tuple(label_shape) != tuple(shape):
+        raise SegflowError(
+            "image and label differ in shape (z, y, x)",
+            found=f"image {tuple(shape)}, label {tuple(label_shape)}",
+            fix=SAME_GRID,
+        )
+    if not np.allclose(label_geometry.spacing, geometry.spacing):
+        raise SegflowError(
+            "image and label differ in spacing (z, y, x)",
+            found=f"image {mm(geometry)}, label {mm(label_geometry)}",
+            fix=SAME_GRID,
+        )
 
 
 def voxels_of(file: Path, reader: ImageIO) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from segflow.core.errors import SegflowError
@@ -32,8 +34,17 @@ def check_label_values(label: np.ndarray, labels: Labels, case_id: str) -> None:
     Raises:
         SegflowError: There are some. The error names the case.
     """
+    refuse_unknown_values(label_values(label), labels, case_id)
+
+
+def refuse_unknown_values(values: Sequence[int], labels: Labels, case_id: str) -> None:
+    """Refuse the values of a label map that the dataset does not declare. See `check_label_values`.
+
+    Raises:
+        SegflowError: There are some. The error names the case.
+    """
     declared = declared_values(labels)
-    unknown = [value for value in label_values(label) if value not in declared]
+    unknown = [value for value in values if value not in declared]
     if unknown:
         raise SegflowError(
             "the label map holds values that dataset.json does not name",

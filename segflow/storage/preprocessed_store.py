@@ -8,18 +8,21 @@ written last: a case without it does not exist.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from segflow.core.errors import UNUSABLE, SegflowError
-from segflow.core.labels import key_text
+from segflow.core.geometry import Box
+from segflow.core.labels import LabelKey, key_text
 from segflow.core.names import safe_name
-from segflow.core.preprocessed_case import PreprocessedCase
+from segflow.core.preprocessed_case import PreprocessedCase, PreprocessedSources, SpatialRecord
 from segflow.core.system_errors import system_error
+from segflow.core.voxels import LabelSource
 from segflow.storage.array_files import checksum, write_array
+from segflow.storage.array_writer import WrittenLabel, write_array_as_read
 from segflow.storage.case_index import CaseIndex
 from segflow.storage.json_files import read_json, write_json_lines
 from segflow.storage.open_files import OpenFiles
@@ -28,6 +31,9 @@ from segflow.storage.stored_case import ARRAY_ENDINGS, StoredCase, listed_files
 FORMAT = 1
 PREDICTED_BY = "predicted_by"
 """Key in the properties of a stored case whose label is a prediction, the input of a cascade."""
+
+Locations = Mapping[LabelKey, np.ndarray]
+"""Foreground locations, see `PreprocessedCase`."""
 
 _KEPT_CASES = 2048
 """Cases whose properties stay in memory as they were last opened."""
@@ -122,29 +128,82 @@ class PreprocessedStore:
             NoSpaceError: The disk is full or read-only. The error names the case.
             SegflowError: The folder cannot be written. The error names the case.
         """
-        name = case.case_id
+        name, patch = case.case_id, patch_size
+
+        def write_arrays() -> tuple[dict[str, dict[str, int]], Locations]:
+            files = {}
+            if case.image.shape[0]:
+                image = np.ascontiguousarray(case.image, np.float32)
+                files[f"{name}.b2nd"] = write_array(self.folder / f"{name}.b2nd", image, patch)
+            if case.label is not None:
+                label = np.ascontiguousarray(case.label, np.int16)[None]
+                files[f"{name}_seg.b2nd"] = write_array(self.folder / f"{name}_seg.b2nd", label, patch)
+            return files, case.foreground_locations
+
+        self._write(name, case.spatial, case.image.shape[0], write_arrays, properties)
+
+    def write_as_read(
+        self,
+        case: PreprocessedSources,
+        patch_size: Sequence[int],
+        locate: Callable[[LabelSource], Locations],
+        properties: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Like `write`, for a case that is prepared as it is read: slab by slab, so that it need not fit into memory.
+
+        Args:
+            case: The case.
+            patch_size: See `write`.
+            locate: Draws the foreground locations from the label map as it was written.
+            properties: Further plain JSON to store with it.
+
+        Raises:
+            NoSpaceError: The disk is full or read-only. The error names the case.
+            SegflowError: The case cannot be read, or the folder cannot be written. The error names the case.
+        """
+        name, source = case.case_id, case.label
+
+        def write_arrays() -> tuple[dict[str, dict[str, int]], Locations]:
+            place, kind = self.folder / f"{name}.b2nd", np.dtype(np.float32)
+            files = {place.name: write_array_as_read(place, case.image.shape, kind, case.image.read, patch_size)}
+            if source is None:
+                return files, {}
+            place, shape = self.folder / f"{name}_seg.b2nd", (1, *source.shape)
+
+            def read(box: Box) -> np.ndarray:
+                return source.read(box)[None]
+
+            files[place.name] = write_array_as_read(place, shape, np.dtype(np.int16), read, patch_size)
+            return files, locate(WrittenLabel(place))
+
+        self._write(name, case.spatial, case.image.shape[0], write_arrays, properties)
+
+    def _write(
+        self,
+        name: str,
+        spatial: SpatialRecord,
+        channels: int,
+        write_arrays: Callable[[], tuple[dict[str, dict[str, int]], Locations]],
+        properties: Mapping[str, Any] | None,
+    ) -> None:
+        """Write a case's files, its JSON file last."""
         marker = self.folder / f"{name}.json"
-        arrays: dict[str, np.ndarray] = {}
-        if case.image.shape[0]:
-            arrays[f"{name}.b2nd"] = np.ascontiguousarray(case.image, np.float32)
-        if case.label is not None:
-            arrays[f"{name}_seg.b2nd"] = np.ascontiguousarray(case.label, np.int16)[None]
-        locations = dict(case.foreground_locations)
-        arrays[f"{name}_locations.npy"] = _flat_indices(locations.values(), case.spatial.shape_plan)
         self._forget(name)
-        counts = {key_text(key): len(voxels) for key, voxels in locations.items()}
-        content = {
-            "format": FORMAT,
-            "case_id": name,
-            "channels": int(case.image.shape[0]),
-            **case.spatial.to_json(),
-            "foreground_locations": counts,
-            "files": {},
-            **(properties or {}),
-        }
         try:
             marker.unlink(missing_ok=True)
-            files = {file: write_array(self.folder / file, array, patch_size) for file, array in arrays.items()}
+            files, locations = write_arrays()
+            indices = _flat_indices(locations.values(), spatial.shape_plan)
+            file = f"{name}_locations.npy"
+            files[file] = write_array(self.folder / file, indices, ())
+            content = {
+                "format": FORMAT,
+                "case_id": name,
+                "channels": int(channels),
+                **spatial.to_json(),
+                "foreground_locations": {key_text(key): len(voxels) for key, voxels in locations.items()},
+                "files": {},
+                **(properties or {}),
+            }
             write_json_lines(marker, content | {"files": files})
         except SegflowError as error:
             raise error.of_case(name) from error

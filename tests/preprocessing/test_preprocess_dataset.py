@@ -13,11 +13,13 @@ import SimpleITK as sitk
 from raw_setup import Setup, describe, write_case
 
 from segflow.core.case import CaseFiles
+from segflow.core.configuration_plan import ConfigurationPlan
 from segflow.core.errors import SegflowError
 from segflow.core.geometry import Geometry
 from segflow.core.labels import Labels
 from segflow.execution.progress import ProgressEvent
 from segflow.preprocessing import preprocess_jobs as door
+from segflow.preprocessing.case_memory import need_of
 from segflow.preprocessing.preprocess_case import preprocess_case
 from segflow.preprocessing.preprocess_settings import PreprocessSettings
 from segflow.preprocessing.provenance import choices_of
@@ -204,11 +206,14 @@ def test_the_need_of_memory_grows_with_image_and_result(setup: Setup) -> None:
     [files, *_] = find_training_cases(setup.raw, read_description(setup.raw))
     reader = reader_by_name("SimpleITKIO")
     coarse, fine = (setup.plans.configuration(name) for name in ("coarse", "fine"))
-    small = door._memory_of(files, reader, setup.plans, [coarse])
-    large = door._memory_of(files, reader, setup.plans, [coarse, replace(fine, spacing=(0.2, 0.2, 0.2))])
-    assert large - small > 4 * 90 * 90 * 50
+
+    def need(*plans: ConfigurationPlan) -> int:
+        return need_of(reader.read_header(files.images[0]), 1, setup.plans, plans).whole
+
+    small = need(coarse)
+    assert need(coarse, replace(fine, spacing=(0.2, 0.2, 0.2))) - small > 4 * 90 * 90 * 50
     write_case(setup.raw, "case_0", 0, shape=(90, 120, 100))
-    assert door._memory_of(files, reader, setup.plans, [coarse]) - small > 2 * 4 * 90 * 120 * 100
+    assert need(coarse) - small > 2 * 4 * 90 * 120 * 100
 
 
 def test_configurations_that_share_a_folder_must_agree(setup: Setup) -> None:

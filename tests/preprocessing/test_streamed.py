@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy.ndimage import binary_fill_holes
 
 from segflow.core import image_look
-from segflow.core.case import Case
+from segflow.core.case import Case, OpenCase
 from segflow.core.cropping import crop_to_nonzero
 from segflow.core.errors import SegflowError
 from segflow.core.fingerprint import ChannelIntensities
@@ -25,7 +25,6 @@ from segflow.core.plans import Plans
 from segflow.core.voxels import ArrayLabel, ArraySource, boxes_in_order
 from segflow.preprocessing import inside_mask, normalized_source
 from segflow.preprocessing.inside_mask import InsideMask
-from segflow.preprocessing.normalized_source import OpenCase
 from segflow.preprocessing.preprocess_case import preprocess_case
 from segflow.preprocessing.streamed import MEMORY, open_in_plan_space
 

@@ -1,0 +1,69 @@
+"""Whole cases that are read box by box."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from segflow.core.case import CaseFiles, OpenCase
+from segflow.core.errors import SegflowError
+from segflow.core.image_look import SLAB_VALUES
+from segflow.core.labels import Labels
+from segflow.core.voxels import LabelSource, boxes_in_order
+from segflow.storage.image_formats.contract import ImageIO
+from segflow.storage.images import check_channels, check_same_space
+from segflow.storage.label_values import label_values, refuse_unknown_values
+from segflow.storage.open_volumes import open_label_source, open_source
+
+
+@contextmanager
+def open_case(files: CaseFiles, reader: ImageIO, *, channels: int | None = None) -> Iterator[OpenCase | None]:
+    """Open image and label map of a case to read them box by box. The files are closed when the block ends.
+
+    Args:
+        files: Its files.
+        reader: How to read them.
+        channels: Number of channels that the dataset declares; None leaves it unchecked.
+
+    Yields:
+        The case, with the voxels of `read_case`; None if a file can only be read as a whole.
+
+    Raises:
+        SegflowError: A file cannot be read, channels are missing or too many, or image and label lie on different
+            grids. The error names the case.
+    """
+    try:
+        image = open_source(files.images, reader)
+    except SegflowError as error:
+        raise error.of_case(files.case_id) from error
+    if image is None:
+        yield None
+        return
+    with image:
+        try:
+            if channels is not None:
+                check_channels(image.shape[0], channels)
+            label = None if files.label is None else open_label_source(files.label, reader)
+        except SegflowError as error:
+            raise error.of_case(files.case_id) from error
+        if label is None:
+            yield None if files.label is not None else OpenCase(files.case_id, image, None, image.geometry)
+            return
+        with label:
+            try:
+                check_same_space(image.shape[1:], label.shape, image.geometry, label.geometry)
+            except SegflowError as error:
+                raise error.of_case(files.case_id) from error
+            yield OpenCase(files.case_id, image, label, image.geometry)
+
+
+def check_values_as_read(label: LabelSource, labels: Labels, case_id: str) -> None:
+    """Like `check_label_values`, for a label map that is read slab by slab.
+
+    Raises:
+        SegflowError: The label map holds values that the dataset does not declare. The error names the case.
+    """
+    found: set[int] = set()
+    for box in boxes_in_order(label.shape, SLAB_VALUES):
+        found.update(label_values(label.read(box)))
+    refuse_unknown_values(sorted(found), labels, case_id)
