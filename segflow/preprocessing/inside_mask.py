@@ -11,7 +11,6 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-from scipy import ndimage
 
 from segflow.core.cropping import any_channel
 from segflow.core.geometry import Box
@@ -127,6 +126,8 @@ def _connected(mask: np.ndarray, seeds: np.ndarray) -> np.ndarray:
     """The connected parts of a mask (Y, X) that hold a seed."""
     if mask.all():
         return mask if seeds.any() else seeds
+    from scipy import ndimage  # slow to load
+
     parts, count = ndimage.label(mask)
     chosen = np.zeros(count + 1, bool)
     chosen[parts[seeds]] = True

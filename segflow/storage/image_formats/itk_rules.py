@@ -9,12 +9,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
-
-import numpy as np
 
 from segflow.storage.image_formats.nifti_files import NiftiHeader
-from segflow.storage.image_formats.nifti_forms import METRE, MICRON, UNIT_OF_LENGTH, NiftiForms
+from segflow.storage.image_formats.nifti_forms import HALF_TURN, METRE, MICRON, UNIT_OF_LENGTH, NiftiForms
 from segflow.storage.image_formats.placement import ItkPlacement
 
 SCANNER = 1
@@ -52,12 +49,12 @@ def certain_placement(nifti: NiftiHeader) -> ItkPlacement | None:
 def _certain_rows(forms: NiftiForms) -> Rows | None:
     """The form that ITK takes; None if that is in doubt."""
     if forms.sform_code <= 0:
-        return _rows_of_qform(forms)
+        return _qform_rows(forms)
     if not _is_plain_grid(forms.rows, forms.pixdim[1:4]):
         return None
     if forms.qform_code <= 0 or forms.sform_code == SCANNER:
         return forms.rows
-    return forms.rows if _rows_of_qform(forms) == [list(row) for row in forms.rows] else None
+    return forms.rows if _qform_rows(forms) == [list(row) for row in forms.rows] else None
 
 
 def _is_plain_grid(rows: Rows, spacing: Sequence[float]) -> bool:
@@ -70,25 +67,10 @@ def _is_plain_grid(rows: Rows, spacing: Sequence[float]) -> bool:
     return all(abs(product) < ORTHONORMAL for row in products for product in row)
 
 
-def _rows_of_qform(forms: NiftiForms) -> list[list[float]] | None:
-    """The qform as a matrix in single precision, computed as the NIfTI library does; None if it is not finite."""
-    exact = np.longdouble
-    b, c, d = forms.quaternion
-    if not all(map(math.isfinite, (b, c, d, *forms.offset))):
-        return None
-    rest = float(exact(1.0) - exact(b * b + c * c + d * d))
-    if rest < 1e-6:  # the library has a rule of its own for half turns, and a threshold for it
-        return None
-    a = math.sqrt(rest)
-    x, y, z = forms.pixdim[1:4]
-    z = -z if forms.pixdim[0] < 0 else z
-    two = exact(2.0)
-    turn: tuple[tuple[Any, ...], ...] = (
-        ((a * a + b * b - c * c - d * d) * x, two * (b * c - a * d) * y, two * (b * d + a * c) * z),
-        (two * (b * c + a * d) * x, (a * a + c * c - b * b - d * d) * y, two * (c * d - a * b) * z),
-        (two * (b * d - a * c) * x, two * (c * d + a * b) * y, (a * a + d * d - c * c - b * b) * z),
-    )
-    return [[*(float(np.float32(n)) for n in row), at] for row, at in zip(turn, forms.offset, strict=True)]
+def _qform_rows(forms: NiftiForms) -> Rows | None:
+    """The qform as a matrix; None if it may or may not be a half turn."""
+    rest = 1.0 - sum(n * n for n in forms.quaternion)
+    return None if abs(rest - HALF_TURN) < HALF_TURN / 10 else forms.qform_rows()
 
 
 def _normalized(vector: Sequence[float]) -> list[float]:

@@ -6,7 +6,6 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
-import nibabel
 import numpy as np
 
 from segflow.core.geometry import Geometry
@@ -107,6 +106,8 @@ def _spacing_by_affine(geometry: Geometry) -> Geometry:
     """nibabel gives a turned image new zooms from its affine, in float32; nnU-Net plans with those."""
     if file_ndim(geometry) == 2:
         return geometry
+    import nibabel
+
     sizes = nibabel.affines.voxel_sizes(np.asarray(geometry.header["reoriented_affine"]))
     x, y, z = (float(np.float32(size)) for size in sizes)
     return Geometry((z, y, x), geometry.header)

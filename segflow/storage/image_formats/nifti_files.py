@@ -1,7 +1,7 @@
 """NIfTI voxels to and from disk.
 
 ITK silently fills a truncated NIfTI with zeros. Voxels are therefore decoded here, gzip with ISA-L, while ITK and
-nibabel only interpret headers.
+nibabel only compute placements.
 """
 
 from __future__ import annotations
@@ -13,15 +13,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-import nibabel
 import numpy as np
 from isal import igzip, isal_zlib
-from nibabel.spatialimages import HeaderDataError
 
 from segflow.core.errors import SegflowError
 from segflow.core.geometry import Geometry
 from segflow.storage.image_formats.contract import RESAVE, ImageHeader, check_affine, check_spacing, unreadable
 from segflow.storage.image_formats.inflate import DAMAGE, GZIP_MAGIC, GZIP_WINDOW, MOST_TIMES, inflate, truncated
+from segflow.storage.image_formats.nifti_fields import (
+    COLOURS,
+    DATA_START,
+    LENGTHS,
+    MOST_AXES,
+    OF_COMPONENTS,
+    SINGLE_FILE,
+    TYPES,
+    ByteOrder,
+    Header,
+    fields_of,
+    new_fields,
+)
 from segflow.storage.image_formats.nifti_forms import KEY, NiftiForms, give_hand
 from segflow.storage.image_formats.placement import FLAT_SPACING_FACTOR, is_sheared, upright
 from segflow.storage.json_files import written_whole
@@ -30,14 +41,7 @@ from segflow.storage.regular_files import check_voxel_bytes, open_regular
 NIFTI_ENDINGS = (".nii", ".nii.gz")
 HEADER_BYTES = 540
 """Bytes to read for a header: enough for NIfTI-1 (348) and NIfTI-2 (540)."""
-DATA_START = {348: 352, 540: 544}
-"""Length of the header → byte at which voxels begin."""
-SINGLE_FILE = {nibabel.Nifti1Header: b"n+1", nibabel.Nifti2Header: b"n+2\0\r\n\x1a\n"}
-"""Kind of header → its signature where the voxels follow in the same file."""
-OF_COMPONENTS = (1004, 1005, 1006, 1007)
-"""Intent codes of matrices and vectors."""
 FAST_LEVEL = 2
-MOST_AXES = 7
 MOST_OFFSET = 256 << 20
 """Highest byte at which voxels may begin; texts (extensions) may lie between header and voxels."""
 PIECE_BYTES = 4096
@@ -264,24 +268,26 @@ def start_bytes(
     Raises:
         SegflowError: NIfTI has no such type or size.
     """
-    header_type = nibabel.Nifti2Header if forms is not None and forms.version == 2 else nibabel.Nifti1Header
-    header = header_type(endianness="<")  # type: ignore[no-untyped-call]
+    forms = forms or _new_forms(affine, spacing)
     try:
-        header.set_data_dtype(dtype)
-        header.set_data_shape(tuple(shape)[::-1])
-    except HeaderDataError as error:
+        header = new_fields(forms.version, tuple(shape)[::-1], dtype)
+    except ValueError as error:
         raise SegflowError(f"cannot write {file}: {error}", found=f"{dtype} {tuple(shape)}") from error
-    if forms is not None:
-        forms.write_to(header)
-    else:
-        if not is_sheared(Geometry((1.0, 1.0, 1.0), {"affine": affine})):
-            header.set_qform(affine, code="scanner")
-        header.set_sform(affine, code="scanner")
-        header["pixdim"][1 : 1 + len(spacing)] = spacing
-        header.set_xyzt_units("mm")
-    data_start = DATA_START[header_type.sizeof_hdr]
-    header["vox_offset"] = data_start
-    return bytes(header.binaryblock.ljust(data_start, b"\0"))
+    forms.write_to(header)
+    return bytes(header.tobytes().ljust(DATA_START[forms.version], b"\0"))
+
+
+def _new_forms(affine: np.ndarray, spacing: Sequence[float]) -> NiftiForms:
+    """Forms of a new header, in mm."""
+    from nibabel import Nifti1Header
+
+    header = Nifti1Header(endianness="<")
+    if not is_sheared(Geometry((1.0, 1.0, 1.0), {"affine": affine})):
+        header.set_qform(affine, code="scanner")
+    header.set_sform(affine, code="scanner")
+    header["pixdim"][1 : 1 + len(spacing)] = spacing
+    header.set_xyzt_units("mm")
+    return NiftiForms.of(header)
 
 
 def _start_of(stream: BinaryIO, file: Path) -> bytes:
@@ -300,34 +306,26 @@ def _start_of(stream: BinaryIO, file: Path) -> bytes:
 
 
 def _parse(start: bytes, file: Path) -> NiftiHeader:
-    kind: type[nibabel.Nifti1Header] = nibabel.Nifti1Header
-    if start[:4] in ((540).to_bytes(4, "little"), (540).to_bytes(4, "big")):
-        kind = nibabel.Nifti2Header
-    length = kind.template_dtype.itemsize
-    if len(start) < length or start[:4] not in (length.to_bytes(4, "little"), length.to_bytes(4, "big")):
+    found = fields_of(start)
+    if found is None:
         raise SegflowError(f"cannot read {file}: it is not a NIfTI file", found=f"{len(start)} bytes", fix=RESAVE)
-    header = kind(start[:length], check=False)
+    header, version, order = found
     axes = int(header["dim"][0])
-    forms = NiftiForms.of(header)
-    give_hand(header)
-    try:
-        size = tuple(int(n) for n in header.get_data_shape())
-        dtype = header.get_data_dtype()
-        slope, intercept = header.get_slope_inter()
-        affine = forms.affine_in_mm(header.get_best_affine())
-    except (HeaderDataError, ValueError, KeyError, OverflowError) as error:
-        raise unreadable(file, error) from error
-    if not 2 <= axes <= MOST_AXES or min(size) < 1:
+    if not 2 <= axes <= MOST_AXES or min(header["dim"][1 : 1 + axes]) < 1:
         raise SegflowError(
-            f"{file} is not an image", found=f"{axes} axes, size {size}", expected="2, 3 or 4 axes", fix=RESAVE
+            f"{file} is not an image",
+            found=f"{axes} axes, size {header['dim'][1:].tolist()}",
+            expected="2, 3 or 4 axes",
+            fix=RESAVE,
         )
+    forms = NiftiForms.of(header)
+    size = tuple(int(n) for n in header["dim"][1 : 1 + axes])
+    dtype = _type_of(header, order, file)
+    slope, intercept = _scaling_of(header, file)
+    affine = _affine_of(start, version, forms, file)
     spatial = min(len(size), 3)
     zooms = tuple(float(forms.in_mm(length)) for length in forms.pixdim[1 : 1 + spatial])
     check_spacing(zooms, file)
-    if dtype.kind not in "iufb":
-        raise SegflowError(
-            f"{file.name} holds colours or complex numbers", found=str(dtype), expected="one real number per voxel"
-        )
     start_of_voxels = float(header["vox_offset"])
     if not 0 <= start_of_voxels <= MOST_OFFSET:
         raise SegflowError(
@@ -336,6 +334,45 @@ def _parse(start: bytes, file: Path) -> NiftiHeader:
             expected=f"0 to {MOST_OFFSET}",
             fix=RESAVE,
         )
-    offset = max(int(start_of_voxels), length)  # some writers leave 0 here
-    is_plain = header["magic"].item() == SINGLE_FILE[kind] and int(header["intent_code"]) not in OF_COMPONENTS
+    offset = max(int(start_of_voxels), LENGTHS[version])  # some writers leave 0 here
+    is_plain = header["magic"].item() == SINGLE_FILE[version] and int(header["intent_code"]) not in OF_COMPONENTS
     return NiftiHeader(size, zooms, affine, forms, dtype, offset, slope, intercept, is_plain)
+
+
+def _type_of(header: Header, order: ByteOrder, file: Path) -> np.dtype:
+    """Stored type of the voxels."""
+    code = int(header["datatype"])
+    name = COLOURS.get(code) or TYPES.get(code)
+    if name is None:
+        raise unreadable(file, f"NIfTI's code {code} of a type of voxels is unknown")
+    if code in COLOURS or name.startswith("c"):
+        raise SegflowError(
+            f"{file.name} holds colours or complex numbers", found=name, expected="one real number per voxel"
+        )
+    return np.dtype(name).newbyteorder(order)
+
+
+def _scaling_of(header: Header, file: Path) -> tuple[float | None, float | None]:
+    """Slope and intercept, both None if the header has no valid slope."""
+    slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
+    if slope == 0 or not math.isfinite(slope):
+        return None, None
+    if not math.isfinite(intercept):
+        raise unreadable(file, f"its values are scaled with an intercept of {intercept}")
+    return slope, intercept
+
+
+def _affine_of(start: bytes, version: int, forms: NiftiForms, file: Path) -> np.ndarray:
+    """float64 (4, 4), index (x, y, z) → RAS+ mm by nibabel's rules."""
+    if forms.sform_code != 0:
+        return forms.affine_in_mm(np.array([*forms.rows, (0.0, 0.0, 0.0, 1.0)]))
+    import nibabel  # slow to load
+    from nibabel.spatialimages import HeaderDataError
+
+    kind = nibabel.Nifti2Header if version == 2 else nibabel.Nifti1Header
+    header = kind(start[: LENGTHS[version]], check=False)  # type: ignore[no-untyped-call]
+    give_hand(header)
+    try:
+        return forms.affine_in_mm(header.get_best_affine())
+    except (HeaderDataError, ValueError) as error:
+        raise unreadable(file, error) from error

@@ -7,16 +7,16 @@ image therefore repeats both forms of its header.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import nibabel
 import numpy as np
-from nibabel.spatialimages import HeaderDataError
 
 from segflow.core.geometry import Geometry
 from segflow.core.plain_json import record_from
+from segflow.storage.image_formats.nifti_fields import LENGTHS, Header
 from segflow.storage.image_formats.placement import restore_orientation
 
 KEY = "nifti"
@@ -28,6 +28,10 @@ UNIT_OF_LENGTH = 7
 QUATERNION = ("quatern_b", "quatern_c", "quatern_d")
 OFFSET = ("qoffset_x", "qoffset_y", "qoffset_z")
 ROWS = ("srow_x", "srow_y", "srow_z")
+HALF_TURN = 1e-7
+"""A quaternion whose first number squared is below this is a half turn, in which that number is 0."""
+INVALID = 1e-3
+"""A quaternion longer than 1 by more than this is none."""
 VISIBLE = 0.1
 """Part of a voxel: forms that differ by less at every corner of the grid are the same placement."""
 
@@ -56,10 +60,10 @@ class NiftiForms:
     rows: tuple[tuple[float, ...], ...]
 
     @classmethod
-    def of(cls, header: nibabel.Nifti1Header) -> NiftiForms:
+    def of(cls, header: Header) -> NiftiForms:
         """The forms of a header of either version."""
         return cls(
-            version=2 if isinstance(header, nibabel.Nifti2Header) else 1,
+            version=2 if int(header["sizeof_hdr"]) == LENGTHS[2] else 1,
             units=int(header["xyzt_units"]),
             pixdim=_numbers(header["pixdim"][:4]),
             qform_code=int(header["qform_code"]),
@@ -69,7 +73,7 @@ class NiftiForms:
             rows=tuple(_numbers(header[name]) for name in ROWS),
         )
 
-    def write_to(self, header: nibabel.Nifti1Header) -> None:
+    def write_to(self, header: Header) -> None:
         """Write the same numbers into another header."""
         header["xyzt_units"] = self.units
         header["pixdim"][:4] = self.pixdim
@@ -98,18 +102,34 @@ class NiftiForms:
         Returns:
             mm at the worst corner; None if the header lacks a form, or one is invalid.
         """
-        header = nibabel.Nifti2Header()
-        self.write_to(header)
-        give_hand(header)
-        try:
-            qform, sform = header.get_qform(coded=True)[0], header.get_sform(coded=True)[0]
-        except HeaderDataError:
-            return None
-        if qform is None or sform is None:
+        qform = None if self.qform_code == 0 or self.sform_code == 0 else self.qform_rows()
+        if qform is None:
             return None
         corners = np.array([(*corner, 1) for corner in itertools.product(*((0, n - 1) for n in size))])
-        distance = float(np.linalg.norm((qform - sform) @ corners.T, axis=0).max())
+        distance = float(np.linalg.norm((np.array(qform) - np.array(self.rows)) @ corners.T, axis=0).max())
         return float(self.in_mm(distance)) if np.isfinite(distance) else None
+
+    def qform_rows(self) -> list[list[float]] | None:
+        """The qform as three rows of four, as the NIfTI library computes it in single precision; None if invalid."""
+        exact = np.longdouble
+        b, c, d = self.quaternion
+        rest = float(exact(1.0) - exact(b * b + c * c + d * d))
+        if not rest > -INVALID or not all(map(math.isfinite, self.offset)):
+            return None
+        if rest < HALF_TURN:
+            unit = float(exact(1.0) / exact(math.sqrt(b * b + c * c + d * d)))
+            a, b, c, d = 0.0, b * unit, c * unit, d * unit
+        else:
+            a = math.sqrt(rest)
+        x, y, z = self.pixdim[1:4]
+        z = -z if self.pixdim[0] < 0 else z
+        two = exact(2.0)
+        turn: tuple[tuple[Any, ...], ...] = (
+            ((a * a + b * b - c * c - d * d) * x, two * (b * c - a * d) * y, two * (b * d + a * c) * z),
+            (two * (b * c + a * d) * x, (a * a + c * c - b * b - d * d) * y, two * (c * d - a * b) * z),
+            (two * (b * d - a * c) * x, two * (c * d + a * b) * y, (a * a + d * d - c * c - b * b) * z),
+        )
+        return [[*(float(np.float32(n)) for n in row), at] for row, at in zip(turn, self.offset, strict=True)]
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON for a geometry's header."""
@@ -130,7 +150,7 @@ class NiftiForms:
         return record_from(value, cls)
 
 
-def give_hand(header: nibabel.Nifti1Header) -> None:
+def give_hand(header: Header) -> None:
     """Mark a header's quaternion as right-handed if the header leaves that open, as the standard says."""
     header["pixdim"][0] = -1.0 if header["pixdim"][0] < 0 else 1.0
 

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-import nibabel
 import numpy as np
 
 from segflow.core.errors import UNUSABLE, SegflowError
@@ -140,6 +139,8 @@ def left_right_axis(geometry: Geometry) -> int | None:
 @lru_cache(maxsize=1024)  # cases of a dataset often differ in their origins only
 def _left_right_axis(axes: bytes) -> int | None:
     """`left_right_axis` of the first three rows and columns of an affine, float64."""
+    import nibabel  # slow to load
+
     affine = np.eye(4)
     affine[:3, :3] = np.frombuffer(axes).reshape(3, 3)
     world_axes = nibabel.io_orientation(affine)[:, 0]
@@ -154,6 +155,8 @@ def orientation(geometry: Geometry) -> str | None:
         return None
     affine = np.asarray(header.get("reoriented_affine", affine_of(geometry)), dtype=np.float64)
     cosines = np.abs(affine[:3, :3]) / np.linalg.norm(affine[:3, :3], axis=0)
+    import nibabel
+
     return "".join(nibabel.aff2axcodes(affine)) if cosines.max(axis=0).min() > STRAIGHT else None
 
 
@@ -200,6 +203,8 @@ def reorient(voxels: np.ndarray, geometry: Geometry) -> tuple[np.ndarray, Geomet
     """
     if file_ndim(geometry) == 2:  # a plane does not have three axes to turn
         return voxels, geometry
+    import nibabel
+
     affine = affine_of(geometry)
     steps = nibabel.io_orientation(affine)
     turned = nibabel.apply_orientation(voxels.transpose(3, 2, 1, 0), steps).transpose(3, 2, 1, 0)
@@ -217,6 +222,8 @@ def restore_orientation(values: np.ndarray, geometry: Geometry) -> tuple[np.ndar
     """Undo `reorient` for an array (Z, Y, X); arrays that were never turned pass through."""
     if "reoriented_affine" not in geometry.header:
         return values, geometry
+    import nibabel
+
     header = {key: value for key, value in geometry.header.items() if key != "reoriented_affine"}
     steps = nibabel.io_orientation(affine_of(Geometry(geometry.spacing, header)))
     back = nibabel.orientations.ornt_transform(np.array([[0, 1], [1, 1], [2, 1]]), steps)
@@ -236,6 +243,8 @@ def box_in_file(box: Box, shape: Sequence[int], geometry: Geometry) -> Box:
     """
     if "reoriented_affine" not in geometry.header:
         return box
+    import nibabel
+
     start, stop = [0, 0, 0], [0, 0, 0]
     for axis, (target, direction) in enumerate(nibabel.io_orientation(affine_of(geometry)).astype(int)):
         here, there = 2 - axis, 2 - target
