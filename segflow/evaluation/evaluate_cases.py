@@ -5,16 +5,27 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from segflow.core.case_part import WHOLE, part_of
 from segflow.core.errors import CaseErrors, SegflowError
-from segflow.core.labels import Labels
+from segflow.core.geometry import Geometry
+from segflow.core.labels import LabelKey, Labels
 from segflow.core.metrics import CaseMetrics, Summary
 from segflow.core.own_part import OwnPart
 from segflow.evaluation.evaluate_settings import EvaluateSettings, ScoreSettings
 from segflow.evaluation.kept_scores import KeptScores, Scored
-from segflow.evaluation.label_maps import ArrayMap
-from segflow.evaluation.label_pairs import LabelPair, find_pairs, inputs_of, read_pair, work_on_maps
+from segflow.evaluation.label_maps import ArrayMap, LabelMap
+from segflow.evaluation.label_pairs import (
+    LabelPair,
+    find_pairs,
+    inputs_of,
+    open_pair,
+    read_pair,
+    work_on_maps,
+    worker_count,
+)
+from segflow.evaluation.overlap import JointCounts
 from segflow.evaluation.own_metrics import check_metrics, own_scores
 from segflow.evaluation.score_case import score_maps
 from segflow.evaluation.summary import SUMMARY_FILE, write_summary
@@ -22,6 +33,7 @@ from segflow.evaluation.undeclared import undeclared_values, warn_of_undeclared
 from segflow.execution.elsewhere import Elsewhere, failures
 from segflow.execution.gathering import Gathered
 from segflow.execution.jobs import Job
+from segflow.execution.parallel import room_for_job
 from segflow.execution.progress import Progress, silent
 from segflow.storage.file_stamps import Origin
 from segflow.storage.images import ImageIO, reader_of, voxels_of
@@ -136,18 +148,24 @@ class _Work:
 
     def _computed(self, pairs: Sequence[LabelPair]) -> Gathered:
         voxels = [voxels_of(pair.prediction, self.reader) for pair in pairs]
-        bytes_per_voxel = BYTES_PER_VOXEL + (OWN_BYTES_PER_VOXEL if self.metrics else 0)
+        processes = worker_count(self.settings.processes, voxels)
+        room = room_for_job(processes)
         kept = None if self.settings.part == WHOLE else self.kept
         shared = (self.reader, self.labels, self.settings.scores, self.metrics, kept)
-        jobs = [
-            Job(pair.case_id, (pair, *shared), bytes_per_voxel * count)
-            for pair, count in zip(pairs, voxels, strict=True)
-        ]
-        return work_on_maps(_evaluate_case, jobs, voxels, self.settings.processes, "evaluate", self.progress)
+        jobs = [self._job(pair, count, room, shared) for pair, count in zip(pairs, voxels, strict=True)]
+        return work_on_maps(_evaluate_case, jobs, voxels, processes, "evaluate", self.progress)
+
+    def _job(self, pair: LabelPair, voxels: int, room: int, shared: tuple[Any, ...]) -> Job:
+        """The job of a case: slab by slab if its label maps do not fit into memory."""
+        wanted = (BYTES_PER_VOXEL + (OWN_BYTES_PER_VOXEL if self.metrics else 0)) * voxels
+        # A user's own metrics get whole masks. What a case in slabs needs depends on its labels, so it runs alone.
+        slabs = wanted > room and not self.metrics
+        return Job(pair.case_id, (pair, slabs, *shared), max(room, 0) if slabs else wanted, f"{voxels:,} voxels")
 
 
 def _evaluate_case(
     pair: LabelPair,
+    slabs: bool,
     reader: ImageIO,
     labels: Labels,
     settings: ScoreSettings,
@@ -155,17 +173,31 @@ def _evaluate_case(
     kept: KeptScores | None,
 ) -> Scored:
     inputs = {} if kept is None else kept.stamp(pair)
-    reference, prediction, geometry = read_pair(pair, reader)
-    maps = ArrayMap(reference), ArrayMap(prediction)
-    scores, counts = score_maps(*maps, geometry.spacing, labels, settings)
-    try:
-        own = own_scores(metrics, prediction, reference, geometry.spacing, labels)
-    except SegflowError as error:
-        raise error.of_case(pair.case_id) from error
-    for key, values in own.items():
-        scores[key].update(values)
+    if slabs:
+        with open_pair(pair, reader) as (*maps, geometry):
+            scores, counts = _scored(pair, maps, geometry, labels, settings)
+    else:
+        reference, prediction, geometry = read_pair(pair, reader)
+        maps = [ArrayMap(reference), ArrayMap(prediction)]
+        scores, counts = _scored(pair, maps, geometry, labels, settings)
+        try:
+            own = own_scores(metrics, prediction, reference, geometry.spacing, labels)
+        except SegflowError as error:
+            raise error.of_case(pair.case_id) from error
+        for key, values in own.items():
+            scores[key].update(values)
     scored = CaseMetrics(pair.case_id, scores, str(pair.prediction), str(pair.reference))
     result = scored, undeclared_values(counts, labels)
     if kept is not None:
         kept.write(pair, result, inputs)
     return result
+
+
+def _scored(
+    pair: LabelPair, maps: Sequence[LabelMap], geometry: Geometry, labels: Labels, settings: ScoreSettings
+) -> tuple[dict[LabelKey, dict[str, float]], JointCounts]:
+    reference, prediction = maps
+    try:
+        return score_maps(reference, prediction, geometry.spacing, labels, settings)
+    except SegflowError as error:
+        raise error.of_case(pair.case_id) from error

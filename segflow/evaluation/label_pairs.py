@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 
 from segflow.core.errors import CaseErrors, SegflowError
 from segflow.core.geometry import Geometry
+from segflow.evaluation.label_maps import LabelMap
 from segflow.execution.gathering import Gathered, gather
 from segflow.execution.jobs import Job
 from segflow.execution.machine import processor_count
@@ -18,6 +20,7 @@ from segflow.execution.parallel import run_jobs
 from segflow.execution.progress import Progress
 from segflow.storage.images import ImageIO, same_placement
 from segflow.storage.listing import FETCH, list_folder, tell_passed_over
+from segflow.storage.open_volumes import open_label_source
 
 MATCH_BY_NAME = "A prediction is compared with the reference of the same file name."
 SMALL_WORK_VOXELS = 1 << 25
@@ -110,21 +113,55 @@ def read_pair(pair: LabelPair, reader: ImageIO) -> tuple[np.ndarray, np.ndarray,
         prediction, geometry = reader.read_label(pair.prediction)
     except SegflowError as error:
         raise error.of_case(pair.case_id) from error
+    _check_grid(pair, (prediction.shape, geometry), (reference.shape, reference_geometry))
+    return reference, prediction, geometry
+
+
+@contextmanager
+def open_pair(pair: LabelPair, reader: ImageIO) -> Iterator[tuple[LabelMap, LabelMap, Geometry]]:
+    """Like `read_pair`, for label maps that are read box by box and need not fit into memory.
+
+    Raises:
+        SegflowError: As `read_pair`; or a file can only be read as a whole.
+    """
+    with ExitStack() as stack:
+        opened = []
+        for file in (pair.reference, pair.prediction):
+            try:
+                source = open_label_source(file, reader)
+            except SegflowError as error:
+                raise error.of_case(pair.case_id) from error
+            if source is None:
+                raise SegflowError(
+                    f"{file} can only be read as a whole, and both label maps do not fit into memory",
+                    case=pair.case_id,
+                    fix="Give it more memory (max_memory_gb), or convert the files to .nii.gz.",
+                )
+            opened.append(stack.enter_context(source))
+        reference, prediction = opened
+        _check_grid(pair, (prediction.shape, prediction.geometry), (reference.shape, reference.geometry))
+        yield reference, prediction, prediction.geometry
+
+
+_Grid = tuple[Sequence[int], Geometry]
+
+
+def _check_grid(pair: LabelPair, prediction: _Grid, reference: _Grid) -> None:
+    """Refuse label maps that do not lie on one grid."""
+    (shape, geometry), (expected, of_reference) = prediction, reference
     where = f"{pair.prediction} and {pair.reference}"
     fix = "Both must lie on the grid of the case's image."
-    if prediction.shape != reference.shape:
+    if shape != expected:
         raise SegflowError(
-            f"{where} differ in shape (z, y, x)",
-            case=pair.case_id, found=prediction.shape, expected=reference.shape, fix=fix,
-        )  # fmt: skip
-    if not np.allclose(geometry.spacing, reference_geometry.spacing, rtol=1e-3):
+            f"{where} differ in shape (z, y, x)", case=pair.case_id, found=shape, expected=expected, fix=fix
+        )
+    if not np.allclose(geometry.spacing, of_reference.spacing, rtol=1e-3):
         raise SegflowError(
             f"{where} differ in spacing (z, y, x)",
-            case=pair.case_id, found=geometry.spacing, expected=reference_geometry.spacing, fix=fix,
+            case=pair.case_id, found=geometry.spacing, expected=of_reference.spacing, fix=fix,
         )  # fmt: skip
-    if not same_placement(geometry, reference_geometry):
+    if not same_placement(geometry, of_reference):
         raise SegflowError(f"{where} differ in origin or direction", case=pair.case_id, fix=fix)
-    return reference, prediction, geometry
 
 
 def worker_count(processes: int | None, voxels: Sequence[int]) -> int:

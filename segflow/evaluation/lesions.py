@@ -7,6 +7,9 @@ from dataclasses import dataclass
 import cc3d
 import numpy as np
 
+VOXELS_AT_ONCE = 1 << 20
+"""Voxels of which the sizes of components are counted at a time."""
+
 
 @dataclass(frozen=True, slots=True)
 class LesionCounts:
@@ -47,6 +50,17 @@ def count_lesions(reference: np.ndarray, prediction: np.ndarray, min_overlap: fl
 def _touched_components(mask: np.ndarray, other: np.ndarray, min_overlap: float) -> np.ndarray:
     """For each component of ``mask``: whether more than the share of its voxels lies in ``other``."""
     components, count = cc3d.connected_components(mask, connectivity=26, return_N=True)
-    sizes = np.bincount(components[mask], minlength=count + 1)[1:]
-    covered = np.bincount(components[mask & other], minlength=count + 1)[1:]
-    return covered > min_overlap * sizes
+    covered = _sizes(components, other, count)
+    if not min_overlap:
+        return covered > 0
+    return covered > min_overlap * _sizes(components, mask, count)
+
+
+def _sizes(components: np.ndarray, within: np.ndarray, count: int) -> np.ndarray:
+    """int64 (count,): voxels of each component within a mask. Few are counted at a time, since counting copies them."""
+    sizes = np.zeros(count + 1, dtype=np.int64)
+    step = max(1, VOXELS_AT_ONCE // max(1, components[:1].size))
+    for start in range(0, len(components), step):
+        part = np.s_[start : start + step]
+        sizes += np.bincount(components[part][within[part]], minlength=count + 1)
+    return sizes[1:]

@@ -124,6 +124,12 @@ def memory_limited(gigabytes: float | None) -> Iterator[None]:
             os.environ[MEMORY_VARIABLE] = before
 
 
+def limit_of_child() -> dict[str, str]:
+    """The environment variable that leaves a child what this process does not hold of the user's limit."""
+    limit = memory_limit()
+    return {} if limit is None else {MEMORY_VARIABLE: repr(max(limit - held_bytes(), 1) / GB)}
+
+
 def held_bytes() -> int:
     """Memory in bytes that this process holds now, the code of libraries included; 0 if the system does not tell."""
     try:
@@ -164,7 +170,11 @@ def check_room(wanted: int, what: str, *, found: str, case: str | None = None) -
     Raises:
         SegflowError: The machine, or the user's limit, has less memory.
     """
-    if wanted > _ALWAYS_THERE and wanted > (there := memory_bytes()):
+    if wanted <= _ALWAYS_THERE:
+        return
+    if memory_limit() is not None:
+        wanted += held_bytes()  # the user's limit is for all that the process holds
+    if wanted > (there := memory_bytes()):
         raise no_room(wanted, there, what, found=found, case=case)
 
 
@@ -175,7 +185,7 @@ def no_room(wanted: int, there: int, what: str, *, found: str | None, case: str 
         f"{what} needs {_size(wanted)} of memory",
         case=case,
         found=found,
-        expected=f"at most {_size(there)}" + (", by max_memory_gb" if limited else ""),
+        expected=f"at most {_size(there)}" + (", which max_memory_gb leaves" if limited else ""),
         fix=RAISE_THE_LIMIT
         if limited
         else "Check spacing and sizes. If they are right, use a machine with more memory.",

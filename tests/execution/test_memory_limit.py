@@ -13,8 +13,8 @@ from segflow.execution.machine import GB, MEMORY_VARIABLE, check_room, held_byte
 from segflow.execution.parallel import run_jobs
 
 
-def limit_in_worker(value: int) -> tuple[int, str]:
-    return memory_bytes(), os.environ[MEMORY_VARIABLE]
+def limit_in_worker() -> int:
+    return memory_bytes()
 
 
 def note(folder: str, name: str) -> str:
@@ -32,7 +32,8 @@ def test_a_case_that_does_not_fit_is_refused_and_the_others_are_done(tmp_path: P
     error = str(outcomes[0].error)
     assert error.startswith("case 'b': this case needs 5.")
     assert (
-        "GB of memory; found 5368709120 voxels; expected at most 2 GB, by max_memory_gb. Raise max_memory_gb" in error
+        "GB of memory; found 5368709120 voxels; expected at most 2 GB, which max_memory_gb leaves. Raise max_memory_gb"
+        in error
     )
     assert sorted(outcome.value for outcome in outcomes[1:]) == ["a", "c"]
     assert sorted(file.name for file in tmp_path.iterdir()) == ["a", "c"]
@@ -43,10 +44,10 @@ def test_without_a_limit_a_large_case_runs_alone(tmp_path: Path) -> None:
     assert [outcome.value for outcome in run_jobs(note, jobs, processes=1)] == ["a"]
 
 
-def test_the_limit_is_that_of_workers_too() -> None:
+def test_a_worker_has_what_its_parent_leaves() -> None:
     with memory_limited(1.5):
-        [outcome] = run_jobs(limit_in_worker, [Job("a", (1,))], processes=1)
-    assert outcome.value == (int(1.5 * GB), "1.5")
+        [outcome] = run_jobs(limit_in_worker, [Job("a", ())], processes=1)
+    assert outcome.value == pytest.approx(1.5 * GB - held_bytes(), rel=0.1)
     assert MEMORY_VARIABLE not in os.environ
 
 
@@ -61,10 +62,18 @@ def test_a_limit_within_a_limit_ends_with_its_block() -> None:
 def test_an_array_beyond_the_limit_is_refused() -> None:
     with (
         memory_limited(2),
-        pytest.raises(SegflowError, match="the sum needs 3 GB of memory; found 9; expected at most 2"),
+        pytest.raises(SegflowError, match=r"the sum needs 3.* GB of memory; found 9; expected at most 2"),
     ):
         check_room(3 * GB, "the sum", found="9")
     check_room(3 * GB, "the sum", found="9")
+
+
+def test_what_a_process_holds_counts_for_its_limit() -> None:
+    limit = (held_bytes() + 2 * GB) / GB
+    with memory_limited(limit):
+        check_room(int(1.9 * GB), "the sum", found="9")
+        with pytest.raises(SegflowError, match="needs"):
+            check_room(int(2.1 * GB), "the sum", found="9")
 
 
 @pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf"), "much"])
