@@ -19,38 +19,44 @@ class DeviceSlabResampler:
     """Resamples channels of a tensor to a new shape, slab by slab, on its device.
 
     Args:
-        tensor: float (K, Z, Y, X).
-        new_shape: Voxels along z, y, x after resampling.
-        interpolation: Of order 0 or 1; None if the plan does not resample.
+        pieces, planes, new_shape, interpolation: As for `SlabResampler`, with tensors of one device.
 
     Raises:
         SegflowError: As for `SlabResampler`.
     """
 
-    def __init__(self, tensor: torch.Tensor, new_shape: Sequence[int], interpolation: Interpolation | None) -> None:
-        self._tensor = tensor
+    def __init__(
+        self,
+        pieces: Sequence[tuple[int, torch.Tensor]],
+        planes: int,
+        new_shape: Sequence[int],
+        interpolation: Interpolation | None,
+    ) -> None:
+        self._pieces = pieces
+        tensor = pieces[0][1]
+        self._dtype = tensor.dtype
         self._new_shape = tuple(int(n) for n in new_shape)
-        orders = axis_orders(tensor.shape[1:], self._new_shape, interpolation)
-        self._axes = [
-            _Axis(n, m, order, tensor.device) for n, m, order in zip(tensor.shape[1:], new_shape, orders, strict=True)
-        ]
+        shape = (planes, *tensor.shape[2:])
+        orders = axis_orders(shape, self._new_shape, interpolation)
+        self._axes = [_Axis(n, m, order, tensor.device) for n, m, order in zip(shape, new_shape, orders, strict=True)]
 
-    def slabs(self) -> Iterator[Range]:
+    def slabs(self, rows: Range) -> Iterator[Range]:
         """Ranges of target slices, one per slab."""
         plane = self._new_shape[1] * self._new_shape[2]
-        rows = max(1, _SLAB_VOXELS // plane)
-        for start in range(0, self._new_shape[0], rows):
-            yield start, min(start + rows, self._new_shape[0])
+        step = max(1, _SLAB_VOXELS // plane)
+        for start in range(rows[0], rows[1], step):
+            yield start, min(start + step, rows[1])
 
     def channel(self, index: int, slab: Range) -> torch.Tensor:
         """One channel's values in a slab, float32 (slices, Y, X), rounded to the tensor's type (recipe 11.5)."""
         through, rows, columns = self._axes
         first, last = through.source_range(*slab)
-        planes = self._tensor[index, first:last].float()
+        parts = [tensor[index, max(first - at, 0) : max(last - at, 0)] for at, tensor in self._pieces]
+        planes = (parts[0] if len(parts) == 1 else torch.cat(parts)).float()
         planes = rows.interpolate(
             columns.interpolate(planes, 2, 0, (0, self._new_shape[2])), 1, 0, (0, self._new_shape[1])
         )
-        return through.interpolate(planes, 0, first, slab).to(self._tensor.dtype).float()
+        return through.interpolate(planes, 0, first, slab).to(self._dtype).float()
 
 
 class _Axis:

@@ -14,14 +14,17 @@ import torch
 
 from segflow.core.configuration_plan import ConfigurationPlan
 from segflow.core.errors import SegflowError
+from segflow.core.geometry import Box
 from segflow.core.labels import Labels
 from segflow.core.preprocessed_case import SpatialRecord
 from segflow.network.device_memory import give_back, is_out_of_memory
 from segflow.preprocessing.device_slabs import DeviceSlabResampler
 from segflow.preprocessing.resampling import Interpolation, interpolation_of
-from segflow.preprocessing.slabs import Range, SlabResampler
+from segflow.preprocessing.slabs import Progression, Range, SlabResampler, axis_orders
 
 logger = logging.getLogger(__name__)
+
+WRONG_SHAPE = "the prediction has another shape than the preprocessed case"
 
 
 def restore_labels(logits: torch.Tensor, spatial: SpatialRecord, plan: ConfigurationPlan, labels: Labels) -> np.ndarray:
@@ -39,10 +42,9 @@ def restore_labels(logits: torch.Tensor, spatial: SpatialRecord, plan: Configura
     Raises:
         SegflowError: The logits do not fit the record or the labels.
     """
-    _check(logits, spatial, labels)
-    result = np.zeros(spatial.shape_original, _label_type(labels))
+    result = np.zeros(spatial.shape_original, label_type(labels))
     inside = result.transpose(spatial.axis_order)[spatial.crop.slices]
-    _decide(logits, spatial.spacing_plan, spatial.spacing_transposed, plan, labels, inside)
+    _whole(Restorer.to_image(spatial, plan, labels), logits).decide(inside)
     return result
 
 
@@ -66,9 +68,8 @@ def labels_on_grid(
     Returns:
         uint8 or uint16 (\\*new_shape).
     """
-    result = np.zeros(tuple(new_shape), _label_type(labels))
-    _decide(logits, spacing, new_spacing, plan, labels, result)
-    return result
+    interpolation = interpolation_of(plan.resampling_probabilities, spacing, new_spacing)
+    return _whole(Restorer(logits.shape[1:], new_shape, interpolation, labels), logits).decide()
 
 
 def restore_probabilities(
@@ -89,38 +90,206 @@ def restore_probabilities(
     Raises:
         SegflowError: The logits do not fit the record or the labels.
     """
-    _check(logits, spatial, labels)
-    return _each_probability(logits, spatial, plan, labels)
+    return _each_probability(_whole(Restorer.to_image(spatial, plan, labels), logits), spatial, labels)
 
 
-def _each_probability(
-    logits: torch.Tensor, spatial: SpatialRecord, plan: ConfigurationPlan, labels: Labels
-) -> Iterator[np.ndarray]:
-    shape = spatial.shape_cropped
-    interpolation = interpolation_of(plan.resampling_probabilities, spatial.spacing_plan, spatial.spacing_transposed)
-    softmax = _Softmax(SlabResampler(_as_array(logits), shape, interpolation))
-    if not labels.has_regions:
-        softmax.normalise(np.empty(shape, np.float32), len(logits))
-    for output in range(len(logits)):
-        result = np.zeros(spatial.shape_original, np.float32)
-        if output == 0 and not labels.has_regions:
-            result[...] = 1
-        softmax.fill(output, result.transpose(spatial.axis_order)[spatial.crop.slices])
+def _each_probability(part: RestoredPart, spatial: SpatialRecord, labels: Labels) -> Iterator[np.ndarray]:
+    for output in range(labels.num_outputs):
+        result = np.full(spatial.shape_original, outside_probability(output, labels), np.float32)
+        part.probability(output, result.transpose(spatial.axis_order)[spatial.crop.slices])
         yield result
+
+
+def outside_probability(output: int, labels: Labels) -> int:
+    """The probability of an output outside the crop box, 0 or 1."""
+    return int(output == 0 and not labels.has_regions)
+
+
+def _whole(restorer: Restorer, logits: torch.Tensor) -> RestoredPart:
+    """All of an image's logits at once."""
+    part = restorer.take(0, logits)
+    if part is None or not restorer.finished:
+        raise SegflowError(WRONG_SHAPE, found=tuple(logits.shape[1:]), expected=restorer.shape)
+    return part
+
+
+class Restorer:
+    """Brings logits to another grid, slab by slab as they come along the first axis.
+
+    Args:
+        shape: Voxels of the logits along z, y, x.
+        new_shape: Voxels of the grid.
+        interpolation: See `SlabResampler`.
+        labels: The label definition.
+
+    Attributes:
+        shape: Voxels of the logits along z, y, x.
+
+    Raises:
+        SegflowError: As for `SlabResampler`.
+    """
+
+    def __init__(
+        self, shape: Sequence[int], new_shape: Sequence[int], interpolation: Interpolation | None, labels: Labels
+    ) -> None:
+        self.shape = tuple(shape)
+        self._new_shape = tuple(new_shape)
+        self._interpolation = interpolation
+        self._labels = labels
+        order = axis_orders(self.shape, self._new_shape, interpolation)[0]
+        self._progression = Progression(self.shape[0], self._new_shape[0], order)
+        self._kept: list[tuple[int, torch.Tensor]] = []
+
+    @classmethod
+    def to_image(cls, spatial: SpatialRecord, plan: ConfigurationPlan, labels: Labels) -> Restorer:
+        """To the crop box of a case's image, before the transposition back to the original axes."""
+        spacings = (spatial.spacing_plan, spatial.spacing_transposed)
+        interpolation = interpolation_of(plan.resampling_probabilities, *spacings)
+        return cls(spatial.shape_plan, spatial.shape_cropped, interpolation, labels)
+
+    @property
+    def finished(self) -> bool:
+        """Whether all of the grid was computed."""
+        return self._progression.done == self._new_shape[0]
+
+    def take(self, start: int, logits: torch.Tensor, release: Callable[[], None] = lambda: None) -> RestoredPart | None:
+        """Take the next planes.
+
+        Args:
+            start: The first plane, which follows on the last one of the call before.
+            logits: float (K, planes, Y, X), on any device. They are needed until the next call, and a few planes are
+                copied for it.
+            release: Is called when memory of the logits may be freed for a while, see `ScratchArray.release`.
+
+        Returns:
+            The part of the grid that can be computed now; None if more planes are needed.
+
+        Raises:
+            SegflowError: The logits do not fit the grid or the labels.
+        """
+        _check(logits, self.shape, start, self._labels)
+        pieces = [*self._kept, (start, logits)]
+        stop = start + logits.shape[1]
+        rows, needed = self._progression.take(stop)
+        part = None
+        if rows[0] < rows[1]:
+            part = RestoredPart(rows, pieces, self.shape[0], self._new_shape, self._interpolation, self._labels)
+            part.release = release
+        rest = [(max(at, needed), planes[:, max(needed - at, 0) :]) for at, planes in pieces]
+        self._kept = [(at, planes.clone()) for at, planes in rest if planes.shape[1]]
+        return part
+
+
+class RestoredPart:
+    """Slices of the new grid that can be computed.
+
+    Args:
+        rows: The slices along the first axis.
+        pieces, planes, new_shape, interpolation: See `SlabResampler`; the planes are tensors on any device.
+        labels: The label definition.
+
+    Attributes:
+        rows: The slices along the first axis.
+        shape: Their number, and voxels along y, x.
+    """
+
+    def __init__(
+        self,
+        rows: Range,
+        pieces: Sequence[tuple[int, torch.Tensor]],
+        planes: int,
+        new_shape: Sequence[int],
+        interpolation: Interpolation | None,
+        labels: Labels,
+    ) -> None:
+        self.rows = rows
+        self.shape = (rows[1] - rows[0], *new_shape[1:])
+        self.release: Callable[[], None] = lambda: None
+        self._pieces = pieces
+        self._grid = (planes, new_shape, interpolation)
+        self._labels = labels
+        self._softmax: _Softmax | None = None
+
+    def decide(self, target: np.ndarray | None = None) -> np.ndarray:
+        """The labels, uint8 or uint16 of `shape`; written into ``target`` if that is given."""
+        labels = self._labels
+        target = np.zeros(self.shape, label_type(labels)) if target is None else target
+        values = np.array(labels.regions_class_order if labels.has_regions else labels.all_labels, target.dtype)
+        if self._pieces[-1][1].device.type != "cpu" and self._decide_on_device(values, target):
+            return target
+        resampler = self._resampler()
+        decide = _paint if labels.has_regions else _largest
+
+        def decide_slab(slab: Range) -> None:
+            decide(resampler, slab, values, target[slab[0] - self.rows[0] : slab[1] - self.rows[0]])
+            self.release()
+
+        _for_each_slab(decide_slab, resampler.slabs(self.rows))
+        return target
+
+    def probability(self, output: int, target: np.ndarray | None = None) -> np.ndarray:
+        """The probabilities of one output, float32 of `shape`; written into ``target`` if that is given."""
+        target = np.empty(self.shape, np.float32) if target is None else target
+        if self._softmax is None:
+            self._softmax = _Softmax(self._resampler(), self.rows, self.release)
+            if not self._labels.has_regions:
+                self._softmax.normalise(np.empty(self.shape, np.float32), self._labels.num_outputs)
+        self._softmax.fill(output, target)
+        return target
+
+    def _resampler(self) -> SlabResampler:
+        return SlabResampler([(at, _as_array(logits)) for at, logits in self._pieces], *self._grid)
+
+    def _decide_on_device(self, values: np.ndarray, target: np.ndarray) -> bool:
+        """Like `decide`, computed where the logits are. False if its memory does not suffice."""
+        decide = _paint_on_device if self._labels.has_regions else _largest_on_device
+        device = self._pieces[-1][1].device
+        try:
+            resampler = DeviceSlabResampler([(at, planes.to(device)) for at, planes in self._pieces], *self._grid)
+            for slab in resampler.slabs(self.rows):
+                target[slab[0] - self.rows[0] : slab[1] - self.rows[0]] = decide(resampler, slab, values)
+            return True
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            logger.warning("out of memory on %s; the label map is decided in main memory, more slowly", device)
+        give_back(device)  # here, where the error no longer holds what was computed
+        return False
+
+
+def slab_in_image(spatial: SpatialRecord, rows: Range) -> Box:
+    """The box in image space, in original axes, of slices of the crop box.
+
+    Args:
+        spatial: How the case came to plan space.
+        rows: Slices along the first plan axis, from the crop box's first.
+    """
+    begin = spatial.crop.start[0]
+    start = (begin + rows[0], *spatial.crop.start[1:])
+    stop = (begin + rows[1], *spatial.crop.stop[1:])
+    back = np.argsort(spatial.axis_order)
+    return Box(tuple(start[axis] for axis in back), tuple(stop[axis] for axis in back))
+
+
+def in_image_axes(values: np.ndarray, spatial: SpatialRecord) -> np.ndarray:
+    """An array (Z, Y, X) in plan axes as a view in the image's original axes."""
+    return values.transpose(np.argsort(spatial.axis_order))
 
 
 class _Softmax:
     """Probabilities of resampled logits; sigmoids until `normalise` is called."""
 
-    def __init__(self, resampler: SlabResampler) -> None:
+    def __init__(self, resampler: SlabResampler, rows: Range, release: Callable[[], None]) -> None:
         self._resampler = resampler
+        self._rows = rows
+        self._release = release
         self._denominator: np.ndarray | None = None
 
     def normalise(self, denominator: np.ndarray, outputs: int) -> None:
         """Write the logarithm of the softmax's denominator into a float32 (Z, Y, X)."""
 
         def add_up(slab: Range) -> None:
-            target = denominator[slice(*slab)]
+            target = denominator[slab[0] - self._rows[0] : slab[1] - self._rows[0]]
             highest = np.full(target.shape, -np.inf, np.float32)
             total = np.zeros(target.shape, np.float32)
             for output in range(outputs):
@@ -131,59 +300,25 @@ class _Softmax:
                     top[...] = higher
             np.log(total, out=target)
             target += highest
+            self._release()
 
-        _for_each_slab(add_up, self._resampler.slabs())
+        _for_each_slab(add_up, self._resampler.slabs(self._rows))
         self._denominator = denominator
 
     def fill(self, output: int, target: np.ndarray) -> None:
         """Write one output's probabilities into a float32 (Z, Y, X)."""
 
         def fill_slab(slab: Range) -> None:
-            for number, values in zip(range(*slab), self._resampler.channel(output, slab), strict=True):
+            begin = slab[0] - self._rows[0]
+            for number, values in enumerate(self._resampler.channel(output, slab), begin):
                 if self._denominator is None:
                     with np.errstate(over="ignore"):  # the probability of a very negative logit is 0
                         target[number] = np.reciprocal(np.exp(-values) + 1)
                 else:
                     target[number] = np.exp(values - self._denominator[number])
+            self._release()
 
-        _for_each_slab(fill_slab, self._resampler.slabs())
-
-
-def _decide(
-    logits: torch.Tensor,
-    spacing: Sequence[float],
-    new_spacing: Sequence[float],
-    plan: ConfigurationPlan,
-    labels: Labels,
-    target: np.ndarray,
-) -> None:
-    """Write the label map of the resampled logits into ``target`` (Z', Y', X')."""
-    _check_channels(len(logits), labels)
-    interpolation = interpolation_of(plan.resampling_probabilities, spacing, new_spacing)
-    values = np.array(labels.regions_class_order if labels.has_regions else labels.all_labels, target.dtype)
-    if logits.device.type != "cpu" and _decide_on_device(logits, interpolation, labels.has_regions, values, target):
-        return
-    resampler = SlabResampler(_as_array(logits), target.shape, interpolation)
-    decide = _paint if labels.has_regions else _largest
-    _for_each_slab(lambda slab: decide(resampler, slab, values, target[slice(*slab)]), resampler.slabs())
-
-
-def _decide_on_device(
-    logits: torch.Tensor, interpolation: Interpolation | None, regions: bool, values: np.ndarray, target: np.ndarray
-) -> bool:
-    """Like `_decide`, computed where the logits are. False if its memory does not suffice."""
-    decide = _paint_on_device if regions else _largest_on_device
-    try:
-        resampler = DeviceSlabResampler(logits, target.shape, interpolation)
-        for slab in resampler.slabs():
-            target[slice(*slab)] = decide(resampler, slab, values)
-        return True
-    except RuntimeError as error:
-        if not is_out_of_memory(error):
-            raise
-        logger.warning("out of memory on %s; the label map is decided in main memory, more slowly", logits.device)
-    give_back(logits.device)  # here, where the error no longer holds what was computed
-    return False
+        _for_each_slab(fill_slab, self._resampler.slabs(self._rows))
 
 
 def _largest(resampler: SlabResampler, slab: Range, labels: np.ndarray, target: np.ndarray) -> None:
@@ -240,23 +375,19 @@ def _for_each_slab(function: Callable[[Range], None], slabs: Sequence[Range]) ->
             pass  # raises the exception of a thread
 
 
-def _label_type(labels: Labels) -> type[np.unsignedinteger]:
+def label_type(labels: Labels) -> type[np.unsignedinteger]:
+    """The type of label maps that are decided here."""
     highest = max(*labels.all_labels, *(labels.regions_class_order or (0,)))
     return np.uint8 if highest < 256 else np.uint16
 
 
-def _check(logits: torch.Tensor, spatial: SpatialRecord, labels: Labels) -> None:
-    _check_channels(len(logits), labels)
-    if tuple(logits.shape[1:]) != tuple(spatial.shape_plan):
+def _check(logits: torch.Tensor, shape: Sequence[int], start: int, labels: Labels) -> None:
+    if len(logits) != labels.num_outputs:
         raise SegflowError(
-            "the prediction has another shape than the preprocessed case",
-            found=tuple(logits.shape[1:]),
-            expected=tuple(spatial.shape_plan),
+            "the prediction has another number of channels than the labels",
+            found=len(logits),
+            expected=labels.num_outputs,
         )
-
-
-def _check_channels(channels: int, labels: Labels) -> None:
-    if channels != labels.num_outputs:
-        raise SegflowError(
-            "the prediction has another number of channels than the labels", found=channels, expected=labels.num_outputs
-        )
+    found = tuple(logits.shape[1:])
+    if found[1:] != tuple(shape[1:]) or start + found[0] > shape[0]:
+        raise SegflowError(WRONG_SHAPE, found=found, expected=tuple(shape))

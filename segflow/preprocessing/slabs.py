@@ -25,7 +25,9 @@ class SlabResampler:
     """Resamples channels of an array to a new shape, slab by slab.
 
     Args:
-        array: float16 or float32 (K, Z, Y, X).
+        pieces: Consecutive planes of the array, float16 or float32 (K, planes, Y, X), each time with the number of the
+            first. They hold all planes that the target slices are computed from.
+        planes: Planes of the whole array.
         new_shape: Voxels along z, y, x after resampling.
         interpolation: Of order 0 or 1; None if the plan does not resample.
 
@@ -33,17 +35,31 @@ class SlabResampler:
         SegflowError: The plan asks for another order, or for no resampling between different grids.
     """
 
-    def __init__(self, array: np.ndarray, new_shape: Sequence[int], interpolation: Interpolation | None) -> None:
-        self._array = array
+    def __init__(
+        self,
+        pieces: Sequence[tuple[int, np.ndarray]],
+        planes: int,
+        new_shape: Sequence[int],
+        interpolation: Interpolation | None,
+    ) -> None:
+        self._pieces = pieces
+        self._half = pieces[0][1].dtype == np.float16
         self._new_shape = tuple(int(n) for n in new_shape)
-        orders = axis_orders(array.shape[1:], self._new_shape, interpolation)
-        self._axes = [_Axis(n, m, order) for n, m, order in zip(array.shape[1:], new_shape, orders, strict=True)]
+        shape = (planes, *pieces[0][1].shape[2:])
+        orders = axis_orders(shape, self._new_shape, interpolation)
+        self._axes = [_Axis(n, m, order) for n, m, order in zip(shape, new_shape, orders, strict=True)]
 
-    def slabs(self) -> list[Range]:
-        """Ranges of target slices, one per slab."""
+    @classmethod
+    def of(cls, array: np.ndarray, new_shape: Sequence[int], interpolation: Interpolation | None) -> SlabResampler:
+        """For a whole array (K, Z, Y, X)."""
+        return cls([(0, array)], array.shape[1], new_shape, interpolation)
+
+    def slabs(self, rows: Range | None = None) -> list[Range]:
+        """Ranges of target slices, one per slab; of some target slices, or of all."""
+        start, stop = (0, self._new_shape[0]) if rows is None else rows
         plane = self._new_shape[1] * self._new_shape[2]
-        rows = max(1, _SLAB_VOXELS // plane)
-        return [(start, min(start + rows, self._new_shape[0])) for start in range(0, self._new_shape[0], rows)]
+        step = max(1, _SLAB_VOXELS // plane)
+        return [(first, min(first + step, stop)) for first in range(start, stop, step)]
 
     def channel(self, index: int, slab: Range) -> Iterator[np.ndarray]:
         """One channel's values, float32 (Y, X), for each target slice of a slab.
@@ -54,11 +70,42 @@ class SlabResampler:
         first, last = through.source_range(*slab)
         planes = [
             rows.interpolate(columns.interpolate(plane.astype(np.float32, copy=False), axis=1), axis=0)
-            for plane in self._array[index, first:last]
+            for start, array in self._pieces
+            for plane in array[index, max(first - start, 0) : max(last - start, 0)]
         ]
         for number in range(*slab):
             values = through.between(planes, first, number)
-            yield _in_half_precision(values) if self._array.dtype == np.float16 else values
+            yield _in_half_precision(values) if self._half else values
+
+
+class Progression:
+    """Which target slices can be computed, as the planes of an array come in order.
+
+    Args:
+        size: Planes of the array.
+        new_size: Target slices.
+        order: Interpolation order along the first axis, 0 or 1.
+
+    Attributes:
+        done: Target slices that were ready.
+    """
+
+    def __init__(self, size: int, new_size: int, order: int) -> None:
+        self._size, self._new_size = size, new_size
+        self._axis = _Axis(size, new_size, order)
+        self.done = 0
+
+    def take(self, stop: int) -> tuple[Range, int]:
+        """The planes before ``stop`` are there.
+
+        Returns:
+            The target slices that are ready now and were not before, and the first plane that later ones need.
+        """
+        ready = self._new_size if stop >= self._size else self._axis.ready(stop)
+        rows = (self.done, ready)
+        self.done = ready
+        needed = self._size if ready == self._new_size else self._axis.source_range(ready, ready + 1)[0]
+        return rows, min(needed, stop)
 
 
 class _Axis:
@@ -77,6 +124,10 @@ class _Axis:
     def source_range(self, start: int, stop: int) -> Range:
         """Source indices that these target indices are computed from."""
         return (start, stop) if self._same else (int(self._low[start]), int(self._high[stop - 1]) + 1)
+
+    def ready(self, stop: int) -> int:
+        """Number of target indices that are computed from source indices before ``stop``."""
+        return stop if self._same else int(np.searchsorted(self._high, stop))
 
     def interpolate(self, plane: np.ndarray, *, axis: int) -> np.ndarray:
         """All target rows (axis 0) or columns (axis 1) of a plane."""

@@ -116,8 +116,8 @@ def test_the_way_on_an_accelerator_gives_the_same(
     logits = torch.randn((3, *shape), generator=torch.Generator().manual_seed(seed % 2**31))
     logits = logits.half() if half else logits
     interpolation = interpolation_of(FIRST, spatial.spacing_plan, spatial.spacing_transposed)
-    there = device_slabs.DeviceSlabResampler(logits, spatial.shape_cropped, interpolation)
-    here = slabs.SlabResampler(logits.numpy(), spatial.shape_cropped, interpolation)
+    there = device_slabs.DeviceSlabResampler([(0, logits)], shape[0], spatial.shape_cropped, interpolation)
+    here = slabs.SlabResampler.of(logits.numpy(), spatial.shape_cropped, interpolation)
     whole = (0, spatial.shape_cropped[0])
     for channel in range(3):
         expected = np.stack(list(here.channel(channel, whole)))
@@ -130,6 +130,36 @@ def test_the_way_on_an_accelerator_gives_the_same(
     expected_labels = restore_labels(logits, spatial, make_plans().configuration("test"), labels)
     inside = expected_labels.transpose(spatial.axis_order)[spatial.crop.slices]
     assert (found_labels == inside).mean() > 0.99 or found_labels.size < 100
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(problem=problems, labels=st.sampled_from([PLAIN, REGIONS]), half=st.booleans(), cuts=st.sets(st.integers(1, 11)))
+def test_slabs_of_logits_give_the_same_as_all_at_once(
+    make_plans: Callable[..., Plans], problem: Any, labels: Labels, half: bool, cuts: set[int]
+) -> None:
+    shape, factors, axis_order, spacing, seed = problem
+    spatial, plan = make_record(shape, factors, axis_order, spacing), make_plans().configuration("test")
+    logits = torch.randn((3, *shape), generator=torch.Generator().manual_seed(seed % 2**31))
+    logits = logits.half() if half else logits
+    label_map = np.zeros(spatial.shape_original, np.uint8)
+    probabilities = np.zeros((3, *spatial.shape_original), np.float32)
+    probabilities[0] = restore.outside_probability(0, labels)
+    restorer, released = restore.Restorer.to_image(spatial, plan, labels), []
+    borders = [0, *sorted(cut for cut in cuts if cut < shape[0]), shape[0]]
+    for start, stop in zip(borders, borders[1:], strict=False):
+        slab = logits[:, start:stop].clone()
+        part = restorer.take(start, slab, lambda: released.append(1))
+        if part is not None:
+            box = restore.slab_in_image(spatial, part.rows)
+            label_map[box.slices] = restore.in_image_axes(part.decide(), spatial)
+            for output in range(3):
+                values = restore.in_image_axes(part.probability(output), spatial)
+                probabilities[(output, *box.slices)] = values
+        slab.fill_(np.nan)  # as a later slab may take its place
+    assert restorer.finished
+    assert released
+    assert np.array_equal(label_map, restore_labels(logits, spatial, plan, labels))
+    assert np.array_equal(probabilities, np.stack(list(restore_probabilities(logits, spatial, plan, labels))))
 
 
 def test_equal_logits_go_to_the_first_label(make_plans: Callable[..., Plans]) -> None:
