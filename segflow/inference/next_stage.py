@@ -9,18 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from segflow.core.errors import SegflowError
 from segflow.core.preprocessed_case import PreprocessedCase, SpatialRecord
 from segflow.core.run_record import RunRecord
 from segflow.core.splits import Split
 from segflow.core.wording import some
+from segflow.inference.label_builder import LabelBuilder
 from segflow.inference.origins import WINDOW_SETTINGS
 from segflow.inference.predictor import Predictor
 from segflow.preprocessing.provenance import VERSION as PREPROCESSING
 from segflow.preprocessing.provenance import choices_of, differing_choices
-from segflow.preprocessing.restore import labels_on_grid
+from segflow.preprocessing.resampling import interpolation_of
+from segflow.preprocessing.restore import Restorer, label_type
 from segflow.storage.file_stamps import FileStamp, Origin, is_same_file, stamp_file
 from segflow.storage.folds import Fold
 from segflow.storage.preprocessed_store import PREDICTED_BY, PreprocessedStore
@@ -91,33 +92,39 @@ class NextStage:
         is_current = isinstance(stamp, Mapping) and self._origin(case_id, origin).difference(stamp) is None
         return is_current and self.handed.is_whole(case_id)
 
-    def write(
-        self,
-        case_id: str,
-        origin: Origin,
-        inputs: Mapping[str, FileStamp],
-        logits: Tensor,
-        spatial: SpatialRecord,
-        predictor: Predictor,
-    ) -> None:
-        """Write the label map of a case with its origin. Both grids span the same crop of the image.
+    def builder(self, case_id: str, spatial: SpatialRecord, predictor: Predictor) -> LabelBuilder | None:
+        """What decides the label map of a case on the cascade's grid. Both grids span the same crop of the image.
 
         Args:
-            case_id: The case. Nothing happens if it is not in ``taken``.
-            origin: Origin of the stage's own label map.
-            inputs: Stamps of the origin's files, taken before they were read.
-            logits: float (K, Z, Y, X), the prediction on the stage's own grid.
-            spatial: Record of that grid.
+            case_id: The case.
+            spatial: Record of the stage's own grid.
             predictor: The predictor of the logits.
+
+        Returns:
+            None if the case is not in ``taken``.
         """
         if case_id not in self.taken:
-            return
+            return None
+        grid = self.grids.open(case_id).spatial
+        resampling = predictor.plan.resampling_probabilities
+        interpolation = interpolation_of(resampling, spatial.spacing_plan, grid.spacing_plan)
+        return LabelBuilder(
+            lambda: Restorer(spatial.shape_plan, grid.shape_plan, interpolation, predictor.labels),
+            np.zeros(grid.shape_plan, label_type(predictor.labels)),
+        )
+
+    def write(self, case_id: str, origin: Origin, inputs: Mapping[str, FileStamp], label: np.ndarray) -> None:
+        """Write the label map of a case with its origin.
+
+        Args:
+            case_id: The case.
+            origin: Origin of the stage's own label map.
+            inputs: Stamps of the origin's files, taken before they were read.
+            label: (Z, Y, X) on the cascade's grid, see `builder`.
+        """
         own = self._origin(case_id, origin)
         stamps = {**inputs, "grid": stamp_file(own.inputs["grid"])}
         grid = self.grids.open(case_id).spatial
-        label = labels_on_grid(
-            logits, grid.shape_plan, spatial.spacing_plan, grid.spacing_plan, predictor.plan, predictor.labels
-        )
         case = PreprocessedCase(case_id, np.empty((0, *grid.shape_plan), np.float32), label.astype(np.int16), grid)
         stamp = {
             "way": own.way,

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-from torch import Tensor
 
 from segflow.core.case import CaseFiles
 from segflow.core.errors import SegflowError
@@ -21,7 +18,7 @@ from segflow.inference.maps import Maps
 from segflow.inference.origins import StampedCase
 from segflow.inference.predict_settings import PredictSettings
 from segflow.inference.predictor import Predictor
-from segflow.inference.sliding_window import mean_logits
+from segflow.inference.streamed_case import StreamedCase, StreamedFiles
 from segflow.storage.file_stamps import Origin
 from segflow.storage.images import ImageIO, read_case, reader_by_name
 from segflow.storage.label_map_files import case_inputs
@@ -35,17 +32,10 @@ VERSION = 1  # raise it when the same model, images and settings would give othe
 
 @dataclass(frozen=True, slots=True)
 class _Computed:
-    """The result of a case, to be written.
-
-    Attributes:
-        read: The case.
-        prediction: Of all folds together.
-        votes: Label maps (Z, Y, X) of the single folds, for the disagreement.
-    """
+    """The result of a case, to be written."""
 
     read: StampedCase
     prediction: CasePrediction
-    votes: tuple[np.ndarray, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,25 +133,36 @@ class PredictStage:
         return StampedCase(self.predictor.preprocess(case, label), inputs)
 
     def _compute(self, files: CaseFiles, read: StampedCase) -> _Computed:
-        predictor, case = self.predictor, read.preprocessed
-        votes: list[np.ndarray] = []
-
-        def fold_by_fold() -> Iterator[Tensor]:
-            for fold in range(len(predictor.networks)):
-                logits = predictor.logits(case, fold=fold)
-                votes.append(predictor.restore(logits, case))
-                yield logits
-
-        logits = mean_logits(tuple(fold_by_fold())) if self.settings.disagreement else predictor.logits(case)
+        predictor, case, disagreement = self.predictor, read.preprocessed, self.settings.disagreement
         prediction = CasePrediction(
-            logits, case.spatial, predictor.plan, predictor.labels, keep_logits=self.maps.need_logits
+            case.spatial,
+            predictor.plan,
+            predictor.labels,
+            lambda: StreamedFiles(self._streamed(files, read)),
+            keep_logits=self.maps.need_logits,
         )
-        return _Computed(read, prediction, tuple(votes))
+        prediction.take_all(predictor.slabs(case, of_networks=disagreement, scratch=self.output))
+        return _Computed(read, prediction)
+
+    def _streamed(self, files: CaseFiles, read: StampedCase) -> StreamedCase:
+        return StreamedCase(
+            files.case_id,
+            read.preprocessed.spatial,
+            self.maps,
+            self.reader,
+            self.predictions.file(files.case_id).name,
+            len(self.predictor.networks) if self.settings.disagreement else 0,
+            lambda: self.predictions.written(files.case_id, self.origin(files), read.inputs),
+        )
 
     def _write(self, files: CaseFiles, computed: _Computed) -> None:
-        spatial, predictions = computed.read.preprocessed.spatial, self.predictions
-        label = computed.prediction.label_map()
+        prediction, spatial, predictions = computed.prediction, computed.read.preprocessed.spatial, self.predictions
+        if prediction.streamed is not None:
+            prediction.streamed.finish()
+            return
+        label = prediction.label_map()
         with predictions.written(files.case_id, self.origin(files), computed.read.inputs) as place:
-            self.maps.write(place, files.case_id, label, computed.prediction.logits, computed.votes, spatial)
+            votes = (vote() for vote in prediction.votes)
+            self.maps.write(place, files.case_id, label, prediction.logits, votes, spatial)
             target = place / predictions.file(files.case_id).name
             self.reader.write_label(label, spatial.geometry, target)

@@ -13,12 +13,15 @@ from segflow.core.run_record import RunRecord
 from segflow.execution.progress import Progress, silent
 from segflow.inference.case_pipeline import PredictReport, Steps, run_cases
 from segflow.inference.case_prediction import CasePrediction
+from segflow.inference.label_builder import LabelBuilder
 from segflow.inference.load_model import Build
 from segflow.inference.maps import Maps
 from segflow.inference.next_stage import NextStage
 from segflow.inference.origins import WINDOW_SETTINGS, StampedCase, described, record_digest, window_choices
 from segflow.inference.predict_settings import AUTO, PredictSettings
 from segflow.inference.predictor import Predictor
+from segflow.inference.sliding_window import LogitSlab
+from segflow.inference.streamed_case import StreamedCase, StreamedFiles
 from segflow.network.build import build_network
 from segflow.storage.file_stamps import FileStamp, Origin, stamp_file
 from segflow.storage.folds import Fold
@@ -175,21 +178,37 @@ class _Validation:
 
     def _compute(self, case_id: str, case: StampedCase) -> _Computed:
         predictor, spatial = self.predictor, case.preprocessed.spatial
-        keep_logits = self.maps.need_logits or bool(self.following)
-        logits = predictor.logits(case.preprocessed)
-        prediction = CasePrediction(logits, spatial, predictor.plan, predictor.labels, keep_logits=keep_logits)
-        return _Computed(prediction, spatial, case.inputs)
+        built = [(stage, stage.builder(case_id, spatial, predictor)) for stage in self.following]
+        following = [(stage, label) for stage, label in built if label is not None]
+        streamed = StreamedCase(
+            case_id,
+            spatial,
+            self.maps,
+            self.reader,
+            self.predictions.file(case_id).name,
+            0,
+            lambda: self.predictions.written(case_id, self.origin(case_id), case.inputs),
+            tuple(label for _, label in following),
+        )
+        keep_logits = self.maps.need_logits or bool(following)
+        what = (spatial, predictor.plan, predictor.labels)
+        prediction = CasePrediction(*what, lambda: StreamedFiles(streamed), keep_logits=keep_logits)
+        prediction.take_all(predictor.slabs(case.preprocessed, scratch=self.folder.path))
+        return _Computed(prediction, spatial, case.inputs, following)
 
     def _write(self, case_id: str, computed: _Computed) -> None:
-        logits, spatial, predictor = computed.prediction.logits, computed.spatial, self.predictor
-        origin, predictions = self.origin(case_id), self.predictions
-        if logits is not None:
-            for stage in self.following:
-                stage.write(case_id, origin, computed.inputs, logits, spatial, predictor)
-        label = computed.prediction.label_map()
-        with predictions.written(case_id, origin, computed.inputs) as place:
-            self.maps.write(place, case_id, label, logits, (), spatial)
-            self.reader.write_label(label, spatial.geometry, place / predictions.file(case_id).name)
+        prediction, spatial, origin = computed.prediction, computed.spatial, self.origin(case_id)
+        for stage, built in computed.following:
+            if prediction.streamed is None and prediction.logits is not None:
+                built.take(LogitSlab(0, prediction.logits))
+            stage.write(case_id, origin, computed.inputs, built.label)
+        if prediction.streamed is not None:
+            prediction.streamed.finish()
+            return
+        label = prediction.label_map()
+        with self.predictions.written(case_id, origin, computed.inputs) as place:
+            self.maps.write(place, case_id, label, prediction.logits, (), spatial)
+            self.reader.write_label(label, spatial.geometry, place / self.predictions.file(case_id).name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +218,7 @@ class _Computed:
     prediction: CasePrediction
     spatial: SpatialRecord
     inputs: dict[str, FileStamp]
+    following: list[tuple[NextStage, LabelBuilder]]
 
 
 def validated_with(folder: Fold, record: RunRecord) -> dict[str, Any] | None:

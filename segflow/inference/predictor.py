@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,13 +20,17 @@ from segflow.core.errors import SegflowError
 from segflow.core.labels import Labels
 from segflow.core.preprocessed_case import PreprocessedCase
 from segflow.core.run_record import RunRecord
+from segflow.core.voxels import ArraySource, VoxelSource
 from segflow.execution.machine import check_room
 from segflow.execution.progress import Progress, silent
 from segflow.inference.image_checks import ImageChecks
 from segflow.inference.image_objects import image_object
+from segflow.inference.label_builder import LabelBuilder
 from segflow.inference.load_model import Build, Model, find_previous_stage, load_model
+from segflow.inference.plan_image import PlanImage, one_hot
+from segflow.inference.planes import Room
 from segflow.inference.predict_settings import AUTO, SlidingWindowSettings
-from segflow.inference.sliding_window import NotFiniteError, predict_logits
+from segflow.inference.sliding_window import LogitSlab, NotFiniteError, gathered, logit_slabs
 from segflow.models.trained_fold import Folds
 from segflow.network.build import build_network
 from segflow.network.cpu.accelerate import accelerate
@@ -165,8 +169,7 @@ class Predictor:
         Raises:
             SegflowError: The case does not fit the model.
         """
-        preprocessed = self.preprocess(case, previous)
-        return self.restore(self.logits(preprocessed, progress=progress), preprocessed)
+        return self.predict_preprocessed(self.preprocess(case, previous), progress=progress)
 
     def preprocess(self, case: Case, previous: np.ndarray | None = None) -> PreprocessedCase:
         """Bring a case to plan space.
@@ -190,35 +193,62 @@ class Predictor:
         case = replace(case, label=label)
         return preprocess_case(case, self.record.plans, self.plan, self.labels, normalizations=self.normalizations)
 
-    def logits(self, case: PreprocessedCase, *, progress: Progress = silent, fold: int | None = None) -> Tensor:
-        """Logits of a case in plan space.
+    def slabs(
+        self,
+        case: PreprocessedCase | PlanImage,
+        *,
+        progress: Progress = silent,
+        fold: int | None = None,
+        of_networks: bool = False,
+        scratch: Path | None = None,
+    ) -> Iterator[LogitSlab]:
+        """Logits of a case in plan space, slab by slab along the first axis; all at once if they fit into memory.
+
+        An image that is not finite in the precision that was chosen for it is predicted again in float32: the slabs
+        then begin again with the first plane, and those before are void.
 
         Args:
             case: Result of `preprocess`. For a cascade its label is the previous stage's label map.
             progress: Called with the number of finished tiles.
             fold: Index of one network; None takes the mean of all.
-
-        Returns:
-            float32 or float16 (K, Z, Y, X), see `SlidingWindowSettings.sums`.
+            of_networks: Also give the logits of each network.
+            scratch: Folder for what does not fit into memory; None takes the system's for temporary files.
         """
-        image = torch.from_numpy(np.ascontiguousarray(case.image, dtype=np.float32))
-        if self.plan.previous_stage:
-            if case.label is None:
-                raise SegflowError("the previous stage's label map is missing", case=case.case_id)
-            image = torch.cat((image, _one_hot(case.label, self.labels)))
+        source = case.source if isinstance(case, PlanImage) else self._source(case)
         networks = self.networks if fold is None else (self.networks[fold],)
-        what = (networks, image, self.plan.patch_size, self.record.mirror_axes)
+        what = (networks, source, self.plan.patch_size, self.record.mirror_axes)
+        options: dict[str, Any] = {"progress": progress, "of_networks": of_networks, "room": Room.of_machine(scratch)}
         try:
             with without_search():
                 try:
-                    return predict_logits(*what, self.settings, progress=progress)
+                    yield from logit_slabs(*what, self.settings, **options)
+                    return
                 except NotFiniteError:
                     if not self._may_change_precision or self.settings.precision == FLOAT32:
                         raise
                 logger.warning("case '%s' is not finite in %s; again in float32", case.case_id, self.settings.precision)
-                return predict_logits(*what, replace(self.settings, precision=FLOAT32), progress=progress)
+                yield from logit_slabs(*what, replace(self.settings, precision=FLOAT32), **options)
         except SegflowError as error:
             raise error.of_case(case.case_id) from error
+
+    def logits(self, case: PreprocessedCase, *, progress: Progress = silent, fold: int | None = None) -> Tensor:
+        """The slabs of `slabs` as one tensor.
+
+        Args:
+            case, progress, fold: See `slabs`.
+
+        Returns:
+            float32 or float16 (K, Z, Y, X), see `SlidingWindowSettings.sums`.
+        """
+        return gathered(self.slabs(case, progress=progress, fold=fold), case.spatial.shape_plan[0])
+
+    def _source(self, case: PreprocessedCase) -> VoxelSource:
+        image = np.ascontiguousarray(case.image, dtype=np.float32)
+        if self.plan.previous_stage:
+            if case.label is None:
+                raise SegflowError("the previous stage's label map is missing", case=case.case_id)
+            image = np.concatenate((image, one_hot(case.label, self.labels)))
+        return ArraySource(image)
 
     def restore(self, logits: Tensor, case: PreprocessedCase) -> np.ndarray:
         """Bring logits back to image space, as uint8 or uint16 labels (Z, Y, X)."""
@@ -226,7 +256,10 @@ class Predictor:
 
     def predict_preprocessed(self, case: PreprocessedCase, *, progress: Progress = silent) -> np.ndarray:
         """Segment a case that is already preprocessed, such as for training: labels (Z, Y, X) in image space."""
-        return self.restore(self.logits(case, progress=progress), case)
+        built = LabelBuilder.in_image(case.spatial, self.plan, self.labels)
+        for slab in self.slabs(case, progress=progress):
+            built.take(slab)
+        return built.label
 
     def weights_digest(self) -> str:
         """A checksum of the small tensors (biases and norms), as text. Other trainings give another text.
@@ -270,9 +303,3 @@ def _check_memory(record: RunRecord, device: torch.device) -> None:
         f"one patch of configuration '{plan.name}'",
         found=f"patch {list(plan.patch_size)}, {record.in_channels} channels, {labels.num_outputs} outputs",
     )
-
-
-def _one_hot(label: np.ndarray, labels: Labels) -> Tensor:
-    """A channel for each foreground label of the previous stage (recipe 11.2), float32 (labels, Z, Y, X)."""
-    values = torch.from_numpy(np.asarray(label, dtype=np.int32))
-    return torch.stack([(values == value).float() for value in labels.foreground_labels])

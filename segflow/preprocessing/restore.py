@@ -24,6 +24,9 @@ from segflow.preprocessing.slabs import Progression, Range, SlabResampler, axis_
 
 logger = logging.getLogger(__name__)
 
+_PLACED_VOXELS = 2**24
+"""Most voxels outside the crop box that are written at once."""
+
 WRONG_SHAPE = "the prediction has another shape than the preprocessed case"
 
 
@@ -46,30 +49,6 @@ def restore_labels(logits: torch.Tensor, spatial: SpatialRecord, plan: Configura
     inside = result.transpose(spatial.axis_order)[spatial.crop.slices]
     _whole(Restorer.to_image(spatial, plan, labels), logits).decide(inside)
     return result
-
-
-def labels_on_grid(
-    logits: torch.Tensor,
-    new_shape: Sequence[int],
-    spacing: Sequence[float],
-    new_spacing: Sequence[float],
-    plan: ConfigurationPlan,
-    labels: Labels,
-) -> np.ndarray:
-    """The label map of logits on another grid in plan axes, such as that of a cascade's next stage.
-
-    Args:
-        logits: float (K, Z, Y, X) in plan space.
-        new_shape: Voxels of the grid along z, y, x.
-        spacing, new_spacing: mm of both grids; they decide whether an axis is treated separately.
-        plan: The configuration that the logits come from.
-        labels: The label definition.
-
-    Returns:
-        uint8 or uint16 (\\*new_shape).
-    """
-    interpolation = interpolation_of(plan.resampling_probabilities, spacing, new_spacing)
-    return _whole(Restorer(logits.shape[1:], new_shape, interpolation, labels), logits).decide()
 
 
 def restore_probabilities(
@@ -257,23 +236,47 @@ class RestoredPart:
         return False
 
 
-def slab_in_image(spatial: SpatialRecord, rows: Range) -> Box:
-    """The box in image space, in original axes, of slices of the crop box.
+def placed_in_image(
+    values: np.ndarray, rows: Range, spatial: SpatialRecord, outside: float = 0
+) -> Iterator[tuple[Box, np.ndarray]]:
+    """Slices of the crop box as whole planes of the image along the first plan axis.
+
+    The first slices bring what lies before the crop box, and the last ones what lies behind it, so that all slices
+    together fill the image, in order.
 
     Args:
+        values: (slices, Y, X) in plan axes.
+        rows: Their numbers along the first plan axis, from the crop box's first.
         spatial: How the case came to plan space.
-        rows: Slices along the first plan axis, from the crop box's first.
+        outside: Value of voxels outside the crop box.
+
+    Yields:
+        A box in image space, and its values, both in the image's original axes.
     """
-    begin = spatial.crop.start[0]
-    start = (begin + rows[0], *spatial.crop.start[1:])
-    stop = (begin + rows[1], *spatial.crop.stop[1:])
+    crop, (depth, *plane) = spatial.crop, spatial.shape_transposed
     back = np.argsort(spatial.axis_order)
-    return Box(tuple(start[axis] for axis in back), tuple(stop[axis] for axis in back))
 
+    def box(start: int, stop: int) -> Box:
+        corners = ((start, 0, 0), (stop, *plane))
+        low, high = (tuple(int(corner[axis]) for axis in back) for corner in corners)
+        return Box(low, high)
 
-def in_image_axes(values: np.ndarray, spatial: SpatialRecord) -> np.ndarray:
-    """An array (Z, Y, X) in plan axes as a view in the image's original axes."""
-    return values.transpose(np.argsort(spatial.axis_order))
+    def empty(start: int, stop: int) -> Iterator[tuple[Box, np.ndarray]]:
+        step = max(1, _PLACED_VOXELS // (plane[0] * plane[1]))
+        for first in range(start, stop, step):
+            last = min(first + step, stop)
+            yield box(first, last), np.full((last - first, *plane), outside, values.dtype).transpose(back)
+
+    begin = crop.start[0]
+    if rows[0] == 0:
+        yield from empty(0, begin)
+    whole = values
+    if tuple(values.shape[1:]) != tuple(plane):
+        whole = np.full((len(values), *plane), outside, values.dtype)
+        whole[(slice(None), *crop.slices[1:])] = values
+    yield box(begin + rows[0], begin + rows[1]), whole.transpose(back)
+    if rows[1] == crop.shape[0]:
+        yield from empty(crop.stop[0], depth)
 
 
 class _Softmax:

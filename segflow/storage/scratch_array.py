@@ -26,7 +26,7 @@ class ScratchArray:
     Args:
         shape: Of the array, which begins with zeros.
         dtype: Of the array.
-        folder: Folder of the file; None takes the system's for temporary files.
+        folder: Folder of the file, which is made; None takes the system's for temporary files.
 
     Attributes:
         array: The array, writable.
@@ -40,6 +40,7 @@ class ScratchArray:
         size = max(math.prod(shape) * np.dtype(dtype).itemsize, 1)
         place = Path(tempfile.gettempdir()) if folder is None else folder
         try:
+            place.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=place) as file:
                 _take_space(file.fileno(), size)
                 self._mapping = mmap.mmap(file.fileno(), size)

@@ -34,7 +34,7 @@ from segflow.inference.predict_cases import predict_cases
 from segflow.inference.predict_settings import PredictSettings, SlidingWindowSettings
 from segflow.inference.predict_stage import PredictStage
 from segflow.inference.predictor import Predictor
-from segflow.inference.sliding_window import mean_logits, predict_logits
+from segflow.inference.sliding_window import LogitSlab, mean_logits, predict_logits
 from segflow.network.build import build_network
 from segflow.preprocessing.restore import restore_labels
 from segflow.training.batch_norm import synchronise_batch_norm
@@ -241,7 +241,7 @@ def test_a_prediction_that_waits_to_be_written_holds_no_memory_of_the_gpu(keep: 
     plan = tiny_models.record().plan
     there = on_gpu(logits)
     on_device = weakref.ref(there)
-    prediction = CasePrediction(there, spatial, plan, PLAIN, keep_logits=keep)
+    prediction = CasePrediction.of(there, spatial, plan, PLAIN, keep_logits=keep)
     del there
     assert on_device() is None
     assert (prediction.label_map() == restore_labels(logits, spatial, plan, PLAIN)).mean() > 0.999
@@ -271,29 +271,31 @@ def test_the_gpu_holds_logits_of_one_case_at_a_time(
     for seed, name in enumerate("abc"):
         sitk.WriteImage(make_image(seed), str(tmp_path / "images" / f"{name}_0000.nii.gz"))
     run = tiny_models.make_run(tmp_path, folds=(0, 1))
-    compute, write = Predictor.logits, PredictStage._write
+    compute, write = Predictor.slabs, PredictStage._write
     last_begun, of_cases = threading.Event(), dict[str, list[weakref.ref[Tensor]]]()
 
-    def watched(self: Predictor, case: PreprocessedCase, **options: Any) -> Tensor:
+    def watched(self: Predictor, case: PreprocessedCase, **options: Any) -> Iterator[LogitSlab]:
         others = [ref() for name, refs in of_cases.items() if name != case.case_id for ref in refs]
         assert all(logits is None for logits in others)
         if case.case_id == "c":
             last_begun.set()
-        logits = compute(self, case, **options)
-        assert logits.is_cuda
-        of_cases.setdefault(case.case_id, []).append(weakref.ref(logits))
-        return logits
+        for slab in compute(self, case, **options):
+            for logits in (slab.logits, *slab.of_networks):
+                assert logits.is_cuda
+                of_cases.setdefault(case.case_id, []).append(weakref.ref(logits))
+            del logits
+            yield slab
 
     def late(self: PredictStage, *arguments: Any) -> None:
         assert last_begun.wait(120)
         write(self, *arguments)
 
-    monkeypatch.setattr(Predictor, "logits", watched)
+    monkeypatch.setattr(Predictor, "slabs", watched)
     monkeypatch.setattr(PredictStage, "_write", late)
     options = dict.fromkeys(("probabilities", "entropy", "disagreement"), maps)
     report = predict_cases(run, tmp_path / "images", tmp_path / "out", PredictSettings(device="cuda", **options))
     assert report.done == ("a", "b", "c"), report.failed
-    assert [len(refs) for refs in of_cases.values()] == [1 + maps] * 3
+    assert [len(refs) for refs in of_cases.values()] == [1 + 2 * maps] * 3
 
 
 # Several GPUs ---------------------------------------------------------------------------------------------------------

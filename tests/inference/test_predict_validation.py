@@ -17,6 +17,7 @@ from segflow.core.errors import SegflowError
 from segflow.core.geometry import Geometry
 from segflow.core.run_record import RunRecord
 from segflow.inference.image_objects import image_object
+from segflow.inference.planes import Room
 from segflow.inference.predict_settings import PredictSettings
 from segflow.inference.predict_validation import predict_validation, validated_with
 from segflow.inference.predictor import Predictor
@@ -121,7 +122,12 @@ def test_a_case_that_is_not_preprocessed_fails_and_the_others_are_done(tmp_path:
     assert "segflow preprocess" in report.failed["b"]
 
 
-def test_the_next_stage_receives_labels_on_its_own_grid_and_predicts_with_them(tmp_path: Path) -> None:
+@pytest.mark.parametrize("in_slabs", [False, True])
+def test_the_next_stage_receives_labels_on_its_own_grid_and_predicts_with_them(
+    tmp_path: Path, in_slabs: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if in_slabs:  # as for images whose logits do not fit into memory
+        monkeypatch.setattr(Room, "of_machine", classmethod(lambda cls, scratch=None: cls(1, 1, scratch)))
     low = fold_of(tmp_path, "3d_lowres")
     cascade = fold_of(tmp_path, "3d_cascade_fullres")
     low_store = store_of(tmp_path / "low", low.read_record())

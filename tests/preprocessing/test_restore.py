@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import math
 import tracemalloc
 from collections.abc import Callable
@@ -24,7 +25,6 @@ from segflow.preprocessing import device_slabs, restore, slabs
 from segflow.preprocessing.preprocess_case import preprocess_case
 from segflow.preprocessing.resampling import interpolation_of, resample_image
 from segflow.preprocessing.restore import (
-    labels_on_grid,
     restore_labels,
     restore_probabilities,
 )
@@ -141,23 +141,26 @@ def test_slabs_of_logits_give_the_same_as_all_at_once(
     spatial, plan = make_record(shape, factors, axis_order, spacing), make_plans().configuration("test")
     logits = torch.randn((3, *shape), generator=torch.Generator().manual_seed(seed % 2**31))
     logits = logits.half() if half else logits
-    label_map = np.zeros(spatial.shape_original, np.uint8)
-    probabilities = np.zeros((3, *spatial.shape_original), np.float32)
-    probabilities[0] = restore.outside_probability(0, labels)
-    restorer, released = restore.Restorer.to_image(spatial, plan, labels), []
+    label_map = np.full(spatial.shape_original, 99, np.uint8)
+    probabilities = np.full((3, *spatial.shape_original), np.nan, np.float32)
+    restorer, released, order = restore.Restorer.to_image(spatial, plan, labels), [], list[int]()
     borders = [0, *sorted(cut for cut in cuts if cut < shape[0]), shape[0]]
-    for start, stop in zip(borders, borders[1:], strict=False):
+    for start, stop in itertools.pairwise(borders):
         slab = logits[:, start:stop].clone()
         part = restorer.take(start, slab, lambda: released.append(1))
         if part is not None:
-            box = restore.slab_in_image(spatial, part.rows)
-            label_map[box.slices] = restore.in_image_axes(part.decide(), spatial)
+            for box, values in restore.placed_in_image(part.decide(), part.rows, spatial):
+                label_map[box.slices] = values
+                order += range(box.start[axis_order[0]], box.stop[axis_order[0]])
             for output in range(3):
-                values = restore.in_image_axes(part.probability(output), spatial)
-                probabilities[(output, *box.slices)] = values
+                outside = restore.outside_probability(output, labels)
+                values = part.probability(output)
+                for box, placed in restore.placed_in_image(values, part.rows, spatial, outside):
+                    probabilities[(output, *box.slices)] = placed
         slab.fill_(np.nan)  # as a later slab may take its place
     assert restorer.finished
     assert released
+    assert order == list(range(spatial.shape_transposed[0]))
     assert np.array_equal(label_map, restore_labels(logits, spatial, plan, labels))
     assert np.array_equal(probabilities, np.stack(list(restore_probabilities(logits, spatial, plan, labels))))
 
@@ -289,7 +292,11 @@ def test_without_resampling_restore_is_exact(make_plans: Callable[..., Plans]) -
 def test_labels_on_another_grid_of_the_plan(make_plans: Callable[..., Plans]) -> None:
     logits = torch.randn((3, 6, 8, 7), generator=torch.Generator().manual_seed(0))
     one = (1.0, 1.0, 1.0)
-    found = labels_on_grid(logits, (12, 16, 14), one, (0.5, 0.5, 0.5), make_plans().configuration("test"), PLAIN)
+    resampling = make_plans().configuration("test").resampling_probabilities
+    interpolation = interpolation_of(resampling, one, (0.5, 0.5, 0.5))
+    part = restore.Restorer((6, 8, 7), (12, 16, 14), interpolation, PLAIN).take(0, logits)
+    assert part is not None
+    found = part.decide()
     everything = resample_image(logits.numpy(), (12, 16, 14), one, (0.5, 0.5, 0.5), FIRST)
     assert (found == everything.argmax(0)).mean() > 0.999
 
