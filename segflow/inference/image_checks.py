@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 import numpy as np
 
-from segflow.core.case import Case
+from segflow.core.case import Case, OpenCase
 from segflow.core.errors import SegflowError
-from segflow.core.geometry import permute
+from segflow.core.geometry import Box, permute
+from segflow.core.image_look import ImageLook
 from segflow.core.intensities import absurd_channels, describe_absurd, labels_for_image
 from segflow.core.run_record import RunRecord
 
@@ -34,32 +36,29 @@ class ImageChecks:
         Raises:
             SegflowError: The image has other channels, is empty or constant, or holds NaN or infinite values.
         """
-        expected = len(record.dataset.channels)
-        if case.image.shape[0] != expected:
-            raise SegflowError(
-                "the image has another number of channels than the training images",
-                case=case.case_id,
-                found=case.image.shape[0],
-                expected=f"{expected}: {', '.join(record.dataset.channels)}",
-            )
+        _check_channels(case.case_id, case.image.shape[0], record)
         lowest = [float(channel.min()) for channel in case.image] if case.image.size else []
         highest = [float(channel.max()) for channel in case.image] if case.image.size else []
-        if not lowest or not np.isfinite(lowest + highest).all():
-            raise SegflowError(
-                "the image is empty, or has voxels that are NaN or infinite",
-                case=case.case_id,
-                fix="Replace such voxels, for example by the lowest intensity.",
-            )
-        constant = [low == high for low, high in zip(lowest, highest, strict=True)]
-        if all(constant):
-            raise SegflowError(
-                "the image is constant: there is nothing to segment",
-                case=case.case_id,
-                found=f"{lowest[0]:g} everywhere",
-            )
-        for channel in np.flatnonzero(constant):
-            logger.warning("case '%s': channel %d is constant", case.case_id, channel)
-        if absurd := absurd_channels(case.image):
+        _check_ranges(case.case_id, lowest, highest)
+        self._compare(case, absurd_channels(case.image), record)
+
+    def check_open(self, case: OpenCase, look: ImageLook, record: RunRecord) -> None:
+        """Like `check`, for an image that is read box by box.
+
+        Args:
+            case: The case, float32 (C, Z, Y, X).
+            look: What `look_at` found.
+            record: Record of the model.
+        """
+        channels, *shape = case.image.shape
+        _check_channels(case.case_id, channels, record)
+        _check_ranges(case.case_id, [one.low for one in look.channels], [one.high for one in look.channels])
+        middle = shape[0] // 2
+        some = case.image.read(Box((middle, 0, 0), (middle + 1, *shape[1:])))
+        self._compare(Case(case.case_id, some, None, case.geometry), look.absurd, record)
+
+    def _compare(self, case: Case, absurd: str | None, record: RunRecord) -> None:
+        if absurd:
             logger.warning("%s", describe_absurd({case.case_id: absurd}))
         self._compare_intensities(case, record)
         self._compare_spacing(case, record)
@@ -92,3 +91,30 @@ class ImageChecks:
                 [round(s, 4) for s in own],
                 [round(s, 4) for s in usual],
             )
+
+
+def _check_channels(case_id: str, found: int, record: RunRecord) -> None:
+    expected = len(record.dataset.channels)
+    if found != expected:
+        raise SegflowError(
+            "the image has another number of channels than the training images",
+            case=case_id,
+            found=found,
+            expected=f"{expected}: {', '.join(record.dataset.channels)}",
+        )
+
+
+def _check_ranges(case_id: str, lowest: Sequence[float], highest: Sequence[float]) -> None:
+    if not lowest or not np.isfinite([*lowest, *highest]).all():
+        raise SegflowError(
+            "the image is empty, or has voxels that are NaN or infinite",
+            case=case_id,
+            fix="Replace such voxels, for example by the lowest intensity.",
+        )
+    constant = [low == high for low, high in zip(lowest, highest, strict=True)]
+    if all(constant):
+        raise SegflowError(
+            "the image is constant: there is nothing to segment", case=case_id, found=f"{lowest[0]:g} everywhere"
+        )
+    for channel in np.flatnonzero(constant):
+        logger.warning("case '%s': channel %d is constant", case_id, channel)

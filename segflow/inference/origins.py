@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from segflow.core.preprocessed_case import PreprocessedCase
+from segflow.core.preprocessed_case import PreprocessedCase, PreprocessedSources
 from segflow.core.run_record import RunRecord
 from segflow.inference.predict_settings import AUTO, SlidingWindowSettings
 from segflow.storage.file_stamps import FileStamp, digest_of
@@ -25,12 +25,14 @@ class StampedCase:
     """A case to be predicted.
 
     Attributes:
-        preprocessed: The preprocessed case.
+        preprocessed: The preprocessed case, or one that is prepared as it is read.
         inputs: Stamps of its files, taken before they were read.
+        close: Closes its files.
     """
 
-    preprocessed: PreprocessedCase
+    preprocessed: PreprocessedCase | PreprocessedSources
     inputs: dict[str, FileStamp]
+    close: Callable[[], object] = lambda: None
 
 
 def window_choices(settings: SlidingWindowSettings) -> dict[str, Any]:

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from segflow.core.case import CaseFiles
 from segflow.core.errors import SegflowError
+from segflow.core.preprocessed_case import PreprocessedSources
 from segflow.core.system_errors import system_error
 from segflow.execution.progress import Progress
 from segflow.inference.case_pipeline import PredictReport, Steps, run_cases
 from segflow.inference.case_prediction import CasePrediction
 from segflow.inference.find_cases import refuse_too_many
+from segflow.inference.large_images import check_grid, fits_whole, image_bytes, is_large, open_case
 from segflow.inference.maps import Maps
 from segflow.inference.origins import StampedCase
 from segflow.inference.predict_settings import PredictSettings
 from segflow.inference.predictor import Predictor
-from segflow.inference.streamed_case import StreamedCase, StreamedFiles
+from segflow.inference.streamed_files import CaseTargets, StreamedFiles
 from segflow.storage.file_stamps import Origin
 from segflow.storage.images import ImageIO, read_case, reader_by_name
 from segflow.storage.label_map_files import case_inputs
@@ -119,18 +122,36 @@ class PredictStage:
     def _read(self, files: CaseFiles) -> StampedCase:
         refuse_too_many(files, self.predictor.record.dataset.channels)
         inputs = self.origin(files).stamp_inputs()
+        before = None if self.previous is None else self._previous_file(self.previous, files.case_id)
+        size = image_bytes(files.images, self.reader)
+        if is_large(size) and (opened := self._open(files, before, fits_whole(size))) is not None:
+            prepared, close = opened
+            return StampedCase(prepared, inputs, close)
         case = read_case(files, self.reader)
-        if self.previous is None:
+        if before is None:
             return StampedCase(self.predictor.preprocess(case), inputs)
-        label, _ = self.reader.read_label(self._previous_file(self.previous, files.case_id))
-        if label.shape != case.image.shape[1:]:
-            raise SegflowError(
-                "the previous stage's label map has another shape than the image",
-                case=files.case_id,
-                found=label.shape,
-                expected=case.image.shape[1:],
-            )
+        label, _ = self.reader.read_label(before)
+        try:
+            check_grid(label.shape, case.image.shape[1:])
+        except SegflowError as error:
+            raise error.of_case(files.case_id) from error
         return StampedCase(self.predictor.preprocess(case, label), inputs)
+
+    def _open(
+        self, files: CaseFiles, before: Path | None, may_be_whole: bool
+    ) -> tuple[PreprocessedSources, Callable[[], None]] | None:
+        """A case that is prepared as it is read, and what closes its files. None if it must be read as a whole."""
+        with ExitStack() as stack:
+            try:
+                case = open_case(files, self.reader, before, stack)
+                if case is None:
+                    return None
+                prepared = self.predictor.preprocess_as_read(case, scratch=self.output)
+            except SegflowError:
+                if may_be_whole:  # what is wrong with the image is told then
+                    return None
+                raise
+            return prepared, stack.pop_all().close
 
     def _compute(self, files: CaseFiles, read: StampedCase) -> _Computed:
         predictor, case, disagreement = self.predictor, read.preprocessed, self.settings.disagreement
@@ -141,11 +162,14 @@ class PredictStage:
             lambda: StreamedFiles(self._streamed(files, read)),
             keep_logits=self.maps.need_logits,
         )
-        prediction.take_all(predictor.slabs(case, of_networks=disagreement, scratch=self.output))
+        try:
+            prediction.take_all(predictor.slabs(case, of_networks=disagreement, scratch=self.output))
+        finally:
+            read.close()
         return _Computed(read, prediction)
 
-    def _streamed(self, files: CaseFiles, read: StampedCase) -> StreamedCase:
-        return StreamedCase(
+    def _streamed(self, files: CaseFiles, read: StampedCase) -> CaseTargets:
+        return CaseTargets(
             files.case_id,
             read.preprocessed.spatial,
             self.maps,

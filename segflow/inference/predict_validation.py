@@ -21,7 +21,7 @@ from segflow.inference.origins import WINDOW_SETTINGS, StampedCase, described, r
 from segflow.inference.predict_settings import AUTO, PredictSettings
 from segflow.inference.predictor import Predictor
 from segflow.inference.sliding_window import LogitSlab
-from segflow.inference.streamed_case import StreamedCase, StreamedFiles
+from segflow.inference.streamed_files import CaseTargets, StreamedFiles
 from segflow.network.build import build_network
 from segflow.storage.file_stamps import FileStamp, Origin, stamp_file
 from segflow.storage.folds import Fold
@@ -180,7 +180,7 @@ class _Validation:
         predictor, spatial = self.predictor, case.preprocessed.spatial
         built = [(stage, stage.builder(case_id, spatial, predictor)) for stage in self.following]
         following = [(stage, label) for stage, label in built if label is not None]
-        streamed = StreamedCase(
+        streamed = CaseTargets(
             case_id,
             spatial,
             self.maps,

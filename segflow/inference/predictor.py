@@ -14,20 +14,21 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from segflow.core.case import Case
+from segflow.core.case import Case, OpenCase
 from segflow.core.configuration_plan import ConfigurationPlan
 from segflow.core.errors import SegflowError
+from segflow.core.image_look import look_at
 from segflow.core.labels import Labels
-from segflow.core.preprocessed_case import PreprocessedCase
+from segflow.core.preprocessed_case import PreprocessedCase, PreprocessedSources
 from segflow.core.run_record import RunRecord
 from segflow.core.voxels import ArraySource, VoxelSource
 from segflow.execution.machine import check_room
 from segflow.execution.progress import Progress, silent
+from segflow.inference.cascade_source import CascadeSource, one_hot
 from segflow.inference.image_checks import ImageChecks
 from segflow.inference.image_objects import image_object
 from segflow.inference.label_builder import LabelBuilder
 from segflow.inference.load_model import Build, Model, find_previous_stage, load_model
-from segflow.inference.plan_image import PlanImage, one_hot
 from segflow.inference.planes import Room
 from segflow.inference.predict_settings import AUTO, SlidingWindowSettings
 from segflow.inference.sliding_window import LogitSlab, NotFiniteError, gathered, logit_slabs
@@ -40,6 +41,7 @@ from segflow.network.precision import FLOAT32, choose_precision, take_tf32_for_c
 from segflow.preprocessing.own_normalizations import Normalizations
 from segflow.preprocessing.preprocess_case import preprocess_case
 from segflow.preprocessing.restore import restore_labels
+from segflow.preprocessing.streamed import open_in_plan_space
 
 logger = logging.getLogger(__name__)
 
@@ -193,9 +195,24 @@ class Predictor:
         case = replace(case, label=label)
         return preprocess_case(case, self.record.plans, self.plan, self.labels, normalizations=self.normalizations)
 
+    def preprocess_as_read(self, case: OpenCase, *, scratch: Path | None = None) -> PreprocessedSources:
+        """Bring a case to plan space that does not fit into memory. Its voxels are prepared when they are read.
+
+        Args:
+            case: The case. For a cascade its label is the previous stage's label map on the grid of the image.
+            scratch: Folder for a file of one bit per voxel, see `open_in_plan_space`.
+
+        Raises:
+            SegflowError: The case does not suit the model, or cannot be prepared in parts.
+        """
+        look = look_at(case.image)
+        self._checks.check_open(case, look, self.record)
+        options: dict[str, Any] = {"normalizations": self.normalizations, "scratch": scratch}
+        return open_in_plan_space(case, self.record.plans, self.plan, look=look, **options)
+
     def slabs(
         self,
-        case: PreprocessedCase | PlanImage,
+        case: PreprocessedCase | PreprocessedSources,
         *,
         progress: Progress = silent,
         fold: int | None = None,
@@ -208,13 +225,14 @@ class Predictor:
         then begin again with the first plane, and those before are void.
 
         Args:
-            case: Result of `preprocess`. For a cascade its label is the previous stage's label map.
+            case: Result of `preprocess` or `preprocess_as_read`. For a cascade its label is the previous stage's label
+                map.
             progress: Called with the number of finished tiles.
             fold: Index of one network; None takes the mean of all.
             of_networks: Also give the logits of each network.
             scratch: Folder for what does not fit into memory; None takes the system's for temporary files.
         """
-        source = case.source if isinstance(case, PlanImage) else self._source(case)
+        source = self._source(case)
         networks = self.networks if fold is None else (self.networks[fold],)
         what = (networks, source, self.plan.patch_size, self.record.mirror_axes)
         options: dict[str, Any] = {"progress": progress, "of_networks": of_networks, "room": Room.of_machine(scratch)}
@@ -242,11 +260,15 @@ class Predictor:
         """
         return gathered(self.slabs(case, progress=progress, fold=fold), case.spatial.shape_plan[0])
 
-    def _source(self, case: PreprocessedCase) -> VoxelSource:
+    def _source(self, case: PreprocessedCase | PreprocessedSources) -> VoxelSource:
+        cascade = self.plan.previous_stage is not None
+        if cascade and case.label is None:
+            raise SegflowError("the previous stage's label map is missing", case=case.case_id)
+        if isinstance(case, PreprocessedSources):
+            cascade_label = case.label if cascade else None
+            return case.image if cascade_label is None else CascadeSource(case.image, cascade_label, self.labels)
         image = np.ascontiguousarray(case.image, dtype=np.float32)
-        if self.plan.previous_stage:
-            if case.label is None:
-                raise SegflowError("the previous stage's label map is missing", case=case.case_id)
+        if cascade and case.label is not None:
             image = np.concatenate((image, one_hot(case.label, self.labels)))
         return ArraySource(image)
 

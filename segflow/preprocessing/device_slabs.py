@@ -19,7 +19,7 @@ class DeviceSlabResampler:
     """Resamples channels of a tensor to a new shape, slab by slab, on its device.
 
     Args:
-        pieces, planes, new_shape, interpolation: As for `SlabResampler`, with tensors of one device.
+        pieces, planes, new_shape, interpolation: As for `SlabResampler`, with tensors (K, planes, Y, X) of one device.
 
     Raises:
         SegflowError: As for `SlabResampler`.

@@ -164,7 +164,8 @@ class RestoredPart:
 
     Args:
         rows: The slices along the first axis.
-        pieces, planes, new_shape, interpolation: See `SlabResampler`; the planes are tensors on any device.
+        pieces, planes, new_shape, interpolation: See `SlabResampler`; the pieces are tensors (K, planes, Y, X) on any
+            device.
         labels: The label definition.
 
     Attributes:
@@ -190,7 +191,7 @@ class RestoredPart:
         self._softmax: _Softmax | None = None
 
     def decide(self, target: np.ndarray | None = None) -> np.ndarray:
-        """The labels, uint8 or uint16 of `shape`; written into ``target`` if that is given."""
+        """The labels, uint8 or uint16 (slices, Y, X) of `shape`; written into ``target`` if that is given."""
         labels = self._labels
         target = np.zeros(self.shape, label_type(labels)) if target is None else target
         values = np.array(labels.regions_class_order if labels.has_regions else labels.all_labels, target.dtype)
@@ -207,7 +208,7 @@ class RestoredPart:
         return target
 
     def probability(self, output: int, target: np.ndarray | None = None) -> np.ndarray:
-        """The probabilities of one output, float32 of `shape`; written into ``target`` if that is given."""
+        """The probabilities of one output, float32 (slices, Y, X); written into ``target`` if that is given."""
         target = np.empty(self.shape, np.float32) if target is None else target
         if self._softmax is None:
             self._softmax = _Softmax(self._resampler(), self.rows, self.release)

@@ -47,7 +47,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "training/module.py:training_step",
         "training/module.py:validation_step",
         "training/patch_pictures.py:on_validation_epoch_end",
-        "inference/sliding_window.py:_forward",
+        "inference/sliding_window.py:_logits",
         "backward or test",
     } == places
     assert {(dtype, device) for dtype, _, device, _ in gpu.convolutions} == {("float16", "cuda:0")}

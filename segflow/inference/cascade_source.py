@@ -1,42 +1,16 @@
-"""Images in plan space that are read box by box."""
+"""The input of a cascade's network: the image, and the previous stage's labels as channels (recipe 11.2)."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
 from segflow.core.geometry import Box
 from segflow.core.labels import Labels
-from segflow.core.preprocessed_case import SpatialRecord
-from segflow.core.voxels import VoxelSource
-
-
-@dataclass(frozen=True, slots=True)
-class PlanImage:
-    """A case in plan space that may be larger than memory.
-
-    Attributes:
-        case_id: Name of the case.
-        source: float32 (C, Z, Y, X), normalised, with a cascade's channels of the previous stage.
-        spatial: How it got here from image space.
-    """
-
-    case_id: str
-    source: VoxelSource
-    spatial: SpatialRecord
-
-
-class LabelSource(Protocol):
-    """A label map (Z, Y, X) that is read box by box."""
-
-    def read(self, box: Box) -> np.ndarray:
-        """Labels within a box, an integer type."""
+from segflow.core.voxels import LabelSource, VoxelSource
 
 
 class CascadeSource:
-    """An image with the previous stage's labels as further channels (recipe 11.2).
+    """An image with the previous stage's labels as further channels.
 
     Args:
         image: The image in plan space.
@@ -54,7 +28,7 @@ class CascadeSource:
         return channels + len(self._labels.foreground_labels), z, y, x
 
     def read(self, box: Box) -> np.ndarray:
-        """See `VoxelSource`."""
+        """The voxels (C, Z, Y, X) of a box; see `VoxelSource`."""
         return np.concatenate((self._image.read(box), one_hot(self._label.read(box), self._labels)))
 
 

@@ -22,7 +22,7 @@ from segflow.storage.open_volumes import label_sink, map_sink
 
 
 @dataclass(frozen=True, slots=True)
-class StreamedCase:
+class CaseTargets:
     """What is written for a case, and where.
 
     Attributes:
@@ -54,7 +54,7 @@ class StreamedFiles:
         case: What is written, and where.
     """
 
-    def __init__(self, case: StreamedCase) -> None:
+    def __init__(self, case: CaseTargets) -> None:
         self._case = case
         self._open: _OpenFiles | None = None
 
@@ -83,7 +83,7 @@ class StreamedFiles:
 
 
 class _OpenFiles:
-    def __init__(self, case: StreamedCase) -> None:
+    def __init__(self, case: CaseTargets) -> None:
         self._case = case
         labels, plan = case.maps.labels, case.maps.plan
         self._restorer = Restorer.to_image(case.spatial, plan, labels)
