@@ -72,6 +72,11 @@ class Box:
             (c - a, b - d) for a, b, c, d in zip(self.start, self.stop, inside.start, inside.stop, strict=True)
         )
 
+    def moved(self, by: Sequence[int]) -> Box:
+        """The box moved by so many voxels along each axis."""
+        start, stop = (tuple(a + b for a, b in zip(side, by, strict=True)) for side in (self.start, self.stop))
+        return Box(start, stop)
+
     def to_json(self) -> list[list[int]]:
         """``[[start, stop], …]`` per axis, as nnU-Net writes ``bbox_used_for_cropping``."""
         return [[int(a), int(b)] for a, b in zip(self.start, self.stop, strict=True)]

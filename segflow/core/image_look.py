@@ -92,10 +92,10 @@ def _united(box: Box | None, found: Box | None, part: Box) -> Box | None:
     """The box that holds ``box`` and what was found in a part of the image."""
     if found is None:
         return box
-    start, stop = (tuple(a + b for a, b in zip(side, part.start, strict=True)) for side in (found.start, found.stop))
+    found = found.moved(part.start)
     if box is None:
-        return Box(start, stop)
-    return Box(tuple(map(min, box.start, start)), tuple(map(max, box.stop, stop)))
+        return found
+    return Box(tuple(map(min, box.start, found.start)), tuple(map(max, box.stop, found.stop)))
 
 
 def _why_absurd(image: VoxelSource, number: int, look: ChannelLook) -> str | None:

@@ -6,11 +6,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from segflow.core.case import Case
+from segflow.core.case import Case, OpenCase
 from segflow.core.cropping import crop_to_nonzero
 from segflow.core.errors import SegflowError
 from segflow.core.fingerprint import CaseMeasurement, ChannelIntensities, Fingerprint, IntensitySample
+from segflow.core.geometry import Box
+from segflow.core.image_look import SLAB_VALUES, look_at
 from segflow.core.intensities import absurd_channels
+from segflow.core.voxels import LabelSource, VoxelSource, boxes_in_order
 from segflow.planning.repeated_draws import RepeatedDraws
 
 SAMPLES_OF_DATASET = 100_000_000
@@ -35,12 +38,8 @@ def measure_case(case: Case, samples: int) -> CaseMeasurement:
     if case.label is None:
         raise SegflowError("the case has no label map, which measuring needs", case=case.case_id)
     for number, channel in enumerate(case.image):
-        if not np.isfinite(channel.sum(dtype=np.float64)) and not np.isfinite(channel).all():
-            raise SegflowError(
-                f"channel {number} holds {int((~np.isfinite(channel)).sum())} voxels that are NaN or infinite",
-                case=case.case_id,
-                fix="Replace them, for example by the air's value.",
-            )
+        if not np.isfinite(channel.sum(dtype=np.float64)):
+            _refuse_not_finite(number, int((~np.isfinite(channel)).sum()), case.case_id)
     cropped = crop_to_nonzero(case.image, case.label)
     # The ignore label counts as foreground here, as it does in nnU-Net.
     foreground = np.flatnonzero(cropped.label > 0)
@@ -55,17 +54,83 @@ def measure_case(case: Case, samples: int) -> CaseMeasurement:
     )
 
 
+def measure_as_read(case: OpenCase, samples: int) -> CaseMeasurement:
+    """Like `measure_case`, for a case that is read slab by slab: the image twice, and the label map twice.
+
+    Args:
+        case: The case with its label.
+        samples: See `measure_case`.
+
+    Raises:
+        SegflowError: See `measure_case`.
+    """
+    if case.label is None:
+        raise SegflowError("the case has no label map, which measuring needs", case=case.case_id)
+    look = look_at(case.image)
+    for number, channel in enumerate(look.channels):
+        _refuse_not_finite(number, channel.not_finite, case.case_id)
+    channels, *shape = case.image.shape
+    boxes = [box.moved(look.box.start) for box in boxes_in_order(look.box.shape, SLAB_VALUES // channels)]
+    foreground = sum(int(np.count_nonzero(case.label.read(box) > 0)) for box in boxes)
+    draws = RepeatedDraws()
+    drawn = [_drawn(foreground, samples, draws) for _ in range(channels)]
+    return CaseMeasurement(
+        case_id=case.case_id,
+        shape_cropped=look.box.shape,
+        spacing=case.geometry.spacing,
+        relative_size=float(np.prod(look.box.shape) / np.prod(shape)),
+        intensities=_look_up(case.image, case.label, boxes, drawn),
+        absurd=look.absurd,
+    )
+
+
+def _refuse_not_finite(channel: int, count: int, case_id: str) -> None:
+    if count:
+        raise SegflowError(
+            f"channel {channel} holds {count} voxels that are NaN or infinite",
+            case=case_id,
+            fix="Replace them, for example by the air's value.",
+        )
+
+
+def _drawn(foreground: int, samples: int, draws: RepeatedDraws) -> tuple[np.ndarray, np.ndarray]:
+    """Ranks of the foreground voxels that are drawn, with replacement, and how often each one is."""
+    return draws.drawn(foreground, samples) if foreground else (np.empty(0, np.int64), np.empty(0, np.int64))
+
+
 def _draw(channel: np.ndarray, foreground: np.ndarray, samples: int, draws: RepeatedDraws) -> IntensitySample:
-    """Draw from one channel's foreground, with replacement. The values are sorted and counted."""
-    if foreground.size == 0:
-        return IntensitySample(np.empty(0, np.float32), np.empty(0, np.int64))
-    drawn = draws.counts(foreground.size, samples)
-    present = np.flatnonzero(drawn)
-    return _count_equal(channel.ravel()[foreground[present]].astype(np.float32, copy=False), drawn[present])
+    """Draw from one channel's foreground. The values are sorted and counted."""
+    present, counts = _drawn(foreground.size, samples, draws)
+    return _count_equal(channel.ravel()[foreground[present]].astype(np.float32, copy=False), counts)
+
+
+def _look_up(
+    image: VoxelSource, label: LabelSource, boxes: Sequence[Box], drawn: Sequence[tuple[np.ndarray, np.ndarray]]
+) -> tuple[IntensitySample, ...]:
+    """The intensities of each channel's drawn foreground voxels, sorted and counted.
+
+    Args:
+        image, label: Of the case.
+        boxes: Boxes that cover it, in the order of its voxels.
+        drawn: For each channel, ranks of foreground voxels and how often each one was drawn.
+    """
+    values = [np.empty(len(ranks), np.float32) for ranks, _ in drawn]
+    before = 0
+    for box in boxes:
+        foreground = np.flatnonzero(label.read(box) > 0)
+        if not len(foreground):
+            continue
+        for own, channel, (ranks, _) in zip(values, image.read(box), drawn, strict=True):
+            first, last = np.searchsorted(ranks, [before, before + len(foreground)])
+            own[first:last] = channel.ravel()[foreground[ranks[first:last] - before]]
+        before += len(foreground)
+    return tuple(_count_equal(own, counts) for own, (_, counts) in zip(values, drawn, strict=True))
 
 
 def _count_equal(values: np.ndarray, counts: np.ndarray) -> IntensitySample:
     """Sort values and add up the counts of equal ones."""
+    if not len(values):
+        return IntensitySample(values, counts)
     order = np.argsort(values, kind="stable")
     values, counts = values[order], counts[order]
     first = np.flatnonzero(np.concatenate(([True], values[1:] != values[:-1])))

@@ -12,21 +12,23 @@ from segflow.core.case import CaseFiles
 from segflow.core.dataset import DatasetDescription
 from segflow.core.errors import SegflowError
 from segflow.core.fingerprint import MEASURE_AGAIN, CaseMeasurement, Fingerprint
+from segflow.core.image_look import SLAB_VALUES
 from segflow.core.intensities import describe_absurd
 from segflow.core.labels import Labels
 from segflow.core.wording import some
 from segflow.execution.gathering import gather
 from segflow.execution.jobs import Job
 from segflow.execution.machine import processor_count
-from segflow.execution.parallel import run_jobs
+from segflow.execution.parallel import room_for_job, run_jobs
 from segflow.execution.progress import Progress, silent
-from segflow.planning.measure import measure_case, samples_per_case, summarize
+from segflow.planning.measure import measure_as_read, measure_case, samples_per_case, summarize
 from segflow.storage.file_names import FINGERPRINT_FILE
 from segflow.storage.file_stamps import FileStamp, Origin, stamp_file
 from segflow.storage.images import ImageIO, read_case
 from segflow.storage.json_files import read_json_as, write_json
 from segflow.storage.label_map_files import case_inputs
 from segflow.storage.label_values import check_label_values
+from segflow.storage.open_case import check_values_as_read, only_whole, open_case
 from segflow.storage.stamps import UNKNOWN, StampedFolder
 
 EARLIER_SOURCE_FILE = "dataset_fingerprint_source.json"
@@ -114,16 +116,10 @@ def measure_dataset(
         SegflowError: Cases cannot be read or do not fit the description. The error lists all of them.
     """
     samples = samples_per_case(len(cases))
-    channels = len(description.channels)
-    jobs = [
-        Job(case.case_id, (case, reader, channels, description.labels, samples), _peak_bytes(case, reader, channels))
-        for case in cases
-    ]
-    outcomes = run_jobs(
-        _measure_files,
-        jobs,
-        processes=processor_count() if processes is None else processes,
-    )
+    processes = processor_count() if processes is None else processes
+    room = room_for_job(processes)
+    jobs = [_job(case, reader, description, samples, room) for case in cases]
+    outcomes = run_jobs(_measure_files, jobs, processes=processes)
     measured = gather(outcomes, len(jobs), STAGE, progress).all_values("the dataset cannot be measured")
     found: dict[str, CaseMeasurement] = {name: measurement for name, (measurement, _) in measured.items()}
     inputs: dict[str, FileStamp] = {role: stamp for _, stamps in measured.values() for role, stamp in stamps.items()}
@@ -136,20 +132,35 @@ def measure_dataset(
 
 
 def _measure_files(
-    files: CaseFiles, reader: ImageIO, channels: int, labels: Labels, samples: int
+    as_read: bool, files: CaseFiles, reader: ImageIO, channels: int, labels: Labels, samples: int
 ) -> tuple[CaseMeasurement, dict[str, FileStamp]]:
-    """Measure one case in a worker. Its files are stamped before they are read."""
+    """Measure one case in a worker, slab by slab or as a whole. Its files are stamped before they are read."""
     stamps = {role: stamp_file(file) for role, file in _inputs(files).items()}
+    if as_read:
+        with open_case(files, reader, channels=channels) as opened:
+            if opened is None:
+                raise only_whole(files, reader)
+            if opened.label is not None:
+                check_values_as_read(opened.label, labels, files.case_id)
+            return measure_as_read(opened, samples), stamps
     case = read_case(files, reader, channels=channels)
     if case.label is not None:
         check_label_values(case.label, labels, files.case_id)
     return measure_case(case, samples), stamps
 
 
-def _peak_bytes(files: CaseFiles, reader: ImageIO, channels: int) -> int:
-    """Memory for measuring a case: the image as stored and as read, the label, the mask and its holes, the draws."""
+def _job(files: CaseFiles, reader: ImageIO, description: DatasetDescription, samples: int, room: int) -> Job:
+    """The job of one case. It is measured slab by slab if it needs more memory than ``room`` as a whole."""
+    channels = len(description.channels)
+    rest = (files, reader, channels, description.labels, samples)
     try:
         header = reader.read_header(files.images[0])
     except SegflowError:
-        return 0  # the job itself reports what is wrong
-    return math.prod(header.shape) * (8 * channels + 24)
+        return Job(files.case_id, (False, *rest))  # the job itself reports what is wrong
+    voxels = math.prod(header.shape)
+    # The image as stored and as read, the label, the mask and its holes, the draws
+    whole = voxels * (8 * channels + 24)
+    in_slabs = 16 * SLAB_VALUES + 24 * channels * min(samples, voxels)
+    as_read = in_slabs < whole > room
+    sizes = f"{' × '.join(map(str, header.shape))} voxels"
+    return Job(files.case_id, (as_read, *rest), in_slabs if as_read else whole, sizes)

@@ -36,14 +36,39 @@ class RepeatedDraws:
             found = self._look_up(n, samples)
             if found is not None:
                 return found
-            self._generator = np.random.RandomState(_SEED)
-            self._generator.randint(0, 1 << 32, size=self._used, dtype=np.uint32)
+        generator = self._generator_at()
         drawn = np.zeros(n, np.int64)
         at_once = max(_DRAWS_AT_ONCE, n)
         for start in range(0, samples, at_once):
-            indices = self._generator.randint(0, n, size=min(at_once, samples - start))
+            indices = generator.randint(0, n, size=min(at_once, samples - start))
             drawn += np.bincount(indices, minlength=n)
         return drawn
+
+    def drawn(self, n: int, samples: int) -> tuple[np.ndarray, np.ndarray]:
+        """Draw ``samples`` times from ``range(n)``. Memory grows with the smaller one of ``n`` and ``samples``.
+
+        Returns:
+            What was drawn, ascending, and how often, int64: (m,) and (m,).
+        """
+        if n <= max(samples, _DRAWS_AT_ONCE):
+            counts = self.counts(n, samples)
+            present = np.flatnonzero(counts)
+            return present, counts[present]
+        generator = self._generator_at()
+        indices = np.empty(samples, np.uint32 if n <= 1 << 32 else np.int64)
+        for start in range(0, samples, _DRAWS_AT_ONCE):
+            part = indices[start : start + _DRAWS_AT_ONCE]
+            part[...] = generator.randint(0, n, size=len(part))
+        indices.sort()
+        first = np.flatnonzero(np.concatenate(([True], indices[1:] != indices[:-1])))[: len(indices)]
+        return indices[first].astype(np.int64), np.diff(first, append=len(indices))
+
+    def _generator_at(self) -> np.random.RandomState:
+        """The generator, behind the numbers that were used."""
+        if self._generator is None:
+            self._generator = np.random.RandomState(_SEED)
+            self._generator.randint(0, 1 << 32, size=self._used, dtype=np.uint32)
+        return self._generator
 
     def _look_up(self, n: int, samples: int) -> np.ndarray | None:
         """The counts from the kept part of the sequence; None if that does not reach."""

@@ -24,7 +24,7 @@ from segflow.preprocessing.provenance import PLANS, PROVENANCE, Stamps, stamp_fi
 from segflow.preprocessing.streamed import resample_as_read
 from segflow.storage.images import ImageIO, read_case
 from segflow.storage.label_values import check_label_values
-from segflow.storage.open_case import check_values_as_read, open_case
+from segflow.storage.open_case import check_values_as_read, only_whole, open_case
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ def preprocess_as_read(
     stamps, labels = stamp_files(files), description.labels
     with open_case(files, reader, channels=len(description.channels)) as case:
         if case is None:
-            raise _only_whole(files, reader)
+            raise only_whole(files, reader)
         if case.label is not None:
             check_values_as_read(case.label, labels, files.case_id)
         look = look_at(case.image)
@@ -105,15 +105,6 @@ def _has_own(targets: Sequence[ArrayTarget], own: Normalizations) -> bool:
 
 def _origin(target: ArrayTarget, stamps: Stamps) -> dict[str, Any]:
     return {PROVENANCE: {PLANS: target.plans_name, "choices": target.choices, "files": stamps}}
-
-
-def _only_whole(files: CaseFiles, reader: ImageIO) -> SegflowError:
-    return SegflowError(
-        f"files of {reader.name} can only be read as a whole, and the case does not fit into memory",
-        case=files.case_id,
-        found=f"{' × '.join(map(str, reader.read_header(files.images[0]).shape))} voxels",
-        fix="Give it more memory (max_memory_gb), or convert the files to .nii.gz, .ome.zarr or .b2nd.",
-    )
 
 
 def make_jobs(

@@ -64,5 +64,5 @@ class TurnedLabel:
 def _original(box: Box, crop: Box, axis_order: Sequence[int]) -> Box:
     """A box of the cut array, in original axes."""
     back = invert_axis_order(axis_order)
-    start, stop = (tuple(a + b for a, b in zip(side, crop.start, strict=True)) for side in (box.start, box.stop))
-    return Box(permute(start, back), permute(stop, back))
+    box = box.moved(crop.start)
+    return Box(permute(box.start, back), permute(box.stop, back))

@@ -67,3 +67,13 @@ def check_values_as_read(label: LabelSource, labels: Labels, case_id: str) -> No
     for box in boxes_in_order(label.shape, SLAB_VALUES):
         found.update(label_values(label.read(box)))
     refuse_unknown_values(sorted(found), labels, case_id)
+
+
+def only_whole(files: CaseFiles, reader: ImageIO) -> SegflowError:
+    """The error for a case that does not fit into memory, and whose files can only be read as a whole."""
+    return SegflowError(
+        f"files of {reader.name} can only be read as a whole, and the case does not fit into memory",
+        case=files.case_id,
+        found=f"{' × '.join(map(str, reader.read_header(files.images[0]).shape))} voxels",
+        fix="Give it more memory (max_memory_gb), or convert the files to .nii.gz, .ome.zarr or .b2nd.",
+    )

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from segflow.core.case import Case
+from segflow.core import image_look
+from segflow.core.case import Case, OpenCase
 from segflow.core.cropping import crop_to_nonzero
 from segflow.core.errors import SegflowError
 from segflow.core.geometry import Geometry
-from segflow.planning import repeated_draws
-from segflow.planning.measure import measure_case, samples_per_case, summarize
+from segflow.core.voxels import ArrayLabel, ArraySource
+from segflow.planning import measure, repeated_draws
+from segflow.planning.measure import measure_as_read, measure_case, samples_per_case, summarize
 
 
 def make_case(seed: int = 0, *, channels: int = 2, integers: bool = False, case_id: str = "a") -> Case:
@@ -21,6 +25,11 @@ def make_case(seed: int = 0, *, channels: int = 2, integers: bool = False, case_
     image[:, :2] = 0
     label = (generator.random((9, 12, 10)) < 0.2).astype(np.int16)
     return Case(case_id, image, label, Geometry((2.0, 1.0, 0.5)))
+
+
+def as_read(case: Case) -> OpenCase:
+    label = None if case.label is None else ArrayLabel(case.label)
+    return OpenCase(case.case_id, ArraySource(case.image), label, case.geometry)
 
 
 def draws(case: Case, samples: int) -> list[np.ndarray]:
@@ -56,6 +65,28 @@ def test_shapes_and_spacings_are_those_after_cropping() -> None:
     assert fingerprint.median_relative_size == pytest.approx(7 / 9)
 
 
+@pytest.mark.parametrize("samples", [1, 50, 5000])
+@pytest.mark.parametrize("seed", range(4))
+def test_a_case_that_is_read_slab_by_slab_has_the_same_measurements(
+    monkeypatch: pytest.MonkeyPatch, seed: int, samples: int
+) -> None:
+    case = make_case(seed, integers=seed % 2 == 0)
+    case.image[0, 3, 4, 5] = 1e12
+    if seed == 3:
+        case.label[...] = 0
+    monkeypatch.setattr(repeated_draws, "_DRAWS_AT_ONCE", 20)
+    expected = measure_case(case, samples)
+    for module in (measure, image_look):
+        monkeypatch.setattr(module, "SLAB_VALUES", 150)
+    found = measure_as_read(as_read(case), samples)
+    for own, other in zip(found.intensities, expected.intensities, strict=True):
+        assert np.array_equal(own.values, other.values)
+        assert np.array_equal(own.counts, other.counts)
+        assert own.counts.dtype == np.int64
+    assert replace(found, intensities=()) == replace(expected, intensities=())
+    assert "1e+12" in found.absurd
+
+
 def test_draws_are_shared_out_among_the_cases() -> None:
     assert samples_per_case(200) == 500_000
     assert samples_per_case(3) == 33_333_333
@@ -77,14 +108,16 @@ def test_a_case_without_foreground_counts_for_nothing() -> None:
 def test_voxels_that_are_no_numbers_are_refused(value: float) -> None:
     case = make_case()
     case.image[1, 4, 4, 4] = value
-    with pytest.raises(SegflowError, match="case 'a': channel 1 holds 1 voxels"):
-        measure_case(case, 10)
+    for attempt in (lambda: measure_case(case, 10), lambda: measure_as_read(as_read(case), 10)):
+        with pytest.raises(SegflowError, match="case 'a': channel 1 holds 1 voxels"):
+            attempt()
 
 
 def test_a_case_needs_its_label() -> None:
-    case = make_case()
-    with pytest.raises(SegflowError, match="case 'a'"):
-        measure_case(Case(case.case_id, case.image, None, case.geometry), 10)
+    case = replace(make_case(), label=None)
+    for attempt in (lambda: measure_case(case, 10), lambda: measure_as_read(as_read(case), 10)):
+        with pytest.raises(SegflowError, match=r"case 'a'.*label"):
+            attempt()
 
 
 def test_cases_must_agree_in_channels() -> None:

@@ -18,7 +18,7 @@ from segflow.core.errors import CaseErrors, SegflowError
 from segflow.core.geometry import Geometry
 from segflow.core.split_settings import SplitSettings
 from segflow.execution.progress import ProgressEvent, silent
-from segflow.planning import measure
+from segflow.planning import measure, measure_dataset
 from segflow.planning.plan_dataset import PlanOptions, PlanReport, plan_dataset
 from segflow.planning.planner import PlannerSettings
 from segflow.storage.images import reader_by_name
@@ -92,6 +92,26 @@ def test_worker_processes_measure_the_same(tmp_path: Path, raw: Path, plan: Call
     )
     assert several.fingerprint == alone.fingerprint
     assert [(event.done, event.total) for event in seen] == [(i, CASES) for i in range(CASES + 1)]
+
+
+def test_cases_that_do_not_fit_are_measured_slab_by_slab(
+    monkeypatch: pytest.MonkeyPatch, raw: Path, plan: Callable[..., PlanReport]
+) -> None:
+    fingerprint = plan().folder / "dataset_fingerprint.json"
+    expected = fingerprint.read_text()
+    fingerprint.unlink()
+    slabs = []
+
+    def counting(*arguments: Any) -> Any:
+        slabs.append(arguments)
+        return measure.measure_as_read(*arguments)
+
+    monkeypatch.setattr(measure_dataset, "room_for_job", lambda _: 1)
+    monkeypatch.setattr(measure_dataset, "SLAB_VALUES", 1)
+    monkeypatch.setattr(measure_dataset, "measure_as_read", counting)
+    plan()
+    assert len(slabs) == CASES
+    assert fingerprint.read_text() == expected
 
 
 def test_an_unchanged_dataset_is_not_measured_again(raw: Path, plan: Callable[..., PlanReport]) -> None:

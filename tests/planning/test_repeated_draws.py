@@ -20,6 +20,21 @@ def test_counts_equal_those_of_the_generator(sizes: tuple[int, ...], samples: in
         assert np.array_equal(found, expected)
 
 
+@pytest.mark.parametrize("at_once", [100, 1 << 22])
+@pytest.mark.parametrize("sizes", [(3,), (700, 1, 5000), (20_000, 20_001), (90_000, 7)])
+def test_what_was_drawn_is_that_of_the_counts(
+    monkeypatch: pytest.MonkeyPatch, sizes: tuple[int, ...], at_once: int
+) -> None:
+    monkeypatch.setattr(repeated_draws, "_DRAWS_AT_ONCE", at_once)
+    for samples in (1, 15_000):
+        counted, listed = RepeatedDraws(), RepeatedDraws()
+        for size in sizes:
+            expected = counted.counts(size, samples)
+            present, counts = listed.drawn(size, samples)
+            assert np.array_equal(present, np.flatnonzero(expected))
+            assert np.array_equal(counts, expected[present])
+
+
 def test_more_draws_than_are_kept_go_on_where_they_end() -> None:
     """The third channel needs numbers behind the kept ones, and small parts end within a part, or with it."""
     with pytest.MonkeyPatch.context() as patch:
