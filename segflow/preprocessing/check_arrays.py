@@ -23,7 +23,8 @@ from segflow.preprocessing.provenance import (
     made_from,
     roles_of,
 )
-from segflow.storage.file_stamps import digest_of, is_same_file
+from segflow.storage.file_stamps import digest_of, is_same_file, size_and_times
+from segflow.storage.folder_files import is_image_path
 from segflow.storage.preprocessed_store import PREDICTED_BY, PreprocessedStore
 
 COMPARED_BYTES = 256 * 2**20
@@ -150,7 +151,7 @@ def check_files(
         for role, path in roles.items():
             look.add(case.case_id, role, path, stamps)
     for case_id, path in references.items():
-        if path.is_file():
+        if is_image_path(path):
             look.add(case_id, LABEL, path, _stamps_of(store, case_id), copied=True)
     changed, open_questions = look.compare()
     if changed:
@@ -183,14 +184,14 @@ class _Comparison:
             return
         name = "copied label" if copied else "label" if role.startswith(LABEL) else "image"
         try:
-            status = path.stat()
+            status = size_and_times(path)
         except OSError:
             self.changed.setdefault(case_id, name)
             return
-        if status.st_size != stamp.get("bytes"):
+        if status["bytes"] != stamp.get("bytes"):
             self.changed.setdefault(case_id, name)
-        elif status.st_mtime_ns != stamp.get("time_ns") or (
-            not copied and status.st_ctime_ns != stamp.get("change_ns", status.st_ctime_ns)
+        elif status["time_ns"] != stamp.get("time_ns") or (
+            not copied and status["change_ns"] != stamp.get("change_ns", status["change_ns"])
         ):
             self.doubtful.append((case_id, name, path, stamp))
 

@@ -29,7 +29,7 @@ def stamp_file(path: Path) -> FileStamp:
         SegflowError: The file cannot be read.
     """
     try:
-        return {**_status(path), "digest": _digest(path)}
+        return {**size_and_times(path), "digest": _digest(path)}
     except OSError as error:
         raise system_error(error, f"cannot read {path}") from error
 
@@ -40,7 +40,7 @@ def is_same_file(path: Path, stamp: Mapping[str, Any]) -> bool:
     Anybody can set the modification time, so the system's time of change counts too, if the stamp has it.
     """
     try:
-        status = _status(path)
+        status = size_and_times(path)
         if status["bytes"] != stamp["bytes"]:
             return False
         times = [name for name in ("time_ns", "change_ns") if name in stamp]
@@ -116,7 +116,12 @@ def _spoken(role: str) -> str:
     return re.sub(r"(_\d+)?(_beside_\d+)?$", "", role).replace("_", " ")
 
 
-def _status(path: Path) -> dict[str, int]:
+def size_and_times(path: Path) -> dict[str, int]:
+    """``bytes``, ``time_ns`` and ``change_ns`` of a file, or of all files of a folder that is one image.
+
+    Raises:
+        OSError: There is no such file.
+    """
     status = path.stat()
     if stat.S_ISDIR(status.st_mode) and names_a_folder(path.name):
         found = [file.stat() for file in files_within(path)]
