@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import tempfile
 import zipfile
@@ -18,7 +19,10 @@ from segflow.models.nnunet_model import write_nnunet_model
 from segflow.models.open_model import open_model
 from segflow.models.trained_fold import Folds, TrainedFold
 from segflow.storage.json_files import written_whole
+from segflow.storage.readers import NNUNET_READERS
 from segflow.storage.runs import Run
+
+log = logging.getLogger(__name__)
 
 OF_A_FOLD = ("progress.png", "validation/summary.json")
 """Files that nnU-Net keeps beside a checkpoint, which have the same names in segflow."""
@@ -84,6 +88,12 @@ def export_nnunet_model(model: Path, target: Path, *, folds: Folds = "all", chec
     """
     trained = open_model(model, checkpoint=checkpoint).read(folds)
     record = trained[0].record
+    if record.plans.reader not in NNUNET_READERS:
+        log.warning(
+            "nnU-Net has no reader '%s': before it can predict, put one of its own into plans.json "
+            "(image_reader_writer) and the ending of its images into dataset.json (file_ending)",
+            record.plans.reader,
+        )
     relative = Path(record.dataset.name) / f"{TRAINER}__{record.plans.plans_name}__{record.configuration}"
     zipped = target.suffix.lower() == ".zip"
     place = target if zipped else target / relative

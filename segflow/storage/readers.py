@@ -33,7 +33,10 @@ _SHIPPED: dict[str, ImageIO] = {
         Blosc2IO(),
     )
 }
-"""The shipped readers, in the order in which they are tried (recipe 1.5). nnU-Net has all but the last two."""
+"""The shipped readers, in the order in which they are tried (recipe 1.5)."""
+
+NNUNET_READERS = frozenset(_SHIPPED) - {"OMEZarrIO", "Blosc2IO"}
+"""Readers that nnU-Net has under the same names."""
 
 _in_use: dict[str, ImageIO] = {}
 """Setting → the reader that it names; at most one entry."""
