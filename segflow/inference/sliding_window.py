@@ -20,7 +20,7 @@ from segflow.inference.planes import ImagePlanes, Room
 from segflow.inference.predict_settings import SlidingWindowSettings
 from segflow.inference.sums import RollingSums
 from segflow.inference.tiles import Window, constant_of, mirrored_views
-from segflow.network.cpu.passes import in_order, passes_that_fit
+from segflow.network.cpu.passes import in_order, passes_that_fit, shared
 from segflow.network.device_memory import free_bytes, give_back, is_out_of_memory
 from segflow.network.levels import logits_of_levels
 from segflow.network.precision import (
@@ -299,9 +299,8 @@ class _Pass:
         if self.device.type != "cpu" or not tiles:
             return max(len(tiles), 1), 1
         fitting = min(passes_that_fit(networks, (1, *tiles[0][0].shape)), self.batch_size)
-        threads = torch.get_num_threads()
-        passes = min(fitting, threads)
-        size = CPU_VOXELS_PER_PASS * min(threads // passes, 2) // math.prod(self.window.patch)
+        passes, threads = shared(torch.get_num_threads(), fitting)
+        size = CPU_VOXELS_PER_PASS * min(threads, 2) // math.prod(self.window.patch)
         return max(1, min(size, (fitting if passes > 1 else self.batch_size) // passes)), passes
 
     @contextmanager

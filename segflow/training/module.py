@@ -14,7 +14,7 @@ from segflow.core.errors import SegflowError
 from segflow.core.labels import Labels
 from segflow.core.wording import some
 from segflow.loss.hard_counts import hard_counts
-from segflow.network.levels import logits_of_levels
+from segflow.network.cpu.samples import logits_side_by_side
 from segflow.sampling.batch import PatchBatch
 from segflow.training.device_augmentation import DeviceAugmentation
 from segflow.training.optimization import Optimization
@@ -77,7 +77,7 @@ class SegmentationModule(pl.LightningModule):
         self._counts: Tensor | None = None
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        logits = logits_of_levels(self.network(image))
+        logits = logits_side_by_side(self.network, image)
         wanted = (len(image), self.labels.num_outputs, *image.shape[2:])
         if tuple(logits[0].shape) != wanted:
             raise SegflowError(

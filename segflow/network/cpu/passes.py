@@ -30,6 +30,9 @@ _SHARE_OF_MEMORY = 0.25
 _VALUES_PER_FEATURE, _VALUES_PER_OUTPUT = 6, 3
 """Values per voxel of the patch that a pass holds at its peak, for each feature of the finest level and each output."""
 
+_USED = 0.8
+"""Least share of the threads that is in use: of 16 threads, 9 passes would use 9, and 8 passes use all."""
+
 _WAITING = 2
 """Finished results that may wait for an earlier one, for each pass at the same time."""
 
@@ -65,6 +68,13 @@ def keeps_nothing(network: nn.Module) -> bool:
     return True
 
 
+def shared(threads: int, most: int) -> tuple[int, int]:
+    """How many passes, ``most`` at most, compute at the same time, and how many of the threads each has."""
+    fitting = [n for n in range(1, min(threads, most) + 1) if n * (threads // n) >= _USED * threads]
+    passes = max(fitting, default=1)
+    return passes, threads // passes
+
+
 def in_order(
     calls: Sequence[Callable[[], Result]],
     most: int,
@@ -85,15 +95,14 @@ def in_order(
     Raises:
         BaseException: That of a call that failed. The other calls are broken off.
     """
-    threads = torch.get_num_threads()
-    passes = min(threads, most, len(calls))
+    passes, threads = shared(torch.get_num_threads(), min(most, len(calls)))
     if passes < 2:
         for call in calls:
             with context():
                 result = call()
             yield result
         return
-    work = _Work(calls, passes, threads // passes, context)
+    work = _Work(calls, passes, threads, context)
     try:
         work.start()
         for index in range(len(calls)):

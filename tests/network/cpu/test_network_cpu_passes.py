@@ -19,7 +19,7 @@ from segflow.inference.predict_settings import SlidingWindowSettings
 from segflow.inference.sliding_window import predict_logits
 from segflow.network.build import build_network
 from segflow.network.cpu.accelerate import accelerate
-from segflow.network.cpu.passes import in_order, keeps_nothing, passes_that_fit
+from segflow.network.cpu.passes import in_order, keeps_nothing, passes_that_fit, shared
 
 
 @contextmanager
@@ -77,10 +77,17 @@ def test_results_come_in_the_order_of_the_calls() -> None:
 
 def test_calls_share_the_threads_and_leave_those_of_others_as_they_are() -> None:
     with threads(6):
-        assert list(in_order([torch.get_num_threads] * 5, 3)) == [2] * 5
-        assert list(in_order([torch.get_num_threads] * 5, 8)) == [1] * 5
+        assert list(in_order([torch.get_num_threads] * 5, 4)) == [2] * 5
+        assert list(in_order([torch.get_num_threads] * 5, 5)) == [1] * 5
         assert torch.get_num_threads() == 6
         assert in_a_new_thread(torch.get_num_threads) == 6
+
+
+@pytest.mark.parametrize(
+    ("count", "most", "expected"), [(2, 7, (2, 1)), (16, 9, (8, 2)), (7, 2, (2, 3)), (4, 1, (1, 4)), (1, 5, (1, 1))]
+)
+def test_most_threads_are_in_use(count: int, most: int, expected: tuple[int, int]) -> None:
+    assert shared(count, most) == expected
 
 
 def test_one_at_a_time_computes_in_the_callers_thread() -> None:
