@@ -14,7 +14,7 @@ from torch import Tensor
 logger = logging.getLogger(__name__)
 
 # Numbers of glibc's malloc.h.
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+_M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
 
 _ALIGNMENT = 64
 """Alignment in bytes: a cache line, as for torch's own tensors."""
@@ -25,9 +25,10 @@ def tune_cpu() -> None:
 
     glibc gives every large tensor new pages from the kernel and returns them when it is freed. Each step then pays for
     a page fault per 4 kB, which takes several times as long as an elementwise operation on the tensor. Small gradients
-    become denormal numbers, with which a CPU computes at a fraction of its speed. Both settings hold for the process
-    and its later threads and children. Functions that run networks call this once, before the first tensor. Without
-    glibc, memory is left as it is.
+    become denormal numbers, with which a CPU computes at a fraction of its speed. Each thread's memory would come from
+    an arena of its own, which is too small for large tensors, so all take it from one. The settings hold for the
+    process and its later threads and children. Functions that run networks call this once, before the first tensor.
+    Without glibc, memory is left as it is.
     """
     torch.set_flush_denormal(True)
     try:
@@ -36,6 +37,7 @@ def tune_cpu() -> None:
         logger.debug("no mallopt in this C library: freed memory goes back to the system")
         return
     mallopt(_M_MMAP_MAX, 0)
+    mallopt(_M_ARENA_MAX, 1)
     mallopt(_M_TRIM_THRESHOLD, -1)
 
 
