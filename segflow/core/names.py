@@ -18,6 +18,8 @@ LONGEST_NAME = 224
 """Bytes in UTF-8. File systems allow 255, which must also hold the ending and the mark of an unfinished file."""
 
 SEPARATORS = "/\\"
+_SEPARATOR = re.compile(f"[{re.escape(SEPARATORS)}]")
+_UNSHOWN = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _ENDING = re.compile(r"(\.[A-Za-z0-9_+-]+)+")
 _LONGEST_ENDING = 40
 
@@ -57,11 +59,11 @@ def why_unsafe(value: Any) -> str | None:
         return "is not a text"
     if not value.strip():
         return "is empty"
-    if any(sign in value for sign in SEPARATORS):
+    if _SEPARATOR.search(value):
         return "holds a separator of paths"
     if value.startswith("."):
         return "begins with a dot"
-    if any(ord(sign) < 32 or 127 <= ord(sign) < 160 or 0xD800 <= ord(sign) < 0xE000 for sign in value):
+    if _UNSHOWN.search(value):
         return "holds a character that cannot be shown"
     if len(value.encode()) > LONGEST_NAME:
         return f"is longer than {LONGEST_NAME} bytes"

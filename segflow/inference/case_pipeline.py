@@ -131,8 +131,8 @@ def run_cases(
     Raises:
         NoSpaceError: The disk is full or read-only. The error names the first case that met it.
     """
-    skipped = [name for name in cases if settings.resume and steps.is_done(name)]
-    waiting = {name: case for name, case in cases.items() if name not in set(skipped)}
+    skipped = dict.fromkeys(name for name in cases if settings.resume and steps.is_done(name))
+    waiting = {name: case for name, case in cases.items() if name not in skipped}
     done: list[str] = []
     failed: dict[str, str] = {}
     progress(ProgressEvent(steps.stage, "", len(skipped), len(cases)))

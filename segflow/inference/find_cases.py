@@ -129,7 +129,7 @@ def _in_folder(folder: Path, names: Names) -> list[CaseFiles]:
     taken = sorted(chosen.values())
     cases = _group((folder / name for name in taken), names, f"the images in {folder}")
     passed = listing.passed_over(readable, names.endings)
-    if doubled := [name for name in readable if name not in set(taken)]:
+    if doubled := sorted(set(readable).difference(taken)):
         passed["the same image, of another ending, as a file that is taken"] = doubled
     tell_passed_over(folder, passed)
     return cases

@@ -36,8 +36,9 @@ def write_ensemble(
     record = runs[0].record
     reader = reader_by_name(record.plans.reader)
     ending = record.dataset.file_ending
+    wanted_names = {f"{case_id}{ending}" for case_id in cases}
     for file in folder.glob(f"*{ending}"):
-        if file.name.removesuffix(ending) not in set(cases):
+        if file.name not in wanted_names:
             remove_label_map(file)  # of an earlier selection
     patterns = [runs[0].folder / f"{case_id}{ending}" for case_id in cases]
     labels, predictions = record.dataset.labels, Predictions(folder, ending, own=True)

@@ -73,10 +73,10 @@ def discover(folder: Path, description: DatasetDescription) -> Discovery:
     cases, problems = group_by_name(images, ending, len(description.channels))
     problems.extend(passed_over(maps, ending))
     present = set(maps.files)
-    ids = {case.case_id for case in cases}
+    known = {case.case_id for case in cases}
     lost = [case_and_channel(name.removesuffix(ending)) for name in images.lost]
-    lost_ids = {case_id for case_id, number in lost if number is not None}
-    unused = [name for name in maps.files if name.removesuffix(ending) not in ids | lost_ids]
+    known.update(case_id for case_id, number in lost if number is not None)
+    unused = [name for name in maps.files if name.removesuffix(ending) not in known]
     labelled = []
     for case in cases:
         wanted = f"{case.case_id}{ending}"

@@ -35,8 +35,8 @@ PREDICTED_BY = "predicted_by"
 Locations = Mapping[LabelKey, np.ndarray]
 """Foreground locations, see `PreprocessedCase`."""
 
-_KEPT_CASES = 2048
-"""Cases whose properties stay in memory as they were last opened."""
+_KEPT_CASES = 256
+"""Cases that stay open, the most recent ones. Many small objects in memory slow down all others."""
 
 
 class PreprocessedStore:

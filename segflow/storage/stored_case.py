@@ -78,7 +78,6 @@ class StoredCase:
         channels: Channels of the image.
         spatial: How it got here from image space.
         properties: Content of its JSON file.
-        foreground: See `ForegroundLocations`.
     """
 
     def __init__(self, folder: Path, case_id: str, properties: Mapping[str, Any], files: OpenFiles) -> None:
@@ -91,12 +90,16 @@ class StoredCase:
             self.channels = index(properties["channels"])
             if self.channels < 0:
                 raise ValueError(f"{self.channels} channels")
-            counts = {key_from_text(key): index(n) for key, n in properties["foreground_locations"].items()}
+            self._counts = {key_from_text(key): index(n) for key, n in properties["foreground_locations"].items()}
             self._listed = listed_files(case_id, properties)
         except UNUSABLE as error:
             raise self._damaged(f"its properties in {case_id}.json cannot be used ({shortened(error, 200)})") from error
         self.shape: tuple[int, int, int] = self.spatial.shape_plan  # type: ignore[assignment]
-        self.foreground = ForegroundLocations(self, counts)
+
+    @property
+    def foreground(self) -> ForegroundLocations:
+        """Voxels that a patch may be centred on. They are not kept here: a circle of two would outlive the case."""
+        return ForegroundLocations(self, self._counts)
 
     def read_image(self, box: Box | None = None) -> np.ndarray:
         """The image within a box, float32 (C, *box.shape); None reads all of it.
