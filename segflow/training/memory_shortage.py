@@ -56,7 +56,7 @@ def _shortage(error: Exception, job: TrainingJob, trainer: pl.Trainer) -> Segflo
         advice.append("Fewer data workers need less: training.num_workers=0.")
     if not in_main_memory and (same_run := _for_this_run(job, trainer, share)):
         advice.append(f"With these, the same command goes on where it ended: {', '.join(same_run)}.")
-    advice.append(f"With a run_name of its own: {', '.join(_for_another_run(plan, share))}.")
+    advice.append(f"With a run_name of its own: {', '.join(settings_for_another_run(plan, share))}.")
     smaller = max(_SMALLER * _planned_gb(plan, job.record.dataset.labels.num_outputs), 0.1)
     planning = f"planner.memory_target_gb={smaller:.1f} planner.plans_name=smaller"
     advice.append(f"Or plan with {planning}, then preprocess and train with plans=smaller.")
@@ -91,8 +91,8 @@ def _for_this_run(job: TrainingJob, trainer: pl.Trainer, share: int) -> list[str
     return settings
 
 
-def _for_another_run(plan: ConfigurationPlan, share: int) -> list[str]:
-    """Settings that make it another training."""
+def settings_for_another_run(plan: ConfigurationPlan, share: int) -> list[str]:
+    """Settings that need less memory and make it another training, for this share of a batch in a process."""
     settings = []
     if share > 1:
         half = max(plan.batch_size // 2, 1)

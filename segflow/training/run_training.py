@@ -25,6 +25,7 @@ from segflow.training.datamodule import EpochBatches, PatchDataModule
 from segflow.training.ending_signals import exit_code_of
 from segflow.training.loader import name_dead_worker
 from segflow.training.loggers import close_loggers, log_hyper_parameters
+from segflow.training.memory_need import check_memory
 from segflow.training.memory_shortage import memory_shortage_told
 from segflow.training.module import SegmentationModule
 from segflow.training.monitor import EpochReport
@@ -77,6 +78,7 @@ def run_training(job: TrainingJob, *, resuming: bool) -> TrainResult:
         job.folder.pruned_file.unlink(missing_ok=True)
     with memory_shortage_told(job, trainer):
         module = build_module(job, trainer, fresh=resume_from is None)
+        check_memory(job, trainer, module)
         data = build_data(job, trainer, batches)
         _place_augmentation(job, trainer, batches, module, data)
         note_machine(job.folder, trainer)

@@ -8,6 +8,7 @@ from training_toy import Toy
 
 from segflow.core.errors import SegflowError
 from segflow.core.labels import Labels
+from segflow.execution.machine import GB, held_bytes, memory_limited
 from segflow.loss.compound import DiceCrossEntropy
 
 OF_MAIN_MEMORY = (
@@ -61,3 +62,21 @@ def test_other_errors_stay_what_they_are(toy: Toy) -> None:
     Hungry.error = RuntimeError("mat1 and mat2 shapes cannot be multiplied")
     with pytest.raises(RuntimeError, match="mat1 and mat2"):
         toy.train(loss=hungry)
+
+
+def test_what_exceeds_the_users_limit_is_refused_before_the_first_step(toy: Toy) -> None:
+    with (
+        memory_limited((held_bytes() + 50 * 2**20) / GB),
+        pytest.raises(
+            SegflowError, match=r"the training needs \d\S* GB of memory; found batch 2 of 1×16×16×16, "
+        ) as caught,
+    ):
+        toy.train(loss=hungry)
+    message = str(caught.value)
+    assert " M weights, 0 data workers; expected at most " in message
+    assert (
+        "Raise max_memory_gb, or use a machine with more memory. These need less: configuration.batch_size=1" in message
+    )
+    assert Hungry.calls == 0, "no step was made"
+    with memory_limited((held_bytes() + 500 * 2**20) / GB):
+        assert toy.train().finished
