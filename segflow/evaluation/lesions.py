@@ -50,14 +50,23 @@ def count_lesions(reference: np.ndarray, prediction: np.ndarray, min_overlap: fl
 def _touched_components(mask: np.ndarray, other: np.ndarray, min_overlap: float) -> np.ndarray:
     """For each component of ``mask``: whether more than the share of its voxels lies in ``other``."""
     components, count = cc3d.connected_components(mask, connectivity=26, return_N=True)
-    covered = _sizes(components, other, count)
+    covered = component_sizes(components, other, count)
     if not min_overlap:
         return covered > 0
-    return covered > min_overlap * _sizes(components, mask, count)
+    return covered > min_overlap * component_sizes(components, mask, count)
 
 
-def _sizes(components: np.ndarray, within: np.ndarray, count: int) -> np.ndarray:
-    """int64 (count,): voxels of each component within a mask. Few are counted at a time, since counting copies them."""
+def component_sizes(components: np.ndarray, within: np.ndarray, count: int) -> np.ndarray:
+    """Voxels of each component within a mask. Few are counted at a time, since counting copies them to 64 bits.
+
+    Args:
+        components: Number of each voxel's component, 0 for background (Z, Y, X).
+        within: bool (Z, Y, X).
+        count: Number of components.
+
+    Returns:
+        int64 (count,).
+    """
     sizes = np.zeros(count + 1, dtype=np.int64)
     step = max(1, VOXELS_AT_ONCE // max(1, components[:1].size))
     for start in range(0, len(components), step):

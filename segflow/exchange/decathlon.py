@@ -23,6 +23,8 @@ __all__ = ["convert_decathlon", "dataset_name"]
 
 ENDING = ".nii.gz"
 STAGE = "convert"
+BYTES_PER_STORED = 2.5
+"""Memory in bytes for each byte of the voxels of an image that is split: all channels, and one that is packed."""
 IMAGE_FOLDERS = ("imagesTr", "imagesTs")
 
 
@@ -65,7 +67,8 @@ def convert_decathlon(
             (partial / part).mkdir()
             if (task_folder / part).is_dir():
                 for name in visible_images(task_folder / part, ENDING):
-                    jobs.append(Job(f"{part}/{name}", (task_folder / part / name, partial / part, channels)))
+                    image = task_folder / part / name
+                    jobs.append(Job(f"{part}/{name}", (image, partial / part, channels), _bytes_of(image)))
         outcomes = run_jobs(split_channels, jobs, processes=processes)
         gather(outcomes, len(jobs), STAGE, progress).all_values(
             "some images could not be converted", fix="Nothing was written."
@@ -73,6 +76,16 @@ def convert_decathlon(
         copy_files(task_folder / "labelsTr", partial / "labelsTr", {name: name for name in images})
         write_json(partial / "dataset.json", description)
     return target
+
+
+def _bytes_of(image: Path) -> int:
+    """Memory in bytes to split an image; 0 for one that is copied or whose header cannot be read."""
+    try:
+        header = read_nifti_header(image)
+    except SegflowError:
+        return 0
+    stored = header.dtype.itemsize * int(np.prod(header.size, dtype=np.int64))
+    return int(BYTES_PER_STORED * stored) if len(header.size) > 3 else 0
 
 
 def split_channels(image: Path, folder: Path, channels: int) -> None:

@@ -22,12 +22,14 @@ from segflow.execution.jobs import Job
 from segflow.execution.parallel import run_jobs
 from segflow.execution.progress import Progress, silent
 from segflow.storage.case_files import LABELS, find_training_cases
-from segflow.storage.images import ImageIO, reader_of
+from segflow.storage.images import ImageIO, reader_of, voxels_of
 from segflow.storage.json_files import build_as, read_json, write_json
 from segflow.storage.label_values import label_values
 from segflow.storage.whole_folder import folder_written_whole
 
 STAGE = "renumber"
+BYTES_PER_VOXEL = 6
+"""Memory per voxel in bytes: the label map as stored, as read and renumbered, and a mask."""
 
 log = logging.getLogger(__name__)
 
@@ -114,7 +116,11 @@ def write_renumbered(
     """
     log.info("labels are renumbered, in predictions too: %s", ", ".join(f"{old} → {new[old]}" for old in sorted(new)))
     (folder / LABELS).mkdir()
-    jobs = [Job(case.case_id, (case, new, reader, folder / LABELS / f"{case.case_id}{ending}")) for case in cases]
+    jobs = []
+    for case in cases:
+        voxels = 0 if case.label is None else voxels_of(case.label, reader)
+        arguments = (case, new, reader, folder / LABELS / f"{case.case_id}{ending}")
+        jobs.append(Job(case.case_id, arguments, BYTES_PER_VOXEL * voxels, f"{voxels:,} voxels"))
     gather(run_jobs(renumber_case, jobs, processes=0), len(jobs), STAGE, progress).all_values(
         "some label maps could not be renumbered", fix="Nothing was written."
     )

@@ -14,14 +14,15 @@ from segflow.core.errors import CaseErrors, SegflowError
 from segflow.core.geometry import Geometry
 from segflow.core.labels import Labels
 from segflow.core.wording import counted, some
+from segflow.execution.machine import check_room
 from segflow.execution.progress import Progress, silent
 from segflow.inference.case_pipeline import PredictReport, Steps, run_cases
 from segflow.inference.ensemble_settings import EnsembleSettings
 from segflow.inference.maps import ENDING, PROBABILITIES
-from segflow.inference.stored_probabilities import SAVE_THEM, StoredProbabilities, decide_case
+from segflow.inference.stored_probabilities import SAVE_THEM, StoredProbabilities, bytes_to_decide, decide_case
 from segflow.storage.channel_names import channel_name
 from segflow.storage.file_stamps import FileStamp, Origin
-from segflow.storage.images import ImageIO, reader_by_name
+from segflow.storage.images import ImageIO, reader_by_name, voxels_of
 from segflow.storage.json_files import read_json
 from segflow.storage.listing import files_ending_in
 from segflow.storage.predictions import DESCRIPTIONS, Predictions, Wanted
@@ -112,6 +113,9 @@ class _Ensemble:
         for member in self.members:
             member.require(case_id)
         inputs = self.origin(case_id).stamp_inputs()
+        voxels = voxels_of(self._pattern(case_id), self.images)
+        wanted = bytes_to_decide(len(self.members), voxels)
+        check_room(wanted, "this case", found=f"{len(self.members)} members of {voxels:,} voxels", case=case_id)
         label, geometry = self.images.read_label(self._pattern(case_id))
         decided = decide_case(self.members, case_id, self.labels, label.shape, self.weights)
         return _Decided(decided, geometry, inputs)

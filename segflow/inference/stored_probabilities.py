@@ -115,6 +115,11 @@ def weighted_mean(values: Sequence[np.ndarray], weights: Sequence[float] | None 
     return total
 
 
+def bytes_to_decide(members: int, voxels: int) -> int:
+    """Memory in bytes to decide a case: an output of each member, their mean, the decision, a label map as pattern."""
+    return (4 * members + 26) * voxels
+
+
 def decide_case(
     members: Sequence[StoredProbabilities],
     case_id: str,

@@ -8,11 +8,10 @@ from pathlib import Path
 
 from segflow.core.errors import SegflowError
 from segflow.core.postprocessing import PostprocessingChoice, PostprocessingStep
-from segflow.evaluation.evaluate_cases import BYTES_PER_VOXEL
 from segflow.evaluation.label_pairs import label_files, work_on_maps
 from segflow.execution.jobs import Job
 from segflow.execution.progress import Progress, silent
-from segflow.postprocessing.components import postprocess_label_map
+from segflow.postprocessing.components import BYTES_PER_VOXEL, postprocess_label_map
 from segflow.storage.file_stamps import Origin
 from segflow.storage.images import ImageIO, reader_of, voxels_of
 from segflow.storage.json_files import read_json_as
@@ -86,7 +85,12 @@ def apply_postprocessing(
     predictions.prepare(wanted, what="label maps", maker="choice of steps", resume=False)
     voxels = [voxels_of(file, images) for file in files.values()]
     jobs = [
-        Job(case_id, (case_id, file, choice.steps, predictions, wanted[case_id].origin, images), BYTES_PER_VOXEL * n)
+        Job(
+            case_id,
+            (case_id, file, choice.steps, predictions, wanted[case_id].origin, images),
+            BYTES_PER_VOXEL * n,
+            f"{n:,} voxels",
+        )
         for (case_id, file), n in zip(files.items(), voxels, strict=True)
     ]
     applied = work_on_maps(_apply_to_file, jobs, voxels, processes, "postprocess", progress)

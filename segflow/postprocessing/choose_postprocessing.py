@@ -13,14 +13,13 @@ from segflow.core.errors import CaseErrors, SegflowError
 from segflow.core.labels import LabelKey, Labels
 from segflow.core.metrics import mean_of_defined
 from segflow.core.postprocessing import PostprocessingChoice, PostprocessingStep, PostprocessingTrial
-from segflow.evaluation.evaluate_cases import BYTES_PER_VOXEL
 from segflow.evaluation.label_pairs import LabelPair, find_pairs, inputs_of, worker_count
 from segflow.evaluation.undeclared import warn_of_undeclared
 from segflow.execution.gathering import gather
 from segflow.execution.jobs import Job
 from segflow.execution.parallel import run_jobs
 from segflow.execution.progress import Progress, silent
-from segflow.postprocessing.held_case import HeldCase, hold_case, try_steps
+from segflow.postprocessing.held_case import HOLD_BYTES_PER_VOXEL, TRY_BYTES_PER_VOXEL, HeldCase, hold_case, try_steps
 from segflow.postprocessing.postprocess_settings import PostprocessSettings
 from segflow.storage.file_names import CHOICE_FILE
 from segflow.storage.file_stamps import Origin
@@ -108,7 +107,8 @@ def _hold_cases(
     voxels = [voxels_of(pair.prediction, images) for pair in pairs]
     processes = worker_count(settings.processes, voxels)
     jobs = [
-        Job(pair.case_id, (pair, images, labels), BYTES_PER_VOXEL * n) for pair, n in zip(pairs, voxels, strict=True)
+        Job(pair.case_id, (pair, images, labels), HOLD_BYTES_PER_VOXEL * n, f"{n:,} voxels")
+        for pair, n in zip(pairs, voxels, strict=True)
     ]
     outcomes = run_jobs(hold_case, jobs, processes=processes)
     read = gather(outcomes, len(jobs), "postprocess", progress)
@@ -205,7 +205,11 @@ class _Search:
     def _dice_with(self, candidates: Sequence[PostprocessingStep]) -> list[list[Dice]]:
         """For each candidate, the Dice of each case with it on top of the accepted steps."""
         ignore = self._labels.ignore_label
-        jobs = [Job(case.case_id, (case, tuple(self._steps), tuple(candidates), ignore)) for case in self._cases]
+        tried = (tuple(self._steps), tuple(candidates), ignore)
+        jobs = [
+            Job(case.case_id, (case, *tried), TRY_BYTES_PER_VOXEL * case.voxels, f"{case.voxels:,} voxels of labels")
+            for case in self._cases
+        ]
         found: dict[str, list[Dice]] = {}
         for outcome in run_jobs(try_steps, jobs, processes=self._processes):
             if outcome.error is not None:

@@ -12,6 +12,10 @@ from segflow.core.errors import SegflowError
 from segflow.core.geometry import Box
 from segflow.core.postprocessing import PostprocessingStep
 from segflow.evaluation.label_maps import LabelBoxes, box_of, boxes_of_labels, mask_of, physical_spacing
+from segflow.evaluation.lesions import component_sizes
+
+BYTES_PER_VOXEL = 12
+"""Memory per voxel in bytes for a step on a label map: as read, the result, the changed part, mask and components."""
 
 
 def postprocess_label_map(
@@ -100,7 +104,7 @@ def fill_holes(mask: np.ndarray, *, flat: bool = False) -> np.ndarray:
 def _components(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Number of each voxel's component, 0 for background; and the voxels of component 1, 2, …"""
     components, count = cc3d.connected_components(mask, connectivity=26, return_N=True)
-    return components, np.bincount(components[mask], minlength=count + 1)[1:]
+    return components, component_sizes(components, mask, count)
 
 
 def _selected(components: np.ndarray, keep: np.ndarray) -> np.ndarray:

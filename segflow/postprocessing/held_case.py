@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -18,6 +19,11 @@ from segflow.evaluation.undeclared import Undeclared, undeclared_values
 from segflow.postprocessing.components import apply_step, postprocess_label_map
 from segflow.storage.images import ImageIO
 
+HOLD_BYTES_PER_VOXEL = 8
+"""Memory per voxel of a case in bytes while it is read and compressed."""
+TRY_BYTES_PER_VOXEL = 16
+"""Memory per voxel of the held box in bytes while steps are tried."""
+
 
 @dataclass(frozen=True, slots=True)
 class HeldCase:
@@ -29,6 +35,7 @@ class HeldCase:
         spacing: mm along z, y, x.
         overlaps: Label or region → counts of the whole case, before postprocessing.
         undeclared: Values that are not labels.
+        voxels: Number of voxels within the box.
     """
 
     case_id: str
@@ -37,6 +44,7 @@ class HeldCase:
     spacing: tuple[float, ...]
     overlaps: Mapping[LabelKey, Overlap]
     undeclared: Undeclared
+    voxels: int
 
 
 def hold_case(pair: LabelPair, reader: ImageIO, labels: Labels) -> HeldCase:
@@ -54,7 +62,7 @@ def hold_case(pair: LabelPair, reader: ImageIO, labels: Labels) -> HeldCase:
     # One more voxel, so that an object of one slice in a volume is not taken for a 2D image.
     box = Box(tuple(n - 1 for n in tight.start), tuple(n + 1 for n in tight.stop)).clip(prediction.shape)
     parts = [_compress(label_map[box.slices]) for label_map in (prediction, reference)]
-    return HeldCase(pair.case_id, parts[0], parts[1], geometry.spacing, overlaps, undeclared)
+    return HeldCase(pair.case_id, parts[0], parts[1], geometry.spacing, overlaps, undeclared, math.prod(box.shape))
 
 
 def try_steps(

@@ -18,6 +18,7 @@ from segflow.core.errors import SegflowError
 from segflow.core.labels import Labels
 from segflow.core.metrics import CaseMetrics, Summary, mean_of_defined
 from segflow.core.run_record import RunRecord
+from segflow.execution.machine import check_room
 from segflow.reporting.overlays import PALETTE, best_slice, channel_of, draw_overlay
 from segflow.storage.file_stamps import Origin, digest_of
 from segflow.storage.folds import Fold
@@ -168,6 +169,10 @@ def _example(name: str, record: RunRecord, case: CaseMetrics, files: CaseFiles, 
 def _draw_case(record: RunRecord, case: CaseMetrics, files: CaseFiles, channel: int) -> dict[str, bytes]:
     """Image, reference and prediction as PNG, of the slice that shows most of the reference."""
     reader = reader_by_name(record.plans.reader)
+    header = reader.read_header(files.images[0])
+    values = math.prod(header.shape) * header.channels * len(files.images)
+    shape = " × ".join(map(str, header.shape))
+    check_room(8 * values, "the picture of a case", found=f"{shape} voxels", case=case.case_id)
     image, geometry = reader.read_image(files.images)
     reference, _ = reader.read_label(Path(case.reference_file))
     prediction, _ = reader.read_label(Path(case.prediction_file))

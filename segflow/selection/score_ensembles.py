@@ -69,6 +69,7 @@ def score_ensembles(
                 reader,
             ),
             per_voxel * count,
+            f"{len(runs)} members of {count:,} voxels",
         )
         for (case_id, file), count in zip(files.items(), voxels, strict=True)
     ]

@@ -11,7 +11,7 @@ from segflow.execution.gathering import gather
 from segflow.execution.jobs import Job
 from segflow.execution.parallel import run_jobs
 from segflow.inference.ensemble_cases import ensemble_origin
-from segflow.inference.stored_probabilities import StoredProbabilities, decide_case
+from segflow.inference.stored_probabilities import StoredProbabilities, bytes_to_decide, decide_case
 from segflow.selection.crossval import CrossValidation
 from segflow.storage.file_stamps import Origin
 from segflow.storage.images import ImageIO, reader_by_name, voxels_of
@@ -48,12 +48,18 @@ def write_ensemble(
         for case_id, pattern in zip(cases, patterns, strict=True)
     }
     done = predictions.prepare(wanted, what="label maps", maker="ensemble")
+    voxels = [voxels_of(file, reader) for file in patterns]
     jobs = [
-        Job(case_id, (case_id, members[case_id], labels, reader, predictions, wanted[case_id].origin))
-        for case_id in cases
+        Job(
+            case_id,
+            (case_id, members[case_id], labels, reader, predictions, wanted[case_id].origin),
+            bytes_to_decide(len(runs), count),
+            f"{len(runs)} members of {count:,} voxels",
+        )
+        for case_id, count in zip(cases, voxels, strict=True)
         if case_id not in done
     ]
-    workers = worker_count(processes, [voxels_of(file, reader) for file in patterns])
+    workers = worker_count(processes, voxels)
     written = gather(run_jobs(_write_case, jobs, processes=workers), len(jobs), "ensemble")
     written.all_values("the best ensemble's label maps cannot be written")
     predictions.describe(record)

@@ -90,6 +90,7 @@ class _CaseCheck:
                     f"{file.name} has a direction that is not orthonormal", "It is used as it is; check its overlay."
                 )
             self._same_grid(file, image.shape[1:], geometry)
+            del image  # frees its memory before the next one is read
         if zero and all(zero.values()):
             self._error("the image is zero everywhere", "Export it again, or remove the case.")
         elif any(zero.values()):

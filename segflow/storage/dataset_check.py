@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
+from segflow.core.case import CaseFiles
 from segflow.core.dataset import DatasetDescription
+from segflow.core.errors import SegflowError
 from segflow.core.wording import some
 from segflow.execution.gathering import gather
 from segflow.execution.jobs import Job
@@ -20,6 +23,9 @@ from segflow.storage.label_values import declared_values
 from segflow.storage.problems import Problem
 
 STAGE = "check"
+
+BYTES_PER_VALUE = 8
+"""Memory per value of an image in bytes: as stored, and as float32."""
 
 
 def check_dataset(
@@ -49,7 +55,10 @@ def check_dataset(
     problems = [*_of_the_whole(description, len(found.cases)), *found.problems]
     problems.extend(look_at_held_out(folder, description.file_ending))
     declared = declared_values(description.labels)
-    jobs = [Job(case.case_id, (case, reader, len(description.channels), declared)) for case in found.cases]
+    jobs = [
+        Job(case.case_id, (case, reader, len(description.channels), declared), *_need_of(case, reader))
+        for case in found.cases
+    ]
     checked = gather(run_jobs(check_case, jobs, processes=processes), len(jobs), STAGE, progress)
     cases: list[CheckedCase] = [*checked.values.values()]
     problems.extend(problem for case in cases for problem in case.problems)
@@ -121,3 +130,12 @@ def _of_the_whole(description: DatasetDescription, cases: int) -> list[Problem]:
             )
         )
     return problems
+
+
+def _need_of(case: CaseFiles, reader: ImageIO) -> tuple[int, str]:
+    """Memory in bytes for the check of a case, which reads one file at a time, and the size that it follows from."""
+    try:
+        header = reader.read_header(case.images[0])
+    except SegflowError:
+        return 0, ""  # the check itself reports what is wrong
+    return BYTES_PER_VALUE * header.channels * math.prod(header.shape), f"{' × '.join(map(str, header.shape))} voxels"
