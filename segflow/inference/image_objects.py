@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import nibabel
 import numpy as np
-import SimpleITK as sitk
 
 from segflow.core.case import Case
 from segflow.core.errors import SegflowError
@@ -16,6 +15,9 @@ from segflow.core.geometry import Geometry
 from segflow.storage.image_formats.contract import check_spacing
 from segflow.storage.image_formats.nifti_forms import NiftiForms
 from segflow.storage.image_formats.placement import FLAT_SPACING_FACTOR, ItkPlacement, reorient, restore_orientation
+
+if TYPE_CHECKING:
+    import SimpleITK as sitk
 
 UNNAMED = "image"
 """Case id, in messages, of an image without a file."""
@@ -48,9 +50,9 @@ def image_object(image: Any, spacing: Sequence[float] | None = None, *, turn_to_
         SegflowError: The image is of an unknown kind, has a wrong number of axes, or has no spacing.
     """
     parts = list(image) if isinstance(image, (list, tuple)) else [image]
-    if parts and all(isinstance(part, sitk.Image) for part in parts):
+    if parts and all(_is_of("SimpleITK", "Image", part) for part in parts):
         made = _from_simpleitk(parts)
-    elif parts and all(isinstance(part, nibabel.spatialimages.SpatialImage) for part in parts):
+    elif parts and all(_is_of("nibabel.spatialimages", "SpatialImage", part) for part in parts):
         made = _from_nibabel(parts)
     else:
         return _from_array(image, spacing)
@@ -59,6 +61,12 @@ def image_object(image: Any, spacing: Sequence[float] | None = None, *, turn_to_
     turned, geometry = reorient(made.case.image, made.case.geometry)
     case = replace(made.case, image=np.ascontiguousarray(turned), geometry=geometry)
     return ImageObject(case, lambda labels: made.label_map(restore_orientation(labels, geometry)[0]))
+
+
+def _is_of(module: str, name: str, part: Any) -> bool:
+    """Whether an object is of a library's class. If the library is not loaded, none is, and it stays so."""
+    library = sys.modules.get(module)
+    return library is not None and isinstance(part, getattr(library, name))
 
 
 def _from_array(image: Any, spacing: Sequence[float] | None) -> ImageObject:
@@ -80,6 +88,8 @@ def _from_array(image: Any, spacing: Sequence[float] | None) -> ImageObject:
 
 
 def _from_simpleitk(images: Sequence[sitk.Image]) -> ImageObject:
+    import SimpleITK as sitk
+
     first = images[0]
     size = first.GetSize()
     ndim = min(len(size), 3)
@@ -108,6 +118,8 @@ def _from_simpleitk(images: Sequence[sitk.Image]) -> ImageObject:
 
 
 def _from_nibabel(images: Sequence[Any]) -> ImageObject:
+    import nibabel
+
     first = images[0]
     ndim = min(len(first.shape), 3)
     if ndim < 2 or first.affine is None:

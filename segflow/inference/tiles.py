@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
 
 from segflow.core.errors import SegflowError
@@ -45,14 +44,24 @@ def gaussian_importance(patch_size: Sequence[int]) -> np.ndarray:
     """
     weights = np.ones((1,) * len(patch_size))
     for axis, size in enumerate(patch_size):
-        line = np.zeros(size)
-        line[size // 2] = 1.0
-        line = gaussian_filter1d(line, sigma=size / 8, mode="constant", cval=0.0)
+        line = _gaussian_at_middle(size)
         weights = weights * np.expand_dims(line, tuple(other for other in range(len(patch_size)) if other != axis))
     rounded = (weights / weights.max() * PEAK_WEIGHT).astype(np.float16)
     rounded[rounded == 0] = rounded[rounded > 0].min()
     importance: np.ndarray = rounded.astype(np.float32)
     return importance
+
+
+def _gaussian_at_middle(size: int) -> np.ndarray:
+    """A point at ``size // 2`` filtered as by ``scipy.ndimage.gaussian_filter1d``, which takes long to load."""
+    sigma = size / 8
+    radius = int(4 * sigma + 0.5)
+    weights = np.exp(-0.5 / (sigma * sigma) * np.arange(-radius, radius + 1) ** 2)
+    weights /= weights.sum()
+    line = np.zeros(size)
+    for distance in range(max(-radius, -(size // 2)), min(radius, size - 1 - size // 2) + 1):
+        line[size // 2 + distance] = weights[radius + distance]
+    return line
 
 
 def mirrored_views(mirror_axes: Sequence[int]) -> list[tuple[int, ...]]:

@@ -9,15 +9,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import blosc2
 import numpy as np
 
 from segflow.execution.machine import granted_threads
+from segflow.storage.array_library import array_library
 from segflow.storage.chunks import chunk_and_block
 from segflow.storage.json_files import written_whole
 
 # Zstandard at its lowest level writes four times as fast as LZ4HC at 5, and smaller files. Every blosc2 reads them.
-_CODEC = blosc2.Codec.ZSTD
+_CODEC = "ZSTD"
 _LEVEL = 1
 _IN_MEMORY = 64 * 2**20
 _SAMPLE = 8192
@@ -56,7 +56,8 @@ def write_array(path: Path, array: np.ndarray, patch_size: Sequence[int]) -> dic
         if path.suffix == ".npy":
             np.save(temporary, array, allow_pickle=False)
         else:
-            blosc2.asarray(array, urlpath=str(temporary), mode="w", **_options(array, patch_size, granted_threads()))
+            options = _options(array, patch_size, granted_threads())
+            array_library().asarray(array, urlpath=str(temporary), mode="w", **options)
         return checks_of(temporary)
 
 
@@ -85,7 +86,7 @@ def _content(path: Path, array: np.ndarray, patch_size: Sequence[int]) -> bytes:
         stream = io.BytesIO()
         np.save(stream, array, allow_pickle=False)
         return stream.getvalue()
-    frame: bytes = blosc2.asarray(array, contiguous=True, **_options(array, patch_size, 1)).to_cframe()
+    frame: bytes = array_library().asarray(array, contiguous=True, **_options(array, patch_size, 1)).to_cframe()
     return frame
 
 
@@ -110,7 +111,7 @@ def array_options(shape: Sequence[int], patch_size: Sequence[int], sample: np.nd
         "chunks": chunk,
         "blocks": block,
         "cparams": {
-            "codec": _CODEC,
+            "codec": array_library().Codec[_CODEC],
             "clevel": _LEVEL,
             "filters": [_better_filter(np.ascontiguousarray(sample))],
             "nthreads": threads,
@@ -126,17 +127,23 @@ def middle_block(shape: Sequence[int], patch_size: Sequence[int], item_bytes: in
     return starts, [s + b for s, b in zip(starts, block, strict=True)]
 
 
-def _better_filter(sample: np.ndarray) -> blosc2.Filter:
+def _better_filter(sample: np.ndarray) -> Any:
     """The filter that makes a block smaller: shuffle or none (recipe 4.3 tries a whole chunk)."""
     if sample.dtype.kind == "f":  # intensities are much the same everywhere, and take longest
         sample = sample.ravel()[max(0, sample.size - _SAMPLE) // 2 :][:_SAMPLE]
-    options: dict[str, Any] = {"codec": _CODEC, "clevel": _LEVEL, "typesize": sample.itemsize, "nthreads": 1}
+    blosc2 = array_library()
+    options: dict[str, Any] = {
+        "codec": blosc2.Codec[_CODEC],
+        "clevel": _LEVEL,
+        "typesize": sample.itemsize,
+        "nthreads": 1,
+    }
 
-    def length(choice: blosc2.Filter) -> int:
+    def length(choice: Any) -> int:
         return len(blosc2.compress2(sample, filters=[choice], **options))
 
-    plain, shuffled = length(blosc2.Filter.NOFILTER), length(blosc2.Filter.SHUFFLE)
-    return blosc2.Filter.SHUFFLE if shuffled < plain else blosc2.Filter.NOFILTER
+    kinds = blosc2.Filter
+    return kinds.SHUFFLE if length(kinds.SHUFFLE) < length(kinds.NOFILTER) else kinds.NOFILTER
 
 
 def _limit_threads(threads: int) -> None:

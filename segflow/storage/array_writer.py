@@ -6,13 +6,14 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-import blosc2
 import numpy as np
 
 from segflow.core.geometry import Box
 from segflow.execution.machine import granted_threads
 from segflow.storage.array_files import array_options, checks_of, middle_block
+from segflow.storage.array_library import array_library
 from segflow.storage.json_files import written_whole
 from segflow.storage.scratch_array import ScratchArray
 
@@ -45,7 +46,7 @@ def write_array_as_read(
     sample = read(Box(tuple(starts[1:]), tuple(stops[1:])))[starts[0] : stops[0]]
     with written_whole(path, needed=math.prod(shape) * dtype.itemsize) as temporary:
         options = array_options(shape, patch_size, sample.astype(dtype, copy=False), granted_threads())
-        array = blosc2.empty(tuple(shape), dtype, urlpath=str(temporary), mode="w", **options)
+        array = array_library().empty(tuple(shape), dtype, urlpath=str(temporary), mode="w", **options)
         depth, rows = options["chunks"][1:3]
         with _waiting((shape[0], depth, *shape[2:]), dtype, path.parent) as (slices, release):
             for first in range(0, shape[1], depth):
@@ -64,7 +65,7 @@ def _steps(first: int, last: int, shape: Sequence[int]) -> Iterator[tuple[int, i
         yield start, min(start + at_once, last)
 
 
-def _write_chunks(array: blosc2.NDArray, slices: np.ndarray, first: int, rows: int) -> None:
+def _write_chunks(array: Any, slices: np.ndarray, first: int, rows: int) -> None:
     """Write whole chunks, each once: slices (C, n, Y, X) from number ``first`` on."""
     for number, channel in enumerate(slices):
         for y in range(0, channel.shape[1], rows):
@@ -90,7 +91,7 @@ class WrittenLabel:
     """
 
     def __init__(self, file: Path) -> None:
-        self._array = blosc2.open(urlpath=str(file), mode="r", dparams={"nthreads": 1})
+        self._array = array_library().open(urlpath=str(file), mode="r", dparams={"nthreads": 1})
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -9,7 +9,6 @@ from operator import index
 from pathlib import Path
 from typing import Any
 
-import blosc2
 import numpy as np
 
 from segflow.core.errors import UNUSABLE, SegflowError
@@ -20,6 +19,7 @@ from segflow.core.preprocessed_case import SpatialRecord
 from segflow.core.system_errors import system_error
 from segflow.execution.machine import check_room
 from segflow.storage.array_files import ENDS, checksum, checksum_of_ends, refuse_objects
+from segflow.storage.array_library import array_library
 from segflow.storage.open_files import OpenFiles
 
 ARRAY_ENDINGS = (".b2nd", "_seg.b2nd", "_locations.npy")
@@ -143,6 +143,7 @@ class StoredCase:
         if ends is not None and checksum_of_ends(file) != ends:  # some damage there makes the library end the process
             raise self._damaged(f"{name} is not what was written")
         refuse_objects(file)
+        blosc2 = array_library()
         array = blosc2.open(urlpath=str(file), mode="r", dparams={"nthreads": 1}, **mapping)
         is_label = name == f"{self.case_id}_seg.b2nd"
         shape, kind = (1 if is_label else self.channels, *self.shape), np.int16 if is_label else np.float32
