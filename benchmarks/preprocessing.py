@@ -3,6 +3,8 @@
 ``lits``: one CT phantom of 512×512×450 voxels, from its files to its arrays and step by step.
 ``hippocampus``, ``acdc``: whole datasets, from raw files to arrays, through both tools' Python interfaces, and for
 ``commands`` through their command lines.
+``slabs``: the CT phantom with ever more slices, measured and preprocessed slab by slab, for its memory; and the same as
+a whole.
 """
 
 from __future__ import annotations
@@ -30,7 +32,8 @@ from segflow.planning.plan_dataset import PlanOptions, plan_dataset
 from segflow.planning.planner_settings import PlannerSettings
 from segflow.storage.json_files import read_json
 
-PARTS = ("lits", "hippocampus", "acdc", "commands")
+PARTS = ("lits", "hippocampus", "acdc", "commands", "slabs")
+SLAB_SLICES, QUICK_SLAB_SLICES = (150, 300, 600), (20, 40)
 TOLERANCE = 1e-3
 SHARE_EQUAL = 0.9999
 PROCESSES = 2
@@ -132,6 +135,30 @@ def segflow_both(meter: Meter, raw: str, prepared: str) -> None:
         raise RuntimeError(report.text())
 
 
+def segflow_in_one_way(meter: Meter, raw: str, prepared: str, slabs: bool) -> None:
+    """Measure the case, and make its arrays of 3d_lowres: slab by slab, or as a whole."""
+    from segflow.core.plans import Plans
+    from segflow.planning.measure_dataset import _measure_files
+    from segflow.preprocessing.array_targets import array_targets
+    from segflow.preprocessing.preprocess_jobs import preprocess_job
+    from segflow.storage.case_files import find_training_cases
+    from segflow.storage.images import reader_by_name
+    from segflow.storage.json_files import read_json
+    from segflow.storage.prepared_dataset import PreparedDataset
+    from segflow.storage.raw_dataset import read_description
+
+    plans = Plans.from_json(read_json(Path(prepared) / "nnUNetPlans.json"))
+    description = read_description(Path(raw))
+    (files,) = find_training_cases(Path(raw), description)
+    reader, labels = reader_by_name(plans.reader), description.labels
+    store = PreparedDataset(Path(prepared) / ("slabs" if slabs else "whole"))
+    targets = array_targets(plans, plans.plans_name, ["3d_lowres"], labels, store)
+    with meter.section("measure"):
+        _measure_files(slabs, files, reader, len(description.channels), labels, 1_000_000)
+    with meter.section("preprocess"):
+        preprocess_job(slabs, files, reader, description, plans, targets, {})
+
+
 def nnunet_dataset(meter: Meter, identifier: int, configurations: list[str]) -> None:
     """A dataset through nnU-Net's Python interface."""
     from nnunetv2.experiment_planning.plan_and_preprocess_api import (
@@ -215,6 +242,8 @@ def main() -> None:
                 _dataset(record, chosen, part, name)
         if chosen.wants("commands"):
             _commands(record, chosen)
+        if chosen.wants("slabs"):
+            _slabs(record, chosen)
         record.finish()
 
 
@@ -333,6 +362,28 @@ def _commands(record: Record, chosen: Options) -> None:
         for side, runs in enumerate(pair):
             totals[side] += median_seconds(runs)
     record.check("hippocampus, commands: times quicker", totals[0] / totals[1], at_least=5)
+
+
+def _slabs(record: Record, chosen: Options) -> None:
+    peaks = []
+    for slices in QUICK_SLAB_SLICES if chosen.quick else SLAB_SLICES:
+        shape = (slices, *(QUICK_SHAPE if chosen.quick else LITS_SHAPE)[1:])
+        raw = write_phantom(chosen.work / f"slabs_{slices}", shape, LITS_SPACING)
+        prepared = chosen.work / f"slabs_{slices}" / "prepared"
+        _plan_like_lits(raw, prepared)
+        seconds = []
+        for slabs in (True, False):
+            what = f"CT of {slices} slices, {'slab by slab' if slabs else 'as a whole'}"
+            call = {"raw": raw, "prepared": prepared, "slabs": slabs}
+            runs = record.alone(what, partial(run_function, chosen.machine, segflow_in_one_way, **call))
+            seconds.append(median_seconds(runs))
+            peaks += [peak_bytes(runs)] if slabs else []
+        files = [next((prepared / way).rglob("*_seg.b2nd")).parent for way in ("slabs", "whole")]
+        names = sorted(file.name for file in files[0].glob("*.b2nd"))
+        same = all((files[0] / name).read_bytes() == (files[1] / name).read_bytes() for name in names)
+        record.check(f"CT of {slices} slices: files of arrays that are the same", len(names) * same, at_least=2)
+        record.value(f"CT of {slices} slices: time slab by slab to time as a whole", segflow=seconds[0] / seconds[1])
+    record.check("memory slab by slab, most slices to fewest", peaks[-1] / peaks[0], at_most=1.15)
 
 
 def _run_commands(chosen: Options, commands: list[list[str]]) -> Measured:

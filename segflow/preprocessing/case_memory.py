@@ -12,11 +12,13 @@ from segflow.core.geometry import permute, resampled_shape
 from segflow.core.image_look import SLAB_VALUES
 from segflow.core.plans import Plans
 from segflow.preprocessing.foreground import LARGEST_SHUFFLE
-from segflow.preprocessing.interpolation import axis_bands
+from segflow.preprocessing.inside_mask import MOST_BITS_BYTES
+from segflow.preprocessing.interpolation import BAND_ROWS, axis_bands
 from segflow.preprocessing.preprocess_case import spacing_in_plan
+from segflow.preprocessing.resampled_source import FEWEST_COLUMNS, fewest_slices
 from segflow.preprocessing.resampling import Interpolation, interpolation_of
 from segflow.preprocessing.streamed import MEMORY, along_first
-from segflow.storage.array_writer import IN_MEMORY
+from segflow.storage.array_writer import AT_ONCE, waiting_bytes
 from segflow.storage.image_formats.contract import ImageHeader
 
 
@@ -72,29 +74,31 @@ def need_of(header: ImageHeader, files: int, plans: Plans, configurations: Seque
 def _in_parts(
     shape: Sequence[int], result: Sequence[int], spacing: Sequence[float], plan: ConfigurationPlan, channels: int
 ) -> int:
-    """Bytes for one configuration slab by slab.
+    """Bytes for one configuration slab by slab: for statistics and mask, for writing, and for the foreground locations.
 
     Raises:
         SegflowError: Its resampling needs the whole image.
     """
     how = interpolation_of(plan.resampling_image, spacing, spacing_in_plan(plan, spacing))
-    plane, new_plane = _count(shape[1:]), _count(result[1:])
-    reading = 4 * 4 * SLAB_VALUES + 16 * plane  # values as stored, as read, in order, and the mask; holes of a slice
-    writing = 2 * IN_MEMORY + 4 * 4 * channels * new_plane
-    draw = 4 * min(_count(result), LARGEST_SHUFFLE)
-    if how is None or tuple(result) == tuple(shape):
-        return max(reading + writing, draw + reading)
-    along_first(how)
-    return max(reading, writing + _resampling(how, shape, result, channels), draw + reading)
+    reading = 4 * 4 * SLAB_VALUES + 16 * _count(shape[1:])  # values as stored, as read, and in order; holes of a slice
+    made = 4 * 4 * AT_ONCE
+    if how is not None and tuple(result) != tuple(shape):
+        along_first(how)
+        made = _resampling(how, shape, result, channels)
+    bits = min(_count(shape) // 8, MOST_BITS_BYTES)
+    draw = 5 * min(_count(result), LARGEST_SHUFFLE) + 8 * SLAB_VALUES
+    return max(reading + bits, made + bits + waiting_bytes((channels, *result), plan.patch_size), draw)
 
 
 def _resampling(how: Interpolation, shape: Sequence[int], result: Sequence[int], channels: int) -> int:
+    """Bytes for slices on the old and the new grid, and for what they are made from."""
     plane, new_plane = _count(shape[1:]), _count(result[1:])
     through = how.order if how.separate is None else max(how.order_through, 1)
     widest: int = max(band.matrix.shape[1] for band in axis_bands(shape[0], max(1, result[0]), through))
-    slices = max(2, min(32, MEMORY // (8 * channels * new_plane)))
-    made = 4 * channels * slices * (2 * plane + 4 * new_plane)
-    return MEMORY + made + 4 * channels * widest * max(1, plane // 64)
+    fewest = fewest_slices(max(1, result[1]))
+    slices = max(fewest, min(BAND_ROWS, MEMORY // (8 * channels * new_plane)))
+    source = max(MEMORY // 2, 8 * channels * widest * FEWEST_COLUMNS)
+    return source + 4 * channels * slices * (plane + 3 * new_plane) + 8 * min(fewest, slices) * max(plane, new_plane)
 
 
 def _count(shape: Sequence[int]) -> int:

@@ -17,7 +17,7 @@ from segflow.core.geometry import Box
 from segflow.core.voxels import VoxelSource, boxes_in_order
 from segflow.storage.scratch_array import ScratchArray
 
-_IN_MEMORY = 1 << 26
+MOST_BITS_BYTES = 1 << 26
 """Bytes of bits above which they lie in a file."""
 
 
@@ -58,7 +58,7 @@ class _Bits:
     def __init__(self, shape: Iterable[int], scratch: Path | None) -> None:
         slices, rows, self._columns = (int(n) for n in shape)
         packed = (slices, rows, -(-self._columns // 8))
-        self._file = ScratchArray(packed, np.uint8, scratch) if math.prod(packed) > _IN_MEMORY else None
+        self._file = ScratchArray(packed, np.uint8, scratch) if math.prod(packed) > MOST_BITS_BYTES else None
         self.bytes: np.ndarray = np.zeros(packed, np.uint8) if self._file is None else self._file.array
 
     def write(self, box: Box, values: np.ndarray) -> None:

@@ -19,9 +19,14 @@ from segflow.preprocessing.label_resampling import label_slices_needed, resize_l
 from segflow.preprocessing.resampling import Interpolation, resize_in_plane
 from segflow.preprocessing.rescaling import Range, range_of
 
-_FEWEST_COLUMNS, _FEWEST_LINES = 1 << 17, 1 << 13
+FEWEST_COLUMNS, _FEWEST_LINES = 1 << 17, 1 << 13
 """Smaller products of matrices may be computed by another routine, which rounds differently: along the first axis, and
 within slices. A product with a single row is another routine's too."""
+
+
+def fewest_slices(rows: int) -> int:
+    """Slices with so many rows that must be made together."""
+    return max(2, -(-_FEWEST_LINES // rows))
 
 
 class ResampledImage:
@@ -51,7 +56,7 @@ class ResampledImage:
         self._limits: list[Range | None] = list(limits) if clips else [None] * image.shape[0]
         self._memory = memory
         new_plane = self._new_shape[1] * self._new_shape[2]
-        self._fewest = max(2, -(-_FEWEST_LINES // self._new_shape[1]))
+        self._fewest = fewest_slices(self._new_shape[1])
         at_once = max(self._fewest, min(BAND_ROWS, memory // (8 * image.shape[0] * new_plane)))
         self._slices = _Slices(self._parts(at_once), self._make)
 
@@ -111,7 +116,7 @@ class ResampledImage:
         source = range(self._image.shape[1])[band.columns]
         result = np.empty((channels, len(matrix), height, width), np.float32)
         row_bytes = 4 * channels * len(source) * width
-        fewest = max(-(-_FEWEST_COLUMNS // width), self._memory // 4 // row_bytes)
+        fewest = max(-(-FEWEST_COLUMNS // width), self._memory // 4 // row_bytes)
         for piece in _pieces(height, fewest if len(band.matrix) > 1 else height):
             start, stop = piece.start, piece.stop
             values = self._image.read(Box((source.start, start, 0), (source.stop, stop, width)))

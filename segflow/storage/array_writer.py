@@ -14,6 +14,7 @@ from segflow.core.geometry import Box
 from segflow.execution.machine import granted_threads
 from segflow.storage.array_files import array_options, checks_of, middle_block
 from segflow.storage.array_library import array_library
+from segflow.storage.chunks import chunk_and_block
 from segflow.storage.json_files import written_whole
 from segflow.storage.scratch_array import ScratchArray
 
@@ -57,6 +58,18 @@ def write_array_as_read(
                 _write_chunks(array, slices[:, : last - first], first, rows)
                 release()
         return checks_of(temporary)
+
+
+def waiting_bytes(shape: Sequence[int], patch_size: Sequence[int]) -> int:
+    """Memory for the slices of a float32 array (C, Z, Y, X) that wait for their chunk, and for the chunks of some rows.
+
+    Args:
+        shape: Of the array.
+        patch_size: See `write_array`.
+    """
+    (_, depth, rows, _), _ = chunk_and_block(shape, patch_size, 4)
+    slices = 4 * shape[0] * depth * shape[2] * shape[3]
+    return (slices if slices <= IN_MEMORY else 4 * AT_ONCE) + 2 * 4 * depth * rows * shape[3]
 
 
 def _steps(first: int, last: int, shape: Sequence[int]) -> Iterator[tuple[int, int]]:

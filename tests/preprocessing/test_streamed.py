@@ -191,7 +191,7 @@ def test_a_way_out_that_winds_up_and_down(monkeypatch: pytest.MonkeyPatch) -> No
             mask[1 if number % 2 else 7, y + 1, 30] = False
     closed = mask.copy()
     mask[4, 12, 30:] = False
-    monkeypatch.setattr(inside_mask, "_IN_MEMORY", 0)  # the bits lie in a file
+    monkeypatch.setattr(inside_mask, "MOST_BITS_BYTES", 0)  # the bits lie in a file
     for case in (mask, closed):
         box = Box((2, 1, 11), (8, 14, 61))
         found = InsideMask(ArraySource(case[None]), most_values=1 << 20).read(box)
