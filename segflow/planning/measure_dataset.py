@@ -160,7 +160,8 @@ def _job(files: CaseFiles, reader: ImageIO, description: DatasetDescription, sam
     voxels = math.prod(header.shape)
     # The image as stored and as read, the label, the mask and its holes, the draws
     whole = voxels * (8 * channels + 24)
-    in_slabs = 16 * SLAB_VALUES + 24 * channels * min(samples, voxels)
+    kept = (len(files.images) + 1) * getattr(reader, "kept_bytes", 0)
+    in_slabs = 16 * SLAB_VALUES + 24 * channels * min(samples, voxels) + kept
     as_read = in_slabs < whole > room
     sizes = f"{' × '.join(map(str, header.shape))} voxels"
     return Job(files.case_id, (as_read, *rest), in_slabs if as_read else whole, sizes)

@@ -133,7 +133,8 @@ def make_jobs(
             failed[case.case_id] = str(error.of_case(case.case_id))
             log.error("%s", failed[case.case_id])
             continue
-        in_parts = None if _has_own(targets, own) else need.in_parts
+        kept = (len(case.images) + 1) * getattr(reader, "kept_bytes", 0)
+        in_parts = None if need.in_parts is None or _has_own(targets, own) else need.in_parts + kept
         as_read = in_parts is not None and in_parts < need.whole > room
         memory = in_parts if as_read and in_parts is not None else need.whole
         arguments = (as_read, case, reader, description, plans, targets, own)

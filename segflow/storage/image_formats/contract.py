@@ -101,6 +101,8 @@ class ImageFormat(ABC):
 
     name: str
     endings: tuple[str, ...]
+    kept_bytes = 0
+    """Memory that an open file may keep for the next readings."""
 
     @abstractmethod
     def read_file(self, file: Path) -> tuple[np.ndarray, Geometry]:

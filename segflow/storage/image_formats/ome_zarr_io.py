@@ -13,7 +13,7 @@ from segflow.core.geometry import Box, Geometry
 from segflow.core.voxels import VoxelSink
 from segflow.storage.image_formats.contract import RESAVE, ImageFormat, ImageHeader, OpenFile
 from segflow.storage.image_formats.ome_zarr.array_metadata import ArrayMetadata, read_array_metadata
-from segflow.storage.image_formats.ome_zarr.chunked_array import ChunkedArray
+from segflow.storage.image_formats.ome_zarr.chunked_array import KEPT_BYTES, ChunkedArray
 from segflow.storage.image_formats.ome_zarr.multiscales import CHANNEL, SPACE, TIME, Multiscale, read_multiscale
 from segflow.storage.image_formats.ome_zarr.writing import ENDINGS, zarr_sink
 from segflow.storage.listing import missing_file
@@ -31,6 +31,7 @@ class OMEZarrIO(ImageFormat):
 
     name = "OMEZarrIO"
     endings = ENDINGS
+    kept_bytes = KEPT_BYTES
 
     def read_file(self, file: Path) -> tuple[np.ndarray, Geometry]:
         return _whole(self.open_file(file), file)
