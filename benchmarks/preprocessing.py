@@ -365,25 +365,29 @@ def _commands(record: Record, chosen: Options) -> None:
 
 
 def _slabs(record: Record, chosen: Options) -> None:
-    peaks = []
+    peaks: dict[bool, list[int]] = {True: [], False: []}
+    voxels = []
     for slices in QUICK_SLAB_SLICES if chosen.quick else SLAB_SLICES:
         shape = (slices, *(QUICK_SHAPE if chosen.quick else LITS_SHAPE)[1:])
+        voxels.append(math.prod(shape))
         raw = write_phantom(chosen.work / f"slabs_{slices}", shape, LITS_SPACING)
         prepared = chosen.work / f"slabs_{slices}" / "prepared"
         _plan_like_lits(raw, prepared)
         seconds = []
-        for slabs in (True, False):
+        for slabs, own in peaks.items():
             what = f"CT of {slices} slices, {'slab by slab' if slabs else 'as a whole'}"
             call = {"raw": raw, "prepared": prepared, "slabs": slabs}
             runs = record.alone(what, partial(run_function, chosen.machine, segflow_in_one_way, **call))
             seconds.append(median_seconds(runs))
-            peaks += [peak_bytes(runs)] if slabs else []
+            own.append(peak_bytes(runs))
         files = [next((prepared / way).rglob("*_seg.b2nd")).parent for way in ("slabs", "whole")]
         names = sorted(file.name for file in files[0].glob("*.b2nd"))
         same = all((files[0] / name).read_bytes() == (files[1] / name).read_bytes() for name in names)
         record.check(f"CT of {slices} slices: files of arrays that are the same", len(names) * same, at_least=2)
         record.value(f"CT of {slices} slices: time slab by slab to time as a whole", segflow=seconds[0] / seconds[1])
-    record.check("memory slab by slab, most slices to fewest", peaks[-1] / peaks[0], at_most=1.15)
+    by_slabs, whole = ((own[-1] - own[-2]) / (voxels[-1] - voxels[-2]) for own in peaks.values())
+    record.check("memory for each further voxel, bytes", by_slabs, at_most=0.5)
+    record.value("memory for each further voxel as a whole", segflow=whole, unit="bytes")
 
 
 def _run_commands(chosen: Options, commands: list[list[str]]) -> Measured:

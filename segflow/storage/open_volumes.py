@@ -6,7 +6,7 @@ Values equal those of `ImageIO.read_image` and `ImageIO.read_label`, and files t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -26,6 +26,7 @@ from segflow.storage.image_formats.contract import (
     check_same_grid,
     label_type,
 )
+from segflow.storage.kept_slabs import KeptSlabs
 
 
 class _Opened:
@@ -38,6 +39,7 @@ class _Opened:
 
     def __init__(self, files: Sequence[OpenFile]) -> None:
         self._files = files
+        self._read = [_reading(file) for file in files]
         self.geometry: Geometry = files[0].geometry
         self.dtype: np.dtype = files[0].dtype
 
@@ -66,8 +68,8 @@ class OpenedImage(_Opened):
         """The voxels (C, Z, Y, X) of a box, float32; see `VoxelSource`."""
         result = np.empty((self.shape[0], *box.shape), np.float32)
         done = 0
-        for file in self._files:
-            result[done : done + file.shape[0]] = file.read(box)
+        for file, read in zip(self._files, self._read, strict=True):
+            result[done : done + file.shape[0]] = read(box)
             done += file.shape[0]
         return result
 
@@ -98,7 +100,7 @@ class OpenedLabel(_Opened):
         Raises:
             SegflowError: The file is damaged, or holds values in the box that are no labels. The error names the file.
         """
-        return as_label(self._files[0].read(box)[0], self._file).astype(self.dtype, copy=False)
+        return as_label(self._read[0](box)[0], self._file).astype(self.dtype, copy=False)
 
 
 def open_source(files: Sequence[Path], reader: ImageIO) -> OpenedImage | None:
@@ -230,6 +232,11 @@ class _LabelSink:
                 f"cannot write {self._file}", found=f"labels {lowest}…{highest}", expected=f"0…{self._highest}"
             )
         self._sink.write(box, values.astype(self._dtype, copy=False))
+
+
+def _reading(file: OpenFile) -> Callable[[Box], np.ndarray]:
+    chunk = getattr(file, "chunk", None)
+    return file.read if chunk is None else KeptSlabs(file.read, file.shape, file.dtype, chunk).read
 
 
 def _opened(file: Path, reader: ImageIO, *, labels: bool = False) -> OpenFile | None:

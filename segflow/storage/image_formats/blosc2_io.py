@@ -33,6 +33,7 @@ from segflow.storage.image_formats.placement import FLAT_SPACING_FACTOR, affine_
 from segflow.storage.image_formats.read_apart import reads_apart
 from segflow.storage.image_formats.stored_voxels import StoredVoxels
 from segflow.storage.json_files import written_whole
+from segflow.storage.kept_slabs import MOST_BYTES
 from segflow.storage.regular_files import check_voxel_bytes, open_regular
 from segflow.storage.scratch_files import check_space, scratch_file
 
@@ -53,6 +54,7 @@ class Blosc2IO(ImageFormat):
 
     name = "Blosc2IO"
     endings = (".b2nd",)
+    kept_bytes = MOST_BYTES
 
     def read_file(self, file: Path) -> tuple[np.ndarray, Geometry]:
         opened = self.open_file(file)
@@ -90,6 +92,8 @@ class _OpenArray:
         self.dtype = np.dtype(header.dtype)
         self._file = file
         self._array = _array(file)
+        z, y, x = (1, 1, *self._array.chunks)[-3:] if file_ndim(self.geometry) == 3 else (1, *self._array.chunks[-2:])
+        self.chunk = (z, y, x)
 
     def read(self, box: Box) -> np.ndarray:
         """See `OpenFile.read`."""

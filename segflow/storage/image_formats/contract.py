@@ -76,6 +76,9 @@ class ImageIO(Protocol):
 class OpenFile(Protocol):
     """An image file that is open, and whose voxels are read box by box.
 
+    A file of packed chunks may have an attribute ``chunk``, their voxels along z, y, x. Those along a slice are then
+    unpacked once and kept, see `KeptSlabs`.
+
     Attributes:
         shape: Channels, and voxels along z, y, x.
         geometry: As `ImageFormat.read_file` returns it.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -78,6 +79,11 @@ class _OpenZarr:
         self.dtype = array.metadata.dtype
         self._array = array
         self._names = image.names
+        chunk = dict(zip(image.names, array.metadata.chunk, strict=True))
+        z, y, x = (chunk.get(name, 1) for name in SPACE)
+        self.chunk: tuple[int, int, int] | None = (z, y, x)
+        if shape[0] * z * math.prod(shape[2:]) * self.dtype.itemsize <= KEPT_BYTES:
+            self.chunk = None  # the chunks along a slice are kept anyway
 
     def read(self, box: Box) -> np.ndarray:
         """See `OpenFile.read`."""
