@@ -57,8 +57,8 @@ class OMEZarrIO(ImageFormat):
 
     def open_file(self, file: Path, *, labels: bool = False) -> OpenFile:
         image, metadata = _described(file)
-        array = ChunkedArray(file / image.path, metadata)
         shape = _shape(image, metadata, file)
+        array = ChunkedArray(file / image.path, metadata, image.names.index("z" if "z" in image.names else "y"))
         missing = array.missing_files()
         if missing:
             _judge_missing(file, missing, metadata, labels=labels)

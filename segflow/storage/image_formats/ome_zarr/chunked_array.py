@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import threading
 from collections import OrderedDict
@@ -17,9 +18,9 @@ from segflow.storage.image_formats.contract import RESAVE
 from segflow.storage.image_formats.ome_zarr.array_metadata import ABSENT, ArrayMetadata
 from segflow.storage.regular_files import open_regular
 
-KEPT_BYTES = 320 << 20
-"""Bytes of unpacked chunks that are kept: enough for those along a plane of 2048 x 2048 x 64 voxels of one byte. A
-plane that is read by itself touches all of them, and the next one does so again."""
+MOST_KEPT_BYTES = 640 << 20
+"""Most bytes of unpacked chunks that are kept. It is enough for planes of 2048 x 2048 voxels of two bytes in chunks 64
+planes deep."""
 PLACE = np.dtype("<u8")
 
 
@@ -29,13 +30,18 @@ class ChunkedArray:
     Args:
         folder: The array's folder.
         metadata: How it is stored.
+        axis: The axis along which it will be read plane by plane. All chunks of a plane are kept, if they are not too
+            many, since the next plane needs them again.
     """
 
-    def __init__(self, folder: Path, metadata: ArrayMetadata) -> None:
+    def __init__(self, folder: Path, metadata: ArrayMetadata, axis: int) -> None:
         self.metadata = metadata
         self._folder = folder
         self._kept: OrderedDict[tuple[int, ...], np.ndarray | None] = OrderedDict()
         self._kept_bytes = 0
+        grid = zip(metadata.shape, metadata.chunk, strict=True)
+        sizes = [c if k == axis else -(-n // c) * c for k, (n, c) in enumerate(grid)]
+        self._most_bytes = min(math.prod(sizes) * metadata.dtype.itemsize, MOST_KEPT_BYTES)
         self._tables: OrderedDict[tuple[int, ...], np.ndarray | None] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -85,7 +91,7 @@ class ChunkedArray:
             values = self._read_chunk(index)
             self._kept[index] = values
             self._kept_bytes += 0 if values is None else values.nbytes
-            while self._kept_bytes > KEPT_BYTES and len(self._kept) > 1:
+            while self._kept_bytes > self._most_bytes and len(self._kept) > 1:
                 _, oldest = self._kept.popitem(last=False)
                 self._kept_bytes -= 0 if oldest is None else oldest.nbytes
             return values
