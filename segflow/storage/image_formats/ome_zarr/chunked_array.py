@@ -18,8 +18,8 @@ from segflow.storage.image_formats.contract import RESAVE
 from segflow.storage.image_formats.ome_zarr.array_metadata import ABSENT, ArrayMetadata
 from segflow.storage.regular_files import open_regular
 
-MOST_KEPT_BYTES = 640 << 20
-"""Most bytes of unpacked chunks that are kept. It is enough for planes of 2048 x 2048 voxels of two bytes in chunks 64
+KEPT_BYTES = 320 << 20
+"""Most bytes of unpacked chunks that are kept. It is enough for planes of 2048 x 2048 voxels of one byte in chunks 64
 planes deep."""
 PLACE = np.dtype("<u8")
 
@@ -41,7 +41,7 @@ class ChunkedArray:
         self._kept_bytes = 0
         grid = zip(metadata.shape, metadata.chunk, strict=True)
         sizes = [c if k == axis else -(-n // c) * c for k, (n, c) in enumerate(grid)]
-        self._most_bytes = min(math.prod(sizes) * metadata.dtype.itemsize, MOST_KEPT_BYTES)
+        self._most_bytes = min(math.prod(sizes) * metadata.dtype.itemsize, KEPT_BYTES)
         self._tables: OrderedDict[tuple[int, ...], np.ndarray | None] = OrderedDict()
         self._lock = threading.Lock()
 
