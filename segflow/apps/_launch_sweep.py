@@ -13,7 +13,6 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, open_dict
 
 from segflow.apps import _command_line, _composition, _invocation
-from segflow.apps._finished import trained_before
 from segflow.apps._launch import JobEnd, LaunchedJob, launch
 from segflow.apps._own_parts import use_own_reader
 
@@ -79,6 +78,8 @@ def _done_before(config: DictConfig, context: HydraContext, overrides: Sequence[
     """The result of a training that has nothing to do."""
     if Swept.command != "train":
         return None
+    from segflow.apps._finished import trained_before  # slow: it reads datasets and scores
+
     job = context.config_loader.load_sweep_config(config, list(overrides))
     with open_dict(job):
         job.hydra.job.num = number

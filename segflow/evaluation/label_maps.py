@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-from scipy import ndimage
 
 from segflow.core.geometry import Box
 
@@ -57,6 +56,8 @@ LabelBoxes = Sequence[tuple[slice, ...] | None]
 
 def boxes_of_labels(label_map: np.ndarray) -> LabelBoxes:
     """Bounding boxes of all labels from 1 on. ``label_map`` is (Z, Y, X), whole numbers."""
+    from scipy import ndimage  # slow to load
+
     boxes: LabelBoxes = ndimage.find_objects(label_map)
     return boxes
 
