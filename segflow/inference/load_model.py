@@ -7,8 +7,10 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from segflow.core.errors import SegflowError
 from segflow.core.run_record import RunRecord
@@ -69,8 +71,8 @@ def load_model(
                 fix="Choose folds that belong together, such as folds=0.",
             )
     blank = _build(first, build)
-    # Copies, so that initial weights, which are not used, are drawn only once.
-    networks = tuple(_load(copy.deepcopy(blank), fold) for fold in trained)
+    blanks = [*(copy.deepcopy(blank) for _ in trained[1:]), blank]
+    networks = tuple(_load(network, fold) for network, fold in zip(blanks, trained, strict=True))
     names = tuple(str(fold.record.fold) for fold in trained)
     logger.info("loaded %s of %s, fold %s", first.record.configuration, opened.path, ", ".join(names))
     return Model(first.record, networks, names, opened.path)
@@ -94,9 +96,21 @@ def find_previous_stage(path: Path, record: RunRecord) -> tuple[Path, str]:
 
 def _build(fold: TrainedFold, build: Build) -> nn.Module:
     record = fold.record
-    if getattr(build, "func", build) is build_network:  # a user's own network need not follow the plans
-        check_size(fold)
-    return build(record.plan.topology, record.in_channels, record.dataset.labels.num_outputs, False)
+    sizes = record.plan.topology, record.in_channels, record.dataset.labels.num_outputs
+    if getattr(build, "func", build) is not build_network:  # a user's own network need not follow the plans
+        return build(*sizes, False)
+    check_size(fold)
+    with _Undrawn():
+        return build(*sizes, False)
+
+
+class _Undrawn(TorchFunctionMode):
+    """Leaves out the drawing of initial weights, which takes long, where a checkpoint replaces all of them."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        draws = func in (Tensor.normal_, Tensor.uniform_) or getattr(func, "__module__", None) == nn.init.__name__
+        return (args[0] if args else kwargs["tensor"]) if draws else func(*args, **kwargs)
 
 
 def _load(network: nn.Module, fold: TrainedFold) -> nn.Module:
