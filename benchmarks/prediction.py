@@ -5,12 +5,14 @@ export of many-class logits alone.
 random weights; mirrored on a small image for the agreement, and on thick slices of 512×512 without mirroring and with
 one fold for the time, so that the export and not the network dominates. ``export``: logits to a label map of
 512×512×280, where nnU-Net works on a scaled-down one (``--reference-scale``), since at full size its class volumes
-alone take 35 GB; and to 512×512×600 by segflow alone.
+alone take 35 GB; and to 512×512×600 by segflow alone. ``start``: one small image and one fold, from the command to
+the file, beside the passes of the network alone, ``import torch``, and nnU-Net's command.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +25,7 @@ from training import nnunet_trainer, prepare, shrink
 
 from segflow.storage.json_files import read_json
 
-PARTS = ("hippocampus", "acdc", "ct", "export")
+PARTS = ("hippocampus", "acdc", "ct", "export", "start")
 AGREEMENT = 0.999
 FOLDS = 5
 CONFIGURATION = "3d_fullres"
@@ -181,6 +183,8 @@ def main() -> None:
             _many_labels(record, chosen)
         if chosen.wants("export"):
             _export(record, chosen)
+        if chosen.wants("start"):
+            _start(record, chosen)
         record.finish()
 
 
@@ -310,6 +314,44 @@ def _export(record: Record, chosen: Options) -> None:
         runs = record.alone(name, partial(_run_export, chosen, segflow_export, prepared, large, outputs[1], sums=sums))
         record.check(f"{name}: peak memory, GB", peak_bytes(runs, "export") / 2**30, at_most=6)
     record.note("Exports: the logits are part of the peak, in half precision for nnU-Net.")
+
+
+def network_alone(meter: Meter, model: str, image: str) -> None:
+    """The passes of one fold's network over an image, in a process that is already warm."""
+    from segflow.core.case import CaseFiles
+    from segflow.inference.predictor import Predictor
+    from segflow.network.cpu.allocation import tune_cpu
+    from segflow.storage.images import read_case, reader_by_name
+
+    tune_cpu()  # as `segflow predict` does
+    predictor = Predictor.load(model, folds=("0",), device="cpu")
+    case = read_case(CaseFiles("image", (Path(image),)), reader_by_name(predictor.record.plans.reader))
+    prepared = predictor.preprocess(case)
+    predictor.logits(prepared)
+    with meter.section("network"):
+        predictor.logits(prepared)
+
+
+def _start(record: Record, chosen: Options) -> None:
+    prepared, _ = prepare(chosen, HIPPOCAMPUS, CONFIGURATION, 6)
+    if chosen.quick:
+        shrink(prepared, CONFIGURATION)
+    model = run_function(
+        chosen.machine, make_model, prepared=prepared, configuration=CONFIGURATION, iterations=0, folds=1
+    ).value
+    source = _images(chosen, HIPPOCAMPUS, slice(1))
+    (image,) = source.iterdir()
+    what = "one image of hippocampus, one fold, command to file"
+    _, ours = _commands(record, chosen, what, Path(model), source, 1)
+    torch_alone = record.alone(
+        "import torch", partial(run_command, chosen.machine, [sys.executable, "-c", "import torch"])
+    )
+    network = record.alone(
+        "passes of the network", partial(run_function, chosen.machine, network_alone, model=model, image=image)
+    )
+    beyond = median_seconds(ours) - median_seconds(network)
+    record.check(f"{what}: s beyond the network's own", beyond, at_most=3)
+    record.value(f"{what}: beyond the network and import torch", both=beyond - median_seconds(torch_alone), unit="s")
 
 
 def _run_export(chosen: Options, side: Any, prepared: Path, task: Export, output: Path, **precision: str) -> Measured:
