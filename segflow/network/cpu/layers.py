@@ -56,18 +56,14 @@ class _StaysChannelsLast(nn.Module):
         return y
 
 
-class QuickConv2d(_StaysChannelsLast, nn.Conv2d):
-    """Convolution of images."""
-
-
-class QuickConv3d(_StaysChannelsLast, nn.Conv3d):
-    """Convolution of volumes, with Winograd's scheme for 3x3x3 kernels if that is faster."""
+class _QuickConvolution(_StaysChannelsLast, _ConvNd):
+    """Mixin for torch's convolution that computes by Winograd's scheme if that is faster."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """Input (B, C, D, H, W) → (B, C', D / stride, …)."""
+        """Input (B, C, *spatial) → (B, C', *spatial / stride)."""
         if (
-            self.stride == self.dilation == (1, 1, 1)
-            and self.padding in ((1, 1, 1), "same")
+            set(self.stride) == set(self.dilation) == {1}
+            and self.padding in (tuple(n // 2 for n in self.kernel_size), "same")
             and self.padding_mode == "zeros"
             and self.groups == 1
             and winograd_pays(input.shape, self.weight.shape)
@@ -76,6 +72,14 @@ class QuickConv3d(_StaysChannelsLast, nn.Conv3d):
         ):
             return winograd_convolution(input, self.weight, self.bias)
         return super().forward(input)
+
+
+class QuickConv2d(_QuickConvolution, nn.Conv2d):
+    """Convolution of images."""
+
+
+class QuickConv3d(_QuickConvolution, nn.Conv3d):
+    """Convolution of volumes."""
 
 
 class QuickConvTranspose2d(_StaysChannelsLast, nn.ConvTranspose2d):
