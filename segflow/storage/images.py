@@ -7,7 +7,10 @@ chooses the format of a dataset.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +18,8 @@ import numpy as np
 from segflow.core.case import Case, CaseFiles
 from segflow.core.errors import SegflowError
 from segflow.core.geometry import Geometry
+from segflow.execution.machine import granted_threads, processor_count
+from segflow.execution.worker import is_worker
 from segflow.storage.image_formats.contract import ImageHeader, ImageIO, mm
 from segflow.storage.image_formats.nifti_files import is_nifti, read_nifti_header
 from segflow.storage.image_formats.nifti_forms import form_conflict
@@ -27,6 +32,7 @@ from segflow.storage.image_formats.placement import (
 )
 from segflow.storage.readers import (
     choose_reader,
+    is_shipped,
     readable_endings,
     reader_by_name,
     reader_of,
@@ -52,6 +58,8 @@ __all__ = [
     "voxels_of",
 ]
 
+LARGE_BYTES = 1 << 22
+"""Bytes of an image's file from which on a label is read beside it."""
 TRANSPARENCY = " The fourth channel of a picture is its transparency: saved without, it has three."
 SAME_GRID = "Resample one onto the other's grid. If only the header is wrong, copy the image's."
 
@@ -72,16 +80,46 @@ def read_case(files: CaseFiles, reader: ImageIO, *, channels: int | None = None)
             grids. The error names the case.
     """
     try:
-        image, geometry = reader.read_image(files.images)
-        if channels is not None:
-            check_channels(image.shape[0], channels)
-        label: np.ndarray | None = None
-        if files.label is not None:
-            label, label_geometry = reader.read_label(files.label)
-            check_same_space(image.shape[1:], label.shape, geometry, label_geometry)
+        with _label_meanwhile(files, reader) as read_label:
+            image, geometry = reader.read_image(files.images)
+            if channels is not None:
+                check_channels(image.shape[0], channels)
+            label: np.ndarray | None = None
+            if files.label is not None:
+                label, label_geometry = read_label(files.label)
+                check_same_space(image.shape[1:], label.shape, geometry, label_geometry)
     except SegflowError as error:
         raise error.of_case(files.case_id) from error
     return Case(files.case_id, image, label, geometry)
+
+
+@contextmanager
+def _label_meanwhile(files: CaseFiles, reader: ImageIO) -> Iterator[Callable[[Path], tuple[np.ndarray, Geometry]]]:
+    """A function that gives the label, which a thread reads while the block reads the image, if that is worth it.
+
+    Only NIfTI files are read so, which no library of others touches, and by shipped readers only.
+    """
+    worth = (
+        files.label is not None
+        and is_shipped(reader)
+        and all(is_nifti(file) for file in (*files.images, files.label))
+        and (granted_threads() if is_worker() else processor_count()) > 1
+        and _bytes_of(files.images[0]) > LARGE_BYTES
+    )
+    if not worth or files.label is None:
+        yield reader.read_label
+        return
+    with ThreadPoolExecutor(1) as thread:
+        label = thread.submit(reader.read_label, files.label)
+        yield lambda _: label.result()
+
+
+def _bytes_of(file: Path) -> int:
+    """Bytes of a file; 0 if there is none, which reading it reports."""
+    try:
+        return os.path.getsize(file)
+    except OSError:
+        return 0
 
 
 def check_same_space(

@@ -65,6 +65,11 @@ def shipped_reader(name: str) -> ImageIO:
     return _SHIPPED[name]
 
 
+def is_shipped(reader: ImageIO) -> bool:
+    """Whether a reader is one of segflow's own, and not a user's."""
+    return type(reader) is type(_SHIPPED.get(reader.name))
+
+
 def reader_by_name(name: str) -> ImageIO:
     """The reader of this name, as given in plans.
 
