@@ -27,8 +27,8 @@ from scale_cases import NAME, write_dataset
 HERE = Path(__file__).resolve().parent
 STATE = "scale.json"
 SIZES = (200, 2_000, 20_000)
-LARGEST_TRACE = 2_000
-"""Most cases whose accesses are counted; the count of a case does not depend on their number."""
+CASE = re.compile(r"[/-]scale_\d{5}")
+"""A file or folder of a case."""
 START, AGAIN = "train to the first step", "preprocess again"
 STEP_FILE = "SCALE_FIRST_STEP"
 """Environment variable with the file that gets the time of the first step."""
@@ -123,16 +123,22 @@ def trace_part(part: str, place: Place, machine: Machine) -> dict[str, Any]:
 
 
 def kind_of(line: str, folders: Sequence[Path]) -> str | None:
-    """What a line of strace says of the data: ``listed``, ``read``, ``written``, ``looked``; None for other files."""
+    """What a line of strace says of the data; None for other files.
+
+    Returns:
+        ``read``, ``written``, ``looked`` or ``listed`` for files and folders of a case; ``folders`` for the listing of
+        another folder.
+    """
     call = re.match(r"(?:\d+ +)?(\w+)\((.*)", line)
     if call is None or not any(f"{folder}/" in call[2] for folder in folders):
         return None
-    if not call[1].startswith("open"):
-        return None if '""' in call[2] else "looked"  # "" is an open file, which is not looked up
-    if "= -1 " in line:
+    opens, of_case = call[1].startswith("open"), CASE.search(call[2]) is not None
+    if opens and "O_DIRECTORY" in line and "= -1 " not in line:
+        return "listed" if of_case else "folders"
+    if not of_case or (not opens and '""' in call[2]):  # "" is an open file, which is not looked up
+        return None
+    if not opens or "= -1 " in line:
         return "looked"
-    if "O_DIRECTORY" in line:
-        return "listed"
     return "written" if re.search(r"O_(WRONLY|RDWR|CREAT)", line) else "read"
 
 
@@ -163,7 +169,7 @@ def work_through(chosen: Options, sizes: Sequence[int], say: Callable[[str], obj
             write_dataset(raw.parent, size, len(chosen.machine.cores))
         runs: list[tuple[str, Callable[..., dict[str, Any]], Place]] = []
         runs.append(("timed", run_part, Place(chosen.work / f"timed_{size}", raw)))
-        if tracing and size <= LARGEST_TRACE:
+        if tracing and size == sizes[0]:  # what a case needs does not depend on their number
             runs.append(("traced", trace_part, Place(chosen.work / f"traced_{size}", raw)))
         for how, run, place in runs:
             for part in commands(place):
@@ -196,21 +202,20 @@ def judge(results: Mapping[str, Mapping[str, Any]], sizes: Sequence[int], record
             record.check(f"{part}: seconds of each of {last} cases, as a share of {first}", now / before, at_most=1.2)
             grown = found[last]["parent_mb"] - found[first]["parent_mb"]
             record.check(f"{part}: MB more for {last} cases than for {first}", grown, at_most=100)
-        _judge_traced(part, results, sizes, record)
+        _judge_traced(part, results, first, record)
     if f"{last} timed {START}" in results:
         record.check(f"{START}, {last} cases: s", results[f"{last} timed {START}"]["seconds"], at_most=5)
     if f"{last} timed {AGAIN}" in results:
         record.check(f"{AGAIN}, {last} cases: s", results[f"{last} timed {AGAIN}"]["seconds"], at_most=10)
 
 
-def _judge_traced(part: str, results: Mapping[str, Mapping[str, Any]], sizes: Sequence[int], record: Record) -> None:
-    """Accesses of a case: what the largest traced size has more than the smallest, divided by the cases it has more."""
-    traced = [size for size in sizes if f"{size} traced {part}" in results]
-    if len(traced) < 2:
+def _judge_traced(part: str, results: Mapping[str, Mapping[str, Any]], size: int, record: Record) -> None:
+    """Accesses to files in the smallest size."""
+    found = results.get(f"{size} traced {part}")
+    if found is None:
         return
-    few, many = results[f"{traced[0]} traced {part}"], results[f"{traced[-1]} traced {part}"]
-    more = cases_of(part, traced[-1]) - cases_of(part, traced[0])
-    each = {kind: (many.get(kind, 0) - few.get(kind, 0)) / more for kind in ("listed", "read", "written", "looked")}
+    each = {kind: found.get(kind, 0) / cases_of(part, size) for kind in ("listed", "read", "written", "looked")}
+    record.value(f"{part}: listings of folders of all cases", segflow=found.get("folders", 0))
     for kind, meaning in (("written", "files opened to write"), ("looked", "other calls with a path")):
         record.value(f"{part}: {meaning}, a case", segflow=round(each[kind], 2))
     record.check(f"{part}: folders listed, a case", round(each["listed"], 2), at_most=0)

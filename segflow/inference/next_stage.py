@@ -18,10 +18,10 @@ from segflow.core.wording import some
 from segflow.inference.label_builder import LabelBuilder
 from segflow.inference.origins import WINDOW_SETTINGS
 from segflow.inference.predictor import Predictor
-from segflow.preprocessing.provenance import VERSION as PREPROCESSING
 from segflow.preprocessing.provenance import choices_of, differing_choices
 from segflow.preprocessing.resampling import interpolation_of
 from segflow.preprocessing.restore import Restorer, label_type
+from segflow.storage.case_facts import VERSION as PREPROCESSING
 from segflow.storage.file_stamps import FileStamp, Origin, is_same_file, stamp_file
 from segflow.storage.folds import Fold
 from segflow.storage.preprocessed_store import PREDICTED_BY, PreprocessedStore

@@ -15,14 +15,12 @@ from segflow.core.plans import Plans
 from segflow.core.wording import some
 from segflow.preprocessing.provenance import (
     LABEL,
-    VERSION,
-    Stamps,
     choices_of,
     describe_choices,
     differing_choices,
-    made_from,
     roles_of,
 )
+from segflow.storage.case_facts import VERSION, Stamps, made_from
 from segflow.storage.file_stamps import digest_of, is_same_file, size_and_times
 from segflow.storage.folder_files import is_image_path
 from segflow.storage.preprocessed_store import PREDICTED_BY, PreprocessedStore
@@ -53,22 +51,25 @@ def check_choices(
     """
     case_ids = sorted(set(case_ids))
     wanted = choices_of(plans, plans.configuration(configuration), labels)
-    wrong: dict[str, Mapping[str, Any]] = {}
-    older = unknown = 0
+    alike: dict[str | None, list[str]] = {}
     for case_id in case_ids:
-        made = made_from(store.properties(case_id))
-        if made is None:
-            unknown += 1
-        elif differing := differing_choices(made[0], wanted):
-            older += differing == [VERSION]
-            if differing != [VERSION]:
-                wrong[case_id] = made[0]
+        alike.setdefault(store.facts(case_id).choices, []).append(case_id)
+    unknown = len(alike.pop(None, ()))
+    wrong: dict[str, Mapping[str, Any]] = {}
+    older = 0
+    for cases in alike.values():
+        known, _ = made_from(store.properties(cases[0])) or ({}, {})
+        differing = differing_choices(known, wanted)
+        if differing == [VERSION]:
+            older += len(cases)
+        elif differing:
+            wrong.update(dict.fromkeys(cases, known))
     if wrong:
-        first = next(iter(wrong.values()))
+        first = wrong[min(wrong)]
         keys = [key for key in differing_choices(first, wanted) if key != VERSION]
         raise SegflowError(
             f"the arrays in {store.folder} are not those of '{configuration}' in the plans: {len(wrong)} of "
-            f"{len(case_ids)} cases were made by other choices ({some(wrong)})",
+            f"{len(case_ids)} cases were made by other choices ({some(sorted(wrong))})",
             found=describe_choices(first, keys),
             expected=describe_choices(wanted, keys),
             fix=f"Make them anew: {remedy}",
@@ -99,11 +100,9 @@ def identify_arrays(
             stamp = previous_stage.properties(case_id).get(PREDICTED_BY)
             if isinstance(stamp, Mapping):
                 inputs[case_id] = digest_of([stamp.get("version"), stamp.get("settings")])[:16]
-        made = made_from(store.properties(case_id))
-        if made is not None:
-            choices, stamps = made
-            files = {role: stamp.get("digest") for role, stamp in stamps.items() if isinstance(stamp, Mapping)}
-            cases[case_id] = digest_of([choices.get(VERSION), files])[:16]
+        identity = store.facts(case_id).identity
+        if identity is not None:
+            cases[case_id] = identity
     choices = choices_of(plans, plans.configuration(configuration), labels)
     del choices[VERSION]
     handed = {"previous_stage": inputs} if inputs else {}
@@ -144,7 +143,7 @@ def check_files(
     """
     look = _Comparison()
     for case in cases:
-        stamps = _stamps_of(store, case.case_id)
+        stamps = store.facts(case.case_id).stamps
         roles = dict(roles_of(case))
         if stamps and not {role for role in stamps if role.startswith(("image", LABEL))} <= roles.keys():
             look.changed[case.case_id] = "files"
@@ -152,7 +151,7 @@ def check_files(
             look.add(case.case_id, role, path, stamps)
     for case_id, path in references.items():
         if is_image_path(path):
-            look.add(case_id, LABEL, path, _stamps_of(store, case_id), copied=True)
+            look.add(case_id, LABEL, path, store.facts(case_id).stamps, copied=True)
     changed, open_questions = look.compare()
     if changed:
         listed = [f"{name} of '{case_id}'" for case_id, name in changed.items()]
@@ -206,8 +205,3 @@ class _Comparison:
             if not is_same_file(path, stamp):
                 self.changed.setdefault(case_id, name)
         return self.changed, 0
-
-
-def _stamps_of(store: PreprocessedStore, case_id: str) -> Stamps:
-    made = made_from(store.properties(case_id))
-    return {} if made is None else made[1]

@@ -10,13 +10,11 @@ from segflow.core.labels import Labels
 from segflow.preprocessing.provenance import (
     LOCATIONS,
     PLANS,
-    PROVENANCE,
-    VERSION,
     choices_of,
     describe_choices,
     differing_choices,
-    made_from,
 )
+from segflow.storage.case_facts import PROVENANCE, VERSION, made_from
 from segflow.storage.prepared_dataset import PreparedDataset
 from segflow.storage.preprocessed_store import PreprocessedStore
 

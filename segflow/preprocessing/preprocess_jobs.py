@@ -20,8 +20,9 @@ from segflow.preprocessing.foreground import draw_locations_as_read, location_ke
 from segflow.preprocessing.normalized_source import normalize_as_read
 from segflow.preprocessing.own_normalizations import Normalizations
 from segflow.preprocessing.preprocess_case import normalization_of, normalize_case, to_plan_space
-from segflow.preprocessing.provenance import PLANS, PROVENANCE, Stamps, stamp_files
+from segflow.preprocessing.provenance import PLANS, stamp_files
 from segflow.preprocessing.streamed import resample_as_read
+from segflow.storage.case_facts import PROVENANCE, Stamps
 from segflow.storage.images import ImageIO, read_case
 from segflow.storage.label_values import check_label_values
 from segflow.storage.open_case import check_values_as_read, only_whole, open_case

@@ -18,22 +18,19 @@ from segflow.core.errors import UNUSABLE
 from segflow.core.labels import Labels
 from segflow.core.plans import Plans
 from segflow.preprocessing.foreground import location_keys
+from segflow.storage.case_facts import VERSION, made_from
 from segflow.storage.file_stamps import FileStamp, is_same_file, stamp_file
 from segflow.storage.label_map_files import case_inputs
 from segflow.storage.preprocessed_store import PreprocessedStore
 from segflow.storage.stamps import MISSING
-
-PROVENANCE = "made_from"
-"""Key of a stored case's properties."""
 
 _VERSION = 2  # raise it when the same choices would give other arrays
 
 PLANS = "plans"
 """Key for the name of the plans' file that the arrays were first made for. Other plans may share them."""
 
-VERSION = "version"
 LOCATIONS = "locations"
-"""Keys of choices that are not made by the plans."""
+"""Key of the choices for the labels, which the plans do not make; nor do they make `VERSION`."""
 
 LABEL = "label"
 """Role of the reference label map of a case."""
@@ -46,8 +43,6 @@ _NAMES = {
     "resampling_label": "resampling of labels",
     LOCATIONS: "set of labels",
 }
-
-Stamps = dict[str, FileStamp]
 
 
 def choices_of(plans: Plans, plan: ConfigurationPlan, labels: Labels) -> dict[str, Any]:
@@ -79,18 +74,9 @@ def choices_of(plans: Plans, plan: ConfigurationPlan, labels: Labels) -> dict[st
     return as_read
 
 
-def stamp_files(files: CaseFiles) -> Stamps:
+def stamp_files(files: CaseFiles) -> dict[str, FileStamp]:
     """Size, time and digest of a case's files. Take them before reading the files, so that every change is seen."""
     return {role: stamp_file(path) for role, path in roles_of(files)}
-
-
-def made_from(properties: Mapping[str, Any]) -> tuple[dict[str, Any], Stamps] | None:
-    """The choices and the stamps of files that a stored case was made from; None if they are not recorded."""
-    stamp = properties.get(PROVENANCE)
-    if not isinstance(stamp, Mapping):
-        return None
-    choices, files = stamp.get("choices"), stamp.get("files")
-    return (choices, files) if isinstance(choices, dict) and isinstance(files, dict) else None
 
 
 def why_outdated(store: PreprocessedStore, files: CaseFiles, choices: Mapping[str, Any]) -> str | None:

@@ -20,19 +20,22 @@ from typing import Any
 from segflow.core.errors import SegflowError
 from segflow.core.names import why_unsafe
 from segflow.core.system_errors import system_error
+from segflow.storage.case_facts import CaseFacts, facts_of
 from segflow.storage.json_files import TEMPORARY_PREFIX, read_json, written_whole
+from segflow.storage.open_files import OpenFiles
 from segflow.storage.regular_files import open_regular
+from segflow.storage.stored_case import StoredCase
 
 INDEX_FILE = ".cases.index"
 """Name within the folder. Its first line has the format and a checksum of the rest. Each further line is an entry:
-name, size and time of the JSON file, and its content, separated by tabs."""
+name, size and time of the JSON file, the case's facts and the file's content, separated by tabs."""
 
 ENDING = ".json"
 TOO_RECENT_NS = 2 * 10**9
 """Coarsest time step of a file system. A file may be changed twice within it and keep its time, so an entry of a file
 that was not older than this when the index was written does not count."""
 
-_FORMAT = b"segflow cases 1 "
+_FORMAT = b"segflow cases 2 "
 _LARGEST_BYTES = 1 << 30
 
 _log = logging.getLogger(__name__)
@@ -95,22 +98,31 @@ class CaseIndex:
         """
         index = cls.listed(folder)
         stored = _stored(folder / INDEX_FILE)
-        index._lines = {name: stored[name][1] for name, state in index.states.items() if _holds(stored, name, state)}
-        missing = [name for name in index.states if name not in index._lines]
-        for name in missing:
-            line = _line_of(folder / f"{name}{ENDING}", name)
-            if line is not None:
-                index._lines[name] = line
-        if missing or len(stored) > len(index._lines):
+        current = {name: stored[name][1] for name, state in index.states.items() if _holds(stored, name, state)}
+        read = {name: _line_of(folder, name) for name in index.states if name not in current}
+        added = {name: line for name, line in read.items() if line is not None}
+        index._lines = current | added
+        if added or len(stored) > len(current):
             index._write(folder / INDEX_FILE)
         return index
 
     def properties(self, case_id: str) -> Any:
         """The content of a case's JSON file, as a value of its own; None if it is not known or could not be read."""
+        return self._part(case_id, 1)
+
+    def facts(self, case_id: str) -> CaseFacts | None:
+        """The facts of a case; None if they are not known."""
+        known = self._part(case_id, 0)
+        try:
+            return None if known is None else CaseFacts.from_json(known)
+        except (TypeError, ValueError):  # see `_part`
+            return None
+
+    def _part(self, case_id: str, number: int) -> Any:
         line = self._lines.get(case_id)
         try:
-            return None if line is None else json.loads(line)
-        except (ValueError, RecursionError):  # an index that segflow did not write
+            return None if line is None else json.loads(line.split(b"\t")[number])
+        except (ValueError, RecursionError, IndexError):  # an index that segflow did not write
             return None
 
     def forget(self, case_id: str) -> None:
@@ -172,11 +184,13 @@ def _holds(stored: dict[str, tuple[FileState, bytes]], name: str, state: FileSta
     return name in stored and stored[name][0] == state
 
 
-def _line_of(file: Path, name: str) -> bytes | None:
-    """The content of a JSON file in one line; None if it cannot be used, of which `PreprocessedStore.open` tells."""
+def _line_of(folder: Path, name: str) -> bytes | None:
+    """Facts and content of a case's JSON file; None if they cannot be used, of which `PreprocessedStore.open` tells."""
     if why_unsafe(name):
         return None
     try:
-        return json.dumps(read_json(file), separators=(",", ":")).encode()
+        content = read_json(folder / f"{name}{ENDING}")
+        facts = facts_of(StoredCase(folder, name, content, OpenFiles(1)))
     except SegflowError:
         return None
+    return b"\t".join(json.dumps(part, separators=(",", ":")).encode() for part in (facts.to_json(), content))

@@ -23,6 +23,7 @@ from segflow.core.system_errors import system_error
 from segflow.core.voxels import LabelSource
 from segflow.storage.array_files import checksum, write_array
 from segflow.storage.array_writer import WrittenLabel, write_array_as_read
+from segflow.storage.case_facts import CaseFacts, facts_of
 from segflow.storage.case_index import CaseIndex
 from segflow.storage.json_files import read_json, write_json_lines
 from segflow.storage.open_files import OpenFiles
@@ -102,6 +103,15 @@ class PreprocessedStore:
     def properties_file(self, case_id: str) -> Path:
         """The file with all properties of a case. It has checksums of the arrays, so it stands for their content."""
         return self.folder / f"{case_id}.json"
+
+    def facts(self, case_id: str) -> CaseFacts:
+        """What is asked of every case at once, quicker than from `open`.
+
+        Raises:
+            SegflowError: There is no such case, or its properties are damaged.
+        """
+        known = None if self._index is None else self._index.facts(case_id)
+        return facts_of(self.open(case_id)) if known is None else known
 
     def open(self, case_id: str) -> StoredCase:
         """The case of this name. Opening it again costs nothing.

@@ -6,12 +6,11 @@ import logging
 from dataclasses import replace
 
 from segflow.core.errors import SegflowError
-from segflow.core.labels import LabelKey
+from segflow.core.labels import key_text
 from segflow.core.run_record import RunRecord
 from segflow.execution.place import place_of
 from segflow.execution.progress import Progress, silent
 from segflow.storage.folds import Fold
-from segflow.storage.images import left_right_axis
 from segflow.storage.preprocessed_store import PreprocessedStore
 from segflow.training.build_part import build_part
 from segflow.training.claim_folder import FREE_SETTINGS, check_arrays_of_run, claim_folder
@@ -131,13 +130,12 @@ def _look_at_cases(record: RunRecord, store: PreprocessedStore) -> int | None:
     """
     labels = record.dataset.labels
     found: set[int | None] = set()
-    present: set[LabelKey] = set()
+    present: set[str] = set()
     for case_id in record.train_cases:  # once for both, since there may be many
-        case = store.open(case_id)
-        present.update(case.foreground.keys)
-        axis = left_right_axis(case.spatial.geometry)
-        found.add(None if axis is None else case.spatial.axis_order.index(axis))
-    absent = [labels.name_of(key) for key in labels.foreground_keys if key not in present]
+        facts = store.facts(case_id)
+        present.update(facts.keys)
+        found.add(facts.left_right)
+    absent = [labels.name_of(key) for key in labels.foreground_keys if key_text(key) not in present]
     if absent:
         logger.warning("none of the %d training cases has: %s", len(record.train_cases), ", ".join(absent))
     return found.pop() if len(found) == 1 else None

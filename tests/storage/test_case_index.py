@@ -12,25 +12,47 @@ from typing import Any
 import pytest
 
 from segflow.core.errors import SegflowError
+from segflow.core.geometry import Box, Geometry
+from segflow.core.preprocessed_case import SpatialRecord
 from segflow.storage import case_index
+from segflow.storage.case_facts import CaseFacts
 from segflow.storage.case_index import INDEX_FILE, TOO_RECENT_NS, CaseIndex
 from segflow.storage.preprocessed_store import PreprocessedStore
 
 OLD = 1_700_000_000 * 10**9
+SPATIAL = SpatialRecord(
+    geometry=Geometry((1.0, 1.0, 1.0), {"affine": [[-1, 0, 0, 3.5], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]}),
+    shape_original=(4, 5, 6),
+    axis_order=(2, 0, 1),
+    crop=Box.whole((6, 4, 5)),
+    spacing_transposed=(1.0, 1.0, 1.0),
+    spacing_plan=(1.0, 1.0, 1.0),
+    shape_plan=(6, 4, 5),
+)
+STAMP = {"bytes": 1, "time_ns": 2, "change_ns": 3, "digest": "d"}
+PROPERTIES = {
+    **SPATIAL.to_json(),
+    "channels": 1,
+    "foreground_locations": {"1": 3, "2": 0},
+    "files": {},
+    "made_from": {"choices": {"version": 2}, "files": {"image_0": STAMP}},
+}
 
 
 def write(folder: Path, name: str, content: Any, time_ns: int = OLD) -> Path:
     """A case's JSON file, older than any index."""
     folder.mkdir(exist_ok=True)
     file = folder / f"{name}.json"
-    file.write_text(json.dumps(content, indent=4))
+    file.write_text(json.dumps({**PROPERTIES, **content}, indent=4))
     os.utime(file, ns=(time_ns, time_ns))
     return file
 
 
 def known(folder: Path) -> dict[str, Any]:
+    """Case → what is special to it in its properties."""
     index = CaseIndex.of(folder)
-    return {name: index.properties(name) for name in index.states}
+    found = {name: index.properties(name) for name in index.states}
+    return {name: {key: value for key, value in one.items() if key not in PROPERTIES} for name, one in found.items()}
 
 
 @pytest.fixture
@@ -56,6 +78,15 @@ def test_the_second_look_opens_no_case(folder: Path, opened: list[str]) -> None:
     opened.clear()
     assert known(folder) == first
     assert opened == []
+
+
+def test_facts_of_the_index_are_those_of_the_files(folder: Path) -> None:
+    wanted = PreprocessedStore(folder).facts("case_0")
+    assert (wanted.keys, wanted.left_right, wanted.stamps) == (("1",), 0, {"image_0": STAMP})
+    for _ in range(2):  # made, then read
+        assert PreprocessedStore(folder).read_index().facts("case_0") == wanted
+    write(folder, "case_0", {"made_from": None, "foreground_locations": {}}, OLD + 1)
+    assert PreprocessedStore(folder).read_index().facts("case_0") == CaseFacts((), 0, None, None, {})
 
 
 def test_changed_added_and_deleted_cases_are_noticed(folder: Path, opened: list[str]) -> None:
@@ -96,12 +127,14 @@ def test_a_damaged_index_is_made_anew(folder: Path, damage: str) -> None:
     content = file.read_bytes()
     forged = {
         "wrong lines": b"case_0\tsize\n",
-        "too deep": b"case_0\t%d\t%d\t%s\n" % ((folder / "case_0.json").stat().st_size, OLD, b"[" * 100_000),
+        "too deep": b"case_0\t%d\t%d\t[]\t%s\n" % ((folder / "case_0.json").stat().st_size, OLD, b"[" * 100_000),
     }
     file.unlink()
     if damage in forged:
-        file.write_bytes(b"segflow cases 1 %08x\n%s" % (zlib.crc32(forged[damage]), forged[damage]))
-        assert PreprocessedStore(folder).read_index().properties("case_0") == wanted["case_0"]
+        file.write_bytes(b"segflow cases 2 %08x\n%s" % (zlib.crc32(forged[damage]), forged[damage]))
+        store = PreprocessedStore(folder).read_index()
+        assert store.properties("case_0")["number"] == wanted["case_0"]["number"]
+        assert store.facts("case_0").keys == ("1",)
         return
     if damage == "folder":
         file.mkdir()
@@ -113,7 +146,7 @@ def test_a_damaged_index_is_made_anew(folder: Path, damage: str) -> None:
             "bit": content.replace(b'"number":1', b'"number":8'),
             "empty": b"",
             "text": b"hello",
-            "other format": content.replace(b"cases 1", b"cases 2"),
+            "other format": content.replace(b"cases 2", b"cases 1"),
         }
         file.write_bytes(damaged[damage])
     assert known(folder) == wanted
@@ -165,5 +198,5 @@ def test_two_writers_at_once_leave_a_whole_index(folder: Path) -> None:
         assert writer.exitcode == 0
     assert len(known(folder)) == 33
     head, _, body = (folder / INDEX_FILE).read_bytes().partition(b"\n")
-    assert head == b"segflow cases 1 %08x" % zlib.crc32(body)
+    assert head == b"segflow cases 2 %08x" % zlib.crc32(body)
     assert not list(folder.glob(".writing-*"))

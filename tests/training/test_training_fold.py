@@ -23,7 +23,8 @@ from segflow.core.dataset import DatasetDescription
 from segflow.core.errors import SegflowError
 from segflow.network.build import build_network
 from segflow.network.cpu.layers import ChannelsLastUNet
-from segflow.preprocessing.provenance import PROVENANCE, choices_of
+from segflow.preprocessing.provenance import choices_of
+from segflow.storage.case_facts import PROVENANCE
 from segflow.storage.preprocessed_store import PreprocessedStore
 from segflow.training.schedule import PolynomialDecay
 
