@@ -43,8 +43,10 @@ def write(folder: Path, name: str, content: Any, time_ns: int = OLD) -> Path:
     """A case's JSON file, older than any index."""
     folder.mkdir(exist_ok=True)
     file = folder / f"{name}.json"
-    file.write_text(json.dumps({**PROPERTIES, **content}, indent=4))
-    os.utime(file, ns=(time_ns, time_ns))
+    unfinished = folder / f"{name}.unfinished"  # the other process must not see half of it
+    unfinished.write_text(json.dumps({**PROPERTIES, **content}, indent=4))
+    os.utime(unfinished, ns=(time_ns, time_ns))
+    unfinished.replace(file)
     return file
 
 
