@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gzip
 import itertools
+import os
 import shutil
+import signal
 from collections import namedtuple
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from segflow.core.errors import NoSpaceError, SegflowError
 from segflow.core.geometry import Box, Geometry
 from segflow.storage.image_formats import inflate
 from segflow.storage.images import ImageIO, reader_by_name
+from segflow.storage.listing import list_folder
 from segflow.storage.open_volumes import label_sink, map_sink, open_label_source, open_source, writes_in_boxes
 
 NIFTI_READERS = ["SimpleITKIO", "SimpleITKIOWithReorient", "NibabelIO", "NibabelIOWithReorient"]
@@ -287,3 +290,25 @@ def test_space_is_asked_for_before_the_work(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(NoSpaceError), label_sink(tmp_path / "b.nii", (3, 4, 5), geometry, reader, highest=3):
         pytest.fail("the work began")
     assert not (tmp_path / "b.nii").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "ending"),
+    [("NibabelIO", ".nii"), ("NibabelIO", ".nii.gz"), ("OMEZarrIO", ".ome.zarr"), ("Blosc2IO", ".b2nd")],
+)
+def test_a_killed_process_leaves_nothing_that_looks_like_a_label_map(tmp_path: Path, name: str, ending: str) -> None:
+    reader, geometry, file = reader_by_name(name), Geometry((2.0, 1.0, 1.0)), tmp_path / f"a{ending}"
+    box, values = Box((0, 0, 0), (2, 4, 5)), np.ones((2, 4, 5), np.uint8)
+    child = os.fork()
+    if child == 0:
+        with label_sink(file, (3, 4, 5), geometry, reader, highest=3) as sink:
+            sink.write(box, values)
+            os.kill(os.getpid(), signal.SIGKILL)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    listing = list_folder(tmp_path)
+    assert not (listing.files or listing.folders)
+    with label_sink(file, (3, 4, 5), geometry, reader, highest=3) as sink:
+        sink.write(box, values)
+    label, _ = reader.read_label(file)
+    assert label.sum() == values.sum()
+    assert list_folder(tmp_path).files == (file.name,)
