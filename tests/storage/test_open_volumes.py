@@ -306,7 +306,8 @@ def test_a_killed_process_leaves_nothing_that_looks_like_a_label_map(tmp_path: P
             os.kill(os.getpid(), signal.SIGKILL)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
     listing = list_folder(tmp_path)
-    assert not (listing.files or listing.folders)
+    assert not listing.files
+    assert not listing.folders
     with label_sink(file, (3, 4, 5), geometry, reader, highest=3) as sink:
         sink.write(box, values)
     label, _ = reader.read_label(file)
