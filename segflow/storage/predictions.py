@@ -115,8 +115,7 @@ class Predictions:
         if resume:
             say_why(what, reasons, len(wanted))
         gone = set(self.case_ids()) - {*wanted, *family} if self.own else set()
-        for case_id in {*reasons, *gone}:
-            self._folder.discard(self._name(case_id))
+        self._folder.discard(*(self._name(case_id) for case_id in {*reasons, *gone}))
         return set(wanted) - set(reasons)
 
     def finished(self, wanted: Mapping[str, Wanted]) -> set[str]:

@@ -9,7 +9,6 @@ never replaced.
 
 from __future__ import annotations
 
-import glob
 import logging
 import os
 import shutil
@@ -138,23 +137,35 @@ class StampedFolder:
                 fix=ANOTHER_FOLDER,
             )
 
-    def discard(self, name: str) -> None:
-        """Delete a result and its stamp, except files that segflow did not write.
+    def discard(self, *names: str) -> None:
+        """Delete results and their stamps, except files that segflow did not write.
 
         Raises:
             SegflowError: A file cannot be deleted.
         """
-        stamp = self.stamp_of(name)
         try:
-            for file, written in (self._outputs(stamp) if stamp else {}).items():
-                if is_same_file(file, written):
-                    remove_image(file)  # another process may discard the same
-            if self._stamp_file(name).exists():
-                self._stamp_file(name).unlink(missing_ok=True)
-            for left in (self.path / STAMPS_FOLDER).glob(f"{MAKING_PREFIX}*-{glob.escape(name)}"):
-                shutil.rmtree(left, ignore_errors=True)  # left by a killed process
+            for name in names:
+                self._discard_one(name)
+            self._clear_unfinished(set(names))
         except OSError as error:
             raise system_error(error, f"cannot delete what is out of date in {self.path}", place=self.path) from error
+
+    def _discard_one(self, name: str) -> None:
+        stamp = self.stamp_of(name)
+        for file, written in (self._outputs(stamp) if stamp else {}).items():
+            if is_same_file(file, written):
+                remove_image(file)  # another process may discard the same
+        if self._stamp_file(name).exists():
+            self._stamp_file(name).unlink(missing_ok=True)
+
+    def _clear_unfinished(self, names: set[str]) -> None:
+        """Delete what killed processes left of these results. The folder is listed once for all of them."""
+        home = self.path / STAMPS_FOLDER
+        if names and home.is_dir():
+            for left in home.glob(f"{MAKING_PREFIX}*"):
+                _, _, name = left.name.removeprefix(MAKING_PREFIX).partition("-")
+                if name in names:
+                    shutil.rmtree(left, ignore_errors=True)
 
     @contextmanager
     def written(self, name: str, origin: Origin, inputs: Mapping[str, FileStamp] | None = None) -> Iterator[Path]:

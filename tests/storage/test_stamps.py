@@ -14,7 +14,7 @@ import pytest
 
 from segflow.core.errors import NoSpaceError, SegflowError
 from segflow.storage.file_stamps import Origin, digest_of, is_same_file, stamp_file
-from segflow.storage.stamps import MISSING, StampedFolder, say_why
+from segflow.storage.stamps import MISSING, STAMPS_FOLDER, StampedFolder, say_why
 
 NAME = "a.nii.gz"
 
@@ -247,3 +247,11 @@ def test_a_pipe_is_no_input(tmp_path: Path) -> None:
         stamp_file(tmp_path / "in.nii")
     same = {name: getattr((tmp_path / "in.nii").stat(), f"st_{key}") for name, key in (("bytes", "size"),)}
     assert not is_same_file(tmp_path / "in.nii", {**same, "time_ns": 0, "digest": "0"})
+
+
+def test_discarding_lists_the_folder_once_and_leaves_what_others_are_making(tmp_path: Path) -> None:
+    home = tmp_path / STAMPS_FOLDER
+    for name in ("a.nii.gz", "b.nii.gz", "other-a.nii.gz"):
+        (home / f".making-0123abc-{name}").mkdir(parents=True)
+    StampedFolder(tmp_path).discard("a.nii.gz", "b.nii.gz", "c.nii.gz")
+    assert [left.name for left in home.iterdir()] == [".making-0123abc-other-a.nii.gz"]
