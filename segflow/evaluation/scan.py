@@ -61,9 +61,10 @@ def scan_maps(reference: LabelMap, prediction: LabelMap, highest: int) -> Scan:
 
 def _filled(either: np.ndarray) -> Box:
     """The box of all values but 0; an empty one if there are none."""
-    rows, plane = np.any(either, axis=2), np.any(either, axis=0)
+    planes = np.bitwise_or.reduce(either.reshape(len(either), -1), axis=1)
+    flat = np.bitwise_or.reduce(either, axis=0)
     spans = []
-    for hits in (rows.any(axis=1), rows.any(axis=0), plane.any(axis=0)):
+    for hits in (planes, flat.any(axis=1), flat.any(axis=0)):
         places = np.flatnonzero(hits)
         spans.append((int(places[0]), int(places[-1]) + 1) if len(places) else (0, 0))
     starts, stops = zip(*spans, strict=True)

@@ -82,21 +82,25 @@ class CornerGrid:
             np.less(codes - np.uint8(1), codes_inside - 1, out=surface)
             found.append(kinds[codes[surface]])
             row += len(codes)
-        of_elements = np.concatenate(found)
+        of_elements = np.concatenate(found) if found else np.zeros(0, dtype=np.uint8)
         return Surface(self, present, np.flatnonzero(present), of_elements, sizes[of_elements])
 
 
 def _codes_of(slabs: Iterable[np.ndarray], corners: tuple[int, ...]) -> Iterator[np.ndarray]:
     """Codes of the corners, slab by slab; ``corners`` is their number along all axes but the first."""
-    border = np.zeros((1, *(n + 1 for n in corners)), dtype=np.uint8)
-    before, middle = border, (slice(1, -1),) * len(corners)
-    for slab in slabs:
-        padded = np.zeros((len(slab) + 1, *border.shape[1:]), dtype=np.uint8)
-        padded[0] = before[0]
-        padded[(slice(1, None), *middle)] = slab
-        before = padded[-1:].copy()
+    before = np.zeros([n + 1 for n in corners], dtype=np.uint8)
+    middle = (slice(1, -1),) * len(corners)
+    waiting = iter(slabs)
+    slab = next(waiting, None)
+    while slab is not None:
+        following = next(waiting, None)
+        beyond = 1 if following is None else 0  # the last slab ends with the outside
+        padded = np.zeros((1 + len(slab) + beyond, *before.shape), dtype=np.uint8)
+        padded[0] = before
+        padded[(slice(1, 1 + len(slab)), *middle)] = slab
+        before = padded[-1].copy()
         yield inner_codes(padded)
-    yield inner_codes(np.concatenate([before, border]))
+        slab = following
 
 
 @dataclass(frozen=True, slots=True)
