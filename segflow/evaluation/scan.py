@@ -49,14 +49,16 @@ def scan_maps(reference: LabelMap, prediction: LabelMap, highest: int) -> Scan:
         if not math.prod(filled.shape):
             continue
         ours, theirs = (np.ascontiguousarray(part[filled.slices]) for part in (ours, theirs))
-        counts.append(count_pairs(ours, theirs))
+        counts.append(count_pairs(ours, theirs, values=(0,)))
         corner = [a + b for a, b in zip(slab.start, filled.start, strict=True)]
         for part in (ours, theirs):
             for value, found in enumerate(ndimage.find_objects(part, highest), start=1):
                 if found is not None:
                     boxes.setdefault(value, []).append(_moved(found, corner))
-    counts.append(JointCounts((0,), np.array([[background]], dtype=np.int64)))
-    return Scan(JointCounts.together(counts), {value: _hull(found) for value, found in boxes.items()})
+    together = JointCounts.together(counts or [JointCounts((0,), np.zeros((1, 1), dtype=np.int64))])
+    zero = together.values.index(0)
+    together.counts[zero, zero] += background
+    return Scan(together, {value: _hull(found) for value, found in boxes.items()})
 
 
 def _filled(either: np.ndarray) -> Box:
