@@ -41,6 +41,8 @@ from segflow.storage.stamps import StampedFolder
 
 BYTES_PER_VOXEL = 12
 """Memory per voxel in bytes: two label maps as read and as decoded, and the masks and cell codes of one label."""
+SHARE_OF_SLABS = 0.75
+"""Share of the memory for jobs that a case in slabs is taken to need. This process may grow meanwhile."""
 OWN_BYTES_PER_VOXEL = 4
 """Further memory for a user's own metrics: two masks of one label, and the copies for each metric."""
 
@@ -158,9 +160,10 @@ class _Work:
     def _job(self, pair: LabelPair, voxels: int, room: int, shared: tuple[Any, ...]) -> Job:
         """The job of a case: slab by slab if its label maps do not fit into memory."""
         wanted = (BYTES_PER_VOXEL + (OWN_BYTES_PER_VOXEL if self.metrics else 0)) * voxels
-        # A user's own metrics get whole masks. What a case in slabs needs depends on its labels, so it runs alone.
+        # A user's own metrics get whole masks. What a case in slabs needs depends on its labels: little runs beside it.
         slabs = wanted > room and not self.metrics
-        return Job(pair.case_id, (pair, slabs, *shared), max(room, 0) if slabs else wanted, f"{voxels:,} voxels")
+        wanted = int(SHARE_OF_SLABS * max(room, 0)) if slabs else wanted
+        return Job(pair.case_id, (pair, slabs, *shared), wanted, f"{voxels:,} voxels")
 
 
 def _evaluate_case(

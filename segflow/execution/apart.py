@@ -19,7 +19,7 @@ from typing import Any
 from segflow.core.errors import SegflowError
 from segflow.core.system_errors import system_error
 from segflow.execution.jobs import Job, Outcome
-from segflow.execution.machine import granted_threads
+from segflow.execution.machine import granted_threads, memory_limit
 from segflow.execution.worker import Worker, is_worker
 
 try:
@@ -105,7 +105,7 @@ def _take() -> tuple[Worker, queue.SimpleQueue[Any]]:
     with _idle.lock:
         while _idle.workers:
             worker, events = _idle.workers.pop()
-            if worker.process.poll() is None:
+            if worker.process.poll() is None and worker.memory_limit == memory_limit():
                 return worker, events
             worker.stop()
     events = queue.SimpleQueue()

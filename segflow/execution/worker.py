@@ -17,7 +17,7 @@ from typing import IO, Any
 
 from segflow.core.errors import NoSpaceError
 from segflow.execution.jobs import Job, Outcome, describe, run_job
-from segflow.execution.machine import THREADS_VARIABLE, limit_of_child, out_of_memory_kills
+from segflow.execution.machine import THREADS_VARIABLE, limit_of_child, memory_limit, out_of_memory_kills
 
 # Matrix products get one thread per library call. If other processes compete for the processors, threads that share
 # small products wait for each other far longer than they compute.
@@ -52,6 +52,7 @@ class Worker:
         code = f"import sys; sys.path[:] = {paths!r}; from segflow.execution.worker import serve; serve({level})"
         environment = os.environ | dict.fromkeys(_SINGLE_THREADED, "1")
         environment |= {name: _at_most(threads, os.environ.get(name)) for name in _THREADED}
+        self.memory_limit = memory_limit()
         environment |= limit_of_child()
         # In its own session Ctrl-C does not reach it. The parent gets the signal and ends the worker.
         self.process = subprocess.Popen(
