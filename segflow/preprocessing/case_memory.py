@@ -40,8 +40,8 @@ class CaseNeed:
 def need_of(header: ImageHeader, files: int, plans: Plans, configurations: Sequence[ConfigurationPlan]) -> CaseNeed:
     """The memory that a case needs.
 
-    As a whole, first come the image as read and its normalised copy, with label, marked label and mask. Then come image
-    and label on their own grid, with the result of one configuration at a time.
+    As a whole, first come the image as read and its normalised copy, with label, marked label and mask, and the values
+    within it. Then come image and label on their own grid, with the result of one configuration at a time.
 
     Args:
         header: Of the case's first image.
@@ -57,7 +57,8 @@ def need_of(header: ImageHeader, files: int, plans: Plans, configurations: Seque
     shape = permute(header.shape, plans.axis_order)
     voxels = _count(shape)
     results = [resampled_shape(shape, spacing, spacing_in_plan(plan, spacing)) for plan in configurations]
-    before = (2 * 4 * channels + 6) * voxels
+    masked = any(use_mask for plan in configurations for use_mask in plan.use_mask_for_norm)
+    before = (2 * 4 * channels + 6 + (5 if masked else 0)) * voxels
     after = (4 * channels + 2) * voxels + (4 * channels + 4) * max(map(_count, results))
     parts: int | None = 0
     for plan, result in zip(configurations, results, strict=True):
