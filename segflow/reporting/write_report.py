@@ -26,6 +26,10 @@ from segflow.storage.images import reader_by_name
 from segflow.storage.stamps import StampedFolder
 
 TEMPLATE = "report.html.j2"
+LISTED_WORST, LISTED_BEST = 400, 100
+"""Cases in the table of a page, if there are more; a person reads no more, and browsers get slow."""
+LISTED_FAILED = 100
+"""Messages about cases that failed, if there are more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +80,7 @@ def write_report(
         dataset=record.dataset.name,
         configuration=record.configuration,
         notes=notes,
-        failed=list(summary.failed.values()),
+        failed=_failed(summary),
         facts=_facts(record, folds, summary),
         tables=(*tables, _cases_table(summary, record.dataset.labels)),
         curves=[(fold.fold, _in_page(fold.progress_png.read_bytes())) for fold in folds if fold.progress_png.is_file()],
@@ -113,14 +117,24 @@ def _facts(record: RunRecord, folds: Sequence[Fold], summary: Summary) -> dict[s
     }
 
 
+def _failed(summary: Summary) -> list[str]:
+    messages = list(summary.failed.values())
+    more = len(messages) - LISTED_FAILED
+    return messages if more <= 0 else [*messages[:LISTED_FAILED], f"and {more} more; summary.json has all"]
+
+
 def _cases_table(summary: Summary, labels: Labels) -> Table:
-    """Dice of every case, the worst first."""
+    """Dice of every case, the worst first; of many cases only the worst and the best."""
     names = [labels.name_of(key) for key in summary.keys]
     rows = [
         [case.case_id, *(_number(case.metrics[key]["Dice"]) for key in summary.keys), _number(_case_score(case))]
         for case in _by_score(summary)
     ]
-    return Table("Dice of each case, the worst first", [["case", *names, "mean"], *rows], folded=True)
+    title, header = "Dice of each case, the worst first", ["case", *names, "mean"]
+    if len(rows) > LISTED_WORST + LISTED_BEST:
+        title = f"Dice of the {LISTED_WORST} worst and {LISTED_BEST} best of {len(rows)} cases; metrics.csv has all"
+        rows = [*rows[:LISTED_WORST], ["…"] * len(header), *rows[-LISTED_BEST:]]
+    return Table(title, [header, *rows], folded=True)
 
 
 def _colors(labels: Labels) -> dict[str, tuple[int, int, int]]:

@@ -119,6 +119,18 @@ def test_without_images_and_curves_there_are_still_tables(tmp_path: Path) -> Non
     assert "Dice of each case" in page
 
 
+def test_of_many_cases_the_page_lists_the_worst_and_the_best(tmp_path: Path) -> None:
+    scores = {f"case_{n:05d}": {1: {"Dice": n / 5000}, 2: {"Dice": n / 5000}} for n in range(5000)}
+    failed = {f"lost_{n}": f"case 'lost_{n}': there is no prediction" for n in range(1000)}
+    summary = Summary.of_cases([CaseMetrics(name, one, "p", "r") for name, one in scores.items()], failed)
+    write_report(tmp_path / "report.html", [Fold(tiny_models.make_run(tmp_path) / "fold_0")], summary)
+    page = (tmp_path / "report.html").read_text()
+    assert len(page) < 200_000
+    assert "Dice of the 400 worst and 100 best of 5000 cases; metrics.csv has all" in page
+    assert [name in page for name in ("case_00000", "case_00399", "case_02500", "case_04900")] == [1, 1, 0, 1]
+    assert "and 900 more; summary.json has all" in page
+
+
 def test_a_run_that_was_never_trained_is_refused(tmp_path: Path) -> None:
     summary, _ = _summary(tmp_path)
     with pytest.raises(SegflowError, match="segflow train"):
