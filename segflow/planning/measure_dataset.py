@@ -28,7 +28,7 @@ from segflow.storage.images import ImageIO, read_case
 from segflow.storage.json_files import read_json_as, write_json
 from segflow.storage.label_map_files import case_inputs
 from segflow.storage.label_values import check_label_values
-from segflow.storage.open_case import check_values_as_read, only_whole, open_case
+from segflow.storage.open_case import check_values_as_read, is_read_in_boxes, only_whole, open_case
 from segflow.storage.stamps import UNKNOWN, StampedFolder
 
 EARLIER_SOURCE_FILE = "dataset_fingerprint_source.json"
@@ -162,6 +162,6 @@ def _job(files: CaseFiles, reader: ImageIO, description: DatasetDescription, sam
     whole = voxels * (8 * channels + 24)
     kept = (len(files.images) + 1) * getattr(reader, "kept_bytes", 0)
     in_slabs = 16 * SLAB_VALUES + 24 * channels * min(samples, voxels) + kept
-    as_read = in_slabs < whole > room
+    as_read = in_slabs < whole > room and is_read_in_boxes(files, reader)
     sizes = f"{' × '.join(map(str, header.shape))} voxels"
     return Job(files.case_id, (as_read, *rest), in_slabs if as_read else whole, sizes)

@@ -25,7 +25,7 @@ from segflow.preprocessing.streamed import resample_as_read
 from segflow.storage.case_facts import PROVENANCE, Stamps
 from segflow.storage.images import ImageIO, read_case
 from segflow.storage.label_values import check_label_values
-from segflow.storage.open_case import check_values_as_read, only_whole, open_case
+from segflow.storage.open_case import check_values_as_read, is_read_in_boxes, only_whole, open_case
 
 log = logging.getLogger(__name__)
 
@@ -135,7 +135,8 @@ def make_jobs(
             log.error("%s", failed[case.case_id])
             continue
         kept = (len(case.images) + 1) * getattr(reader, "kept_bytes", 0)
-        in_parts = None if need.in_parts is None or _has_own(targets, own) else need.in_parts + kept
+        needs_all = _has_own(targets, own) or not is_read_in_boxes(case, reader)
+        in_parts = None if need.in_parts is None or needs_all else need.in_parts + kept
         as_read = in_parts is not None and in_parts < need.whole > room
         memory = in_parts if as_read and in_parts is not None else need.whole
         arguments = (as_read, case, reader, description, plans, targets, own)

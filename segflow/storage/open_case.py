@@ -10,10 +10,14 @@ from segflow.core.errors import SegflowError
 from segflow.core.image_look import SLAB_VALUES
 from segflow.core.labels import Labels
 from segflow.core.voxels import LabelSource, boxes_in_order
-from segflow.storage.image_formats.contract import ImageIO
+from segflow.storage.image_formats.contract import ImageFormat, ImageIO
+from segflow.storage.image_formats.nifti_files import is_nifti
 from segflow.storage.images import check_channels, check_same_space
 from segflow.storage.label_values import label_values, refuse_unknown_values
 from segflow.storage.open_volumes import open_label_source, open_source
+
+IN_BOXES = (".zarr", ".b2nd")
+"""Endings beside NIfTI's of files that are read in boxes."""
 
 
 @contextmanager
@@ -67,6 +71,14 @@ def check_values_as_read(label: LabelSource, labels: Labels, case_id: str) -> No
     for box in boxes_in_order(label.shape, SLAB_VALUES):
         found.update(label_values(label.read(box)))
     refuse_unknown_values(sorted(found), labels, case_id)
+
+
+def is_read_in_boxes(files: CaseFiles, reader: ImageIO) -> bool:
+    """Whether `open_case` opens a case, by the names of its files."""
+    if not isinstance(reader, ImageFormat) or type(reader).open_file is ImageFormat.open_file:
+        return False
+    named = (*files.images, *([files.label] if files.label else []))
+    return all(is_nifti(file) or file.name.lower().endswith(IN_BOXES) for file in named)
 
 
 def only_whole(files: CaseFiles, reader: ImageIO) -> SegflowError:

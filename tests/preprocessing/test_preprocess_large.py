@@ -16,6 +16,7 @@ import pytest
 from raw_setup import Setup, describe, write_case
 
 from segflow.core import image_look
+from segflow.core.case import CaseFiles
 from segflow.core.geometry import Box
 from segflow.execution.machine import memory_limited
 from segflow.preprocessing import foreground, normalized_source
@@ -23,6 +24,8 @@ from segflow.preprocessing import preprocess_dataset as door
 from segflow.preprocessing.preprocess_jobs import preprocess_job
 from segflow.storage import array_writer
 from segflow.storage.array_writer import WrittenLabel, write_array_as_read
+from segflow.storage.images import reader_by_name
+from segflow.storage.open_case import is_read_in_boxes
 from segflow.storage.preprocessed_store import PreprocessedStore
 
 KILLED = """
@@ -174,6 +177,20 @@ def test_large_cases_are_prepared_in_parts_and_refused_where_that_is_too_much(
     monkeypatch.undo()
     with memory_limited(0.9):
         assert "this case needs" in setup.run(names=["fine"]).failed["big"]
+
+
+def test_formats_that_are_read_as_a_whole_are_known_by_their_names(tmp_path: Path) -> None:
+    for reader, name, expected in (
+        ("SimpleITKIO", "x.nii.gz", True),
+        ("SimpleITKIO", "x.nrrd", False),
+        ("NibabelIO", "x.nii", True),
+        ("NaturalImage2DIO", "x.png", False),
+        ("Tiff3DIO", "x.tif", False),
+        ("Blosc2IO", "x.b2nd", True),
+        ("OMEZarrIO", "x.ome.zarr", True),
+    ):
+        files = CaseFiles("x", (tmp_path / name,), tmp_path / name)
+        assert is_read_in_boxes(files, reader_by_name(reader)) is expected
 
 
 def test_a_written_label_is_read_in_parts(tmp_path: Path) -> None:
