@@ -19,15 +19,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from inputs import ACDC, CT_117, HIPPOCAMPUS, link_dataset, share_plans
+from large_images import SMALL, make_image, make_run
 from measure import Measured, Meter, run_command, run_function, script
 from record import Options, Record, median_seconds, options, peak_bytes
 from training import nnunet_trainer, prepare, shrink
 
 from segflow.storage.json_files import read_json
 
-PARTS = ("hippocampus", "acdc", "ct", "export", "start")
+PARTS = ("hippocampus", "acdc", "ct", "stream", "export", "start")
 AGREEMENT = 0.999
 FOLDS = 5
+STREAM_GB = 2
 CONFIGURATION = "3d_fullres"
 
 
@@ -181,6 +183,8 @@ def main() -> None:
             _trained(record, chosen, ACDC, -(-chosen.extra.images // 2), at_least=1.4)
         if chosen.wants("ct") and not chosen.quick:
             _many_labels(record, chosen)
+        if chosen.wants("stream"):
+            _stream(record, chosen)
         if chosen.wants("export"):
             _export(record, chosen)
         if chosen.wants("start"):
@@ -279,6 +283,27 @@ def compare_label_maps(meter: Meter, reference: str, ours: str) -> dict[str, flo
         "foreground": equal_foreground / foreground if foreground else 1.0,
         "share": foreground / total,
     }
+
+
+def _stream(record: Record, chosen: Options) -> None:
+    """Peak memory of whole predictions from file to file against the length of the image, with a limit of memory."""
+    model = make_run(chosen.work / "large", SMALL)
+    plane = (64, 64) if chosen.quick else (512, 512)
+    peaks = []
+    for slices in (90, 180) if chosen.quick else (300, 600, 1200):
+        image = chosen.work / f"large_{slices}" / "a_0000.nii.gz"
+        image.parent.mkdir(parents=True, exist_ok=True)
+        make_image(image, (slices, *plane), (1.0, 0.978, 0.978))
+        command = script(
+            "segflow",
+            f"predict inference.device=cpu inference.resume=false inference.mirroring=false max_memory_gb={STREAM_GB}",
+            *(f"model={model}", f"input={image.parent}", f"output={image.parent / 'out'}", "inference.folds=[0]"),
+        )
+        what = f"118 outputs, {plane[1]}×{plane[0]}×{slices}, max_memory_gb={STREAM_GB}"
+        runs = record.alone(what, partial(run_command, chosen.machine, command))
+        peaks.append(peak_bytes(runs, "command"))
+        record.value(f"{what}: peak memory, GB, with the libraries", both=peaks[-1] / 2**30)
+    record.check("peak memory of the longest image, times the shortest's", peaks[-1] / peaks[0], at_most=1.1)
 
 
 def _export(record: Record, chosen: Options) -> None:
