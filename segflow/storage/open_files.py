@@ -11,7 +11,7 @@ from segflow.execution.machine import open_files_limit, raise_open_files_limit
 _SHARE = 4
 """Share of the process's open files that one store takes. Several stores are read at once, and libraries and worker
 processes need files too."""
-_MAX_OPEN = 4096  # each also needs a memory map, of which a process on Linux has 65530
+_MAX_OPEN = 1024  # an open array keeps about 0.2 MB, and opening it again takes less than a millisecond
 
 
 class OpenFiles:
