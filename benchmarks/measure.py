@@ -152,6 +152,19 @@ def run_command(machine: Machine, command: Sequence[str]) -> Measured:
     return Measured(_sections([entry], samples), None, foreign, parent)
 
 
+@contextmanager
+def busy_process(machine: Machine) -> Iterator[None]:
+    """Keep another process busy on the machine's cores, such as someone else's."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", "while True: pass"], preexec_fn=lambda: os.sched_setaffinity(0, machine.cores)
+    )
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
 def script(name: str, arguments: str, *more: str) -> list[str]:
     """The command line of a console script of this Python.
 

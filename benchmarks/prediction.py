@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,16 +21,18 @@ from typing import Any, NamedTuple
 import numpy as np
 from inputs import ACDC, CT_117, HIPPOCAMPUS, link_dataset, share_plans
 from large_images import SMALL, make_image, make_run
-from measure import Measured, Meter, run_command, run_function, script
+from measure import Measured, Meter, busy_process, run_command, run_function, script
 from record import Options, Record, median_seconds, options, peak_bytes
 from training import nnunet_trainer, prepare, shrink
 
 from segflow.storage.json_files import read_json
 
-PARTS = ("hippocampus", "acdc", "ct", "stream", "export", "start")
+PARTS = ("hippocampus", "acdc", "ct", "stream", "export", "start", "busy")
 AGREEMENT = 0.999
 FOLDS = 5
 STREAM_GB = 2
+SLOWER = 1.5
+"""How much longer a prediction may take beside one busy process."""
 CONFIGURATION = "3d_fullres"
 
 
@@ -189,29 +192,62 @@ def main() -> None:
             _export(record, chosen)
         if chosen.wants("start"):
             _start(record, chosen)
+        if chosen.wants("busy"):
+            _busy(record, chosen)
         record.finish()
 
 
 def _trained(record: Record, chosen: Options, name: str, images: int, *, at_least: float) -> None:
     """A model of five folds on images of its own dataset."""
-    prepared, _ = prepare(chosen, name, CONFIGURATION, 6 if chosen.quick else 20)
-    iterations, folds = chosen.extra.iterations, FOLDS
-    if chosen.quick:
-        shrink(prepared, CONFIGURATION)
-        iterations, folds, images = 1, 2, 2
-    model = run_function(
-        chosen.machine,
-        make_model,
-        prepared=prepared,
-        configuration=CONFIGURATION,
-        iterations=iterations,
-        folds=folds,
-    ).value
+    model, folds = _trained_model(chosen, name)
+    images = 2 if chosen.quick else images
     source = _images(chosen, name, slice(images))
     what = f"{name}, {images} images, {folds} folds"
-    pair = _commands(record, chosen, what, Path(model), source, folds)
+    pair = _commands(record, chosen, what, model, source, folds)
     record.check(f"{what}: times quicker", median_seconds(pair[0]) / median_seconds(pair[1]), at_least=at_least)
-    record.note(f"{name}: the model was trained by nnU-Net for {iterations} iterations.")
+    record.note(f"{name}: the model was trained by nnU-Net for {chosen.extra.iterations} iterations.")
+
+
+def _trained_model(chosen: Options, name: str) -> tuple[Path, int]:
+    """A model of nnU-Net's, and the number of its folds."""
+    prepared, _ = prepare(chosen, name, CONFIGURATION, 6 if chosen.quick else 20)
+    iterations, folds = (1, 2) if chosen.quick else (chosen.extra.iterations, FOLDS)
+    if chosen.quick:
+        shrink(prepared, CONFIGURATION)
+    call = {"prepared": prepared, "configuration": CONFIGURATION, "iterations": iterations, "folds": folds}
+    return Path(run_function(chosen.machine, make_model, **call).value), folds
+
+
+def _busy(record: Record, chosen: Options) -> None:
+    """How much longer a prediction takes beside a process that computes all the time."""
+    model, folds = _trained_model(chosen, HIPPOCAMPUS)
+    source = _images(chosen, HIPPOCAMPUS, slice(1 if chosen.quick else min(chosen.extra.images, 3)))
+    call = {"model": model, "image": next(source.iterdir()), "folds": folds}
+    python = partial(run_function, chosen.machine, segflow_predictor, **call)
+    name = f"{HIPPOCAMPUS}, {folds} folds"
+    found: dict[str, list[float]] = {"nnU-Net's command": [], "segflow predict": [], "Predictor": []}
+    for where in ("quiet", "beside a busy process"):
+        with busy_process(chosen.machine) if found["Predictor"] else nullcontext():
+            pair = _commands(record, chosen, f"{name}, {where}", model, source, folds)
+            alone = record.alone(f"{name}, Predictor, {where}", python)
+        for seconds, runs in zip(found.values(), (*pair, alone), strict=True):
+            seconds.append(median_seconds(runs))
+    slower = {what: busy / quiet for what, (quiet, busy) in found.items()}
+    record.value(f"{name}: times slower beside a busy process", nnunet=slower.pop("nnU-Net's command"))
+    for what, times in slower.items():
+        record.check(f"{name}, {what}: times slower beside a busy process", times, at_most=SLOWER)
+
+
+def segflow_predictor(meter: Meter, model: str, image: str, folds: int) -> None:
+    """One image by `Predictor`, loaded before, in a Python without settings of ours."""
+    import SimpleITK as sitk
+
+    from segflow.inference.predictor import Predictor
+
+    predictor = Predictor.load(model, folds=[str(fold) for fold in range(folds)], device="cpu")
+    volume = sitk.ReadImage(image)
+    with meter.section("predict"):
+        predictor.predict(volume)
 
 
 def _many_labels(record: Record, chosen: Options) -> None:

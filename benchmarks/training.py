@@ -21,7 +21,7 @@ from typing import Any
 import pytorch_lightning as pl
 from core_distance import core_distance
 from inputs import ACDC, HIPPOCAMPUS, link_dataset, share_plans
-from measure import Measured, Meter, run_function
+from measure import Measured, Meter, busy_process, run_function
 from record import OURS, REFERENCE, Options, Record, options, peak_bytes
 
 from segflow.planning.planner_settings import PlannerSettings
@@ -32,9 +32,11 @@ TASKS = {
     "acdc_3d": (ACDC, "3d_fullres"),
     "acdc_2d": (ACDC, "2d"),
 }
-PARTS = (*TASKS, "lightning")
+PARTS = (*TASKS, "lightning", "busy")
 EPOCHS = 3
 QUICKER = 1.3
+SLOWER = 1.5
+"""How much longer an iteration may take beside one busy process."""
 NEAR = 1.6
 """Cores are called near up to this multiple of the shortest distance that was seen."""
 LIGHTNING_STEPS = 100
@@ -212,6 +214,7 @@ def bare_step(settings: Any) -> Any:
     from segflow.apps._training import training_parts
     from segflow.loss.deep_supervision import DeepSupervisionLoss
     from segflow.network.cpu.accelerate import accelerate
+    from segflow.network.cpu.samples import logits_side_by_side
     from segflow.training.parameters import parameter_groups
 
     parts, record = training_parts(settings), read_inputs(settings).record
@@ -225,7 +228,7 @@ def bare_step(settings: Any) -> Any:
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
-        loss(network(image), label).backward()
+        loss(logits_side_by_side(network, image), label).backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 12.0)
         optimizer.step()
 
@@ -327,11 +330,31 @@ def main() -> None:
             _training(record, chosen, part)
         if chosen.wants("lightning"):
             _lightning(record, chosen)
+        if chosen.wants("busy"):
+            _busy(record, chosen)
         record.note(f"Processes that make batches: {chosen.extra.workers} on both sides (0: the training process).")
         record.finish()
 
 
 def _training(record: Record, chosen: Options, part: str) -> None:
+    name, configuration = TASKS[part]
+    *runs, iterations = _compared(record, chosen, part, f"{name} {configuration}")
+    _judge(record, f"{name} {configuration}", *runs, iterations=iterations)
+
+
+def _busy(record: Record, chosen: Options) -> None:
+    """How much longer an iteration takes beside a process that computes all the time."""
+    name = " ".join(TASKS["hippocampus"])
+    quiet = _compared(record, chosen, "hippocampus", f"{name}, quiet")
+    with busy_process(chosen.machine):
+        busy = _compared(record, chosen, "hippocampus", f"{name}, beside a busy process")
+    theirs, ours = (_iteration(there) / _iteration(here) for here, there in zip(quiet[:2], busy[:2], strict=True))
+    record.value(f"{name}: iteration, times slower beside a busy process", nnunet=theirs, segflow=ours)
+    record.check(f"{name}: iteration, times slower beside a busy process", ours, at_most=SLOWER)
+
+
+def _compared(record: Record, chosen: Options, part: str, what: str) -> tuple[list[Measured], list[Measured], int]:
+    """The runs of both sides, and the iterations of an epoch."""
     name, configuration = TASKS[part]
     theirs, ours = prepare(chosen, name, configuration, 6 if chosen.quick else chosen.extra.cases)
     counted = chosen.extra.iterations or (2 if chosen.quick else 6)
@@ -340,43 +363,38 @@ def _training(record: Record, chosen: Options, part: str) -> None:
         for folder in (theirs, ours):
             shrink(folder, configuration)
     turn = iter(range(chosen.repeats))
-    runs = record.compare(
-        f"{name} {configuration}",
-        partial(
-            run_function,
-            chosen.machine,
-            nnunet_training,
-            prepared=theirs,
-            configuration=configuration,
-            iterations=iterations,
-        ),
+    call = {"configuration": configuration, "iterations": iterations}
+    pair = record.compare(
+        what,
+        partial(run_function, chosen.machine, nnunet_training, prepared=theirs, **call),
         lambda: run_function(
             chosen.machine,
             segflow_training,
             prepared=ours,
             outputs=chosen.work / f"outputs_{part}_{next(turn)}",
-            configuration=configuration,
-            iterations=iterations,
             workers=chosen.extra.workers,
+            **call,
         ),
     )
-    _judge(record, f"{name} {configuration}", *runs, iterations=iterations)
+    return *pair, iterations
+
+
+def _iteration(runs: list[Measured]) -> float:
+    """Seconds of an iteration."""
+    return statistics.median(value for run in runs for value in run.value["iterations"])
 
 
 def _judge(record: Record, what: str, theirs: list[Measured], ours: list[Measured], *, iterations: int) -> None:
-    def seconds(runs: list[Measured]) -> float:
-        return statistics.median(value for run in runs for value in run.value["iterations"])
-
     def alone(runs: list[Measured]) -> float:
         return statistics.median(run.sections["steps on one batch"].seconds for run in runs) / iterations
 
     def gap(runs: list[Measured]) -> float:
         return statistics.median(run.value["gap"] for run in runs)
 
-    for name, measure in (("iteration", seconds), ("step on one batch", alone), ("gap between epochs", gap)):
+    for name, measure in (("iteration", _iteration), ("step on one batch", alone), ("gap between epochs", gap)):
         record.value(f"{what}: {name}", unit="s", **{REFERENCE: measure(theirs), OURS: measure(ours)})
     _by_distance(record, what, {REFERENCE: theirs, OURS: ours})
-    record.check(f"{what}: iterations, times quicker", seconds(theirs) / seconds(ours), at_least=QUICKER)
+    record.check(f"{what}: iterations, times quicker", _iteration(theirs) / _iteration(ours), at_least=QUICKER)
     record.check(f"{what}: gap between epochs, s", gap(ours), at_most=0.5)
     memory = peak_bytes(ours, "training") / peak_bytes(theirs, "training")
     record.check(f"{what}: share of nnU-Net's memory", memory, at_most=1.0)

@@ -29,7 +29,8 @@ class SlidingWindowSettings:
         overlap: Share of a patch that it shares with its neighbour along an axis, ``0 <= overlap < 1``.
         gaussian: Weight voxels by their distance from the patch's centre; false weights all voxels alike.
         mirroring: Average over the mirrored views that the network was trained with.
-        batch_size: Tiles and mirrored views in one forward pass; ``auto`` takes as many as memory allows.
+        batch_size: Tiles and mirrored views that are computed together; ``auto`` takes as many as memory allows. On a
+            CPU they may be several forward passes side by side.
         sums: ``float32`` or ``float16``. The latter is nnU-Net's arithmetic: it takes half the memory, decides nearly
             equal logits as nnU-Net does, and is coarse in outer corners, whose weights are very small. ``auto`` takes
             float16 for a model that nnU-Net trained, and float32 for others.
