@@ -82,7 +82,7 @@ def in_order(
 ) -> Generator[Result, None, None]:
     """The results of calls that run side by side, in the order of the calls.
 
-    They divide the threads that torch has for the caller, and nobody's number of threads changes.
+    They divide the threads that torch has for the caller, who has one until the last result, and then all again.
 
     Args:
         calls: They may run at the same time, in any order. A few results wait for earlier ones.
@@ -133,6 +133,7 @@ class _Work(Generic[Result]):
     ) -> None:
         self._calls = calls
         self._threads = threads
+        self._before = torch.get_num_threads()
         self._context = context
         self._results: dict[int, Result] = {}
         self._done: SimpleQueue[tuple[int, Result | None, BaseException | None]] = SimpleQueue()
@@ -141,15 +142,18 @@ class _Work(Generic[Result]):
         self._workers = [threading.Thread(target=self._run, name=f"pass-{n}", daemon=True) for n in range(passes)]
 
     def start(self) -> None:
-        """Start the threads. Torch gives the number that one of them sets to later threads too, so it is set back."""
-        before = torch.get_num_threads()
-        try:
-            for worker in self._workers:
-                worker.start()
-            for _ in self._workers:
-                self._done.get()
-        finally:
-            torch.set_num_threads(before)
+        """Start the threads. The caller's has none beside it meanwhile, since theirs use the cores.
+
+        Torch gives the number that a thread sets to all that ask later, too. So another one sets the number as it was.
+        """
+        for worker in self._workers:
+            worker.start()
+        for _ in self._workers:
+            self._done.get()
+        torch.set_num_threads(1)
+        last = threading.Thread(target=torch.set_num_threads, args=(self._before,))
+        last.start()
+        last.join()
         for _ in range(_WAITING * len(self._workers)):
             self._ask()
 
@@ -171,7 +175,8 @@ class _Work(Generic[Result]):
                 ctypes.pythonapi.PyThreadState_SetAsyncExc(identity, error)
 
     def end(self) -> None:
-        """Wait until every thread has ended."""
+        """Wait until every thread has ended, and give the caller its threads again."""
+        torch.set_num_threads(self._before)
         for _ in self._workers:
             self._wanted.put(None)
         for worker in self._workers:

@@ -79,6 +79,9 @@ def test_calls_share_the_threads_and_leave_those_of_others_as_they_are() -> None
     with threads(6):
         assert list(in_order([torch.get_num_threads] * 5, 4)) == [2] * 5
         assert list(in_order([torch.get_num_threads] * 5, 5)) == [1] * 5
+        for _ in in_order([torch.get_num_threads] * 5, 4):
+            assert torch.get_num_threads() == 1
+            assert in_a_new_thread(torch.get_num_threads) == 6
         assert torch.get_num_threads() == 6
         assert in_a_new_thread(torch.get_num_threads) == 6
 
