@@ -6,7 +6,8 @@ random weights; mirrored on a small image for the agreement, and on thick slices
 one fold for the time, so that the export and not the network dominates. ``export``: logits to a label map of
 512×512×280, where nnU-Net works on a scaled-down one (``--reference-scale``), since at full size its class volumes
 alone take 35 GB; and to 512×512×600 by segflow alone. ``start``: one small image and one fold, from the command to
-the file, beside the passes of the network alone, ``import torch``, and nnU-Net's command.
+the file, beside the passes of the network alone, ``import torch``, and nnU-Net's command. ``busy``: hippocampus quiet
+and beside a process that computes all the time, by both command lines and by `Predictor` from Python.
 """
 
 from __future__ import annotations
