@@ -35,6 +35,7 @@ from segflow.inference.sliding_window import LogitSlab, NotFiniteError, gathered
 from segflow.models.trained_fold import Folds
 from segflow.network.build import build_network
 from segflow.network.cpu.accelerate import accelerate
+from segflow.network.cpu.passes import VALUES_PER_FEATURE
 from segflow.network.device_memory import is_out_of_memory
 from segflow.network.devices import choose_device
 from segflow.network.precision import FLOAT32, choose_precision, take_tf32_for_convolutions, without_search
@@ -319,7 +320,8 @@ def _check_memory(record: RunRecord, device: torch.device) -> None:
     if device.type != "cpu":
         return  # a device with its own memory reports well what it lacks
     plan, labels = record.plan, record.dataset.labels
-    values = record.in_channels + plan.topology.features[0] + labels.num_outputs
+    # The logits of a tile and their sum, and what a U-Net holds at its finest level.
+    values = record.in_channels + VALUES_PER_FEATURE * plan.topology.features[0] + 2 * labels.num_outputs
     check_room(
         4 * values * math.prod(plan.patch_size),
         f"one patch of configuration '{plan.name}'",

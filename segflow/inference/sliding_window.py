@@ -293,6 +293,7 @@ class _Pass:
                 for _ in networks[1:]:
                     total = total.float() + next(logits)
                 yield from total
+                del total  # before the next pass needs memory
 
     def _passes(self, networks: Sequence[nn.Module], tiles: Sequence[_Tile]) -> tuple[int, int]:
         """Tiles of a pass, and how many passes may compute at the same time. Together they are a batch at most."""

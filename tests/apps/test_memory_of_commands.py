@@ -113,7 +113,7 @@ def test_convert(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ("0.01", r"max_memory_gb=0\.01 is too little for any work; found 0\.\d+ GB that Python and its libraries take"),
+        ("0.01", r"max_memory_gb=0\.01 is too little for any work; found \d\S* GB that Python and its libraries take"),
         ("0", r"max_memory_gb is not a size of memory; found 0\.0; expected a number of GB above 0"),
         ("-3", "max_memory_gb is not a size of memory; found -3"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -89,8 +90,10 @@ def test_a_label_that_does_not_fit_is_refused_with_the_number_and_others_are_sco
         summary = _evaluated(tmp_path, ".nii")
     assert [case.case_id for case in summary.cases] == ["a"]
     message = summary.failed["b"]
-    assert message.startswith("case 'b': label liver needs 0.")
-    assert "GB of memory; found a box of 210 × 220 × 220 voxels; expected at most 0." in message
+    assert re.match(
+        r"case 'b': label liver needs \d\S* GB of memory; found a box of 210 × 220 × 220 voxels; expected at most \d",
+        message,
+    )
     assert message.endswith("Raise max_memory_gb, or use a machine with more memory.")
 
 
@@ -109,6 +112,6 @@ def test_a_metric_of_ones_own_needs_the_whole_maps(tmp_path: Path) -> None:
     own = {"volume": OwnPart("metrics.volume", volume)}
     with (
         memory_limited(_limit(24)),
-        pytest.raises(CaseErrors, match=r"case 'a': this case needs 0\..* 2,925,000 voxels"),
+        pytest.raises(CaseErrors, match=r"case 'a': this case needs \d.* 2,925,000 voxels"),
     ):
         _evaluated(tmp_path, ".nii", own)

@@ -18,7 +18,7 @@ from raw_setup import Setup, describe, write_case
 from segflow.core import image_look
 from segflow.core.case import CaseFiles
 from segflow.core.geometry import Box
-from segflow.execution.machine import memory_limited
+from segflow.execution.machine import GB, held_bytes, memory_limited
 from segflow.preprocessing import foreground, normalized_source
 from segflow.preprocessing import preprocess_dataset as door
 from segflow.preprocessing.preprocess_jobs import preprocess_job
@@ -170,12 +170,12 @@ def test_large_cases_are_prepared_in_parts_and_refused_where_that_is_too_much(
     jobs = []
     monkeypatch.setattr(door, "run_jobs", lambda _, given, **__: jobs.extend(given) or [])
     setup.change("fine", spacing=[1.0, 1.0, 1.0])
-    with memory_limited(4):
+    with memory_limited(held_bytes() / GB + 4):
         setup.run(names=["fine"])
     assert jobs[0].arguments[0] is True
     assert jobs[0].memory_bytes < 3 * 2**30
     monkeypatch.undo()
-    with memory_limited(0.9):
+    with memory_limited(held_bytes() / GB + 0.6):
         assert "this case needs" in setup.run(names=["fine"]).failed["big"]
 
 

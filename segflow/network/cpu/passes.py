@@ -27,7 +27,7 @@ Result = TypeVar("Result")
 _SHARE_OF_MEMORY = 0.25
 """Share of the memory that the activations of all passes may take together."""
 
-_VALUES_PER_FEATURE, _VALUES_PER_OUTPUT = 6, 3
+VALUES_PER_FEATURE, _VALUES_PER_OUTPUT = 6, 3
 """Values per voxel of the patch that a pass holds at its peak, for each feature of the finest level and each output."""
 
 _USED = 0.8
@@ -49,7 +49,7 @@ def passes_that_fit(networks: Sequence[nn.Module], shape: Sequence[int]) -> int:
         if not isinstance(network, UNet) or not keeps_nothing(network):
             return 1
         outputs = len(next(network.heads[-1].parameters()))
-        values = _VALUES_PER_FEATURE * network.topology.features[0] + _VALUES_PER_OUTPUT * outputs + shape[1]
+        values = VALUES_PER_FEATURE * network.topology.features[0] + _VALUES_PER_OUTPUT * outputs + shape[1]
         largest = max(largest, values)
     voxels = shape[0] * torch.Size(shape[2:]).numel()
     return max(1, int(memory_bytes() * _SHARE_OF_MEMORY) // max(4 * largest * voxels, 1))
@@ -101,6 +101,7 @@ def in_order(
             with context():
                 result = call()
             yield result
+            del result  # it may be as large as the memory of a pass
         return
     work = _Work(calls, passes, threads, context)
     try:
