@@ -115,6 +115,7 @@ class _Channel:
         self._nonzero = self._not_finite = 0
 
     def take(self, values: np.ndarray) -> None:
+        """Add values of a box, float32 (Z, Y, X)."""
         low, high = values.min(), values.max()
         self._low, self._high = float(np.minimum(self._low, low)), float(np.maximum(self._high, high))
         nonzero = int(np.count_nonzero(values))

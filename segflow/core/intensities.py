@@ -77,6 +77,7 @@ class _Range:
         self.low, self.high = math.inf, -math.inf
 
     def take(self, values: np.ndarray) -> None:
+        """Add values, an array of any shape."""
         if values.size:
             self.low, self.high = min(self.low, float(values.min())), max(self.high, float(values.max()))
 

@@ -104,7 +104,7 @@ class ArraySink:
         self.array = array
 
     def write(self, box: Box, values: np.ndarray) -> None:
-        """See `VoxelSink`."""
+        """Write the voxels of a box (\\*box.shape), see `VoxelSink`."""
         self.array[box.slices] = values
 
 
