@@ -71,7 +71,7 @@ def _scores(settings: Train, inputs: Inputs, before: PreprocessedStore | None) -
         next_stages=inputs.next_stages,
         build=settings.network.build(),
     )
-    summary = read_scores_of(folder.validation, record.dataset.file_ending)
+    summary = read_scores_of(folder.validation, record.dataset.label_ending)
     if not current or {case.case_id for case in summary.cases} != set(record.val_cases) or summary.failed:
         raise SegflowError(f"{folder.validation} is not complete")
     return summary

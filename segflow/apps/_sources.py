@@ -32,7 +32,7 @@ def check_sources(inputs: Inputs, dataset: DatasetSettings, paths: PathSettings)
     """
     record = inputs.record
     wanted = {*record.train_cases, *record.val_cases}
-    ending = record.dataset.file_ending
+    ending = record.dataset.label_ending
     copies = {case_id: inputs.references / f"{case_id}{ending}" for case_id in record.val_cases}
     raw = _datasets.present_raw_folder(dataset, paths)
     cases = [] if raw is None else _raw_cases(raw, inputs.prepared.path, wanted)

@@ -166,7 +166,7 @@ def _validate(settings: Train, inputs: Inputs, previous: PreprocessedStore | Non
             inputs.references,
             record.dataset.labels,
             EvaluateSettings(scores=overlap_only(), partial=True),
-            file_ending=record.dataset.file_ending,
+            file_ending=record.dataset.label_ending,
             reader=record.plans.reader,
             output=folder.validation,
             progress=progress,

@@ -67,7 +67,7 @@ def average(members: Sequence[Path], output: Path, settings: EnsembleSettings, *
             output,
             description.labels,
             settings,
-            file_ending=description.file_ending,
+            file_ending=description.label_ending,
             reader=plans.reader,
             own=own,
             progress=progress,

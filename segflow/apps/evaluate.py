@@ -88,7 +88,7 @@ def _evaluated(settings: Evaluate, prediction: Path, reference: Path, descriptio
                 reference,
                 description.labels,
                 settings.evaluation,
-                file_ending=description.file_ending,
+                file_ending=description.label_ending,
                 reader=description.reader,
                 output=settings.output or prediction,
                 metrics=own_parts("metrics", settings.metrics),

@@ -81,7 +81,7 @@ def write(
     from segflow.storage.raw_dataset import resolve_dataset
 
     if folds[0].path == folder:
-        summary = read_scores_of(folds[0].validation, record.dataset.file_ending)
+        summary = read_scores_of(folds[0].validation, record.dataset.label_ending)
     else:
         reference = paths.references(record.dataset.name)
         with _terminal.progress() as progress:

@@ -17,6 +17,8 @@ COUNT_FROM_0 = (
     "Channels count from 0, in dataset.json and in the names of the files: case_0000 is the first channel, case_0001 "
     "the second. Renumber both."
 )
+LABEL_ENDING = "label_file_ending"
+"""Our key for the ending of label maps that differs from the images'. nnU-Net does not know it."""
 REQUIRED_KEYS = ("channel_names", "labels", "numTraining", "file_ending")
 
 
@@ -29,9 +31,10 @@ class DatasetDescription:
         channels: Channel names in channel order; the names choose the normalisation (recipe 5).
         labels: The label definition.
         num_training: Number of training cases that dataset.json states.
-        file_ending: Ending of image and label files, with its dot.
+        file_ending: Ending of the images, and of the label maps too if they have none of their own, with its dot.
         reader: Name of the reader that dataset.json asks for; None chooses one by the file's ending.
         raw: The whole of dataset.json, in its own order.
+        own_label_ending: Ending of the label maps, if dataset.json gives them one.
     """
 
     name: str
@@ -41,9 +44,16 @@ class DatasetDescription:
     file_ending: str
     reader: str | None = None
     raw: Mapping[str, Any] = field(default_factory=dict)
+    own_label_ending: str | None = None
 
     def __post_init__(self) -> None:
         safe_ending(self.file_ending)
+        safe_ending(self.label_ending)
+
+    @property
+    def label_ending(self) -> str:
+        """Ending of label maps, those that are predicted among them, with its dot."""
+        return self.own_label_ending or self.file_ending
 
     @classmethod
     def from_json(cls, name: str, value: Mapping[str, Any]) -> DatasetDescription:
@@ -80,6 +90,7 @@ class DatasetDescription:
             file_ending=safe_ending(keys["file_ending"]),
             reader=None if reader in (None, "None", "") else str(reader),
             raw=dict(value),
+            own_label_ending=safe_ending(keys[LABEL_ENDING]) if keys.get(LABEL_ENDING) else None,
         )
 
     def to_json(self) -> dict[str, Any]:

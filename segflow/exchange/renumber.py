@@ -97,7 +97,7 @@ def renumber_dataset(source: Path, raw_root: Path, dataset_id: int | None, *, pr
     cases = find_training_cases(source.resolve(), description)
     reader = reader_of((case.images[0] for case in cases), description.file_ending, description.reader)
     with folder_written_whole(target) as partial:
-        content["dataset"] = write_renumbered(cases, new, reader, partial, description.file_ending, progress)
+        content["dataset"] = write_renumbered(cases, new, reader, partial, description.label_ending, progress)
         content["numTraining"] = len(cases)
         write_json(partial / "dataset.json", content)
     return target

@@ -75,7 +75,7 @@ class PredictStage:
 
     @property
     def predictions(self) -> Predictions:
-        return Predictions(self.output, self.predictor.record.dataset.file_ending, own=self.own)
+        return Predictions(self.output, self.predictor.record.dataset.label_ending, own=self.own)
 
     def origin(self, files: CaseFiles) -> Origin:
         before = {} if self.previous is None else {"previous_stage": self._previous_file(self.previous, files.case_id)}
@@ -117,7 +117,7 @@ class PredictStage:
         return run_cases(steps, {case.case_id: case for case in cases}, self.settings, progress)
 
     def _previous_file(self, folder: Path, case_id: str) -> Path:
-        return folder / f"{case_id}{self.predictor.record.dataset.file_ending}"
+        return folder / f"{case_id}{self.predictor.record.dataset.label_ending}"
 
     def _read(self, files: CaseFiles) -> StampedCase:
         refuse_too_many(files, self.predictor.record.dataset.channels)

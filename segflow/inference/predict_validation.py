@@ -96,7 +96,7 @@ def is_validated(
     maps = Maps(record.plan, record.dataset.labels, reader, settings)
     origins = {name: _origin(name, decisive, store, previous_stage) for name in record.val_cases}
     wanted = {name: Wanted(origin, maps.files(folder.validation, name)) for name, origin in origins.items()}
-    done = Predictions(folder.validation, record.dataset.file_ending).finished(wanted)
+    done = Predictions(folder.validation, record.dataset.label_ending).finished(wanted)
     return done == set(wanted) and all(
         stage.is_done(name, origin) for stage in following for name, origin in origins.items()
     )
@@ -151,7 +151,7 @@ class _Validation:
 
     @property
     def predictions(self) -> Predictions:
-        return Predictions(self.folder.validation, self.predictor.record.dataset.file_ending, own=True)
+        return Predictions(self.folder.validation, self.predictor.record.dataset.label_ending, own=True)
 
     def run(self, progress: Progress) -> PredictReport:
         """Predict the cases that are not done."""
@@ -236,7 +236,7 @@ def validated_with(folder: Fold, record: RunRecord) -> dict[str, Any] | None:
         SegflowError: Label maps were changed since, come from other weights than the present ones, or were made with
             different settings.
     """
-    predictions = Predictions(folder.validation, record.dataset.file_ending)
+    predictions = Predictions(folder.validation, record.dataset.label_ending)
     found: dict[str, Any] | None = None
     for case_id in record.val_cases:
         stamp = predictions.stamp_of(case_id)

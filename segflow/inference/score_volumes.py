@@ -60,7 +60,7 @@ def volume_scorer(
                 case = PreprocessedCase(case_id, stored.read_image(), before, stored.spatial)
                 with torch.inference_mode():
                     prediction = predictor.predict_preprocessed(case)
-                file = references / f"{case_id}{record.dataset.file_ending}"
+                file = references / f"{case_id}{record.dataset.label_ending}"
                 reference, geometry = reader.read_label(file)
                 scores = score_case(reference, prediction, geometry.spacing, labels, overlap_only())
                 found[case_id] = {labels.name_of(key): float(metrics["Dice"]) for key, metrics in scores.items()}

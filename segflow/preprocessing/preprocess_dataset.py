@@ -103,7 +103,7 @@ def preprocess_dataset(
         _look_again(targets, waiting)
     else:
         done, failed = _made_elsewhere(mine, waiting, needed, elsewhere, redo=settings.redo)
-    _copy_references(mine, prepared.references_to_write(), description.file_ending, done, removed)
+    _copy_references(mine, prepared.references_to_write(), description.label_ending, done, removed)
     return PreprocessReport(
         folder=output_folder,
         arrays=tuple(target.plan.data_identifier for target in targets),

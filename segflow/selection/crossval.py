@@ -97,7 +97,7 @@ def accumulate_crossval(
         reference,
         record.dataset.labels,
         EvaluateSettings(scores=overlap_only(), partial=True, processes=processes),
-        file_ending=record.dataset.file_ending,
+        file_ending=record.dataset.label_ending,
         reader=record.plans.reader,
         output=folder,
         progress=progress,
@@ -121,7 +121,7 @@ def _cases_of(folds: list[Fold], records: list[RunRecord]) -> dict[str, Fold]:
         for case_id in record.val_cases:
             if case_id in cases:
                 problems.append(f"case '{case_id}' is a validation case of {cases[case_id].path} and of {fold.path}")
-            file = fold.validation / f"{case_id}{record.dataset.file_ending}"
+            file = fold.validation / f"{case_id}{record.dataset.label_ending}"
             if not is_image_path(file):
                 problems.append(f"case '{case_id}': there is no {file}. {VALIDATE_FIRST}")
             cases[case_id] = fold
@@ -169,7 +169,7 @@ def _as_validated(folds: list[Fold], records: list[RunRecord]) -> RunRecord:
 
 def _gather(folder: Path, cases: Mapping[str, Fold], record: RunRecord) -> None:
     """Copy label maps that were not copied yet. Each copy has a stamp with its source."""
-    ending = record.dataset.file_ending
+    ending = record.dataset.label_ending
     predictions = Predictions(folder, ending, own=True)
     sources = {case_id: fold.validation / f"{case_id}{ending}" for case_id, fold in cases.items()}
     wanted = {case_id: Wanted(Origin("crossval", 1, {}, {"label_map": file})) for case_id, file in sources.items()}

@@ -54,7 +54,7 @@ def score_ensembles(
     """
     record = runs[0].record
     reader = reader_by_name(record.plans.reader)
-    files = {case_id: reference / f"{case_id}{record.dataset.file_ending}" for case_id in cases}
+    files = {case_id: reference / f"{case_id}{record.dataset.label_ending}" for case_id in cases}
     voxels = [voxels_of(file, reader) for file in files.values()]
     per_voxel = 8 * len(runs) + 6 * len(ensembles) + 16  # probabilities as read, decisions, the reference
     jobs = [

@@ -73,7 +73,7 @@ def select_configuration(
         reference,
         record.dataset.labels,
         settings.postprocessing,
-        file_ending=record.dataset.file_ending,
+        file_ending=record.dataset.label_ending,
         reader=record.plans.reader,
         output=folder,
         progress=progress,

@@ -35,7 +35,7 @@ def write_ensemble(
     """
     record = runs[0].record
     reader = reader_by_name(record.plans.reader)
-    ending = record.dataset.file_ending
+    ending = record.dataset.label_ending
     wanted_names = {f"{case_id}{ending}" for case_id in cases}
     for file in folder.glob(f"*{ending}"):
         if file.name not in wanted_names:

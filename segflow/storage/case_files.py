@@ -14,7 +14,16 @@ from segflow.core.dataset import DatasetDescription
 from segflow.core.errors import SegflowError
 from segflow.core.names import shortened, why_unsafe
 from segflow.core.wording import some
-from segflow.storage.case_names import GUESSES, foreign_image, group_by_name, nearest_name, passed_over, unsafe_name
+from segflow.storage.case_names import (
+    GUESSES,
+    foreign_image,
+    group_by_name,
+    image_ending,
+    name_the_ending,
+    nearest_name,
+    passed_over,
+    unsafe_name,
+)
 from segflow.storage.channel_names import case_and_channel
 from segflow.storage.folder_files import is_image_path
 from segflow.storage.listing import describe_passed_over, list_folder, missing_file
@@ -68,18 +77,18 @@ def discover(folder: Path, description: DatasetDescription) -> Discovery:
     """
     if "dataset" in description.raw:
         return _listed_in_json(folder, description.raw["dataset"])
-    ending = description.file_ending
+    ending, label_ending = description.file_ending, description.label_ending
     images, maps = list_folder(folder / IMAGES), list_folder(folder / LABELS)
     cases, problems = group_by_name(images, ending, len(description.channels))
-    problems.extend(passed_over(maps, ending))
+    problems.extend(passed_over(maps, label_ending))
     present = set(maps.files)
     known = {case.case_id for case in cases}
     lost = [case_and_channel(name.removesuffix(ending)) for name in images.lost]
     known.update(case_id for case_id, number in lost if number is not None)
-    unused = [name for name in maps.files if name.removesuffix(ending) not in known]
+    unused = [name for name in maps.files if name.removesuffix(label_ending) not in known]
     labelled = []
     for case in cases:
-        wanted = f"{case.case_id}{ending}"
+        wanted = f"{case.case_id}{label_ending}"
         if wanted in present:
             labelled.append(CaseFiles(case.case_id, case.images, folder / LABELS / wanted))
             continue
@@ -88,6 +97,8 @@ def discover(folder: Path, description: DatasetDescription) -> Discovery:
             continue  # reported with the other links
         near = nearest_name(wanted, unused) if len(problems) < GUESSES else None
         fix = f"Is it {LABELS}/{near}? Rename it." if near else "Add it."
+        if near and image_ending(near) == near.removeprefix(case.case_id):  # the same name with another ending
+            fix = name_the_ending(near)
         problems.append(
             Problem(
                 case.case_id,
@@ -97,23 +108,23 @@ def discover(folder: Path, description: DatasetDescription) -> Discovery:
             )
         )
     for name in unused:
-        if not name.endswith(ending):
-            problems.extend(foreign_image(LABELS, name, ending))
+        if not name.endswith(label_ending):
+            problems.extend(foreign_image(LABELS, name, label_ending, name_the_ending(name)))
         else:
-            case_id = name.removesuffix(ending)
+            case_id = name.removesuffix(label_ending)
             problems.append(Problem(case_id, "warning", f"{LABELS}/{name} has no image", "It is not used."))
     return Discovery(labelled, problems)
 
 
-def look_at_held_out(folder: Path, file_ending: str) -> list[Problem]:
+def look_at_held_out(folder: Path, file_ending: str, label_ending: str) -> list[Problem]:
     """Warnings about files in imagesTs and labelsTs, if they exist, that prediction and evaluation would skip."""
     problems = []
-    for name in HELD_OUT:
+    for name, ending in zip(HELD_OUT, (file_ending, label_ending), strict=True):
         if (folder / name).is_dir():
             listing = list_folder(folder / name)
-            taken = [file for file in listing.files if file.endswith(file_ending)]
-            if passed := listing.passed_over(taken, [file_ending]):
-                fix = f"Planning and training need none of them; convert what are images to {file_ending}."
+            taken = [file for file in listing.files if file.endswith(ending)]
+            if passed := listing.passed_over(taken, [ending]):
+                fix = f"Planning and training need none of them; convert what are images to {ending}."
                 problems.append(Problem(None, "warning", describe_passed_over(name, passed), fix))
     return problems
 

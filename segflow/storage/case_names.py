@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Literal
 
 from segflow.core.case import CaseFiles
-from segflow.core.dataset import COUNT_FROM_0
+from segflow.core.dataset import COUNT_FROM_0, LABEL_ENDING
 from segflow.core.names import shortened, why_unsafe
 from segflow.core.wording import counted, some
 from segflow.storage.channel_names import case_and_channel, channel_name
@@ -131,9 +131,14 @@ def unsafe_name(where: str, case_id: str, reason: str) -> Problem:
     return Problem(None, "error", text, "Files are named after their case; rename it.")
 
 
-def foreign_image(folder: str, name: str, ending: str) -> list[Problem]:
+def foreign_image(
+    folder: str,
+    name: str,
+    ending: str,
+    fix: str = "Convert it, remove it, or correct file_ending in dataset.json.",
+) -> list[Problem]:
     """The problem of an image with another ending than the dataset's. Files that are not images are ignored."""
-    kind = _image_ending(name)
+    kind = image_ending(name)
     if kind is None:
         return []
     return [
@@ -141,13 +146,23 @@ def foreign_image(folder: str, name: str, ending: str) -> list[Problem]:
             case_and_channel(name[: -len(kind)]).case_id,
             "error",
             f"mixed file endings: {folder}/{name} ends in {name[-len(kind) :]}; expected {ending}",
-            "Convert it, remove it, or correct file_ending in dataset.json.",
+            fix,
         )
     ]
 
 
-def _image_ending(name: str) -> str | None:
-    return next((known for known in IMAGE_ENDINGS if name.lower().endswith(known)), None)
+def image_ending(name: str) -> str | None:
+    """The ending of an image, as it is written in its name; None for other files."""
+    known = next((known for known in IMAGE_ENDINGS if name.lower().endswith(known)), None)
+    return None if known is None else name[-len(known) :]
+
+
+def name_the_ending(label: str) -> str:
+    """Advice about a label map whose ending is not that of the images."""
+    ending = image_ending(label)
+    return (
+        f'If all label maps end so, say it in dataset.json: "{LABEL_ENDING}": "{ending}".' if ending else "Rename it."
+    )
 
 
 def passed_over(listing: Listing, ending: str) -> list[Problem]:
@@ -157,7 +172,7 @@ def passed_over(listing: Listing, ending: str) -> list[Problem]:
         first, target = next(iter(listing.lost.items()))
         text = f"{where}: {counted(len(listing.lost), 'link')} to nowhere: {some([*listing.lost])}"
         problems.append(Problem(None, "error", f"{text}; found {first} → {target}", FETCH))
-    told = [name for name in listing.files if name.endswith(ending) or _image_ending(name)]
+    told = [name for name in listing.files if name.endswith(ending) or image_ending(name)]
     passed = {why: names for why, names in listing.passed_over(told, [ending]).items() if why != LOST}
     if passed:
         text = describe_passed_over(where, passed)

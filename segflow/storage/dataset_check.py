@@ -53,7 +53,7 @@ def check_dataset(
     """
     found = discover(folder, description)
     problems = [*_of_the_whole(description, len(found.cases)), *found.problems]
-    problems.extend(look_at_held_out(folder, description.file_ending))
+    problems.extend(look_at_held_out(folder, description.file_ending, description.label_ending))
     declared = declared_values(description.labels)
     jobs = [
         Job(case.case_id, (case, reader, len(description.channels), declared), *_need_of(case, reader))

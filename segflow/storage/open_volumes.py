@@ -240,10 +240,14 @@ def _reading(file: OpenFile) -> Callable[[Box], np.ndarray]:
 
 
 def _opened(file: Path, reader: ImageIO, *, labels: bool = False) -> OpenFile | None:
-    return reader.open_file(file, labels=labels) if isinstance(reader, ImageFormat) else None
+    if not isinstance(reader, ImageFormat):
+        return None
+    return (reader.for_labels(file) if labels else reader).open_file(file, labels=labels)
 
 
 def _created(
     file: Path, shape: tuple[int, int, int], dtype: np.dtype, geometry: Geometry, reader: ImageIO
 ) -> AbstractContextManager[VoxelSink] | None:
-    return reader.create_file(file, shape, dtype, geometry) if isinstance(reader, ImageFormat) else None
+    if not isinstance(reader, ImageFormat):
+        return None
+    return reader.for_labels(file).create_file(file, shape, dtype, geometry)

@@ -54,7 +54,7 @@ def check_planned_description(prepared: Path, description: DatasetDescription) -
     if not file.is_file():
         return
     planned = read_dataset_json(file, description.name)
-    for what in ("labels", "channels", "file_ending", "reader"):
+    for what in ("labels", "channels", "file_ending", "label_ending", "reader"):
         before, now = getattr(planned, what), getattr(description, what)
         if before != now:
             keys = ("labels", "regions_class_order") if what == "labels" else None

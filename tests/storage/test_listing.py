@@ -139,10 +139,10 @@ def test_images_of_another_ending_are_refused(raw: Path, name: str) -> None:
 
 
 def test_doctor_looks_at_what_is_held_out_too(raw: Path) -> None:
-    assert look_at_held_out(raw, ".nii.gz") == []
+    assert look_at_held_out(raw, ".nii.gz", ".nii.gz") == []
     touch(raw / "imagesTs", "x_0000.nii.gz", "y_0000.NII.GZ")
     lose(raw / "imagesTs" / "z_0000.nii.gz")
-    (problem,) = look_at_held_out(raw, ".nii.gz")
+    (problem,) = look_at_held_out(raw, ".nii.gz", ".nii.gz")
     assert problem.severity == "warning"
     assert problem.message.startswith("imagesTs: 2 files are passed over. Links to nowhere: 1 (z_0000.nii.gz). Other")
     assert "1 (y_0000.NII.GZ)" in problem.message

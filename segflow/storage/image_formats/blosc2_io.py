@@ -31,6 +31,7 @@ from segflow.storage.image_formats.contract import (
 )
 from segflow.storage.image_formats.placement import FLAT_SPACING_FACTOR, affine_of, file_ndim
 from segflow.storage.image_formats.read_apart import reads_apart
+from segflow.storage.image_formats.simpleitk_io import SimpleITKIO
 from segflow.storage.image_formats.stored_voxels import StoredVoxels
 from segflow.storage.json_files import written_whole
 from segflow.storage.kept_slabs import MOST_BYTES
@@ -54,6 +55,7 @@ class Blosc2IO(ImageFormat):
 
     name = "Blosc2IO"
     endings = (".b2nd",)
+    other_labels = SimpleITKIO()
     kept_bytes = MOST_BYTES
 
     def read_file(self, file: Path) -> tuple[np.ndarray, Geometry]:

@@ -106,6 +106,13 @@ class ImageFormat(ABC):
     endings: tuple[str, ...]
     kept_bytes = 0
     """Memory that an open file may keep for the next readings."""
+    other_labels: ImageFormat | None = None
+    """Format of label maps whose ending this one does not know."""
+
+    def for_labels(self, file: Path) -> ImageFormat:
+        """The format that reads and writes a label map of a dataset whose images have this one."""
+        known = self.other_labels is None or file.name.lower().endswith(self.endings)
+        return self if known or self.other_labels is None else self.other_labels
 
     @abstractmethod
     def read_file(self, file: Path) -> tuple[np.ndarray, Geometry]:
@@ -185,7 +192,7 @@ class ImageFormat(ABC):
         Raises:
             SegflowError: The file cannot be read, has several channels, or values that are not whole numbers.
         """
-        voxels, geometry = self.read_label_file(file)
+        voxels, geometry = self.for_labels(file).read_label_file(file)
         check_one_channel(voxels.shape[0], file)
         return as_label(voxels[0], file), geometry
 
@@ -198,7 +205,7 @@ class ImageFormat(ABC):
         lowest, highest = (int(label.min()), int(label.max())) if label.size else (0, 0)
         if lowest < 0 or highest > np.iinfo(np.uint16).max:
             raise SegflowError(f"cannot write {file}", found=f"labels {lowest}…{highest}", expected="0…65535")
-        self.write_file(label.astype(label_type(highest), copy=False), geometry, file)
+        self.for_labels(file).write_file(label.astype(label_type(highest), copy=False), geometry, file)
 
     def write_map(self, values: np.ndarray, geometry: Geometry, file: Path) -> None:
         """Write a float32 map (Z, Y, X).

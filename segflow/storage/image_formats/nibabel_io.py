@@ -23,7 +23,7 @@ from segflow.storage.image_formats.nifti_files import (
 )
 from segflow.storage.image_formats.nifti_forms import forms_of
 from segflow.storage.image_formats.placement import affine_of, file_ndim, reorient, restore_orientation
-from segflow.storage.image_formats.simpleitk_io import reoriented_header
+from segflow.storage.image_formats.simpleitk_io import SimpleITKIO, SimpleITKIOWithReorient, reoriented_header
 from segflow.storage.image_formats.turned import TurnedFile, turned_sink
 
 
@@ -32,6 +32,7 @@ class NibabelIO(ImageFormat):
 
     name = "NibabelIO"
     endings: tuple[str, ...] = NIFTI_ENDINGS
+    other_labels: ImageFormat | None = SimpleITKIO()
 
     def read_file(self, file: Path) -> tuple[np.ndarray, Geometry]:
         return _arranged(file, *read_nifti(file))
@@ -67,6 +68,7 @@ class NibabelIOWithReorient(NibabelIO):
     """Like `NibabelIO`, but arrays are turned to RAS when read and turned back when written."""
 
     name = "NibabelIOWithReorient"
+    other_labels = SimpleITKIOWithReorient()
 
     def read_file(self, file: Path) -> tuple[np.ndarray, Geometry]:
         return _turned(*super().read_file(file))

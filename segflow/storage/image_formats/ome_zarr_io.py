@@ -17,6 +17,7 @@ from segflow.storage.image_formats.ome_zarr.array_metadata import ArrayMetadata,
 from segflow.storage.image_formats.ome_zarr.chunked_array import KEPT_BYTES, ChunkedArray
 from segflow.storage.image_formats.ome_zarr.multiscales import CHANNEL, SPACE, TIME, Multiscale, read_multiscale
 from segflow.storage.image_formats.ome_zarr.writing import ENDINGS, zarr_sink
+from segflow.storage.image_formats.simpleitk_io import SimpleITKIO
 from segflow.storage.listing import missing_file
 from segflow.storage.regular_files import check_voxel_bytes
 
@@ -32,6 +33,7 @@ class OMEZarrIO(ImageFormat):
 
     name = "OMEZarrIO"
     endings = ENDINGS
+    other_labels = SimpleITKIO()
     kept_bytes = KEPT_BYTES
 
     def read_file(self, file: Path) -> tuple[np.ndarray, Geometry]:

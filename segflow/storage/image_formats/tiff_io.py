@@ -14,6 +14,7 @@ from segflow.storage.channel_names import case_and_channel
 from segflow.storage.image_formats.contract import ImageFormat, ImageHeader, check_spacing, unreadable
 from segflow.storage.image_formats.header_checks.tiff import check_tiff
 from segflow.storage.image_formats.read_apart import reads_apart
+from segflow.storage.image_formats.simpleitk_io import SimpleITKIO
 from segflow.storage.json_files import read_json, write_json, written_whole
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ class Tiff3DIO(ImageFormat):
 
     name = "Tiff3DIO"
     endings = (".tif", ".tiff")
+    other_labels = SimpleITKIO()
 
     @reads_apart(check_tiff)
     def read_file(self, file: Path) -> tuple[np.ndarray, Geometry]:
