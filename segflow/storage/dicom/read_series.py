@@ -1,0 +1,100 @@
+"""The voxels of a series of DICOM images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+
+import numpy as np
+
+from segflow.core.errors import SegflowError
+from segflow.core.geometry import Geometry
+from segflow.execution.machine import check_room
+from segflow.storage.dicom.frames import frame_values, stored_frames
+from segflow.storage.dicom.series import DicomSeries, DicomSlice
+from segflow.storage.dicom.series_checks import check_series
+
+WHOLE_TYPES = (np.int16, np.int32)
+VALUE_BYTES = 8
+"""Bytes for each voxel while a series is read: values, and those with the padding replaced."""
+
+
+def read_series(series: DicomSeries) -> tuple[np.ndarray, Geometry]:
+    """Read a series as one volume.
+
+    Stored values are rescaled slice by slice. Voxels of PixelPaddingValue become the lowest measured value of a CT,
+    and 0 in other images, since nothing was measured there.
+
+    Args:
+        series: A series without defects.
+
+    Returns:
+        (Z, Y, X): int16 or int32 if all values are whole numbers, else float32; z grows along the normal of the slices,
+        y along columns and x along rows. And its geometry.
+
+    Raises:
+        SegflowError: The series has defects, does not fit into memory, or a file cannot be read. The error names the
+            series, and the slice or file.
+    """
+    check_series(series)
+    try:
+        return read_slices(series), series.geometry
+    except SegflowError as error:
+        raise error.changed(problem=f"{series.title}: {error.problem}") from error
+
+
+def read_slices(series: DicomSeries) -> np.ndarray:
+    """The values of all slices, (slices, rows, columns), in their order; see `read_series`."""
+    z, y, x = series.shape
+    check_room(VALUE_BYTES * z * y * x, series.title, found=f"{z} slices of {y} × {x}")
+    place = {(one.file, one.frame): k for k, one in enumerate(series.slices)}
+    whole = all(one.slope.is_integer() and one.intercept.is_integer() for one in series.slices)
+    volume = np.empty((z, y, x), np.int32 if whole else np.float32)
+    padded: list[tuple[int, np.ndarray]] = []
+    in_files = sorted(series.slices, key=lambda one: (one.file, one.frame))
+    for file, group in groupby(in_files, key=lambda one: one.file):
+        slices: Sequence[DicomSlice] = list(group)
+        frames, pixels = stored_frames(file, [one.frame for one in slices])
+        for one, (stored, padding) in zip(slices, frame_values(pixels, frames), strict=True):
+            index = place[file, one.frame]
+            volume[index] = _rescaled(stored, one, volume.dtype)
+            if padding is not None:
+                padded.append((index, padding))
+    return _smallest(_without_padding(volume, padded, series.modality))
+
+
+def _rescaled(stored: np.ndarray, one: DicomSlice, dtype: np.dtype) -> np.ndarray:
+    if stored.shape != (one.rows, one.columns):
+        raise SegflowError(
+            f"{one.file} changed while it was read", found=stored.shape, expected=(one.rows, one.columns)
+        )
+    values = stored.astype(np.float64) * one.slope + one.intercept
+    if dtype.kind == "i" and values.size and np.abs(values).max() > np.iinfo(dtype).max:
+        raise SegflowError(f"{one.file} has values beyond all bounds", found=f"{np.abs(values).max():g}")
+    return values.astype(dtype)
+
+
+def _without_padding(volume: np.ndarray, padded: Sequence[tuple[int, np.ndarray]], modality: str) -> np.ndarray:
+    if not padded:
+        return volume
+    outside = 0
+    if modality == "CT":
+        masks = dict(padded)
+        lowest = [
+            volume[k][~masks[k]].min() if k in masks else volume[k].min()
+            for k in range(len(volume))
+            if k not in masks or not masks[k].all()
+        ]
+        outside = min(lowest) if lowest else 0
+    for index, mask in padded:
+        volume[index][mask] = outside
+    return volume
+
+
+def _smallest(volume: np.ndarray) -> np.ndarray:
+    """Whole numbers in the smallest of `WHOLE_TYPES`."""
+    if volume.dtype.kind != "i" or not volume.size:
+        return volume
+    low, high = volume.min(), volume.max()
+    dtype = next(kind for kind in WHOLE_TYPES if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max)
+    return volume.astype(dtype, copy=False)
