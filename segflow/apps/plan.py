@@ -36,6 +36,8 @@ class Plan(DatasetCommand):
         normalization: Channel name in dataset.json → normalisation of your own: ``{_target_: …}``.
         fold: How cases are split. The index of the fold is not used.
         from_fingerprint: A dataset_fingerprint.json to plan from, without opening an image.
+        from_plans: Plans of another dataset to take over, as a plans file or a run.json. The networks are then equal,
+            and weights go from one dataset to the other. Of the planner only ``plans_name`` is used.
         clean: Measure the dataset again.
         replace_splits: Make the folds again. Folds trained on the old ones are then void.
         processes: Cases at once; null uses all processors, 0 works in this process.
@@ -53,6 +55,7 @@ class Plan(DatasetCommand):
     normalization: dict[str, Part | None] = field(default_factory=dict)
     fold: FoldSettings = field(default_factory=FoldSettings)
     from_fingerprint: Path | None = None
+    from_plans: Path | None = None
     clean: bool = False
     replace_splits: bool = False
     processes: int | None = None
@@ -83,6 +86,7 @@ def plan(settings: Plan) -> PlanReport:
                 planner=None if settings.planner.own is None else own_part("planner.own", settings.planner.own),
                 normalizations=own_normalizations(settings.normalization),
                 fingerprint=settings.from_fingerprint,
+                plans=settings.from_plans,
                 clean=settings.clean,
                 replace_splits=settings.replace_splits,
                 processes=settings.processes,

@@ -31,6 +31,11 @@ INITIAL_PATCH_VOXELS = {2: 2048**2, 3: 256**3}
 """Volume of the patch that the search starts from, before it is clipped to the median shape."""
 
 
+def normalization_scheme(channel: str) -> str:
+    """nnU-Net's name of the normalisation of a channel of this name."""
+    return NORMALIZATION_SCHEMES.get(channel.casefold(), "ZScoreNormalization")
+
+
 def plan_configuration(
     spacing: Sequence[float],
     median_shape: Sequence[float],
@@ -62,7 +67,7 @@ def plan_configuration(
     reference_batch = settings.reference_batch_size_2d if dims == 2 else settings.reference_batch_size_3d
     batch_size = round(_budget(dims, settings) / size * reference_batch)
     limit = round(dataset_voxels * settings.max_dataset_fraction / float(math.prod(pooling.patch_size)))
-    schemes = [NORMALIZATION_SCHEMES.get(name.casefold(), "ZScoreNormalization") for name in description.channels]
+    schemes = [normalization_scheme(name) for name in description.channels]
     cropping_matters = median_relative_size < settings.mask_threshold
     return {
         "preprocessor_name": "DefaultPreprocessor",

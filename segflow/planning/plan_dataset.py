@@ -26,6 +26,7 @@ from segflow.planning.measure_dataset import (
     read_fingerprint,
     write_fingerprint,
 )
+from segflow.planning.move_plans import move_plans, read_plans_to_move
 from segflow.planning.own_planner import plans_by_own, with_own_normalizations
 from segflow.planning.planner import CONFIGURATIONS, PlannerSettings, decide
 from segflow.planning.split_dataset import split_dataset
@@ -33,7 +34,7 @@ from segflow.storage.case_files import discover, find_training_cases
 from segflow.storage.file_names import DESCRIPTION_FILE
 from segflow.storage.file_stamps import Origin
 from segflow.storage.images import ImageIO, reader_of
-from segflow.storage.json_files import read_json_as, write_json, written_whole
+from segflow.storage.json_files import read_json, read_json_as, write_json, written_whole
 from segflow.storage.label_values import declared_values
 from segflow.storage.prepared_dataset import PreparedDataset
 from segflow.storage.raw_dataset import read_description
@@ -74,6 +75,7 @@ class PlanOptions:
         planner: A planner of your own, which is given them: see `own_planner.CONTRACT`.
         normalizations: Name of channels → normalisation of your own.
         fingerprint: A fingerprint to plan from; no image is opened, and the dataset needs no images at all.
+        plans: Plans of another dataset, which become those of this one; see `move_plans`.
         clean: Measure again even if nothing has changed.
         replace_splits: Make splits anew even if there are some.
         processes: Worker processes for measuring; 0 measures in this one, None takes one per processor.
@@ -82,6 +84,7 @@ class PlanOptions:
     planner: OwnPart | None = None
     normalizations: Mapping[str, OwnPart] = field(default_factory=dict)
     fingerprint: Path | None = None
+    plans: Path | None = None
     clean: bool = False
     replace_splits: bool = False
     processes: int | None = None
@@ -115,6 +118,7 @@ def plan_dataset(
     """
     options, prepared = options or PlanOptions(), PreparedDataset(output_folder)
     fingerprint = options.fingerprint
+    source = _plans_to_move(options)
     description = read_description(dataset_folder)
     cases = _find_cases(dataset_folder, description, required=fingerprint is None)
     reader = reader_of((case.images[0] for case in cases), description.file_ending, description.reader)
@@ -122,15 +126,16 @@ def plan_dataset(
         found, measured = read_json_as(fingerprint, Fingerprint.from_json), False
     else:
         _check_whole(dataset_folder, description, len(cases))
-        measure = partial(
-            measure_dataset,
-            processes=options.processes,
-            progress=progress,
-        )
+        measure = partial(measure_dataset, processes=options.processes, progress=progress)
         found, measured = _measured(output_folder, cases, reader, description, measure, clean=options.clean)
-    plans, reasons = _plan(found, description, settings, reader, options.planner)
+    if source is None:
+        plans, reasons = _plan(found, description, settings, reader, options.planner)
+    else:
+        plans = move_plans(source, found, description, reader=reader.name, plans_name=settings.plans_name)
+        reasons = dict.fromkeys(plans.configurations, f"taken over from '{source.plans_name}' of {source.dataset_name}")
     plans = with_own_normalizations(plans, description, options.normalizations)
-    plans, kept, dropped = _with_user_configurations(plans, prepared.plans_file(plans.plans_name))
+    merged = _with_user_configurations if source is None else _replacing_no_others
+    plans, kept, dropped = merged(plans, prepared.plans_file(plans.plans_name))
     reports = report_configurations(plans, reasons, found, description, settings)
     folds: list[Split] = []
     if cases:
@@ -144,6 +149,17 @@ def plan_dataset(
         shutil.copyfile(dataset_folder / DESCRIPTION_FILE, temporary)
     write_json(prepared.plans_file(plans.plans_name), plans.to_json())
     return PlanReport(output_folder, plans, found, tuple(folds), reports, measured, kept, dropped)
+
+
+def _plans_to_move(options: PlanOptions) -> Plans | None:
+    """The plans of another dataset, read before anything is measured."""
+    if options.plans is None:
+        return None
+    if options.planner is not None:
+        raise SegflowError(
+            "from_plans and planner.own are both given", fix="Leave one out: moved plans are not planned again."
+        )
+    return read_plans_to_move(options.plans)
 
 
 def _measured(
@@ -222,3 +238,14 @@ def _with_user_configurations(plans: Plans, file: Path) -> tuple[Plans, tuple[st
         logger.warning("%s: configurations of the earlier plans were dropped: %s", file.name, ", ".join(dropped))
     kept = {name: value for name, value in merged.configurations.items() if name not in dropped}
     return replace(plans, configurations=kept), tuple(name for name in own if name in kept), tuple(dropped)
+
+
+def _replacing_no_others(plans: Plans, file: Path) -> tuple[Plans, tuple[str, ...], tuple[str, ...]]:
+    """Like `_with_user_configurations`, for plans of another dataset, which replace no other plans of their name."""
+    if not file.is_file() or read_json(file) == plans.to_json():
+        return plans, (), ()
+    raise SegflowError(
+        f"from_plans: there are other plans of this name: {file}",
+        fix=f"Name the moved ones, such as planner.plans_name={plans.plans_name}Moved, and give plans= of that name to "
+        "preprocess and train; or remove the file.",
+    )

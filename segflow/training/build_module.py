@@ -51,7 +51,8 @@ def build_module(job: TrainingJob, trainer: pl.Trainer, *, fresh: bool) -> Segme
     )
     if fresh and settings.initial_weights is not None:
         source = Path(settings.initial_weights).expanduser()
-        transfer_weights(network, read_initial_weights(source), str(source))
+        cascade = plan.previous_stage is not None
+        transfer_weights(network, read_initial_weights(source), str(source), cascade=cascade)
     freeze(network, settings.freeze)
     network = synchronise_batch_norm(network, trainer, trainer_options(parts).get("sync_batchnorm"))
     device = trainer.strategy.root_device

@@ -57,7 +57,9 @@ def read_initial_weights(source: Path) -> Mapping[str, Tensor]:
     return opened.first_weights()
 
 
-def transfer_weights(network: nn.Module, weights: Mapping[str, Tensor], source: str) -> WeightTransfer:
+def transfer_weights(
+    network: nn.Module, weights: Mapping[str, Tensor], source: str, *, cascade: bool = False
+) -> WeightTransfer:
     """Copy tensors that fit, adapt the first convolution to other input channels, and list the rest.
 
     If the number of input channels differs, the first convolution gets the mean over the source's channels, scaled so
@@ -67,9 +69,10 @@ def transfer_weights(network: nn.Module, weights: Mapping[str, Tensor], source: 
         network: The network, which is changed in place.
         weights: Tensors by the names of the network's state.
         source: Origin of the weights, for messages.
+        cascade: The network takes labels of a previous stage as channels, which no other channel can stand in for.
 
     Raises:
-        SegflowError: No tensor fits.
+        SegflowError: No tensor fits, or a cascade's input differs.
     """
     own = network.state_dict()
     first = next((name for name, value in own.items() if value.dim() >= 4), None)
@@ -83,6 +86,8 @@ def transfer_weights(network: nn.Module, weights: Mapping[str, Tensor], source: 
             result[name] = given
             copied.append(name)
         elif name == first and given.shape[0] == value.shape[0] and given.shape[2:] == value.shape[2:]:
+            if cascade and given.shape[1] != value.shape[1]:
+                raise _other_labels(given.shape[1], value.shape[1], source)
             result[name] = _other_channels(given, value.shape[1])
             adapted.append(f"{name}: {given.shape[1]} input channels became {value.shape[1]}")
         else:
@@ -101,6 +106,16 @@ def transfer_weights(network: nn.Module, weights: Mapping[str, Tensor], source: 
     for line in skipped:
         logger.warning("initial weights skipped: %s", line)
     return WeightTransfer(tuple(copied), tuple(adapted), tuple(skipped))
+
+
+def _other_labels(found: int, expected: int, source: str) -> SegflowError:
+    return SegflowError(
+        "training.initial_weights: the input of a cascade is the image and one channel for each label of its previous "
+        "stage, and the source has another number of them",
+        found=f"{found} in {source}",
+        expected=expected,
+        fix="Fine-tune the previous stage and 3d_fullres, or take a cascade of a dataset with as many labels.",
+    )
 
 
 def _other_channels(weight: Tensor, channels: int) -> Tensor:

@@ -252,3 +252,39 @@ def test_the_demo_runs_the_whole_job(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     for text in ("liver", "tumour", "progress.png", "predictions"):
         assert text in result.stdout
+
+
+def test_plans_and_weights_go_to_another_dataset_with_other_labels(job: Path) -> None:
+    raw = job / "data" / "raw" / NAME
+    other = raw.with_name("Dataset002_Other")
+    for case in range(6):  # the same kind of images; only the tumour is a label, and there are two further ones
+        name = sorted(file.name for file in (raw / "labelsTr").iterdir())[case]
+        (other / "imagesTr").mkdir(parents=True, exist_ok=True)
+        (other / "labelsTr").mkdir(exist_ok=True)
+        image = name.replace(".nii.gz", "_0000.nii.gz")
+        (other / "imagesTr" / image).symlink_to(raw / "imagesTr" / image)
+        label = sitk.ReadImage(str(raw / "labelsTr" / name))
+        sitk.WriteImage(sitk.Cast(label > 1, sitk.sitkUInt8), str(other / "labelsTr" / name))
+    labels = {"background": 0, "tumour": 1, "cyst": 2, "vessel": 3}
+    description = json.loads((raw / "dataset.json").read_text()) | {"labels": labels, "numTraining": 6}
+    (other / "dataset.json").write_text(json.dumps(description))
+    dataset = f"dataset.path={other}"
+    plans = job / "data" / "preprocessed" / NAME / "tinyPlans.json"
+    told = start(job, "plan", dataset, f"from_plans={plans}", "planner.plans_name=tinyPlans", "processes=0")
+    assert told.returncode == 0, told.stderr
+    assert f"taken over from 'tinyPlans' of {NAME}" in told.stdout
+    assert start(job, "preprocess", dataset, "plans=tinyPlans", "configurations=3d_fullres").returncode == 0
+    fine = ["experiment=fine_tune", f"training.initial_weights={(job / RUN).parent}"]
+    quick = ["validation=false", "trainer.max_epochs=1", "schedule.warmup_epochs=0"]
+    trained = start(job, "train", dataset, "fold=0", *SHORT, *fine, *quick)
+    assert trained.returncode == 0, trained.stderr
+    own, source = (
+        torch.load(job / "outputs" / name / RUN.relative_to(Path("outputs") / NAME) / "checkpoints" / "final.ckpt")
+        for name in ("Dataset002_Other", NAME)
+    )
+    same = {key for key, value in own["state_dict"].items() if value.shape == source["state_dict"][key].shape}
+    heads = {key for key in own["state_dict"] if ".heads." in key}
+    assert set(own["state_dict"]) - same == heads
+    log = (job / "outputs" / "Dataset002_Other" / RUN.relative_to(Path("outputs") / NAME) / "train.log").read_text()
+    assert f"{len(same)} tensors copied" in log
+    assert all(f"initial weights skipped: {key.removeprefix('network.')}" in log for key in heads)

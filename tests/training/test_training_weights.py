@@ -52,6 +52,13 @@ def test_other_input_channels_answer_equal_channels_alike(before: int, after: in
     torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
 
 
+def test_a_cascade_with_other_labels_is_refused():
+    source, target = make_network(channels=3), make_network(channels=4)
+    with pytest.raises(SegflowError, match=r"one channel for each label of its previous stage.*found 3 in source"):
+        transfer_weights(target, source.state_dict(), "source", cascade=True)
+    assert not transfer_weights(make_network(channels=3), source.state_dict(), "source", cascade=True).adapted
+
+
 def test_nothing_in_common_is_refused():
     with pytest.raises(SegflowError, match="no tensor fits"):
         transfer_weights(make_network(), {"something.weight": torch.zeros(3)}, "source")
