@@ -12,6 +12,7 @@ from segflow.core.errors import CaseErrors, SegflowError
 from segflow.postprocessing.postprocess_settings import PostprocessSettings
 
 if TYPE_CHECKING:
+    from segflow.core.labels import Labels
     from segflow.core.postprocessing import PostprocessingChoice, PostprocessingStep
     from segflow.postprocessing.apply_postprocessing import ApplyReport
 
@@ -94,7 +95,8 @@ def _choose(settings: Postprocess) -> None:
         for key, before in choice.before.items()
     ]
     _terminal.table(f"Mean Dice of {prediction}", ("label", "before", "after"), rows)
-    _terminal.say(f"Steps: {'; '.join(map(_text, choice.steps)) or 'none: nothing helps'}")
+    steps = "; ".join(_text(step, description.labels) for step in choice.steps)
+    _terminal.say(f"Steps: {steps or 'none: nothing helps'}")
     _terminal.say(f"Written to {output / CHOICE_FILE}.")
     _next.say(_next.after_choice(settings, prediction, output / CHOICE_FILE, has_steps=bool(choice.steps)))
 
@@ -142,6 +144,7 @@ def apply(
             choice,
             output,
             file_ending=description.label_ending,
+            labels=description.labels,
             reader=description.reader,
             processes=processes,
             own=own,
@@ -149,7 +152,7 @@ def apply(
         )
 
 
-def _text(step: PostprocessingStep) -> str:
-    details = {"remove_small": f" below {step.min_volume_mm3:g} mm³", "fill_holes": f" with {step.fill_with}"}
-    kind = step.kind.replace("_", " ")
-    return f"{kind}{details.get(step.kind, '')} of labels {', '.join(map(str, step.labels))}"
+def _text(step: PostprocessingStep, labels: Labels) -> str:
+    filled, worked_on = labels.value_of(step.fill_with), [str(labels.value_of(label)) for label in step.labels]
+    details = {"remove_small": f" below {step.min_volume_mm3:g} mm³", "fill_holes": f" with {filled}"}
+    return f"{step.kind.replace('_', ' ')}{details.get(step.kind, '')} of labels {', '.join(worked_on)}"

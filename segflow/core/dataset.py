@@ -85,7 +85,7 @@ class DatasetDescription:
         return cls(
             name=name,
             channels=channels,
-            labels=Labels.from_json(keys["labels"], keys.get("regions_class_order")),
+            labels=Labels.from_json(keys["labels"], keys.get("regions_class_order"), keys.get("label_values")),
             num_training=count,
             file_ending=safe_ending(keys["file_ending"]),
             reader=None if reader in (None, "None", "") else str(reader),
@@ -96,6 +96,14 @@ class DatasetDescription:
     def to_json(self) -> dict[str, Any]:
         """The whole of dataset.json, as it was read."""
         return dict(self.raw)
+
+    def for_nnunet(self) -> dict[str, Any]:
+        """Like `to_json`, but with labels that count 0, 1, 2, … and an order of regions, as nnU-Net needs them.
+
+        What the labels are in our files stands under ``label_values``; see `Labels.to_consecutive`.
+        """
+        changed = self.labels.values or (self.labels.has_regions and self.raw.get("regions_class_order") is None)
+        return {**self.raw, **self.labels.to_consecutive()} if changed else dict(self.raw)
 
 
 def _channel_names(names: Any) -> tuple[str, ...]:

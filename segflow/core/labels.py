@@ -2,90 +2,151 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from segflow.core.errors import SegflowError
+from segflow.core.label_rules import (
+    LARGEST_LABEL,
+    MOST_LABELS,
+    LabelKey,
+    check_painting,
+    classes_of,
+    read_entries,
+    read_order,
+)
 from segflow.core.names import shortened
 
-LabelKey = int | tuple[int, ...]
-"""A foreground output of the network: a label, or a region as a tuple of labels."""
-
-LARGEST_LABEL = 65535
-"""Label maps are written with 16 bits at most."""
-
-MOST_LABELS = 10_000
-"""Names that a dataset may give to labels and regions."""
+__all__ = ["LARGEST_LABEL", "MOST_LABELS", "OUTSIDE", "LabelKey", "Labels", "key_from_text", "key_text"]
 
 OUTSIDE = -1
 """Value of voxels outside the non-zero mask in a preprocessed label map (recipe 2)."""
+
+
+VOXELS_AT_ONCE = 1 << 18
+"""Voxels that are looked up together."""
+WIDEST_TABLE = 1 << 17
+"""Widest span of values that indexes a table directly."""
 
 
 @dataclass(frozen=True, slots=True)
 class Labels:
     """The label definition of a dataset.
 
+    Files hold *values*, which may be any: 0 and 255, 0 1 2 4. Everything within segflow counts *classes* 0, 1, 2, …:
+    background, the others in the order of their values, then ignore. `to_classes` is applied as label maps are read,
+    and `to_values` as they are written.
+
     Attributes:
-        entries: Name → label or tuple of labels, in the order of dataset.json, background and ignore included.
-        regions_class_order: Label that each region is painted with, in the order of the regions; None without regions.
+        entries: Name → class or tuple of classes (a region), in the order of the network's outputs, background and
+            ignore included.
+        regions_class_order: Class that each region is painted with, in the order of the regions; None without regions.
+        values: Class → its values in files, the first of which is written; the ignore label's come last. Empty if
+            values and classes are the same.
     """
 
     entries: Mapping[str, LabelKey]
     regions_class_order: tuple[int, ...] | None = None
+    values: tuple[tuple[int, ...], ...] = field(default=())
 
     @classmethod
-    def from_json(cls, labels: Mapping[str, Any], regions_class_order: Any = None) -> Labels:
-        """Check and build from the two keys of dataset.json.
+    def from_json(cls, labels: Mapping[str, Any], regions_class_order: Any = None, label_values: Any = None) -> Labels:
+        """Check and build from keys of dataset.json; see `segflow.core.label_rules`.
+
+        Args:
+            labels: Name → value or list of values.
+            regions_class_order: Value that each region is painted with. None lets it follow from inclusion.
+            label_values: Values that stand in files for each of the values above; see `to_consecutive`.
 
         Raises:
-            SegflowError: background is not 0, ignore is not the highest, a value is not a whole number, or the order
-                of regions does not fit them.
+            SegflowError: A value is not a whole number or belongs to two names, or the order of regions does not fit
+                them or does not follow from them.
         """
-        if not isinstance(labels, Mapping) or not labels:
-            raise SegflowError(
-                "'labels' must map names to values",
-                found=shortened(labels),
-                expected='{"background": 0, "tumour": 1}',
-            )
-        if len(labels) > MOST_LABELS:
-            raise SegflowError("'labels' names too many", found=len(labels), expected=f"at most {MOST_LABELS}")
-        entries: dict[str, LabelKey] = {}
-        for name, value in labels.items():
-            entries[str(name)] = _label_key(str(name), value)
-        if entries.get("background") != 0:
-            raise SegflowError(
-                "label 'background' must be 0",
-                found=entries.get("background", "no 'background'"),
-                expected=0,
-                fix='Names are keys and values are numbers: {"background": 0, "tumour": 1}.',
-            )
-        order = None if regions_class_order is None else tuple(regions_class_order)
-        if order is not None and not all(_is_label(value) for value in order):
-            raise SegflowError(
-                "'regions_class_order' must list labels", found=shortened(order), expected=f"0 to {LARGEST_LABEL}"
-            )
-        result = cls(entries, order)
-        result._check()
-        return result
+        found = classes_of(read_entries(labels), read_order(regions_class_order))
+        same = found.values == tuple((number,) for number in range(len(found.values)))
+        if label_values is not None:
+            return cls(found.entries, found.order, _values_in_files(label_values, found.values))
+        return cls(found.entries, found.order, () if same else found.values)
 
-    def _check(self) -> None:
-        ignore = self.entries.get("ignore")
-        if ignore is not None and (not isinstance(ignore, int) or ignore != max(self.all_labels) + 1):
-            raise SegflowError(
-                "the ignore label must be one above the highest other label",
-                found=ignore,
-                expected=max(self.all_labels) + 1,
-                fix="Renumber them into a new dataset: segflow convert source=FOLDER dataset_id=NUMBER.",
-            )
+    def check_painting(self) -> None:
+        """Refuse regions that a later one covers whole.
+
+        Raises:
+            SegflowError: There is one. The error names both.
+        """
         if self.has_regions:
-            order = self.regions_class_order
-            if order is None or len(order) != len(self.regions):
-                raise SegflowError(
-                    "'regions_class_order' must give one label for each region",
-                    found=None if order is None else list(order),
-                    expected=f"{len(self.regions)} labels",
-                )
+            check_painting(self.entries)
+
+    def to_classes(self, array: np.ndarray) -> np.ndarray:
+        """The classes of values.
+
+        Args:
+            array: Whole numbers as files hold them, any shape.
+
+        Returns:
+            The same shape. Values without a name become negative, each another, below `OUTSIDE`.
+        """
+        if not self.values:
+            return array
+        class_of = {value: number for number, own in enumerate(self.values) for value in own}
+        classes = _looked_up(array, lambda value: class_of.get(value, OUTSIDE - 1))
+        if not classes.size or int(classes.min()) >= OUTSIDE:
+            return classes
+        return _of_each(array, lambda value: class_of.get(value, _stray(value)))
+
+    def to_values(self, array: np.ndarray) -> np.ndarray:
+        """The values of classes; undoes `to_classes`, but a class of several values gets its first one.
+
+        Args:
+            array: Classes, any shape.
+
+        Raises:
+            SegflowError: A class has no value.
+        """
+        return _looked_up(array, self.value_of) if self.values else array
+
+    def value_of(self, number: int) -> int:
+        """The value that is written for a class."""
+        if not self.values:
+            return number
+        if number < 0:
+            return _stray_value(number)
+        if number >= len(self.values):
+            raise SegflowError("a class has no value", found=number, expected=f"0 to {len(self.values) - 1}")
+        return self.values[number][0]
+
+    @property
+    def classes(self) -> tuple[int, ...]:
+        """All classes that a label map may hold, ascending, with background and ignore."""
+        return (*self.all_labels, *(() if self.ignore_label is None else (self.ignore_label,)))
+
+    @property
+    def declared_values(self) -> tuple[int, ...]:
+        """All values that files may hold, ascending, with those of background and ignore."""
+        return tuple(sorted(value for own in self.values for value in own)) if self.values else self.classes
+
+    @property
+    def highest_written(self) -> int:
+        """The highest value of predicted label maps."""
+        return max(self.value_of(number) for number in (*self.all_labels, *(self.regions_class_order or (0,))))
+
+    def to_consecutive(self) -> dict[str, Any]:
+        """Keys of a dataset.json for nnU-Net, which counts classes, and ``label_values``: their values in our files.
+
+        Returns:
+            ``labels``, ``regions_class_order`` with regions, and ``label_values`` if the values differ from the
+            classes: one list of values for each class.
+        """
+        entries = {name: list(v) if isinstance(v, tuple) else v for name, v in self.entries.items()}
+        content: dict[str, Any] = {"labels": entries}
+        if self.has_regions:
+            content["regions_class_order"] = list(self.regions_class_order or ())
+        if self.values:
+            content["label_values"] = [list(own) for own in self.values]
+        return content
 
     @property
     def ignore_label(self) -> int | None:
@@ -147,32 +208,78 @@ class Labels:
         return str(key)
 
     def to_json(self) -> dict[str, Any]:
-        """The value of dataset.json's ``labels``."""
-        return {name: list(v) if isinstance(v, tuple) else v for name, v in self.entries.items()}
+        """The value of dataset.json's ``labels``, in values of files."""
+
+        def in_files(key: LabelKey) -> int | list[int]:
+            if isinstance(key, tuple):
+                return [self.value_of(number) for number in key]
+            own = self.values[key] if self.values else (key,)
+            return own[0] if len(own) == 1 else list(own)
+
+        return {name: in_files(key) for name, key in self.entries.items()}
 
 
-def _label_key(name: str, value: Any) -> LabelKey:
-    if isinstance(value, bool) or not isinstance(value, (int, list, tuple)):
+def _values_in_files(found: Any, classes: tuple[tuple[int, ...], ...]) -> tuple[tuple[int, ...], ...]:
+    """The checked content of ``label_values``."""
+    wanted = f"{len(classes)} lists of values, for 0 to {len(classes) - 1}, without a value twice"
+    try:
+        values = tuple(tuple(own) for own in found)
+        flat = [value for own in values for value in own]
+        right = all(type(value) is int and 0 <= value <= LARGEST_LABEL for value in flat) and all(values)
+    except TypeError:
+        right, values, flat = False, (), []
+    consecutive = classes == tuple((number,) for number in range(len(classes)))
+    if not right or not consecutive or len(values) != len(classes) or len(set(flat)) != len(flat):
         raise SegflowError(
-            f"label '{name}' must be a whole number or a list of them",
-            found=shortened(value),
-            fix="Decathlon's inverted form is converted by: segflow convert source=TASK_FOLDER",
+            "'label_values' must give the values in files of consecutive labels",
+            found=shortened(found),
+            expected=wanted,
         )
-    if isinstance(value, int):
-        if not _is_label(value):
-            raise SegflowError(
-                f"label '{name}' has an impossible value", found=shortened(value), expected=f"0 to {LARGEST_LABEL}"
-            )
-        return value
-    if not value or not all(_is_label(v) for v in value):
-        raise SegflowError(
-            f"region '{name}' must list whole numbers", found=shortened(value), expected=f"0 to {LARGEST_LABEL}"
-        )
-    return tuple(value)
+    return values
 
 
-def _is_label(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= LARGEST_LABEL
+def _looked_up(array: np.ndarray, function: Callable[[int], int]) -> np.ndarray:
+    """A function of each whole number of an array, any shape: int16, or a wider type if a result needs it."""
+    if not array.size:
+        return array.astype(np.int16)
+    lowest, highest = int(array.min()), int(array.max())
+    if highest - lowest >= WIDEST_TABLE:
+        return _of_each(array, function)
+    present = range(lowest, highest + 1)
+    table = _table([function(value) for value in present])
+    result = np.empty(array.shape, table.dtype)
+    rows = np.atleast_1d(result)
+    source = np.atleast_1d(array)
+    step = max(1, VOXELS_AT_ONCE // max(1, source[0].size))
+    for start in range(0, len(source), step):  # in parts, since an index has 64 bits
+        rows[start : start + step] = table[source[start : start + step].astype(np.intp) - lowest]
+    return result
+
+
+def _of_each(array: np.ndarray, function: Callable[[int], int]) -> np.ndarray:
+    """Like `_looked_up`, slower, and asks only for numbers that occur."""
+    distinct, places = np.unique(array, return_inverse=True)
+    return _table([function(int(value)) for value in distinct])[places.reshape(array.shape)]
+
+
+def _table(numbers: list[int]) -> np.ndarray:
+    lowest, highest = min(numbers), max(numbers)
+    for dtype in (np.int16, np.int32):
+        if np.iinfo(dtype).min <= lowest and highest <= np.iinfo(dtype).max:
+            return np.array(numbers, dtype)
+    return np.array(numbers, np.int64)
+
+
+def _stray(value: int) -> int:
+    """A negative number below `OUTSIDE` for a value without a class: even for 0, 1, 2, …, odd for -1, -2, …"""
+    return -2 - 2 * value if value >= 0 else -1 + 2 * value
+
+
+def _stray_value(number: int) -> int:
+    """Undoes `_stray`; `OUTSIDE` stays as it is."""
+    if number == OUTSIDE:
+        return number
+    return -(number // 2) - 1 if number % 2 == 0 else (number + 1) // 2
 
 
 def key_text(key: LabelKey) -> str:

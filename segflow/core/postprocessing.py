@@ -22,9 +22,9 @@ class PostprocessingStep:
         kind: ``keep_largest`` keeps the largest connected component of the labels' union, and others of equal size.
             ``remove_small`` removes components below ``min_volume_mm3``. ``fill_holes`` gives background that the
             labels enclose the value ``fill_with``. Removed voxels become background.
-        labels: The labels whose union it works on.
+        labels: The classes whose union it works on, see `Labels`.
         min_volume_mm3: For ``remove_small``.
-        fill_with: For ``fill_holes``.
+        fill_with: Class for ``fill_holes``.
     """
 
     kind: str

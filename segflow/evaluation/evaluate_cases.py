@@ -37,6 +37,7 @@ from segflow.execution.parallel import room_for_job
 from segflow.execution.progress import Progress, silent
 from segflow.storage.file_stamps import Origin
 from segflow.storage.images import ImageIO, reader_of, voxels_of
+from segflow.storage.label_mapping import in_classes
 from segflow.storage.stamps import StampedFolder
 
 BYTES_PER_VOXEL = 12
@@ -94,7 +95,7 @@ def evaluate_cases(
     if stamped is not None:
         stamped.discard(SUMMARY_FILE)  # old scores belong to other label maps, or will be computed again
     pairs, missing = find_pairs(prediction, reference, file_ending, partial=settings.partial)
-    images = reader_of((pair.reference for pair in pairs), file_ending, reader)
+    images = in_classes(reader_of((pair.reference for pair in pairs), file_ending, reader), labels)
     pairs, failed = part_of(pairs, settings.part), {} if is_part else missing  # the missing are told with the summary
     origin = Origin("scores", 1, decisive, inputs_of(pairs))
     inputs = {} if stamped is None else origin.stamp_inputs(unreadable_too=True)

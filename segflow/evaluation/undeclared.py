@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from segflow.core.labels import Labels
 from segflow.core.wording import counted, some
 from segflow.evaluation.overlap import JointCounts
-from segflow.storage.label_values import declared_values
 
 logger = logging.getLogger(__name__)
 
@@ -27,9 +26,8 @@ class Undeclared:
 
 def undeclared_values(counts: JointCounts, labels: Labels) -> Undeclared:
     """Find undeclared values in the counts of both label maps of a case."""
-    declared = set(declared_values(labels))
     ours, theirs = (
-        tuple(value for value in values if value not in declared)
+        tuple(sorted(labels.value_of(value) for value in values if value not in labels.classes))
         for values in (counts.values_of_prediction(), counts.values_of_reference())
     )
     return Undeclared(ours, theirs)
@@ -42,14 +40,7 @@ def warn_of_undeclared(found: Mapping[str, Undeclared], labels: Labels) -> None:
         found: Case → its values.
         labels: The label definition.
     """
-    for side, fix in (
-        ("prediction", "Write the label's number in place of 255 into them."),
-        (
-            "reference",
-            "Put 255 in place of 1 into the labels of their dataset.json, and make a dataset of 0 and 1 of it: "
-            "segflow convert source=FOLDER dataset_id=NUMBER.",
-        ),
-    ):
+    for side in ("prediction", "reference"):
         values = {case_id: getattr(undeclared, side) for case_id, undeclared in sorted(found.items())}
         concerned = [case_id for case_id, own in values.items() if own]
         if not concerned:
@@ -62,6 +53,8 @@ def warn_of_undeclared(found: Mapping[str, Undeclared], labels: Labels) -> None:
             side,
             some([str(value) for value in distinct]),
             some(concerned),
-            list(declared_values(labels)),
-            fix if distinct == [MASK] else "Is this the dataset.json of these label maps?",
+            list(labels.declared_values),
+            "If 255 means 1, name both in dataset.json: [1, 255]."
+            if distinct == [MASK]
+            else "Is this the dataset.json of these label maps?",
         )

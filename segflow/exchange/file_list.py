@@ -65,10 +65,11 @@ def convert_file_list(
     channels, rows = _read_table(table)
     target = refuse_taken(raw_root, f"Dataset{dataset_id:03d}_{name}")
     ending = _common_ending(table, rows)
-    named, new = renumbered(labels if labels is not None else _found_labels(rows, ending, progress))
+    found = labels if labels is not None else _found_labels(rows, ending, progress)
+    named, new = renumbered(found, regions_class_order)
     content: dict[str, Any] = {
         "channel_names": {str(number): channel for number, channel in enumerate(channels)},
-        "labels": named,
+        **named,
         "numTraining": len(rows),
         "file_ending": ending,
         "dataset": {
@@ -76,8 +77,6 @@ def convert_file_list(
         },
         "converted_by": "segflow",
     }
-    if regions_class_order is not None:
-        content["regions_class_order"] = [new.get(value, value) for value in regions_class_order]
     with folder_written_whole(target) as partial:
         if any(old != value for old, value in new.items()):
             cases = [CaseFiles(row.case_id, row.images, row.label) for row in rows]

@@ -1,5 +1,6 @@
 """A dataset with renumbered copies of label maps whose values are not 0, 1, 2, …, such as 0 and 255.
 
+Segflow needs none, since it maps the values as it reads them; other programs may.
 Images stay where they are (recipe 1.3, key ``dataset``). Only label maps are written.
 """
 
@@ -16,6 +17,7 @@ import numpy as np
 from segflow.core.case import CaseFiles
 from segflow.core.dataset import DatasetDescription
 from segflow.core.errors import SegflowError
+from segflow.core.labels import Labels
 from segflow.exchange.raw_layout import refuse_taken
 from segflow.execution.gathering import gather
 from segflow.execution.jobs import Job
@@ -34,34 +36,23 @@ BYTES_PER_VOXEL = 6
 log = logging.getLogger(__name__)
 
 
-def renumbered(labels: Mapping[str, Any]) -> tuple[dict[str, Any], dict[int, int]]:
-    """The labels of a dataset.json with consecutive values: background first, then in the order of the old values.
+def renumbered(labels: Any, regions_class_order: Any = None) -> tuple[dict[str, Any], dict[int, int]]:
+    """Consecutive values in place of those of a dataset.json; see `segflow.core.label_rules` for their order.
 
     Args:
-        labels: Name → value or list of values; ``ignore`` may list several.
+        labels: Name → value or list of values.
+        regions_class_order: As in dataset.json.
 
     Returns:
-        The same names with their new values; and old value → new value.
+        The keys ``labels`` and, with regions, ``regions_class_order``; and old value → new value.
 
     Raises:
-        SegflowError: A value is not a whole number.
+        SegflowError: The labels cannot be used.
     """
-    lists = {name: entry if isinstance(entry, list) else [entry] for name, entry in labels.items()}
-    wrong = {name: labels[name] for name, entry in lists.items() if any(type(value) is not int for value in entry)}
-    if wrong:
-        raise SegflowError("labels must be whole numbers or lists of them", found=wrong)
-    values = {value for name, entry in lists.items() if name != "ignore" for value in entry}
-    background = labels.get("background")
-    new = {old: number for number, old in enumerate(sorted(values, key=lambda value: (value != background, value)))}
-    ignore = len(new)
-    new = {**dict.fromkeys(lists.get("ignore", []), ignore), **new}
-    result: dict[str, Any] = {}
-    for name, entry in labels.items():
-        if name == "ignore":
-            result[name] = ignore
-        else:
-            result[name] = [new[value] for value in entry] if isinstance(entry, list) else new[entry]
-    return result, new
+    found = Labels.from_json(labels, regions_class_order)
+    named = {key: value for key, value in found.to_consecutive().items() if key != "label_values"}
+    values = found.values or tuple((number,) for number in found.classes)
+    return named, {old: number for number, own in enumerate(values) for old in own}
 
 
 def renumber_dataset(source: Path, raw_root: Path, dataset_id: int | None, *, progress: Progress = silent) -> Path:
@@ -81,15 +72,18 @@ def renumber_dataset(source: Path, raw_root: Path, dataset_id: int | None, *, pr
     labels = content.get("labels") if isinstance(content, Mapping) else None
     if not isinstance(labels, Mapping):
         raise SegflowError(f"{source / 'dataset.json'} names no labels", expected='{"background": 0, "tumour": 255}')
-    named, new = renumbered(labels)
-    if named == labels:
+    order = content.get("regions_class_order")
+    named, new = renumbered(labels, order)
+    if all(old == value for old, value in new.items()):
         raise SegflowError(
             "the labels count 0, 1, 2, … already", found=labels, fix="It needs no conversion: dataset.path=FOLDER."
         )
     if dataset_id is None:
-        raise SegflowError("the renumbered dataset has no number", fix="Give it one: dataset_id=42")
-    order = content.get("regions_class_order")
-    content = {**content, "labels": named, **({"regions_class_order": [new.get(v, v) for v in order]} if order else {})}
+        raise SegflowError(
+            "the renumbered dataset has no number",
+            fix="Give it one: dataset_id=42. Or use the dataset as it is: values are mapped while they are read.",
+        )
+    content = {**content, **named}
     description = build_as(
         source / "dataset.json", content, functools.partial(DatasetDescription.from_json, source.resolve().name)
     )

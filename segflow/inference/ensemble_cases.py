@@ -24,6 +24,7 @@ from segflow.storage.channel_names import channel_name
 from segflow.storage.file_stamps import FileStamp, Origin
 from segflow.storage.images import ImageIO, reader_by_name, voxels_of
 from segflow.storage.json_files import read_json
+from segflow.storage.label_mapping import in_classes
 from segflow.storage.listing import files_ending_in
 from segflow.storage.predictions import DESCRIPTIONS, Predictions, Wanted
 
@@ -73,7 +74,7 @@ def ensemble_cases(
     if settings.weights is not None and len(settings.weights) != len(members):
         wanted = f"{len(members)} weights"
         raise SegflowError("ensemble: one weight per member", found=settings.weights, expected=wanted)
-    images = reader_by_name(reader)
+    images = in_classes(reader_by_name(reader), labels)
     stored = [StoredProbabilities(folder, labels, images) for folder in members]
     chosen = _case_ids(stored, file_ending) if cases is None else list(cases)
     if not chosen:

@@ -25,6 +25,7 @@ from segflow.inference.streamed_files import CaseTargets, StreamedFiles
 from segflow.storage.file_stamps import Origin
 from segflow.storage.images import ImageIO, read_case, reader_by_name
 from segflow.storage.label_map_files import case_inputs
+from segflow.storage.label_mapping import in_classes
 from segflow.storage.predictions import DESCRIPTIONS, Predictions, Wanted
 
 ARGUMENTS_FILE = "predict.json"
@@ -67,7 +68,7 @@ class PredictStage:
 
     @property
     def reader(self) -> ImageIO:
-        return reader_by_name(self.predictor.record.plans.reader)
+        return in_classes(reader_by_name(self.predictor.record.plans.reader), self.predictor.labels)
 
     @property
     def maps(self) -> Maps:

@@ -26,6 +26,7 @@ from segflow.network.build import build_network
 from segflow.storage.file_stamps import FileStamp, Origin, stamp_file
 from segflow.storage.folds import Fold
 from segflow.storage.images import ImageIO, reader_by_name
+from segflow.storage.label_mapping import in_classes
 from segflow.storage.predictions import Predictions, Wanted
 from segflow.storage.preprocessed_store import PreprocessedStore
 
@@ -143,7 +144,7 @@ class _Validation:
 
     @property
     def reader(self) -> ImageIO:
-        return reader_by_name(self.predictor.record.plans.reader)
+        return in_classes(reader_by_name(self.predictor.record.plans.reader), self.predictor.labels)
 
     @property
     def maps(self) -> Maps:

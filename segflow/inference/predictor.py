@@ -41,7 +41,7 @@ from segflow.network.devices import choose_device
 from segflow.network.precision import FLOAT32, choose_precision, take_tf32_for_convolutions, without_search
 from segflow.preprocessing.own_normalizations import Normalizations
 from segflow.preprocessing.preprocess_case import preprocess_case
-from segflow.preprocessing.restore import restore_labels
+from segflow.preprocessing.restore import restore_labels, written_type
 from segflow.preprocessing.streamed import open_in_plan_space
 
 logger = logging.getLogger(__name__)
@@ -148,13 +148,15 @@ class Predictor:
             spacing: mm along z, y, x, for arrays only. Arrays must have the axes of the training images.
 
         Returns:
-            The label map: an array uint8 or uint16 (Z, Y, X), or an image of the input's kind and geometry.
+            The label map, with the values of the training label maps: an array uint8 or uint16 (Z, Y, X), or an image
+            of the input's kind and geometry.
 
         Raises:
             SegflowError: The image does not fit the model.
         """
         made = image_object(image, spacing, turn_to_ras=self.record.plans.reader.endswith(REORIENTING))
-        return made.label_map(self.predict_case(made.case))
+        label = self.labels.to_values(self.predict_case(made.case))
+        return made.label_map(label.astype(written_type(self.labels), copy=False))
 
     def predict_case(
         self, case: Case, previous: np.ndarray | None = None, *, progress: Progress = silent
@@ -163,11 +165,11 @@ class Predictor:
 
         Args:
             case: The case in image space. Its label is not used.
-            previous: For a cascade, the previous stage's label map (Z, Y, X) in image space; None predicts it.
+            previous: For a cascade, the previous stage's classes (Z, Y, X) in image space; None predicts them.
             progress: Called with the number of finished tiles.
 
         Returns:
-            uint8 or uint16 (Z, Y, X) in image space.
+            Classes, uint8 or uint16 (Z, Y, X) in image space; see `Labels`.
 
         Raises:
             SegflowError: The case does not fit the model.
@@ -179,7 +181,7 @@ class Predictor:
 
         Args:
             case: The case with its image as read, float32 (C, Z, Y, X).
-            previous: For a cascade, the previous stage's labels (Z, Y, X) on the grid of the image.
+            previous: For a cascade, the previous stage's classes (Z, Y, X) on the grid of the image.
 
         Raises:
             SegflowError: The case does not fit the model.
@@ -274,11 +276,11 @@ class Predictor:
         return ArraySource(image)
 
     def restore(self, logits: Tensor, case: PreprocessedCase) -> np.ndarray:
-        """Bring logits back to image space, as uint8 or uint16 labels (Z, Y, X)."""
+        """Bring logits back to image space, as classes, uint8 or uint16 (Z, Y, X)."""
         return restore_labels(logits, case.spatial, self.plan, self.labels)
 
     def predict_preprocessed(self, case: PreprocessedCase, *, progress: Progress = silent) -> np.ndarray:
-        """Segment a case that is already preprocessed, such as for training: labels (Z, Y, X) in image space."""
+        """Segment a case that is already preprocessed, such as for training: classes (Z, Y, X) in image space."""
         built = LabelBuilder.in_image(case.spatial, self.plan, self.labels)
         for slab in self.slabs(case, progress=progress):
             built.take(slab)

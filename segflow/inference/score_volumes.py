@@ -16,6 +16,7 @@ from segflow.inference.load_model import Model
 from segflow.inference.predict_settings import SlidingWindowSettings
 from segflow.inference.predictor import Predictor
 from segflow.storage.images import reader_by_name
+from segflow.storage.label_mapping import in_classes
 from segflow.storage.preprocessed_store import PreprocessedStore
 
 
@@ -40,8 +41,8 @@ def volume_scorer(
         ``(network, case ids)`` → case id → label or region name → Dice, NaN where it is not defined. The network keeps
         its mode.
     """
-    reader = reader_by_name(record.plans.reader)
     labels = record.dataset.labels
+    reader = in_classes(reader_by_name(record.plans.reader), labels)
 
     def score(network: nn.Module, case_ids: Sequence[str]) -> dict[str, dict[str, float]]:
         training, supervised = network.training, getattr(network, "deep_supervision", None)

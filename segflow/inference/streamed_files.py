@@ -134,8 +134,7 @@ class _OpenFiles:
             sink.write(box, placed)
 
     def _sink_of_labels(self, place: Path) -> VoxelSink:
-        case, labels = self._case, self._case.maps.labels
-        highest = max(*labels.all_labels, *(labels.regions_class_order or (0,)))
+        case, highest = self._case, self._case.maps.labels.highest_written
         shape, geometry = _grid(case.spatial)
         return self.stack.enter_context(label_sink(place / case.file, shape, geometry, case.reader, highest=highest))
 

@@ -120,7 +120,7 @@ def write_nnunet_checkpoint(file: Path, fold: TrainedFold) -> None:
             "plans": record.plans.to_json(),
             "configuration": record.configuration,
             "fold": record.fold,
-            "dataset_json": record.dataset.to_json(),
+            "dataset_json": record.dataset.for_nnunet(),
             "device": torch.device("cpu"),
         },
         "trainer_name": TRAINER,

@@ -88,7 +88,7 @@ def write_nnunet_model(model: Path, folds: Sequence[TrainedFold]) -> None:
     """
     record = folds[0].record
     write_json(model / "plans.json", record.plans.to_json())
-    write_json(model / "dataset.json", record.dataset.to_json())
+    write_json(model / "dataset.json", record.dataset.for_nnunet())
     for fold in folds:
         place = model / f"fold_{fold.record.fold}"
         place.mkdir(parents=True)

@@ -35,7 +35,7 @@ from segflow.storage.file_names import DESCRIPTION_FILE
 from segflow.storage.file_stamps import Origin
 from segflow.storage.images import ImageIO, reader_of
 from segflow.storage.json_files import read_json, read_json_as, write_json, written_whole
-from segflow.storage.label_values import declared_values
+from segflow.storage.label_mapping import in_classes
 from segflow.storage.prepared_dataset import PreparedDataset
 from segflow.storage.raw_dataset import read_description
 
@@ -121,7 +121,8 @@ def plan_dataset(
     source = _plans_to_move(options)
     description = read_description(dataset_folder)
     cases = _find_cases(dataset_folder, description, required=fingerprint is None)
-    reader = reader_of((case.images[0] for case in cases), description.file_ending, description.reader)
+    stored = reader_of((case.images[0] for case in cases), description.file_ending, description.reader)
+    reader = in_classes(stored, description.labels)
     if fingerprint is not None:
         found, measured = read_json_as(fingerprint, Fingerprint.from_json), False
     else:
@@ -195,14 +196,6 @@ def _check_whole(folder: Path, description: DatasetDescription, cases: int) -> N
             f"dataset.json claims {description.num_training} training cases",
             found=f"{cases}; {lonely[0]}" if lonely else cases,
             fix="Correct numTraining, or look for missing or misnamed files: segflow doctor.",
-        )
-    values = list(declared_values(description.labels))
-    if values != list(range(len(values))):
-        raise SegflowError(
-            "dataset.json: labels are not consecutive",
-            found=values,
-            expected=list(range(len(values))),
-            fix="Renumber them into a new dataset: segflow convert source=FOLDER dataset_id=NUMBER.",
         )
 
 

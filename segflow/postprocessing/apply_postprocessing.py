@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from segflow.core.errors import SegflowError
+from segflow.core.labels import Labels
 from segflow.core.postprocessing import PostprocessingChoice, PostprocessingStep
 from segflow.evaluation.label_pairs import label_files, work_on_maps
 from segflow.execution.jobs import Job
@@ -16,6 +18,7 @@ from segflow.storage.file_stamps import Origin
 from segflow.storage.images import ImageIO, reader_of, voxels_of
 from segflow.storage.json_files import read_json_as
 from segflow.storage.label_map_files import inputs_beside
+from segflow.storage.label_mapping import in_classes
 from segflow.storage.predictions import Predictions, Wanted
 
 WAY = "postprocess"
@@ -50,6 +53,7 @@ def apply_postprocessing(
     output: Path,
     *,
     file_ending: str,
+    labels: Labels | None = None,
     reader: str | None = None,
     processes: int | None = None,
     own: bool = False,
@@ -62,6 +66,7 @@ def apply_postprocessing(
         choice: The steps.
         output: Folder for the results; it must not be ``prediction``.
         file_ending: Ending of the label maps, with its dot.
+        labels: The label definition, if the values of its files are not its classes, which the steps name.
         reader: Name of the reader; None chooses by ending.
         processes: Worker processes; None takes one per processor, or none for little work.
         own: Only segflow writes into the output folder.
@@ -76,8 +81,11 @@ def apply_postprocessing(
     """
     files = label_files(prediction, file_ending)
     images = reader_of(files.values(), file_ending, reader)
+    images = images if labels is None else in_classes(images, labels)
     predictions = Predictions(output, file_ending, own=own)
-    decisive = {"steps": [step.to_json() for step in choice.steps]}
+    decisive: dict[str, Any] = {"steps": [step.to_json() for step in choice.steps]}
+    if labels is not None and labels.values:
+        decisive["label_values"] = labels.values
     wanted = {
         case_id: Wanted(Origin(WAY, VERSION, decisive, {"label_map": file} | inputs_beside({"label_map": file})))
         for case_id, file in files.items()

@@ -26,6 +26,7 @@ from segflow.storage.file_stamps import Origin
 from segflow.storage.folder_files import is_image_path
 from segflow.storage.images import ImageIO, reader_of, voxels_of
 from segflow.storage.json_files import write_json
+from segflow.storage.label_mapping import in_classes
 from segflow.storage.stamps import StampedFolder
 
 log = logging.getLogger(__name__)
@@ -75,7 +76,7 @@ def choose_postprocessing(
         log.warning("postprocessing is chosen on %d of %d cases; it should see all training cases", len(pairs), total)
     origin = _origin(pairs, labels, settings)
     inputs = {} if stamped is None else origin.stamp_inputs(unreadable_too=True)
-    images = reader_of((pair.reference for pair in pairs), file_ending, reader)
+    images = in_classes(reader_of((pair.reference for pair in pairs), file_ending, reader), labels)
     cases, processes = _hold_cases(pairs, images, labels, settings, problems, progress)
     choice = _Search(cases, labels, settings, processes).run()
     if stamped is not None:

@@ -32,6 +32,7 @@ from segflow.preprocessing.preprocess_settings import PreprocessSettings
 from segflow.storage.case_files import find_training_cases
 from segflow.storage.images import reader_by_name
 from segflow.storage.label_map_files import copy_label_map, is_copied, remove_label_map
+from segflow.storage.label_mapping import in_classes
 from segflow.storage.prepared_dataset import PreparedDataset
 from segflow.storage.raw_dataset import check_planned_description, read_description
 
@@ -82,7 +83,7 @@ def preprocess_dataset(
     description = read_description(dataset_folder)
     check_planned_description(output_folder, description)
     cases = find_training_cases(dataset_folder, description)
-    reader = reader_by_name(plans.reader)
+    reader = in_classes(reader_by_name(plans.reader), description.labels)
     targets = array_targets(plans, plans_name or plans.plans_name, configurations, description.labels, prepared)
     check_names(cases)
     for target in targets:

@@ -32,6 +32,9 @@ PLANS = "plans"
 LOCATIONS = "locations"
 """Key of the choices for the labels, which the plans do not make; nor do they make `VERSION`."""
 
+VALUES = "label_values"
+"""Key of the choices for the values of each class in files; missing if they are the same."""
+
 LABEL = "label"
 """Role of the reference label map of a case."""
 
@@ -42,6 +45,7 @@ _NAMES = {
     "resampling_image": "resampling of images",
     "resampling_label": "resampling of labels",
     LOCATIONS: "set of labels",
+    VALUES: "meaning of the label maps' values",
 }
 
 
@@ -70,6 +74,8 @@ def choices_of(plans: Plans, plan: ConfigurationPlan, labels: Labels) -> dict[st
             str((key,) if labels.has_regions and isinstance(key, int) else key) for key in location_keys(labels)
         ],
     }
+    if labels.values:
+        choices[VALUES] = labels.values
     as_read: dict[str, Any] = json.loads(json.dumps(choices))
     return as_read
 

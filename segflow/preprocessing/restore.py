@@ -379,8 +379,13 @@ def _for_each_slab(function: Callable[[Range], None], slabs: Sequence[Range]) ->
             pass  # raises the exception of a thread
 
 
+def written_type(labels: Labels) -> type[np.unsignedinteger]:
+    """The type that holds all values of predicted label maps."""
+    return np.uint8 if labels.highest_written < 256 else np.uint16
+
+
 def label_type(labels: Labels) -> type[np.unsignedinteger]:
-    """The type of label maps that are decided here."""
+    """The type of classes that are decided here."""
     highest = max(*labels.all_labels, *(labels.regions_class_order or (0,)))
     return np.uint8 if highest < 256 else np.uint16
 

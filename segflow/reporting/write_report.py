@@ -23,6 +23,7 @@ from segflow.reporting.overlays import PALETTE, best_slice, channel_of, draw_ove
 from segflow.storage.file_stamps import Origin, digest_of
 from segflow.storage.folds import Fold
 from segflow.storage.images import reader_by_name
+from segflow.storage.label_mapping import in_classes
 from segflow.storage.stamps import StampedFolder
 
 TEMPLATE = "report.html.j2"
@@ -182,7 +183,7 @@ def _example(name: str, record: RunRecord, case: CaseMetrics, files: CaseFiles, 
 
 def _draw_case(record: RunRecord, case: CaseMetrics, files: CaseFiles, channel: int) -> dict[str, bytes]:
     """Image, reference and prediction as PNG, of the slice that shows most of the reference."""
-    reader = reader_by_name(record.plans.reader)
+    reader = in_classes(reader_by_name(record.plans.reader), record.dataset.labels)
     header = reader.read_header(files.images[0])
     values = math.prod(header.shape) * header.channels * len(files.images)
     shape = " × ".join(map(str, header.shape))

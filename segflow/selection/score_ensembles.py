@@ -17,6 +17,7 @@ from segflow.execution.progress import Progress, silent
 from segflow.inference.stored_probabilities import StoredProbabilities, StreamedDecision, weighted_mean
 from segflow.selection.crossval import CrossValidation
 from segflow.storage.images import ImageIO, reader_by_name, voxels_of
+from segflow.storage.label_mapping import in_classes
 
 Members = tuple[int, ...]
 """Indices of the runs that predict together."""
@@ -53,7 +54,7 @@ def score_ensembles(
         SegflowError: A probability or a reference cannot be read.
     """
     record = runs[0].record
-    reader = reader_by_name(record.plans.reader)
+    reader = in_classes(reader_by_name(record.plans.reader), record.dataset.labels)
     files = {case_id: reference / f"{case_id}{record.dataset.label_ending}" for case_id in cases}
     voxels = [voxels_of(file, reader) for file in files.values()]
     per_voxel = 8 * len(runs) + 6 * len(ensembles) + 16  # probabilities as read, decisions, the reference

@@ -16,6 +16,7 @@ from segflow.selection.crossval import CrossValidation
 from segflow.storage.file_stamps import Origin
 from segflow.storage.images import ImageIO, reader_by_name, voxels_of
 from segflow.storage.label_map_files import remove_label_map
+from segflow.storage.label_mapping import in_classes
 from segflow.storage.predictions import Predictions, Wanted
 
 
@@ -34,7 +35,7 @@ def write_ensemble(
         SegflowError: A probability cannot be read, or a label map cannot be written.
     """
     record = runs[0].record
-    reader = reader_by_name(record.plans.reader)
+    reader = in_classes(reader_by_name(record.plans.reader), record.dataset.labels)
     ending = record.dataset.label_ending
     wanted_names = {f"{case_id}{ending}" for case_id in cases}
     for file in folder.glob(f"*{ending}"):

@@ -119,7 +119,7 @@ class _CaseCheck:
             self._error(
                 f"{file.name} holds labels that dataset.json does not name; found {unknown[:10]}; "
                 f"expected only {sorted(declared)}",
-                "Put 255 in place of 1 into its labels, then: segflow convert source=FOLDER dataset_id=NUMBER."
+                "Put 255 in place of 1 into the labels of dataset.json, or [1, 255] if some label maps hold 1."
                 if unknown == [255]
                 else "Name them in dataset.json, or correct the label map.",
             )

@@ -119,16 +119,6 @@ def _of_the_whole(description: DatasetDescription, cases: int) -> list[Problem]:
                 "Correct numTraining, or look for missing or misnamed files.",
             )
         )
-    values = list(declared_values(description.labels))
-    if values != list(range(len(values))):
-        problems.append(
-            Problem(
-                None,
-                "error",
-                f"dataset.json: labels are not consecutive; found {values}; expected {list(range(len(values)))}",
-                "Renumber them into a new dataset: segflow convert source=FOLDER dataset_id=NUMBER.",
-            )
-        )
     return problems
 
 

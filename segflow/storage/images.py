@@ -30,6 +30,7 @@ from segflow.storage.image_formats.placement import (
     orientation,
     same_placement,
 )
+from segflow.storage.label_mapping import stored_reader
 from segflow.storage.readers import (
     choose_reader,
     is_shipped,
@@ -101,7 +102,7 @@ def _label_meanwhile(files: CaseFiles, reader: ImageIO) -> Iterator[Callable[[Pa
     """
     worth = (
         files.label is not None
-        and is_shipped(reader)
+        and is_shipped(stored_reader(reader))
         and all(is_nifti(file) for file in (*files.images, files.label))
         and (granted_threads() if is_worker() else processor_count()) > 1
         and _bytes_of(files.images[0]) > LARGE_BYTES

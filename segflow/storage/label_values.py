@@ -29,7 +29,7 @@ def label_values(label: np.ndarray) -> list[int]:
 
 
 def check_label_values(label: np.ndarray, labels: Labels, case_id: str) -> None:
-    """Refuse a label map, any shape, with values that the dataset does not declare.
+    """Refuse a label map of classes, any shape, with values that the dataset does not declare.
 
     Raises:
         SegflowError: There are some. The error names the case.
@@ -38,23 +38,22 @@ def check_label_values(label: np.ndarray, labels: Labels, case_id: str) -> None:
 
 
 def refuse_unknown_values(values: Sequence[int], labels: Labels, case_id: str) -> None:
-    """Refuse the values of a label map that the dataset does not declare. See `check_label_values`.
+    """Refuse classes of a label map that the dataset does not declare. See `check_label_values`.
 
     Raises:
         SegflowError: There are some. The error names the case.
     """
-    declared = declared_values(labels)
-    unknown = [value for value in values if value not in declared]
+    unknown = sorted(labels.value_of(value) for value in values if value not in labels.classes)
     if unknown:
         raise SegflowError(
             "the label map holds values that dataset.json does not name",
             case=case_id,
             found=unknown[:10],
-            expected=f"only {sorted(declared)}",
+            expected=f"only {list(labels.declared_values)}",
             fix="Name them in dataset.json, or correct the label map.",
         )
 
 
 def declared_values(labels: Labels) -> tuple[int, ...]:
-    """All values that a label map may hold, with the ignore label, ascending."""
-    return (*labels.all_labels, *(() if labels.ignore_label is None else (labels.ignore_label,)))
+    """All values that the file of a label map may hold, with those of the ignore label, ascending."""
+    return labels.declared_values

@@ -13,6 +13,7 @@ from segflow.core.voxels import LabelSource, boxes_in_order
 from segflow.storage.image_formats.contract import ImageFormat, ImageIO
 from segflow.storage.image_formats.nifti_files import is_nifti
 from segflow.storage.images import check_channels, check_same_space
+from segflow.storage.label_mapping import stored_reader
 from segflow.storage.label_values import label_values, refuse_unknown_values
 from segflow.storage.open_volumes import open_label_source, open_source
 
@@ -75,6 +76,7 @@ def check_values_as_read(label: LabelSource, labels: Labels, case_id: str) -> No
 
 def is_read_in_boxes(files: CaseFiles, reader: ImageIO) -> bool:
     """Whether `open_case` opens a case, by the names of its files."""
+    reader = stored_reader(reader)
     if not isinstance(reader, ImageFormat) or type(reader).open_file is ImageFormat.open_file:
         return False
     named = (*files.images, *([files.label] if files.label else []))

@@ -27,6 +27,13 @@ from segflow.storage.image_formats.contract import (
     label_type,
 )
 from segflow.storage.kept_slabs import KeptSlabs
+from segflow.storage.label_mapping import MappedIO, stored_reader
+
+Mapping = Callable[[np.ndarray], np.ndarray]
+
+
+def _as_stored(labels: np.ndarray) -> np.ndarray:
+    return labels
 
 
 class _Opened:
@@ -78,13 +85,14 @@ class OpenedLabel(_Opened):
     """A label map that is read box by box, with its geometry.
 
     Attributes:
-        dtype: Type of the labels: int16, or int32 if the stored type can hold more. `ImageIO.read_label` gives int16
-            even then, as long as no value needs more.
+        dtype: Type of the stored labels: int16, or int32 if the stored type can hold more. `ImageIO.read_label` gives
+            int16 even then, as long as no value needs more.
     """
 
-    def __init__(self, opened: OpenFile, file: Path) -> None:
+    def __init__(self, opened: OpenFile, file: Path, to_classes: Mapping = _as_stored) -> None:
         super().__init__([opened])
         self._file = file
+        self._to_classes = to_classes
         small = np.can_cast(opened.dtype, np.int16) or opened.dtype == np.bool_
         self.dtype = np.dtype(np.int16 if small else np.int32)
 
@@ -100,7 +108,8 @@ class OpenedLabel(_Opened):
         Raises:
             SegflowError: The file is damaged, or holds values in the box that are no labels. The error names the file.
         """
-        return as_label(self._read[0](box)[0], self._file).astype(self.dtype, copy=False)
+        stored = as_label(self._read[0](box)[0], self._file).astype(self.dtype, copy=False)
+        return self._to_classes(stored)
 
 
 def open_source(files: Sequence[Path], reader: ImageIO) -> OpenedImage | None:
@@ -149,7 +158,7 @@ def open_label_source(file: Path, reader: ImageIO) -> OpenedLabel | None:
     except SegflowError:
         opened.close()
         raise
-    return OpenedLabel(opened, file)
+    return OpenedLabel(opened, file, reader.labels.to_classes if isinstance(reader, MappedIO) else _as_stored)
 
 
 @contextmanager
@@ -167,23 +176,23 @@ def label_sink(
         geometry: Geometry of its image.
         reader: How to write it. A format that can only be written at once keeps all labels in memory: see
             `writes_in_boxes`.
-        highest: The highest value that a voxel may have.
+        highest: The highest value that a voxel of the file may have, see `Labels.highest_written`.
 
     Returns:
-        A sink for labels of any integer type. Voxels that are never written are 0.
+        A sink for labels of any integer type; classes for a reader `in_classes`. Voxels that are never written are 0.
 
     Raises:
         SegflowError: A value is negative or above ``highest``, or the file cannot be written.
     """
-    dtype = label_type(highest)
+    dtype, to_values = label_type(highest), reader.labels.to_values if isinstance(reader, MappedIO) else _as_stored
     created = _created(file, shape, dtype, geometry, reader)
     if created is None:
         array = np.zeros(shape, dtype)
-        yield _LabelSink(ArraySink(array), dtype, highest, file)
-        reader.write_label(array, geometry, file)
+        yield _LabelSink(ArraySink(array), highest, file, to_values)
+        stored_reader(reader).write_label(array, geometry, file)
         return
     with created as sink:
-        yield _LabelSink(sink, dtype, highest, file)
+        yield _LabelSink(sink, highest, file, to_values)
 
 
 @contextmanager
@@ -218,14 +227,16 @@ def writes_in_boxes(file: Path, reader: ImageIO) -> bool:
 class _LabelSink:
     """Refuses what the stored type would change."""
 
-    def __init__(self, sink: VoxelSink, dtype: np.dtype, highest: int, file: Path) -> None:
+    def __init__(self, sink: VoxelSink, highest: int, file: Path, to_values: Mapping) -> None:
         self._sink = sink
-        self._dtype = dtype
+        self._dtype = label_type(highest)
+        self._to_values = to_values
         self._highest = highest
         self._file = file
 
     def write(self, box: Box, values: np.ndarray) -> None:
         """See `VoxelSink.write`."""
+        values = self._to_values(values)
         lowest, highest = (int(values.min()), int(values.max())) if values.size else (0, 0)
         if lowest < 0 or highest > self._highest:
             raise SegflowError(
@@ -240,6 +251,7 @@ def _reading(file: OpenFile) -> Callable[[Box], np.ndarray]:
 
 
 def _opened(file: Path, reader: ImageIO, *, labels: bool = False) -> OpenFile | None:
+    reader = stored_reader(reader)
     if not isinstance(reader, ImageFormat):
         return None
     return (reader.for_labels(file) if labels else reader).open_file(file, labels=labels)
@@ -248,6 +260,7 @@ def _opened(file: Path, reader: ImageIO, *, labels: bool = False) -> OpenFile | 
 def _created(
     file: Path, shape: tuple[int, int, int], dtype: np.dtype, geometry: Geometry, reader: ImageIO
 ) -> AbstractContextManager[VoxelSink] | None:
+    reader = stored_reader(reader)
     if not isinstance(reader, ImageFormat):
         return None
     return reader.for_labels(file).create_file(file, shape, dtype, geometry)

@@ -29,7 +29,8 @@ def read_description(folder: Path) -> DatasetDescription:
     """Read a raw dataset's dataset.json.
 
     Raises:
-        SegflowError: The folder or the file is missing, or its content cannot be used.
+        SegflowError: The folder or the file is missing, its content cannot be used, or a region would be painted over
+            by a later one.
     """
     if not folder.is_dir():
         raise SegflowError(f"there is no dataset folder {folder}", fix="Check dataset.path or paths.raw.")
@@ -37,7 +38,9 @@ def read_description(folder: Path) -> DatasetDescription:
         'Every raw dataset needs one: {"channel_names": {"0": "CT"}, "labels": {"background": 0, "tumour": 1}, '
         '"numTraining": 30, "file_ending": ".nii.gz"}.'
     )
-    return read_dataset_json(folder / DESCRIPTION_FILE, folder.resolve().name, fix)
+    description = read_dataset_json(folder / DESCRIPTION_FILE, folder.resolve().name, fix)
+    description.labels.check_painting()  # here only: a trained model is used as it is
+    return description
 
 
 def check_planned_description(prepared: Path, description: DatasetDescription) -> None:

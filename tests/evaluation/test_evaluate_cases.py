@@ -108,19 +108,19 @@ def test_values_that_are_no_labels_are_named_with_their_side_and_cases(
     assert len(summary.cases) == 3
     ours, theirs = (record.message for record in caplog.records)
     assert "2 cases: the prediction holds values that are no labels" in ours
-    assert "found 255 in case_1, case_3; expected only [0, 1, 2]. Write the label's number in place of 255" in ours
+    assert "found 255 in case_1, case_3; expected only [0, 1, 2]. If 255 means 1, name both" in ours
     assert "1 case: the reference holds values that are no labels" in theirs
     assert "found 7 in case_2" in theirs
 
 
-def test_references_of_0_and_255_are_mended_by_convert(
+def test_references_of_0_and_255_are_mended_in_dataset_json(
     folders: tuple[Path, Path], caplog: pytest.LogCaptureFixture
 ) -> None:
     pred, ref = folders
     _write(ref / "case_1.nii.gz", 255 * (_label(1) > 0))
     evaluate_cases(pred, ref, LABELS, QUICK, file_ending=".nii.gz")
     assert "found 255 in case_1" in caplog.text
-    assert "segflow convert source=FOLDER" in caplog.text
+    assert "name both in dataset.json: [1, 255]" in caplog.text
 
 
 def test_files_that_are_not_scored_are_named(folders: tuple[Path, Path], caplog: pytest.LogCaptureFixture) -> None:

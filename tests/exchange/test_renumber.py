@@ -36,13 +36,14 @@ def make(folder: Path, labels: dict[str, Any], values: np.ndarray = VALUES, **ch
 
 
 def test_background_becomes_0_whatever_it_was() -> None:
-    assert renumbered({"a": 0, "background": 255}) == ({"a": 1, "background": 0}, {255: 0, 0: 1})
+    assert renumbered({"a": 0, "background": 255}) == ({"labels": {"a": 1, "background": 0}}, {255: 0, 0: 1})
 
 
 def test_values_keep_their_order_and_several_may_be_ignored() -> None:
-    assert renumbered({"background": 0, "b": 9, "a": 4})[0] == {"background": 0, "b": 2, "a": 1}
+    assert renumbered({"background": 0, "b": 9, "a": 4})[0]["labels"] == {"background": 0, "b": 2, "a": 1}
     named, new = renumbered({"background": 0, "whole": [2, 5], "core": 5, "ignore": [255, 7]})
-    assert named == {"background": 0, "whole": [1, 2], "core": 2, "ignore": 3}
+    assert named["labels"] == {"background": 0, "whole": [1, 2], "core": 2, "ignore": 3}
+    assert named["regions_class_order"] == [1, 2]
     assert new == {0: 0, 2: 1, 5: 2, 7: 3, 255: 3}
 
 
@@ -83,8 +84,8 @@ def test_a_list_of_files_is_renumbered_where_it_must_be(tmp_path: Path) -> None:
         ),
         ({"background": 0, "a": 1}, 8, "count 0, 1, 2, … already"),
         ({"background": 0, "a": 255}, None, "dataset_id=42"),
-        ({"background": 0, "a": "255"}, 8, "whole numbers"),
-        ({"a": 2, "b": 255}, 8, "'background' must be 0"),
+        ({"background": 0, "a": "255"}, 8, "whole number"),
+        ({"a": 2, "b": 255}, 8, "lack 'background'"),
         ([0, 255], 8, "names no labels"),
     ],
 )

@@ -267,7 +267,7 @@ def test_background_everywhere_is_refused(raw: Path, plan: Callable[..., PlanRep
     ("changes", "message"),
     [
         ({"numTraining": CASES + 1}, "claims 7 training cases; found 6"),
-        ({"labels": {"background": 0, "a": 1, "b": 3}}, "not consecutive"),
+        ({"labels": {"background": 0, "a": [1, 2], "b": [1, 2, 3]}, "regions_class_order": [1, 3]}, "covers it whole"),
     ],
 )
 def test_a_description_that_does_not_fit_is_refused(

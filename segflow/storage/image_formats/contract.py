@@ -197,7 +197,7 @@ class ImageFormat(ABC):
         return as_label(voxels[0], file), geometry
 
     def write_label(self, label: np.ndarray, geometry: Geometry, file: Path) -> None:
-        """Write a label map (Z, Y, X): uint8 if all values are below 255, else uint16 (recipe 1.5).
+        """Write a label map (Z, Y, X): uint8 if all values are up to 255, else uint16.
 
         Raises:
             SegflowError: A value is negative or above 65535, or the file cannot be written.
@@ -262,7 +262,7 @@ def check_one_channel(channels: int, file: Path) -> None:
 
 def label_type(highest: int) -> np.dtype:
     """Type in which label maps with values up to ``highest`` are written."""
-    return np.dtype(np.uint8 if highest < 255 else np.uint16)
+    return np.dtype(np.uint8 if highest <= 255 else np.uint16)
 
 
 def as_label(voxels: np.ndarray, file: Path) -> np.ndarray:

@@ -1,0 +1,233 @@
+"""Which classes the two keys ``labels`` and ``regions_class_order`` of dataset.json describe (recipe 1.2).
+
+An entry may list several values. It is then either a *region*, which may share values with other regions and has an
+output of its own, or a *merged class*, whose values mean the same. Lists are regions if
+
+* ``regions_class_order`` is given, since nnU-Net needs it with regions: each of its datasets keeps its meaning; or
+* one of them shares a value with another entry, since a voxel cannot belong to two classes.
+
+All other lists are merged classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+from segflow.core.errors import SegflowError
+from segflow.core.names import shortened
+
+LabelKey = int | tuple[int, ...]
+"""A foreground output of the network: a label, or a region as a tuple of labels."""
+
+LARGEST_LABEL = 65535
+"""Label maps are written with 16 bits at most."""
+
+MOST_LABELS = 10_000
+"""Names that a dataset may give to labels and regions."""
+
+BACKGROUND, IGNORE = "background", "ignore"
+
+Entries = dict[str, LabelKey]
+
+
+@dataclass(frozen=True, slots=True)
+class Classes:
+    """What the two keys say.
+
+    Attributes:
+        entries: Name → class, or tuple of classes for a region.
+        order: Class that each region is painted with; None without regions.
+        values: Class → its values in files, the written one first; the ignore label's come last.
+    """
+
+    entries: Entries
+    order: tuple[int, ...] | None
+    values: tuple[tuple[int, ...], ...]
+
+
+def read_entries(labels: Any) -> Entries:
+    """Name → value, or tuple of the listed values.
+
+    Raises:
+        SegflowError: A value is not a whole number, or ``background`` is missing.
+    """
+    if not isinstance(labels, Mapping) or not labels:
+        raise SegflowError(
+            "'labels' must map names to values", found=shortened(labels), expected='{"background": 0, "tumour": 1}'
+        )
+    if len(labels) > MOST_LABELS:
+        raise SegflowError("'labels' names too many", found=len(labels), expected=f"at most {MOST_LABELS}")
+    entries = {str(name): _values(str(name), value) for name, value in labels.items()}
+    if BACKGROUND not in entries:
+        raise SegflowError(
+            "the labels lack 'background'",
+            found=shortened(list(entries)),
+            fix='Names are keys and values are numbers: {"background": 0, "tumour": 1}.',
+        )
+    return entries
+
+
+def read_order(order: Any) -> tuple[int, ...] | None:
+    """The labels that regions are painted with.
+
+    Raises:
+        SegflowError: They are no labels.
+    """
+    if order is None:
+        return None
+    if not isinstance(order, (list, tuple)) or not all(_is_label(value) for value in order):
+        raise SegflowError(
+            "'regions_class_order' must list labels", found=shortened(order), expected=f"0 to {LARGEST_LABEL}"
+        )
+    return tuple(order)
+
+
+def classes_of(entries: Entries, order: tuple[int, ...] | None) -> Classes:
+    """Give the values classes 0, 1, …: background, then the others in the order of their first values, then ignore.
+
+    Args:
+        entries: See `read_entries`.
+        order: See `read_order`.
+
+    Raises:
+        SegflowError: A value belongs to two names that are no regions, or the regions have no order, or another number
+            of them than ``order`` has labels.
+    """
+    background, ignore = members(entries[BACKGROUND]), members(entries.get(IGNORE, ()))
+    named = {name: value for name, value in entries.items() if name not in (BACKGROUND, IGNORE)}
+    regions = _are_regions(named, order)
+    _refuse_shared(named, background, ignore, nnunet_regions=regions and order is not None)
+    groups: dict[int, tuple[int, ...]] = {}
+    for value in named.values():
+        own = tuple(v for v in members(value) if v not in background)
+        groups |= {v: (v,) for v in own} if regions else {own[0]: own} if own else {}
+    values = (background, *(groups[first] for first in sorted(groups)), *([ignore] if ignore else []))
+    class_of = {value: number for number, own in enumerate(values) for value in own}
+
+    def renumbered(name: str, value: LabelKey) -> LabelKey:
+        if regions and name in named and isinstance(value, tuple):
+            return tuple(class_of[v] for v in value)
+        return class_of[members(value)[0]]
+
+    classes = {name: renumbered(name, value) for name, value in entries.items()}
+    same = values == tuple((number,) for number in range(len(values)))
+    if not regions:
+        return Classes(entries if same else classes, order if same else None, values)
+    foreground = [name for name, value in named.items() if set(members(value)) != {0}]
+    if order is None:
+        foreground, order = _by_inclusion(entries, foreground)
+        first = [name for name in entries if name not in (*foreground, IGNORE)]
+        classes = {name: classes[name] for name in (*first, *foreground, IGNORE) if name in classes}
+    elif len(order) != len(foreground):
+        raise SegflowError(
+            "'regions_class_order' must give one label for each region",
+            found=list(order),
+            expected=f"{len(foreground)} labels",
+            fix="It may be left out where every two regions lie apart or one within the other.",
+        )
+    if not same and (unnamed := [value for value in order if value not in class_of]):
+        raise SegflowError(
+            "'regions_class_order' paints with a value that no label has", found=unnamed, expected=sorted(class_of)
+        )
+    return Classes(classes, tuple(class_of.get(value, value) for value in order), values)
+
+
+def check_painting(entries: Mapping[str, LabelKey]) -> None:
+    """Refuse regions that a later one covers whole, so that no prediction could show them.
+
+    Args:
+        entries: Name → label or region, in the order of painting.
+
+    Raises:
+        SegflowError: There is one. The error names both.
+    """
+    named = [(name, value) for name, value in entries.items() if name not in (BACKGROUND, IGNORE)]
+    for (first, inner), (second, outer) in combinations(named, 2):
+        if set(members(inner)) <= set(members(outer)):
+            raise SegflowError(
+                f"region '{second}' is painted after region '{first}', and covers it whole",
+                found=f"'{first}' {list(members(inner))}, then '{second}' {list(members(outer))}",
+                fix=f"Put '{second}' before '{first}' in 'labels', and its label before in 'regions_class_order'; or "
+                "leave out 'regions_class_order'.",
+            )
+
+
+def members(value: LabelKey) -> tuple[int, ...]:
+    """The labels of a label or region."""
+    return (value,) if isinstance(value, int) else value
+
+
+def _are_regions(named: Entries, order: tuple[int, ...] | None) -> bool:
+    """See the module."""
+    lists = {name: set(value) for name, value in named.items() if isinstance(value, tuple) and len(value) > 1}
+    if order is not None or not lists:
+        return bool(lists)
+    return any(lists[name] & set(members(value)) for name in lists for other, value in named.items() if other != name)
+
+
+def _refuse_shared(named: Entries, background: Sequence[int], ignore: Sequence[int], *, nnunet_regions: bool) -> None:
+    """Refuse values that background or ignore share with others. nnU-Net lets regions contain background."""
+    of = {**named, BACKGROUND: tuple(background)}
+    pairs = [(IGNORE, set(ignore), other) for other in of]
+    pairs += [(BACKGROUND, set(background), other) for other in named if not nnunet_regions or len(background) > 1]
+    for name, values, other in pairs:
+        theirs = set(members(of[other]))
+        if (shared := values & theirs) and not (name == BACKGROUND and theirs <= values):
+            raise SegflowError(
+                f"'{name}' and '{other}' share values", found=sorted(shared), fix="Each value belongs to one of them."
+            )
+
+
+def _by_inclusion(entries: Entries, names: Sequence[str]) -> tuple[list[str], tuple[int, ...]]:
+    """The regions with larger ones first, and the value that each is painted with.
+
+    This is the first of its values that no smaller region inside it has.
+    """
+    sets = {name: set(members(entries[name])) for name in names}
+    for first, second in combinations(names, 2):
+        one, other = sets[first], sets[second]
+        if one == other:
+            raise SegflowError(
+                f"regions '{first}' and '{second}' are the same", found=sorted(one), fix="Remove one of them."
+            )
+        if one & other and not (one < other or other < one):
+            raise SegflowError(
+                f"regions '{first}' and '{second}' overlap, and neither contains the other",
+                found=f"{sorted(one)} and {sorted(other)}",
+                fix="Say what is painted over what: add 'regions_class_order', one label for each region in the order "
+                f"of 'labels' ({', '.join(names)}). Later regions cover earlier ones.",
+            )
+    ordered = sorted(names, key=lambda name: -len(sets[name]))
+    painted = []
+    for name in ordered:
+        inside = set().union(*(other for other in sets.values() if other < sets[name]))
+        own = [value for value in members(entries[name]) if value not in inside]
+        painted.append((own or members(entries[name]))[0])
+    return ordered, tuple(painted)
+
+
+def _values(name: str, value: Any) -> LabelKey:
+    if isinstance(value, bool) or not isinstance(value, (int, list, tuple)):
+        raise SegflowError(
+            f"label '{name}' must be a whole number or a list of them",
+            found=shortened(value),
+            fix="Decathlon's inverted form is converted by: segflow convert source=TASK_FOLDER",
+        )
+    if isinstance(value, int):
+        if not _is_label(value):
+            raise SegflowError(
+                f"label '{name}' has an impossible value", found=shortened(value), expected=f"0 to {LARGEST_LABEL}"
+            )
+        return value
+    if not value or not all(_is_label(v) for v in value):
+        raise SegflowError(
+            f"label '{name}' must list whole numbers", found=shortened(value), expected=f"0 to {LARGEST_LABEL}"
+        )
+    return tuple(value)
+
+
+def _is_label(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= LARGEST_LABEL
