@@ -5,7 +5,6 @@ Hydra ignores a missing ``optional`` default, and accepts any key from a file or
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -24,17 +23,21 @@ from hydra.core.plugins import Plugins
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 
-from segflow.apps import _command_line, _commands, _messages, _read_settings, _settings, _shipped, _sweep
+from segflow.apps import (
+    _command_line,
+    _commands,
+    _messages,
+    _read_settings,
+    _settings,
+    _shipped,
+    _sweep,
+    _user_files,
+)
 from segflow.apps._parts import SettingError
 from segflow.core.errors import SegflowError
 
-USER_CONF = "SEGFLOW_CONF"
-
 BEHAVIOUR: dict[str, Any] = {"version_base": "1.3"} if hydra.__version__.startswith("1.3.") else {}
 """What keeps Hydra from behaving as before 1.2. From 1.4 on it needs no telling."""
-
-GLOBAL = "# @package _global_"
-"""First line of a file with top-level keys, such as a preset."""
 
 
 class UserFolders(SearchPathPlugin):
@@ -45,30 +48,11 @@ class UserFolders(SearchPathPlugin):
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         """Called by Hydra before it composes."""
-        for folder in reversed(_of_environment()):
-            search_path.prepend(provider=USER_CONF, path=f"file://{Path(folder).resolve()}")
-        for folder in self.config_dirs:
-            path = f"file://{Path(folder).resolve()}"
+        for folder in reversed(_shipped.folders_of_environment()):
+            search_path.prepend(provider=_shipped.USER_CONF, path=f"file://{Path(folder).resolve()}")
+        for name in self.config_dirs:
+            path = f"file://{Path(name).resolve()}"
             search_path.prepend(provider="command-line", path=path, anchor=SearchPathQuery(provider="schema"))
-
-
-def user_folders(arguments: Sequence[str]) -> list[Path]:
-    """The user's own folders of configuration.
-
-    Raises:
-        SegflowError: One of them is not a folder.
-    """
-    flags, _ = _command_line.split(arguments)
-    named = {USER_CONF: _of_environment(), "--config-dir": _command_line.values_of("--config-dir", flags)}
-    for source, folders in named.items():
-        for folder in folders:
-            if not Path(folder).is_dir():
-                raise SegflowError(f"{source}: there is no folder {folder}")
-    return [Path(folder) for folders in named.values() for folder in folders]
-
-
-def _of_environment() -> list[str]:
-    return [folder for folder in os.environ.get(USER_CONF, "").split(os.pathsep) if folder]
 
 
 def register(command: str, folders: Sequence[Path]) -> None:
@@ -165,15 +149,7 @@ def _check_record(command: str, config: DictConfig, folders: Sequence[Path]) -> 
     try:
         record(command, config)
     except SettingError as error:
-        key = re.match(r"there is no setting '([\w.@/-]+)'", error.problem)
-        if key is None:
-            raise
-        if key[1] in dict(_shipped.groups_of(command, folders[0])):
-            problem, fix = f"the file for '{key[1]}' sets nothing", f"Its first line must be: {GLOBAL}"
-            raise SettingError(problem, fix=fix) from error
-        files = [str(file) for folder in folders[1:] for file in _with_key(folder, key[1].rpartition(".")[2])]
-        found = ", ".join(files) or None
-        raise SettingError(error.problem, found=found, expected=error.expected, fix=error.fix) from error
+        raise _user_files.told(error, command, folders) from error
 
 
 def _is_referred_to(key: str, config: DictConfig, kind: type) -> bool:
@@ -181,13 +157,6 @@ def _is_referred_to(key: str, config: DictConfig, kind: type) -> bool:
     if key in _settings.defaults_of(kind) or key in _settings.sections_of(kind):
         return False
     return bool(re.search(rf"\$\{{{re.escape(key)}[.}}\[]", OmegaConf.to_yaml(config)))
-
-
-def _with_key(folder: Path, key: str) -> list[Path]:
-    """Files of a user's folder that have a key of this name."""
-    line = re.compile(rf"^\s*['\"]?{re.escape(key)}['\"]?\s*:", re.MULTILINE)
-    files = sorted(folder.rglob("*.yaml"))
-    return [file for file in files if line.search(file.read_text(encoding="utf-8", errors="replace"))]
 
 
 def _check_options(config: DictConfig) -> None:

@@ -1,7 +1,7 @@
-"""The boundary to Hydra: it composes a command's settings, and the job gets them as a record.
+"""From a command line to a job: its settings are composed, and the job gets them as a record.
 
-``_command_line.py`` prepares the arguments for Hydra, ``_composition.py`` checks the composition, and ``_messages.py``
-words the errors.
+``_command_line.py`` prepares the arguments, and ``_messages.py`` words the errors. ``_plain.py`` composes what needs no
+Hydra; ``_composition.py`` and ``_hydra_job.py`` compose and run everything else.
 """
 
 from __future__ import annotations
@@ -9,30 +9,26 @@ from __future__ import annotations
 import logging
 import os
 import sys
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import hydra
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
-from omegaconf import DictConfig
-
-from segflow.apps import _command_line, _commands, _composition, _first_words, _messages, _shipped
-from segflow.apps._job_results import keep_value, keep_warnings
-from segflow.apps._launch_sweep import Swept
-from segflow.apps._own_parts import use_own_reader
-from segflow.core.errors import NoSpaceError, SegflowError
+from segflow.apps import _command_line, _first_words, _invocation, _job, _messages, _plain, _shipped, _user_files
+from segflow.apps._first_words import CommandLineError
+from segflow.apps._plain_values import NeedsHydraError
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
+
+OF_TRAINING = ("hydra", "omegaconf", "pytorch_lightning", "tensorboard", "matplotlib")
+"""Modules that the extra ``train`` installs."""
+INSTALL = "pip install 'segflow[train]'"
 
 logger = logging.getLogger(__name__)
 
 
 def compose(command: str, *arguments: str) -> Any:
-    """The settings of a command, composed from arguments as typed after it.
+    """The settings of a command, composed by Hydra from arguments as typed after it.
 
     Args:
         command: Name of the command, such as ``train``.
@@ -44,16 +40,11 @@ def compose(command: str, *arguments: str) -> Any:
     Raises:
         SegflowError: A setting does not exist, or has a value that does not fit it.
     """
-    folders = [_shipped.config_dir(), *_composition.user_folders(arguments)]
+    from segflow.apps import _composition
+
+    folders = [_shipped.config_dir(), *_user_files.user_folders(arguments)]
     typed = _command_line.rewrite(command, arguments, folders)
     return _composition.composed(command, typed, folders)
-
-
-def ignore_advice_of_lightning() -> None:
-    """Silence Lightning's use of torch, and its advice on reduced values and on ``srun``, which is already followed."""
-    advice = (".*LeafSpec.*", ".*sync_dist=True.*", ".*callbacks used to create the checkpoint.*")
-    for message in (*advice, ".*`srun` command is available on your system but is not used.*"):
-        warnings.filterwarnings("ignore", message=message)
 
 
 def start(command: str, arguments: list[str]) -> None:
@@ -73,21 +64,13 @@ def start(command: str, arguments: list[str]) -> None:
     failures: list[tuple[str, Exception]] = []
     folders: list[Path] = []
     try:
-        folders += [_shipped.config_dir(), *_composition.user_folders(arguments)]
+        if command not in _plain.COMMANDS:
+            _refuse_without_training(f"'segflow {command}'")
+        folders += [_shipped.config_dir(), *_user_files.user_folders(arguments)]
         _first_words.check(command, arguments, folders)
-        typed = _command_line.rewrite(command, arguments, folders)
-        sys.argv = [sys.argv[0], *_composition.checked(command, typed, folders)]
-        Swept.command = command
-        Swept.users_errors = lambda: _users_errors(show_traceback)
-        Swept.tell = lambda name, cause: failures.append((f" {name}", SegflowError(cause)))
-        os.environ[FULL_ERROR] = "1"  # Hydra then raises instead of printing and exiting
-        hydra.main(**_composition.BEHAVIOUR, config_path=str(folders[0]), config_name=command)(
-            _job(command, failures, show_traceback)
-        )()
+        _run(command, arguments, folders, failures, show_traceback=show_traceback)
     except BrokenPipeError:
         raise SystemExit(130) from None
-    except _SweepEndsError:
-        pass
     except Exception as error:
         failures.append(("", error))
     for job, failure in failures:
@@ -100,52 +83,34 @@ def start(command: str, arguments: list[str]) -> None:
         raise SystemExit(code)
 
 
-class _SweepEndsError(BaseException):
-    """Passes through Hydra if the other jobs of a sweep would fail too, as on a full disk."""
-
-
-def _job(
-    command: str, failures: list[tuple[str, Exception]], show_traceback: bool
-) -> Callable[[DictConfig], float | None]:
-    def run(config: DictConfig) -> float | None:
+def _run(
+    command: str,
+    arguments: Sequence[str],
+    folders: Sequence[Path],
+    failures: list[tuple[str, Exception]],
+    *,
+    show_traceback: bool,
+) -> None:
+    """Run the job of a command line, or its jobs. Failures of single jobs of a sweep are appended."""
+    typed = _command_line.rewrite(command, arguments, folders)
+    if command in _plain.COMMANDS:
         try:
-            ignore_advice_of_lightning()
-            settings = _composition.record(command, config)
-            if settings.verbose:
-                logging.getLogger("segflow").setLevel(logging.DEBUG)
-            use_own_reader(settings.reader)
-            with keep_warnings():
-                value = _commands.job_of(command)(settings)
-            keep_value(value)
-            return value
-        except NoSpaceError as error:
-            failures.append(("", error))
-            raise _SweepEndsError from error
-        except Exception as error:
-            job = HydraConfig.get().job
-            sweep = HydraConfig.get().mode == RunMode.MULTIRUN
-            if sweep and not HydraConfig.get().launcher._target_.endswith("BasicLauncher"):
-                raise  # in another process the launcher brings the error back
-            name = job.override_dirname.replace("+", "")
-            failures.append(
-                (f" {name}" if sweep else "", error)
-            )  # a sweep continues with its other jobs; errors are reported at the end
-            return None
+            settings = _plain.composed(command, typed, folders)
+        except NeedsHydraError as beyond:
+            _refuse_without_training(f"'{_command_line.unmarked(str(beyond))}'")
+        else:
+            sys.argv = [sys.argv[0], *typed]
+            _invocation.keep_overrides(_command_line.split(typed)[1])
+            _job.log_to_stderr()
+            _job.run(command, settings)
+            return
+    from segflow.apps import _hydra_job
 
-    def with_users_errors(config: DictConfig) -> float | None:
-        with _users_errors(show_traceback):
-            return run(config)
-
-    return with_users_errors
+    _hydra_job.run(command, typed, folders, failures, show_traceback=show_traceback)
 
 
-@contextmanager
-def _users_errors(show_traceback: bool) -> Iterator[None]:
-    """Processes that a job starts follow the user's choice of tracebacks, not what Hydra needs in this process."""
-    own = os.environ.pop(FULL_ERROR, None)
-    if show_traceback:
-        os.environ[FULL_ERROR] = "1"
-    try:
-        yield
-    finally:
-        os.environ[FULL_ERROR] = own or "1"
+def _refuse_without_training(what: str) -> None:
+    """Refuse what needs the extra ``train``, if it is not installed."""
+    missing = [module for module in OF_TRAINING if find_spec(module) is None]
+    if missing:
+        raise CommandLineError(f"{what} needs more than a light install", fix=f"Type: {INSTALL}")

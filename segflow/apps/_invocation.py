@@ -6,20 +6,29 @@ Hydra is asked only if it is already loaded, so that records of settings are qui
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from segflow.apps import _command_line
 
+_without_hydra: list[str] = []
+"""The overrides of a command line that was composed without Hydra."""
+
+
+def keep_overrides(overrides: Sequence[str]) -> None:
+    """Keep the overrides of a command line that is composed without Hydra."""
+    _without_hydra[:] = overrides
+
 
 def overrides() -> list[str]:
     """The overrides of this job, without Hydra's marks."""
-    if "hydra" not in sys.modules:
-        return []
-    from hydra.core.hydra_config import HydraConfig
+    typed: Sequence[str] = _without_hydra
+    if "hydra" in sys.modules:
+        from hydra.core.hydra_config import HydraConfig
 
-    if not HydraConfig.initialized():
-        return []
-    return [_command_line.unmarked(override) for override in HydraConfig.get().overrides.task]
+        if HydraConfig.initialized():
+            typed = HydraConfig.get().overrides.task
+    return [_command_line.unmarked(override) for override in typed]
 
 
 def is_sweep() -> bool:

@@ -13,11 +13,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from segflow.apps._launch_engines import engine_of
-from segflow.apps._launch_table import States
 from segflow.apps._launched_child import Child, JobEnd, passed_variables
+
+if TYPE_CHECKING:
+    from segflow.apps._launch_table import States
 
 __all__ = ["JobEnd", "LaunchedJob", "failures", "launch"]
 
@@ -59,6 +61,8 @@ def launch(jobs: Sequence[LaunchedJob], launcher: Mapping[str, Any] | None = Non
     """
     if not jobs:
         return []
+    from segflow.apps._launch_table import States  # slow to load: rich
+
     options = dict(launcher or {})
     engine = engine_of(options)
     folder = _own_folder(options)

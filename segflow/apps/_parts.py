@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Mapping
+import functools
+import re
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
+from importlib import import_module
 from typing import Any
 
 import msgspec
 
 from segflow.apps import _targets
 from segflow.core.errors import SegflowError
+from segflow.core.own_part import described_failure
 
 TARGET = "_target_"
 OF_HYDRA = ("_partial_", "_args_", "_recursive_", "_convert_", TARGET)
-"""Keys beside a ``_target_`` that Hydra reads."""
+"""Keys of a node that are no options of its ``_target_``. They mean what they mean to Hydra's ``instantiate``."""
 
 
 class SettingError(SegflowError):
@@ -54,24 +57,76 @@ class Part:
 
 
 def instantiated(node: Mapping[str, Any], *positional: Any, **keywords: Any) -> Any:
-    """Build what a node describes, and the parts within it.
+    """Build what a node describes, and the parts within it, from the inside out.
 
-    Only targets of packages that the node names are called. It holds the user's own words and files: nothing from a
-    model, a bundle or a dataset becomes such a node.
+    The node holds the user's own words and files: nothing from a model, a bundle or a dataset becomes such a node.
+
+    Args:
+        node: Plain values. One without a ``_target_`` becomes a dict, with its parts built.
+        *positional: Positional arguments of the target; without them ``_args_`` of the node.
+        **keywords: Further options of the target.
+
+    Raises:
+        SegflowError: There is no such target, or it cannot be called with its options.
     """
-    import hydra
-
-    if "_execution_whitelist_" in inspect.signature(hydra.utils.instantiate).parameters:  # from hydra-core 1.4 on
-        named = _targets_in(node)  # a package may give a name to what another of its modules defines
-        keywords["_execution_whitelist_"] = sorted(named | {f"{target.partition('.')[0]}.*" for target in named})
-    return hydra.utils.instantiate(dict(node), *positional, _convert_="all", **keywords)
+    return _built({**node, **keywords}, "", positional)
 
 
-def _targets_in(value: Any) -> set[str]:
-    """Every ``_target_`` in a node."""
-    below = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
-    own = {str(value[TARGET])} if isinstance(value, Mapping) and TARGET in value else set()
-    return own.union(*map(_targets_in, below))
+def _built(value: Any, key: str, positional: Sequence[Any] = ()) -> Any:
+    if isinstance(value, list):
+        return [_built(inner, f"{key}[{number}]") for number, inner in enumerate(value)]
+    if not isinstance(value, Mapping):
+        return value
+    inside = f"{key}." if key else ""
+    deep = value.get("_recursive_", True)
+    options = {name: _built(inner, f"{inside}{name}") if deep else inner for name, inner in value.items()}
+    if TARGET not in value:
+        return options
+    arguments = positional or options.get("_args_", ())
+    named = {str(name): option for name, option in options.items() if name not in OF_HYDRA}
+    return _called(str(value[TARGET]), key, arguments, named, partly=bool(value.get("_partial_")))
+
+
+def _called(target: str, key: str, arguments: Sequence[Any], options: Mapping[str, Any], *, partly: bool) -> Any:
+    """The object of a target, or its partial. A check of its own options is told with its key."""
+    try:
+        made = located(target)
+        return functools.partial(made, *arguments, **options) if partly else made(*arguments, **options)
+    except SegflowError as error:
+        own = f"{target.rpartition('.')[2]}."
+        if not key or not error.problem.startswith(own):
+            raise
+        raise error.changed(problem=f"{key}.{error.problem.removeprefix(own)}") from error
+    except ModuleNotFoundError as error:
+        raise no_module(str(error.name or target)) from error
+    except Exception as error:
+        where = f"{key}: " if key else ""
+        raise SegflowError(f"{where}cannot make '{target}'", found=described_failure(error)) from error
+
+
+def located(target: str) -> Any:
+    """What a dotted name means. Modules on the way are imported, and their own errors are raised."""
+    first, *others = target.split(".")
+    found: Any = import_module(first)
+    path = first
+    for name in others:
+        path = f"{path}.{name}"
+        if not hasattr(found, name) and hasattr(found, "__path__"):
+            import_module(path)
+        found = getattr(found, name)
+    return found
+
+
+def no_module(name: str) -> SegflowError:
+    """The error for a module that is not installed. It names the extra of segflow that installs it, if one does."""
+    from importlib.metadata import requires  # slow to load
+
+    package = name.split(".")[0].replace("_", "-").lower()
+    known = [text for text in requires("segflow") or [] if not text.startswith("segflow")]
+    extras = (re.match(rf"{package}\b.*extra == .(\w+)", text, re.IGNORECASE) for text in known)
+    extra = next((match[1] for match in extras if match), None)
+    fix = f"pip install 'segflow[{extra}]'" if extra else "Install the package that has it, or correct the _target_."
+    return SegflowError(f"there is no module '{name}'", fix=fix)
 
 
 def check_part(where: str, node: Mapping[str, Any]) -> None:

@@ -6,7 +6,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from segflow.apps import _composition, _edge, _messages, _own_parts, _shipped
+from segflow.apps import _edge, _job, _messages, _own_parts, _shipped, _user_files
 from segflow.apps import train as command
 from segflow.core.errors import SegflowError
 from segflow.execution.machine import memory_limited
@@ -25,7 +25,7 @@ def train(*arguments: str, judge: EpochJudge | None = None) -> Trained:
             found=f"trainer.devices={settings.trainer.devices} trainer.num_nodes={settings.trainer.num_nodes}",
             fix="Lightning would start this whole program once for each device: run `segflow train` instead.",
         )
-    _edge.ignore_advice_of_lightning()
+    _job.ignore_advice_of_lightning()
     _own_parts.use_own_reader(settings.reader)
     with memory_limited(settings.max_memory_gb):
         return command.train(settings, judge)
@@ -40,6 +40,6 @@ def _composed(name: str, *arguments: str) -> command.Train:
     except SegflowError:
         raise
     except Exception as error:
-        folders = [_shipped.config_dir(), *_composition.user_folders(arguments)]
+        folders = [_shipped.config_dir(), *_user_files.user_folders(arguments)]
         raise SegflowError(_messages.explain(error, folders, name)[0]) from error
     return settings

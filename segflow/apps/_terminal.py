@@ -7,13 +7,13 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from typing import TYPE_CHECKING
 
 from segflow.execution.progress import Progress as Reporter
 from segflow.execution.progress import ProgressEvent
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
 
 LINE_EVERY_SECONDS = 15.0
 """Seconds between progress lines if the output is not a terminal. A line also marks the end of a stage."""
@@ -37,6 +37,9 @@ def progress() -> Iterator[Reporter]:
 
 
 def _bars() -> Progress:
+    from rich.console import Console  # slow to load, and seldom needed, as in table
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
     return Progress(
         TextColumn("{task.description:<12}"),
         BarColumn(),
@@ -87,6 +90,9 @@ def _rate(done: int, started: float) -> str:
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Print a table to stdout. If that is not a terminal, the table is as wide as its content."""
+    from rich.console import Console
+    from rich.table import Table
+
     drawn = Table()
     for index, column in enumerate(columns):
         drawn.add_column(column, justify="left" if index == 0 else "right", no_wrap=not sys.stdout.isatty())

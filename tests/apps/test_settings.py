@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
-from hydra.errors import InstantiationException
 
 from segflow.apps import _messages
 from segflow.apps._parts import Part, SettingError
@@ -180,7 +179,7 @@ def test_parts_of_a_users_own_are_read_without_being_imported(tmp_path: Path, mo
 def test_what_an_entry_of_a_part_cannot_be_is_told_with_its_key() -> None:
     step = {"_target_": "segflow.augmentation.intensity.Gamma", "probability": 7}
     part = Part({"_target_": "segflow.augmentation.batch_augmentation.Augmentation", "steps": {"second": step}})
-    with pytest.raises(InstantiationException) as caught:
+    with pytest.raises(SegflowError) as caught:
         part.build()
     said = "steps.second.probability must lie between 0 and 1; found 7.0"
     assert _messages.explain(caught.value, [], "train") == (said, 1)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from segflow.apps import _composition, _messages, _sweep
+from segflow.apps import _composition, _messages, _sweep, _user_files
 from segflow.apps._command_line import rewrite
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
@@ -131,7 +131,7 @@ def test_parts_and_groups_of_the_users_own_need_no_leave(tmp_path: Path) -> None
 
 def _said_of_folder(folder: Path) -> str:
     with pytest.raises(Exception, match="--config-dir") as caught:
-        _composition.user_folders(["-cd", str(folder)])
+        _user_files.user_folders(["-cd", str(folder)])
     return str(caught.value)
 
 
