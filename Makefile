@@ -24,7 +24,7 @@ help:
 $(VENV)/.ready: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
-	$(BIN)/python -m pip install --quiet "$(TORCH)" --editable . --group dev
+	$(BIN)/python -m pip install --quiet "$(TORCH)" --editable ".[train]" --group dev
 	touch $@
 
 demo: $(VENV)/.ready
@@ -67,7 +67,7 @@ fuzz: $(VENV)/.ready
 next:
 	test -x build/next/bin/python || $(PYTHON) -m venv build/next
 	build/next/bin/python -m pip install --quiet --upgrade "pip>=25.1"
-	build/next/bin/python -m pip install --quiet "$(TORCH)" --editable . --group test
+	build/next/bin/python -m pip install --quiet "$(TORCH)" --editable ".[train]" --group test
 	build/next/bin/python -m pip install --quiet --pre "hydra-core>=1.4.0rc3" "hydra-optuna-sweeper>=1.4.0rc3"
 	build/next/bin/python -m pytest -n 2 --dist loadfile tests/apps/test_configs.py tests/apps/test_messages.py \
 	  tests/apps/test_command_line.py tests/apps/test_own_parts.py tests/apps/test_sweeper.py

@@ -1,18 +1,28 @@
 """Self-configuring medical image segmentation, driven by configuration.
 
-`train` is ``segflow train`` from Python. Docstrings cite the recipe that segflow follows: "recipe 4.2" is section 4.2
-of ``docs/recipe.md``.
+`Predictor` is a trained model. `train` is ``segflow train`` from Python, and needs the extra ``train``. Docstrings cite
+the recipe that segflow follows: "recipe 4.2" is section 4.2 of ``docs/recipe.md``.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from segflow.apps._training import Trained
+    from segflow.inference.predictor import Predictor as Predictor
     from segflow.training.protocols import EpochJudge
 
-__all__ = ["train"]
+__all__ = ["Predictor", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    """`Predictor` from its module, which is slow to load: torch."""
+    if name == "Predictor":
+        from segflow.inference.predictor import Predictor
+
+        return Predictor
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def train(*arguments: str, judge: EpochJudge | None = None) -> Trained:
@@ -32,6 +42,9 @@ def train(*arguments: str, judge: EpochJudge | None = None) -> Trained:
     Raises:
         SegflowError: A setting is wrong, plans or arrays are missing, or the training failed.
     """
+    from segflow.apps._edge import refuse_without_training
+
+    refuse_without_training("segflow.train")
     from segflow.apps._python import train as start  # slow: Hydra, then torch
 
     return start(*arguments, judge=judge)

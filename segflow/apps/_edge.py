@@ -65,7 +65,7 @@ def start(command: str, arguments: list[str]) -> None:
     folders: list[Path] = []
     try:
         if command not in _plain.COMMANDS:
-            _refuse_without_training(f"'segflow {command}'")
+            refuse_without_training(f"'segflow {command}'")
         folders += [_shipped.config_dir(), *_user_files.user_folders(arguments)]
         _first_words.check(command, arguments, folders)
         _run(command, arguments, folders, failures, show_traceback=show_traceback)
@@ -97,7 +97,7 @@ def _run(
         try:
             settings = _plain.composed(command, typed, folders)
         except NeedsHydraError as beyond:
-            _refuse_without_training(f"'{_command_line.unmarked(str(beyond))}'")
+            refuse_without_training(f"'{_command_line.unmarked(str(beyond))}'")
         else:
             sys.argv = [sys.argv[0], *typed]
             _invocation.keep_overrides(_command_line.split(typed)[1])
@@ -109,8 +109,12 @@ def _run(
     _hydra_job.run(command, typed, folders, failures, show_traceback=show_traceback)
 
 
-def _refuse_without_training(what: str) -> None:
-    """Refuse what needs the extra ``train``, if it is not installed."""
+def refuse_without_training(what: str) -> None:
+    """Refuse what needs the extra ``train``, if it is not installed.
+
+    Raises:
+        CommandLineError: It is not installed. The error says how to install it.
+    """
     missing = [module for module in OF_TRAINING if find_spec(module) is None]
     if missing:
         raise CommandLineError(f"{what} needs more than a light install", fix=f"Type: {INSTALL}")
