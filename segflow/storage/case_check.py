@@ -11,6 +11,7 @@ from segflow.core.case import CaseFiles
 from segflow.core.errors import SegflowError
 from segflow.core.geometry import Geometry
 from segflow.core.intensities import ABSURD_FIX, absurd_channels, absurd_values
+from segflow.storage.case_features import CaseFeatures
 from segflow.storage.images import (
     SAME_GRID,
     ImageIO,
@@ -23,6 +24,7 @@ from segflow.storage.images import (
     same_placement,
 )
 from segflow.storage.label_values import label_values
+from segflow.storage.patients import patient_in_header
 from segflow.storage.problems import Problem
 
 
@@ -36,6 +38,7 @@ class CheckedCase:
         orientation: Orientation of its image, such as ``RAS``, or None.
         background_only: Whether its label map is 0 everywhere; None if it could not be read.
         left_handed: Whether its image's axes are left-handed, like those of a mirror image.
+        features: What it holds, to be compared with other cases.
     """
 
     case_id: str
@@ -43,9 +46,12 @@ class CheckedCase:
     orientation: str | None
     background_only: bool | None
     left_handed: bool
+    features: CaseFeatures
 
 
-def check_case(files: CaseFiles, reader: ImageIO, channels: int, declared: tuple[int, ...]) -> CheckedCase:
+def check_case(
+    files: CaseFiles, reader: ImageIO, channels: int, declared: tuple[int, ...], sided: tuple[int, ...] = ()
+) -> CheckedCase:
     """Check one case, channel by channel.
 
     Args:
@@ -53,11 +59,14 @@ def check_case(files: CaseFiles, reader: ImageIO, channels: int, declared: tuple
         reader: How to read them.
         channels: Number of channels that the dataset declares.
         declared: Label values that the dataset declares, with the ignore label.
+        sided: Labels whose names tell a side of the patient.
     """
     check = _CaseCheck(files, reader)
     check.images(channels)
-    check.label(declared)
-    return CheckedCase(files.case_id, check.problems, check.orientation, check.background_only, check.left_handed)
+    check.label(declared, sided)
+    return CheckedCase(
+        files.case_id, check.problems, check.orientation, check.background_only, check.left_handed, check.features
+    )
 
 
 class _CaseCheck:
@@ -68,6 +77,7 @@ class _CaseCheck:
         self.orientation: str | None = None
         self.background_only: bool | None = None
         self.left_handed = False
+        self.features = CaseFeatures(files.case_id, patient=patient_in_header(files.images[0]))
         self._files = files
         self._reader = reader
         self._grid: tuple[tuple[int, ...], Geometry] | None = None
@@ -81,10 +91,11 @@ class _CaseCheck:
                 image, geometry = self._reader.read_image([file])
             except SegflowError as error:
                 readable = False
+                self.features.image = None
                 self.problems.append(Problem.of(error, self._files.case_id))
                 continue
             count += image.shape[0]
-            zero[file.name] = self._intensities(file, image)
+            zero[file.name] = self._intensities(file, image, geometry)
             if is_sheared(geometry):
                 self._warn(
                     f"{file.name} has a direction that is not orthonormal", "It is used as it is; check its overlay."
@@ -102,7 +113,7 @@ class _CaseCheck:
             except SegflowError as error:
                 self.problems.append(Problem.of(error, self._files.case_id))
 
-    def label(self, declared: tuple[int, ...]) -> None:
+    def label(self, declared: tuple[int, ...], sided: tuple[int, ...]) -> None:
         """Read the label map."""
         file = self._files.label
         if file is None:
@@ -126,8 +137,9 @@ class _CaseCheck:
         self.background_only = values == [0]
         if self.background_only:
             self._warn(f"{file.name} holds background only", "Right for a case without findings.")
+        self.features.add_label(label, geometry, sided)
 
-    def _intensities(self, file: Path, image: np.ndarray) -> bool:
+    def _intensities(self, file: Path, image: np.ndarray, geometry: Geometry) -> bool:
         """Report NaN, infinite and absurd voxels. Returns whether all are zero."""
         lowest, highest = float(image.min()), float(image.max())  # NaN anywhere makes both NaN
         if np.isnan(lowest):
@@ -139,6 +151,10 @@ class _CaseCheck:
             self._warn(f"{file.name} is {lowest:g} everywhere", "Is that intended?")
         elif absurd := absurd_values(image[0]) if len(image) == 1 else absurd_channels(image):
             self._warn(f"{file.name} holds values that no measurement gives; {absurd}", ABSURD_FIX)
+        if np.isfinite(lowest + highest):
+            self.features.add_channels(image, geometry)
+        else:
+            self.features.image = None
         return lowest == 0.0 and highest == 0.0
 
     def _same_grid(self, file: Path, shape: tuple[int, ...], geometry: Geometry) -> None:

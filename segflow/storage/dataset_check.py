@@ -9,6 +9,7 @@ from pathlib import Path
 from segflow.core.case import CaseFiles
 from segflow.core.dataset import DatasetDescription
 from segflow.core.errors import SegflowError
+from segflow.core.splits import Split
 from segflow.core.wording import some
 from segflow.execution.gathering import gather
 from segflow.execution.jobs import Job
@@ -16,11 +17,15 @@ from segflow.execution.parallel import run_jobs
 from segflow.execution.progress import Progress, silent
 from segflow.storage.case_check import CheckedCase, check_case
 from segflow.storage.case_files import discover, look_at_held_out
-from segflow.storage.images import (
-    ImageIO,
-)
+from segflow.storage.case_likeness import alike_problems
+from segflow.storage.case_outliers import outlier_problems
+from segflow.storage.file_names import SPLITS_FILE
+from segflow.storage.images import ImageIO
+from segflow.storage.label_sides import sided_pairs, wrong_sides
 from segflow.storage.label_values import declared_values
+from segflow.storage.patients import patients_by_name, patients_in_several_cases
 from segflow.storage.problems import Problem
+from segflow.storage.split_files import read_splits
 
 STAGE = "check"
 
@@ -55,8 +60,9 @@ def check_dataset(
     problems = [*_of_the_whole(description, len(found.cases)), *found.problems]
     problems.extend(look_at_held_out(folder, description.file_ending, description.label_ending))
     declared = declared_values(description.labels)
+    sided = tuple(sorted({value for pair in sided_pairs(description.labels) for value in (pair.low, pair.high)}))
     jobs = [
-        Job(case.case_id, (case, reader, len(description.channels), declared), *_need_of(case, reader))
+        Job(case.case_id, (case, reader, len(description.channels), declared, sided), *_need_of(case, reader))
         for case in found.cases
     ]
     checked = gather(run_jobs(check_case, jobs, processes=processes), len(jobs), STAGE, progress)
@@ -64,6 +70,7 @@ def check_dataset(
     problems.extend(problem for case in cases for problem in case.problems)
     problems.extend(Problem(case_id, "error", message) for case_id, message in checked.failed.items())
     problems.extend(_of_all_cases(cases, reader))
+    problems.extend(_compared(cases, description, _splits_in(folder)))
     return sorted(problems, key=lambda problem: (problem.case is not None, problem.case or ""))
 
 
@@ -106,6 +113,29 @@ def _of_all_cases(cases: Sequence[CheckedCase], reader: ImageIO) -> list[Problem
             )
         )
     return problems
+
+
+def _compared(
+    cases: Sequence[CheckedCase], description: DatasetDescription, splits: Sequence[Split] | None
+) -> list[Problem]:
+    """Problems that show when cases are compared with each other, or with what their names say."""
+    features = [case.features for case in cases]
+    names = [case.case_id for case in cases]
+    patients = {case.case_id: case.patient for case in features if case.patient is not None}
+    return [
+        *patients_in_several_cases(names, patients, splits),
+        *alike_problems(features, {**patients_by_name(names)[0], **patients}),
+        *outlier_problems(features, description.channels),
+        *wrong_sides(features, description.labels),
+    ]
+
+
+def _splits_in(folder: Path) -> list[Split] | None:
+    """The splits that the dataset brings, which planning takes over; None if there are none that can be read."""
+    try:
+        return read_splits(folder / SPLITS_FILE) if (folder / SPLITS_FILE).is_file() else None
+    except SegflowError:
+        return None  # planning reports what is wrong
 
 
 def _of_the_whole(description: DatasetDescription, cases: int) -> list[Problem]:

@@ -112,6 +112,12 @@ def affine_of(geometry: Geometry) -> np.ndarray:
     return itk_placement(geometry).to_affine()
 
 
+def array_affine(geometry: Geometry) -> np.ndarray:
+    """float64 (4, 4): voxel index (x, y, z) of the array, which may be turned against its file → RAS+ mm."""
+    turned = geometry.header.get("reoriented_affine")
+    return affine_of(geometry) if turned is None else np.asarray(turned, dtype=np.float64)
+
+
 def upright(affine: np.ndarray) -> np.ndarray:
     """The affine (4, 4) of a plane with a third axis of 1 mm across it. A file may give a third axis of length 0."""
     result = np.array(affine, dtype=np.float64)
@@ -132,7 +138,7 @@ def left_right_axis(geometry: Geometry) -> int | None:
     header = geometry.header
     if file_ndim(geometry) == 2 or not {"affine", "direction", "reoriented_affine"} & set(header):
         return None
-    affine = np.asarray(header.get("reoriented_affine", affine_of(geometry)), dtype=np.float64)
+    affine = array_affine(geometry)
     return _left_right_axis(affine[:3, :3].tobytes())
 
 
@@ -153,7 +159,7 @@ def orientation(geometry: Geometry) -> str | None:
     header = geometry.header
     if file_ndim(geometry) == 2 or not {"affine", "direction", "reoriented_affine"} & set(header):
         return None
-    affine = np.asarray(header.get("reoriented_affine", affine_of(geometry)), dtype=np.float64)
+    affine = array_affine(geometry)
     cosines = np.abs(affine[:3, :3]) / np.linalg.norm(affine[:3, :3], axis=0)
     import nibabel
 
@@ -162,7 +168,7 @@ def orientation(geometry: Geometry) -> str | None:
 
 def same_placement(one: Geometry, other: Geometry) -> bool:
     """Whether two grids start at the same place and run in the same directions, within rounding (recipe 1.4)."""
-    a, b = (np.asarray(g.header.get("reoriented_affine", affine_of(g)), dtype=np.float64) for g in (one, other))
+    a, b = array_affine(one), array_affine(other)
     n = min(file_ndim(one), file_ndim(other))  # a plane's third axis may be invalid
     scale_a, scale_b = (np.linalg.norm(m[:3, :n], axis=0) for m in (a, b))
     return bool(
