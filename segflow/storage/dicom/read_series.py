@@ -10,6 +10,7 @@ import numpy as np
 from segflow.core.errors import SegflowError
 from segflow.core.geometry import Geometry
 from segflow.execution.machine import check_room
+from segflow.storage.dicom.even_grid import evened, without_copies
 from segflow.storage.dicom.frames import frame_values, stored_frames
 from segflow.storage.dicom.series import DicomSeries, DicomSlice
 from segflow.storage.dicom.series_checks import check_series
@@ -19,14 +20,16 @@ VALUE_BYTES = 8
 """Bytes for each voxel while a series is read: values, and those with the padding replaced."""
 
 
-def read_series(series: DicomSeries) -> tuple[np.ndarray, Geometry]:
+def read_series(series: DicomSeries, *, resample: bool = False) -> tuple[np.ndarray, Geometry]:
     """Read a series as one volume.
 
     Stored values are rescaled slice by slice. Voxels of PixelPaddingValue become the lowest measured value of a CT,
     and 0 in other images, since nothing was measured there.
 
     Args:
-        series: A series without defects.
+        series: The series.
+        resample: Bring it to an even grid if slices are missing, uneven, sheared or there twice; see `evened`. False
+            refuses it.
 
     Returns:
         (Z, Y, X): int16 or int32 if all values are whole numbers, else float32; z grows along the normal of the slices,
@@ -36,11 +39,20 @@ def read_series(series: DicomSeries) -> tuple[np.ndarray, Geometry]:
         SegflowError: The series has defects, does not fit into memory, or a file cannot be read. The error names the
             series, and the slice or file.
     """
-    check_series(series)
+    check_series(series, resampled=resample)
+    series = without_copies(series) if resample else series
     try:
-        return read_slices(series), series.geometry
+        values = read_slices(series)
+        if not resample:
+            return values, series.geometry
+        return evened(values, series, outside_of(values, series))
     except SegflowError as error:
         raise error.changed(problem=f"{series.title}: {error.problem}") from error
+
+
+def outside_of(values: np.ndarray, series: DicomSeries) -> float:
+    """The value of places that were not measured: the lowest of a CT (Z, Y, X), and 0 in other images."""
+    return float(values.min()) if series.modality == "CT" and values.size else 0.0
 
 
 def read_slices(series: DicomSeries) -> np.ndarray:

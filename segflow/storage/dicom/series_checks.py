@@ -39,7 +39,7 @@ def check_series(series: DicomSeries, *, resampled: bool = False) -> None:
 
 def defects(series: DicomSeries, *, resampled: bool = False) -> Iterator[SegflowError]:
     """The defects of a series, the first of which is usually the reason of the others; see `check_series`."""
-    for check in (_check_kind, _check_places, _check_axes, _check_sizes):
+    for check in (kind_defect, _check_places, _check_axes, _check_sizes):
         if (problem := check(series)) is not None:
             yield _named(series, problem)
             return
@@ -53,7 +53,8 @@ def _named(series: DicomSeries, error: SegflowError) -> SegflowError:
     return error.changed(problem=f"{series.title} {error.problem}")
 
 
-def _check_kind(series: DicomSeries) -> SegflowError | None:
+def kind_defect(series: DicomSeries) -> SegflowError | None:
+    """Why a series is no volume of one number per voxel; None if it may be one."""
     if "LOCALIZER" in series.image_type:
         return SegflowError("is a localiser, an overview and no volume", fix="Choose another one with series=")
     if series.samples != 1 or not series.photometric.startswith("MONOCHROME"):
@@ -62,6 +63,12 @@ def _check_kind(series: DicomSeries) -> SegflowError | None:
             found=f"{series.samples} numbers per pixel, {series.photometric}",
             expected="one number per pixel, such as CT and MR have",
             fix="Choose another one with series=",
+        )
+    if len(series.slices) == 1:
+        return SegflowError(
+            "has one slice only, so that the distance of slices is unknown",
+            found=series.slices[0].title,
+            fix="Is the copy complete? A model of 2D images reads them as .png or .tif.",
         )
     return None
 
@@ -79,12 +86,6 @@ def _check_places(series: DicomSeries) -> SegflowError | None:
                 found=_titles(lacking),
                 fix="A volume needs the place of each slice. Export it again from where it comes from.",
             )
-    if len(series.slices) == 1:
-        return SegflowError(
-            "has one slice only, so that the distance of slices is unknown",
-            found=series.slices[0].title,
-            fix="Is the copy complete? A model of 2D images reads them as .png or .tif.",
-        )
     return None
 
 
@@ -168,11 +169,9 @@ def _check_distances(series: DicomSeries, resampled: bool) -> SegflowError | Non
     groups = same_places(series)
     if len(groups) < 2:
         return SegflowError("has all slices at one place", found=_titles(series.slices))
-    offsets = np.array([one.position for one, *_ in groups], dtype=np.float64) @ series.normal
-    even = np.linspace(offsets[0], offsets[-1], len(offsets))
-    gaps = np.diff(offsets)
-    if resampled or np.abs(offsets - even).max() <= UNEVEN * float(np.median(gaps)):
+    if resampled or is_even(series):
         return None
+    gaps = np.diff(series.offsets)
     usual = float(np.median(gaps))
     steps = gaps / usual
     whole = np.rint(steps)
@@ -187,6 +186,13 @@ def _check_distances(series: DicomSeries, resampled: bool) -> SegflowError | Non
             fix=f"Copy or export it again; or {RESAMPLE}",
         )
     return SegflowError("has uneven gaps", found=between, expected=f"{usual:.4g} mm, as most gaps", fix=RESAMPLE)
+
+
+def is_even(series: DicomSeries) -> bool:
+    """Whether slices follow each other at one distance, within what rounding of positions does."""
+    offsets = series.offsets
+    even = np.linspace(offsets[0], offsets[-1], len(offsets))
+    return bool(np.abs(offsets - even).max() <= UNEVEN * float(np.median(np.diff(offsets))))
 
 
 def _check_tilt(series: DicomSeries, resampled: bool) -> SegflowError | None:

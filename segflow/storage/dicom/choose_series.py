@@ -1,0 +1,252 @@
+"""Which series are the channels of which cases, by patterns or by a table."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from segflow.core.errors import SegflowError
+from segflow.core.names import shortened
+from segflow.core.wording import some
+from segflow.storage.dicom.series import DicomSeries
+from segflow.storage.dicom.series_checks import kind_defect
+from segflow.storage.tables import CASE_HEADINGS, LABEL_HEADINGS, Line, column_of, read_table
+
+Patterns = Mapping[str, Sequence[str]]
+"""Channel → patterns, of which the first that fits a series counts."""
+
+PATIENT_HEADINGS, STUDY_HEADINGS = ("patient", "patient_id", "patientid"), ("study", "study_uid", "study_date")
+EXAMPLE = "series={T1: '*t1*', FLAIR: '*flair*'}"
+ONE_NAMED = "Name one more narrowly, by description, modality, series UID or folder: " + EXAMPLE
+LONGEST_ID = 64
+
+
+@dataclass(frozen=True, slots=True)
+class DicomCase:
+    """A case and its series.
+
+    Attributes:
+        case_id: Its name.
+        channels: Its series, in the order of the channels.
+        label: File of its labels, if a table names it.
+    """
+
+    case_id: str
+    channels: tuple[DicomSeries, ...]
+    label: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """The cases of a tree.
+
+    Attributes:
+        names: Names of the channels.
+        cases: Those whose channels were all found, by id.
+        failed: Name of each other case → what is wrong with it.
+    """
+
+    names: tuple[str, ...]
+    cases: tuple[DicomCase, ...]
+    failed: Mapping[str, SegflowError] = field(default_factory=dict)
+
+    def use_of(self, series: DicomSeries) -> tuple[str, str] | None:
+        """Case and channel that a series is used for, or None."""
+        for case in self.cases:
+            for name, one in zip(self.names, case.channels, strict=True):
+                if one is series:
+                    return case.case_id, name
+        return None
+
+
+def as_patterns(series: Mapping[str, str | Sequence[str]]) -> dict[str, tuple[str, ...]]:
+    """Patterns as a person writes them: channel → one pattern or a list of them.
+
+    Raises:
+        SegflowError: A channel has no pattern.
+    """
+    result = {}
+    for channel, given in series.items():
+        patterns = (given,) if isinstance(given, str) else tuple(given or ())
+        if not patterns or not all(isinstance(one, str) and one.strip() for one in patterns):
+            raise SegflowError(f"series= has no pattern for channel '{channel}'", found=given, expected=EXAMPLE)
+        result[str(channel)] = tuple(one.strip() for one in patterns)
+    return result
+
+
+def choose_series(found: Sequence[DicomSeries], root: Path, patterns: Patterns | None = None) -> Chosen:
+    """Choose the series of each study: one for each channel.
+
+    Overviews, colour images and the like are never chosen. A pattern has ``*``, ``?`` and ``[…]`` as in names of files
+    and is compared with description, modality, series UID, and the folder below the root, whatever their case.
+
+    Args:
+        found: All series.
+        root: The folder that they were found in.
+        patterns: Channel → patterns. None takes the only series of each study, whose modality names the channel.
+
+    Raises:
+        SegflowError: Without patterns, modalities differ between studies.
+    """
+    studies = _studies(found)
+    names = _case_ids(studies, root)
+    if patterns is None:
+        patterns = {_only_modality(found): ("*",)}
+    cases, failed = [], {}
+    for key, series in studies.items():
+        try:
+            cases.append(DicomCase(names[key], channels_of(series, root, patterns)))
+        except SegflowError as error:
+            failed[names[key]] = error.of_case(names[key])
+    return Chosen(tuple(patterns), tuple(sorted(cases, key=lambda case: case.case_id)), failed)
+
+
+def channels_of(series: Sequence[DicomSeries], root: Path, patterns: Patterns) -> tuple[DicomSeries, ...]:
+    """The series of one study, one for each channel.
+
+    Raises:
+        SegflowError: A channel fits none or several series, or two channels fit the same.
+    """
+    usable = [one for one in series if kind_defect(one) is None]
+    chosen = [_only(channel, wanted, usable, root) for channel, wanted in patterns.items()]
+    if len({id(one) for one in chosen}) < len(chosen):
+        raise SegflowError("two channels are the same series", found=some([one.title for one in chosen]), fix=ONE_NAMED)
+    return tuple(chosen)
+
+
+def _only(channel: str, patterns: Sequence[str], series: Sequence[DicomSeries], root: Path) -> DicomSeries:
+    for pattern in patterns:
+        fitting = [one for one in series if _fits(one, pattern, root)]
+        if len(fitting) == 1:
+            return fitting[0]
+        if fitting:
+            raise SegflowError(
+                f"channel '{channel}' fits several series ('{pattern}')",
+                found=some([one.title for one in fitting]),
+                fix=ONE_NAMED,
+            )
+    raise SegflowError(
+        f"channel '{channel}' fits no series ({some([f'{one!r}' for one in patterns])})",
+        found=some([one.title for one in series]) or "no volume",
+        fix=ONE_NAMED,
+    )
+
+
+def _fits(series: DicomSeries, pattern: str, root: Path) -> bool:
+    folder = series.folder.relative_to(root).as_posix() if series.folder.is_relative_to(root) else str(series.folder)
+    texts = (series.description, series.modality, series.series_uid, folder)
+    return any(fnmatchcase(text.casefold(), pattern.casefold()) for text in texts)
+
+
+def _only_modality(found: Sequence[DicomSeries]) -> str:
+    modalities = Counter(one.modality or "image" for one in found if kind_defect(one) is None)
+    if len(modalities) > 1:
+        raise SegflowError(
+            "the images are of several modalities",
+            found=", ".join(f"{count} {name}" for name, count in modalities.items()),
+            fix=f"Say which series are which channels: {EXAMPLE}",
+        )
+    return next(iter(modalities), "image")
+
+
+StudyKey = tuple[str, str]
+
+
+def _studies(found: Sequence[DicomSeries]) -> dict[StudyKey, list[DicomSeries]]:
+    """The series of each patient and study; where their ids were removed, those of each folder."""
+    studies: dict[StudyKey, list[DicomSeries]] = defaultdict(list)
+    for one in found:
+        studies[one.patient_id, one.study_uid or str(one.folder)].append(one)
+    return studies
+
+
+def _case_ids(studies: Mapping[StudyKey, Sequence[DicomSeries]], root: Path) -> dict[StudyKey, str]:
+    """Names of cases: the patient, or the folder; with the date if there are several studies, or else a number."""
+    plain = {key: _plain(key[0]) or _plain(series[0].folder.name) or "case" for key, series in studies.items()}
+    dated = {
+        key: f"{plain[key]}_{series[0].study_date}" if series[0].study_date else plain[key]
+        for key, series in studies.items()
+    }
+    shared = Counter(plain.values())
+    wanted = {key: plain[key] if shared[plain[key]] == 1 else dated[key] for key in studies}
+    taken: set[str] = set()
+    names = {}
+    for key, name in wanted.items():
+        number = 1
+        while (free := name if number == 1 else f"{name}_{number}").casefold() in taken:
+            number += 1
+        taken.add(free.casefold())
+        names[key] = free
+    return names
+
+
+def _plain(text: str) -> str:
+    """A text as a name of files: other signs than letters, digits, ``.``, ``_`` and ``-`` become ``_``."""
+    return re.sub(r"[^\w.-]+", "_", text, flags=re.ASCII).strip("._-")[:LONGEST_ID]
+
+
+def choose_by_table(found: Sequence[DicomSeries], root: Path, table: Path) -> Chosen:
+    """Choose the series that a table names, with one line for each case.
+
+    Args:
+        found: All series.
+        root: The folder that they were found in.
+        table: CSV with a column ``patient`` (PatientID) or ``study`` (StudyInstanceUID or date) or both; perhaps
+            ``case`` (its name) and ``label`` (a file, relative to the table); and one column for each channel, which
+            holds a pattern as in `choose_series`. An empty cell takes the only series.
+
+    Raises:
+        SegflowError: The table lacks a column or lists no case.
+    """
+    header, *lines = read_table(table) or [Line(1, ())]
+    headings = header.cells
+    special = [
+        column_of(headings, names) for names in (PATIENT_HEADINGS, STUDY_HEADINGS, CASE_HEADINGS, LABEL_HEADINGS)
+    ]
+    patient, study, case, label = special
+    channels = {k: heading for k, heading in enumerate(headings) if k not in special}
+    if (patient is None and study is None) or not channels or len(set(headings)) != len(headings):
+        raise SegflowError(
+            f"{table} lacks a column", found=", ".join(headings) or "nothing", expected="patient,CT,label or study,T1,…"
+        )
+    if not lines:
+        raise SegflowError(f"{table} lists no case", expected="one line per case")
+    studies = _studies(found)
+    names = _case_ids(studies, root)
+    cases: dict[str, DicomCase] = {}
+    failed: dict[str, SegflowError] = {}
+    for line in lines:
+        cells = [*line.cells, *([""] * (len(headings) - len(line.cells)))]
+        wanted = [cells[k] if k is not None else "" for k in (patient, study, case, label)]
+        title = wanted[2] or f"line {line.number}"
+        try:
+            key = _named_study(studies, wanted[0], wanted[1])
+            title = _plain(wanted[2]) or names[key]
+            patterns = {heading: (cells[k] or "*",) for k, heading in channels.items()}
+            if title in cases:
+                raise SegflowError("two lines are the same case", fix="Give them names in a column 'case'.")
+            place = table.parent / wanted[3] if wanted[3] else None
+            cases[title] = DicomCase(title, channels_of(studies[key], root, patterns), place)
+        except SegflowError as error:
+            problem = f"{table.name}, line {line.number}: {error.problem}"
+            failed[title] = error.changed(problem=problem, case=title)
+    return Chosen(tuple(channels.values()), tuple(cases[name] for name in sorted(cases)), failed)
+
+
+def _named_study(studies: Mapping[StudyKey, Sequence[DicomSeries]], patient: str, study: str) -> StudyKey:
+    fitting = [
+        key
+        for key, series in studies.items()
+        if patient in ("", key[0]) and study in ("", key[1], series[0].study_date)
+    ]
+    if len(fitting) == 1 and (patient or study):
+        return fitting[0]
+    raise SegflowError(
+        f"{len(fitting) or 'no'} studies are those of patient {shortened(patient)}, study {shortened(study)}",
+        expected="one",
+        fix="Give StudyInstanceUID or date in a column 'study'." if fitting else None,
+    )
