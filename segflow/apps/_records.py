@@ -7,13 +7,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import wraps
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from segflow.apps._parts import Part
 from segflow.core.errors import SegflowError
 from segflow.core.split_settings import SplitSettings
 from segflow.execution.machine import memory_limited
 from segflow.storage.file_names import REFERENCES_FOLDER
+
+if TYPE_CHECKING:
+    from segflow.storage.dicom.choose_series import SeriesChoice
 
 Settings = TypeVar("Settings", bound="Command")
 Result = TypeVar("Result")
@@ -161,6 +164,29 @@ class Sharded:
     def __post_init__(self) -> None:
         if self.shards < 1:
             raise SegflowError("shards must be at least 1", found=self.shards)
+
+
+@dataclass(kw_only=True)
+class ReadsDicom:
+    """Settings of commands that read DICOM.
+
+    Attributes:
+        series: Which series of DICOM are the channels: ``{T1: '*t1*', FLAIR: [FLAIR, '*dark*fluid*']}``, patterns that
+            are compared with description, modality, series UID and folder, the first that fits counts; one pattern for
+            a single channel; or a CSV with a column ``patient`` or ``study`` and one with a pattern for each channel.
+        resample: Bring DICOM to an even grid that has missing slices, uneven gaps or a tilted gantry, and channels to
+            the grid of the first; false refuses them.
+    """
+
+    series: dict[str, str | list[str]] | str | None = None
+    resample: bool = False
+
+    @property
+    def series_choice(self) -> SeriesChoice:
+        """The settings, for those who read DICOM."""
+        from segflow.storage.dicom.choose_series import SeriesChoice  # slow: numpy
+
+        return SeriesChoice(self.series or None, self.resample)
 
 
 def needed(value: Any, name: str, use: str) -> Any:

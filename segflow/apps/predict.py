@@ -10,7 +10,7 @@ from segflow.apps import _next, _shards, _terminal
 from segflow.apps._job_results import keep_failed
 from segflow.apps._own_parts import own_normalizations
 from segflow.apps._parts import Part
-from segflow.apps._records import Command, Sharded, needed, within_memory
+from segflow.apps._records import Command, ReadsDicom, Sharded, needed, within_memory
 from segflow.core.errors import CaseErrors
 from segflow.inference.predict_settings import PredictSettings
 from segflow.storage.find_folds import refuse_missing
@@ -22,12 +22,12 @@ USE = "Use: segflow predict model=RUN_FOLDER input=DIR output=DIR"
 
 
 @dataclass(kw_only=True)
-class Predict(Sharded, Command):
+class Predict(ReadsDicom, Sharded, Command):
     """Settings of ``segflow predict``.
 
     Attributes:
         model: Folder of a run or a fold, bundle, or model of nnU-Net v2.
-        input: Folder of images, one image file, a list of them, or a CSV of cases.
+        input: Folder of images, one image file, a list of them, a CSV of cases, or a folder with series of DICOM.
         output: Folder for the label maps.
         inference: How the model is chosen and applied.
         network: The network; needed only for a user's own.
@@ -92,6 +92,7 @@ def predict(settings: Predict, *, own: bool = False) -> PredictReport:
             normalizations=own_normalizations(settings.normalization),
             own=own,
             elsewhere=shards,
+            series=settings.series_choice,
         )
 
 

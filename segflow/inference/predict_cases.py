@@ -13,6 +13,7 @@ from segflow.core.errors import SegflowError
 from segflow.execution.elsewhere import Elsewhere, failures
 from segflow.execution.progress import Progress, silent
 from segflow.inference.case_pipeline import PredictReport
+from segflow.inference.dicom_input import dicom_input
 from segflow.inference.find_cases import Input, find_cases
 from segflow.inference.load_model import Build
 from segflow.inference.origins import described, record_digest, weights_digest, window_choices
@@ -21,6 +22,7 @@ from segflow.inference.predict_stage import PredictStage
 from segflow.inference.predictor import Predictor
 from segflow.network.build import build_network
 from segflow.preprocessing.own_normalizations import Normalizations, check_normalizations, check_planned
+from segflow.storage.dicom.choose_series import SeriesChoice
 from segflow.storage.find_folds import named_checkpoint
 from segflow.storage.images import readable_endings, reader_by_name
 from segflow.storage.links import within
@@ -40,8 +42,9 @@ def predict_cases(
     normalizations: Normalizations | None = None,
     own: bool = False,
     elsewhere: Elsewhere | None = None,
+    series: SeriesChoice | None = None,
 ) -> PredictReport:
-    """Predict a folder, a CSV table or a list of files.
+    """Predict a folder, a CSV table, a list of files, or series of DICOM.
 
     Beside ``<case><ending>``, the output folder gets the model's ``dataset.json`` and ``plans.json``, and
     ``predict.json`` with the arguments. Every file is written under a temporary name and then renamed. A case that
@@ -49,7 +52,7 @@ def predict_cases(
 
     Args:
         model: See `Predictor.load`.
-        source: See `find_cases`.
+        source: See `find_cases`; or a folder or files of DICOM, see `dicom_input`.
         output: Folder for the label maps.
         settings: See `PredictSettings`.
         progress: Called after each case.
@@ -57,6 +60,7 @@ def predict_cases(
         own: Only segflow writes into the output folder, so predictions of another model are replaced.
         elsewhere: Has the cases predicted by other processes, which call this without it and without ``own``. The
             model is then loaded on the CPU, to know what is done. None predicts here.
+        series: Which series of DICOM are the channels; None goes by the names of the model's channels.
 
     Raises:
         SegflowError: The model cannot be loaded, there is no input, or the output folder cannot be written or holds
@@ -83,7 +87,8 @@ def predict_cases(
         normalizations=normalizations,
     )
     _check_parts(predictor)
-    everything = _find(source, predictor)
+    dicom = dicom_input(source, output, predictor.record, SeriesChoice() if series is None else series)
+    everything = _find(source, predictor) if dicom is None else dicom.files
     cases = part_of(everything, settings.part)
     decisive = _decisive(predictor, model, settings, build, build_previous)
     before = None if settings.previous_stage_predictions is None else Path(settings.previous_stage_predictions)
@@ -93,9 +98,13 @@ def predict_cases(
     last = PredictStage("predict", predictor, output, settings, decisive, before, family, own)
     arguments = {"input": _text(source), **asdict(settings), **decisive}
     del arguments["devices"]  # they say who predicts, not what
+    failed = {} if dicom is None else dicom.stage(cases, progress)
+    cases = [case for case in cases if case.case_id not in failed]
     if elsewhere is not None:
-        return _run_elsewhere(last, cases, arguments, elsewhere)
-    return _run(last, cases, arguments, progress)
+        report = _run_elsewhere(last, cases, arguments, elsewhere)
+    else:
+        report = _run(last, cases, arguments, progress)
+    return replace(report, failed={**failed, **report.failed})
 
 
 def _check_parts(predictor: Predictor) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import glob
 import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -22,6 +23,7 @@ Patterns = Mapping[str, Sequence[str]]
 PATIENT_HEADINGS, STUDY_HEADINGS = ("patient", "patient_id", "patientid"), ("study", "study_uid", "study_date")
 EXAMPLE = "series={T1: '*t1*', FLAIR: '*flair*'}"
 ONE_NAMED = "Name one more narrowly, by description, modality, series UID or folder: " + EXAMPLE
+ONLY = "only"
 LONGEST_ID = 64
 
 
@@ -54,6 +56,12 @@ class Chosen:
     cases: tuple[DicomCase, ...]
     failed: Mapping[str, SegflowError] = field(default_factory=dict)
 
+    def in_order(self, channels: Sequence[str]) -> Chosen:
+        """The same with the channels in another order."""
+        order = [self.names.index(name) for name in channels]
+        cases = (replace(case, channels=tuple(case.channels[k] for k in order)) for case in self.cases)
+        return replace(self, names=tuple(channels), cases=tuple(cases))
+
     def use_of(self, series: DicomSeries) -> tuple[str, str] | None:
         """Case and channel that a series is used for, or None."""
         for case in self.cases:
@@ -63,19 +71,75 @@ class Chosen:
         return None
 
 
-def as_patterns(series: Mapping[str, str | Sequence[str]]) -> dict[str, tuple[str, ...]]:
-    """Patterns as a person writes them: channel → one pattern or a list of them.
+@dataclass(frozen=True, slots=True)
+class SeriesChoice:
+    """What a person says about the series to read.
 
-    Raises:
-        SegflowError: A channel has no pattern.
+    Attributes:
+        series: Channel → pattern or list of patterns; one pattern for the only channel; or the path of a CSV. See
+            `choose_series` and `choose_by_table`. None or empty leaves it to the names of the channels.
+        resample: See `read_channels`.
     """
-    result = {}
-    for channel, given in series.items():
-        patterns = (given,) if isinstance(given, str) else tuple(given or ())
-        if not patterns or not all(isinstance(one, str) and one.strip() for one in patterns):
-            raise SegflowError(f"series= has no pattern for channel '{channel}'", found=given, expected=EXAMPLE)
-        result[str(channel)] = tuple(one.strip() for one in patterns)
+
+    series: Mapping[str, str | Sequence[str]] | str | None = None
+    resample: bool = False
+
+    def choose(self, found: Sequence[DicomSeries], root: Path, channels: Sequence[str] | None = None) -> Chosen:
+        """The cases of a tree.
+
+        Args:
+            found: All series.
+            root: The folder that they were found in.
+            channels: Names of the channels that are wanted, such as those of a model; None takes those of the patterns.
+
+        Raises:
+            SegflowError: The choice cannot be used, or names other channels.
+        """
+        if isinstance(self.series, str) and self.series.lower().endswith(".csv"):
+            chosen = choose_by_table(found, root, Path(self.series).expanduser())
+            _check_channels(chosen.names, channels)
+            return chosen if channels is None else chosen.in_order(channels)
+        patterns = self._patterns(channels)
+        if patterns is not None and channels is not None:
+            _check_channels(tuple(patterns), channels)
+            patterns = {channel: patterns[channel] for channel in channels}
+        return choose_series(found, root, patterns)
+
+    def _patterns(self, channels: Sequence[str] | None) -> dict[str, tuple[str, ...]] | None:
+        if not self.series:
+            return None if channels is None else patterns_of_names(channels)
+        if isinstance(self.series, str):
+            if channels is not None and len(channels) > 1:
+                raise SegflowError("series= has one pattern", found=self.series, expected=EXAMPLE)
+            return {channels[0] if channels else ONLY: (self.series,)}
+        result = {}
+        for channel, given in self.series.items():
+            patterns = (given,) if isinstance(given, str) else tuple(given or ())
+            if not patterns or not all(isinstance(one, str) and one.strip() for one in patterns):
+                raise SegflowError(f"series= has no pattern for channel '{channel}'", found=given, expected=EXAMPLE)
+            result[str(channel)] = tuple(one.strip() for one in patterns)
+        return result
+
+
+def patterns_of_names(channels: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Patterns for the channels of a model: a series whose modality or description is the name, or contains it.
+
+    A single channel may be the only series of a study too, unless it is CT, whose values have a unit.
+    """
+    result: dict[str, tuple[str, ...]] = {}
+    for name in channels:
+        plain = glob.escape(name)
+        result[name] = (plain,) if name.upper() == "CT" else (plain, f"*{plain}*")
+    if len(channels) == 1 and channels[0].upper() != "CT":
+        result[channels[0]] += ("*",)
     return result
+
+
+def _check_channels(names: Sequence[str], channels: Sequence[str] | None) -> None:
+    if channels is not None and set(names) != set(channels):
+        raise SegflowError(
+            "series= names other channels than the model has", found=", ".join(names), expected=", ".join(channels)
+        )
 
 
 def choose_series(found: Sequence[DicomSeries], root: Path, patterns: Patterns | None = None) -> Chosen:
@@ -87,22 +151,23 @@ def choose_series(found: Sequence[DicomSeries], root: Path, patterns: Patterns |
     Args:
         found: All series.
         root: The folder that they were found in.
-        patterns: Channel → patterns. None takes the only series of each study, whose modality names the channel.
+        patterns: Channel → patterns. None takes the only series of each study. Its modality names the channel, also
+            that of a pattern for the channel `ONLY`.
 
     Raises:
         SegflowError: Without patterns, modalities differ between studies.
     """
     studies = _studies(found)
     names = _case_ids(studies, root)
-    if patterns is None:
-        patterns = {_only_modality(found): ("*",)}
+    patterns = {ONLY: ("*",)} if patterns is None else patterns
     cases, failed = [], {}
     for key, series in studies.items():
         try:
             cases.append(DicomCase(names[key], channels_of(series, root, patterns)))
         except SegflowError as error:
             failed[names[key]] = error.of_case(names[key])
-    return Chosen(tuple(patterns), tuple(sorted(cases, key=lambda case: case.case_id)), failed)
+    channels = (_only_modality([case.channels[0] for case in cases]),) if ONLY in patterns else tuple(patterns)
+    return Chosen(channels, tuple(sorted(cases, key=lambda case: case.case_id)), failed)
 
 
 def channels_of(series: Sequence[DicomSeries], root: Path, patterns: Patterns) -> tuple[DicomSeries, ...]:
@@ -143,7 +208,7 @@ def _fits(series: DicomSeries, pattern: str, root: Path) -> bool:
 
 
 def _only_modality(found: Sequence[DicomSeries]) -> str:
-    modalities = Counter(one.modality or "image" for one in found if kind_defect(one) is None)
+    modalities = Counter(one.modality or "image" for one in found)
     if len(modalities) > 1:
         raise SegflowError(
             "the images are of several modalities",
