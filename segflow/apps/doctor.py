@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 from segflow.apps import _datasets, _next, _terminal
 from segflow.apps._records import DatasetCommand, within_memory
 from segflow.core.errors import SegflowError
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(kw_only=True)
@@ -24,6 +27,7 @@ class Doctor(DatasetCommand):
 def run(settings: Doctor) -> None:
     """Check the dataset and list its problems. The command fails if there are errors."""
     dataset = _datasets.announce(settings, "doctor")
+    from segflow.core.label_meaning import label_meaning
     from segflow.execution.machine import processor_count
     from segflow.storage.case_files import discover
     from segflow.storage.images import reader_of
@@ -32,6 +36,8 @@ def run(settings: Doctor) -> None:
     with _terminal.progress() as progress:
         raw = _datasets.raw_folder(dataset, settings.paths, progress=progress)
         description = read_description(raw)
+        for told in label_meaning(description):
+            log.info("%s", told)
         images = (case.images[0] for case in discover(raw, description).cases)
         reader = reader_of(images, description.file_ending, description.reader)
         processes = processor_count() if settings.processes is None else settings.processes

@@ -13,6 +13,7 @@ from segflow.core.case import CaseFiles
 from segflow.core.dataset import DatasetDescription
 from segflow.core.errors import SegflowError
 from segflow.core.fingerprint import Fingerprint
+from segflow.core.label_meaning import label_meaning
 from segflow.core.own_part import OwnPart
 from segflow.core.plans import Plans
 from segflow.core.split_settings import SplitSettings
@@ -120,6 +121,8 @@ def plan_dataset(
     fingerprint = options.fingerprint
     source = _plans_to_move(options)
     description = read_description(dataset_folder)
+    for told in label_meaning(description):
+        logger.info("%s", told)
     cases = _find_cases(dataset_folder, description, required=fingerprint is None)
     stored = reader_of((case.images[0] for case in cases), description.file_ending, description.reader)
     reader = in_classes(stored, description.labels)

@@ -9,6 +9,7 @@ import pytest
 
 from segflow.core.dataset import DatasetDescription
 from segflow.core.errors import SegflowError
+from segflow.core.label_meaning import label_meaning
 from segflow.core.labels import Labels
 
 BRATS = {"background": 0, "whole": [1, 2, 4], "core": [1, 4], "enhancing": 4}
@@ -140,6 +141,19 @@ def test_nnunet_gets_consecutive_labels_and_a_key_that_leads_back() -> None:
     assert DatasetDescription.from_json("Dataset001_Toy", given).labels == description.labels
     plain = {**content, "labels": {"background": 0, "a": 1}}
     assert DatasetDescription.from_json("Dataset001_Toy", plain).for_nnunet() == plain
+
+
+def test_people_are_told_what_goes_beyond_consecutive_labels() -> None:
+    def told(labels: dict[str, Any], **more: Any) -> list[str]:
+        content = {"labels": labels, "channel_names": {"0": "CT"}, "numTraining": 1, "file_ending": ".nii.gz", **more}
+        return label_meaning(DatasetDescription.from_json("Dataset001_Toy", content))
+
+    assert told({"background": 0, "a": 1}) == []
+    assert told({"background": 0, "a": [1, 2], "b": 2}, regions_class_order=[1, 2]) == []
+    merged, mapped = told(KINDS[3])
+    assert merged.endswith("tumour is 2, 5, predicted as 2; ignore is 4, 255")
+    assert "0 → 0; 1 → 1; 2, 5 → 2; 4, 255 → 3. It needs no conversion" in mapped
+    assert "whole as 2, then core as 1, then enhancing as 4" in told(BRATS)[1]
 
 
 @pytest.mark.parametrize(

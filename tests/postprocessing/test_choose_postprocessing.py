@@ -340,3 +340,15 @@ def test_what_other_steps_made_is_made_anew_and_never_mixed(tmp_path: Path) -> N
     with pytest.raises(SegflowError, match="another choice of steps"):
         apply_postprocessing(folder, nothing, out, file_ending=".nii.gz")
     assert apply_postprocessing(folder, largest, out, file_ending=".nii.gz").done == ("other",)
+
+
+def test_steps_name_classes_and_files_keep_their_own_values(tmp_path: Path) -> None:
+    labels = Labels.from_json({"background": 0, "a": [90, 91], "b": 255})
+    values, pred = np.array([0, 90, 255]), _organ()
+    pred[0, 11, 11] = 1
+    choice = _choose(tmp_path, [(np.where(_organ() == 1, 91, values[_organ()]), values[pred])] * 2, labels)
+    assert choice.steps == (_keep(1, 2),)
+    assert choice.after == {1: 1.0, 2: 1.0}
+    apply_postprocessing(tmp_path / "pred", choice, tmp_path / "out", file_ending=".nii.gz", labels=labels)
+    written = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "out" / "case_0.nii.gz")))
+    np.testing.assert_array_equal(written, values[_organ()])

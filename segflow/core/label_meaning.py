@@ -1,0 +1,40 @@
+"""What the labels of a dataset.json mean, told to people."""
+
+from __future__ import annotations
+
+from segflow.core.dataset import DatasetDescription
+from segflow.core.label_rules import IGNORE
+from segflow.core.labels import Labels
+
+
+def label_meaning(description: DatasetDescription) -> list[str]:
+    """What goes beyond consecutive labels, and regions with an order: one sentence for each kind."""
+    labels, told = description.labels, []
+    if merged := _merged(labels):
+        told.append(f"lists of values that share none are classes, not regions: {'; '.join(merged)}")
+    if labels.values:
+        pairs = [f"{_listed(own)} → {number}" for number, own in enumerate(labels.values)]
+        told.append(
+            f"values of label maps are mapped as they are read, and back in predictions: {'; '.join(pairs)}. "
+            "It needs no conversion"
+        )
+    if labels.has_regions and description.raw.get("regions_class_order") is None:
+        painted = zip(labels.regions, labels.regions_class_order or (), strict=True)
+        told.append(
+            "lists share values, so that they are regions, and smaller ones are painted over larger ones: "
+            + ", then ".join(f"{labels.name_of(region)} as {labels.value_of(paint)}" for region, paint in painted)
+        )
+    return told
+
+
+def _merged(labels: Labels) -> list[str]:
+    """Names of classes of several values."""
+    told = []
+    for name, key in labels.entries.items():
+        if labels.values and isinstance(key, int) and len(own := labels.values[key]) > 1:
+            told.append(f"{name} is {_listed(own)}" + ("" if name == IGNORE else f", predicted as {own[0]}"))
+    return told
+
+
+def _listed(values: tuple[int, ...]) -> str:
+    return ", ".join(map(str, values))
