@@ -98,6 +98,7 @@ def read_inputs(settings: Train) -> Inputs:
         val_cases=split.val,
         mirror_axes=(),  # training takes them from the augmentation
         settings=_settings.plain(settings, Train),
+        images=prepared.training_images(),
     )
     _check_objective(settings, record)
     run = Run.at(paths.outputs / name / settings.plans, configuration, settings.run_name)

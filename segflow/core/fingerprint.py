@@ -11,6 +11,7 @@ import numpy as np
 
 from segflow.core.errors import SegflowError
 from segflow.core.names import shortened
+from segflow.core.training_images import TRAINING_IMAGES, ImageFacts, TrainingImages
 
 MEASURE_AGAIN = "Measure the dataset again: segflow plan dataset=… clean=true"
 
@@ -51,6 +52,7 @@ class CaseMeasurement:
         spacing: mm along z, y, x, original axis order.
         relative_size: Voxels after cropping divided by voxels before.
         intensities: One sample per channel.
+        facts: What a new image is compared with.
         absurd: Why the image's values cannot be measurements, in one clause; None if they can.
     """
 
@@ -59,6 +61,7 @@ class CaseMeasurement:
     spacing: tuple[float, ...]
     relative_size: float
     intensities: tuple[IntensitySample, ...]
+    facts: ImageFacts
     absurd: str | None = None
 
 
@@ -71,12 +74,14 @@ class Fingerprint:
         spacings: mm, one (z, y, x) per case, original axis order.
         intensities: One entry per channel.
         median_relative_size: Median over cases of the share of voxels that cropping leaves.
+        images: What new images are compared with at prediction; None in fingerprints of nnU-Net.
     """
 
     shapes_cropped: tuple[tuple[int, ...], ...]
     spacings: tuple[tuple[float, ...], ...]
     intensities: tuple[ChannelIntensities, ...]
     median_relative_size: float
+    images: TrainingImages | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The content of ``dataset_fingerprint.json``."""
@@ -85,6 +90,7 @@ class Fingerprint:
             "median_relative_size_after_cropping": self.median_relative_size,
             "shapes_after_crop": [list(shape) for shape in self.shapes_cropped],
             "spacings": [list(spacing) for spacing in self.spacings],
+            **({} if self.images is None else {TRAINING_IMAGES: self.images.to_json()}),
         }
 
     @classmethod
@@ -111,6 +117,7 @@ class Fingerprint:
             spacings=tuple(tuple(float(s) for s in spacing) for spacing in spacings),
             intensities=intensities_from_json(channels),
             median_relative_size=float(relative),
+            images=TrainingImages.from_json(value[TRAINING_IMAGES]) if TRAINING_IMAGES in value else None,
         )
         found._check()
         return found

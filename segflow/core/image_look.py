@@ -11,6 +11,7 @@ import numpy as np
 from segflow.core.cropping import any_channel, extent_of
 from segflow.core.geometry import Box
 from segflow.core.intensities import channel_clauses, why_absurd
+from segflow.core.training_images import sample_quantiles, sample_step
 from segflow.core.voxels import VoxelSource, boxes_in_order
 
 SLAB_VALUES = 1 << 24
@@ -52,6 +53,7 @@ class ImageLook:
         inside: Number of these voxels.
         channels: One entry per channel.
         absurd: Why the values cannot be measurements, in one clause, see `absurd_channels`; None if they can.
+        quantiles: Of each channel, see `image_quantiles`.
     """
 
     shape: tuple[int, ...]
@@ -59,6 +61,7 @@ class ImageLook:
     inside: int
     channels: tuple[ChannelLook, ...]
     absurd: str | None
+    quantiles: tuple[tuple[float, ...], ...]
 
     @property
     def has_zeros(self) -> bool:
@@ -76,16 +79,20 @@ def look_at(image: VoxelSource) -> ImageLook:
     channels = [_Channel() for _ in range(image.shape[0])]
     box: Box | None = None
     inside = 0
+    step = sample_step(shape)
     for part in boxes_in_order(shape, SLAB_VALUES // max(1, len(channels))):
         values = image.read(part)
         mask = any_channel(values)
         inside += int(np.count_nonzero(mask))
         box = _united(box, extent_of(mask), part)
+        before = (part.start[0] * shape[1] + part.start[1]) * shape[2]
         for channel, own in zip(channels, values, strict=True):
             channel.take(own)
+            channel.sample.append(own.reshape(-1)[-before % step :: step].copy())
     looks = tuple(channel.look() for channel in channels)
     clauses = [_why_absurd(image, number, look) for number, look in enumerate(looks)]
-    return ImageLook(tuple(shape), box or Box.whole(shape), inside, looks, channel_clauses(clauses))
+    quantiles = tuple(sample_quantiles(np.concatenate(channel.sample)) for channel in channels)
+    return ImageLook(tuple(shape), box or Box.whole(shape), inside, looks, channel_clauses(clauses), quantiles)
 
 
 def _united(box: Box | None, found: Box | None, part: Box) -> Box | None:
@@ -107,9 +114,10 @@ def _why_absurd(image: VoxelSource, number: int, look: ChannelLook) -> str | Non
 
 
 class _Channel:
-    """Adds up what is known of a channel."""
+    """Adds up what is known of a channel, and keeps a sample of its values."""
 
     def __init__(self) -> None:
+        self.sample: list[np.ndarray] = [np.empty(0, np.float32)]
         self._low, self._high = math.inf, -math.inf
         self._nonzero_low, self._nonzero_high = math.inf, -math.inf
         self._nonzero = self._not_finite = 0

@@ -11,6 +11,7 @@ from segflow.core.dataset import DatasetDescription
 from segflow.core.errors import SegflowError
 from segflow.core.names import check_fold, safe_name, safe_names, shortened
 from segflow.core.plans import Plans
+from segflow.core.training_images import TRAINING_IMAGES, TrainingImages
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,7 @@ class RunRecord:
             recorded.
         machine: Facts of the machine that trained it last, such as its device, for people and for the precision of
             prediction. They count for nothing when a run is continued. Empty if they were not recorded.
+        images: What new images are compared with at prediction; None if it is not known, as for models of nnU-Net.
     """
 
     dataset: DatasetDescription
@@ -41,6 +43,7 @@ class RunRecord:
     settings: Mapping[str, Any] = field(default_factory=dict)
     arrays: Mapping[str, Any] = field(default_factory=dict)
     machine: Mapping[str, Any] = field(default_factory=dict)
+    images: TrainingImages | None = None
 
     def __post_init__(self) -> None:
         safe_name(self.dataset.name, "the name of the dataset")
@@ -67,6 +70,12 @@ class RunRecord:
             raise SegflowError(
                 f"configuration '{self.configuration}' has another number of channels than the dataset",
                 found=len(plan.normalization_schemes),
+                expected=len(self.dataset.channels),
+            )
+        if self.images is not None and self.images.channels != len(self.dataset.channels):
+            raise SegflowError(
+                "the record of the training images has another number of channels than the dataset",
+                found=self.images.channels,
                 expected=len(self.dataset.channels),
             )
 
@@ -109,6 +118,7 @@ class RunRecord:
             "settings": dict(self.settings),
             **({"arrays": dict(self.arrays)} if self.arrays else {}),
             **({"machine": dict(self.machine)} if self.machine else {}),
+            **({} if self.images is None else {TRAINING_IMAGES: self.images.to_json()}),
         }
 
     @classmethod
@@ -129,6 +139,7 @@ class RunRecord:
             settings=dict(value.get("settings", {})),
             arrays=dict(value.get("arrays", {})),
             machine=dict(value.get("machine", {})),
+            images=TrainingImages.from_json(value[TRAINING_IMAGES]) if TRAINING_IMAGES in value else None,
         )
         record.check()
         return record

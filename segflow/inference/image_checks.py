@@ -9,10 +9,14 @@ import numpy as np
 
 from segflow.core.case import Case, OpenCase
 from segflow.core.errors import SegflowError
-from segflow.core.geometry import Box, permute
+from segflow.core.geometry import Box, Geometry, permute
 from segflow.core.image_look import ImageLook
 from segflow.core.intensities import absurd_channels, describe_absurd, labels_for_image
 from segflow.core.run_record import RunRecord
+from segflow.core.training_images import ImageFacts, image_quantiles
+from segflow.inference.predict_settings import IGNORE, REFUSE, WARN
+from segflow.inference.unlike import differences, differences_from_plans
+from segflow.storage.image_formats.placement import orientation
 
 logger = logging.getLogger(__name__)
 
@@ -20,11 +24,22 @@ SPACING_FACTOR = 20.0
 """Ratio to the training images' spacing above which the unit is probably wrong, such as metres for millimetres."""
 
 
-class ImageChecks:
-    """Compares images with a model's training images. It warns only once about label maps given as images."""
+MOST_TOLD = 20
+"""Images that are told as unlike the training images; further ones are logged at level info."""
 
-    def __init__(self) -> None:
+
+class ImageChecks:
+    """Compares images with a model's training images. It warns only once about label maps given as images.
+
+    Args:
+        on_unlike: What is done about an image that is unlike them: ``warn``, ``refuse`` or ``ignore``.
+    """
+
+    def __init__(self, on_unlike: str = WARN) -> None:
+        self.on_unlike = on_unlike
         self._told_of_labels = False
+        self._told = 0
+        self._told_of_no_record = False
 
     def check(self, case: Case, record: RunRecord) -> None:
         """Refuse an image that a model cannot segment, and warn about one that differs from the training images.
@@ -34,13 +49,16 @@ class ImageChecks:
             record: Record of the model.
 
         Raises:
-            SegflowError: The image has other channels, is empty or constant, or holds NaN or infinite values.
+            SegflowError: The image has other channels, is empty or constant, holds NaN or infinite values, or is to
+                be refused as unlike the training images.
         """
         _check_channels(case.case_id, case.image.shape[0], record)
         lowest = [float(channel.min()) for channel in case.image] if case.image.size else []
         highest = [float(channel.max()) for channel in case.image] if case.image.size else []
         _check_ranges(case.case_id, lowest, highest)
         self._compare(case, absurd_channels(case.image), record)
+        if self.on_unlike != IGNORE:
+            self._compare_with_training(case.case_id, _facts(case, image_quantiles(case.image)), record)
 
     def check_open(self, case: OpenCase, look: ImageLook, record: RunRecord) -> None:
         """Like `check`, for an image that is read box by box.
@@ -56,6 +74,8 @@ class ImageChecks:
         middle = shape[0] // 2
         some = case.image.read(Box((middle, 0, 0), (middle + 1, *shape[1:])))
         self._compare(Case(case.case_id, some, None, case.geometry), look.absurd, record)
+        if self.on_unlike != IGNORE:
+            self._compare_with_training(case.case_id, _facts(case, look.quantiles), record)
 
     def _compare(self, case: Case, absurd: str | None, record: RunRecord) -> None:
         if absurd:
@@ -79,7 +99,31 @@ class ImageChecks:
             usual.max,
         )
 
+    def _compare_with_training(self, case_id: str, image: ImageFacts, record: RunRecord) -> None:
+        """Warn about an image that is unlike the training images, or refuse it."""
+        if record.images is None:
+            if not self._told_of_no_record:
+                logger.info("the model does not record its training images: of new ones, only CT values are compared")
+            self._told_of_no_record = True
+            found = differences_from_plans(image, record.plans.intensities, record.plan.normalization_schemes)
+        else:
+            axes = record.plans.axis_order[-record.plan.spatial_dims :]
+            found = differences(image, record.images, record.dataset.channels, axes)
+        if found and self.on_unlike == REFUSE:
+            raise SegflowError(
+                "the image is unlike the training images",
+                case=case_id,
+                found="; ".join(str(error).rstrip(".") for error in found),
+                fix="inference.on_unlike=warn predicts it all the same.",
+            )
+        for error in found:
+            level = logging.WARNING if self._told < MOST_TOLD else logging.INFO
+            logger.log(level, "%s", error.of_case(case_id))
+            self._told += 1
+
     def _compare_spacing(self, case: Case, record: RunRecord) -> None:
+        if record.images is not None:  # compared with all training images
+            return
         own = permute(case.geometry.spacing, record.plans.axis_order)
         usual = record.plans.median_spacing
         dims = record.plan.spatial_dims  # the first spacing of a 2D dataset is artificial
@@ -91,6 +135,11 @@ class ImageChecks:
                 [round(s, 4) for s in own],
                 [round(s, 4) for s in usual],
             )
+
+
+def _facts(case: Case | OpenCase, quantiles: tuple[tuple[float, ...], ...]) -> ImageFacts:
+    geometry: Geometry = case.geometry
+    return ImageFacts(tuple(case.image.shape[1:]), geometry.spacing, orientation(geometry), quantiles)
 
 
 def _check_channels(case_id: str, found: int, record: RunRecord) -> None:

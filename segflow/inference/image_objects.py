@@ -14,7 +14,7 @@ from segflow.core.errors import SegflowError
 from segflow.core.geometry import Geometry
 from segflow.storage.image_formats.contract import check_spacing
 from segflow.storage.image_formats.nifti_forms import NiftiForms
-from segflow.storage.image_formats.placement import FLAT_SPACING_FACTOR, ItkPlacement, reorient, restore_orientation
+from segflow.storage.image_formats.placement import FLAT_SPACING_FACTOR, ItkPlacement, restore_orientation
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
@@ -28,7 +28,7 @@ class ImageObject:
     """An image in memory as a case, with the inverse conversion.
 
     Attributes:
-        case: The case in the axes of the image, or turned to RAS if the model's reader does so.
+        case: The case in the axes of the image, or turned.
         label_map: Converts labels (Z, Y, X) in the case's axes to an object of the input's kind.
     """
 
@@ -36,15 +36,18 @@ class ImageObject:
     label_map: Callable[[np.ndarray], Any]
 
 
-def image_object(image: Any, spacing: Sequence[float] | None = None, *, turn_to_ras: bool = False) -> ImageObject:
+Turn = Callable[[np.ndarray, Geometry], tuple[np.ndarray, Geometry]]
+"""Turns voxels (C, Z, Y, X) and their geometry, as `reorient` does, or leaves them."""
+
+
+def image_object(image: Any, spacing: Sequence[float] | None = None, *, turn: Turn | None = None) -> ImageObject:
     """Convert an image to a case.
 
     Args:
         image: An array (C, Z, Y, X), or (Z, Y, X) with one channel; a SimpleITK or nibabel image; or a list of such
             images on one grid, one per channel.
         spacing: mm along z, y, x, for arrays only; images have their own.
-        turn_to_ras: The model's reader turned the training images to RAS, so images are turned too. Arrays are taken
-            as they are.
+        turn: Turns images to the orientation of the training images. Arrays are taken as they are.
 
     Raises:
         SegflowError: The image is of an unknown kind, has a wrong number of axes, or has no spacing.
@@ -56,9 +59,9 @@ def image_object(image: Any, spacing: Sequence[float] | None = None, *, turn_to_
         made = _from_nibabel(parts)
     else:
         return _from_array(image, spacing)
-    if not turn_to_ras:
+    if turn is None:
         return made
-    turned, geometry = reorient(made.case.image, made.case.geometry)
+    turned, geometry = turn(made.case.image, made.case.geometry)
     case = replace(made.case, image=np.ascontiguousarray(turned), geometry=geometry)
     return ImageObject(case, lambda labels: made.label_map(restore_orientation(labels, geometry)[0]))
 

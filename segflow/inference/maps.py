@@ -18,6 +18,7 @@ from segflow.core.preprocessed_case import SpatialRecord
 from segflow.preprocessing.restore import restore_probabilities
 from segflow.storage.channel_names import channel_name
 from segflow.storage.image_formats.contract import ImageIO
+from segflow.storage.image_formats.turned_reader import TurnedReader
 from segflow.storage.json_files import read_json_as, write_json
 from segflow.storage.links import within
 from segflow.storage.readers import shipped_reader
@@ -91,7 +92,8 @@ class Maps:
         self.plan = plan
         self.labels = labels
         self.wanted = wanted
-        self.writer = reader if ENDING in reader.endings else shipped_reader("SimpleITKIO")
+        writes_nifti = ENDING in reader.endings
+        self.writer = reader if writes_nifti else TurnedReader(shipped_reader("SimpleITKIO"), lambda _: None)
 
     @property
     def need_logits(self) -> bool:

@@ -17,7 +17,7 @@ from segflow.inference.dicom_input import dicom_input
 from segflow.inference.find_cases import Input, find_cases
 from segflow.inference.load_model import Build
 from segflow.inference.origins import described, record_digest, weights_digest, window_choices
-from segflow.inference.predict_settings import AUTO, PredictSettings
+from segflow.inference.predict_settings import AUTO, IGNORE, PredictSettings
 from segflow.inference.predict_stage import PredictStage
 from segflow.inference.predictor import Predictor
 from segflow.network.build import build_network
@@ -85,6 +85,7 @@ def predict_cases(
         build=build,
         build_previous=build_previous,
         normalizations=normalizations,
+        on_unlike=settings.on_unlike,
     )
     _check_parts(predictor)
     dicom = dicom_input(source, output, predictor.record, SeriesChoice() if series is None else series)
@@ -188,6 +189,7 @@ def _decisive(
         "network": [described(build), None if build_previous is None else described(build_previous)],
         "previous_stage_predictions": settings.previous_stage_predictions,
         **({"normalizations": own} if own else {}),
+        **({"turned": False} if settings.on_unlike == IGNORE and predictor.record.images is not None else {}),
         **window_choices(settings),
     }
 

@@ -64,6 +64,11 @@ class SlidingWindowSettings:
         self.precision = PRECISIONS[str(self.precision)]
 
 
+WARN, REFUSE, IGNORE = "warn", "refuse", "ignore"
+UNLIKE = (WARN, REFUSE, IGNORE)
+"""What is done about images that are unlike the training images."""
+
+
 @dataclass(kw_only=True, slots=True)
 class PredictSettings(SlidingWindowSettings):
     """Choice of a model, and its use on many cases.
@@ -81,6 +86,9 @@ class PredictSettings(SlidingWindowSettings):
         probabilities: Also write the probability of each label or region.
         entropy: Also write the entropy of the probabilities, 0 to 1.
         disagreement: Also write the share of folds whose label differs from the result.
+        on_unlike: What is done about an image whose values, spacing or order of channels are unlike those of the
+            training images: ``warn``, with the numbers; ``refuse``; or ``ignore``. Unless it is ``ignore``, an image of
+            an orientation that no training image has is turned to the usual one, and its label map back.
         resume: Skip finished cases, whose outputs exist and were made from the same images by the same model and
             settings.
         part: ``k/n`` predicts only every n-th case, starting at the k-th (from 0).
@@ -98,6 +106,7 @@ class PredictSettings(SlidingWindowSettings):
     probabilities: bool = False
     entropy: bool = False
     disagreement: bool = False
+    on_unlike: str = WARN
     resume: bool = True
     part: str = WHOLE
     readers: int = 1
@@ -111,6 +120,8 @@ class PredictSettings(SlidingWindowSettings):
             self.folds = "all" if self.folds == "all" else [str(self.folds)]
         if self.folds == ["all"]:
             self.folds = "all"
+        if self.on_unlike not in UNLIKE:
+            raise SegflowError("inference.on_unlike is unknown", found=self.on_unlike, expected=" | ".join(UNLIKE))
         if self.readers < 1 or self.writers < 1:
             raise SegflowError("readers and writers must be at least 1", found=f"{self.readers}, {self.writers}")
         if self.devices is not None and self.device != "auto":

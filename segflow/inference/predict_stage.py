@@ -23,7 +23,7 @@ from segflow.inference.predict_settings import PredictSettings
 from segflow.inference.predictor import Predictor
 from segflow.inference.streamed_files import CaseTargets, StreamedFiles
 from segflow.storage.file_stamps import Origin
-from segflow.storage.images import ImageIO, read_case, reader_by_name
+from segflow.storage.images import ImageIO, read_case
 from segflow.storage.label_map_files import case_inputs
 from segflow.storage.label_mapping import in_classes
 from segflow.storage.predictions import DESCRIPTIONS, Predictions, Wanted
@@ -68,7 +68,7 @@ class PredictStage:
 
     @property
     def reader(self) -> ImageIO:
-        return in_classes(reader_by_name(self.predictor.record.plans.reader), self.predictor.labels)
+        return in_classes(self.predictor.reader(), self.predictor.labels)
 
     @property
     def maps(self) -> Maps:

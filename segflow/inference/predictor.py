@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from segflow.core.case import Case, OpenCase
 from segflow.core.configuration_plan import ConfigurationPlan
 from segflow.core.errors import SegflowError
+from segflow.core.geometry import Geometry
 from segflow.core.image_look import look_at
 from segflow.core.labels import Labels
 from segflow.core.preprocessed_case import PreprocessedCase, PreprocessedSources
@@ -30,7 +31,7 @@ from segflow.inference.image_objects import image_object
 from segflow.inference.label_builder import LabelBuilder
 from segflow.inference.load_model import Build, Model, find_previous_stage, load_model
 from segflow.inference.planes import Room
-from segflow.inference.predict_settings import AUTO, SlidingWindowSettings
+from segflow.inference.predict_settings import AUTO, IGNORE, WARN, SlidingWindowSettings
 from segflow.inference.sliding_window import LogitSlab, NotFiniteError, gathered, logit_slabs
 from segflow.models.trained_fold import Folds
 from segflow.network.build import build_network
@@ -43,6 +44,9 @@ from segflow.preprocessing.own_normalizations import Normalizations
 from segflow.preprocessing.preprocess_case import preprocess_case
 from segflow.preprocessing.restore import restore_labels, written_type
 from segflow.preprocessing.streamed import open_in_plan_space
+from segflow.storage.image_formats.placement import reorient
+from segflow.storage.image_formats.turned_reader import TurnedReader, turned
+from segflow.storage.images import ImageIO, reader_by_name
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +65,8 @@ class Predictor:
             that they predict the same here; ``precision=auto`` becomes what the device takes for the model.
         previous_stage: Predictor of a cascade's previous stage.
         normalizations: The user's own normalisations that the plans name, see `own_normalizations.CONTRACT`.
+        on_unlike: What is done about images that are unlike the training images, see `PredictSettings`. A previous
+            stage's predictor leaves that to the cascade's.
     """
 
     def __init__(
@@ -71,6 +77,7 @@ class Predictor:
         settings: SlidingWindowSettings | None = None,
         previous_stage: Predictor | None = None,
         normalizations: Normalizations | None = None,
+        on_unlike: str = WARN,
     ) -> None:
         self.record: RunRecord = model.record
         self.plan: ConfigurationPlan = model.record.plan
@@ -90,7 +97,11 @@ class Predictor:
         self.networks = tuple(accelerate(one) if self.device.type == "cpu" else one for one in networks)
         self.previous_stage = previous_stage
         self.normalizations = normalizations or {}
-        self._checks = ImageChecks()
+        self._checks = ImageChecks(on_unlike)
+        self._turns = on_unlike != IGNORE and not self.record.plans.reader.endswith(REORIENTING)
+        self._turned: set[str] = set()
+        if previous_stage is not None:
+            previous_stage._checks.on_unlike = IGNORE
 
     @classmethod
     def load(
@@ -107,6 +118,7 @@ class Predictor:
         build: Build = build_network,
         build_previous: Build | None = None,
         normalizations: Normalizations | None = None,
+        on_unlike: str = WARN,
     ) -> Predictor:
         """Load a model, and for a cascade the model of the previous stage too.
 
@@ -123,12 +135,14 @@ class Predictor:
             build: Builds the network. It must be given only for a user's own network.
             build_previous: Builds the previous stage's network, if that is another.
             normalizations: The user's own normalisations that the plans name, see `own_normalizations.CONTRACT`.
+            on_unlike: See `PredictSettings`.
 
         Raises:
             SegflowError: The model is missing, cannot be read, or does not fit its plans.
         """
         options: dict[str, Any] = {"folds": folds, "checkpoint": checkpoint, "build": build}
         here: dict[str, Any] = {"device": device, "settings": settings, "normalizations": normalizations}
+        here["on_unlike"] = on_unlike
         loaded = load_model(Path(model), configuration=configuration, **options)
         before = None
         if loaded.record.plan.previous_stage and with_previous_stage:
@@ -154,9 +168,41 @@ class Predictor:
         Raises:
             SegflowError: The image does not fit the model.
         """
-        made = image_object(image, spacing, turn_to_ras=self.record.plans.reader.endswith(REORIENTING))
+        made = image_object(image, spacing, turn=self._turn)
         label = self.labels.to_values(self.predict_case(made.case))
         return made.label_map(label.astype(written_type(self.labels), copy=False))
+
+    def turn_to(self, orientation: str) -> str | None:
+        """The orientation to which an image is turned before it is predicted; None if it stays as it is.
+
+        Args:
+            orientation: The image's, such as ``RAS``.
+        """
+        images = self.record.images
+        to = images.turn_to(orientation) if self._turns and images is not None else None
+        if to is not None and orientation not in self._turned:
+            self._turned.add(orientation)
+            logger.warning(
+                "images of orientation %s are turned to %s, which the training images have, and their label maps back "
+                "(inference.on_unlike=ignore: not)",
+                orientation,
+                to,
+            )
+        return to
+
+    def reader(self) -> ImageIO:
+        """The model's reader, which turns images where `turn_to` says so.
+
+        Raises:
+            SegflowError: There is no such reader here.
+        """
+        own = reader_by_name(self.record.plans.reader)
+        return TurnedReader(own, self.turn_to) if self._turns and self.record.images is not None else own
+
+    def _turn(self, voxels: np.ndarray, geometry: Geometry) -> tuple[np.ndarray, Geometry]:
+        if self.record.plans.reader.endswith(REORIENTING):
+            return reorient(voxels, geometry)
+        return turned(voxels, geometry, self.turn_to)
 
     def predict_case(
         self, case: Case, previous: np.ndarray | None = None, *, progress: Progress = silent

@@ -10,11 +10,13 @@ from segflow.core.case import Case, OpenCase
 from segflow.core.cropping import crop_to_nonzero
 from segflow.core.errors import SegflowError
 from segflow.core.fingerprint import CaseMeasurement, ChannelIntensities, Fingerprint, IntensitySample
-from segflow.core.geometry import Box
+from segflow.core.geometry import Box, Geometry
 from segflow.core.image_look import SLAB_VALUES, look_at
 from segflow.core.intensities import absurd_channels
+from segflow.core.training_images import ImageFacts, TrainingImages, image_quantiles
 from segflow.core.voxels import LabelSource, VoxelSource, boxes_in_order
 from segflow.planning.repeated_draws import RepeatedDraws
+from segflow.storage.image_formats.placement import orientation
 
 SAMPLES_OF_DATASET = 100_000_000
 """Foreground intensities drawn per channel, over all cases together."""
@@ -50,6 +52,7 @@ def measure_case(case: Case, samples: int) -> CaseMeasurement:
         spacing=case.geometry.spacing,
         relative_size=float(np.prod(cropped.box.shape) / np.prod(case.image.shape[1:])),
         intensities=tuple(_draw(channel, foreground, samples, draws) for channel in cropped.image),
+        facts=_facts(case.image.shape[1:], case.geometry, image_quantiles(case.image)),
         absurd=absurd_channels(case.image),
     )
 
@@ -80,8 +83,13 @@ def measure_as_read(case: OpenCase, samples: int) -> CaseMeasurement:
         spacing=case.geometry.spacing,
         relative_size=float(np.prod(look.box.shape) / np.prod(shape)),
         intensities=_look_up(case.image, case.label, boxes, drawn),
+        facts=_facts(shape, case.geometry, look.quantiles),
         absurd=look.absurd,
     )
+
+
+def _facts(shape: Sequence[int], geometry: Geometry, quantiles: tuple[tuple[float, ...], ...]) -> ImageFacts:
+    return ImageFacts(tuple(shape), geometry.spacing, orientation(geometry), quantiles)
 
 
 def _refuse_not_finite(channel: int, count: int, case_id: str) -> None:
@@ -168,6 +176,7 @@ def summarize(measurements: Sequence[CaseMeasurement]) -> Fingerprint:
         spacings=tuple(m.spacing for m in measurements),
         intensities=tuple(_statistics([m.intensities[c] for m in measurements]) for c in range(channels)),
         median_relative_size=float(np.median([m.relative_size for m in measurements])),
+        images=TrainingImages.of([m.facts for m in measurements]),
     )
 
 

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 from segflow.core.configuration_plan import ConfigurationPlan
 from segflow.core.dataset import DatasetDescription
 from segflow.core.errors import SegflowError
+from segflow.core.fingerprint import Fingerprint
 from segflow.core.plans import Plans
+from segflow.core.training_images import TrainingImages
 from segflow.storage.dataset_json import read_dataset_json
-from segflow.storage.file_names import DESCRIPTION_FILE, GROUPS_FILE, REFERENCES_FOLDER, SPLITS_FILE
+from segflow.storage.file_names import DESCRIPTION_FILE, FINGERPRINT_FILE, GROUPS_FILE, REFERENCES_FOLDER, SPLITS_FILE
 from segflow.storage.json_files import read_json, read_json_as
 from segflow.storage.links import within
 
@@ -78,6 +80,13 @@ class PreparedDataset:
             SegflowError: They are missing, or their content cannot be used.
         """
         return read_json_as(self.plans_file(name), Plans.from_json, fix)
+
+    def training_images(self) -> TrainingImages | None:
+        """What the fingerprint tells of the images; None if there is none, or it does not say, as one of nnU-Net."""
+        try:
+            return read_json_as(self.path / FINGERPRINT_FILE, Fingerprint.from_json).images
+        except SegflowError:
+            return None
 
     def all_plans(self) -> Iterator[tuple[str, Plans]]:
         """Name and content of all plans, sorted by name. Other files are left out."""

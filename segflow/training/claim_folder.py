@@ -52,8 +52,9 @@ FREE_SETTINGS = (
     "settings.trainer.profiler",
     "settings.trainer.enable_*",
     "settings.trainer.log_every_n_steps",
+    "training_images*",  # of the same arrays, which are compared separately
 )
-"""Shell patterns of settings that may change between two starts: they decide where and how fast a run trains."""
+"""Shell patterns of what may change between two starts: it decides where and how fast a run trains, or less."""
 
 LENGTH_SETTING = "settings.trainer.max_epochs"
 

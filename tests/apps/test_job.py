@@ -43,6 +43,7 @@ def test_a_trained_fold_has_all_that_the_design_promises(job: Path) -> None:
     assert sorted(summary) == ["foreground_mean", "mean", "metric_per_case"]
     record = json.loads((run / "run.json").read_text())
     assert len(summary["metric_per_case"]) == len(record["val_cases"]) == 4
+    assert record["training_images"]["cases"] == 16
     assert not list(run.rglob(".writing-*"))
 
 

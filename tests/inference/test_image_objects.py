@@ -10,6 +10,7 @@ import torch
 
 from segflow.core.errors import SegflowError
 from segflow.inference.image_objects import image_object
+from segflow.storage.image_formats.placement import reorient
 
 OBLIQUE = np.array([[0.0, -1.5, 0.2, 5], [2.0, 0.0, 0.1, -7], [0.1, 0.0, -3.0, 9], [0, 0, 0, 1]])
 
@@ -83,7 +84,7 @@ def test_images_turned_to_ras_come_back_unturned(kind: str) -> None:
     if kind == "simpleitk":
         image = itk_image()
         image.SetDirection((0.0, 1.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, -1.0))
-    straight, turned = image_object(image), image_object(image, turn_to_ras=True)
+    straight, turned = image_object(image), image_object(image, turn=reorient)
     assert turned.case.image.shape != straight.case.image.shape
     back = turned.label_map(turned.case.image[0].astype(np.uint8))
     expected = straight.label_map(straight.case.image[0].astype(np.uint8))

@@ -22,7 +22,7 @@ from segflow.planning import measure, measure_dataset
 from segflow.planning.plan_dataset import PlanOptions, PlanReport, plan_dataset
 from segflow.planning.planner import PlannerSettings
 from segflow.storage.images import reader_by_name
-from segflow.storage.json_files import write_json
+from segflow.storage.json_files import read_json, write_json
 
 CASES = 6
 
@@ -74,6 +74,7 @@ def test_files_are_written_with_nnunets_names_and_keys(raw: Path, plan: Callable
         "median_relative_size_after_cropping",
         "shapes_after_crop",
         "spacings",
+        "training_images",  # of segflow's own
     }
     assert read["dataset_fingerprint.json"]["shapes_after_crop"] == [[10, 24, 20]] * CASES
     assert read["dataset_fingerprint.json"]["spacings"] == [[2.0, 0.5, 0.5]] * CASES
@@ -205,7 +206,8 @@ def test_a_given_fingerprint_needs_no_images(tmp_path: Path, raw: Path, plan: Ca
 
 def test_images_are_measured_after_a_given_fingerprint(tmp_path: Path, plan: Callable[..., PlanReport]) -> None:
     given = tmp_path / "given.json"
-    given.write_text((plan().folder / "dataset_fingerprint.json").read_text().replace("0.5", "0.75"))
+    content = read_json(plan().folder / "dataset_fingerprint.json")
+    write_json(given, {**content, "spacings": [[2.0, 0.75, 0.75]] * CASES})
     assert plan(fingerprint=given).fingerprint.spacings[0] == (2.0, 0.75, 0.75)
     report = plan()
     assert report.measured

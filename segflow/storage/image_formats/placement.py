@@ -197,12 +197,20 @@ def is_left_handed(geometry: Geometry) -> bool:
     return mirrored != (header.get("space") == LEFT_HANDED_SPACE)
 
 
-def reorient(voxels: np.ndarray, geometry: Geometry) -> tuple[np.ndarray, Geometry]:
-    """Turn an array to RAS: x grows to the right, y to the front, z upwards.
+RAS = "RAS"
+"""The directions that `reorient` turns to unless others are named: x grows to the right, y to the front, z upwards."""
+
+_TURNED_TO = "reoriented_to"
+"""Key of a turned geometry's header for directions other than RAS."""
+
+
+def reorient(voxels: np.ndarray, geometry: Geometry, to: str = RAS) -> tuple[np.ndarray, Geometry]:
+    """Turn an array such that its axes grow in given directions.
 
     Args:
         voxels: (C, Z, Y, X) as read.
         geometry: Its geometry.
+        to: Directions in which x, y and z shall grow, see `orientation`.
 
     Returns:
         The turned array, a view; and its geometry, whose header still describes the file, for `restore_orientation`.
@@ -212,7 +220,7 @@ def reorient(voxels: np.ndarray, geometry: Geometry) -> tuple[np.ndarray, Geomet
     import nibabel
 
     affine = affine_of(geometry)
-    steps = nibabel.io_orientation(affine)
+    steps = _steps(affine, to)
     turned = nibabel.apply_orientation(voxels.transpose(3, 2, 1, 0), steps).transpose(3, 2, 1, 0)
     shape_xyz = voxels.shape[:0:-1]
     new_affine = affine @ nibabel.orientations.inv_ornt_aff(steps, shape_xyz)
@@ -221,6 +229,8 @@ def reorient(voxels: np.ndarray, geometry: Geometry) -> tuple[np.ndarray, Geomet
     for axis, target in enumerate(steps[:, 0].astype(int)):
         turned_xyz[target] = xyz[axis]
     header = {**geometry.header, "reoriented_affine": new_affine.tolist()}
+    if to != RAS:
+        header[_TURNED_TO] = to
     return turned, Geometry((turned_xyz[2], turned_xyz[1], turned_xyz[0]), header)
 
 
@@ -230,12 +240,13 @@ def restore_orientation(values: np.ndarray, geometry: Geometry) -> tuple[np.ndar
         return values, geometry
     import nibabel
 
-    header = {key: value for key, value in geometry.header.items() if key != "reoriented_affine"}
-    steps = nibabel.io_orientation(affine_of(Geometry(geometry.spacing, header)))
-    back = nibabel.orientations.ornt_transform(np.array([[0, 1], [1, 1], [2, 1]]), steps)
+    header = {key: value for key, value in geometry.header.items() if key not in ("reoriented_affine", _TURNED_TO)}
+    affine = affine_of(Geometry(geometry.spacing, header))
+    to = geometry.header.get(_TURNED_TO, RAS)
+    back = nibabel.orientations.ornt_transform(nibabel.orientations.axcodes2ornt(to), nibabel.io_orientation(affine))
     turned = nibabel.apply_orientation(values.transpose(2, 1, 0), back).transpose(2, 1, 0)
     xyz = geometry.spacing[::-1]
-    own = [xyz[target] for target in steps[:, 0].astype(int)]
+    own = [xyz[target] for target in _steps(affine, to)[:, 0].astype(int)]
     return turned, Geometry((own[2], own[1], own[0]), header)
 
 
@@ -249,12 +260,21 @@ def box_in_file(box: Box, shape: Sequence[int], geometry: Geometry) -> Box:
     """
     if "reoriented_affine" not in geometry.header:
         return box
-    import nibabel
-
     start, stop = [0, 0, 0], [0, 0, 0]
-    for axis, (target, direction) in enumerate(nibabel.io_orientation(affine_of(geometry)).astype(int)):
+    steps = _steps(affine_of(geometry), geometry.header.get(_TURNED_TO, RAS))
+    for axis, (target, direction) in enumerate(steps.astype(int)):
         here, there = 2 - axis, 2 - target
         first, last = box.start[there], box.stop[there]
         flipped = (shape[there] - last, shape[there] - first)
         start[here], stop[here] = (first, last) if direction > 0 else flipped
     return Box(tuple(start), tuple(stop))
+
+
+def _steps(affine: np.ndarray, to: str) -> np.ndarray:
+    """nibabel's orientation (3, 2) that turns an array of this affine to given directions."""
+    import nibabel
+
+    own: np.ndarray = nibabel.io_orientation(affine)
+    if to != RAS:
+        own = nibabel.orientations.ornt_transform(own, nibabel.orientations.axcodes2ornt(to))
+    return own
