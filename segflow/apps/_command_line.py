@@ -142,7 +142,7 @@ def _rewrite_one(
         return _rewrite_group(head, key, _globbed(value, names) if multirun else value, names, multirun)
     if key in _catalogue.NUMBERED and not multirun and re.fullmatch(r"\d+,(\d+(,\d+)*)?", value):
         return [f"{head}[{value.removesuffix(',')}]"]
-    if key in texts and not (multirun and _FUNCTION.match(value)):
+    if (key in texts or key.rpartition(".")[0] in texts) and not (multirun and _FUNCTION.match(value)):
         several = multirun or key not in whole
         return [head + ",".join(map(_quote_text, split_values(value) if several else [value]))]
     return [argument]
@@ -190,6 +190,7 @@ def _quote(value: str) -> str:
 
 
 def _quote_text(value: str) -> str:
-    if value[:1] in ("", "'", '"', "[", "{") or "${" in value:
+    braced = value[:1] == "{" and value[-1:] == "}"
+    if value[:1] in ("", "'", '"', "[") or braced or "${" in value:
         return value
     return quoted(value) if _SPECIAL.search(value) or _NO_TEXT.fullmatch(value) else value

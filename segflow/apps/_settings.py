@@ -31,7 +31,7 @@ class Setting:
         type: Type of the value, in words.
         default: Default as plain values; `MISSING` if an option of a group gives it.
         meaning: One or more sentences.
-        is_text: Whether its value is a name or a path, or a list of them, and nothing else.
+        is_text: Whether its value is a name or a path, or a list or mapping of them, and nothing else.
         is_path: Whether it is a path, or a list of them.
         is_list: Whether it is or may be a list of them.
         is_open: Whether the keys below it are the user's own.
@@ -69,7 +69,7 @@ def _settings_below(record: type, prefix: str) -> tuple[Setting, ...]:
                     in_words(kind),
                     _plain_default(entry),
                     meaning,
-                    is_text=options <= {str, Path, list[str], list[Path]},
+                    is_text=options <= {str, Path, list[str], list[Path], dict[str, str]},
                     is_path=options <= {Path, list[Path]},
                     is_list=bool(options & {list[str], list[Path]}),
                     is_open=any(typing.get_origin(option) is dict for option in options),

@@ -55,6 +55,16 @@ class DatasetDescription:
         """Ending of label maps, those that are predicted among them, with its dot."""
         return self.own_label_ending or self.file_ending
 
+    @property
+    def groups(self) -> dict[str, str]:
+        """Case → its group, such as a patient, for cases of dataset.json's list that have one.
+
+        ``group`` in an entry is our key, which nnU-Net passes over.
+        """
+        listing = self.raw.get("dataset")
+        entries = listing.items() if isinstance(listing, Mapping) else ()
+        return {str(case_id): str(e["group"]) for case_id, e in entries if isinstance(e, Mapping) and e.get("group")}
+
     @classmethod
     def from_json(cls, name: str, value: Mapping[str, Any]) -> DatasetDescription:
         """Check and build from dataset.json.

@@ -1,4 +1,4 @@
-"""A raw dataset from a CSV list of files, which are not copied or renamed (recipe 1.3, key ``dataset``)."""
+"""Cases from a table of files: CSV, or JSON."""
 
 from __future__ import annotations
 
@@ -8,29 +8,18 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from segflow.core.case import CaseFiles
 from segflow.core.errors import CaseErrors, SegflowError
 from segflow.core.names import shortened, why_unsafe
-from segflow.exchange.raw_layout import refuse_taken
-from segflow.exchange.renumber import renumbered, write_renumbered
-from segflow.execution.progress import Progress, ProgressEvent, silent
+from segflow.exchange.listed_cases import CaseList, ListedCase, NewDataset, write_listed
+from segflow.execution.progress import Progress, silent
 from segflow.storage.case_files import listed_file
-from segflow.storage.case_names import IMAGE_ENDINGS
-from segflow.storage.images import reader_of
-from segflow.storage.json_files import write_json
-from segflow.storage.label_values import label_values
-from segflow.storage.tables import CASE_HEADINGS, LABEL_HEADINGS, Line, column_of, read_table
-from segflow.storage.whole_folder import folder_written_whole
+from segflow.storage.case_names import image_ending
+from segflow.storage.json_files import read_json
+from segflow.storage.tables import CASE_HEADINGS, GROUP_HEADINGS, LABEL_HEADINGS, Line, column_of, read_table
 
-STAGE = "convert"
 HEADING_HELP = "case,CT,label  (one column per channel, headed by the channel's name)"
-
-
-@dataclass(frozen=True, slots=True)
-class _Row:
-    case_id: str
-    images: tuple[Path, ...]
-    label: Path
+JSON_HELP = '[{"case": "a", "CT": "a_ct.nii.gz", "label": "a_seg.nii.gz"}], or {"training": [{"image": …, "label": …}]}'
+IMAGE_KEYS = ("image", "images")
 
 
 def convert_file_list(
@@ -41,84 +30,83 @@ def convert_file_list(
     *,
     labels: Mapping[str, Any] | None = None,
     regions_class_order: Sequence[int] | None = None,
+    channels: Sequence[str] | None = None,
     progress: Progress = silent,
 ) -> Path:
     """Make a raw dataset from files that stay where they are.
 
     Args:
-        table: CSV with the columns ``case``, ``label``, and one for each channel. The heading of a channel is its name,
-            which chooses its normalisation (``CT``, ``T1`` …). Relative paths start at the table's folder.
+        table: A list of files; see `read_file_list`.
         raw_root: Folder of the raw datasets.
         dataset_id: Number of the new dataset.
         name: Name of the new dataset.
-        labels: As in dataset.json. None reads all label maps and names their values ``label_1`` ….
-        regions_class_order: As in dataset.json, for labels with regions.
+        labels, regions_class_order: See `NewDataset`.
+        channels: See `read_file_list`.
         progress: Called after each label map that is read.
 
     Returns:
-        The new folder, with a dataset.json that lists the files. It also holds renumbered copies of the label maps if
-        their values are not 0, 1, 2, ….
+        The new folder; see `write_listed`.
 
     Raises:
-        SegflowError: The table has no such columns, a file is missing, endings are mixed, or the number is taken.
+        SegflowError: The list cannot be used, a file is missing, or the number is taken.
     """
-    channels, rows = _read_table(table)
-    target = refuse_taken(raw_root, f"Dataset{dataset_id:03d}_{name}")
-    ending = _common_ending(table, rows)
-    found = labels if labels is not None else _found_labels(rows, ending, progress)
-    named, new = renumbered(found, regions_class_order)
-    content: dict[str, Any] = {
-        "channel_names": {str(number): channel for number, channel in enumerate(channels)},
-        **named,
-        "numTraining": len(rows),
-        "file_ending": ending,
-        "dataset": {
-            row.case_id: {"images": [str(file) for file in row.images], "label": str(row.label)} for row in rows
-        },
-        "converted_by": "segflow",
-    }
-    with folder_written_whole(target) as partial:
-        if any(old != value for old, value in new.items()):
-            cases = [CaseFiles(row.case_id, row.images, row.label) for row in rows]
-            reader = reader_of((row.images[0] for row in rows), ending)
-            content["dataset"] = write_renumbered(cases, new, reader, partial, ending, progress)
-        write_json(partial / "dataset.json", content)
-    return target
+    new = NewDataset(raw_root, dataset_id, name, labels, regions_class_order)
+    return write_listed(read_file_list(table, channels), new, progress)
 
 
-def _read_table(table: Path) -> tuple[list[str], list[_Row]]:
-    header, *lines = read_table(table) or [Line(1, ())]
-    headings = header.cells
-    case, label = column_of(headings, CASE_HEADINGS), column_of(headings, LABEL_HEADINGS)
-    channels = [heading for column, heading in enumerate(headings) if column not in (case, label)]
-    if case is None or label is None or not channels or len(set(headings)) != len(headings):
-        raise SegflowError(f"{table} lacks a column", found=", ".join(headings) or "nothing", expected=HEADING_HELP)
+def read_file_list(table: Path, channels: Sequence[str] | None = None) -> CaseList:
+    """The cases of a table of files. Relative paths start at the table's folder.
+
+    Args:
+        table: CSV with the columns ``case``, ``label``, one for each channel, and perhaps ``group``; the heading of a
+            channel is its name, which chooses its normalisation (``CT``, ``T1`` …). Or JSON: a list of objects with
+            the same keys; or an object whose ``training`` lists objects with ``image`` (one file or a list) and
+            ``label``, as MONAI and the decathlon write it.
+        channels: Names of the channels: of files that hold several, or of a JSON whose cases have ``image`` and that
+            does not name them itself. None takes the headings, or the JSON's names.
+
+    Raises:
+        SegflowError: Columns or files are missing, or a case is there twice. All problems are listed together.
+    """
+    if table.suffix.lower() == ".json":
+        headings, lines, channels = _json_lines(table, channels)
+    else:
+        header, *lines = read_table(table) or [Line(1, ())]
+        headings = header.cells
+    case, label, group = (column_of(headings, names) for names in (CASE_HEADINGS, LABEL_HEADINGS, GROUP_HEADINGS))
+    names = [heading for column, heading in enumerate(headings) if column not in (case, label, group)]
+    if case is None or label is None or not names or len(set(headings)) != len(headings):
+        expected = JSON_HELP if table.suffix.lower() == ".json" else HEADING_HELP
+        raise SegflowError(f"{table} lacks a column", found=", ".join(headings) or "nothing", expected=expected)
     if not lines:
         raise SegflowError(f"{table} lists no case", expected="one line per case")
-    columns = _Columns(headings, headings[case], tuple(channels), headings[label])
-    rows: list[_Row] = []
+    columns = _Columns(
+        headings, headings[case], tuple(names), headings[label], None if group is None else headings[group]
+    )
+    cases: list[ListedCase] = []
     problems: list[str] = []
     seen: set[str] = set()
     for line in lines:
-        row, wrong = columns.read(line, table.resolve().parent, seen)
+        read, wrong = columns.read(line, table.resolve().parent, seen)
         problems += wrong
-        rows += [] if row is None else [row]
+        cases += [] if read is None else [read]
     if problems:
         raise CaseErrors(f"{table} cannot be used", problems)
-    return channels, sorted(rows, key=lambda row: row.case_id)
+    return CaseList(str(table), tuple(names), tuple(sorted(cases, key=lambda one: one.case_id)), tuple(channels or ()))
 
 
 @dataclass(frozen=True, slots=True)
 class _Columns:
-    """Headings of a table: all, that of the cases, those of the channels, and that of the label maps."""
+    """Headings of a table: all, that of the cases, those of the channels, of the label maps, and of the groups."""
 
     headings: Sequence[str]
     case: str
     channels: tuple[str, ...]
     label: str
+    group: str | None
 
-    def read(self, line: Line, base: Path, seen: set[str]) -> tuple[_Row | None, list[str]]:
-        """The row of a line, or None if it cannot be used; and its problems. Adds the case to those seen."""
+    def read(self, line: Line, base: Path, seen: set[str]) -> tuple[ListedCase | None, list[str]]:
+        """The case of a line, or None if it cannot be used; and its problems. Adds the case to those seen."""
         texts = dict(zip_longest(self.headings, line.cells[: len(self.headings)], fillvalue=""))
         case_id, number, problems = texts[self.case], line.number, []
         cells = {heading: texts[heading] for heading in (*self.channels, self.label)}
@@ -136,34 +124,54 @@ class _Columns:
                 problems.append(f"line {number}, case '{case_id}': {error}")
         if len(files) < len(cells):
             return None, problems
-        return _Row(case_id, tuple(files[channel] for channel in self.channels), files[self.label]), problems
+        group = texts[self.group] if self.group else None
+        images = tuple(files[channel] for channel in self.channels)
+        return ListedCase(case_id, images, files[self.label], group or None), problems
 
 
-def _common_ending(table: Path, rows: Sequence[_Row]) -> str:
-    """The common ending of all label maps and images, with which predictions are written."""
-    endings = {_ending(file) for row in rows for file in (*row.images, row.label)}
-    if len(endings) > 1:
-        raise SegflowError(
-            f"{table}: mixed file endings", found=" ".join(sorted(endings)), expected="one for all files"
-        )
-    return endings.pop()
+def _json_lines(file: Path, channels: Sequence[str] | None) -> tuple[tuple[str, ...], list[Line], Sequence[str] | None]:
+    """The cases of a JSON list as lines of a table, numbered from 1, with the headings; and the channels' names."""
+    content = read_json(file)
+    described = content if isinstance(content, Mapping) else {}
+    entries = described.get("training", described.get("cases")) if described else content
+    if not isinstance(entries, list) or not all(isinstance(entry, Mapping) for entry in entries):
+        raise SegflowError(f"{file} is no list of cases", found=shortened(content), expected=JSON_HELP)
+    names = list(channels or _channel_names(described))
+    rows = [_json_row(file, number, entry, names) for number, entry in enumerate(entries, start=1)]
+    headings = tuple(dict.fromkeys(heading for row in rows for heading in row))
+    lines = [Line(number, tuple(row.get(key, "") for key in headings)) for number, row in enumerate(rows, start=1)]
+    return headings, lines, names or None
 
 
-def _ending(file: Path) -> str:
-    known = next((ending for ending in IMAGE_ENDINGS if file.name.lower().endswith(ending)), None)
-    return file.name[-len(known) :] if known else file.suffix
+def _json_row(file: Path, number: int, entry: Mapping[str, Any], channels: Sequence[str]) -> dict[str, str]:
+    """Heading → text of one case. Its ``image`` becomes one column for each channel."""
+    row: dict[str, Any] = {str(key): value for key, value in entry.items()}
+    given = next((row.pop(key) for key in IMAGE_KEYS if key in row), None)
+    if given is not None:
+        files = given if isinstance(given, list) else [given]
+        if len(files) != len(channels) and (len(files) > 1 or not channels):
+            raise SegflowError(
+                f"{file}, case {number}: its images have no names of channels",
+                found=f"{len(files)} images, channels {', '.join(channels) or 'without names'}",
+                expected="one name for each image",
+                fix="Name them in order: channels=[CT]",
+            )
+        row |= dict(zip(channels, files, strict=True)) if len(files) == len(channels) else {IMAGE_KEYS[0]: files[0]}
+        if column_of([*row], CASE_HEADINGS) is None and isinstance(files[0], str):
+            name = Path(files[0]).name
+            row = {"case": name.removesuffix(image_ending(name) or ""), **row}
+    texts = {key: value if isinstance(value, str) else str(value) for key, value in row.items() if _is_plain(value)}
+    if wrong := sorted(set(row) - set(texts)):
+        raise SegflowError(f"{file}, case {number}: not a path", found=", ".join(wrong), expected=JSON_HELP)
+    return texts
 
 
-def _found_labels(rows: Sequence[_Row], ending: str, progress: Progress) -> dict[str, int]:
-    reader = reader_of((row.images[0] for row in rows), ending)
-    values: set[int] = set()
-    problems = []
-    for done, row in enumerate(rows, start=1):
-        try:
-            values.update(label_values(reader.read_label(row.label)[0]))
-        except SegflowError as error:
-            problems.append(str(error.of_case(row.case_id)))
-        progress(ProgressEvent(STAGE, row.case_id, done, len(rows)))
-    if problems:
-        raise CaseErrors("label maps cannot be used", problems)
-    return {"background": 0, **{f"label_{value}": value for value in sorted(values - {0})}}
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, (str, int)) and not isinstance(value, bool)
+
+
+def _channel_names(content: Mapping[str, Any]) -> list[str]:
+    given = content.get("channel_names", content.get("modality"))
+    if isinstance(given, Mapping) and all(str(key).isdigit() for key in given):
+        return [str(given[key]) for key in sorted(given, key=lambda key: int(str(key)))]
+    return [str(name) for name in given] if isinstance(given, list) else []

@@ -145,7 +145,12 @@ def plan_dataset(
     if cases:
         ids = [case.case_id for case in cases]
         folds = split_dataset(
-            output_folder, ids, splits or SplitSettings(), raw_folder=dataset_folder, replace=options.replace_splits
+            output_folder,
+            ids,
+            splits or SplitSettings(),
+            raw_folder=dataset_folder,
+            replace=options.replace_splits,
+            groups=description.groups,
         )
     if fingerprint is not None:
         write_fingerprint(output_folder, found, Origin("given fingerprint", 1, {}, {"fingerprint": fingerprint}))

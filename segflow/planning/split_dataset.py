@@ -26,6 +26,7 @@ def split_dataset(
     *,
     raw_folder: Path | None = None,
     replace: bool = False,
+    groups: Mapping[str, str] | None = None,
 ) -> list[Split]:
     """The splits in ``folder/splits_final.json``, which is written if it is missing.
 
@@ -38,9 +39,11 @@ def split_dataset(
         settings: How to divide them. The defaults accept any existing splits.
         raw_folder: The raw dataset; a ``splits_final.json`` in it is taken over if the settings are the defaults.
         replace: Make the splits anew.
+        groups: Case → group that the dataset itself gives, for settings without ``group_by``. A case without one is
+            its own.
 
     Returns:
-        The folds; none if there are fewer cases than folds, so that only ``fold=all`` can train.
+        The folds; none if there are fewer cases, or groups, than folds, so that only ``fold=all`` can train.
 
     Raises:
         SegflowError: The splits do not fit.
@@ -51,21 +54,24 @@ def split_dataset(
     brought = None if raw_folder is None else raw_folder / SPLITS_FILE
     if brought is not None and not brought.is_file():
         brought = None
+    own = {case: groups.get(case, case) for case in case_ids} if groups else None
+    groups = groups_of_cases(case_ids, settings) or own
     if stored.is_file() and not replace:
-        return _kept(prepared, case_ids, settings, asked=asked, brought=None if asked else brought)
+        return _kept(prepared, case_ids, settings, groups, asked=asked, brought=None if asked else brought)
     if brought is not None and not asked:
         splits = read_splits(brought)
-        check_splits(splits, case_ids, source=str(brought))
+        check_splits(splits, case_ids, groups=groups, source=str(brought))
         logger.info("Splits were taken from %s", brought)
-    elif not asked and len(set(case_ids)) < settings.folds:
-        logger.warning("%d cases are too few for %d folds; train with fold=all.", len(set(case_ids)), settings.folds)
+    elif not asked and (units := _units(case_ids, groups)) < settings.folds:
+        kind = "groups of cases" if groups else "cases"
+        logger.warning("%d %s are too few for %d folds; train with fold=all.", units, kind, settings.folds)
         return []
     else:
-        splits = build_splits(case_ids, settings)
+        splits = build_splits(case_ids, settings, groups)
         if brought is not None:
             logger.warning("%s is not used, since other splits were asked for", brought)
     prepared.groups_file.unlink(missing_ok=True)
-    if groups := groups_of_cases(case_ids, settings):
+    if groups:
         write_json(prepared.groups_file, groups, sort_keys=True)
     write_splits(stored, splits)
     return splits
@@ -97,11 +103,16 @@ def _asks_for_something(settings: SplitSettings) -> bool:
 
 
 def _kept(
-    prepared: PreparedDataset, case_ids: Sequence[str], settings: SplitSettings, *, asked: bool, brought: Path | None
+    prepared: PreparedDataset,
+    case_ids: Sequence[str],
+    settings: SplitSettings,
+    groups: Mapping[str, str] | None,
+    *,
+    asked: bool,
+    brought: Path | None,
 ) -> list[Split]:
     stored = prepared.splits_file
     splits = read_splits(stored)
-    groups = groups_of_cases(case_ids, settings)
     if groups is None and (file := prepared.groups_file).is_file():
         groups = read_json_as(file, _groups)
     fix = f"To make splits anew, remove {stored.name} and plan again; folds trained on the old ones are then void."
@@ -109,13 +120,18 @@ def _kept(
         check_splits(splits, case_ids, groups=groups, source=str(stored))
     except SegflowError as error:
         raise error.changed(fix=fix) from None
-    if asked and not _same(splits, build_splits(case_ids, settings)):
+    if asked and not _same(splits, build_splits(case_ids, settings, groups)):
         raise SegflowError(f"{stored} holds other splits than were asked for", fix=fix)
     if brought is not None:
         theirs = read_splits(brought)
         if not _same(splits[: len(theirs)], theirs):  # folds may have been added to those of the raw dataset
             raise SegflowError(f"{stored} and {brought} hold different splits", fix=fix)
     return splits
+
+
+def _units(case_ids: Sequence[str], groups: Mapping[str, str] | None) -> int:
+    """Number of cases, or of groups, that folds can be made of."""
+    return len({groups[case] for case in case_ids} if groups else set(case_ids))
 
 
 def _groups(content: Mapping[str, Any]) -> dict[str, str]:

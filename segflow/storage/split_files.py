@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from segflow.core.errors import SegflowError
@@ -64,14 +64,21 @@ def values_of_cases(case_ids: Iterable[str], source: str) -> dict[str, str]:
     return {case: table[case] for case in wanted}
 
 
-def build_splits(case_ids: Iterable[str], settings: SplitSettings) -> list[Split]:
+def build_splits(
+    case_ids: Iterable[str], settings: SplitSettings, groups: Mapping[str, str] | None = None
+) -> list[Split]:
     """Splits by the settings, or from the file that they name; in either case checked.
+
+    Args:
+        case_ids: The cases.
+        settings: How to divide them.
+        groups: Case → group, for settings without ``group_by``.
 
     Raises:
         SegflowError: See `make_splits` and `check_splits`.
     """
     cases = sorted(set(case_ids))
-    groups = groups_of_cases(cases, settings)
+    groups = groups_of_cases(cases, settings) or groups
     if settings.file:
         file = Path(settings.file).expanduser()
         splits, source = read_splits(file), str(file)

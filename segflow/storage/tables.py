@@ -11,6 +11,8 @@ from segflow.core.errors import SegflowError
 
 CASE_HEADINGS = ("case", "case_id", "id", "name", "identifier")
 """Headings for the column of case ids. If a table has several of them, the first in this order counts."""
+GROUP_HEADINGS = ("group", "patient", "subject", "patient_id", "subject_id")
+"""Headings of the column of groups, whose cases stay together in splits."""
 LABEL_HEADINGS = ("label", "reference")
 """Headings of the column of label maps."""
 
@@ -28,15 +30,19 @@ class Line:
     cells: tuple[str, ...]
 
 
-def read_table(file: Path) -> list[Line]:
+def read_table(file: Path, separator: str = ",") -> list[Line]:
     """The lines of a CSV file in UTF-8, with the heading. Lines without text are left out.
+
+    Args:
+        file: The file.
+        separator: What stands between cells.
 
     Raises:
         SegflowError: The file is missing or unreadable, or it is not a table.
     """
     try:
         with file.open(newline="", encoding="utf-8-sig") as stream:
-            reader = csv.reader(stream)
+            reader = csv.reader(stream, delimiter=separator)
             lines = [Line(reader.line_num, tuple(cell.strip() for cell in row)) for row in reader]
     except FileNotFoundError:
         raise SegflowError(f"cannot read {file}: there is no such file") from None
