@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -43,6 +44,17 @@ def test_the_wheel_holds_every_file_of_the_package_its_types_and_its_licence(whe
     assert archive.read(licence) == (ROOT / "LICENSE").read_bytes()
     (metadata,) = [name for name in names if name.endswith(".dist-info/METADATA")]
     assert "License-Expression: Apache-2.0" in archive.read(metadata).decode().splitlines()
+
+
+def test_what_trains_is_an_extra(wheel: Path) -> None:
+    archive = zipfile.ZipFile(wheel)
+    (metadata,) = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
+    required = re.findall(r"^Requires-Dist: ([\w.-]+)(.*)$", archive.read(metadata).decode(), flags=re.MULTILINE)
+    always = {name.lower() for name, condition in required if "extra ==" not in condition}
+    train = {name.lower() for name, condition in required if "extra == 'train'" in condition}
+    assert {"torch", "numpy", "nibabel", "simpleitk", "msgspec", "pyyaml"} <= always
+    assert {"hydra-core", "omegaconf", "pytorch-lightning", "tensorboard", "matplotlib", "jinja2", "pooch"} <= train
+    assert not always & train
 
 
 def test_the_source_archive_can_be_tested_and_read(tmp_path: Path) -> None:

@@ -35,6 +35,11 @@ LINES = [
     "ensemble members=[one,two] output=out weights=[2,1] resume=false",
     "ensemble members=one output=out weights=[2.5,1]",
     "postprocess action=apply prediction=a choice=b.json output=c processes=0",
+    "convert source=files.csv dataset_id=42 labels={background:0,liver:1,tumour:[2,5]} name=2024",
+    "doctor dataset=42 processes=0",
+    "doctor dataset=/data/Dataset042_X",
+    "doctor dataset=hippocampus paths.raw='my data'",
+    "config find='learning rate'",
     "bundle action=export model=run output=liver.segflow format=nnunet folds=all bundle.configuration=2d",
 ]
 
