@@ -153,6 +153,7 @@ def test_python_predicts_pictures(light: Environment) -> None:
         ("train dataset=4", "segflow train: 'segflow train' needs more than a light install"),
         ("predict -m shards=1,2 model=x input=y output=z", "segflow predict: '-m' needs more than a light install"),
         ("predict model=x input=y output=z +foo=1", "'foo=1' needs more than a light install"),
+        ("predict model=x overlap=0.5)", "'inference.overlap=0.5)' needs more than a light install. Quote special"),
     ],
 )
 def test_what_needs_more_says_how_to_get_it(line: str, told: str, light: Environment) -> None:

@@ -97,7 +97,8 @@ def _run(
         try:
             settings = _plain.composed(command, typed, folders)
         except NeedsHydraError as beyond:
-            refuse_without_training(f"'{_command_line.unmarked(str(beyond))}'")
+            word = _command_line.unmarked(str(beyond))
+            refuse_without_training(f"'{word}'", "Quote special characters: \"KEY='a b'\". " if "=" in word else "")
         else:
             sys.argv = [sys.argv[0], *typed]
             _invocation.keep_overrides(_command_line.split(typed)[1])
@@ -109,12 +110,16 @@ def _run(
     _hydra_job.run(command, typed, folders, failures, show_traceback=show_traceback)
 
 
-def refuse_without_training(what: str) -> None:
+def refuse_without_training(what: str, advice: str = "") -> None:
     """Refuse what needs the extra ``train``, if it is not installed.
+
+    Args:
+        what: It, for the message.
+        advice: What else may help, as a sentence.
 
     Raises:
         CommandLineError: It is not installed. The error says how to install it.
     """
     missing = [module for module in OF_TRAINING if find_spec(module) is None]
     if missing:
-        raise CommandLineError(f"{what} needs more than a light install", fix=f"Type: {INSTALL}")
+        raise CommandLineError(f"{what} needs more than a light install", fix=f"{advice}Type: {INSTALL}")
