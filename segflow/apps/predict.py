@@ -12,6 +12,7 @@ from segflow.apps._own_parts import own_normalizations
 from segflow.apps._parts import Part
 from segflow.apps._records import Command, ReadsDicom, Sharded, needed, within_memory
 from segflow.core.errors import CaseErrors
+from segflow.inference.dicom_settings import DicomOutputSettings
 from segflow.inference.predict_settings import PredictSettings
 from segflow.storage.find_folds import refuse_missing
 
@@ -22,7 +23,7 @@ USE = "Use: segflow predict model=RUN_FOLDER input=DIR output=DIR"
 
 
 @dataclass(kw_only=True)
-class Predict(ReadsDicom, Sharded, Command):
+class Predict(ReadsDicom, DicomOutputSettings, Sharded, Command):
     """Settings of ``segflow predict``.
 
     Attributes:
@@ -46,6 +47,10 @@ class Predict(ReadsDicom, Sharded, Command):
     network: Part
     previous_network: Part | None = None
     normalization: dict[str, Part | None] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        Sharded.__post_init__(self)
+        DicomOutputSettings.__post_init__(self)
 
 
 @within_memory
@@ -93,6 +98,7 @@ def predict(settings: Predict, *, own: bool = False) -> PredictReport:
             own=own,
             elsewhere=shards,
             series=settings.series_choice,
+            dicom_settings=settings,
         )
 
 

@@ -47,11 +47,15 @@ class DicomInput:
     @property
     def files(self) -> list[CaseFiles]:
         """The cases, by id. The files exist after `stage`."""
-        return [staged_files(case, self.folder) for case in self.chosen.cases]
+        return [self.files_of(case) for case in self.chosen.cases]
 
     def case(self, case_id: str) -> DicomCase:
         """A case with its series."""
         return next(case for case in self.chosen.cases if case.case_id == case_id)
+
+    def files_of(self, case: DicomCase) -> CaseFiles:
+        """The files of a case, which exist after `stage`."""
+        return staged_files(case, self.folder)
 
     def stage(self, cases: Sequence[CaseFiles], progress: Progress = silent) -> dict[str, str]:
         """Write the images of some cases.

@@ -14,6 +14,8 @@ from segflow.execution.elsewhere import Elsewhere, failures
 from segflow.execution.progress import Progress, silent
 from segflow.inference.case_pipeline import PredictReport
 from segflow.inference.dicom_input import dicom_input
+from segflow.inference.dicom_output import dicom_output
+from segflow.inference.dicom_settings import DicomOutputSettings
 from segflow.inference.find_cases import Input, find_cases
 from segflow.inference.load_model import Build
 from segflow.inference.origins import described, record_digest, weights_digest, window_choices
@@ -43,6 +45,7 @@ def predict_cases(
     own: bool = False,
     elsewhere: Elsewhere | None = None,
     series: SeriesChoice | None = None,
+    dicom_settings: DicomOutputSettings | None = None,
 ) -> PredictReport:
     """Predict a folder, a CSV table, a list of files, or series of DICOM.
 
@@ -60,6 +63,7 @@ def predict_cases(
         own: Only segflow writes into the output folder, so predictions of another model are replaced.
         elsewhere: Has the cases predicted by other processes, which call this without it and without ``own``. The
             model is then loaded on the CPU, to know what is done. None predicts here.
+        dicom_settings: Label maps as DICOM-SEG too; None writes none.
         series: Which series of DICOM are the channels; None goes by the names of the model's channels.
 
     Raises:
@@ -89,6 +93,7 @@ def predict_cases(
     )
     _check_parts(predictor)
     dicom = dicom_input(source, output, predictor.record, SeriesChoice() if series is None else series)
+    objects = dicom_output(dicom_settings or DicomOutputSettings(), dicom, predictor.record)
     everything = _find(source, predictor) if dicom is None else dicom.files
     cases = part_of(everything, settings.part)
     decisive = _decisive(predictor, model, settings, build, build_previous)
@@ -96,7 +101,7 @@ def predict_cases(
     if predictor.plan.previous_stage and before is None:
         before = within(output, PREVIOUS_STAGE_FOLDER)
     family = {case.case_id for case in everything}
-    last = PredictStage("predict", predictor, output, settings, decisive, before, family, own)
+    last = PredictStage("predict", predictor, output, settings, decisive, before, family, own, objects)
     arguments = {"input": _text(source), **asdict(settings), **decisive}
     del arguments["devices"]  # they say who predicts, not what
     failed = {} if dicom is None else dicom.stage(cases, progress)
@@ -144,7 +149,7 @@ def _first_stage(last: PredictStage) -> PredictStage | None:
         return None
     plain = replace(settings, probabilities=False, entropy=False, disagreement=False)
     name = f"predict {last.predictor.plan.previous_stage}"
-    return replace(last, name=name, predictor=before, output=last.previous, settings=plain, previous=None)
+    return replace(last, name=name, predictor=before, output=last.previous, settings=plain, previous=None, dicom=None)
 
 
 def _run_elsewhere(

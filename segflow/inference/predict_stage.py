@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from segflow.core.system_errors import system_error
 from segflow.execution.progress import Progress
 from segflow.inference.case_pipeline import PredictReport, Steps, run_cases
 from segflow.inference.case_prediction import CasePrediction
+from segflow.inference.dicom_output import DicomOutput
 from segflow.inference.find_cases import refuse_too_many
 from segflow.inference.large_images import check_grid, fits_whole, image_bytes, is_large, open_case
 from segflow.inference.maps import Maps
@@ -55,6 +56,7 @@ class PredictStage:
         previous: Folder of the previous stage's label maps, for a cascade.
         family: Cases of all parts.
         own: See `predict_cases`.
+        dicom: Writes DICOM-SEG beside the label maps.
     """
 
     name: str
@@ -65,6 +67,7 @@ class PredictStage:
     previous: Path | None
     family: set[str]
     own: bool
+    dicom: DicomOutput | None = None
 
     @property
     def reader(self) -> ImageIO:
@@ -98,7 +101,11 @@ class PredictStage:
             self.predictions.clear_way(self._wanted(cases))
 
     def _wanted(self, cases: Sequence[CaseFiles]) -> dict[str, Wanted]:
-        return {case.case_id: Wanted(self.origin(case), self.maps.files(self.output, case.case_id)) for case in cases}
+        return {case.case_id: Wanted(self.origin(case), self._beside(case.case_id)) for case in cases}
+
+    def _beside(self, case_id: str) -> tuple[Path, ...]:
+        maps = self.maps.files(self.output, case_id)
+        return maps if self.dicom is None else (*maps, self.dicom.file(self.output, case_id))
 
     def write_documents(self, arguments: dict[str, Any]) -> None:
         """Write the documents that say how the label maps were made."""
@@ -122,6 +129,8 @@ class PredictStage:
 
     def _read(self, files: CaseFiles) -> StampedCase:
         refuse_too_many(files, self.predictor.record.dataset.channels)
+        if self.dicom is not None:
+            self.dicom.check(files.case_id)
         inputs = self.origin(files).stamp_inputs()
         before = None if self.previous is None else self._previous_file(self.previous, files.case_id)
         size = image_bytes(files.images, self.reader)
@@ -177,8 +186,16 @@ class PredictStage:
             self.reader,
             self.predictions.file(files.case_id).name,
             len(self.predictor.networks) if self.settings.disagreement else 0,
-            lambda: self.predictions.written(files.case_id, self.origin(files), read.inputs),
+            lambda: self._written(files, read),
         )
+
+    @contextmanager
+    def _written(self, files: CaseFiles, read: StampedCase) -> Iterator[Path]:
+        """A folder for the files of a case; see `Predictions.written`."""
+        with self.predictions.written(files.case_id, self.origin(files), read.inputs) as place:
+            yield place
+            if self.dicom is not None:
+                self.dicom.write(place, files.case_id, place / self.predictions.file(files.case_id).name)
 
     def _write(self, files: CaseFiles, computed: _Computed) -> None:
         prediction, spatial, predictions = computed.prediction, computed.read.preprocessed.spatial, self.predictions
@@ -186,7 +203,7 @@ class PredictStage:
             prediction.streamed.finish()
             return
         label = prediction.label_map()
-        with predictions.written(files.case_id, self.origin(files), computed.read.inputs) as place:
+        with self._written(files, computed.read) as place:
             votes = (vote() for vote in prediction.votes)
             self.maps.write(place, files.case_id, label, prediction.logits, votes, spatial)
             target = place / predictions.file(files.case_id).name

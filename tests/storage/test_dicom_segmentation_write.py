@@ -108,7 +108,7 @@ def test_the_labelmap_type_holds_what_does_not_overlap(series: DicomSeries, tmp_
     write_segmentation(label, segments_of(PLAIN), series, MADE_BY, file, labelmap=True)
     assert pydicom.dcmread(file).SegmentationType == "LABELMAP"
     check(label, PLAIN, series, file)
-    with pytest.raises(SegflowError, match="LABELMAP cannot hold regions that overlap"):
+    with pytest.raises(SegflowError, match="LABELMAP cannot hold regions, which overlap"):
         write_segmentation(drawn(series, NESTED), segments_of(NESTED), series, MADE_BY, file, labelmap=True)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -222,12 +222,18 @@ def segments_of(labels: Labels, own: Mapping[str, Any] | None = None) -> tuple[S
         raise SegflowError(
             "DICOM-SEG needs a code for each label, and the table has none for some",
             found=some(unknown),
-            fix=f"Write them to a JSON file and give it as inference.segment_codes=FILE, or write them under '{KEY}' "
+            fix=f"Write them to a JSON file and give it as segment_codes=FILE, or write them under '{KEY}' "
             f"into dataset.json before training: {_example(unknown[0])}",
         )
     if not segments:
         raise SegflowError("there is no label to write")
     return tuple(segments)
+
+
+def overlapping(segments: Sequence[Segment]) -> bool:
+    """Whether segments share values of the label map."""
+    values = [value for segment in segments for value in segment.values]
+    return len(set(values)) < len(values)
 
 
 def common_codes(name: str) -> tuple[Code, Code, Code | None] | None:

@@ -13,7 +13,7 @@ import numpy as np
 from segflow.core.errors import SegflowError
 from segflow.storage.dicom.file_header import INSTALL
 from segflow.storage.dicom.object_file import object_file
-from segflow.storage.dicom.segment_codes import Code, Segment
+from segflow.storage.dicom.segment_codes import Code, Segment, overlapping
 from segflow.storage.dicom.segmentation_read import BINARY, LABELMAP
 from segflow.storage.dicom.series import DicomSeries
 from segflow.storage.image_formats.read_apart import reason_of
@@ -86,6 +86,8 @@ def write_segmentation(
             the file cannot be written.
     """
     check_can_write()
+    if labelmap and overlapping(segments):
+        raise SegflowError("LABELMAP cannot hold regions, which overlap", fix="Take output_format=dicom_seg.")
     if label.shape != series.shape:
         raise SegflowError(
             f"the label map has another size than {series.title}",
@@ -96,10 +98,6 @@ def write_segmentation(
     sources = [_source(header, series) for header in map(_header, series.files)]
     order = _frame_order(series)
     pixels = _pixels(label if order is None else label[order], segments)
-    if labelmap and pixels.ndim == 4:
-        raise SegflowError(
-            "LABELMAP cannot hold regions that overlap", fix="Write them as BINARY: inference.output_format=dicom_seg"
-        )
     described = _described(segments, made_by)
     try:
         with warnings.catch_warnings():
@@ -159,7 +157,7 @@ def _pixels(label: np.ndarray, segments: Sequence[Segment]) -> np.ndarray:
     """Number of the segment (Z, Y, X), or bool (Z, Y, X, segments) where they share values."""
     values = [value for segment in segments for value in segment.values]
     size = max(*values, int(label.max(initial=0))) + 1
-    if len(set(values)) < len(values):
+    if overlapping(segments):
         pixels = np.zeros((*label.shape, len(segments)), bool)
         for number, segment in enumerate(segments):
             table = np.zeros(size, bool)
