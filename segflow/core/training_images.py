@@ -27,6 +27,9 @@ SAMPLE = 1 << 16
 MOST_PAIRED = 8
 """Channels up to which each is compared with each other one."""
 
+MOST_SPREAD = 80.0
+"""Decimal logarithms of spreads lie below: float32 holds no larger values."""
+
 USUAL_SHARE = 0.5
 """Share of the training images that an orientation needs, so that others are turned to it."""
 
@@ -185,9 +188,11 @@ class TrainingImages:
             "position": (channels, count),
             "pairs": (len(pairs_of(channels)), 4),
         }
+        finite = all(np.isfinite(side).all() for name in _RANGES if name != "spread" for side in getattr(self, name))
+        bounded = all((side < MOST_SPREAD).all() for side in self.spread)
         named = all({AXES.get(c) for c in name} == {0, 1, 2} and len(name) == 3 for name in self.orientations)
         shaped = all(side.shape == expected[name] for name in _RANGES for side in getattr(self, name))
-        return named and shaped and self.cases > 0 and bool((self.spacing[0] > 0).all())
+        return named and shaped and finite and bounded and self.cases > 0 and bool((self.spacing[0] > 0).all())
 
 
 _RANGES = ("spacing", "shape", "quantiles", "spread", "position", "pairs")

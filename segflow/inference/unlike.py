@@ -32,6 +32,8 @@ MOST_PERMUTED = 4
 """Channels up to which all orders are tried; of more, only pairs are exchanged."""
 OFFSETS = (1024.0, -1024.0, 1000.0, -1000.0, 32768.0, -32768.0)
 """Offsets between common ways to store CT."""
+MOST_POWER = 10
+"""Powers of ten up to which units differ."""
 SHIFTED_BY_SOME = 5
 """Percentiles of seven that must lie beyond the training images' on the same side."""
 
@@ -196,8 +198,11 @@ def _remedy(quantiles: np.ndarray, training: TrainingImages, channel: int) -> st
         return float(abs(factors(both, training)[channel]) + abs(shifts(both, training)[channel]))
 
     own = quantiles[channel]
-    power = round(Features.of(quantiles).spread[channel] - (training.spread[0] + training.spread[1])[channel] / 2)
-    steps = {f"{'Divide' if power > 0 else 'Multiply'} by {10 ** abs(power)}.": own / 10.0**power} if power else {}
+    steps = {}
+    difference = Features.of(quantiles).spread[channel] - (training.spread[0] + training.spread[1])[channel] / 2
+    power = round(difference) if abs(difference) < MOST_POWER else 0
+    if power:
+        steps[f"{'Divide' if power > 0 else 'Multiply'} by {10 ** abs(power)}."] = own / 10.0**power
     steps |= {f"{'Subtract' if by > 0 else 'Add'} {abs(by):g}.": own - by for by in OFFSETS}
     rests = {step: rest(changed) for step, changed in steps.items()}
     best = min(rests, key=lambda step: rests[step])

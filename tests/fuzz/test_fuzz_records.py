@@ -33,6 +33,7 @@ from segflow.core.postprocessing import PostprocessingChoice, PostprocessingStep
 from segflow.core.selection import Candidate, Selection
 from segflow.core.split_settings import SplitSettings
 from segflow.core.splits import check_splits
+from segflow.core.training_images import TRAINING_IMAGES, ImageFacts, TrainingImages
 from segflow.evaluation.summary import read_summary, table_rows
 from segflow.exchange.decathlon import convert_decathlon
 from segflow.exchange.export_model import export_bundle, export_nnunet_model
@@ -43,6 +44,7 @@ from segflow.inference.load_model import find_previous_stage, load_model
 from segflow.inference.maps import output_names
 from segflow.inference.predict_validation import validated_with
 from segflow.inference.stored_probabilities import StoredProbabilities
+from segflow.inference.unlike import differences
 from segflow.models.nnunet_checkpoint import read_nnunet_weights
 from segflow.planning.planner import decide
 from segflow.planning.planner_settings import PlannerSettings
@@ -207,7 +209,10 @@ def samples() -> dict[str, bytes]:
     (checkpoint,) = (made / "results").rglob("*.pth")
     listed = {c: {"images": [f"imagesTr/{c}_0000{ENDING}"], "label": f"labelsTr/{c}{ENDING}"} for c in CASES}
     intensities = (ChannelIntensities(9.0, 1.0, 1.0, 0.0, 0.1, 8.0, 1.0),)
-    fingerprint = Fingerprint(((20, 21, 22),) * 6, ((1.0, 1.0, 2.0),) * 6, intensities, 0.9)
+    shapes, spacings = ((20, 21, 22),) * 6, ((1.0, 1.0, 2.0),) * 6
+    seen = [ImageFacts(shapes[0], spacings[0], "RAS", ((0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0 + k),)) for k in range(6)]
+    images = TrainingImages.of(seen)
+    fingerprint = Fingerprint(shapes, spacings, intensities, 0.9, images)
     dice = {"Dice": 0.5, "FN": 1, "FP": 1, "IoU": 0.4, "TN": 9, "TP": 1, "n_pred": 2, "n_ref": 2}
     scores = [CaseMetrics(c, {1: dice, 2: dice}, f"/x/{c}{ENDING}", f"/y/{c}{ENDING}") for c in CASES]
     steps = (
@@ -225,7 +230,7 @@ def samples() -> dict[str, bytes]:
         "plans.json": tiny_models.plans().to_json(),
         "dataset_fingerprint.json": fingerprint.to_json(),
         "splits_final.json": [{"train": CASES[2:], "val": CASES[:2]}, {"train": CASES[:4], "val": CASES[4:]}],
-        "run.json": json.loads((fold / "run.json").read_text()),
+        "run.json": json.loads((fold / "run.json").read_text()) | {TRAINING_IMAGES: images.to_json()},
         "case_0.json": json.loads((made / "store" / "case_0.json").read_text()),
         "summary.json": Summary.of_cases(scores).to_json(),
         "postprocessing.json": PostprocessingChoice(steps, {1: 0.5}, {1: 0.6}).to_json(),
@@ -318,6 +323,10 @@ def _read_run(file: Path) -> None:
     if file.name == "run.json":
         (fold / "run.json").write_bytes(file.read_bytes())
     model = _as(file, partial(load_model, run))
+    if model.record.images is not None and model.record.images.channels == 1:
+        image = ImageFacts((20, 21, 22), (1.0, 1.0, 2.0), "LPS", ((0.0, 10.0, 20.0, 30.0, 40.0, 50.0, 600.0),))
+        differences(image, model.record.images, model.record.dataset.channels, (0, 1, 2))
+        model.record.images.turn_to("LPS")
     if model.record.plan.previous_stage:
         _as(file, lambda: find_previous_stage(run, model.record))
 

@@ -72,8 +72,10 @@ def go_the_whole_way(folder: Path, ending: str) -> dict[str, object]:
     scores = evaluate_cases(
         out, raw / "labelsTr", description.labels, EvaluateSettings(processes=0), file_ending=ending, reader=name
     )
+    fingerprint = planned.fingerprint.to_json()
+    assert fingerprint["training_images"].pop("orientations") == ({"LPS": 5} if ending == ".nii.gz" else {})
     return {
-        "fingerprint": planned.fingerprint.to_json(),
+        "fingerprint": fingerprint,
         "image": store.open("case_3").read_image().tolist(),
         "label": store.open("case_3").read_label().tolist(),
         "predicted": reader.read_label(out / f"case_2{ending}")[0].tolist(),

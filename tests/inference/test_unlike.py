@@ -278,6 +278,8 @@ def test_the_record_goes_with_the_model(tmp_path: Path) -> None:
         ("spacing", [[1, 1, 1]]),
         ("spacing", [[0, 1, 1], [1, 1, 1]]),
         ("spread", [[1, 2], [1]]),
+        ("spread", [[1], [400]]),
+        ("spacing", [[1, 1, 1], [1, 1, None]]),
         ("quantiles", [[["a"]], [["b"]]]),
         ("position", [[[1, 2]], [[1, 2]]]),
         ("pairs", [[[1, 2, 3, 4]], [[1, 2, 3, 4]]]),
@@ -297,8 +299,11 @@ def test_constant_channels_and_records_of_them_are_compared_without_an_error() -
     training = TrainingImages.of([flat, flat])
     assert TrainingImages.from_json(training.to_json()) == training
     assert not differences(flat, training, ("a", "b"), (0, 1, 2))
-    lively = TrainingImages.of([image_of(channels(10, 10, seed=seed)) for seed in range(3)])
-    differences(flat, lively, ("a", "b"), (0, 1, 2))
+    lively = [image_of(channels(10, 10, seed=seed)) for seed in range(3)]
+    differences(flat, TrainingImages.of(lively), ("a", "b"), (0, 1, 2))
+    shifted = image_of(tuple(tuple(value - 5000 for value in own) for own in channels(10, 10)))
+    (first, _) = differences(shifted, TrainingImages.of([*lively, flat]), ("a", "b"), (0, 1, 2))
+    assert "values of channel 0 (a) are unlike" in str(first)
 
 
 def test_the_sample_spreads_over_the_image_and_is_that_of_slabs() -> None:
