@@ -6,36 +6,42 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from segflow.apps import _next, _terminal
-from segflow.apps._records import Command, within_memory
+from segflow.apps._convert_dicom import convert_tree, tell_missing
+from segflow.apps._records import Command, ReadsDicom, within_memory
 from segflow.core.errors import SegflowError
 from segflow.execution.progress import Progress
 from segflow.storage.file_names import DESCRIPTION_FILE
 
-KINDS = ("auto", "decathlon", "nnunet_v1", "csv", "json", "bids", "renumber")
+KINDS = ("auto", "decathlon", "nnunet_v1", "csv", "json", "bids", "dicom", "renumber")
 USE = "Use: segflow convert source=/data/Task04_Hippocampus, or: segflow convert source=FILES.csv dataset_id=42"
 INCOMPLETE = ("refuse", "skip")
 
 
 @dataclass(kw_only=True)
-class Convert(Command):
+class Convert(ReadsDicom, Command):
     """Settings of ``segflow convert``.
 
     Attributes:
-        source: Folder of a task or of a BIDS dataset; or a list of files, which stay where they are: a CSV with columns
-            case, one for each channel (CT, T1, …), label, and perhaps group (a patient, whose cases splits keep
-            together), or a JSON with the same keys.
+        source: Folder of a task, of a BIDS dataset, or of DICOM in any nesting; or a list of files, which stay where
+            they are: a CSV with columns case, one for each channel (CT, T1, …), label, and perhaps group (a patient,
+            whose cases splits keep together), or a JSON with the same keys.
         images: In place of a source, channel → pattern of its files: ``images.T1=/data/{case}_T1w.nii.gz``. In it,
             ``{case}`` stands for the case's name, ``{group}`` for a patient's, ``*`` for any text in a name, and
             ``**/`` for any folders. The files stay where they are.
-        label: Pattern of the label maps; or of a BIDS dataset, the end of their names: ``dseg``, ``desc-tumour_mask``
-            or ``manual/dseg``, after the folder of a pipeline.
+        label: Pattern of the label maps; for DICOM ``{case}`` is the patient, and null takes DICOM-SEG and RTSTRUCT. Of
+            a BIDS dataset it is the end of their names: ``dseg``, ``desc-tumour_mask`` or ``manual/dseg``, after the
+            folder of a pipeline.
         channels: Channels in order: of a BIDS dataset the ends of the images' names, such as ``[T1w,FLAIR]``; of a list
             or of patterns their names, where a file holds several or a JSON names none. Null takes what there is.
         incomplete: ``refuse`` cases of patterns or of a BIDS dataset that lack a file, or ``skip`` them.
-        kind: ``decathlon``, ``nnunet_v1``, ``csv``, ``json``, ``bids``, or ``renumber`` (label values such as 0 and
-            255). ``auto`` detects it.
+        segments: Label → names of segments of DICOM-SEG and structures of RTSTRUCT, with ``*``:
+            ``{tumour: [GTV*, lesion]}``. Null takes the names of ``labels``, or all.
+        overlaps: ``refuse`` segments of DICOM that overlap, or let them become ``regions``.
+        processes: Cases of DICOM at once; null uses all processors, 0 works in this process.
+        kind: ``decathlon``, ``nnunet_v1``, ``csv``, ``json``, ``bids``, ``dicom``, or ``renumber`` (label values such
+            as 0 and 255). ``auto`` detects it.
         dataset_id: Number of the new dataset; null takes the task's.
-        name: Name of the dataset of a list, of patterns or of BIDS; null takes that of the file or folder.
+        name: Name of the dataset of a list, of patterns, of BIDS or of DICOM; null takes that of the file or folder.
         labels: Labels of such a dataset, ``{background: 0, liver: 1}``; null finds them in all label maps.
         regions_class_order: Order of its regions, if labels are regions such as ``tumour: [1, 2]``.
     """
@@ -45,6 +51,9 @@ class Convert(Command):
     label: str | None = None
     channels: list[str] | None = None
     incomplete: str = "refuse"
+    segments: dict[str, str | list[str]] | None = None
+    overlaps: str = "refuse"
+    processes: int | None = None
     kind: str = "auto"
     dataset_id: int | None = None
     name: str | None = None
@@ -67,19 +76,36 @@ def run(settings: Convert) -> None:
         raise SegflowError("source and images are two ways to name files", fix="Leave one out.")
     if settings.source and not settings.source.exists():
         raise SegflowError(f"there is no {settings.source}", fix=USE)
+    kind = _kind(settings)
+    if kind != "dicom" and (settings.series or settings.resample):
+        raise SegflowError("series= and resample= are for DICOM", found=f"kind={kind}")
+    converted = None
     with _terminal.progress() as progress:
-        folder = convert(settings, settings.source, progress) if settings.source else _listed(settings, progress)
+        if kind == "dicom" and settings.source:
+            converted = convert_tree(settings, settings.source, progress)
+            folder = converted.folder
+        elif settings.source:
+            folder = convert(settings, settings.source, progress, kind)
+        else:
+            folder = _listed(settings, progress)
     _terminal.say(f"Written to {folder}.")
     _next.say(_next.after_convert(settings, folder))
+    if converted is not None:
+        tell_missing(converted)
 
 
-def convert(settings: Convert, source: Path, progress: Progress) -> Path:
-    """Convert a source by its kind."""
+def _kind(settings: Convert) -> str:
+    if settings.source is None or settings.kind != "auto":
+        return settings.kind
+    return kind_of(settings.source)
+
+
+def convert(settings: Convert, source: Path, progress: Progress, kind: str) -> Path:
+    """Convert a source of a kind but DICOM."""
     from segflow.exchange.decathlon import convert_decathlon
     from segflow.exchange.nnunet_v1_dataset import convert_nnunet_v1_dataset
     from segflow.exchange.renumber import renumber_dataset
 
-    kind = kind_of(source) if settings.kind == "auto" else settings.kind
     raw_root, number = settings.paths.raw, settings.dataset_id
     if kind == "decathlon":
         return convert_decathlon(source, raw_root, number, progress=progress)
@@ -125,6 +151,7 @@ def kind_of(source: Path) -> str:
     if source.is_file():
         return "json" if source.suffix.lower() == ".json" else "csv"
     from segflow.exchange.bids import is_bids
+    from segflow.storage.dicom.series import holds_dicom
     from segflow.storage.json_files import read_json
 
     file = source / DESCRIPTION_FILE
@@ -133,6 +160,8 @@ def kind_of(source: Path) -> str:
         return "renumber"
     if content is None and is_bids(source):
         return "bids"
+    if content is None and holds_dicom(source):
+        return "dicom"
     labels = {file.name for file in (source / "labelsTr").glob("*.nii.gz")}
     first_channels = (source / "imagesTr").glob("*_0000.nii.gz")
     split = any(file.name.replace("_0000.nii.gz", ".nii.gz") in labels for file in first_channels)

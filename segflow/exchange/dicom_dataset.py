@@ -63,9 +63,10 @@ class FoundDicom:
     def rows(self, chosen: Chosen | None = None) -> list[tuple[str, ...]]:
         """A table of what was found, with `COLUMNS`."""
         rows = [_row(one, chosen) for one in self.tree.series]
+        dates = {one.study_uid: one.study_date for one in self.tree.series}
         for one in self.tree.objects:
             if one.modality in KINDS:
-                study = one.study_uid[-UID_END:]
+                study = dates.get(one.study_uid) or one.study_uid[-UID_END:]
                 rows.append((one.patient_id, study, one.description, one.modality, "", "", "labels"))
         return rows
 
@@ -76,12 +77,14 @@ class Converted:
 
     Attributes:
         folder: The new dataset.
-        cases: Ids of its cases.
+        cases: Ids of its training cases.
+        unlabelled: Ids of its cases without labels, which are in ``imagesTs``.
         failed: Case → message, of those that are missing in it.
     """
 
     folder: Path
     cases: tuple[str, ...]
+    unlabelled: tuple[str, ...]
     failed: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -178,7 +181,8 @@ def convert_dicom(
             raise CaseErrors("no case could be converted", sorted(failed.values()), fix="Nothing was written.")
         cases = {case.case_id: case for case in chosen.cases if case.case_id in read}
         write_json(partial / "dataset.json", _description(chosen.names, cases, content))
-    return Converted(target, tuple(sorted(cases)), failed)
+    unlabelled = tuple(sorted(name for name, one in gathered.values.items() if one is None))
+    return Converted(target, tuple(sorted(cases)), unlabelled, failed)
 
 
 def convert_case(case: DicomCase, labels: Labelled | None, new: DicomDataset, folder: Path) -> CaseLabels | None:

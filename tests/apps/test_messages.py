@@ -63,7 +63,7 @@ def segflow(*arguments: str, folder: Path, **environment: str) -> subprocess.Com
         (["convert"], 1, "segflow convert source="),
         (["convert", "source=."], 1, "Is this a decathlon task?"),
         (["convert", "source=/no/such/task"], 1, "there is no /no/such/task"),
-        (["convert", "source=.", "kind=dicom"], 1, "found dicom; expected auto, decathlon"),
+        (["convert", "source=.", "kind=analyze"], 1, "found analyze; expected auto, decathlon"),
         (["train", "fold=0,1"], 2, "'fold' has several values; -m runs one after another"),
         (["run", "configuration=4d"], 2, "there is no '4d' for 'configuration'"),
         (["run", "only=2d"], 1, "cannot read 'only'; found 2d; expected CONFIGURATION/FOLD"),

@@ -116,6 +116,7 @@ def test_a_bad_patient_does_not_stop_the_others(tmp_path: Path) -> None:
     (tmp_path / "labels/Eve.nii.gz").write_bytes(b"no image")
     made = convert(tmp_path)
     assert made.cases == ("Anna",)
+    assert made.unlabelled == ("Dora",)
     assert set(made.failed) == {"Ben", "Carl", "Eve"}
     assert "lacks 1 slice" in made.failed["Ben"]
     assert "fits several series" in made.failed["Carl"]
