@@ -26,7 +26,7 @@ from record import OURS, REFERENCE, Options, Record, options
 HERE = Path(__file__).resolve().parent
 STATE = "pieces.json"
 ATTEMPTS = 2
-LONGEST = 540
+LONGEST = 240
 """Seconds after which a piece is ended."""
 CORES = (4, 8, 16)
 NETWORKS = ("hippocampus 3d", "acdc 2d", "ct 3d", "ct ResEnc L", "ct_117 3d")
@@ -63,31 +63,44 @@ def pieces(*, tiny: bool, reference: bool) -> list[Piece]:
     networks = NETWORKS[:1] if tiny else NETWORKS
     trained = TRAINED[:1] if tiny else TRAINED
     subjects = dict.fromkeys(subject for subject, _ in trained)
-    cores = (2,) if tiny else CORES
-    found = [Piece("facts", "facts", "facts", seconds=20), Piece("suite", "suite", "suite", seconds=200)]
+    found = [Piece("facts", "facts", "facts", seconds=20), Piece("suite", "suite", "suite", seconds=100)]
     found += [Piece(f"agreement: {name}", "agreement", "agreement", {"network": name}) for name in networks]
     if reference:
         found += [
             Piece(f"agreement: {name}, nnU-Net's trainer", "agreement", "nnunet_agreement", {"network": name})
             for name in networks
         ]
-    for name, compiled in itertools.product(networks, (False, True)):
-        how, arguments = "compiled" if compiled else "eager", {"network": name, "compiled": compiled}
-        if tiny and compiled:
-            continue
-        found.append(Piece(f"steps: {name}, {how}", "steps", "steps", arguments, 180 if compiled else 60))
-        if reference:
-            found.append(Piece(f"steps of nnU-Net: {name}, {how}", "steps", "nnunet_steps", arguments, 90))
-    found += [Piece(f"prepare: {s}", "prepare", "prepare", {"subject": s, "reference": reference}) for s in subjects]
-    for subject, configuration in trained:
-        arguments = {"subject": subject, "configuration": configuration}
-        what = f"{subject} {configuration}"
-        found.append(Piece(f"epoch: {what}", "epoch", "epoch", {**arguments, "reference": reference}, 240))
-        found.append(Piece(f"waits: {what}", "waits", "waits", arguments, 90))
-        for count, place in itertools.product(cores, ("cpu", "device")):
-            name = f"data: {what}, {count} cores, augmentation on the {place}"
-            found.append(Piece(name, "data", "data", {**arguments, "cores": count, "augmentation": place}, 90))
-    found += [Piece(f"predict: {s}", "predict", "predict", {"subject": s, "reference": reference}) for s in subjects]
+    found += [step for name in networks for step in _steps(name, reference=reference, compiled=False)]
+    for subject in subjects:
+        found.append(Piece(f"prepare: {subject}", "prepare", "prepare", {"subject": subject, "reference": reference}))
+        for configuration in (own for name, own in trained if name == subject):
+            found += _trainings(subject, configuration, (2,) if tiny else CORES, reference=reference)
+        found.append(Piece(f"predict: {subject}", "predict", "predict", {"subject": subject, "reference": reference}))
+    if not tiny:
+        found += [step for name in networks for step in _steps(name, reference=reference, compiled=True)]
+    return found
+
+
+def _steps(network: str, *, reference: bool, compiled: bool) -> list[Piece]:
+    """Training steps of a network, of segflow and perhaps of nnU-Net."""
+    how, arguments = "compiled" if compiled else "eager", {"network": network, "compiled": compiled}
+    found = [Piece(f"steps: {network}, {how}", "steps", "steps", arguments, 180 if compiled else 60)]
+    if reference:
+        found.append(Piece(f"steps of nnU-Net: {network}, {how}", "steps", "nnunet_steps", arguments, 90))
+    return found
+
+
+def _trainings(subject: str, configuration: str, cores: tuple[int, ...], *, reference: bool) -> list[Piece]:
+    """An epoch, where it waits, and its wait for data on so many cores."""
+    arguments = {"subject": subject, "configuration": configuration}
+    what = f"{subject} {configuration}"
+    found = [
+        Piece(f"epoch: {what}", "epoch", "epoch", {**arguments, "reference": reference}, 120),
+        Piece(f"waits: {what}", "waits", "waits", arguments, 60),
+    ]
+    for count, place in itertools.product(cores, ("cpu", "device")):
+        name = f"data: {what}, {count} cores, augmentation on the {place}"
+        found.append(Piece(name, "data", "data", {**arguments, "cores": count, "augmentation": place}, 60))
     return found
 
 

@@ -7,7 +7,11 @@ show means nothing.
 from __future__ import annotations
 
 import math
+import os
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -82,14 +86,17 @@ class Subject:
             return folder
         for name in ("imagesTr", "labelsTr"):
             (folder / name).mkdir(parents=True, exist_ok=True)
-        for number in range(cases):
-            image, label = self._case(number)
-            for array, file in ((image, f"imagesTr/c{number}_0000.nii.gz"), (label, f"labelsTr/c{number}.nii.gz")):
-                volume = sitk.GetImageFromArray(array)
-                volume.SetSpacing(self.spacing[::-1])
-                sitk.WriteImage(volume, str(folder / file), useCompression=True, compressionLevel=1)
+        with ProcessPoolExecutor(min(cases, len(os.sched_getaffinity(0))), get_context("spawn")) as pool:
+            list(pool.map(partial(self._write_case, folder), range(cases)))
         write_json(folder / "dataset.json", {**self.description().to_json(), "numTraining": cases})
         return folder
+
+    def _write_case(self, folder: Path, number: int) -> None:
+        image, label = self._case(number)
+        for array, file in ((image, f"imagesTr/c{number}_0000.nii.gz"), (label, f"labelsTr/c{number}.nii.gz")):
+            volume = sitk.GetImageFromArray(array)
+            volume.SetSpacing(self.spacing[::-1])
+            sitk.WriteImage(volume, str(folder / file), useCompression=True, compressionLevel=1)
 
     def write_plans(self, folder: Path, raw: Path, settings: PlannerSettings) -> Path:
         """Write plans, fingerprint and splits of the cases into a preprocessed dataset's folder."""

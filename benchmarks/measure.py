@@ -165,15 +165,27 @@ def busy_process(machine: Machine) -> Iterator[None]:
         process.wait()
 
 
+_START = """
+import importlib.metadata, sys
+del sys.argv[0]
+(point,) = importlib.metadata.entry_points(group="console_scripts", name=sys.argv[0])
+sys.exit(point.load()())
+"""
+
+
 def script(name: str, arguments: str, *more: str) -> list[str]:
-    """The command line of a console script of this Python.
+    """The command line of a console script of this Python, which need not be installed as a script.
 
     Args:
         name: Of the script.
         arguments: As typed, split at spaces.
         more: Arguments that may hold spaces.
     """
-    return [str(Path(sys.executable).parent / name), *arguments.split(), *more]
+    file = Path(sys.executable).parent / name
+    start = [str(file)]
+    if not file.is_file():  # packages that only lie on the path
+        start = [sys.executable, "-m", name] if name == "segflow" else [sys.executable, "-c", _START, name]
+    return [*start, *arguments.split(), *more]
 
 
 def _watch(machine: Machine, command: Sequence[str], name: str) -> tuple[list[tuple[float, int]], float, int]:

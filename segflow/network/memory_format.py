@@ -2,11 +2,31 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 """Axes of a batch → torch's name of the format."""
+
+
+LARGE_SAMPLE = 2**18
+"""Voxels of a sample from which a forward pass on a GPU is quicker in channels-last memory, whatever the batch."""
+
+
+def is_quicker_channels_last(image: Tensor) -> bool:
+    """Whether a forward pass without gradients is quicker in channels-last memory, by what an H100 showed.
+
+    cuDNN computes in that format, up to twice as quickly. The norm then goes through the batch sample by sample, which
+    costs more than it brings if the samples are small and many.
+
+    Args:
+        image: (B, C, *patch).
+    """
+    if image.device.type != "cuda" or torch.is_grad_enabled():
+        return False
+    return len(image) <= 2 or math.prod(image.shape[2:]) >= LARGE_SAMPLE
 
 
 def runs_channels_last(x: Tensor) -> bool:

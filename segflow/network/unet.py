@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from segflow.core.errors import SegflowError
 from segflow.core.topology import NetworkTopology
 from segflow.network.blocks import CONVOLUTION, UPSAMPLING, ConvStack
-from segflow.network.memory_format import channels_last
+from segflow.network.memory_format import channels_last, is_quicker_channels_last
 
 
 class DecoderStage(nn.Module):
@@ -45,8 +45,8 @@ class UNet(nn.Module):
         out_channels: Channels of the logits.
         deep_supervision: Coarser levels give logits too.
         memory_format: Memory format of the features. With ``channels_last`` the image is converted, and every layer
-            keeps the format. With ``contiguous`` and ``auto`` it is the format of the image. On a CPU ``auto`` may be
-            channels last, where convolutions are faster (`segflow.network.cpu.accelerate`).
+            keeps the format. With ``contiguous`` it is the format of the image. ``auto`` is channels last where passes
+            are quicker so: on a CPU (`segflow.network.cpu.accelerate`), and on a GPU without gradients.
 
     Attributes:
         deep_supervision: May be changed at any time. If true, all decoder levels give logits except the coarsest, whose
@@ -91,7 +91,7 @@ class UNet(nn.Module):
             SegflowError: The patch is not divisible by the strides.
         """
         _check_patch(image.shape[2:], self.topology.divisor)
-        if self.memory_format == "channels_last":
+        if self.memory_format == "channels_last" or (self.memory_format == "auto" and is_quicker_channels_last(image)):
             image = channels_last(image)
         levels = self.encoder(image)
         x = levels.pop()

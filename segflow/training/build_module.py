@@ -19,6 +19,7 @@ from segflow.training.initial_weights import read_initial_weights, transfer_weig
 from segflow.training.module import SegmentationModule
 from segflow.training.optimization import Optimization
 from segflow.training.parameters import freeze
+from segflow.training.quicker_format import take_quicker_format
 from segflow.training.step_time import NetworkStep
 from segflow.training.trainer import trainer_options
 from segflow.training.training_job import TrainingJob
@@ -56,8 +57,11 @@ def build_module(job: TrainingJob, trainer: pl.Trainer, *, fresh: bool) -> Segme
     freeze(network, settings.freeze)
     network = synchronise_batch_norm(network, trainer, trainer_options(parts).get("sync_batchnorm"))
     device = trainer.strategy.root_device
+    step = NetworkStep.of(job, trainer)
+    if device.type == "cuda":
+        take_quicker_format(network.to(device), step)
     if settings.compile != "off":
-        compile_if_it_pays(network.to(device), settings.compile, NetworkStep.of(job, trainer))
+        compile_if_it_pays(network.to(device), settings.compile, step)
     if device.type == "cpu":
         accelerate(network)
     loss = build_part("loss", parts.loss, LOSS_CONTRACT, labels, plan.batch_dice)

@@ -39,6 +39,7 @@ from segflow.network.build import build_network
 from segflow.preprocessing.restore import restore_labels
 from segflow.training.batch_norm import synchronise_batch_norm
 from segflow.training.compilation import compile_if_it_pays
+from segflow.training.quicker_format import take_quicker_format
 from segflow.training.step_time import NetworkStep
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "inference"))
@@ -133,6 +134,40 @@ def test_the_measurement_of_the_compiler_survives(at: int, caplog: pytest.LogCap
     assert network._compiled_call_impl is None
     assert all(parameter.grad is None for parameter in network.parameters())
     assert all(torch.equal(value.cpu(), before[name]) for name, value in network.state_dict().items())
+
+
+@pytest.mark.parametrize(("plain", "quick", "taken"), [(2.0, 1.0, True), (1.0, 1.0, False), (1.0, 2.0, False)])
+def test_the_quicker_memory_format_is_taken(
+    monkeypatch: pytest.MonkeyPatch, plain: float, quick: float, taken: bool
+) -> None:
+    network = build_network(tiny_models.topology(3, "plain_unet"), 1, 3).to(DEVICE)
+    times = {"auto": plain, "channels_last": quick}
+    monkeypatch.setattr(NetworkStep, "seconds", lambda _, net: times[net.memory_format])
+    step = NetworkStep((2, 1, 16, 16, 16), DEVICE, torch.float16)
+    assert take_quicker_format(network, step) is taken
+    assert network.memory_format == ("channels_last" if taken else "auto")
+    for chosen in ("contiguous", "channels_last"):
+        network.memory_format = chosen
+        assert not take_quicker_format(network, step)
+        assert network.memory_format == chosen
+
+
+def test_the_memory_format_is_measured_on_the_gpu_or_left_where_memory_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = build_network(tiny_models.topology(3, "plain_unet"), 1, 3).to(DEVICE)
+    step = NetworkStep((2, 1, 16, 16, 16), DEVICE, torch.float16)
+    taken = take_quicker_format(network, step)
+    assert network.memory_format == ("channels_last" if taken else "auto")
+    assert all(parameter.grad is None for parameter in network.parameters())
+    network.memory_format = "auto"
+
+    def lack(_: NetworkStep, net: nn.Module) -> float:
+        if net.memory_format == "channels_last":
+            raise torch.OutOfMemoryError(OUT_OF_MEMORY)
+        return 1.0
+
+    monkeypatch.setattr(NetworkStep, "seconds", lack)
+    assert not take_quicker_format(network, step)
+    assert network.memory_format == "auto"
 
 
 def test_a_network_of_ones_own_that_fails_is_told_as_before() -> None:

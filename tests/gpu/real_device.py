@@ -51,7 +51,7 @@ def record() -> Iterator[Record]:
             if DEVICE.type == "cuda":
                 torch.cuda.set_sync_debug_mode("default")
     for warning in told:
-        if "synchronizing" in str(warning.message):
+        if "called a synchronizing" in str(warning.message):
             noted.waits[f"wait in {'/'.join(Path(warning.filename).parts[-2:])}:{warning.lineno}"] += 1
 
 

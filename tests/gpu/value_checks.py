@@ -76,12 +76,13 @@ def test_augmentation(shape: tuple[int, ...], previous: bool) -> None:
         draws = augmentation.draw(3, 2, torch.Generator().manual_seed(seed))
         expected = augmentation.apply(image, label, draws)
         augmentation._untried.clear()  # what a step makes is looked at once, which waits
+        there = on_gpu(image), on_gpu(label)
         with record() as gpu:
-            found = augmentation.apply(on_gpu(image), on_gpu(label), draws)
+            found = augmentation.apply(*there, draws)
         # A part of the previous stage's label that is removed is found in main memory.
         assert not [wait for wait in gpu.waits if "augmentation/cascade.py" not in wait]
-        for here, there in zip(expected, found, strict=True):
-            torch.testing.assert_close(values(there), here, rtol=1e-5, atol=1e-5)
+        for here, moved in zip(expected, found, strict=True):
+            torch.testing.assert_close(values(moved), here, rtol=1e-5, atol=1e-5)
 
 
 def test_augmentation_of_a_training_batch() -> None:
@@ -93,7 +94,11 @@ def test_augmentation_of_a_training_batch() -> None:
         image, label = batch(augmentation.loader_patch_size, 1, 1, 0)
         expected = on_device(image, label, epoch=2, index=5)
         found = on_device(on_gpu(image), on_gpu(label), epoch=2, index=5)
-        assert all(torch.equal(values(there), here) for here, there in zip(expected, found, strict=True))
+        for here, there in zip(expected, found, strict=True):
+            if IS_REAL:  # powers differ in the last bits
+                torch.testing.assert_close(values(there), here, rtol=1e-5, atol=1e-5)
+            else:
+                assert torch.equal(values(there), here)
 
 
 LOSSES = {
