@@ -28,6 +28,7 @@ from segflow.execution.progress import Progress, ProgressEvent, silent
 from segflow.storage.channel_names import channel_name
 from segflow.storage.dicom.choose_series import Chosen, DicomCase, SeriesChoice
 from segflow.storage.dicom.label_objects import KINDS, LabelObject, read_label_object
+from segflow.storage.dicom.name_map import painting_order
 from segflow.storage.dicom.read_channels import read_channels
 from segflow.storage.dicom.series import DicomSeries, DicomTree, read_tree
 from segflow.storage.dicom.series_checks import defects
@@ -180,7 +181,8 @@ def convert_dicom(
         if not read:
             raise CaseErrors("no case could be converted", sorted(failed.values()), fix="Nothing was written.")
         cases = {case.case_id: case for case in chosen.cases if case.case_id in read}
-        write_json(partial / "dataset.json", _description(chosen.names, cases, content))
+        order = painting_order(content) if new.labels.labels is None else None
+        write_json(partial / "dataset.json", _description(chosen.names, cases, content, order))
     unlabelled = tuple(sorted(name for name, one in gathered.values.items() if one is None))
     return Converted(target, tuple(sorted(cases)), unlabelled, failed)
 
@@ -225,10 +227,13 @@ def _finished(read: dict[str, CaseLabels], new: DicomDataset, folder: Path, fail
     return content
 
 
-def _description(names: Sequence[str], cases: Mapping[str, DicomCase], labels: Mapping[str, Any]) -> dict[str, Any]:
+def _description(
+    names: Sequence[str], cases: Mapping[str, DicomCase], labels: Mapping[str, Any], order: list[int] | None
+) -> dict[str, Any]:
     content: dict[str, Any] = {
         "channel_names": {str(number): name for number, name in enumerate(names)},
         "labels": labels,
+        **({} if order is None else {"regions_class_order": order}),
         "numTraining": len(cases),
         "file_ending": ENDING,
         "converted_by": "segflow",

@@ -8,13 +8,15 @@ import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from dicom_files import volume, write_series
+from dicom_files import save, volume, write_series
+from dicom_labels import structures
 from pydicom import Dataset
 
 from segflow.core.errors import SegflowError
 from segflow.exchange.dicom_dataset import Converted, DicomDataset, choose_cases, convert_dicom, find_dicom
 from segflow.exchange.dicom_labels import LabelChoice
 from segflow.storage.dicom.choose_series import SeriesChoice
+from segflow.storage.dicom.series import find_series
 from segflow.storage.json_files import read_json
 from segflow.storage.raw_dataset import check_dataset, find_training_cases, read_description
 from segflow.storage.readers import choose_reader
@@ -175,3 +177,34 @@ def test_the_labels_of_a_dicom_seg_come_with_it(test_data: Path, tmp_path: Path)
     labels = array(made.folder / f"labelsTr/{case}.nii.gz")
     reference = sitk.GetArrayFromImage(sitk.ReadImage(str(folder / "liver_seg.nrrd")))
     assert int(labels.sum()) == int((reference > 0).sum()) > 0
+
+
+def test_segments_that_overlap_become_regions_that_can_be_planned(test_data: Path, tmp_path: Path) -> None:
+    folder = test_data / "dicom" / "dcmqi"
+    if not folder.is_dir():
+        pytest.skip(f"no DICOM in {folder}")
+    for source in (*(folder / "ct-3slice").iterdir(), folder / "partial_overlaps.dcm"):
+        (tmp_path / "dicom").mkdir(exist_ok=True)
+        (tmp_path / "dicom" / source.name).write_bytes(source.read_bytes())
+    with pytest.raises(SegflowError, match="the segments 'GREEN' and 'ORANGE' overlap"):
+        convert(tmp_path, files=None)
+    made = convert(tmp_path, files=None, overlaps="regions")
+    labels = read_description(made.folder).labels
+    labels.check_painting()
+    label = array(made.folder / f"labelsTr/{made.cases[0]}.nii.gz")
+    for number, name in enumerate(("GREEN", "ORANGE", "PURPLE"), 1):
+        map_of_one = sitk.GetArrayFromImage(sitk.ReadImage(str(folder / f"partial_overlaps-{number}.nrrd"))) == number
+        np.testing.assert_array_equal(np.isin(label, labels.entries[name]), map_of_one)
+
+
+def test_structures_of_an_rtstruct_are_labels_by_patterns_of_their_names(tmp_path: Path) -> None:
+    square = np.array([[0, 0], [2, 0], [2, 2], [0, 2]]) * [0.5, 0.8] + [-10.1, 19.9]
+    for patient, name in (("Anna", "GTV-1"), ("Ben", "gtv primary")):
+        (found,) = find_series(series(tmp_path / "dicom", patient))
+        contour = np.column_stack([square, np.full(4, 105.0)])
+        save(structures(found, {name: [contour], "BODY": [contour]}), tmp_path / "dicom" / f"{patient}.dcm")
+    made = convert(tmp_path, files=None, segments={"tumour": "gtv*"})
+    assert read_json(made.folder / "dataset.json")["labels"] == {"background": 0, "tumour": 1}
+    for case in made.cases:
+        label = array(made.folder / f"labelsTr/{case}.nii.gz")
+        assert np.argwhere(label).tolist() == [[2, y, x] for y in (0, 1) for x in (0, 1)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,9 @@ from dicom_files import save, volume, write_series
 from dicom_labels import labels_in, on_series, segmentation
 
 from segflow.core.errors import SegflowError
+from segflow.core.labels import Labels
 from segflow.storage.dicom.label_objects import objects_of, read_label_object
-from segflow.storage.dicom.name_map import label_of_names, labels_with_overlap, labels_without_overlap
+from segflow.storage.dicom.name_map import label_of_names, labels_with_overlap, labels_without_overlap, painting_order
 from segflow.storage.dicom.series import DicomSeries, find_series
 
 EXAMPLES = {
@@ -73,7 +75,25 @@ def test_segments_that_overlap_are_refused_with_both_names_or_become_regions(dcm
         values = labels[name]
         np.testing.assert_array_equal(np.isin(label, values), members[read.numbers])
     assert labels["DARK_BLUE"] == 5
+    definition = Labels.from_json(
+        {name: list(key) if isinstance(key, tuple) else key for name, key in labels.items()}, painting_order(labels)
+    )
+    definition.check_painting()
+    assert definition.regions == tuple((key,) if isinstance(key, int) else key for key in [*labels.values()][1:])
     assert len(np.unique(label)) == 10
+
+
+def test_regions_within_each_other_need_no_order_and_others_have_one() -> None:
+    liver, tumour, vessel = "liver", "tumour", "vessel"
+    nested = labels_with_overlap([tumour, liver], [frozenset({liver}), frozenset({liver, tumour})])
+    assert nested == {"background": 0, "liver": (1, 2), "tumour": 2}
+    assert painting_order(nested) is None
+    crossing = labels_with_overlap(
+        [liver, tumour, vessel],
+        [frozenset({liver}), frozenset({liver, tumour}), frozenset({vessel}), frozenset({liver, vessel})],
+    )
+    assert crossing == {"background": 0, "liver": (1, 3, 4), "vessel": (2, 4), "tumour": 3}
+    assert painting_order(crossing) == [1, 2, 3]
 
 
 def test_labels_of_a_user_say_what_an_overlap_means(series: DicomSeries, tmp_path: Path) -> None:
@@ -249,3 +269,17 @@ def test_a_file_without_labels_is_refused(series: DicomSeries, tmp_path: Path) -
         read_label_object(tmp_path / "noise")
     with pytest.raises(SegflowError, match="missing"):
         read_label_object(tmp_path / "missing")
+
+
+def test_damaged_files_are_refused_or_read(series: DicomSeries, tmp_path: Path) -> None:
+    frames = [(1, (-10.0, 20.0, 100.0), np.ones((5, 4))), (2, (-10.0, 20.0, 102.5), np.ones((5, 4)))]
+    rng, file = np.random.default_rng(5), tmp_path / "seg.dcm"
+    for kind in ("BINARY", "FRACTIONAL", "LABELMAP"):
+        content = save(segmentation(series, ["Liver", "Spleen"], frames, kind=kind), file).read_bytes()
+        for _ in range(40):
+            damaged = bytearray(content)
+            for place in rng.integers(132, len(content), 4):
+                damaged[place] = rng.integers(256)
+            file.write_bytes(bytes(damaged[: rng.integers(200, len(content))] if rng.random() < 0.3 else damaged))
+            with contextlib.suppress(SegflowError):  # any other error is a failure
+                labels_in(series, file)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 
@@ -138,7 +139,7 @@ def labels_with_overlap(names: Iterable[str], sets: Iterable[Names]) -> dict[str
 
     Each name has a label for itself, from 1 on in their order, and each set of names that occurs together another one
     behind them. A name's region unites all labels that contain it. A name that never occurs alone has no label of its
-    own unless it would have none at all.
+    own unless it would have none at all. Larger regions come first.
 
     Args:
         names: The names, of all cases.
@@ -154,7 +155,23 @@ def labels_with_overlap(names: Iterable[str], sets: Iterable[Names]) -> dict[str
             raise SegflowError("too many segments overlap in different ways", found=some(sorted(order)))
         for name in members:
             regions[name].append(value)
+    larger_first = sorted(regions.items(), key=lambda item: -len(item[1]))
     return {
         "background": 0,
-        **{name: values[0] if len(values) == 1 else tuple(values) for name, values in regions.items()},
+        **{name: values[0] if len(values) == 1 else tuple(values) for name, values in larger_first},
     }
+
+
+def painting_order(labels: Mapping[str, LabelKey]) -> list[int] | None:
+    """``regions_class_order`` for regions that overlap without one containing the other; None if there are none.
+
+    Each region is painted with its first value that no region inside it has.
+
+    Args:
+        labels: Name → label or region, larger ones first.
+    """
+    sets = [{key} if isinstance(key, int) else set(key) for name, key in labels.items() if name != "background"]
+    if all(not one & other or one <= other or other <= one for one, other in combinations(sets, 2)):
+        return None
+    inside = [set().union(*(other for other in sets if other < one)) for one in sets]
+    return [min(one - smaller or one) for one, smaller in zip(sets, inside, strict=True)]

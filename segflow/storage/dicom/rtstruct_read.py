@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
-MOST_POINTS = 1 << 24
+MOST_POINTS = 1 << 18
 """Points of a contour."""
 CROSSINGS_AT_ONCE = 1 << 22
 """Crossings of rows and edges that are computed together."""
