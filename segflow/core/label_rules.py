@@ -18,6 +18,7 @@ from typing import Any
 
 from segflow.core.errors import SegflowError
 from segflow.core.names import shortened
+from segflow.core.wording import some
 
 LabelKey = int | tuple[int, ...]
 """A foreground output of the network: a label, or a region as a tuple of labels."""
@@ -27,6 +28,9 @@ LARGEST_LABEL = 65535
 
 MOST_LABELS = 10_000
 """Names that a dataset may give to labels and regions."""
+
+MOST_REGIONS, MOST_LISTED = 1000, 100_000
+"""Regions of a dataset, and values in all its lists together."""
 
 BACKGROUND, IGNORE = "background", "ignore"
 
@@ -61,6 +65,8 @@ def read_entries(labels: Any) -> Entries:
     if len(labels) > MOST_LABELS:
         raise SegflowError("'labels' names too many", found=len(labels), expected=f"at most {MOST_LABELS}")
     entries = {str(name): _values(str(name), value) for name, value in labels.items()}
+    if (listed := sum(len(value) for value in entries.values() if isinstance(value, tuple))) > MOST_LISTED:
+        raise SegflowError("'labels' lists too many values", found=listed, expected=f"at most {MOST_LISTED}")
     if BACKGROUND not in entries:
         raise SegflowError(
             "the labels lack 'background'",
@@ -96,13 +102,14 @@ def classes_of(entries: Entries, order: tuple[int, ...] | None) -> Classes:
         SegflowError: A value belongs to two names that are no regions, or the regions have no order, or another number
             of them than ``order`` has labels.
     """
-    background, ignore = members(entries[BACKGROUND]), members(entries.get(IGNORE, ()))
+    background, ignore = _once(entries[BACKGROUND]), _once(entries.get(IGNORE, ()))
     named = {name: value for name, value in entries.items() if name not in (BACKGROUND, IGNORE)}
     regions = _are_regions(named, order)
     _refuse_shared(named, background, ignore, nnunet_regions=regions and order is not None)
     groups: dict[int, tuple[int, ...]] = {}
+    behind = set(background)
     for value in named.values():
-        own = tuple(v for v in members(value) if v not in background)
+        own = tuple(v for v in _once(value) if v not in behind)
         groups |= {v: (v,) for v in own} if regions else {own[0]: own} if own else {}
     values = (background, *(groups[first] for first in sorted(groups)), *([ignore] if ignore else []))
     class_of = {value: number for number, own in enumerate(values) for value in own}
@@ -115,11 +122,14 @@ def classes_of(entries: Entries, order: tuple[int, ...] | None) -> Classes:
     classes = {name: renumbered(name, value) for name, value in entries.items()}
     same = values == tuple((number,) for number in range(len(values)))
     if not regions:
-        return Classes(entries if same else classes, order if same else None, values)
+        as_given = same and all(len(members(value)) == 1 for value in entries.values())
+        return Classes(entries if as_given else classes, order if same else None, values)
     foreground = [name for name, value in named.items() if set(members(value)) != {0}]
+    if len(foreground) > MOST_REGIONS:
+        raise SegflowError("there are too many regions", found=len(foreground), expected=f"at most {MOST_REGIONS}")
     if order is None:
         foreground, order = _by_inclusion(entries, foreground)
-        first = [name for name in entries if name not in (*foreground, IGNORE)]
+        first = [name for name in entries if name not in {*foreground, IGNORE}]
         classes = {name: classes[name] for name in (*first, *foreground, IGNORE) if name in classes}
     elif len(order) != len(foreground):
         raise SegflowError(
@@ -144,12 +154,12 @@ def check_painting(entries: Mapping[str, LabelKey]) -> None:
     Raises:
         SegflowError: There is one. The error names both.
     """
-    named = [(name, value) for name, value in entries.items() if name not in (BACKGROUND, IGNORE)]
+    named = [(name, set(members(key))) for name, key in entries.items() if name not in (BACKGROUND, IGNORE)]
     for (first, inner), (second, outer) in combinations(named, 2):
-        if set(members(inner)) <= set(members(outer)):
+        if inner <= outer:
             raise SegflowError(
                 f"region '{second}' is painted after region '{first}', and covers it whole",
-                found=f"'{first}' {list(members(inner))}, then '{second}' {list(members(outer))}",
+                found=f"'{first}' {shortened(sorted(inner))}, then '{second}' {shortened(sorted(outer))}",
                 fix=f"Put '{second}' before '{first}' in 'labels', and its label before in 'regions_class_order'; or "
                 "leave out 'regions_class_order'.",
             )
@@ -160,25 +170,35 @@ def members(value: LabelKey) -> tuple[int, ...]:
     return (value,) if isinstance(value, int) else value
 
 
+def _once(value: LabelKey) -> tuple[int, ...]:
+    """The labels of an entry, each once."""
+    return tuple(dict.fromkeys(members(value)))
+
+
 def _are_regions(named: Entries, order: tuple[int, ...] | None) -> bool:
     """See the module."""
-    lists = {name: set(value) for name, value in named.items() if isinstance(value, tuple) and len(value) > 1}
-    if order is not None or not lists:
-        return bool(lists)
-    return any(lists[name] & set(members(value)) for name in lists for other, value in named.items() if other != name)
+    if order is not None:
+        return any(len(members(value)) > 1 for value in named.values())
+    lists = [own for value in named.values() if len(own := set(members(value))) > 1]
+    single = {value for key in named.values() if len(set(members(key))) == 1 for value in members(key)}
+    distinct = set().union(single, *lists)
+    return len(distinct) < len(single) + sum(map(len, lists))
 
 
 def _refuse_shared(named: Entries, background: Sequence[int], ignore: Sequence[int], *, nnunet_regions: bool) -> None:
     """Refuse values that background or ignore share with others. nnU-Net lets regions contain background."""
-    of = {**named, BACKGROUND: tuple(background)}
-    pairs = [(IGNORE, set(ignore), other) for other in of]
-    pairs += [(BACKGROUND, set(background), other) for other in named if not nnunet_regions or len(background) > 1]
-    for name, values, other in pairs:
-        theirs = set(members(of[other]))
-        if (shared := values & theirs) and not (name == BACKGROUND and theirs <= values):
-            raise SegflowError(
-                f"'{name}' and '{other}' share values", found=sorted(shared), fix="Each value belongs to one of them."
-            )
+    checked = [(IGNORE, set(ignore), {**named, BACKGROUND: tuple(background)})]
+    if not nnunet_regions or len(background) > 1:
+        checked.append((BACKGROUND, set(background), named))
+    for name, values, others in checked:
+        for other, key in others.items():
+            theirs = set(members(key))
+            if (shared := values & theirs) and not (name == BACKGROUND and theirs <= values):
+                raise SegflowError(
+                    f"'{name}' and '{other}' share values",
+                    found=shortened(sorted(shared)),
+                    fix="Each value belongs to one of them.",
+                )
 
 
 def _by_inclusion(entries: Entries, names: Sequence[str]) -> tuple[list[str], tuple[int, ...]]:
@@ -187,26 +207,31 @@ def _by_inclusion(entries: Entries, names: Sequence[str]) -> tuple[list[str], tu
     This is the first of its values that no smaller region inside it has.
     """
     sets = {name: set(members(entries[name])) for name in names}
-    for first, second in combinations(names, 2):
-        one, other = sets[first], sets[second]
-        if one == other:
-            raise SegflowError(
-                f"regions '{first}' and '{second}' are the same", found=sorted(one), fix="Remove one of them."
-            )
-        if one & other and not (one < other or other < one):
-            raise SegflowError(
-                f"regions '{first}' and '{second}' overlap, and neither contains the other",
-                found=f"{sorted(one)} and {sorted(other)}",
-                fix="Say what is painted over what: add 'regions_class_order', one label for each region in the order "
-                f"of 'labels' ({', '.join(names)}). Later regions cover earlier ones.",
-            )
     ordered = sorted(names, key=lambda name: -len(sets[name]))
-    painted = []
+    smallest: dict[int, str] = {}  # the smallest region so far that has a value
     for name in ordered:
-        inside = set().union(*(other for other in sets.values() if other < sets[name]))
-        own = [value for value in members(entries[name]) if value not in inside]
-        painted.append((own or members(entries[name]))[0])
-    return ordered, tuple(painted)
+        around = {smallest.get(value) for value in sets[name]}
+        for other in sorted(around - {None}, key=str):
+            if other is not None and not sets[name] < sets[other]:
+                raise _unordered(other, name, sets, names)
+        smallest |= dict.fromkeys(sets[name], name)
+    own = {name: [value for value in members(entries[name]) if smallest[value] == name] for name in names}
+    return ordered, tuple((own[name] or members(entries[name]))[0] for name in ordered)
+
+
+def _unordered(first: str, second: str, sets: Mapping[str, set[int]], names: Sequence[str]) -> SegflowError:
+    """The error for two regions of which none contains the other, and whose values say no order."""
+    one, other = sorted([first, second], key=list(names).index)
+    if sets[one] == sets[other]:
+        return SegflowError(
+            f"regions '{one}' and '{other}' are the same", found=sorted(sets[one]), fix="Remove one of them."
+        )
+    return SegflowError(
+        f"regions '{one}' and '{other}' overlap, and neither contains the other",
+        found=f"{shortened(sorted(sets[one]))} and {shortened(sorted(sets[other]))}",
+        fix="Say what is painted over what: add 'regions_class_order', one label for each region in the order "
+        f"of 'labels' ({some(names)}). Later regions cover earlier ones.",
+    )
 
 
 def _values(name: str, value: Any) -> LabelKey:

@@ -26,8 +26,9 @@ class Undeclared:
 
 def undeclared_values(counts: JointCounts, labels: Labels) -> Undeclared:
     """Find undeclared values in the counts of both label maps of a case."""
+    classes = set(labels.classes)
     ours, theirs = (
-        tuple(sorted(labels.value_of(value) for value in values if value not in labels.classes))
+        tuple(sorted(labels.value_of(value) for value in values if value not in classes))
         for values in (counts.values_of_prediction(), counts.values_of_reference())
     )
     return Undeclared(ours, theirs)

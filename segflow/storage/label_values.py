@@ -43,7 +43,8 @@ def refuse_unknown_values(values: Sequence[int], labels: Labels, case_id: str) -
     Raises:
         SegflowError: There are some. The error names the case.
     """
-    unknown = sorted(labels.value_of(value) for value in values if value not in labels.classes)
+    classes = set(labels.classes)
+    unknown = sorted(labels.value_of(value) for value in values if value not in classes)
     if unknown:
         raise SegflowError(
             "the label map holds values that dataset.json does not name",

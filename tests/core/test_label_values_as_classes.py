@@ -48,6 +48,28 @@ def test_values_without_a_name_stay_apart_and_come_back() -> None:
     assert labels.to_classes(np.zeros((0, 3), np.uint8)).shape == (0, 3)
 
 
+def test_many_labels_and_long_lists_are_read_at_once() -> None:
+    names = [f"name_{number}" for number in range(900)]
+    assert len(Labels.from_json({"background": 0, **{n: 65535 - k for k, n in enumerate(names)}}).values) == 901
+    same = dict.fromkeys(names, 65535)
+    assert Labels.from_json({"background": 0, "ignore": [*range(1, 65535)], **same}).classes == (0, 1, 2)
+    chain = {name: [*range(1, 3 + number // 10)] for number, name in enumerate(names) if number % 10 == 0}
+    assert Labels.from_json({"background": 0, **chain}).num_outputs == 90
+    for labels, message in (
+        ({name: [1, 2 + number] for number, name in enumerate([*names, *"abcdefgh" * 20])}, "overlap, and neither"),
+        ({f"region_{number}": [1, 2 + number] for number in range(1200)}, "too many regions"),
+        ({"a": [*range(1, 60000)], "b": [*range(1, 60000)]}, "lists too many values"),
+    ):
+        with pytest.raises(SegflowError, match=message):
+            Labels.from_json({"background": 0, **labels})
+
+
+def test_a_list_of_one_value_twice_is_that_value() -> None:
+    labels = Labels.from_json({"background": 0, "a": [1, 1], "b": 2})
+    assert not labels.has_regions
+    assert labels.num_outputs == 3
+
+
 def test_a_large_volume_is_mapped_like_a_small_one() -> None:
     labels = Labels.from_json(KINDS[1])
     array = np.random.default_rng(0).choice([0, 1, 2, 4], (5, 300, 400)).astype(np.uint8).transpose(2, 0, 1)
