@@ -26,7 +26,9 @@ def make(folder: Path, labels: dict[str, Any], values: np.ndarray = VALUES, **ch
         (folder / name).mkdir(parents=True)
     for case in ("a", "b"):
         array = np.arange(24).reshape(2, 3, 4)
-        image, label = (sitk.GetImageFromArray(v) for v in ((array + 1).astype(np.int16), values[array % len(values)]))
+        array = array if case == "a" else np.flip(array)
+        pixels = np.random.default_rng(ord(case)).integers(1, 99, array.shape).astype(np.int16)
+        image, label = (sitk.GetImageFromArray(v) for v in (pixels, values[array % len(values)]))
         for one, file in ((image, f"imagesTr/{case}_0000.nii.gz"), (label, f"labelsTr/{case}.nii.gz")):
             one.SetSpacing((1.0, 2.0, 3.0))
             sitk.WriteImage(one, str(folder / file))
