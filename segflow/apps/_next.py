@@ -75,6 +75,18 @@ def after_doctor(settings: DatasetCommand) -> list[str]:
     return [_command("plan", **_same(settings))]
 
 
+def mending(settings: DatasetCommand, raw: Path) -> str:
+    """The command line that writes a mended copy beside a raw dataset."""
+    output = raw.resolve().with_name(f"{raw.resolve().name}_mended")
+    return _command("doctor", **_same(settings), fix=True, output=output)
+
+
+@_or_nothing
+def after_mending(settings: DatasetCommand, folder: Path) -> list[str]:
+    """Next command: plan the mended copy."""
+    return [_command("plan", dataset__path=folder, **_paths(settings.paths))]
+
+
 @_or_nothing
 def after_plan(settings: DatasetCommand, plans_name: str) -> list[str]:
     """Next command: make the arrays of these plans."""

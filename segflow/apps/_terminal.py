@@ -95,7 +95,8 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) 
 
     drawn = Table()
     for index, column in enumerate(columns):
-        drawn.add_column(column, justify="left" if index == 0 else "right", no_wrap=not sys.stdout.isatty())
+        numbers = index > 0 and not any(_is_sentence(row[index]) for row in rows)
+        drawn.add_column(column, justify="right" if numbers else "left", no_wrap=not sys.stdout.isatty())
     for row in rows:
         drawn.add_row(*(_text(value) for value in row))
     console = Console(markup=False)  # "HD95 [mm]" is text, not a style
@@ -104,6 +105,10 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) 
         console = Console(width=max(80, widest), markup=False)
     console.print(title, style="bold", soft_wrap=True, highlight=False)
     console.print(drawn)
+
+
+def _is_sentence(value: object) -> bool:
+    return isinstance(value, str) and " " in value
 
 
 def _text(value: object) -> str:

@@ -48,13 +48,12 @@ def outlier_problems(cases: Sequence[CaseFeatures], channels: Sequence[str]) -> 
     problems = _islands(cases)
     if len(whole) < LEAST_CASES:
         return problems
-    swapped = _swapped(whole, channels)
-    told = {problem.case for problem in swapped}
+    explained = [*_swapped(whole, channels), *_label_maps(whole, channels)]
+    told = {problem.case for problem in explained}
     return [
         *problems,
-        *swapped,
+        *explained,
         *(problem for problem in _units(whole, channels) if problem.case not in told),
-        *_label_maps(whole, channels),
         *_spacings(whole),
     ]
 
@@ -95,10 +94,11 @@ def _scales(cases: Sequence[CaseFeatures], quantiles: np.ndarray, which: str) ->
             factor = f"{10**apart:.3g} times" if apart > 0 else f"1/{10**-apart:.3g} of"
             low, high = np.quantile(widths[usable], (0.05, 0.95))
             text = (
-                f"the values of {which} are of another unit: they span {width:.4g}, {factor} what is usual; expected "
-                f"{low:.4g} to {high:.4g}"
+                f"the values of {which} span {width:.4g}, {factor} what is usual, as in another unit; "
+                f"expected {low:.4g} to {high:.4g}"
             )
-            found.append(Problem(case.case_id, "warning", text, "Bring its values to the unit of the others."))
+            fix = "Bring its values to the unit of the others. MR has no unit, and is normalised image by image anyway."
+            found.append(Problem(case.case_id, "warning", text, fix))
     return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from segflow.core.case import CaseFiles
@@ -16,7 +17,7 @@ from segflow.execution.jobs import Job
 from segflow.execution.parallel import run_jobs
 from segflow.execution.progress import Progress, silent
 from segflow.storage.case_check import CheckedCase, check_case
-from segflow.storage.case_files import discover, look_at_held_out
+from segflow.storage.case_files import Discovery, discover, look_at_held_out
 from segflow.storage.case_likeness import alike_problems
 from segflow.storage.case_outliers import outlier_problems
 from segflow.storage.file_names import SPLITS_FILE
@@ -31,6 +32,21 @@ STAGE = "check"
 
 BYTES_PER_VALUE = 8
 """Memory per value of an image in bytes: as stored, and as float32."""
+
+
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """Result of `examine`.
+
+    Attributes:
+        problems: Problems of the whole dataset, then those of each case.
+        found: The cases and their files.
+        cases: What was found in each case that could be examined.
+    """
+
+    problems: list[Problem]
+    found: Discovery
+    cases: list[CheckedCase]
 
 
 def check_dataset(
@@ -56,6 +72,18 @@ def check_dataset(
     Raises:
         SegflowError: imagesTr or labelsTr does not exist.
     """
+    return examine(folder, description, reader, processes=processes, progress=progress).problems
+
+
+def examine(
+    folder: Path,
+    description: DatasetDescription,
+    reader: ImageIO,
+    *,
+    processes: int = 0,
+    progress: Progress = silent,
+) -> Examined:
+    """Like `check_dataset`, with what was found in each case."""
     found = discover(folder, description)
     problems = [*_of_the_whole(description, len(found.cases)), *found.problems]
     problems.extend(look_at_held_out(folder, description.file_ending, description.label_ending))
@@ -71,7 +99,8 @@ def check_dataset(
     problems.extend(Problem(case_id, "error", message) for case_id, message in checked.failed.items())
     problems.extend(_of_all_cases(cases, reader))
     problems.extend(_compared(cases, description, _splits_in(folder)))
-    return sorted(problems, key=lambda problem: (problem.case is not None, problem.case or ""))
+    problems.sort(key=lambda problem: (problem.case is not None, problem.case or ""))
+    return Examined(problems, found, cases)
 
 
 def _of_all_cases(cases: Sequence[CheckedCase], reader: ImageIO) -> list[Problem]:
@@ -123,8 +152,8 @@ def _compared(
     names = [case.case_id for case in cases]
     patients = {case.case_id: case.patient for case in features if case.patient is not None}
     return [
-        *patients_in_several_cases(names, patients, splits),
-        *alike_problems(features, {**patients_by_name(names)[0], **patients}),
+        *patients_in_several_cases(names, patients, splits, description.groups),
+        *alike_problems(features, {**patients_by_name(names)[0], **patients, **description.groups}),
         *outlier_problems(features, description.channels),
         *wrong_sides(features, description.labels),
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from collections.abc import Callable, Mapping
@@ -14,6 +15,8 @@ from segflow.storage.image_formats.header_checks.metaimage import files_beside_m
 from segflow.storage.image_formats.header_checks.nrrd import files_beside_nrrd
 from segflow.storage.image_formats.tiff_io import side_car, side_cars_of_image
 from segflow.storage.json_files import written_whole
+
+logger = logging.getLogger(__name__)
 
 _BESIDE: dict[str, Callable[[Path], tuple[Path, ...]]] = {
     ".mha": files_beside_metaimage,
@@ -40,6 +43,41 @@ def copy_label_map(source: Path, target: Path) -> None:
         else:
             copied_beside.unlink(missing_ok=True)  # belongs to another label map of this name
     _copy(source, target)  # last, so that an existing label map is complete
+
+
+def link_or_copy(source: Path, target: Path, *, copy: bool) -> None:
+    """Link to an image, a label map or a folder, with the files beside it; or copy it.
+
+    Args:
+        source: What exists.
+        target: Path at which there is nothing yet. Its folder is made if it is missing.
+        copy: Copy it. Otherwise this is done only where the file system has no links.
+
+    Raises:
+        SegflowError: It cannot be written.
+    """
+    pairs = {target: source}
+    if source.name == target.name:
+        pairs = {target.with_name(beside.name): beside for beside in files_beside(source)} | pairs
+    elif (beside := side_car(source)) is not None and beside.is_file() and (own := side_car(target)) is not None:
+        pairs = {own: beside} | pairs
+    for place, file in pairs.items():
+        if place != target:
+            place.unlink(missing_ok=True)  # shared by channels
+        if not copy and _linked(file, place):
+            continue
+        _copy(file, place)
+
+
+def _linked(file: Path, place: Path) -> bool:
+    """Make a link, if the file system has links."""
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.symlink_to(file.resolve(), target_is_directory=file.is_dir())
+    except OSError as error:
+        logger.debug("%s cannot be a link, and is copied: %s", place, error)
+        return False
+    return True
 
 
 def is_copied(source: Path, target: Path) -> bool:

@@ -38,14 +38,19 @@ def patient_in_header(file: Path) -> str | None:
             with file.open("rb") as stream:
                 found = _PATIENT_ID.search(stream.read(HEADER))
             return found[1].decode("utf-8", "replace").strip() or None if found else None
-        beside = file.with_name(file.name.removesuffix(".gz").removesuffix(".nii") + ".json")
-        if beside == file or not beside.is_file():
+        beside = notes_beside(file)
+        if not beside.is_file():
             return None
         content = json.loads(beside.read_bytes()[:HEADER])
         value = content.get("PatientID") if isinstance(content, dict) else None
         return str(value).strip() or None if value is not None else None
     except (OSError, ValueError, RecursionError):  # notes beside an image may be anything
         return None
+
+
+def notes_beside(image: Path) -> Path:
+    """Where dcm2niix writes the notes on an image, whether they exist or not."""
+    return image.with_name(image.name.removesuffix(".gz").rpartition(".")[0] + ".json")
 
 
 def patients_by_name(case_ids: Iterable[str]) -> tuple[dict[str, str], str]:
@@ -77,7 +82,10 @@ def patients_by_name(case_ids: Iterable[str]) -> tuple[dict[str, str], str]:
 
 
 def patients_in_several_cases(
-    names: Sequence[str], patients: Mapping[str, str], splits: Sequence[Split] | None
+    names: Sequence[str],
+    patients: Mapping[str, str],
+    splits: Sequence[Split] | None,
+    groups: Mapping[str, str] | None = None,
 ) -> list[Problem]:
     """Warnings about patients in several cases that splits would separate.
 
@@ -85,10 +93,11 @@ def patients_in_several_cases(
         names: All cases.
         patients: Case → identity in its header, where there is one.
         splits: The splits that the dataset brings, if any. If they keep the cases of patients together, all is well.
+        groups: Case → group that dataset.json gives, which splits keep together.
     """
     problems = []
     by_name, pattern = patients_by_name(names)
-    if by_name and _separates(splits, by_name):
+    if by_name and _separates(splits, by_name, groups or {}):
         group_by = setting_text(pattern)
         text, examples = _listed(by_name)
         problems.append(
@@ -101,7 +110,7 @@ def patients_in_several_cases(
             )
         )
     apart = {case_id: identity for case_id, identity in patients.items() if _shared(case_id, patients, by_name)}
-    if apart and _separates(splits, apart):
+    if apart and _separates(splits, apart, groups or {}):
         text, examples = _listed(apart)
         problems.append(
             Problem(
@@ -121,9 +130,11 @@ def _shared(case_id: str, by_id: Mapping[str, str], by_name: Mapping[str, str]) 
     return len(same) > 1 and len({by_name.get(other, other) for other in same}) > 1
 
 
-def _separates(splits: Sequence[Split] | None, patients: Mapping[str, str]) -> bool:
+def _separates(splits: Sequence[Split] | None, patients: Mapping[str, str], groups: Mapping[str, str]) -> bool:
+    """Whether splits, or those made of the groups, can put cases of one patient on both sides."""
     if not splits:
-        return True
+        units = {(patient, groups.get(case, case)) for case, patient in patients.items()}
+        return len(units) > len({patient for patient, _ in units})
     return any(
         {patients.get(case, case) for case in split.train} & {patients.get(case, case) for case in split.val}
         for split in splits

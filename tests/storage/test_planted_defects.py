@@ -89,6 +89,8 @@ def test_splits_that_keep_patients_together_are_enough() -> None:
     assert "4 cases are of 2 patients by their names: p1_visit1 and p1_visit2" in problem.message
     assert "group_by=" in (problem.fix or "")
     assert patients_in_several_cases(names, {}, together) == []
+    assert patients_in_several_cases(names, {}, None, {name: name[:2] for name in names}) == []
+    assert patients_in_several_cases(names, {}, None, {name: name for name in names}) != []
     assert patients_in_several_cases(["a", "b", "c"], {"a": "X", "b": "X", "c": "Y"}, None) != []
 
 
