@@ -3,7 +3,7 @@
 An image whose orientation no other one has is turned, which is no alarm; it is counted as "turned".
 
 Usage: ``python benchmarks/unlike.py --data DIR [--folds 5]`` prints a table; exit status 1 if a held-out image as it is
-was found unlike the others.
+was found unlike the others. A second table compares the images of each dataset of one channel with those of the others.
 """
 
 from __future__ import annotations
@@ -74,18 +74,22 @@ def is_unlike(image: ImageFacts, training: TrainingImages) -> bool:
     return bool(differences(image, training, names, axes))
 
 
-def table(dataset: Path, folds: int) -> dict[str, list[bool]]:
-    """Mistake → whether it is noticed, for each held-out image of a dataset."""
+def looks_at(dataset: Path) -> list[dict[str, ImageFacts]]:
+    """The facts of each image of a dataset, as it is and spoilt."""
     description = read_description(dataset)
     cases = find_training_cases(dataset, description)
     reader = reader_of((case.images[0] for case in cases), description.file_ending, description.reader)
-    looks = [spoilt(read_case(case, reader, channels=len(description.channels))) for case in cases]
+    return [spoilt(read_case(case, reader, channels=len(description.channels))) for case in cases]
+
+
+def table(looks: list[dict[str, ImageFacts]], folds: int) -> dict[str, list[bool]]:
+    """Mistake → whether it is noticed, for each held-out image of a dataset."""
     found: dict[str, list[bool]] = defaultdict(list)
-    folds = min(folds, len(cases))
+    folds = min(folds, len(looks))
     for fold in range(folds):
-        held = range(fold, len(cases), folds)
-        rest = [looks[k]["as it is"] for k in range(len(cases)) if k not in held]
-        if len(cases) == 1:  # nothing is held out: only the mistakes are of interest
+        held = range(fold, len(looks), folds)
+        rest = [looks[k]["as it is"] for k in range(len(looks)) if k not in held]
+        if len(looks) == 1:  # nothing is held out: only the mistakes are of interest
             rest = [looks[0]["as it is"]]
         training = TrainingImages.of(rest)
         for k in held:
@@ -96,6 +100,13 @@ def table(dataset: Path, folds: int) -> dict[str, list[bool]]:
     return found
 
 
+def of_others(trained: list[ImageFacts], given: list[ImageFacts]) -> int:
+    """How many images of a dataset have unlike values for a model of another one."""
+    training = TrainingImages.of(trained)
+    spacing = tuple(training.spacing[0].tolist())  # only values are of interest
+    return sum(is_unlike(replace(image, spacing=spacing), training) for image in given)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder of raw datasets")
@@ -103,10 +114,18 @@ def main() -> int:
     options = parser.parse_args()
     alarms = 0
     print(f"{'dataset':24} {'mistake':22} noticed")
+    images: dict[str, list[ImageFacts]] = {}
     for dataset in sorted(options.data.glob("Dataset*")):
-        for mistake, noticed in table(dataset, options.folds).items():
+        looks = looks_at(dataset)
+        if len(looks[0]["as it is"].quantiles) == 1:
+            images[dataset.name] = [look["as it is"] for look in looks]
+        for mistake, noticed in table(looks, options.folds).items():
             print(f"{dataset.name:24} {mistake:22} {sum(noticed):4} of {len(noticed):4}", flush=True)
             alarms += sum(noticed) if mistake == "as it is" else 0
+    print(f"\n{'model of':24} {'images of':24} of unlike values")
+    for name, trained in images.items():
+        for other, given in images.items():
+            print(f"{name:24} {other:24} {of_others(trained, given):4} of {len(given):4}")
     print(f"false alarms: {alarms}")
     return min(alarms, 1)
 

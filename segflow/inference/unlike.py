@@ -216,11 +216,12 @@ def _other_spacing(image: ImageFacts, training: TrainingImages, axes: Sequence[i
     if beyond.max() > limit:
         extent = [f"{n * s:.4g}" for n, s in zip(image.shape, image.spacing, strict=True)]
         usual = [f"{a:.4g} to {b:.4g}" for a, b in zip(low, high, strict=True)]
+        shapes = " to ".join(" × ".join(f"{n:g}" for n in side) for side in training.shape)
         spacing = ", ".join(f"{s:.4g}" for s in own)
         yield SegflowError(
             f"the spacing is {beyond.max():.3g} times beyond that of the training images",
             found=f"({spacing}) mm along z, y, x; the image is {' × '.join(extent)} mm large",
-            expected=f"({', '.join(usual)}) mm in {training.cases} images",
+            expected=f"({', '.join(usual)}) mm in {training.cases} images of {shapes} voxels",
             fix="Is the header in millimetres?",
         )
 

@@ -21,6 +21,7 @@ from training_toy import CASES, TENSORBOARD, PowerCut, Toy, make_record
 
 from segflow.core.dataset import DatasetDescription
 from segflow.core.errors import SegflowError
+from segflow.core.training_images import ImageFacts, TrainingImages
 from segflow.network.build import build_network
 from segflow.network.cpu.layers import ChannelsLastUNet
 from segflow.preprocessing.provenance import choices_of
@@ -252,6 +253,14 @@ def test_a_start_that_trained_an_epoch_does_bind_the_next(toy: Toy):
         toy.train(callbacks=[PowerCut(1)])
     with pytest.raises(SegflowError, match="other settings"):
         toy.train(record=longer(toy, 3), trainer={"max_epochs": 3})
+
+
+def test_a_training_goes_on_though_it_began_without_a_record_of_the_images(toy: Toy):
+    with pytest.raises(RuntimeError, match="power cut"):
+        toy.train(callbacks=[PowerCut(1)])
+    seen = TrainingImages.of([ImageFacts((9, 9, 9), (1.0, 1.0, 1.0), "RAS", ((0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0),))])
+    assert toy.train(record=replace(toy.record, images=seen)).finished
+    assert toy.run().read_record().images == seen
 
 
 def note_files(toy: Toy, digest: str, cases: Sequence[str] = CASES) -> None:
