@@ -14,7 +14,7 @@ from segflow.core.run_record import RunRecord
 from segflow.inference.dicom_input import DicomInput
 from segflow.inference.dicom_settings import DICOM_LABELMAP, DICOM_SEG, LABEL_MAPS, DicomOutputSettings
 from segflow.storage.dicom.segment_codes import KEY, Segment, overlapping, segments_of
-from segflow.storage.dicom.segmentation_write import MadeBy, check_can_write, write_segmentation
+from segflow.storage.dicom.segmentation_write import MadeBy, check_can_refer, check_can_write, write_segmentation
 from segflow.storage.image_formats.placement import same_placement
 from segflow.storage.image_formats.simpleitk_io import SimpleITKIO
 from segflow.storage.json_files import read_json
@@ -49,13 +49,17 @@ class DicomOutput:
         return folder / FOLDER / f"{case_id}.dcm"
 
     def check(self, case_id: str) -> None:
-        """Refuse a case whose image is not on the grid of its series, before it is predicted.
+        """Refuse a case before it is predicted if its series cannot be referred to.
 
         Raises:
-            SegflowError: The series was resampled while it was read. The error names the case.
+            SegflowError: The series lacks UIDs, or was resampled while it was read. The error names the case.
         """
         case = self._dicom.case(case_id)
         series, image = case.channels[0], self._dicom.files_of(case).images[0]
+        try:
+            check_can_refer(series)
+        except SegflowError as error:
+            raise error.of_case(case_id) from error
         header = self._reader.read_header(image)
         same = header.shape == series.shape and np.allclose(header.geometry.spacing, series.spacing, rtol=1e-4)
         if not same or not same_placement(header.geometry, series.geometry):

@@ -122,6 +122,17 @@ def test_a_series_that_was_resampled_has_no_dicom_seg(tmp_path: Path, codes: Pat
     assert not (tmp_path / "out/A.nii.gz").exists()
 
 
+def test_a_series_without_uids_is_refused_before_it_is_predicted(tmp_path: Path, codes: Path) -> None:
+    run = tiny_models.make_run(tmp_path / "run")
+    write_series(tmp_path / "dicom", np.zeros((20, 20, 19), np.int16), Modality="MR", FrameOfReferenceUID=None)
+    settings = DicomOutputSettings(output_format="dicom_seg", segment_codes=codes)
+    report = predict_cases(
+        run, tmp_path / "dicom", tmp_path / "out", PredictSettings(device="cpu"), dicom_settings=settings
+    )
+    assert "lacks FrameOfReferenceUID, to which a DICOM-SEG refers. Export the series again" in report.failed["P1"]
+    assert not (tmp_path / "out/P1.nii.gz").exists()
+
+
 def test_an_image_that_is_written_box_by_box_has_a_dicom_seg_too(
     tmp_path: Path, codes: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

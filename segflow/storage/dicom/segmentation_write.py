@@ -27,7 +27,6 @@ LONGEST_TEXT = 64
 """Characters of a short text in DICOM."""
 SERIES_NUMBERS = 1000
 """A segmentation has the number of its series and this."""
-NEEDED = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID", "FrameOfReferenceUID")
 MAY_BE_EMPTY = (
     *("PatientID", "PatientName", "PatientBirthDate", "PatientSex"),
     *("AccessionNumber", "StudyID", "StudyDate", "StudyTime"),
@@ -60,6 +59,28 @@ def check_can_write() -> None:
         import highdicom  # noqa: F401
     except ImportError as error:
         raise SegflowError("DICOM-SEG needs highdicom", fix=INSTALL) from error
+
+
+def check_can_refer(series: DicomSeries) -> None:
+    """Refuse a series that a DICOM-SEG cannot refer to.
+
+    Raises:
+        SegflowError: Some of its UIDs are missing, or it is several files of several frames each.
+    """
+    uids = {
+        "StudyInstanceUID": series.study_uid,
+        "SeriesInstanceUID": series.series_uid,
+        "FrameOfReferenceUID": series.frame_of_reference,
+        "SOPInstanceUID": all(one.instance_uid for one in series.slices),
+        "SOPClassUID": all(one.instance_class for one in series.slices),
+    }
+    missing = [name for name, value in uids.items() if not value]
+    if missing:
+        raise SegflowError(
+            f"{series.title} lacks {', '.join(missing)}, to which a DICOM-SEG refers",
+            fix="Export the series again, with its UIDs.",
+        )
+    _frame_order(series)
 
 
 def write_segmentation(
@@ -95,7 +116,8 @@ def write_segmentation(
             expected=series.shape,
             fix="Where slices were resampled while reading, DICOM-SEG cannot refer to them.",
         )
-    sources = [_source(header, series) for header in map(_header, series.files)]
+    check_can_refer(series)
+    sources = [_header(file) for file in series.files]
     order = _frame_order(series)
     pixels = _pixels(label if order is None else label[order], segments)
     described = _described(segments, made_by)
@@ -113,25 +135,15 @@ def write_segmentation(
 
 
 def _header(file: Path) -> Dataset:
+    """The header of a file of the series, with empty values for what may be empty."""
     with object_file(file) as dataset:
         for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData"):
             if name in dataset:
                 del dataset[name]
+        for name in MAY_BE_EMPTY:
+            if name not in dataset:
+                setattr(dataset, name, "")
         return dataset
-
-
-def _source(header: Dataset, series: DicomSeries) -> Dataset:
-    """The header of a file of the series, with empty values for what may be empty."""
-    missing = [name for name in NEEDED if not header.get(name)]
-    if missing:
-        raise SegflowError(
-            f"{series.title} lacks {', '.join(missing)}, to which a DICOM-SEG refers",
-            fix="Export the series again, with its UIDs.",
-        )
-    for name in MAY_BE_EMPTY:
-        if name not in header:
-            setattr(header, name, "")
-    return header
 
 
 def _frame_order(series: DicomSeries) -> list[int] | None:
