@@ -46,7 +46,9 @@ def topology(dims: int = 3, network: str = "plain_unet") -> NetworkTopology:
     )
 
 
-def configuration(name: str, dims: int, spacing: float, patch: int, channels: int, network: str) -> dict[str, Any]:
+def configuration(
+    name: str, dims: int, spacing: float, patch: int, channels: int, network: str, order: int = 1
+) -> dict[str, Any]:
     result: dict[str, Any] = {
         "data_identifier": f"nnUNetPlans_{name}",
         "preprocessor_name": "DefaultPreprocessor",
@@ -62,6 +64,7 @@ def configuration(name: str, dims: int, spacing: float, patch: int, channels: in
     for kind in ("data", "seg", "probabilities"):
         result[f"resampling_fn_{kind}"] = "resample_data_or_seg_to_shape"
         result[f"resampling_fn_{kind}_kwargs"] = RESAMPLING | {"is_seg": kind == "seg"}
+    result["resampling_fn_data_kwargs"]["order"] = order
     return result
 
 
@@ -72,8 +75,9 @@ def plans(
     network: str = "plain_unet",
     axis_order: Sequence[int] = (0, 1, 2),
     spacing: float = 1.0,
+    order: int = 1,
 ) -> Plans:
-    fullres = configuration("3d_fullres", 3, spacing, 16, channels, network)
+    fullres = configuration("3d_fullres", 3, spacing, 16, channels, network, order)
     lowres = configuration("3d_lowres", 3, 2 * spacing, 8, channels, network)
     return Plans.from_json(
         {
@@ -85,7 +89,7 @@ def plans(
             "transpose_forward": list(axis_order),
             "transpose_backward": [list(axis_order).index(k) for k in range(3)],
             "configurations": {
-                "2d": configuration("2d", 2, spacing, 16, channels, network),
+                "2d": configuration("2d", 2, spacing, 16, channels, network, order),
                 "3d_fullres": fullres,
                 "3d_lowres": lowres | {"next_stage": "3d_cascade_fullres"},
                 "3d_cascade_fullres": {"inherits_from": "3d_fullres", "previous_stage": "3d_lowres"},
@@ -104,10 +108,12 @@ def record(
     regions: bool = False,
     channels: int = 1,
     ending: str = ".nii.gz",
+    labels: dict[str, Any] | None = None,
     val_cases: Sequence[str] = (),
     **options: Any,
 ) -> RunRecord:
     description = dataset_json(regions=regions, channels=channels, ending=ending)
+    description |= {"labels": labels} if labels else {}
     return RunRecord(
         dataset=DatasetDescription.from_json(DATASET, description),
         plans=plans(channels=channels, **options),

@@ -7,14 +7,18 @@ from pathlib import Path
 from typing import ClassVar
 
 from segflow.apps import _next, _terminal
+from segflow.apps._parts import Part
 from segflow.apps._records import Command, needed, within_memory
 from segflow.core.errors import SegflowError
 from segflow.storage.find_folds import refuse_missing
 
 USE = (
     "Use: segflow bundle action=export model=RUN_FOLDER output=liver.segflow, "
-    "or with format=nnunet output=FOLDER_OR_ZIP, or: segflow bundle action=import model=FILE_OR_FOLDER"
+    "or with format=nnunet, onnx or monai and output=FOLDER_OR_ZIP, "
+    "or: segflow bundle action=import model=FILE_OR_FOLDER"
 )
+
+FORMATS = ("segflow", "nnunet", "onnx", "monai")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -36,9 +40,13 @@ class Bundle(Command):
         action: ``export`` or ``import``.
         model: Run folder to export; or bundle, or folder or zip of nnU-Net v2, to import.
         output: File or folder to write.
-        format: ``segflow`` (one file of tensors and JSON) or ``nnunet`` (a folder, or a ``.zip``).
+        format: ``segflow`` (one file of tensors and JSON); or, as a folder or a ``.zip``, ``nnunet``, ``onnx`` (the
+            networks and a script that predicts without segflow and torch) or ``monai`` (a MONAI bundle).
         folds: ``all``, one fold, or a list.
         checkpoint: ``final``, ``best`` or ``last``.
+        postprocessing: The postprocessing.json whose steps ``onnx`` and ``monai`` apply to label maps; null applies
+            none.
+        network: The network; needed only to export a user's own as ``onnx`` or ``monai``.
         run_name: Name of imported runs.
         bundle: Choice of the model.
     """
@@ -51,11 +59,13 @@ class Bundle(Command):
     format: str = "segflow"
     folds: str | list[str] = "all"
     checkpoint: str = "final"
+    postprocessing: Path | None = None
+    network: Part
     run_name: str = "imported"
     bundle: BundleSettings = field(default_factory=BundleSettings)
 
     def __post_init__(self) -> None:
-        for name, known in (("action", ("export", "import")), ("format", ("segflow", "nnunet"))):
+        for name, known in (("action", ("export", "import")), ("format", FORMATS)):
             if getattr(self, name) not in known:
                 raise SegflowError(f"unknown {name}", found=getattr(self, name), expected=" or ".join(known), fix=USE)
 
@@ -78,10 +88,36 @@ def run(settings: Bundle) -> None:
 
 
 def _export(settings: Bundle, model: Path, output: Path) -> Path:
+    if settings.format in ("onnx", "monai"):
+        return _export_for_others(settings, model, output)
+    if settings.postprocessing is not None:
+        raise SegflowError(
+            f"format={settings.format} holds no steps of postprocessing",
+            found=f"postprocessing={settings.postprocessing}",
+            fix="Leave it out: segflow postprocess applies the file, or format=onnx or monai holds the steps.",
+        )
     from segflow.exchange.export_model import export_bundle, export_nnunet_model  # slow: torch
 
     export = export_bundle if settings.format == "segflow" else export_nnunet_model
     return export(model, output, folds=settings.folds, checkpoint=settings.checkpoint)
+
+
+def _export_for_others(settings: Bundle, model: Path, output: Path) -> Path:
+    from segflow.exchange.export_monai import export_monai  # slow: torch
+    from segflow.exchange.export_onnx import export_onnx, refuse_missing_packages
+    from segflow.exchange.runner_model import RunnerModel
+    from segflow.postprocessing.apply_postprocessing import read_choice
+
+    if settings.format == "onnx":
+        refuse_missing_packages()
+    loaded = RunnerModel.load(
+        model,
+        folds=settings.folds,
+        checkpoint=settings.checkpoint,
+        build=settings.network.build(),
+        steps=read_choice(settings.postprocessing).steps if settings.postprocessing else (),
+    )
+    return (export_onnx if settings.format == "onnx" else export_monai)(loaded, output)
 
 
 def _import(settings: Bundle, model: Path) -> list[Path]:

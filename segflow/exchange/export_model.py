@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import shutil
 import tempfile
-import zipfile
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -13,12 +12,12 @@ from typing import Any
 
 from segflow.core.errors import SegflowError
 from segflow.core.system_errors import system_error
+from segflow.exchange.exported_folder import is_zip_name, write_zip
 from segflow.models.bundle_file import write_bundle
 from segflow.models.nnunet_checkpoint import TRAINER
 from segflow.models.nnunet_model import write_nnunet_model
 from segflow.models.open_model import open_model
 from segflow.models.trained_fold import Folds, TrainedFold
-from segflow.storage.json_files import written_whole
 from segflow.storage.readers import NNUNET_READERS
 from segflow.storage.runs import Run
 
@@ -95,7 +94,7 @@ def export_nnunet_model(model: Path, target: Path, *, folds: Folds = "all", chec
             record.plans.reader,
         )
     relative = Path(record.dataset.name) / f"{TRAINER}__{record.plans.plans_name}__{record.configuration}"
-    zipped = target.suffix.lower() == ".zip"
+    zipped = is_zip_name(target)
     place = target if zipped else target / relative
     if place.exists():
         raise SegflowError(f"{place} exists already", fix="Remove it, or choose another target.")
@@ -108,7 +107,7 @@ def export_nnunet_model(model: Path, target: Path, *, folds: Folds = "all", chec
             for fold in trained:
                 _copy_results(fold, Run(written).fold(fold.record.fold).path)
             if zipped:
-                _zip(Path(temporary), target)
+                write_zip(Path(temporary), target)
             else:
                 place.parent.mkdir(parents=True, exist_ok=True)
                 written.rename(place)
@@ -126,10 +125,3 @@ def _copy_results(fold: TrainedFold, place: Path) -> None:
         if (file := fold.folder / name).is_file():
             (place / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(file, place / name)
-
-
-def _zip(folder: Path, target: Path) -> None:
-    with written_whole(target) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
-        for file in sorted(folder.rglob("*")):
-            if file.is_file():
-                archive.write(file, file.relative_to(folder).as_posix())
