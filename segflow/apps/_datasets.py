@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import logging
 import re
-import tarfile
 from pathlib import Path
 
-from segflow.apps import _invocation, _terminal
+from segflow.apps import _invocation, _shipped, _terminal
 from segflow.apps._records import DatasetCommand, DatasetSettings, PathSettings
 from segflow.core.command_line import command_line
 from segflow.core.errors import SegflowError
 from segflow.execution.progress import Progress, silent
 from segflow.storage.file_names import DESCRIPTION_FILE, FINGERPRINT_FILE, REFERENCES_FOLDER
 
-HIPPOCAMPUS_URL = "https://msd-for-monai.s3-us-west-2.amazonaws.com/Task04_Hippocampus.tar"
-HIPPOCAMPUS_HASH = "md5:9d24dba78a72977dbd1d2e110310f31b"
-OWN_NAMES = {"phantom": "Dataset001_Phantom", "hippocampus": "Dataset004_Hippocampus"}
-"""Source → name of its dataset."""
+PHANTOM = "Dataset001_Phantom"
 MAKERS = ("plan", "run")
 """Commands that take the phantom if nothing else can be meant. Their first line says so."""
 
@@ -48,7 +44,7 @@ def announce(settings: DatasetCommand, command: str, *, silent: bool = False) ->
 
 def is_named(dataset: DatasetSettings) -> bool:
     """Whether the user or a user's file named the dataset."""
-    own = dataset.source == "phantom" and dataset.name == OWN_NAMES["phantom"] and not dataset.path
+    own = dataset.source == "phantom" and dataset.name == PHANTOM and not dataset.path
     return not own or any(re.match(r"[+]*dataset[=.@]", override) for override in _invocation.overrides())
 
 
@@ -118,7 +114,9 @@ def raw_folder(
         from segflow.storage.phantom import make_phantom
 
         return make_phantom(place)
-    return _converted(_downloaded(root), root, progress)
+    from segflow.apps._known import make_known
+
+    return make_known(dataset, place, progress)
 
 
 def present_raw_folder(dataset: DatasetSettings, paths: PathSettings) -> Path | None:
@@ -160,28 +158,6 @@ def _converted(task: Path, root: Path, progress: Progress) -> Path:
     return convert_decathlon(task, root, None, progress=progress)
 
 
-def _downloaded(root: Path) -> Path:
-    """Download the decathlon's Task04 into ``root/.downloads`` and check its digest."""
-    import pooch
-
-    cache = root / ".downloads"
-    task = cache / "Task04_Hippocampus"
-    if (task / DESCRIPTION_FILE).is_file():
-        return task
-    try:
-        archive = pooch.retrieve(HIPPOCAMPUS_URL, HIPPOCAMPUS_HASH, path=cache, progressbar=True)
-    except Exception as error:  # pooch passes on any error of the transport
-        raise SegflowError(
-            f"cannot download {HIPPOCAMPUS_URL}: {type(error).__name__}: {error}",
-            fix=f"Without a network, give a copy: dataset.path=FOLDER, or unpack it into {cache}.",
-        ) from error
-    partial = cache / ".unpacking"
-    with tarfile.open(archive) as tar:
-        tar.extractall(partial, filter="data")
-    (partial / task.name).rename(task)
-    return task
-
-
 def folder_name(dataset: DatasetSettings, paths: PathSettings) -> str:
     """Name of the dataset's folders, without making or downloading anything."""
     from segflow.storage.raw_dataset import resolve_dataset
@@ -203,11 +179,19 @@ def as_settings(dataset: DatasetSettings) -> dict[str, object]:
     name: dict[str, object] = {"dataset__name": dataset.name}
     if dataset.path:
         return {"dataset__path": dataset.path}
-    if dataset.source != "raw":
-        return {"dataset": dataset.source, **({} if dataset.name == OWN_NAMES[dataset.source] else name)}
+    if dataset.source == "phantom":
+        return {"dataset": "phantom", **({} if dataset.name == PHANTOM else name)}
+    if dataset.known:
+        path = {"dataset__source": dataset.source_path} if dataset.source_path else {}
+        return {"dataset": dataset.known, **({} if dataset.name == _shipped_name(dataset.known) else name), **path}
     if re.fullmatch(r"\d+|Dataset\d{3,}(_[\w.-]+)?", dataset.name):
         return {"dataset": dataset.name}
     return {"dataset": "raw", **name}
+
+
+def _shipped_name(known: str) -> str:
+    """Name of a known dataset's folder in the shipped configuration."""
+    return str(_shipped.content(_shipped.config_dir() / "dataset" / f"{known}.yaml").get("name", ""))
 
 
 def preprocessed_folder(raw: Path, paths: PathSettings) -> Path:

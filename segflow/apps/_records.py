@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from segflow.apps._parts import Part
 from segflow.core.errors import SegflowError
 from segflow.core.split_settings import SplitSettings
+from segflow.exchange.known_datasets import KNOWN
 from segflow.execution.machine import memory_limited
 from segflow.storage.file_names import REFERENCES_FOLDER
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 Settings = TypeVar("Settings", bound="Command")
 Result = TypeVar("Result")
 
-SOURCES = ("raw", "phantom", "hippocampus")
+SOURCES = ("raw", "phantom", "download")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -64,18 +65,31 @@ class DatasetSettings:
     Attributes:
         name: Name of its folder in ``paths.raw``, or its number.
         path: Folder of a raw dataset. It takes precedence over name and source.
-        source: ``raw`` is a folder in ``paths.raw``; ``phantom`` is made and ``hippocampus`` downloaded if missing.
+        source: ``raw`` is a folder in ``paths.raw``. If that is missing, ``phantom`` is made and ``download`` gets a
+            known dataset. A path names a known dataset that was got already: its folder or archive.
+        known: Name of a public dataset that segflow knows, such as ``msd_liver``: where it is, and how it is converted.
     """
 
     name: str = ""
     path: Path | None = None
     source: str = "raw"
+    known: str | None = None
 
     def __post_init__(self) -> None:
-        if self.source not in SOURCES:
-            raise SegflowError("unknown dataset.source", found=self.source, expected=list(SOURCES))
+        if self.source not in SOURCES and not self.source_path:
+            raise SegflowError("unknown dataset.source", found=self.source, expected=f"{', '.join(SOURCES)}, or a path")
+        if self.known is not None and self.known not in KNOWN:
+            raise SegflowError("unknown dataset.known", found=self.known, expected=list(KNOWN))
+        if self.source == "download" and self.known is None:
+            raise SegflowError("dataset.source=download needs a known dataset", expected=list(KNOWN))
         if not self.name and not self.path:
             raise SegflowError("which dataset?", fix="Name it: dataset=Dataset042_Liver, dataset=42, or its folder.")
+
+    @property
+    def source_path(self) -> Path | None:
+        """The source, if it is a path."""
+        path = Path(self.source).expanduser()
+        return path if self.source not in SOURCES and ("/" in self.source or path.exists()) else None
 
 
 @dataclass(kw_only=True, slots=True)

@@ -33,6 +33,7 @@ def convert_decathlon(
     raw_root: Path,
     dataset_id: int | None = None,
     *,
+    name: str | None = None,
     processes: int = 0,
     progress: Progress = silent,
 ) -> Path:
@@ -44,6 +45,7 @@ def convert_decathlon(
         task_folder: ``TaskNN_Name`` with imagesTr, labelsTr, dataset.json, and perhaps imagesTs.
         raw_root: Folder of the raw datasets.
         dataset_id: Number of the dataset; None takes the task's.
+        name: Name of the new folder, such as ``Dataset004_Hippocampus``; None makes it of the task's and the number.
         processes: Worker processes; 0 converts in this one.
         progress: Called after each image.
 
@@ -54,7 +56,7 @@ def convert_decathlon(
         SegflowError: The folder is not a task, the number is taken, a label is missing, or an image cannot be used.
     """
     old = read_json(task_folder / "dataset.json", fix="Is this a decathlon task? It holds dataset.json and imagesTr.")
-    target = refuse_taken(raw_root, dataset_name(task_folder, dataset_id))
+    target = refuse_taken(raw_root, name or dataset_name(task_folder, dataset_id))
     images = visible_images(task_folder / "imagesTr", ENDING)
     description = build_as(
         task_folder / "dataset.json", old, functools.partial(described, cases=len(images), file_ending=ENDING)
