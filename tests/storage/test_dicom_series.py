@@ -10,8 +10,9 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk
-from dicom_files import plain, save, volume, write_series
+from dicom_files import AXIAL, plain, save, volume, write_series
 from pydicom import Dataset
+from pydicom.encaps import encapsulate
 from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian, RLELossless
 
 from segflow.core.errors import SegflowError
@@ -249,3 +250,35 @@ def test_without_pydicom_the_error_says_how_to_install_it(tmp_path: Path, monkey
     monkeypatch.setitem(__import__("sys").modules, "pydicom", None)
     with pytest.raises(SegflowError, match=r"segflow\[dicom\]"):
         find_series(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["JPEG2000", "JPEG"])
+@pytest.mark.parametrize("dtype", [np.int16, np.uint16, np.uint8])
+def test_compressed_voxels_are_those_before(tmp_path: Path, name: str, dtype: type) -> None:
+    stored = np.random.default_rng(0).integers(0, 250, (3, 40, 30)).astype(dtype)
+    if dtype is np.int16:
+        stored -= 100
+    writer = sitk.ImageFileWriter()
+    writer.SetImageIO("GDCMImageIO")
+    writer.SetCompressor(name)
+    writer.UseCompressionOn()
+    for number, values in enumerate(stored):
+        writer.SetFileName(str(tmp_path / f"{number}.dcm"))
+        writer.Execute(sitk.GetImageFromArray(values[None]))
+        made = pydicom.dcmread(tmp_path / f"{number}.dcm")
+        assert made.file_meta.TransferSyntaxUID.is_compressed
+        made.ImageOrientationPatient, made.ImagePositionPatient = list(AXIAL), [0, 0, 2 * number]
+        made.PixelSpacing, made.StudyInstanceUID, made.SeriesInstanceUID = [1, 1], "1.2", "1.2.3"
+        made.save_as(tmp_path / f"{number}.dcm")
+    np.testing.assert_array_equal(read_series(only(tmp_path))[0], stored)
+
+
+def test_an_unknown_compression_is_refused(tmp_path: Path) -> None:
+    def video(number: int, made: Dataset) -> None:
+        made.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.4.100"
+        made.PixelData = encapsulate([made.PixelData])
+        made["PixelData"].is_undefined_length = True
+
+    text = refused(write_series(tmp_path, volume(), video))
+    assert "1.2.840.10008.1.2.4.100" in text
+    assert "000" in text

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from segflow.core.errors import SegflowError
+from segflow.core.names import shortened
 from segflow.execution.apart import Limits, call_apart
-from segflow.storage.dicom.file_header import reading, text
+from segflow.storage.dicom.file_header import reading
 from segflow.storage.image_formats.contract import unreadable
 from segflow.storage.image_formats.read_apart import BYTES_PER_SECOND, COPIES, START_BYTES, START_SECONDS, reason_of
 
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 
 NATIVE = {"1.2.840.10008.1.2": "<", "1.2.840.10008.1.2.1": "<", "1.2.840.10008.1.2.2": ">"}
 """Transfer syntaxes without compression → their order of bytes."""
+JPEG = "1.2.840.10008.1.2.4"
+COMPRESSED = (*(f"{JPEG}.{kind}" for kind in (50, 51, 57, 70, 80, 81, 90, 91)), "1.2.840.10008.1.2.5")
+"""Transfer syntaxes that GDCM decodes: JPEG, lossless too, JPEG-LS, JPEG 2000, and RLE."""
 AT_ONCE = 1 << 25
 """Bytes of decoded frames that come from the other process at once."""
 
@@ -38,7 +42,6 @@ class PixelType:
         rows, columns: Voxels along y and x.
         allocated, stored, high_bit: Bits of a voxel in the file, those of its value, and the highest of these.
         signed: Whether values may be negative.
-        photometric: ``MONOCHROME1`` or ``MONOCHROME2``.
         padding: First and last stored value that mean that nothing was measured there; None without such a value.
     """
 
@@ -48,7 +51,6 @@ class PixelType:
     stored: int
     high_bit: int
     signed: bool
-    photometric: str
     padding: tuple[int, int] | None
 
     @property
@@ -81,6 +83,13 @@ def stored_frames(file: Path, wanted: Sequence[int]) -> tuple[list[np.ndarray], 
             syntax = "1.2.840.10008.1.2" if dataset.original_encoding[0] else "1.2.840.10008.1.2.1"
         if syntax in NATIVE:
             return _native(data, pixels, NATIVE[syntax], frames, wanted, file), pixels
+        if syntax not in COMPRESSED:
+            raise SegflowError(
+                f"{file} is compressed in a way that is not supported",
+                found=f"transfer syntax {shortened(syntax)}",
+                expected="JPEG, JPEG-LS, JPEG 2000, RLE or none",
+                fix="Store it again, for example uncompressed.",
+            )
         packed = _packed_frames(data, frames, wanted, file)
     return _decoded(packed, pixels, syntax, file), pixels
 
@@ -103,7 +112,6 @@ def _pixel_type(dataset: Dataset, file: Path) -> PixelType:
         stored=stored,
         high_bit=high_bit,
         signed=signed,
-        photometric=text(dataset, "PhotometricInterpretation").upper() or "MONOCHROME2",
         padding=_padding(dataset, stored, signed),
     )
 
@@ -207,7 +215,7 @@ def _write_frame(frame: bytes, pixels: PixelType, syntax: str, file: Path) -> No
         "Rows": pixels.rows,
         "Columns": pixels.columns,
         "SamplesPerPixel": 1,
-        "PhotometricInterpretation": pixels.photometric,
+        "PhotometricInterpretation": "MONOCHROME2",
         "BitsAllocated": pixels.allocated,
         "BitsStored": pixels.stored,
         "HighBit": pixels.high_bit,

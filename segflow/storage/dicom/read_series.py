@@ -80,9 +80,11 @@ def _rescaled(stored: np.ndarray, one: DicomSlice, dtype: np.dtype) -> np.ndarra
         raise SegflowError(
             f"{one.file} changed while it was read", found=stored.shape, expected=(one.rows, one.columns)
         )
-    values = stored.astype(np.float64) * one.slope + one.intercept
-    if dtype.kind == "i" and values.size and np.abs(values).max() > np.iinfo(dtype).max:
-        raise SegflowError(f"{one.file} has values beyond all bounds", found=f"{np.abs(values).max():g}")
+    with np.errstate(over="ignore", invalid="ignore"):
+        values = stored.astype(np.float64) * one.slope + one.intercept
+    most = np.iinfo(dtype).max if dtype.kind == "i" else np.finfo(dtype).max
+    if values.size and not np.abs(values).max() <= most:  # false for NaN
+        raise SegflowError(f"{one.file} has values beyond all bounds", found=f"slope {one.slope:g}", expected="numbers")
     return values.astype(dtype)
 
 
