@@ -76,6 +76,11 @@ class CaseFeatures:
             geometry: Its geometry.
         """
         first = not self.channels
+        with np.errstate(all="ignore"):  # values near the limit of float32 overflow in sums
+            self._add(image, geometry, first=first)
+
+    def _add(self, image: np.ndarray, geometry: Geometry, *, first: bool) -> None:
+        """See `add_channels`; ``first`` says whether these are the case's first channels."""
         for channel in image:
             digests = slice_digests(channel)
             if first and not self.channels:

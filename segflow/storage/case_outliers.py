@@ -44,7 +44,7 @@ def outlier_problems(cases: Sequence[CaseFeatures], channels: Sequence[str]) -> 
         cases: All cases that could be read.
         channels: Names of the channels.
     """
-    whole = [case for case in cases if len(case.channels) == len(channels)]
+    whole = [case for case in cases if len(case.channels) == len(channels) and _is_finite(case)]
     problems = _islands(cases)
     if len(whole) < LEAST_CASES:
         return problems
@@ -56,6 +56,10 @@ def outlier_problems(cases: Sequence[CaseFeatures], channels: Sequence[str]) -> 
         *(problem for problem in _units(whole, channels) if problem.case not in told),
         *_spacings(whole),
     ]
+
+
+def _is_finite(case: CaseFeatures) -> bool:
+    return all(math.isfinite(channel.width) for channel in case.channels)
 
 
 def _rare(found: list[Problem], cases: int) -> list[Problem]:
@@ -190,7 +194,7 @@ def _mm(spacing: np.ndarray) -> str:
 def _islands(cases: Sequence[CaseFeatures]) -> list[Problem]:
     """Foreground voxels that stand alone. If many cases have some, they are told of in one line."""
     found = [case for case in cases if case.islands]
-    fix = "Are they slips of the mouse? Remove them, or keep them if such findings are real."
+    fix = "Were they drawn by mistake? Remove them, or keep them if such findings are real."
     if len(found) > max(3, RARE * len(cases)):
         listed = some([f"{case.case_id} ({case.islands})" for case in found])
         text = f"label maps of {counted(len(found), 'case')} hold foreground voxels that stand alone: {listed}"

@@ -42,7 +42,7 @@ from segflow.storage.problems import Problem
 STAGE = "mend"
 LOG_FILE = "mending.csv"
 WORK = ".mending"
-SOURCE_FILE = "source.json"
+SOURCE_FILE, CASES = "source.json", "cases"
 BYTES_PER_VALUE = 16
 """Memory per value of an image in bytes: as stored, mended, written, and read again."""
 
@@ -108,10 +108,11 @@ def mend_dataset(
         known: dict[str, list[Problem]] = defaultdict(list)
         for case in examined.cases:
             known[case.case_id] = case.problems
+        records = work / CASES
         jobs = [
             Job(
                 case.case_id,
-                (case, targets[case.case_id], reader, rules, known[case.case_id], work / f"{case.case_id}.json"),
+                (case, targets[case.case_id], reader, rules, known[case.case_id], records / f"{case.case_id}.json"),
                 *_need_of(case, reader),
             )
             for case in cases

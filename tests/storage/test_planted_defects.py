@@ -15,6 +15,8 @@ from segflow.core.split_cases import values_by_pattern
 from segflow.core.splits import Split
 from segflow.storage.case_features import CaseFeatures, centres_of, picture_of
 from segflow.storage.case_files import discover
+from segflow.storage.case_likeness import alike_problems
+from segflow.storage.case_outliers import outlier_problems
 from segflow.storage.dataset_check import check_dataset
 from segflow.storage.images import reader_by_name, reader_of
 from segflow.storage.label_sides import sided_pairs
@@ -131,3 +133,17 @@ def test_sided_pairs_follow_from_names() -> None:
     labels = Labels.from_json({name: 10 * number for number, name in enumerate(names)})
     assert sorted((pair.axis, pair.low, pair.high) for pair in sided_pairs(labels)) == [(0, 10, 20), (0, 40, 30)]
     assert sided_pairs(labels)[0].reversed == "kidney_left lies to the patient's right of kidney_right"
+
+
+def test_values_near_the_limit_of_floats_hide_no_other_case() -> None:
+    random, geometry = np.random.default_rng(0), Geometry((1.0, 1.0, 1.0))
+    cases = []
+    for number in range(40):
+        features = CaseFeatures(f"c{number:02d}")
+        image = random.normal(100, 10, (1, 6, 7, 8)).astype(np.float32)
+        if number == 3:
+            image = np.where(image > 100, np.float32(3e38), np.float32(-3e38))  # their sums are infinite
+        features.add_channels(image * (1000 if number == 5 else 1), geometry)
+        cases.append(features)
+    assert {problem.case for problem in outlier_problems(cases, ["MR"])} >= {"c05"}
+    assert alike_problems(cases, {}) == []
