@@ -38,12 +38,13 @@ class Convert(ReadsDicom, Command):
             ``{tumour: [GTV*, lesion]}``. Null takes the names of ``labels``, or all.
         overlaps: ``refuse`` segments of DICOM that overlap, or let them become ``regions``.
         processes: Cases of DICOM at once; null uses all processors, 0 works in this process.
-        kind: ``decathlon``, ``nnunet_v1``, ``csv``, ``json``, ``bids``, ``dicom``, or ``renumber`` (label values such
-            as 0 and 255). ``auto`` detects it.
+        kind: ``decathlon``, ``nnunet_v1``, ``csv``, ``json``, ``bids``, ``dicom``, or ``renumber`` (copies of
+            label maps with 0, 1, 2, …, for other programs). ``auto`` detects it.
         dataset_id: Number of the new dataset; null takes the task's.
         name: Name of the dataset of a list, of patterns, of BIDS or of DICOM; null takes that of the file or folder.
         labels: Labels of such a dataset, ``{background: 0, liver: 1}``; null finds them in all label maps.
-        regions_class_order: Order of its regions, if labels are regions such as ``tumour: [1, 2]``.
+        regions_class_order: Label that each of its regions is painted with, where that does not follow from inclusion;
+            with it, lists such as ``tumour: [1, 2]`` are regions.
     """
 
     source: Path | None = None
