@@ -53,7 +53,7 @@ def test_what_trains_is_an_extra(wheel: Path) -> None:
     always = {name.lower() for name, condition in required if "extra ==" not in condition}
     train = {name.lower() for name, condition in required if "extra == 'train'" in condition}
     assert {"torch", "numpy", "nibabel", "simpleitk", "msgspec", "pyyaml"} <= always
-    assert {"hydra-core", "omegaconf", "pytorch-lightning", "tensorboard", "matplotlib", "jinja2", "pooch"} <= train
+    assert {"hydra-core", "omegaconf", "pytorch-lightning", "tensorboard", "matplotlib", "jinja2"} <= train
     assert not always & train
 
 

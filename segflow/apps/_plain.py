@@ -59,6 +59,8 @@ def _read(arguments: Sequence[str], folders: Sequence[Path]) -> tuple[dict[str, 
             values.append((setting["key"], _value(override, setting["value"])))
         elif group and group["group"] not in options and _is_group(group["group"], folders):
             option = _value(override, group["value"])
+            if isinstance(option, dict):
+                raise NeedsHydraError(override)
             options[group["group"]] = list(map(str, option)) if isinstance(option, list) else [str(option)]
         else:
             raise NeedsHydraError(override)

@@ -103,7 +103,7 @@ def test_mistakes_are_told_as_with_hydra(line: str) -> None:
     [
         "-m shards=1,2", "--cfg=job", "hydra/launcher=joblib", "hydra.mode=MULTIRUN", "+foo=1", "~network",
         "model=${paths.outputs}/run", "output='${oc.env:HOME}'", "shards=choice(1,2)", "shards=1,2", "model=???",
-        "inference@inference.more=quick", "inference=quick inference=nnunet", "labels.1:2=3",
+        "inference@inference.more=quick", "inference=quick inference=nnunet", "labels.1:2=3", "inference={overlap:0.5}",
     ],
 )  # fmt: skip
 def test_what_needs_hydra_goes_to_hydra(words: str) -> None:
