@@ -4,7 +4,7 @@ from __future__ import annotations
 
 COMMANDS = {
     "demo": "all steps on a synthetic dataset (the phantom), or on dataset=hippocampus",
-    "convert": "decathlon or nnU-Net v1 task, CSV list of files, or labels such as 0 and 255 → raw dataset",
+    "convert": "decathlon or nnU-Net v1 task, BIDS, DICOM, list or patterns of files → raw dataset",
     "doctor": "all problems of a raw dataset",
     "plan": "raw dataset → fingerprint, plans and splits",
     "preprocess": "raw dataset and plans → arrays for training",

@@ -93,6 +93,13 @@ def export_nnunet_model(model: Path, target: Path, *, folds: Folds = "all", chec
             "(image_reader_writer) and the ending of its images into dataset.json (file_ending)",
             record.plans.reader,
         )
+    if record.dataset.own_label_ending is not None:
+        log.warning(
+            "nnU-Net knows one ending for images and label maps: it writes predictions as %s, not as %s. It reads no "
+            "JPEG; convert such images to .png and put that into dataset.json (file_ending)",
+            record.dataset.file_ending,
+            record.dataset.label_ending,
+        )
     relative = Path(record.dataset.name) / f"{TRAINER}__{record.plans.plans_name}__{record.configuration}"
     zipped = is_zip_name(target)
     place = target if zipped else target / relative

@@ -123,7 +123,7 @@ def matched(
     if skip_incomplete and cases:
         if incomplete:
             left_out = some([case_id for case_id, _ in incomplete])
-            log.warning("%s are left out, since they lack files: %s", counted(len(incomplete), "case"), left_out)
+            log.warning("%s left out, for lack of files: %s", counted(len(incomplete), "case"), left_out)
     else:
         problems += [text for _, text in incomplete]
     if problems:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import subprocess
 import sys
@@ -178,6 +179,19 @@ def test_a_chosen_fold_and_regions_survive_the_way(tmp_path: Path) -> None:
     (fold,) = read_nnunet_model(model)
     assert fold.record.fold == 1
     assert fold.record.dataset.labels.regions_class_order == (1, 2)
+
+
+def test_an_ending_of_label_maps_that_nnunet_does_not_know_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = tiny_models.make_run(tmp_path, "2d", (0,))
+    (file,) = run.glob("fold_0/run.json")
+    content = json.loads(file.read_text())
+    content["dataset"]["label_file_ending"] = ".nrrd"
+    file.write_text(json.dumps(content))
+    model = export_nnunet_model(run, tmp_path / "results")
+    assert "it writes predictions as .nii.gz, not as .nrrd" in caplog.text
+    assert read_nnunet_model(model)[0].record.dataset.label_ending == ".nrrd"
 
 
 # Its float16 sums decide near ties by their rounding, and random weights have many; in float32 nothing may differ.
