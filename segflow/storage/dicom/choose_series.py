@@ -21,7 +21,7 @@ Patterns = Mapping[str, Sequence[str]]
 """Channel → patterns, of which the first that fits a series counts."""
 
 PATIENT_HEADINGS, STUDY_HEADINGS = ("patient", "patient_id", "patientid"), ("study", "study_uid", "study_date")
-EXAMPLE = "series={T1: '*t1*', FLAIR: '*flair*'}"
+EXAMPLE = "\"series={T1:'*t1*',FLAIR:'*flair*'}\""
 ONE_NAMED = "Name one more narrowly, by description, modality, series UID or folder: " + EXAMPLE
 ONLY = "only"
 LONGEST_ID = 64
