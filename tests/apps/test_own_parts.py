@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import own_parts
 import pytest
@@ -62,6 +65,14 @@ def test_parts_of_a_users_own_train_resume_and_predict(own: Path) -> None:
     assert bundled.returncode == 0, bundled.stderr
     again = start(own, "predict", *NETWORK, "model=own.segflow", f"input={images}", "output=again")
     assert again.returncode == 0, again.stderr
+    to_onnx = ["bundle", *NETWORK, "action=export", "format=onnx", f"model={run.parent}", "output=own_onnx"]
+    exported = start(own, *to_onnx)
+    assert exported.returncode == 0, exported.stderr
+    runner = [sys.executable, "-I", "own_onnx/predict_onnx.py", images, "elsewhere", "--threads=1"]
+    subprocess.run(runner, cwd=own, check=True, capture_output=True)
+    for file in (own / "predicted").glob("*.nii.gz"):
+        one, two = (np.asarray(nibabel.load(path).dataobj) for path in (file, own / "elsewhere" / file.name))
+        assert (one == two).mean() >= 0.9999
 
 
 STEP = """
