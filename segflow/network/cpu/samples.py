@@ -17,8 +17,8 @@ from segflow.network.cpu.passes import in_order, keeps_nothing, shared
 from segflow.network.levels import logits_of_levels
 from segflow.network.unet import UNet
 
-_VOXELS_OF_PART = 2**16
-"""Voxels of a part that is worth its fixed cost. Samples that are smaller are computed together."""
+_LARGE_SAMPLE = 2**16
+"""Voxels of a sample that is worth the fixed cost of a part of its own."""
 
 _Grads = list[Tensor | None]
 
@@ -53,7 +53,8 @@ def logits_side_by_side(network: nn.Module, image: Tensor) -> list[Tensor]:
 def divided(samples: int, voxels: int, threads: int) -> list[list[slice]]:
     """Groups of parts of a batch. The parts of a group are computed at the same time, the groups one after another.
 
-    Large samples that are left over form a last group, whose parts have more threads each.
+    Parts are few and large, since each has gradients of all weights, which are then added. Large samples that are left
+    over form a last group, whose parts have more threads each.
 
     Args:
         samples: Samples of the batch.
@@ -61,13 +62,12 @@ def divided(samples: int, voxels: int, threads: int) -> list[list[slice]]:
         threads: Threads that the groups share.
     """
     passes, _ = shared(threads, samples)
-    together = max(_VOXELS_OF_PART // voxels, 1)
-    if together > 1:
-        rounds = max(samples // (together * passes), 1)
-        edges = [samples * n // (rounds * passes) for n in range(rounds * passes + 1)]
-        return [[slice(start, stop) for start, stop in itertools.pairwise(edges) if start < stop]]
-    whole = samples - samples % passes
-    groups = [[slice(n, n + 1) for n in range(whole)], [slice(n, n + 1) for n in range(whole, samples)]]
+    if voxels < _LARGE_SAMPLE:
+        edges = [samples * n // passes for n in range(passes + 1)]
+        return [[slice(start, stop) for start, stop in itertools.pairwise(edges)]]
+    each = samples // passes
+    whole = each * passes
+    groups = [[slice(n, n + each) for n in range(0, whole, each)], [slice(n, n + 1) for n in range(whole, samples)]]
     return [group for group in groups if group]
 
 

@@ -54,7 +54,7 @@ def gradients(net: nn.Module, batch: Tensor, *, whole: bool = False) -> dict[str
 
 @pytest.fixture(autouse=True)
 def large_samples(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(samples, "_VOXELS_OF_PART", 100)
+    monkeypatch.setattr(samples, "_LARGE_SAMPLE", 100)
 
 
 @pytest.fixture
@@ -125,7 +125,7 @@ def test_logits_without_gradients(mode: type, broken_off: list[int]) -> None:
     net, batch = network(), image(5)
     with threads(2), mode():
         found, expected = logits_side_by_side(net, batch), net(batch)
-    assert broken_off == [4, 1]
+    assert broken_off == [2, 1]
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other)
         assert not one.requires_grad
@@ -142,7 +142,7 @@ def test_networks_whose_samples_depend_on_each_other_get_the_whole_batch(broken_
         gradients(network(), batch.requires_grad_())
         assert not broken_off
         gradients(network(), batch.detach())
-        assert broken_off == [4, 4]
+        assert broken_off == [2, 2]
 
 
 def test_an_error_of_a_part_reaches_the_caller() -> None:
@@ -159,8 +159,8 @@ def test_a_batch_is_divided_among_the_threads() -> None:
         assert [n for part in flat for n in range(part.start, part.stop)] == list(range(count))
         return [[part.stop - part.start for part in group] for group in groups]
 
-    assert sizes(7, 90000, 2) == [[1] * 6, [1]]
+    assert sizes(7, 90000, 2) == [[3, 3], [1]]
     assert sizes(9, 90000, 16) == [[1] * 8, [1]]
     assert sizes(2, 2**21, 16) == [[1, 1]]
-    assert sizes(10, 50, 2) == [[2, 3, 2, 3]]
+    assert sizes(10, 50, 2) == [[5, 5]]
     assert sizes(3, 10, 2) == [[1, 2]]
