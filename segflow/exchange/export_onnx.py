@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import warnings
 from collections.abc import Iterator
@@ -11,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.modules.instancenorm import _InstanceNorm
 
 from segflow.core.errors import SegflowError
 from segflow.exchange.exported_folder import exported_folder
@@ -73,6 +75,45 @@ def refuse_missing_packages() -> None:
         )
 
 
+class ExactInstanceNorm(nn.Module):
+    """Torch's instance norm with sums over rows, then over their results.
+
+    Runtimes sum all voxels of ONNX's own operation one after the other in float32, which shows in the logits of large
+    patches with an even background.
+
+    Args:
+        norm: Torch's, with learnt scale and shift and without running statistics.
+    """
+
+    def __init__(self, norm: _InstanceNorm) -> None:
+        super().__init__()
+        self.weight, self.bias, self.eps = norm.weight, norm.bias, norm.eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, *spatial) → the same shape."""
+        each = (-1, *(1,) * (x.ndim - 2))
+        x = x - _mean(x)
+        scale = self.weight.reshape(each) / torch.sqrt(_mean(x * x) + self.eps)
+        return x * scale + self.bias.reshape(each)
+
+
+def _mean(x: Tensor) -> Tensor:
+    """The mean over all spatial axes, which are kept: (B, C, 1, …)."""
+    for axis in range(x.ndim - 1, 1, -1):
+        x = x.mean(axis, keepdim=True)
+    return x
+
+
+def _with_exact_norms(network: nn.Module) -> nn.Module:
+    """A copy of a network with `ExactInstanceNorm` in place of torch's."""
+    network = copy.deepcopy(network)
+    for module in list(network.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, _InstanceNorm) and child.affine and not child.track_running_stats:
+                setattr(module, name, ExactInstanceNorm(child))
+    return network
+
+
 def write_network(network: nn.Module, model: RunnerModel, file: Path) -> None:
     """Write a network as ONNX: ``image`` (batch, C, *patch) → ``logits`` (batch, K, *patch), for any batch.
 
@@ -88,7 +129,7 @@ def write_network(network: nn.Module, model: RunnerModel, file: Path) -> None:
     try:
         with _quiet():
             program = torch.onnx.export(
-                network,
+                _with_exact_norms(network),
                 (model.example(2),),
                 input_names=["image"],
                 output_names=["logits"],

@@ -132,6 +132,8 @@ def test_the_network_takes_any_batch_and_old_runtimes_read_it(tmp_path: Path) ->
     assert batch.dim_param
     assert [one.dim_value for one in rest] == [1, 16, 16, 16]
     assert str(tmp_path) not in json.dumps(description)
+    # Runtimes sum all voxels of this operation in order in float32: 50 times the rounding errors, in a large patch.
+    assert not [node.op_type for node in network.graph.node if node.op_type == "InstanceNormalization"]
 
 
 class _Random(nn.Module):
