@@ -22,6 +22,7 @@ _SEPARATOR = re.compile(f"[{re.escape(SEPARATORS)}]")
 _UNSHOWN = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _ENDING = re.compile(r"(\.[A-Za-z0-9_+-]+)+")
 _LONGEST_ENDING = 40
+MOST_DIGITS = 18
 
 
 def safe_name(value: Any, what: str) -> SafeName:
@@ -98,8 +99,11 @@ def check_fold(value: Any) -> None:
 
 
 def is_number(text: str) -> bool:
-    """Whether a text consists of the digits 0 to 9. Python's own test accepts other characters too."""
-    return text.isascii() and text.isdigit()
+    """Whether a text consists of the digits 0 to 9, and of no more than 64 bits hold.
+
+    Python's own test accepts other characters, and ``int`` refuses thousands of digits.
+    """
+    return text.isascii() and text.isdigit() and len(text) <= MOST_DIGITS
 
 
 def shortened(value: Any, limit: int = 80) -> str:

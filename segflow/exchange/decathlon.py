@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import functools
+import math
 import shutil
 from pathlib import Path
-
-import numpy as np
 
 from segflow.core.errors import CaseErrors, SegflowError
 from segflow.exchange.raw_layout import copy_files, dataset_name, described, refuse_taken, visible_images
@@ -86,7 +85,7 @@ def _bytes_of(image: Path) -> int:
         header = read_nifti_header(image)
     except SegflowError:
         return 0
-    stored = header.dtype.itemsize * int(np.prod(header.size, dtype=np.int64))
+    stored = header.dtype.itemsize * math.prod(header.size)
     return int(BYTES_PER_STORED * stored) if len(header.size) > 3 else 0
 
 
@@ -98,7 +97,7 @@ def split_channels(image: Path, folder: Path, channels: int) -> None:
     """
     case_id = image.name.removesuffix(ENDING)
     size = read_nifti_header(image).size
-    found = int(np.prod(size[3:], dtype=int))
+    found = math.prod(size[3:])
     if found != channels or len(size) < 3:
         raise SegflowError(
             "the image has another number of channels than dataset.json declares",

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from segflow.core.errors import CaseErrors, SegflowError
 from segflow.exchange.dicom_labels import (
@@ -268,7 +267,7 @@ def _label_file(folder: Path, case_id: str) -> Path:
 
 
 def _voxels(series: DicomSeries) -> int:
-    return int(np.prod(series.shape))
+    return math.prod(series.shape)
 
 
 def _row(series: DicomSeries, chosen: Chosen | None) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from segflow.core.errors import CaseErrors, SegflowError
-from segflow.core.names import shortened, why_unsafe
+from segflow.core.names import is_number, shortened, why_unsafe
 from segflow.exchange.listed_cases import CaseList, ListedCase, NewDataset, write_listed
 from segflow.execution.progress import Progress, silent
 from segflow.storage.case_files import listed_file
@@ -172,6 +172,6 @@ def _is_plain(value: Any) -> bool:
 
 def _channel_names(content: Mapping[str, Any]) -> list[str]:
     given = content.get("channel_names", content.get("modality"))
-    if isinstance(given, Mapping) and all(str(key).isdigit() for key in given):
+    if isinstance(given, Mapping) and all(is_number(str(key)) for key in given):
         return [str(given[key]) for key in sorted(given, key=lambda key: int(str(key)))]
     return [str(name) for name in given] if isinstance(given, list) else []

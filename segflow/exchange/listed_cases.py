@@ -212,7 +212,10 @@ def _endings(listed: CaseList) -> tuple[str, str]:
         )
     for ending, _ in images.most_common():
         example = next(file for case in listed.cases for file in case.images if _ending(file) == ending)
-        reader = choose_reader(ending, example)
+        try:
+            reader = choose_reader(ending, example)
+        except SegflowError as error:
+            raise error.changed(problem=f"{listed.source}: {example}: {error.problem}") from error
         if {known.lower() for known in images} <= {*readable_endings(reader, ending)}:
             _check_label_ending(listed, reader, ending, labels[0])
             return ending, labels[0]

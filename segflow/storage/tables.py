@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
+from io import TextIOWrapper
 from pathlib import Path
 
 from segflow.core.errors import SegflowError
+from segflow.storage.regular_files import open_regular
 
 CASE_HEADINGS = ("case", "case_id", "id", "name", "identifier")
 """Headings for the column of case ids. If a table has several of them, the first in this order counts."""
@@ -41,11 +43,11 @@ def read_table(file: Path, separator: str = ",") -> list[Line]:
         SegflowError: The file is missing or unreadable, or it is not a table.
     """
     try:
-        with file.open(newline="", encoding="utf-8-sig") as stream:
+        if not file.exists():
+            raise SegflowError(f"cannot read {file}: there is no such file")
+        with open_regular(file) as content, TextIOWrapper(content, "utf-8-sig", newline="") as stream:
             reader = csv.reader(stream, delimiter=separator)
             lines = [Line(reader.line_num, tuple(cell.strip() for cell in row)) for row in reader]
-    except FileNotFoundError:
-        raise SegflowError(f"cannot read {file}: there is no such file") from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise SegflowError(f"cannot read {file}: {error}") from error
     return [line for line in lines if any(line.cells)]

@@ -43,6 +43,12 @@ def bids(tmp_path: Path) -> Path:
     return root
 
 
+def test_numbers_in_the_table_of_labels_that_no_label_has_are_left_out(bids: Path) -> None:
+    with (bids / "derivatives/manual/dseg.tsv").open("a") as table:
+        table.write("9" * 5000 + "\tendless\n²\tsquared\n")
+    assert find_bids(bids).names == {2: "liver", 5: "tumour", 9: "spleen"}
+
+
 def test_sessions_are_cases_and_subjects_are_groups(bids: Path, tmp_path: Path) -> None:
     assert is_bids(bids)
     listed = find_bids(bids)

@@ -70,7 +70,10 @@ def test_labels_may_be_given(scans: Path) -> None:
             GOOD + "a,scans/a1.nii.gz,scans/a2.nii.gz,scans/a.nii.gz\n",
             "line 4: 'a' cannot be the name of a case: it is there twice",
         ),
-        ("case,CT,label\na,list.csv,scans/a.nii.gz\n", r"no reader for files of this ending; found '\.csv'"),
+        (
+            "case,CT,label\na,list.csv,scans/a.nii.gz\n",
+            r"list\.csv: no reader for files of this ending; found '\.csv'",
+        ),
     ],
 )
 def test_a_broken_table_is_named_and_nothing_is_made(scans: Path, text: str, message: str) -> None:

@@ -16,6 +16,7 @@ more (``make fuzz N=5000``). A failure names both, and its input is kept.
 from __future__ import annotations
 
 import contextlib
+import copy
 import importlib
 import json
 import os
@@ -28,6 +29,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -189,6 +191,73 @@ def _place(content: bytearray, rng: np.random.Generator) -> int:
 def _overwrite(content: bytearray, rng: np.random.Generator, value: bytes, size: int) -> None:
     place = _place(content, rng) // size * size
     content[place : place + size] = value
+
+
+HOSTILE: tuple[Any, ...] = (
+    *(None, True, False, 0, -1, 1, 3, 65536, 10**6, 10**9, 10**18, 2**63, 10**400, -(10**9)),
+    *(0.5, 1e-9, 1e-320, 1e30, 1e308, -1e308, float("nan"), float("inf"), float("-inf"), -0.0),
+    *("", ".", "..", "../../pipe", "/etc/passwd", "a/b", "a\\b", "a\0b", "\ud800", "x" * 300, "9" * 5000, "²", "٣"),
+    *("nan", "1e999", "builtins.exec", "os.system", "~nobody/x", "$HOME/x", "%s%n", "__class__", "{0}", "\x1b[2J"),
+    *([], {}, [[]], [None], [[1, 2], 3], [1] * 10**4, {"a": {}}, {"": ""}, {"__class__": "x"}, [10**9] * 3),
+)
+NAMES = ("..", "../../x", "/etc/x", "a\\b", "", "x" * 300, "²", "-1", "9" * 5000, "__init__", "fold_0", "all", "\0")
+
+
+def probe(value: Any, rng: np.random.Generator) -> Any:
+    """A hostile value, seldom the value itself within too many lists."""
+    return copy.deepcopy(HOSTILE[int(rng.integers(len(HOSTILE)))]) if rng.random() < 0.95 else _deep(value)
+
+
+def _deep(value: Any) -> Any:
+    for _ in range(400):
+        value = [value]
+    return value
+
+
+def _places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Paths of everything within lists, tuples and dictionaries."""
+    if len(path) > 20:
+        return [path]
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, (list, tuple)) else ()
+    return [path, *(place for key, child in inner for place in _places(child, (*path, key)))]
+
+
+def mutate_tree(value: Any, rng: np.random.Generator) -> Any:
+    """Lists and dictionaries with hostile values, and with keys missing, renamed or added."""
+    for _ in range(int(rng.choice([1, 1, 1, 2, 4]))):
+        places = _places(value)
+        path = places[int(rng.integers(len(places)))]
+        value = _changed(value, path, rng)
+    return value
+
+
+def _changed(value: Any, path: tuple[Any, ...], rng: np.random.Generator) -> Any:
+    if not path:
+        return probe(value, rng)
+    key, rest = path[0], path[1:]
+    if isinstance(value, tuple):
+        return tuple(_changed(child, rest, rng) if k == key else child for k, child in enumerate(value))
+    if rest:
+        value[key] = _changed(value[key], rest, rng)
+        return value
+    kind = rng.random()
+    if kind < 0.7:
+        value[key] = probe(value[key], rng)
+    elif kind < 0.8:
+        del value[key]
+    elif isinstance(value, dict):
+        value[NAMES[int(rng.integers(len(NAMES)))]] = value.pop(key) if kind < 0.9 else value[key]
+    else:
+        value.insert(int(key), probe(value[key], rng))
+    return value
+
+
+def as_json(value: Any) -> bytes:
+    """A text of JSON."""
+    try:
+        return json.dumps(value).encode()
+    except ValueError:  # more digits than Python writes
+        return json.dumps(value, default=str).encode() if not isinstance(value, int) else b"9" * 5000
 
 
 def _name(folder: Path, number: int, failure: str) -> str:

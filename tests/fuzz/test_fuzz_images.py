@@ -18,9 +18,10 @@ import tifffile
 from PIL import Image
 
 from segflow.core.errors import SegflowError
+from segflow.core.geometry import Geometry
 from segflow.storage.images import choose_reader, reader_by_name
 
-INPUTS = 300
+INPUTS = 1600
 
 OUTSIDE = (b"../pipe", b"/dev/zero", b"/dev/tty", b"/etc/passwd", b"../../pipe", b".", b"%d", b"%s%s%n", b"no/such")
 TOKENS = (
@@ -66,6 +67,7 @@ def samples() -> dict[str, bytes]:
             nibabel.save(kind(values.T, affine), folder / name)
         nibabel.save(nibabel.Nifti2Image(values.T.astype(np.float32), affine), folder / "two.nii")
         nibabel.save(nibabel.Nifti2Image(values.T, affine), folder / "two.nii.gz")
+        reader_by_name("Blosc2IO").write_label(values, Geometry((2.0, 1.5, 1.0)), folder / "a.b2nd")
         tifffile.imwrite(folder / "a.tif", values, photometric="minisblack")
         tifffile.imwrite(folder / "z.tiff", values, photometric="minisblack", compression="zlib")
         for file in folder.iterdir():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import dataclasses
 import hashlib
 import io
@@ -35,6 +34,7 @@ from segflow.core.split_settings import SplitSettings
 from segflow.core.splits import check_splits
 from segflow.core.training_images import TRAINING_IMAGES, ImageFacts, TrainingImages
 from segflow.evaluation.summary import read_summary, table_rows
+from segflow.exchange.bids import find_bids
 from segflow.exchange.decathlon import convert_decathlon
 from segflow.exchange.export_model import export_bundle, export_nnunet_model
 from segflow.exchange.file_list import convert_file_list
@@ -52,10 +52,11 @@ from segflow.planning.split_dataset import split_dataset
 from segflow.postprocessing.apply_postprocessing import read_choice
 from segflow.postprocessing.components import postprocess_label_map
 from segflow.preprocessing.preprocess_case import preprocess_case, spacing_in_plan
+from segflow.storage.dicom.segment_codes import CATEGORY, MODIFIER, TYPE, segments_of
 from segflow.storage.file_stamps import Origin
 from segflow.storage.folds import Fold
 from segflow.storage.images import reader_by_name
-from segflow.storage.json_files import read_json_as
+from segflow.storage.json_files import read_json, read_json_as
 from segflow.storage.predictions import Predictions, Wanted
 from segflow.storage.preprocessed_store import PreprocessedStore
 from segflow.storage.raw_dataset import find_training_cases, read_description
@@ -63,92 +64,30 @@ from segflow.storage.split_files import read_splits
 from segflow.training.finished_run import finished_before, goes_on
 from segflow.training.initial_weights import read_initial_weights
 
-INPUTS = 300
+INPUTS = 1100
 Result = TypeVar("Result")
 ENDING = ".nii.gz"
 CASES = tuple(f"case_{k}" for k in range(6))
 LABELS = DatasetDescription.from_json(tiny_models.DATASET, tiny_models.dataset_json()).labels
 
-HOSTILE: tuple[Any, ...] = (
-    *(None, True, False, 0, -1, 1, 3, 65536, 10**6, 10**9, 10**18, 2**63, 10**400, -(10**9)),
-    *(0.5, 1e-9, 1e-320, 1e30, 1e308, -1e308, float("nan"), float("inf"), float("-inf"), -0.0),
-    *("", ".", "..", "../../pipe", "/etc/passwd", "a/b", "a\\b", "a\0b", "\ud800", "x" * 300, "9" * 5000, "²", "٣"),
-    *("nan", "1e999", "builtins.exec", "os.system", "~nobody/x", "$HOME/x", "%s%n", "__class__", "{0}", "\x1b[2J"),
-    *([], {}, [[]], [None], [[1, 2], 3], [1] * 10**4, {"a": {}}, {"": ""}, {"__class__": "x"}, [10**9] * 3),
-)
-NAMES = ("..", "../../x", "/etc/x", "a\\b", "", "x" * 300, "²", "-1", "9" * 5000, "__init__", "fold_0", "all", "\0")
-
-
-def _probe(value: Any, rng: np.random.Generator) -> Any:
-    return copy.deepcopy(HOSTILE[int(rng.integers(len(HOSTILE)))]) if rng.random() < 0.95 else _deep(value)
-
-
-def _deep(value: Any) -> Any:
-    for _ in range(400):
-        value = [value]
-    return value
-
-
-def _places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """Paths of everything within lists, tuples and dictionaries."""
-    if len(path) > 20:
-        return [path]
-    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, (list, tuple)) else ()
-    return [path, *(place for key, child in inner for place in _places(child, (*path, key)))]
-
-
-def _mutate_tree(value: Any, rng: np.random.Generator) -> Any:
-    for _ in range(int(rng.choice([1, 1, 1, 2, 4]))):
-        places = _places(value)
-        path = places[int(rng.integers(len(places)))]
-        value = _changed(value, path, rng)
-    return value
-
-
-def _changed(value: Any, path: tuple[Any, ...], rng: np.random.Generator) -> Any:
-    if not path:
-        return _probe(value, rng)
-    key, rest = path[0], path[1:]
-    if isinstance(value, tuple):
-        return tuple(_changed(child, rest, rng) if k == key else child for k, child in enumerate(value))
-    if rest:
-        value[key] = _changed(value[key], rest, rng)
-        return value
-    kind = rng.random()
-    if kind < 0.7:
-        value[key] = _probe(value[key], rng)
-    elif kind < 0.8:
-        del value[key]
-    elif isinstance(value, dict):
-        value[NAMES[int(rng.integers(len(NAMES)))]] = value.pop(key) if kind < 0.9 else value[key]
-    else:
-        value.insert(int(key), _probe(value[key], rng))
-    return value
-
 
 def mutate(name: str, content: bytes, rng: np.random.Generator) -> bytes | None:
     """Put hostile values into the tree that a file holds."""
     if name.endswith(".json"):
-        return _json(_mutate_tree(json.loads(content), rng))
+        return fuzzing.as_json(fuzzing.mutate_tree(json.loads(content), rng))
     if name.endswith((".segflow", ".zip")):
         return _mutate_zip(content, rng)
     if name.endswith((".ckpt", ".pth")):
         stream = io.BytesIO()
-        torch.save(_mutate_tree(torch.load(io.BytesIO(content), weights_only=False), rng), stream)
+        torch.save(fuzzing.mutate_tree(torch.load(io.BytesIO(content), weights_only=False), rng), stream)
         return stream.getvalue()
-    if name.endswith(".csv"):
-        rows = [line.split(",") for line in content.decode().splitlines()]
+    if name.endswith((".csv", ".tsv")):
+        separator = "," if name.endswith(".csv") else "\t"
+        rows = [line.split(separator) for line in content.decode().splitlines()]
         row = rows[int(rng.integers(len(rows)))]
-        row[int(rng.integers(len(row)))] = str(_probe("", rng))
-        return "\n".join(",".join(row) for row in rows).encode("utf-8", "surrogatepass")
+        row[int(rng.integers(len(row)))] = str(fuzzing.probe("", rng))
+        return "\n".join(separator.join(row) for row in rows).encode("utf-8", "surrogatepass")
     return None
-
-
-def _json(value: Any) -> bytes:
-    try:
-        return json.dumps(value).encode()
-    except ValueError:  # more digits than Python writes
-        return json.dumps(value, default=str).encode() if not isinstance(value, int) else b"9" * 5000
 
 
 def _mutate_zip(content: bytes, rng: np.random.Generator) -> bytes:
@@ -159,12 +98,12 @@ def _mutate_zip(content: bytes, rng: np.random.Generator) -> bytes:
         for entry in names:
             text = old.read(entry)
             if entry.endswith(".json") and (entry == chosen or rng.random() < 0.5):
-                text = _json(_mutate_tree(json.loads(text), rng))
+                text = fuzzing.as_json(fuzzing.mutate_tree(json.loads(text), rng))
             elif entry == chosen and entry.endswith(".pth"):
                 text = mutate(entry, text, rng) or b""
             elif entry == chosen and rng.random() < 0.5:
                 text = text[: int(rng.integers(len(text)))]
-            hostile = NAMES[int(rng.integers(len(NAMES) - 1))] or "."
+            hostile = fuzzing.NAMES[int(rng.integers(len(fuzzing.NAMES) - 1))] or "."
             new.writestr(hostile if rng.random() < 0.05 else entry, text)
     return stream.getvalue()
 
@@ -223,9 +162,13 @@ def samples() -> dict[str, bytes]:
     candidate = Candidate("2d", ("/runs/2d",), (("0",),), 0.5, {1: 0.5, (1, 2): 0.5})
     selection = Selection("D", (candidate,), CASES, "/c", "/p", 0.5, ("note",), ("command",))
     decathlon = {"modality": {"0": "CT"}, "labels": {"0": "background", "1": "liver"}, "name": "x", "training": []}
+    code = {"CodeValue": "10200004", "CodingSchemeDesignator": "SCT", "CodeMeaning": "Liver"}
     objects: dict[str, Any] = {
         "dataset.json": tiny_models.dataset_json() | {"numTraining": 6},
         "listed.json": tiny_models.dataset_json() | {"numTraining": 6, "dataset": listed},
+        "values.json": tiny_models.dataset_json() | {"labels": {"background": 0, "a": 255, "b": [2, 5]}},
+        "list.json": [{"case": c, "CT": f"imagesTr/{c}_0000{ENDING}", "label": f"labelsTr/{c}{ENDING}"} for c in CASES],
+        "codes.json": {key: {CATEGORY: code, TYPE: code, MODIFIER: code} for key in tiny_models.LABELS},
         "regions.json": tiny_models.dataset_json(regions=True) | {"numTraining": 6},
         "plans.json": tiny_models.plans().to_json(),
         "dataset_fingerprint.json": fingerprint.to_json(),
@@ -250,6 +193,7 @@ def samples() -> dict[str, bytes]:
     tables = {
         "cases.csv": "case,image\n" + "".join(f"{c},imagesTr/{c}_0000{ENDING}\n" for c in CASES),
         "list.csv": "case,CT,label\n" + "".join(f"{c},imagesTr/{c}_0000{ENDING},labelsTr/{c}{ENDING}\n" for c in CASES),
+        "dseg.tsv": "index\tname\n0\tbackground\n2\tliver\n5\ttumour\n",
         "splits.csv": "case,fold\n" + "".join(f"{c},{k % 2}\n" for k, c in enumerate(CASES)),
     }
     found = {name: json.dumps(value).encode() for name, value in objects.items()}
@@ -418,6 +362,17 @@ def _read_table(file: Path) -> None:
         convert_file_list(file, folder / "new", 7, "Fuzz", labels={"background": 0, "organ": 1})
 
 
+def _read_bids(file: Path) -> None:
+    for place in ("sub-1/anat/sub-1_T1w", "derivatives/x/sub-1/anat/sub-1_dseg"):
+        (file.parent / place).parent.mkdir(parents=True)
+        (file.parent / f"{place}{ENDING}").touch()
+    find_bids(file.parent)
+
+
+def _read_codes(file: Path) -> None:
+    _as(file, lambda: segments_of(LABELS, read_json(file)))
+
+
 def _read_model(file: Path) -> None:
     load_model(file)
     if file.suffix == ".zip":
@@ -433,7 +388,7 @@ def _read_checkpoint(file: Path) -> None:
 
 
 _READ: dict[str, Callable[[Path], object]] = {
-    **dict.fromkeys(("dataset.json", "listed.json", "regions.json"), _read_dataset),
+    **dict.fromkeys(("dataset.json", "listed.json", "regions.json", "values.json"), _read_dataset),
     "plans.json": _read_plans,
     "dataset_fingerprint.json": _read_fingerprint,
     **dict.fromkeys(("splits_final.json", "splits.csv"), _read_splits),
@@ -441,12 +396,14 @@ _READ: dict[str, Callable[[Path], object]] = {
     **dict.fromkeys(("case_0.json", "case_0.b2nd", "case_0_seg.b2nd", "case_0_locations.npy"), _read_case),
     "summary.json": _read_summary,
     "postprocessing.json": _read_postprocessing,
+    "dseg.tsv": _read_bids,
+    "codes.json": _read_codes,
     "selection.json": partial(read_json_as, build=Selection.from_json),
     "finished.json": _read_facts,
     "decathlon.json": _read_decathlon,
     "outputs.json": _read_outputs,
     "stamp.json": _read_stamp,
-    **dict.fromkeys(("cases.csv", "list.csv"), _read_table),
+    **dict.fromkeys(("cases.csv", "list.csv", "list.json"), _read_table),
     **dict.fromkeys(("model.segflow", "model.zip"), _read_model),
     "final.ckpt": read_initial_weights,
     "checkpoint_final.pth": _read_checkpoint,

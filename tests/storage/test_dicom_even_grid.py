@@ -49,6 +49,15 @@ def test_uneven_gaps_become_even(tmp_path: Path) -> None:
     np.testing.assert_array_equal(voxels[:, 0, 0], np.arange(0, 141, 20))
 
 
+@pytest.mark.parametrize("place", [[0, 0, 5000], [1e12, 0, 17.5], [0, 9000, 17.5]])
+def test_a_slice_far_away_is_no_reason_to_fill_in_a_large_volume(tmp_path: Path, place: list[float]) -> None:
+    folder = write_series(
+        tmp_path, ramp(), lambda k, made: setattr(made, "ImagePositionPatient", [0, 0, 2.5 * k] if k != 6 else place)
+    )
+    with pytest.raises(SegflowError, match="series would be mostly filled in; found"):
+        read(folder)
+
+
 def test_copies_of_a_slice_are_left_out(tmp_path: Path) -> None:
     def copied(number: int, made: Dataset) -> None:
         if number == 3:

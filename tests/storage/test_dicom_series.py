@@ -233,6 +233,14 @@ def test_a_cut_off_file_is_named(tmp_path: Path) -> None:
     assert "014" in refused(tmp_path)
 
 
+def test_more_frames_than_the_file_has_bytes_are_refused_before_they_are_listed(tmp_path: Path) -> None:
+    write_series(tmp_path, volume(), lambda k, made: k == 2, NumberOfFrames=1 << 20)
+    tree = read_tree(tmp_path)
+    assert not tree.series
+    with pytest.raises(SegflowError, match=r"014; found 1048576 frames; expected 1 to \d{3}$"):
+        raise tree.damaged[tmp_path / "014"]
+
+
 def test_a_header_that_asks_for_more_than_memory_is_refused_before_it_is_given(tmp_path: Path) -> None:
     write_series(tmp_path, volume(), lambda k, made: setattr(made, "NumberOfFrames", 1), Rows=65535)
     for number, file in enumerate(sorted(tmp_path.iterdir())):

@@ -233,6 +233,14 @@ BAD = {
         of_image("datasets", [{"path": "../b", "coordinateTransformations": [{"type": "scale", "scale": [1, 1, 1]}]}]),
         "lies elsewhere",
     ),
+    "a level of a long name": (
+        of_image("datasets", [{"path": "9" * 999, "coordinateTransformations": [{"type": "scale", "scale": [1] * 3}]}]),
+        "a part of its path is longer than",
+    ),
+    "a list of levels": (
+        of_image("datasets", [{"path": [1, 2], "coordinateTransformations": [{"type": "scale", "scale": [1] * 3}]}]),
+        "no text|there is no",
+    ),
     "zero spacing": (
         of_image("datasets", [{"path": "s0", "coordinateTransformations": [{"type": "scale", "scale": [0, 1, 1]}]}]),
         "zero, negative",
@@ -249,6 +257,7 @@ BAD = {
     "another packing": (of_array("compressor", {"id": "own.module"}), "its packing cannot be read; found own.module"),
     "another shape": (of_array("shape", [4, 5]), "impossible|number of axes"),
     "no size": (of_array("shape", [4, 5, 0]), "impossible"),
+    "more voxels than 64 bits count": (of_array("shape", [1 << 30, 1 << 30, 16]), "more voxels than memory"),
     "endless": (of_array("chunks", [1 << 20] * 3), "more voxels than memory"),
     "a truncated chunk": (lambda folder: cut(folder / "s0" / "0.0.0"), r"cannot read the chunk .*0\.0\.0"),
     "an empty chunk": (lambda folder: (folder / "s0" / "0.0.0").write_bytes(b""), r"cannot read the chunk .*0\.0\.0"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -31,3 +32,9 @@ def test_what_is_no_table_is_named(tmp_path: Path, content: bytes) -> None:
         read_table(file)
     with pytest.raises(SegflowError, match=r"cannot read .*none\.csv: there is no such file"):
         read_table(tmp_path / "none.csv")
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "cases.csv")
+    with pytest.raises(SegflowError, match=r"cases\.csv; found a pipe"):
+        read_table(tmp_path / "cases.csv")

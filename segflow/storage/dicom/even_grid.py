@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -17,6 +18,8 @@ from segflow.storage.image_formats.placement import ItkPlacement, affine_of, itk
 ON_GRID = 1e-2
 """Part of a voxel by which grids may differ that count as one."""
 VALUE_BYTES = 8
+MOST_GROWTH = 16
+"""An even grid has at most this many times the voxels of the slices."""
 
 
 def without_copies(series: DicomSeries) -> DicomSeries:
@@ -58,7 +61,7 @@ def _side_by_side(values: np.ndarray, shifts: np.ndarray, outside: float) -> tup
     lowest, highest = np.floor(shifts.min(axis=0)), np.ceil(shifts.max(axis=0))
     x, y = (int(n) + 1 for n in highest - lowest)
     shape = len(values), values.shape[1] + y, values.shape[2] + x
-    check_room(VALUE_BYTES * int(np.prod(shape)), "a sheared series", found=f"{shape} voxels (z, y, x) when straight")
+    _check_size(shape, values.shape, "a sheared series", "straight")
     result = np.full(shape, outside, values.dtype)
     for index, (one, shift) in enumerate(zip(values, shifts - lowest, strict=True)):
         first = np.floor(shift).astype(int)
@@ -77,7 +80,7 @@ def _spread(values: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, float]
     height = float(offsets[-1] - offsets[0])
     count = round(height / float(np.median(np.diff(offsets)))) + 1
     shape = count, *values.shape[1:]
-    check_room(VALUE_BYTES * int(np.prod(shape)), "an uneven series", found=f"{shape} voxels (z, y, x) when even")
+    _check_size(shape, values.shape, "an uneven series", "even")
     places = np.interp(np.linspace(offsets[0], offsets[-1], count), offsets, np.arange(len(offsets)))
     result = np.empty(shape, values.dtype)
     for index, place in enumerate(places):
@@ -85,6 +88,19 @@ def _spread(values: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, float]
         share = place - below
         result[index] = _like((1 - share) * values[below] + share * values[below + 1], values.dtype)
     return result, height / (count - 1)
+
+
+def _check_size(shape: tuple[int, ...], own: tuple[int, ...], what: str, when: str) -> None:
+    """Refuse a volume that would be mostly filled in, or that does not fit into memory."""
+    found = f"{shape} voxels (z, y, x) when {when}"
+    if math.prod(shape) > MOST_GROWTH * math.prod(own):
+        raise SegflowError(
+            f"{what} would be mostly filled in",
+            found=f"{own} voxels (z, y, x), and {found}",
+            expected=f"at most {MOST_GROWTH} times as many",
+            fix="Are the positions of its slices right?",
+        )
+    check_room(VALUE_BYTES * math.prod(shape), what, found=found)
 
 
 def _like(values: np.ndarray, dtype: np.dtype) -> np.ndarray:

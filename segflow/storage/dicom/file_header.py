@@ -142,8 +142,9 @@ def _described(dataset: Dataset, file: Path) -> DicomSeries | DicomObject:
 def _slices(dataset: Dataset, file: Path, rows: int, columns: int, instance_class: str) -> Iterator[DicomSlice]:
     """The slices of a file: itself, or its frames, whose description comes before that of all frames."""
     frames = int(dataset.get("NumberOfFrames") or 1)
-    if not 1 <= frames <= MOST_FRAMES:
-        raise SegflowError(f"cannot read {file}", found=f"{frames} frames", expected=f"1 to {MOST_FRAMES}")
+    most = min(MOST_FRAMES, file.stat().st_size)  # each takes a byte or more
+    if not 1 <= frames <= most:
+        raise SegflowError(f"cannot read {file}", found=f"{frames} frames", expected=f"1 to {most}")
     shared = _first(dataset.get("SharedFunctionalGroupsSequence"))
     each = dataset.get("PerFrameFunctionalGroupsSequence") or ()
     if len(each) not in (0, frames):

@@ -209,7 +209,7 @@ def header_by_affine(nifti: NiftiHeader, file: Path) -> ImageHeader:
     shape = (*nifti.size, 1)[:3]
     return ImageHeader(
         (shape[2], shape[1], shape[0]),
-        int(np.prod(nifti.size[3:], dtype=int)),
+        math.prod(nifti.size[3:]),
         Geometry((z, y, x), header),
         nifti.dtype.name,
     )

@@ -127,7 +127,7 @@ def _shape(image: Multiscale, metadata: ArrayMetadata, file: Path) -> tuple[int,
 
 
 def _judge_missing(file: Path, missing: int, metadata: ArrayMetadata, *, labels: bool) -> None:
-    total = int(np.prod(metadata.files, dtype=np.int64))
+    total = math.prod(metadata.files)
     if metadata.fill is None or (missing == total and not labels):
         raise SegflowError(
             f"{file} lacks chunks"
@@ -142,5 +142,5 @@ def _judge_missing(file: Path, missing: int, metadata: ArrayMetadata, *, labels:
 
 
 def _whole(opened: OpenFile, file: Path) -> tuple[np.ndarray, Geometry]:
-    check_voxel_bytes(int(np.prod(opened.shape, dtype=np.int64)) * opened.dtype.itemsize, file)
+    check_voxel_bytes(math.prod(opened.shape) * opened.dtype.itemsize, file)
     return opened.read(Box.whole(opened.shape[1:])), opened.geometry

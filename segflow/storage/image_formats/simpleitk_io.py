@@ -246,7 +246,7 @@ def _itk_header(file: Path, nifti: NiftiHeader | None = None) -> ImageHeader:
         return header_by_affine(nifti, file)
     check_spacing(placement.spacing, file)
     check_affine(placement.to_affine(), file)
-    channels = int(np.prod(size[3:], dtype=int)) * reader.GetNumberOfComponents()
+    channels = math.prod(size[3:]) * reader.GetNumberOfComponents()
     dtype = _dtype(reader.GetPixelID())
     geometry = placement.to_geometry()
     if nifti is not None:

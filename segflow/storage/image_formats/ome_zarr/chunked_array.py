@@ -74,7 +74,7 @@ class ChunkedArray:
         for place, _, names in os.walk(self._folder):
             start = Path(place).relative_to(self._folder).parts
             present += sum(self._is_chunk("/".join((*start, name)), expected) for name in names)
-        return int(np.prod(expected, dtype=np.int64)) - present
+        return math.prod(expected) - present
 
     def _is_chunk(self, name: str, files: Sequence[int]) -> bool:
         key, separator = self.metadata.key, self.metadata.separator
@@ -136,7 +136,7 @@ class ChunkedArray:
         shards = metadata.shards
         assert shards is not None
         shape = (*(n // c for n, c in zip(shards.shape, metadata.chunk, strict=True)), 2)
-        length = int(np.prod(shape)) * PLACE.itemsize + 4 * len(shards.table.packings)
+        length = math.prod(shape) * PLACE.itemsize + 4 * len(shards.table.packings)
         content = _content(file, 0 if shards.table_first else -length, length)
         if content is None:
             return None

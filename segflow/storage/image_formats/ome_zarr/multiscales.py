@@ -11,6 +11,7 @@ from typing import Any
 
 from segflow.core.errors import SegflowError
 from segflow.core.geometry import Geometry
+from segflow.core.names import shortened, why_unsafe
 from segflow.storage.image_formats.contract import check_spacing
 from segflow.storage.image_formats.placement import FLAT_SPACING_FACTOR
 from segflow.storage.json_files import build_as, read_json
@@ -209,7 +210,12 @@ def _combined(steps: Sequence[Mapping[str, Any]], axes: int) -> tuple[list[float
 
 def _plain(path: Any) -> str:
     """The path of an array within its group."""
-    parts = PurePosixPath(str(path)).parts
-    if not parts or str(path).startswith("/") or "\\" in str(path) or any(part in ("..", "/") for part in parts):
-        raise SegflowError("its array lies elsewhere", found=repr(path), expected="a path within the image")
+    parts = PurePosixPath(path).parts if isinstance(path, str) else (str(path),)
+    reason = next(filter(None, map(why_unsafe, parts)), None if parts else "is empty")
+    if reason is not None:
+        raise SegflowError(
+            f"its array lies elsewhere: a part of its path {reason}",
+            found=shortened(path),
+            expected="a path within the image",
+        )
     return "/".join(parts)
