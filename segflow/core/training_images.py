@@ -150,7 +150,12 @@ class TrainingImages:
 
         An image stays if some training images have its orientation, or if no orientation is usual among them.
         """
-        if orientation in self.orientations or not self.orientations:
+        return None if orientation in self.orientations else self.usual_orientation
+
+    @property
+    def usual_orientation(self) -> str | None:
+        """The orientation of most training images; None if too few of them share one."""
+        if not self.orientations:
             return None
         usual = max(self.orientations, key=lambda name: self.orientations[name])
         return usual if self.orientations[usual] >= USUAL_SHARE * self.cases else None

@@ -30,6 +30,9 @@ Network = Callable[[np.ndarray], np.ndarray]
 FORMAT = 1
 NIFTI = (".nii.gz", ".nii")
 PICTURES = (".png", ".bmp", ".tif", ".tiff", ".jpg", ".jpeg")
+STRAIGHT = 0.9
+"""Cosine to the nearest axis of the patient, below which a grid is oblique."""
+
 FLAT = 999
 """The spacing across a plane is this many times its largest spacing, so that nothing is resampled across it."""
 ANISOTROPIC = 3
@@ -625,7 +628,9 @@ class Oriented(NamedTuple):
 def oriented(
     model: Mapping[str, Any], voxels: np.ndarray, affine: np.ndarray, zooms: Sequence[float] | None = None
 ) -> Oriented:
-    """Bring an image to the axes of the training images, turned to RAS if those were.
+    """Bring an image to the axes of the training images.
+
+    It is turned to RAS if those were, and to their usual orientation if none of them had the image's.
 
     Args:
         model: Content of ``model.json``.
@@ -639,15 +644,35 @@ def oriented(
     by_affine = [float(np.float32(size)) for size in nibabel.affines.voxel_sizes(affine)][:ndim]
     zooms = list(by_affine if zooms is None else zooms)
     expect(all(0 < zoom < math.inf for zoom in zooms), f"the image has an impossible spacing: {zooms}")
-    turned = ndim == 3 and model["turn_to_ras"]
-    zooms = by_affine if turned and model["turn_to_ras"] == "affine" else [*zooms, max(zooms) * FLAT][:3]
-    steps = nibabel.io_orientation(affine) if turned else np.array([[0, 1], [1, 1], [2, 1]])
+    to = wanted_orientation(model, affine) if ndim == 3 else None
+    zooms = by_affine if ndim == 3 and model["turn_to_ras"] == "affine" else [*zooms, max(zooms) * FLAT][:3]
+    steps = np.array([[0, 1], [1, 1], [2, 1]])
+    if to is not None:
+        own = nibabel.io_orientation(affine)
+        steps = nibabel.orientations.ornt_transform(own, nibabel.orientations.axcodes2ornt(to))
     order = [int(target) for target in steps[:, 0]]
     shape = voxels.shape[1:]
     solid = voxels.reshape(len(voxels), *(*shape, 1)[:3])
     channels = np.stack([turn(channel.T, steps) for channel in solid])
     spacing = tuple(zooms[order.index(axis)] for axis in (2, 1, 0))
     return Oriented(channels, spacing, lambda labels: np.asarray(turn_back(labels, steps).T.reshape(shape)))
+
+
+def wanted_orientation(model: Mapping[str, Any], affine: np.ndarray) -> str | None:
+    """Directions such as RAS to which an image is turned; None if it stays as it is, as oblique ones do.
+
+    Args:
+        model: Content of ``model.json``.
+        affine: (4, 4), index (x, y, z) → RAS+ mm.
+    """
+    import nibabel
+
+    if model["turn_to_ras"]:
+        return "RAS"
+    usual = model.get("usual_orientation")
+    cosines = np.abs(affine[:3, :3]) / np.linalg.norm(affine[:3, :3], axis=0)
+    own = "".join(nibabel.aff2axcodes(affine))
+    return None if own in model.get("orientations", ()) or cosines.max(axis=0).min() <= STRAIGHT else usual
 
 
 def turn(voxels: np.ndarray, steps: np.ndarray) -> np.ndarray:

@@ -158,6 +158,8 @@ class RunnerModel:
             "outputs": list((labels.regions_class_order or ()) if labels.has_regions else labels.all_labels),
             "values": {str(number): labels.value_of(number) for number in labels.classes} if labels.values else {},
             "turn_to_ras": TURNS_TO_RAS.get(record.plans.reader),
+            "usual_orientation": record.images.usual_orientation if record.images else None,
+            "orientations": list(record.images.orientations) if record.images else [],
             "axis_order": list(record.plans.axis_order),
             "spacing": list(plan.spacing),
             "patch_size": list(plan.patch_size),

@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from segflow.core.command_line import setting_text
+from segflow.core.command_line import command_line
 from segflow.core.splits import Split
 from segflow.core.wording import counted, some
 from segflow.storage.problems import Problem
@@ -98,15 +98,14 @@ def patients_in_several_cases(
     problems = []
     by_name, pattern = patients_by_name(names)
     if by_name and _separates(splits, by_name, groups or {}):
-        group_by = setting_text(pattern)
         text, examples = _listed(by_name)
         problems.append(
             Problem(
                 None,
                 "warning",
                 f"{text} by their names: {examples}; folds made case by case put a patient on both sides",
-                f"Keep them together: segflow plan … 'fold.group_by={group_by}'. Or give fold.group_by a CSV file of "
-                "case and patient.",
+                f"Keep them together: {command_line('plan', fold__group_by=pattern)}, with your dataset behind it. Or "
+                "give fold.group_by a CSV file of case and patient.",
             )
         )
     apart = {case_id: identity for case_id, identity in patients.items() if _shared(case_id, patients, by_name)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import nibabel
 import numpy as np
@@ -11,11 +12,14 @@ import pytest
 
 from segflow.core.cropping import crop_to_nonzero
 from segflow.core.fingerprint import ChannelIntensities
+from segflow.core.geometry import Geometry
 from segflow.exchange import predict_onnx as runner
 from segflow.inference.tiles import gaussian_importance, tile_starts
 from segflow.postprocessing.components import components_from, largest_components
 from segflow.preprocessing.interpolation import axis_matrix
 from segflow.preprocessing.normalization import SCHEMES, normalize
+from segflow.storage.image_formats.turned_reader import TurnedReader
+from segflow.storage.readers import reader_by_name
 
 
 def random(seed: int = 0) -> np.random.Generator:
@@ -90,6 +94,33 @@ def test_an_image_turned_to_ras_comes_back() -> None:
     assert np.array_equal(made.voxels[0].T, canonical.get_fdata(dtype=np.float32))
     assert made.spacing == tuple(canonical.header.get_zooms()[::-1])
     assert np.array_equal(made.back(made.voxels[1]), voxels[1])
+
+
+@pytest.mark.parametrize("own", ["RAS", "LPS", "ASR", "ILP"])
+@pytest.mark.parametrize("usual", ["LPS", "PIR", None])
+def test_an_orientation_that_no_training_image_has_is_turned_to_the_usual_one(own: str, usual: str | None) -> None:
+    to_own = nibabel.orientations.inv_ornt_aff(nibabel.orientations.axcodes2ornt(tuple(own)), (4, 5, 6))
+    affine = np.diag([1.0, 2.0, 3.0, 1.0]) @ to_own
+    voxels = random().normal(size=(2, 4, 5, 6)).astype(np.float32)
+    described = {"turn_to_ras": None, "usual_orientation": usual, "orientations": ["RAS", *([usual] if usual else [])]}
+    made = runner.oriented(described, voxels, affine)
+    image = nibabel.Nifti1Image(voxels[0], affine)
+    choose = usual if own not in ("RAS", usual) else None
+    expected, geometry = read_turned(image, choose)
+    assert np.array_equal(made.voxels[0], expected)
+    assert made.spacing == pytest.approx(geometry.spacing)
+    assert np.array_equal(made.back(made.voxels[1]), voxels[1])
+    oblique = nibabel.affines.from_matvec(affine[:3, :3] @ nibabel.eulerangles.euler2mat(0.6))
+    assert np.array_equal(runner.oriented(described, voxels, oblique).voxels, voxels.transpose(0, 3, 2, 1))
+
+
+def read_turned(image: nibabel.Nifti1Image, to: str | None) -> tuple[np.ndarray, Geometry]:
+    """The image (Z, Y, X) and its geometry, turned as `segflow predict` turns it."""
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "image.nii"
+        nibabel.save(image, file)
+        voxels, geometry = TurnedReader(reader_by_name("SimpleITKIO"), lambda _: to).read_file(file)
+    return voxels[0], geometry
 
 
 @pytest.fixture
