@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import lzma
 import shutil
 import tarfile
-import zlib
 from pathlib import Path, PurePosixPath
 
 from segflow.core.errors import SegflowError
 from segflow.core.names import shortened
 from segflow.storage.scratch_files import check_space
 from segflow.storage.whole_folder import folder_written_whole
-from segflow.storage.zip_files import ALWAYS_BYTES, BROKEN, DEEPEST_PATH, LONGEST_PATH, MOST_TIMES, is_zip, open_zip
+from segflow.storage.zip_files import (
+    ALWAYS_BYTES,
+    BROKEN,
+    DAMAGE,
+    DEEPEST_PATH,
+    LONGEST_PATH,
+    MOST_TIMES,
+    is_zip,
+    open_zip,
+)
 
 MOST_FILES = 1_000_000
-_DAMAGE = (tarfile.TarError, OSError, EOFError, zlib.error, ValueError)
+_DAMAGE = (tarfile.TarError, lzma.LZMAError, *DAMAGE)
 
 
 def is_archive(path: Path) -> bool:
@@ -86,6 +95,17 @@ def _unpack_tar(archive: Path, folder: Path) -> None:
                 raise SegflowError(f"{archive} is refused: a file in it has no content", found=shortened(entry.name))
             with source, place.open("xb") as stream:
                 shutil.copyfileobj(source, stream, 1 << 20)
+        if entries:
+            _read_to_end(opened, archive)
+
+
+def _read_to_end(opened: tarfile.TarFile, archive: Path) -> None:
+    """Read what follows the last file: only at its end does a packing compare its checksum."""
+    rest = 0
+    while opened.fileobj is not None and (part := opened.fileobj.read(1 << 20)):
+        rest += len(part)
+        if rest > ALWAYS_BYTES:
+            raise SegflowError(f"{archive} is refused: it goes on after its last file")
 
 
 def _why_refused(entry: tarfile.TarInfo) -> str | None:

@@ -22,7 +22,7 @@ LONGEST_PATH, DEEPEST_PATH = 1024, 20
 
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _ENCRYPTED = 0x1
-_DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, OSError, EOFError, RuntimeError, *UNUSABLE)
+DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, OSError, EOFError, RuntimeError, *UNUSABLE)
 """Errors of `zipfile` for damaged files; an encrypted file is a RuntimeError."""
 
 
@@ -30,7 +30,7 @@ def is_zip(path: Path) -> bool:
     """Whether the end of a file is that of a zip file."""
     try:
         return path.is_file() and zipfile.is_zipfile(path)
-    except _DAMAGE:
+    except DAMAGE:
         return False
 
 
@@ -43,7 +43,7 @@ def open_zip(path: Path) -> zipfile.ZipFile:
     """
     try:
         archive = zipfile.ZipFile(path)
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise SegflowError(
             f"{path} is neither a folder nor a readable zip: {shortened(error, 200)}", fix=BROKEN
         ) from error
@@ -107,7 +107,7 @@ def read_member(archive: zipfile.ZipFile, name: str) -> bytes:
             return stream.read(info.file_size + 1)  # reading to the end compares the checksum
     except SegflowError:
         raise
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise SegflowError(f"cannot read {where}: {shortened(error, 200)}", fix=BROKEN) from error
 
 
@@ -137,7 +137,7 @@ def refuse_compressed(file: Path | IO[bytes], name: str) -> bool:
         return True
     except SegflowError:
         raise
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise SegflowError(f"cannot read {name}: {shortened(error, 200)}", fix=BROKEN) from error
     finally:
         if not isinstance(file, Path):
