@@ -42,8 +42,6 @@ def convert_tree(settings: Convert, source: Path, progress: Progress) -> Convert
         _terminal.table("Found", COLUMNS, found.rows())
         raise
     _terminal.table("Found", COLUMNS, found.rows(chosen))
-    for problem in found.damaged:
-        logger.warning("%s", problem)
     new = DicomDataset(settings.paths.raw, number, name, labels, settings.resample)
     processes = processor_count() if settings.processes is None else settings.processes
     return convert_dicom(found, chosen, new, processes=processes, progress=progress)
@@ -53,9 +51,11 @@ def tell_missing(converted: Converted) -> None:
     """Say which cases have no labels, and end the command with those that could not be converted.
 
     Raises:
-        CaseErrors: There are some.
+        CaseErrors: There are some, or files cannot be read.
     """
     if converted.unlabelled:
         logger.warning("No labels, so in imagesTs: %s", some(converted.unlabelled))
-    if converted.failed:
-        raise CaseErrors("some cases could not be converted", sorted(converted.failed.values()))
+    problems = [*sorted(converted.failed.values()), *sorted(converted.damaged)]
+    if problems:
+        what = "some cases could not be converted" if converted.failed else "some files could not be read"
+        raise CaseErrors(what, problems)

@@ -80,12 +80,14 @@ class Converted:
         cases: Ids of its training cases.
         unlabelled: Ids of its cases without labels, which are in ``imagesTs``.
         failed: Case → message, of those that are missing in it.
+        damaged: Problems of files that cannot be read, whose slices or labels it lacks.
     """
 
     folder: Path
     cases: tuple[str, ...]
     unlabelled: tuple[str, ...]
     failed: Mapping[str, str] = field(default_factory=dict)
+    damaged: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +174,7 @@ def convert_dicom(
             arguments = (case, labelled[case.case_id], new, partial)
             jobs.append(Job(case.case_id, arguments, BYTES_PER_VOXEL * max(_voxels(one) for one in case.channels)))
         if labelled and not any(labelled.values()):
-            raise no_labels(found)
+            raise no_labels(found, new.labels)
         gathered = gather(run_jobs(convert_case, jobs, processes=processes), len(jobs), STAGE, progress)
         failed |= gathered.failed
         read: dict[str, CaseLabels] = {name: one for name, one in gathered.values.items() if one is not None}
@@ -183,7 +185,7 @@ def convert_dicom(
         order = painting_order(content) if new.labels.labels is None else None
         write_json(partial / "dataset.json", _description(chosen.names, cases, content, order))
     unlabelled = tuple(sorted(name for name, one in gathered.values.items() if one is None))
-    return Converted(target, tuple(sorted(cases)), unlabelled, failed)
+    return Converted(target, tuple(sorted(cases)), unlabelled, failed, found.damaged)
 
 
 def convert_case(case: DicomCase, labels: Labelled | None, new: DicomDataset, folder: Path) -> CaseLabels | None:
@@ -250,8 +252,16 @@ def _description(
     return content
 
 
-def no_labels(found: FoundDicom) -> SegflowError:
+def no_labels(found: FoundDicom, choice: LabelChoice) -> SegflowError:
     """The error for a tree in which no case has labels."""
+    if choice.files is not None:
+        return SegflowError(
+            "no case has labels",
+            found=f"no file as label={choice.files} names it",
+            fix="{case} stands for the case, as the list of what was found names it.",
+        )
+    if found.damaged:
+        return CaseErrors("no case has labels, and some files cannot be read", sorted(found.damaged))
     return SegflowError(
         "no case has labels",
         found=f"{len(found.labels)} DICOM-SEG or RTSTRUCT objects that belong to other series"

@@ -158,7 +158,7 @@ def final_labels(cases: Iterable[CaseLabels], choice: LabelChoice) -> dict[str, 
         SegflowError: Files of label maps and DICOM objects are mixed, without labels that give each a value.
     """
     if choice.labels is not None:
-        return dict(choice.labels)
+        return {**({} if "background" in choice.labels else {"background": 0}), **choice.labels}
     found = list(cases)
     named = [one for one in found if one.names is not None]
     if named and len(named) < len(found):

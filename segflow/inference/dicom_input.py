@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from segflow.core.case import CaseFiles
 from segflow.core.errors import CaseErrors, SegflowError
 from segflow.core.run_record import RunRecord
-from segflow.core.wording import counted, some
 from segflow.execution.progress import Progress, ProgressEvent, silent
 from segflow.inference.find_cases import Input
 from segflow.storage.dicom.choose_series import Chosen, DicomCase, SeriesChoice
@@ -38,11 +37,13 @@ class DicomInput:
         chosen: The cases and their series.
         folder: Folder of the images.
         resample: See `read_channels`.
+        damaged: File → message, of those that cannot be read, whose slices a series may lack.
     """
 
     chosen: Chosen
     folder: Path
     resample: bool
+    damaged: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def files(self) -> list[CaseFiles]:
@@ -65,9 +66,9 @@ class DicomInput:
             progress: Called after each.
 
         Returns:
-            Case → message, of those that cannot be predicted, and of studies that are no cases.
+            Case → message, of those that cannot be predicted, and of studies that are no cases; and `damaged`.
         """
-        failed = {name: str(error) for name, error in self.chosen.failed.items()}
+        failed = {name: str(error) for name, error in self.chosen.failed.items()} | dict(self.damaged)
         wanted = {case.case_id for case in cases}
         ours = [case for case in self.chosen.cases if case.case_id in wanted]
         for done, case in enumerate(ours, start=1):
@@ -105,18 +106,13 @@ def dicom_input(source: Input, output: Path, record: RunRecord, choice: SeriesCh
         trained = f"it was trained on {record.dataset.file_ending} images"
         raise SegflowError("the model cannot predict DICOM", found=trained)
     tree = read_tree(files)
-    if tree.damaged:
-        logger.warning(
-            "%s cannot be read: %s",
-            counted(len(tree.damaged), "DICOM file"),
-            some([str(error) for error in tree.damaged.values()]),
-        )
     root = files if isinstance(files, Path) else Path(os.path.commonpath([file.parent for file in files]))
+    damaged = {str(file): str(error) for file, error in tree.damaged.items()}
     chosen = choice.choose(tree.series, root, record.dataset.channels)
     if not chosen.cases:
-        problems = [str(error) for error in chosen.failed.values()] or [f"there is no series of images in {root}"]
+        problems = [*map(str, chosen.failed.values()), *damaged.values()] or [f"there is no series of images in {root}"]
         raise CaseErrors("no series of DICOM can be predicted", problems)
-    return DicomInput(chosen, within(output, FOLDER), choice.resample)
+    return DicomInput(chosen, within(output, FOLDER), choice.resample, damaged)
 
 
 def _dicom_files(source: Input, endings: Sequence[str]) -> Path | list[Path] | None:

@@ -29,9 +29,9 @@ def series(folder: Path, patient: str, name: str = "T1", study: str = "1", shift
     return write_series(folder / patient / study / name, volume() + shift, **own)
 
 
-def label(file: Path, flip: bool = False) -> np.ndarray:
+def label(file: Path, flip: bool = False, slices: int = 6) -> np.ndarray:
     """A label map of the series of `dicom_files`, in NIfTI's axes."""
-    values = (np.arange(120).reshape(6, 5, 4) % 3).astype(np.uint8)
+    values = (np.arange(120).reshape(6, 5, 4) % 3).astype(np.uint8)[:slices]
     affine = np.array([[-0.5, 0, 0, 10], [0, -0.8, 0, -20], [0, 0, 2.5, 100], [0, 0, 0, 1]])
     stored = values.T
     if flip:
@@ -115,13 +115,18 @@ def test_a_bad_patient_does_not_stop_the_others(tmp_path: Path) -> None:
             label(tmp_path / f"labels/{patient}.nii.gz")
     next((tmp_path / "dicom/Ben").rglob("014")).unlink()
     series(tmp_path / "dicom", "Carl", "T2")
+    cut = next((tmp_path / "dicom/Anna").rglob("035"))  # the last slice, which no other one shows to be missing
+    cut.write_bytes(cut.read_bytes()[:420])
+    label(tmp_path / "labels/Anna.nii.gz", slices=5)
     (tmp_path / "labels/Eve.nii.gz").write_bytes(b"no image")
     made = convert(tmp_path)
     assert made.cases == ("Anna",)
     assert made.unlabelled == ("Dora",)
     assert set(made.failed) == {"Ben", "Carl", "Eve"}
     assert "lacks 1 slice" in made.failed["Ben"]
-    assert "fits several series" in made.failed["Carl"]
+    assert "there are several series, and nothing says which one to take" in made.failed["Carl"]
+    assert len(made.damaged) == 1
+    assert "035 is DICOM without an image" in made.damaged[0]
     assert sorted(file.name for file in made.folder.rglob("*.nii.gz")) == [
         "Anna.nii.gz",
         "Anna_0000.nii.gz",
@@ -155,10 +160,12 @@ def test_labels_must_be_known_and_be_somewhere(tmp_path: Path) -> None:
     series(tmp_path / "dicom", "Anna")
     with pytest.raises(SegflowError, match=r"no case has labels.*segflow predict"):
         convert(tmp_path, files=None)
+    with pytest.raises(SegflowError, match=r"no case has labels; found no file as label=.*/labels/\{case\}.nii.gz"):
+        convert(tmp_path)
     label(tmp_path / "labels/Anna.nii.gz")
     with pytest.raises(SegflowError, match=r"values without a name; found \[2\]"):
         convert(tmp_path, labels={"background": 0, "liver": 1})
-    made = convert(tmp_path, labels={"background": 0, "liver": 1, "tumour": 2})
+    made = convert(tmp_path, labels={"liver": 1, "tumour": 2})
     assert list(read_description(made.folder).labels.entries) == ["background", "liver", "tumour"]
 
 

@@ -74,12 +74,15 @@ def test_a_bad_patient_does_not_stop_the_others(tmp_path: Path) -> None:
     run = tiny_models.make_run(tmp_path / "run")
     series(tmp_path / "dicom/a", 0, "A", "T1")
     (tmp_path / "dicom/a/014").unlink()
-    series(tmp_path / "dicom/b", 1, "B", "T1")
+    cut = series(tmp_path / "dicom/b", 1, "B", "T1") / f"{19 * 7 % 101:03d}"  # its last slice
+    cut.write_bytes(cut.read_bytes()[:420])
     series(tmp_path / "dicom/c1", 2, "C", "T1")
     series(tmp_path / "dicom/c2", 3, "C", "T1 late")
     report = predict_cases(run, tmp_path / "dicom", tmp_path / "out", settings())
     assert report.done == ("B",)
     assert "lacks 1 slice" in report.failed["A"]
+    assert "DICOM without an image" in report.failed[str(cut)]
+    cut.unlink()
     assert "fits several series" in report.failed["C"]
     report = predict_cases(
         run, tmp_path / "dicom", tmp_path / "again", settings(), series=SeriesChoice("T1", resample=True)

@@ -62,11 +62,15 @@ def check(output: Path, case_id: str, source: Path, entries: dict[str, int | tup
     return pydicom.dcmread(file, stop_before_pixels=True)
 
 
-def test_patients_get_dicom_seg_beside_their_label_maps(tmp_path: Path, codes: Path) -> None:
+def test_patients_get_dicom_seg_beside_their_label_maps(
+    tmp_path: Path, codes: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
     run = tiny_models.make_run(tmp_path / "run")
     for patient in "AB":
         series(tmp_path / "dicom" / patient, patient)
     predict(run, tmp_path / "dicom", tmp_path / "out", segment_codes=codes, series_description="Organ and lesion")
+    assert not [one.getMessage() for one in caplog.records if one.name.startswith("highdicom")]
     for patient in "AB":
         made = check(tmp_path / "out", patient, tmp_path / "dicom", {"organ": 1, "lesion": 2})
         assert made.SeriesDescription == "Organ and lesion"

@@ -283,3 +283,18 @@ def test_damaged_files_are_refused_or_read(series: DicomSeries, tmp_path: Path) 
             file.write_bytes(bytes(damaged[: rng.integers(200, len(content))] if rng.random() < 0.3 else damaged))
             with contextlib.suppress(SegflowError):  # any other error is a failure
                 labels_in(series, file)
+
+
+def test_the_same_name_in_several_deflated_files_is_united_and_told(
+    series: DicomSeries, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    files = []
+    for row in (1, 3):
+        mask = np.zeros((5, 4), bool)
+        mask[row] = True
+        made = segmentation(series, ["Liver"], [(1, (-10, 20, 105), mask)])
+        made.file_meta.TransferSyntaxUID = pydicom.uid.DeflatedExplicitVRLittleEndian
+        files.append(save(made, tmp_path / f"reader{row}.dcm"))
+    label = labels_in(series, *files).label_map({"background": 0, "Liver": 1})
+    assert np.argwhere(label).tolist() == [[2, row, column] for row in (1, 3) for column in range(4)]
+    assert "has 'Liver' in 2 files, which are united: reader1.dcm, reader3.dcm" in caplog.text

@@ -13,10 +13,10 @@ import SimpleITK as sitk
 from dicom_files import AXIAL, plain, save, volume, write_series
 from pydicom import Dataset
 from pydicom.encaps import encapsulate
-from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian, RLELossless
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian, RLELossless
 
 from segflow.core.errors import SegflowError
-from segflow.storage.dicom.read_series import read_series
+from segflow.storage.dicom.read_series import read_series, read_slices
 from segflow.storage.dicom.series import DicomSeries, find_series, read_tree
 from segflow.storage.image_formats.placement import affine_of
 
@@ -290,3 +290,31 @@ def test_an_unknown_compression_is_refused(tmp_path: Path) -> None:
     text = refused(write_series(tmp_path, volume(), video))
     assert "1.2.840.10008.1.2.4.100" in text
     assert "000" in text
+
+
+def test_files_that_are_cut_off_anywhere_are_told(tmp_path: Path) -> None:
+    write_series(tmp_path / "whole", volume())
+    content = (tmp_path / "whole/007").read_bytes()
+    file = tmp_path / "cut/file"
+    file.parent.mkdir()
+    for end in range(140, len(content) - 1, 37):
+        file.write_bytes(content[:end])
+        tree = read_tree(file.parent)
+        if not tree.damaged:
+            with pytest.raises(SegflowError, match="file"):
+                read_slices(tree.series[0])
+
+
+def test_deflated_files_are_read_and_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def deflated(_: int, made: Dataset) -> None:
+        made.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+
+    (series,) = find_series(write_series(tmp_path, volume(), deflated))
+    np.testing.assert_array_equal(read_series(series)[0], volume())
+    bomb = plain(0, PixelData=bytes(1 << 26))
+    deflated(0, bomb)
+    file = save(bomb, tmp_path / "bomb")
+    assert file.stat().st_size < 1 << 17
+    monkeypatch.setattr("segflow.execution.machine.memory_bytes", lambda: 1 << 27)
+    with pytest.raises(SegflowError, match=r"bomb needs .* of memory"):
+        raise read_tree(tmp_path).damaged[file]

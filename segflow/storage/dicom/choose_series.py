@@ -188,12 +188,20 @@ def _only(channel: str, patterns: Sequence[str], series: Sequence[DicomSeries], 
         fitting = [one for one in series if _fits(one, pattern, root)]
         if len(fitting) == 1:
             return fitting[0]
+        if fitting and channel == ONLY and pattern == "*":
+            raise SegflowError(
+                "there are several series, and nothing says which one to take",
+                found=some([one.title for one in fitting]),
+                fix=f"Name one, or one for each channel, by description, modality, series UID or folder: {EXAMPLE}",
+            )
         if fitting:
             raise SegflowError(
                 f"channel '{channel}' fits several series ('{pattern}')",
                 found=some([one.title for one in fitting]),
                 fix=ONE_NAMED,
             )
+    if channel == ONLY and not series:
+        raise SegflowError("there is no volume among the series")
     raise SegflowError(
         f"channel '{channel}' fits no series ({some([f'{one!r}' for one in patterns])})",
         found=some([one.title for one in series]) or "no volume",

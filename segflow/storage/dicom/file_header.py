@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import warnings
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from segflow.core.errors import SegflowError
+from segflow.execution.machine import check_room
 from segflow.storage.dicom.series import DicomObject, DicomSeries, DicomSlice
 from segflow.storage.image_formats.contract import unreadable
 from segflow.storage.image_formats.read_apart import reason_of
@@ -21,10 +23,20 @@ if TYPE_CHECKING:
 PREAMBLE, MAGIC = 128, b"DICM"
 START_BYTES = 4096
 DIRECTORY = "1.2.840.10008.1.3.10"
-DEFLATED = b"1.2.840.10008.1.2.1.99"
+DEFLATED = "1.2.840.10008.1.2.1.99"
+"""Transfer syntax of a file that is compressed as a whole, behind its first elements."""
+GROUP_LENGTH = b"\x02\x00\x00\x00UL\x04\x00"
+"""The first element: how many bytes the first elements take."""
+INFLATED_AT_ONCE, INFLATED_COPIES = 1 << 20, 3
 INSTALL = "Install it: pip install 'segflow[dicom]'"
 NOT_IMAGES = ("SEG", "RTSTRUCT", "RTDOSE", "RTPLAN", "PR", "KO", "SR", "REG", "DOC", "ECG", "HD")
 """Modalities of objects that are no images, some of which have pixels all the same."""
+CLASSES = {
+    "1.2.840.10008.5.1.4.1.1.66.4": "SEG",
+    "1.2.840.10008.5.1.4.1.1.66.7": "SEG",
+    "1.2.840.10008.5.1.4.1.1.481.3": "RTSTRUCT",
+}
+"""Class of an object → its modality, which a file that is cut off may lack."""
 MOST_FRAMES = 1 << 20
 
 ID_TAGS = ("PatientID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "Modality", "SOPClassUID")
@@ -101,8 +113,8 @@ def reading(file: Path, *, voxels: bool = False) -> Iterator[Dataset]:
         with open_regular(file) as stream, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about values that are not needed here
             start = stream.read(START_BYTES)
-            if DEFLATED in start:  # a few bytes may unpack to any number
-                raise SegflowError(f"{file} is deflated as a whole", fix="Store it again in another transfer syntax.")
+            if DEFLATED.encode() in start:
+                _check_inflated(stream, start, file)
             stream.seek(0)
             whole: dict[str, Any] = {} if voxels else {"stop_before_pixels": True, "specific_tags": list(TAGS)}
             yield pydicom.dcmread(stream, force=True, **whole)
@@ -112,11 +124,22 @@ def reading(file: Path, *, voxels: bool = False) -> Iterator[Dataset]:
         raise unreadable(file, reason_of(error)) from error
 
 
+def _check_inflated(stream: IO[bytes], start: bytes, file: Path) -> None:
+    """Refuse a deflated file that does not fit into memory: a few bytes may unpack to a thousand times as many."""
+    first = PREAMBLE + len(MAGIC)
+    if start[first : first + len(GROUP_LENGTH)] != GROUP_LENGTH:
+        raise SegflowError(f"{file} is deflated, and does not say from where on", fix="Store it again uncompressed.")
+    first += len(GROUP_LENGTH)
+    stream.seek(first + 4 + int.from_bytes(start[first : first + 4], "little"))
+    unpacking, size, packed = zlib.decompressobj(-zlib.MAX_WBITS), 0, b""
+    while not unpacking.eof and (packed := unpacking.unconsumed_tail or stream.read(INFLATED_AT_ONCE)):
+        size += len(unpacking.decompress(packed, INFLATED_AT_ONCE))
+        check_room(INFLATED_COPIES * size, str(file), found=f"more than {size} bytes when unpacked")
+
+
 def _described(dataset: Dataset, file: Path) -> DicomSeries | DicomObject:
-    meta = getattr(dataset, "file_meta", None)
-    stored = str(meta.get("MediaStorageSOPClassUID", "") or "") if meta is not None else ""
-    instance_class = text(dataset, "SOPClassUID") or stored
-    modality = text(dataset, "Modality").upper()
+    instance_class, class_name = _class_of(dataset)
+    modality = CLASSES.get(instance_class) or text(dataset, "Modality").upper()
     ids = {
         "patient_id": text(dataset, "PatientID"),
         "study_uid": text(dataset, "StudyInstanceUID"),
@@ -125,7 +148,14 @@ def _described(dataset: Dataset, file: Path) -> DicomSeries | DicomObject:
         "description": text(dataset, "SeriesDescription"),
     }
     rows, columns = int(dataset.get("Rows") or 0), int(dataset.get("Columns") or 0)
-    if instance_class == DIRECTORY or modality in NOT_IMAGES or rows < 1 or columns < 1:
+    no_image = instance_class == DIRECTORY or modality in NOT_IMAGES
+    empty = rows < 1 or columns < 1
+    if empty and not no_image and ("Image Storage" in class_name or not (class_name or modality)):
+        raise SegflowError(
+            f"{file} is DICOM without an image or another content",
+            fix="Is the file complete? Copy or export it again.",
+        )
+    if no_image or empty:
         return DicomObject(file, modality, instance_class, **ids)
     return DicomSeries(
         tuple(_slices(dataset, file, rows, columns, instance_class)),
@@ -137,6 +167,18 @@ def _described(dataset: Dataset, file: Path) -> DicomSeries | DicomObject:
         samples=int(dataset.get("SamplesPerPixel") or 1),
         photometric=text(dataset, "PhotometricInterpretation").upper() or "MONOCHROME2",
     )
+
+
+def _class_of(dataset: Dataset) -> tuple[str, str]:
+    """SOPClassUID and its name; that of the first elements, and an empty name, if it is none of DICOM's."""
+    from pydicom.uid import UID
+
+    meta = getattr(dataset, "file_meta", None)
+    stored = text(meta, "MediaStorageSOPClassUID") if meta is not None else ""
+    for own in (text(dataset, "SOPClassUID"), stored):
+        if own and UID(own).name != own:
+            return own, UID(own).name
+    return text(dataset, "SOPClassUID") or stored, ""
 
 
 def _slices(dataset: Dataset, file: Path, rows: int, columns: int, instance_class: str) -> Iterator[DicomSlice]:

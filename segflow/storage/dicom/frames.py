@@ -18,15 +18,15 @@ import numpy as np
 from segflow.core.errors import SegflowError
 from segflow.core.names import shortened
 from segflow.execution.apart import Limits, call_apart
-from segflow.storage.dicom.file_header import reading
+from segflow.storage.dicom.file_header import DEFLATED, reading
 from segflow.storage.image_formats.contract import unreadable
 from segflow.storage.image_formats.read_apart import BYTES_PER_SECOND, COPIES, START_BYTES, START_SECONDS, reason_of
 
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-NATIVE = {"1.2.840.10008.1.2": "<", "1.2.840.10008.1.2.1": "<", "1.2.840.10008.1.2.2": ">"}
-"""Transfer syntaxes without compression → their order of bytes."""
+NATIVE = {"1.2.840.10008.1.2": "<", "1.2.840.10008.1.2.1": "<", "1.2.840.10008.1.2.2": ">", DEFLATED: "<"}
+"""Transfer syntaxes whose voxels are not compressed by themselves → their order of bytes."""
 JPEG = "1.2.840.10008.1.2.4"
 COMPRESSED = (*(f"{JPEG}.{kind}" for kind in (50, 51, 57, 70, 80, 81, 90, 91)), "1.2.840.10008.1.2.5")
 """Transfer syntaxes that GDCM decodes: JPEG, lossless too, JPEG-LS, JPEG 2000, and RLE."""

@@ -162,13 +162,23 @@ def read_labels(
             expected=some(missing) if missing else "a segment",
         )
     if missing:
-        logger.warning("%s has no segment '%s' (it has %s)", series.title, "', '".join(missing), some(found))
+        told = some(list(dict.fromkeys(found)))
+        logger.warning("%s has no segment '%s' (it has %s)", series.title, "', '".join(missing), told)
+    _tell_united(series, chosen, name_of)
     builder = NameMapBuilder(shape)
     grid = Grid(shape, geometry, series.frame_of_reference)
     for one in chosen:
         check_reference(one, series)
         (add_segmentation if one.kind == SEG else add_structures)(one.file, grid, name_of, builder)
     return builder.build()
+
+
+def _tell_united(series: DicomSeries, objects: Sequence[LabelObject], name_of: NameOf) -> None:
+    """Say which names several files have, as those of several readers may."""
+    for name in dict.fromkeys(name_of(name) for one in objects for name in one.names):
+        files = [one.file.name for one in objects if name in map(name_of, one.names)]
+        if name is not None and len(files) > 1:
+            logger.warning("%s has '%s' in %d files, which are united: %s", series.title, name, len(files), some(files))
 
 
 def chooser(names: Patterns | None) -> NameOf:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
+OTHERS = "Mend the contour, or name the structures to take: segments={liver: liver}."
 MOST_POINTS = 1 << 18
 """Points of a contour."""
 CROSSINGS_AT_ONCE = 1 << 22
@@ -114,11 +115,18 @@ def _polygon(item: Dataset, grid: Grid) -> tuple[int, np.ndarray]:
     """Slice of a contour, and its points x, y in voxels, float64 (N, 2)."""
     kind = str(item.get("ContourGeometricType", "")).upper()
     if kind not in CLOSED:
-        raise SegflowError("the contour encloses nothing", found=kind or "no type", expected=" | ".join(CLOSED))
+        raise SegflowError(
+            "the contour encloses nothing", found=kind or "no type", expected=" | ".join(CLOSED), fix=OTHERS
+        )
     data = item.get("ContourData")
     length = len(data) if hasattr(data, "__len__") else 0
     if length % 3 or not 9 <= length <= 3 * MOST_POINTS:
-        raise SegflowError("the contour encloses nothing", found=f"{length / 3:g} points", expected="3 points or more")
+        raise SegflowError(
+            "the contour encloses nothing",
+            found=f"{length / 3:g} points",
+            expected="3 points or more",
+            fix=OTHERS,
+        )
     inverse = grid.voxels_from_mm()
     points = numbers_of(item, "ContourData", length).reshape(-1, 3) @ inverse[:3, :3].T + inverse[:3, 3]
     heights = points[:, 2]

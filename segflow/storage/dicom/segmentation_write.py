@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -121,6 +122,7 @@ def write_segmentation(
     order = _frame_order(series)
     pixels = _pixels(label if order is None else label[order], segments)
     described = _described(segments, made_by)
+    logging.getLogger("highdicom").setLevel(logging.WARNING)  # it tells which modules of a series it copies
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about segments without a voxel, and what the series lacks
