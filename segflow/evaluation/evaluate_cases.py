@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +35,10 @@ from segflow.execution.gathering import Gathered
 from segflow.execution.jobs import Job
 from segflow.execution.parallel import room_for_job
 from segflow.execution.progress import Progress, silent
-from segflow.storage.file_stamps import Origin
+from segflow.storage.file_stamps import FileStamp, Origin
 from segflow.storage.images import ImageIO, reader_of, voxels_of
 from segflow.storage.label_mapping import in_classes
+from segflow.storage.regular_files import stamped_files_stay_open
 from segflow.storage.stamps import StampedFolder
 
 BYTES_PER_VOXEL = 12
@@ -98,8 +99,8 @@ def evaluate_cases(
     images = in_classes(reader_of((pair.reference for pair in pairs), file_ending, reader), labels)
     pairs, failed = part_of(pairs, settings.part), {} if is_part else missing  # the missing are told with the summary
     origin = Origin("scores", 1, decisive, inputs_of(pairs))
-    inputs = {} if stamped is None else origin.stamp_inputs(unreadable_too=True)
-    work = _Work(images, labels, settings, metrics, kept, progress)
+    inputs, voxels = ({}, {}) if stamped is None else _stamps_and_voxels(pairs, origin, images)
+    work = _Work(images, labels, settings, metrics, kept, progress, voxels)
     evaluated = work.done(pairs, elsewhere)
     failed = dict(sorted((failed | evaluated.failed).items()))
     scored: dict[str, Scored] = evaluated.values
@@ -116,6 +117,19 @@ def evaluate_cases(
     return summary
 
 
+def _stamps_and_voxels(
+    pairs: Iterable[LabelPair], origin: Origin, reader: ImageIO
+) -> tuple[dict[str, FileStamp], dict[str, int]]:
+    """Stamps of all label maps, and case → voxels of its prediction, whose file is opened once for both."""
+    inputs: dict[str, FileStamp] = {}
+    voxels: dict[str, int] = {}
+    for pair in pairs:
+        with stamped_files_stay_open():
+            inputs.update(replace(origin, inputs=inputs_of([pair])).stamp_inputs(unreadable_too=True))
+            voxels[pair.case_id] = voxels_of(pair.prediction, reader)
+    return inputs, voxels
+
+
 @dataclass(frozen=True, slots=True)
 class _Work:
     """How cases are scored.
@@ -124,6 +138,7 @@ class _Work:
         reader: The reader of the label maps.
         labels, settings, metrics, progress: See `evaluate_cases`.
         kept: The scores that are kept; None without an output folder.
+        voxels: Case → voxels of its prediction, where its header was read before.
     """
 
     reader: ImageIO
@@ -132,6 +147,7 @@ class _Work:
     metrics: Mapping[str, OwnPart]
     kept: KeptScores | None
     progress: Progress
+    voxels: Mapping[str, int]
 
     def done(self, pairs: Sequence[LabelPair], elsewhere: Elsewhere | None) -> Gathered:
         """The scores of all cases: those that are kept, and those that are computed now."""
@@ -150,7 +166,8 @@ class _Work:
         return {case_id: scored for case_id, scored in found.items() if scored is not None}
 
     def _computed(self, pairs: Sequence[LabelPair]) -> Gathered:
-        voxels = [voxels_of(pair.prediction, self.reader) for pair in pairs]
+        known = self.voxels
+        voxels = [known[p.case_id] if p.case_id in known else voxels_of(p.prediction, self.reader) for p in pairs]
         processes = worker_count(self.settings.processes, voxels)
         room = room_for_job(processes)
         kept = None if self.settings.part == WHOLE else self.kept
@@ -167,6 +184,7 @@ class _Work:
         return Job(pair.case_id, (pair, slabs, *shared), wanted, f"{voxels:,} voxels")
 
 
+@stamped_files_stay_open()
 def _evaluate_case(
     pair: LabelPair,
     slabs: bool,

@@ -28,6 +28,7 @@ from segflow.storage.images import ImageIO, read_case
 from segflow.storage.label_map_files import case_inputs
 from segflow.storage.label_mapping import in_classes
 from segflow.storage.predictions import DESCRIPTIONS, Predictions, Wanted
+from segflow.storage.regular_files import stamped_files_stay_open
 
 ARGUMENTS_FILE = "predict.json"
 WAY = "predict"
@@ -127,6 +128,7 @@ class PredictStage:
     def _previous_file(self, folder: Path, case_id: str) -> Path:
         return folder / f"{case_id}{self.predictor.record.dataset.label_ending}"
 
+    @stamped_files_stay_open()
     def _read(self, files: CaseFiles) -> StampedCase:
         refuse_too_many(files, self.predictor.record.dataset.channels)
         if self.dicom is not None:

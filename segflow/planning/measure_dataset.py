@@ -29,6 +29,7 @@ from segflow.storage.json_files import read_json_as, write_json
 from segflow.storage.label_map_files import case_inputs
 from segflow.storage.label_values import check_label_values
 from segflow.storage.open_case import check_values_as_read, is_read_in_boxes, only_whole, open_case
+from segflow.storage.regular_files import stamped_files_stay_open
 from segflow.storage.stamps import UNKNOWN, StampedFolder
 
 EARLIER_SOURCE_FILE = "dataset_fingerprint_source.json"
@@ -131,6 +132,7 @@ def measure_dataset(
     return Measured(summarize([found[case.case_id] for case in cases]), inputs)
 
 
+@stamped_files_stay_open()
 def _measure_files(
     as_read: bool, files: CaseFiles, reader: ImageIO, channels: int, labels: Labels, samples: int
 ) -> tuple[CaseMeasurement, dict[str, FileStamp]]:

@@ -26,6 +26,7 @@ from segflow.storage.case_facts import PROVENANCE, Stamps
 from segflow.storage.images import ImageIO, read_case
 from segflow.storage.label_values import check_label_values
 from segflow.storage.open_case import check_values_as_read, is_read_in_boxes, only_whole, open_case
+from segflow.storage.regular_files import stamped_files_stay_open
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +90,8 @@ def preprocess_as_read(
 
 def preprocess_job(as_read: bool, *arguments: Any) -> str | None:
     """Make one case's arrays, see `preprocess_one` and `preprocess_as_read`."""
-    return (preprocess_as_read if as_read else preprocess_one)(*arguments)
+    with stamped_files_stay_open():
+        return (preprocess_as_read if as_read else preprocess_one)(*arguments)
 
 
 def _groups(targets: Sequence[ArrayTarget]) -> dict[Any, list[ArrayTarget]]:

@@ -8,13 +8,14 @@ import re
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
 from segflow.core.errors import SegflowError
 from segflow.core.system_errors import system_error
 from segflow.storage.folder_files import files_within, names_a_folder
-from segflow.storage.regular_files import open_regular
+from segflow.storage.regular_files import leave_open, open_anew
 
 FileStamp = dict[str, Any]
 """``bytes``, ``time_ns`` (modification time), ``change_ns`` (the system's time of any change) and ``digest``."""
@@ -136,9 +137,20 @@ def size_and_times(path: Path) -> dict[str, int]:
 def _digest(path: Path) -> str:
     if names_a_folder(path.name) and path.is_dir():
         return digest_of([[file.relative_to(path).as_posix(), _digest_of_file(file)] for file in files_within(path)])
-    return _digest_of_file(path)
+    stream = open_anew(path)
+    try:
+        found = _digest_of_stream(stream)
+    except BaseException:
+        stream.close()
+        raise
+    leave_open(path, stream)
+    return found
 
 
 def _digest_of_file(path: Path) -> str:
-    with open_regular(path) as file:  # a pipe with an image's name would never end
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+    with open_anew(path) as file:  # a pipe with an image's name would never end
+        return _digest_of_stream(file)
+
+
+def _digest_of_stream(file: BufferedReader) -> str:
+    return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()

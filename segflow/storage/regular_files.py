@@ -9,6 +9,9 @@ from __future__ import annotations
 import io
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 from segflow.core.errors import SegflowError
@@ -24,6 +27,56 @@ KINDS = {
 }
 SMALL_BYTES = 1 << 30
 """Images below this size are read without asking for the machine's memory."""
+MOST_LEFT_OPEN = 64
+"""Files that wait for their reading at once. Others are opened again."""
+
+_left_open: dict[str, io.FileIO] = {}
+_left_here: ContextVar[list[str] | None] = ContextVar("_left_here", default=None)
+
+
+@contextmanager
+def stamped_files_stay_open() -> Iterator[None]:
+    """Leave files that are stamped in this block open for their reading, which then opens them no second time.
+
+    Slow file systems answer an open more slowly than anything else. A file that was replaced in between is opened
+    anew, so that reading gives what it would give without this.
+    """
+    mine: list[str] = []
+    token = _left_here.set(mine)
+    try:
+        yield
+    finally:
+        _left_here.reset(token)
+        for path in mine:
+            if (left := _left_open.pop(path, None)) is not None:
+                left.close()
+
+
+def leave_open(file: Path, stream: io.BufferedReader) -> None:
+    """Give up a stream of a whole file, so that `open_regular` may take it in the rest of the block; else close it."""
+    mine = _left_here.get()
+    if mine is None or len(_left_open) >= MOST_LEFT_OPEN:
+        stream.close()
+        return
+    raw = stream.detach()  # without its buffer, so that every byte is read again
+    mine.append(str(file))
+    if not isinstance(raw, io.FileIO) or _left_open.setdefault(str(file), raw) is not raw:
+        raw.close()
+
+
+def _taken(file: Path) -> io.BufferedReader | None:
+    """The stream that was left open for this file; None if there is none, or another file is there now."""
+    raw = _left_open.pop(str(file), None)
+    if raw is None:
+        return None
+    try:
+        if os.path.samestat(os.stat(file), os.fstat(raw.fileno())):
+            raw.seek(0)
+            return io.BufferedReader(raw)
+    except OSError:  # opening it will say why
+        pass
+    raw.close()
+    return None
 
 
 def open_regular(file: Path) -> io.BufferedReader:
@@ -32,6 +85,11 @@ def open_regular(file: Path) -> io.BufferedReader:
     Raises:
         SegflowError: It is missing, unreadable, or a pipe, device, socket or folder. The error names it.
     """
+    return _taken(file) or open_anew(file)
+
+
+def open_anew(file: Path) -> io.BufferedReader:
+    """Like `open_regular`, but never a file that was left open."""
     try:
         descriptor = os.open(file, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     except FileNotFoundError:

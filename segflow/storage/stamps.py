@@ -204,7 +204,7 @@ class StampedFolder:
         except OSError as error:
             raise system_error(error, f"cannot write {self.path / name}", place=self.path) from error
         finally:
-            shutil.rmtree(staging, ignore_errors=True)
+            _clear(staging)
 
     def _write_stamp(
         self, name: str, origin: Origin, inputs: Mapping[str, FileStamp], files: Mapping[Path, Path]
@@ -242,6 +242,14 @@ class StampedFolder:
 
     def _inside(self, folder: Path) -> Path:
         return within(self.path, str(folder.relative_to(self.path)))
+
+
+def _clear(staging: Path) -> None:
+    """Delete a temporary folder, which is empty if all went well. Then it need not be listed."""
+    try:
+        staging.rmdir()
+    except OSError:
+        shutil.rmtree(staging, ignore_errors=True)
 
 
 def say_why(what: str, reasons: Mapping[str, str], total: int) -> None:
