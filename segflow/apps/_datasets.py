@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from segflow.apps import _invocation, _shipped, _terminal
@@ -16,6 +17,8 @@ from segflow.storage.file_names import DESCRIPTION_FILE, FINGERPRINT_FILE, REFER
 PHANTOM = "Dataset001_Phantom"
 MAKERS = ("plan", "run")
 """Commands that take the phantom if nothing else can be meant. Their first line says so."""
+_NAMED = re.compile(r"\d+|Dataset\d{3,}(_[\w.-]+)?")
+"""Names that `dataset=` takes without an option of this name."""
 
 logger = logging.getLogger(__name__)
 
@@ -184,9 +187,18 @@ def as_settings(dataset: DatasetSettings) -> dict[str, object]:
     if dataset.known:
         path = {"dataset__source": dataset.source_path} if dataset.source_path else {}
         return {"dataset": dataset.known, **({} if dataset.name == _shipped_name(dataset.known) else name), **path}
-    if re.fullmatch(r"\d+|Dataset\d{3,}(_[\w.-]+)?", dataset.name):
-        return {"dataset": dataset.name}
+    if _NAMED.fullmatch(dataset.name):
+        return {"dataset": int(dataset.name) if dataset.name.isdecimal() else dataset.name}
     return {"dataset": "raw", **name}
+
+
+def shortened_words(given: Sequence[str]) -> list[str]:
+    """Words of a command line, with ``dataset=42`` in place of ``dataset=raw dataset.name='42'``, as it is read."""
+    name = next((found[1] for word in given if (found := re.fullmatch(r"dataset\.name='?([\w.-]+?)'?", word))), "")
+    if "dataset=raw" not in given or not _NAMED.fullmatch(name):
+        return [*given]
+    rest = [word for word in given if not word.startswith("dataset.name=")]
+    return [f"dataset={name}" if word == "dataset=raw" else word for word in rest]
 
 
 def _shipped_name(known: str) -> str:

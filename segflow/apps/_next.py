@@ -84,7 +84,12 @@ def mending(settings: DatasetCommand, raw: Path) -> str:
 @_or_nothing
 def after_mending(settings: DatasetCommand, folder: Path) -> list[str]:
     """Next command: plan the mended copy."""
-    return [_command("plan", dataset__path=folder, **_paths(settings.paths))]
+    return [planning_of_copy(settings, folder)]
+
+
+def planning_of_copy(settings: DatasetCommand, folder: Path) -> str:
+    """The command line that plans a mended copy."""
+    return _command("plan", dataset__path=folder, **_paths(settings.paths))
 
 
 @_or_nothing
@@ -143,7 +148,7 @@ def _again(settings: Train, fold: str, *flags: str) -> str:
     if not given:
         which = {"plans": settings.plans, "configuration": settings.configuration.name, "run_name": settings.run_name}
         return command_line("train", *_invocation.config_flags(), *flags, fold, **_same(settings), **which)
-    return command_line("train", *_invocation.config_flags(), *flags, *given, fold)
+    return command_line("train", *_invocation.config_flags(), *flags, *_datasets.shortened_words(given), fold)
 
 
 def _predict(settings: Train, model: Path) -> list[str]:

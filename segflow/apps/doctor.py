@@ -53,7 +53,7 @@ class Doctor(DatasetCommand):
             if getattr(self, name) not in options:
                 raise SegflowError(f"unknown {name}", found=repr(getattr(self, name)), expected=" | ".join(options))
         if self.fix and self.output is None:
-            raise SegflowError("where does the mended copy belong?", fix="Name a new folder: fix=true output=FOLDER")
+            raise SegflowError("fix=true needs a folder for the mended copy", fix="Name a new one: output=FOLDER")
         if self.output is not None and not self.fix:
             raise SegflowError("output= is for the mended copy", fix="Add fix=true, or leave output= out.")
 
@@ -91,7 +91,7 @@ def run(settings: Doctor) -> None:
         mend = _next.mending(settings, raw)
         raise SegflowError(
             f"{'1 error' if errors == 1 else f'{errors} errors'} must be corrected before planning",
-            fix=f"A copy, in which what can be mended is, is written by: {mend}",
+            fix=f"Those that need no decision are mended in a copy by: {mend}",
         )
     _next.say(_next.after_doctor(settings))
 
@@ -101,7 +101,7 @@ def _mend(settings: Doctor, raw: Path, description: DatasetDescription, reader: 
     from segflow.storage.mend_dataset import LOG_FILE, mend_dataset
 
     if settings.output is None:
-        raise SegflowError("where does the mended copy belong?")
+        raise SegflowError("fix=true needs a folder for the mended copy")
     rules = _rules(settings, description)
     with _terminal.progress() as progress:
         result = mend_dataset(raw, description, reader, settings.output, rules, processes=processes, progress=progress)
@@ -120,12 +120,15 @@ def _mend(settings: Doctor, raw: Path, description: DatasetDescription, reader: 
     )
     if result.left:
         cases = {problem.case for problem in result.left} - {None}
-        raise SegflowError(f"the copy lacks {_terminal.cases(len(cases))}, which could not be mended")
+        raise SegflowError(
+            f"the copy lacks {_terminal.cases(len(cases))}, which could not be mended",
+            fix=f"Correct them in {raw} and write another copy, or go on without them: "
+            f"{_next.planning_of_copy(settings, result.folder)}",
+        )
     _next.say(_next.after_mending(settings, result.folder))
 
 
 def _rules(settings: Doctor, description: DatasetDescription) -> MendRules:
-    from segflow.storage.label_values import declared_values
     from segflow.storage.mend_case import MendRules
 
     labels, stray = description.labels, None
@@ -139,7 +142,7 @@ def _rules(settings: Doctor, description: DatasetDescription) -> MendRules:
                 fix="Add it to labels in dataset.json: the first number that no other label has.",
             )
         stray = labels.value_of(labels.ignore_label)
-    return MendRules(len(description.channels), declared_values(labels), stray, settings.unchanged == "copy")
+    return MendRules(len(description.channels), labels.declared_values, stray, settings.unchanged == "copy")
 
 
 def _show(title: str, problems: Sequence[Problem], *, whole: bool) -> None:

@@ -11,7 +11,7 @@ All other lists are merged classes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -145,11 +145,12 @@ def classes_of(entries: Entries, order: tuple[int, ...] | None) -> Classes:
     return Classes(classes, tuple(class_of.get(value, value) for value in order), values)
 
 
-def check_painting(entries: Mapping[str, LabelKey]) -> None:
+def check_painting(entries: Mapping[str, LabelKey], value_of: Callable[[int], int]) -> None:
     """Refuse regions that a later one covers whole, so that no prediction could show them.
 
     Args:
-        entries: Name → label or region, in the order of painting.
+        entries: Name → class or region, in the order of painting.
+        value_of: Class → its value in dataset.json, for the message.
 
     Raises:
         SegflowError: There is one. The error names both.
@@ -159,7 +160,8 @@ def check_painting(entries: Mapping[str, LabelKey]) -> None:
         if inner <= outer:
             raise SegflowError(
                 f"region '{second}' is painted after region '{first}', and covers it whole",
-                found=f"'{first}' {shortened(sorted(inner))}, then '{second}' {shortened(sorted(outer))}",
+                found=f"'{first}' {shortened(sorted(map(value_of, inner)))}, "
+                f"then '{second}' {shortened(sorted(map(value_of, outer)))}",
                 fix=f"Put '{second}' before '{first}' in 'labels', and its label before in 'regions_class_order'; or "
                 "leave out 'regions_class_order'.",
             )
@@ -239,7 +241,9 @@ def _values(name: str, value: Any) -> LabelKey:
         raise SegflowError(
             f"label '{name}' must be a whole number or a list of them",
             found=shortened(value),
-            fix="Decathlon's inverted form is converted by: segflow convert source=TASK_FOLDER",
+            fix="Decathlon's inverted form is converted by: segflow convert source=TASK_FOLDER"
+            if name.isdecimal()
+            else "Write it without quotes and decimal point, such as 1.",
         )
     if isinstance(value, int):
         if not _is_label(value):

@@ -78,7 +78,7 @@ class Labels:
             SegflowError: There is one. The error names both.
         """
         if self.has_regions:
-            check_painting(self.entries)
+            check_painting(self.entries, self.value_of)
 
     def to_classes(self, array: np.ndarray) -> np.ndarray:
         """The classes of values.

@@ -121,15 +121,19 @@ def find_bids(
         raise SegflowError(f"{folder} has no images of the cases with label maps", found=some(sorted(labels)))
     found = {name: _Wanted(name).chosen(images) for name in names} | {LABEL: labels}
     groups = {file.case_id: file.subject for file in (*images, *maps)}
-    try:
-        listed = matched(
-            str(folder), found, lambda role, case: _expected(role, case, wanted_label.text), groups,
-            skip_incomplete=skip_incomplete,
-        )  # fmt: skip
-    except SegflowError as error:
-        choice = f"channels=[{','.join(names)}] label={wanted_label.text}"
-        raise SegflowError(str(error), fix=CHOOSE.format(setting=choice)) from None
+    ends = some(sorted({_named(file) for file in images})) or "nothing that BIDS knows"
+    choice = f"channels=[{','.join(_of_all(found, labels) or names)}] label={wanted_label.text}"
+    listed = matched(
+        str(folder), found, lambda role, case: _expected(role, case, wanted_label.text), groups,
+        skip_incomplete=skip_incomplete,
+        advice=f"The names of images end with {ends}. {CHOOSE.format(setting=choice)}",
+    )  # fmt: skip
     return replace(listed, names=_names_of_labels(folder))
+
+
+def _of_all(found: Mapping[str, Mapping[str, Sequence[Path]]], cases: Iterable[str]) -> list[str]:
+    """The channels that every one of the cases has."""
+    return [name for name, of_channel in found.items() if name != LABEL and {*cases} <= of_channel.keys()]
 
 
 def _expected(role: str, case_id: str, label: str) -> str:

@@ -92,6 +92,7 @@ def matched(
     groups: Mapping[str, str],
     *,
     skip_incomplete: bool = False,
+    advice: str | None = None,
 ) -> CaseList:
     """A list of cases from the files that were found for each channel and for the label maps.
 
@@ -101,6 +102,7 @@ def matched(
         expected: Role and case → what was looked for, for messages.
         groups: Case → its group.
         skip_incomplete: Leave out cases that lack a channel or the label map, instead of refusing them.
+        advice: How to choose other files, for messages.
 
     Raises:
         SegflowError: A case lacks a file or has several, cannot be named so, or there is no complete case. All problems
@@ -130,8 +132,9 @@ def matched(
         complete = f"{counted(len(cases), 'case')} complete" + (
             f", such as {some([c.case_id for c in cases], 3)}" * any(cases)
         )
-        advice = "incomplete=skip leaves out cases that lack files." if incomplete and cases else None
-        raise CaseErrors(f"{source} cannot be used; {complete}", problems, advice)
+        skipping = "incomplete=skip leaves out cases that lack files." if incomplete and cases else None
+        fix = " ".join(filter(None, (skipping, advice))) or None
+        raise CaseErrors(f"{source} cannot be used; {complete}", problems, fix)
     return CaseList(source, tuple(role for role in found if role != LABEL), tuple(cases))
 
 
@@ -205,10 +208,12 @@ def _channels(listed: CaseList, reader: ImageIO) -> tuple[str, ...]:
 def _endings(listed: CaseList) -> tuple[str, str]:
     """The endings of images and of label maps. Images may have several, if one reader knows them all."""
     images = Counter(_ending(file) for case in listed.cases for file in case.images)
-    labels = sorted({_ending(case.label) for case in listed.cases})
-    if len(labels) > 1:
+    labels = [ending for ending, _ in Counter(_ending(case.label) for case in listed.cases).most_common()]
+    if len({ending.lower() for ending in labels}) > 1:
         raise SegflowError(
-            f"{listed.source}: label maps with mixed file endings", found=" ".join(labels), expected="one for all"
+            f"{listed.source}: label maps with mixed file endings",
+            found=" ".join(sorted(labels)),
+            expected="one for all",
         )
     for ending, _ in images.most_common():
         example = next(file for case in listed.cases for file in case.images if _ending(file) == ending)

@@ -167,7 +167,7 @@ def summarize(measurements: Sequence[CaseMeasurement]) -> Fingerprint:
             )
     if not any(measurement.intensities[0].counts.size for measurement in measurements):
         raise SegflowError(
-            "no label map has foreground: all are 0 everywhere",
+            "no label map has foreground: all hold background only",
             found=f"{len(measurements)} cases",
             fix="Check that labelsTr holds the label maps of these images.",
         )

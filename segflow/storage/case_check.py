@@ -11,6 +11,7 @@ from segflow.core.case import CaseFiles
 from segflow.core.errors import SegflowError
 from segflow.core.geometry import Geometry
 from segflow.core.intensities import ABSURD_FIX, absurd_channels, absurd_values
+from segflow.core.wording import counted
 from segflow.storage.case_features import CaseFeatures
 from segflow.storage.images import (
     SAME_GRID,
@@ -23,7 +24,7 @@ from segflow.storage.images import (
     orientation,
     same_placement,
 )
-from segflow.storage.label_values import label_values
+from segflow.storage.label_values import ValueRoles, label_values
 from segflow.storage.patients import patient_in_header
 from segflow.storage.problems import Problem
 
@@ -36,7 +37,7 @@ class CheckedCase:
         case_id: Name of the case.
         problems: Its problems.
         orientation: Orientation of its image, such as ``RAS``, or None.
-        background_only: Whether its label map is 0 everywhere; None if it could not be read.
+        background_only: Whether its label map has no foreground; None if it could not be read.
         left_handed: Whether its image's axes are left-handed, like those of a mirror image.
         features: What it holds, to be compared with other cases.
     """
@@ -50,7 +51,7 @@ class CheckedCase:
 
 
 def check_case(
-    files: CaseFiles, reader: ImageIO, channels: int, declared: tuple[int, ...], sided: tuple[int, ...] = ()
+    files: CaseFiles, reader: ImageIO, channels: int, roles: ValueRoles, sided: tuple[int, ...] = ()
 ) -> CheckedCase:
     """Check one case, channel by channel.
 
@@ -58,12 +59,12 @@ def check_case(
         files: Its files.
         reader: How to read them.
         channels: Number of channels that the dataset declares.
-        declared: Label values that the dataset declares, with the ignore label.
-        sided: Labels whose names tell a side of the patient.
+        roles: What the values of label maps stand for.
+        sided: Values whose names tell a side of the patient.
     """
     check = _CaseCheck(files, reader)
     check.images(channels)
-    check.label(declared, sided)
+    check.label(roles, sided)
     return CheckedCase(
         files.case_id, check.problems, check.orientation, check.background_only, check.left_handed, check.features
     )
@@ -113,7 +114,7 @@ class _CaseCheck:
             except SegflowError as error:
                 self.problems.append(Problem.of(error, self._files.case_id))
 
-    def label(self, declared: tuple[int, ...], sided: tuple[int, ...]) -> None:
+    def label(self, roles: ValueRoles, sided: tuple[int, ...]) -> None:
         """Read the label map."""
         file = self._files.label
         if file is None:
@@ -125,26 +126,28 @@ class _CaseCheck:
             return
         self._same_grid(file, label.shape, geometry)
         values = label_values(label)
-        unknown = [value for value in values if value not in declared]
+        unknown = [value for value in values if value not in roles.declared]
         if unknown:
             self._error(
                 f"{file.name} holds labels that dataset.json does not name; found {unknown[:10]}; "
-                f"expected only {sorted(declared)}",
+                f"expected only {sorted(roles.declared)}",
                 "Put 255 in place of 1 into the labels of dataset.json, or [1, 255] if some label maps hold 1."
                 if unknown == [255]
                 else "Name them in dataset.json, or correct the label map.",
             )
-        self.background_only = values == [0]
+        self.background_only = {*values} <= {*roles.background, *roles.ignored}
         if self.background_only:
-            self._warn(f"{file.name} holds background only", "Right for a case without findings.")
-        self.features.add_label(label, geometry, sided)
+            also = "" if {*values} <= {*roles.background} else " and what is ignored"
+            self._warn(f"{file.name} holds background{also} only", "Right for a case without findings.")
+        self.features.add_label(label, geometry, sided, roles)
 
     def _intensities(self, file: Path, image: np.ndarray, geometry: Geometry) -> bool:
         """Report NaN, infinite and absurd voxels. Returns whether all are zero."""
         lowest, highest = float(image.min()), float(image.max())  # NaN anywhere makes both NaN
         if np.isnan(lowest):
-            count = int(np.isnan(image).sum())
-            self._error(f"{file.name} holds NaN in {count} voxels", "Replace them, for example by the air's value.")
+            count = counted(int(np.isnan(image).sum()), "voxel")
+            also = " and infinite values" * bool(np.isinf(image).any())
+            self._error(f"{file.name} holds NaN in {count}{also}", "Replace them, for example by the air's value.")
         elif np.isinf(lowest) or np.isinf(highest):
             self._error(f"{file.name} holds infinite values", "Replace them.")
         elif lowest == highest != 0.0:

@@ -11,6 +11,7 @@ import numpy as np
 from segflow.core.cropping import extent_of
 from segflow.core.geometry import Geometry
 from segflow.storage.image_formats.placement import array_affine
+from segflow.storage.label_values import ValueRoles
 
 SHARES = (0.01, 0.25, 0.5, 0.75, 0.99)
 """Quantiles of a channel."""
@@ -90,20 +91,24 @@ class CaseFeatures:
             if self.image is not None:
                 self.image = _digest(f"{self.image} {channel.shape} {digests}".encode())
 
-    def add_label(self, label: np.ndarray, geometry: Geometry, sided: Sequence[int]) -> None:
+    def add_label(
+        self, label: np.ndarray, geometry: Geometry, sided: Sequence[int], roles: ValueRoles | None = None
+    ) -> None:
         """Add the label map.
 
         Args:
-            label: Whole numbers (Z, Y, X).
+            label: Whole numbers (Z, Y, X), as files hold them.
             geometry: Its geometry.
-            sided: Labels whose centres are wanted.
+            sided: Values whose centres are wanted.
+            roles: What the values stand for; None takes 0 for background.
         """
-        box = extent_of(label != 0)
+        roles = roles or ValueRoles(())
+        box = extent_of(roles.without_background(label))
         if box is None:
             return
         self.label = _digest(f"{label.shape}".encode(), np.ascontiguousarray(label))
         part = label[box.slices]
-        self.islands = islands_in(part)
+        self.islands = islands_in(part, roles)
         if sided and geometry.header.keys() & {"affine", "direction", "reoriented_affine"}:
             self.centres = centres_of(part, box.start, geometry, sided)
 
@@ -171,12 +176,15 @@ def _blurred(values: np.ndarray) -> np.ndarray:
     return values
 
 
-def islands_in(label: np.ndarray) -> int:
-    """Number of foreground voxels (Z, Y, X) without a neighbour in the foreground, diagonals included."""
+def islands_in(label: np.ndarray, roles: ValueRoles) -> int:
+    """Number of foreground voxels (Z, Y, X) that have only background around them, diagonals included."""
     import cc3d  # slow to load
 
-    components = cc3d.connected_components(label != 0, connectivity=26)
-    return int((cc3d.statistics(components)["voxel_counts"][1:] == 1).sum())
+    components = cc3d.connected_components(roles.without_background(label), connectivity=26)
+    alone = np.flatnonzero(cc3d.statistics(components)["voxel_counts"][1:] == 1) + 1
+    if not roles.ignored or not len(alone):
+        return len(alone)
+    return int(np.isin(label[np.isin(components, alone)], roles.ignored, invert=True).sum())
 
 
 def centres_of(

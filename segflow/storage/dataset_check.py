@@ -23,7 +23,7 @@ from segflow.storage.case_outliers import outlier_problems
 from segflow.storage.file_names import SPLITS_FILE
 from segflow.storage.images import ImageIO
 from segflow.storage.label_sides import sided_pairs, wrong_sides
-from segflow.storage.label_values import declared_values
+from segflow.storage.label_values import ValueRoles
 from segflow.storage.patients import patients_by_name, patients_in_several_cases
 from segflow.storage.problems import Problem
 from segflow.storage.split_files import read_splits
@@ -87,10 +87,10 @@ def examine(
     found = discover(folder, description)
     problems = [*_of_the_whole(description, len(found.cases)), *found.problems]
     problems.extend(look_at_held_out(folder, description.file_ending, description.label_ending))
-    declared = declared_values(description.labels)
+    roles = ValueRoles.of(description.labels)
     sided = tuple(sorted({value for pair in sided_pairs(description.labels) for value in (pair.low, pair.high)}))
     jobs = [
-        Job(case.case_id, (case, reader, len(description.channels), declared, sided), *_need_of(case, reader))
+        Job(case.case_id, (case, reader, len(description.channels), roles, sided), *_need_of(case, reader))
         for case in found.cases
     ]
     checked = gather(run_jobs(check_case, jobs, processes=processes), len(jobs), STAGE, progress)
@@ -111,7 +111,7 @@ def _of_all_cases(cases: Sequence[CheckedCase], reader: ImageIO) -> list[Problem
             Problem(
                 None,
                 "error",
-                "no label map has foreground: all are 0 everywhere",
+                "no label map has foreground: all hold background only",
                 "Check that labelsTr holds the label maps of these images.",
             )
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -13,6 +14,34 @@ COUNTED = 1 << 15
 """Largest range of values that is counted in a table, which takes memory. Differences must fit int16."""
 AT_ONCE = 1 << 18
 """Voxels that are counted together."""
+
+
+@dataclass(frozen=True, slots=True)
+class ValueRoles:
+    """What the values in files of label maps stand for.
+
+    Attributes:
+        declared: All that the dataset declares, ascending.
+        background: Those of the background.
+        ignored: Those of the ignore label.
+    """
+
+    declared: tuple[int, ...]
+    background: tuple[int, ...] = (0,)
+    ignored: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, labels: Labels) -> ValueRoles:
+        """The roles of the values of a dataset."""
+        ignore = labels.ignore_label
+        own = {number: labels.values[number] if labels.values else (number,) for number in (0, ignore or 0)}
+        return cls(labels.declared_values, own[0], () if ignore is None else own[ignore])
+
+    def without_background(self, label: np.ndarray) -> np.ndarray:
+        """The voxels of a label map, any shape, that are not background: a mask of the same shape."""
+        if len(self.background) == 1:
+            return np.asarray(label != self.background[0])
+        return np.isin(label, self.background, invert=True)
 
 
 def label_values(label: np.ndarray) -> list[int]:
@@ -53,8 +82,3 @@ def refuse_unknown_values(values: Sequence[int], labels: Labels, case_id: str) -
             expected=f"only {list(labels.declared_values)}",
             fix="Name them in dataset.json, or correct the label map.",
         )
-
-
-def declared_values(labels: Labels) -> tuple[int, ...]:
-    """All values that the file of a label map may hold, with those of the ignore label, ascending."""
-    return labels.declared_values

@@ -19,7 +19,7 @@ from segflow.storage.image_formats.contract import ImageFormat, as_label
 from segflow.storage.image_formats.placement import is_sheared
 from segflow.storage.images import ImageIO, same_placement
 from segflow.storage.label_map_files import link_or_copy, remove_label_map
-from segflow.storage.label_values import label_values
+from segflow.storage.label_values import ValueRoles, label_values
 from segflow.storage.patients import notes_beside
 from segflow.storage.problems import Problem
 
@@ -114,7 +114,7 @@ def mend_case(
         mending.images()
         mending.label()
         if mending.changes:
-            known = check_case(targets, reader, rules.channels, rules.declared).problems
+            known = check_case(targets, reader, rules.channels, ValueRoles(rules.declared)).problems
         left = [problem for problem in known if problem.severity == "error"]
     except NoSpaceError:
         raise
@@ -260,7 +260,7 @@ class _Mending:
             return []
         wrong = np.isin(label, unknown)
         label[wrong] = self._rules.stray
-        found = f"values without a name: {unknown[:10]} in {int(wrong.sum())} voxels"
+        found = f"values without a name: {unknown[:10]} in {counted(int(wrong.sum()), 'voxel')}"
         return [(found, f"replaced by {self._rules.stray}")]
 
     def _note(self, target: Path, done: Done) -> None:

@@ -19,12 +19,14 @@ from typing import Any
 from segflow.core.case import CaseFiles
 from segflow.core.dataset import DatasetDescription
 from segflow.core.errors import SegflowError
+from segflow.core.splits import Split
 from segflow.execution.gathering import gather
 from segflow.execution.jobs import Job
 from segflow.execution.parallel import run_jobs
 from segflow.execution.progress import Progress, silent
 from segflow.storage.case_files import IMAGES, LABELS
 from segflow.storage.case_likeness import duplicates_of
+from segflow.storage.case_names import image_ending
 from segflow.storage.channel_names import channel_name
 from segflow.storage.dataset_check import examine
 from segflow.storage.file_names import DESCRIPTION_FILE, SPLITS_FILE
@@ -38,6 +40,7 @@ from segflow.storage.listing import QUIET_NAMES
 from segflow.storage.mend_case import Change, MendedCase, MendRules, mend_case
 from segflow.storage.patients import notes_beside
 from segflow.storage.problems import Problem
+from segflow.storage.split_files import read_splits, write_splits
 
 STAGE = "mend"
 LOG_FILE = "mending.csv"
@@ -186,7 +189,8 @@ def _target(case: CaseFiles, output: Path, description: DatasetDescription) -> C
 
 
 def _ending_of(file: Path, usual: str) -> str:
-    return usual if file.name.endswith(usual) else "".join(file.suffixes[-1:])
+    """The ending that a file's reader knows it by: the dataset's, or the file's own."""
+    return usual if file.name.endswith(usual) else image_ending(file.name) or file.suffix
 
 
 def _all_mended(jobs: Sequence[Job], processes: int, progress: Progress) -> dict[str, MendedCase]:
@@ -258,13 +262,15 @@ def _rest(
 
 def _splits(source: Path, target: Path, kept: set[str]) -> list[Change]:
     """Bring over the splits without the cases that are not in the copy."""
-    content = read_json(source)
-    if not isinstance(content, list) or not all(isinstance(fold, dict) for fold in content):
-        log.warning("%s holds no splits and is left out", source)
-        return []
-    fewer = [{side: [case for case in cases if case in kept] for side, cases in fold.items()} for fold in content]
-    write_json(target, fewer)
-    return [] if fewer == content else [Change("", SPLITS_FILE, "it names cases that are left out", "removed from it")]
+    try:
+        splits = read_splits(source)
+    except SegflowError as error:
+        return [Change("", SPLITS_FILE, str(error), "left out")]
+    fewer = [
+        Split(*(tuple(case for case in side if case in kept) for side in (split.train, split.val))) for split in splits
+    ]
+    write_splits(target, fewer)
+    return [] if fewer == splits else [Change("", SPLITS_FILE, "it names cases that are left out", "removed from it")]
 
 
 def _described(
@@ -292,7 +298,7 @@ def _write_log(file: Path, changes: Sequence[Change], left: Sequence[Problem]) -
         table.writerow(("case", "file", "found", "done"))
         table.writerows((change.case, change.file, change.found, change.done) for change in changes)
         for problem in left:
-            todo = f"left out; {problem.fix}" if problem.fix else "left out"
+            todo = f"left out. {problem.fix}" if problem.fix else "left out"
             table.writerow((problem.case or "", "", problem.message, todo))
         stream.flush()
         os.fsync(stream.fileno())

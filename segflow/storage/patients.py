@@ -108,7 +108,7 @@ def patients_in_several_cases(
                 "give fold.group_by a CSV file of case and patient.",
             )
         )
-    apart = {case_id: identity for case_id, identity in patients.items() if _shared(case_id, patients, by_name)}
+    apart = _shared(patients, by_name)
     if apart and _separates(splits, apart, groups or {}):
         text, examples = _listed(apart)
         problems.append(
@@ -123,10 +123,12 @@ def patients_in_several_cases(
     return problems
 
 
-def _shared(case_id: str, by_id: Mapping[str, str], by_name: Mapping[str, str]) -> bool:
-    """Whether another case has the same identity, which names do not tell already."""
-    same = [other for other, identity in by_id.items() if identity == by_id[case_id]]
-    return len(same) > 1 and len({by_name.get(other, other) for other in same}) > 1
+def _shared(by_id: Mapping[str, str], by_name: Mapping[str, str]) -> dict[str, str]:
+    """Case → identity, for those that several cases have, unless their names tell it already."""
+    names: dict[str, set[str]] = defaultdict(set)
+    for case_id, identity in by_id.items():
+        names[identity].add(by_name.get(case_id, case_id))
+    return {case_id: identity for case_id, identity in by_id.items() if len(names[identity]) > 1}
 
 
 def _separates(splits: Sequence[Split] | None, patients: Mapping[str, str], groups: Mapping[str, str]) -> bool:

@@ -39,7 +39,10 @@ def read_description(folder: Path) -> DatasetDescription:
         '"numTraining": 30, "file_ending": ".nii.gz"}.'
     )
     description = read_dataset_json(folder / DESCRIPTION_FILE, folder.resolve().name, fix)
-    description.labels.check_painting()  # here only: a trained model is used as it is
+    try:
+        description.labels.check_painting()  # here only: a trained model is used as it is
+    except SegflowError as error:
+        raise error.changed(problem=f"{folder / DESCRIPTION_FILE}: {error.problem}") from None
     return description
 
 

@@ -97,6 +97,9 @@ def test_only_planning_makes_a_dataset(option: str, tmp_path: Path) -> None:
 def test_a_dataset_is_named_on_a_command_line_as_it_was_chosen() -> None:
     settings = DatasetSettings
     assert _datasets.as_settings(settings(name="Dataset001_Phantom", source="phantom")) == {"dataset": "phantom"}
-    assert _datasets.as_settings(settings(name="42")) == {"dataset": "42"}
+    assert _datasets.as_settings(settings(name="42")) == {"dataset": 42}
     assert _datasets.as_settings(settings(name="x", path=Path("/a b"))) == {"dataset__path": Path("/a b")}
     assert _datasets.as_settings(settings(name="my data")) == {"dataset": "raw", "dataset__name": "my data"}
+    given = ["dataset=raw", "dataset.name='42'", "trainer=demo"]
+    assert _datasets.shortened_words(given) == ["dataset=42", "trainer=demo"]
+    assert _datasets.shortened_words(["dataset=raw", "dataset.name=my_data"]) == ["dataset=raw", "dataset.name=my_data"]

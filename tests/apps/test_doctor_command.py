@@ -53,7 +53,7 @@ def test_the_doctor_mends_into_a_copy(raw: Path, tmp_path: Path) -> None:
 
 def test_settings_that_do_not_fit_are_refused() -> None:
     dataset = DatasetSettings(name="Dataset009_Stray")
-    with pytest.raises(SegflowError, match="where does the mended copy belong"):
+    with pytest.raises(SegflowError, match="fix=true needs a folder"):
         Doctor(dataset=dataset, fix=True)
     with pytest.raises(SegflowError, match="fix=true"):
         Doctor(dataset=dataset, output=Path("x"))

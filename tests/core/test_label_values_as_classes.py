@@ -151,6 +151,8 @@ def test_a_region_that_a_later_one_covers_is_refused_with_both_names() -> None:
     with pytest.raises(SegflowError, match="'whole' is painted after region 'core', and covers it whole"):
         labels.check_painting()
     Labels.from_json(BRATS, [2, 1, 4]).check_painting()
+    with pytest.raises(SegflowError, match=r"found 'core' \[1, 4\], then 'whole' \[1, 2, 4\]"):  # as dataset.json says
+        Labels.from_json({"background": 0, "core": [1, 4], "whole": [1, 2, 4]}, [1, 2]).check_painting()
 
 
 def test_nnunet_gets_consecutive_labels_and_a_key_that_leads_back() -> None:

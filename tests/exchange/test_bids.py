@@ -8,7 +8,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from segflow.core.errors import SegflowError
+from segflow.core.errors import CaseErrors, SegflowError
 from segflow.exchange.bids import find_bids, is_bids
 from segflow.exchange.listed_cases import NewDataset, write_listed
 from segflow.planning.plan_dataset import PlanOptions, plan_dataset
@@ -82,6 +82,17 @@ def test_what_is_missing_is_named(bids: Path) -> None:
     assert "case 'sub-03_ses-b': no file for label; expected sub-03_ses-b_…dseg.nii.gz" in str(caught.value)
     listed = find_bids(bids, skip_incomplete=True)
     assert len(listed.cases) == len(SUBJECTS) - 2
+
+
+def test_a_choice_that_fits_all_labelled_cases_is_proposed(bids: Path) -> None:
+    write(bids / "sub-01/ses-a/anat/sub-01_ses-a_T2w.nii.gz", np.zeros((2, 2, 2), np.uint8))
+    with pytest.raises(CaseErrors) as caught:
+        find_bids(bids)
+    text = str(caught.value)
+    assert "no file for T2w" in text
+    assert "The names of images end with FLAIR, T1w, T2w." in text
+    assert text.endswith("channels=[FLAIR,T1w] label=dseg")
+    assert ".." not in text
 
 
 def test_one_of_several_files_is_chosen_by_its_name(bids: Path) -> None:

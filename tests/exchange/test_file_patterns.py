@@ -89,7 +89,8 @@ def test_the_dataset_lists_files_of_different_endings(tmp_path: Path) -> None:
         sitk.WriteImage(sitk.GetImageFromArray(values), str(tmp_path / f"{case}_t2.nrrd"))
         sitk.WriteImage(sitk.GetImageFromArray(values % 3), str(tmp_path / f"{case}_seg.mha"))
     images = {"T1": f"{tmp_path}/{{case}}_t1.nii.gz", "T2": f"{tmp_path}/{{case}}_t2.nrrd"}
-    listed = find_by_patterns(images, f"{tmp_path}/{{case}}_seg.mha")
+    (tmp_path / "b_seg.mha").rename(tmp_path / "b_seg.MHA")
+    listed = find_by_patterns(images, f"{tmp_path}/{{case}}_seg.*")
     folder = write_listed(listed, NewDataset(tmp_path / "raw", 7, "Mixed"))
     description = read_description(folder)
     assert [file.name for file in folder.iterdir()] == ["dataset.json"]

@@ -199,7 +199,7 @@ DEFECTS: dict[str, tuple[Plant, str, str]] = {
     "link to nowhere": (lambda d, c, o, r: lost(d.label(c)), "dataset", "to nowhere"),
     "other ending": (lambda d, c, o, r: d.image(c).rename(d.image(c).with_suffix(".GZ")), "case", "mixed file endings"),
     "wrong count": (lambda d, c, o, r: counted_wrong(d), "dataset", "claims 7 training cases"),
-    "NaN": (lambda d, c, o, r: d.change(d.image(c), lambda v: put(v, np.nan, np.float32)), "case", "NaN in 1 voxels"),
+    "NaN": (lambda d, c, o, r: d.change(d.image(c), lambda v: put(v, np.nan, np.float32)), "case", "NaN in 1 voxel"),
     "infinity": (lambda d, c, o, r: d.change(d.image(c), lambda v: put(v, np.inf, np.float32)), "case", "infinite"),
     "marker": (lambda d, c, o, r: d.change(d.image(c), lambda v: put(v, -3e38, np.float32)), "case", "no measurement"),
     "zero image": (lambda d, c, o, r: [d.change(d.image(c, k), blank) for k in (0, 1)], "case", "zero everywhere"),

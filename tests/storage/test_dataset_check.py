@@ -94,7 +94,7 @@ DEFECTS: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "0 and 255": (lambda d: put(label_file(d), ones() * 255), "error", "found [255]"),
     "fractional label": (lambda d: put(label_file(d), ones(0.5, np.float32)), "error", "not whole numbers"),
     "NaN in label": (lambda d: put(label_file(d), ones(np.nan, np.float32)), "error", "not whole numbers"),
-    "NaN in image": (lambda d: put(image_file(d), ones(np.nan, np.float32)), "error", "NaN in 1 voxels"),
+    "NaN in image": (lambda d: put(image_file(d), ones(np.nan, np.float32)), "error", "NaN in 1 voxel"),
     "infinite image": (lambda d: put(image_file(d), ones(np.inf, np.float32)), "error", "infinite"),
     "marker of a missing voxel": (
         lambda d: put(image_file(d), np.where(ones(0) == 0, -3.4e38, np.arange(120).reshape(SHAPE)).astype(np.float32)),

@@ -172,6 +172,26 @@ def test_splits_and_lists_follow(small: Cases, tmp_path: Path) -> None:
     assert check_dataset(tmp_path / "mended", description, READER) == []
 
 
+def test_splits_that_cannot_be_read_are_left_out(small: Cases, tmp_path: Path) -> None:
+    for number, content in enumerate(('[{"train": 5, "val": ["x"]}]', "no JSON")):
+        (small.folder / "splits_final.json").write_text(content)
+        result = mend(small.folder, tmp_path / f"mended{number}")
+        assert ("splits_final.json", "left out") in [(change.file, change.done) for change in result.changes]
+        assert not (tmp_path / f"mended{number}" / "splits_final.json").exists()
+
+
+def test_endings_in_capitals_stay(small: Cases, tmp_path: Path) -> None:
+    first, *others = small.ids
+    upper = small.image(first).rename(tmp_path / "FIRST.NII.GZ")
+    files = {case: {"images": small.files(case)[:2], "label": small.label(case)} for case in others}
+    files[first] = {"images": [upper, small.image(first, 1)], "label": small.label(first)}
+    content = json.loads((small.folder / "dataset.json").read_text()) | {"dataset": files}
+    (small.folder / "dataset.json").write_text(json.dumps(content, default=str))
+    result = mend(small.folder, tmp_path / "mended")
+    assert (result.left, result.cases) == ([], 9)
+    assert (tmp_path / "mended/imagesTr" / f"{first}_0000.NII.GZ").is_symlink()
+
+
 def test_tiffs_keep_their_spacing(tmp_path: Path) -> None:
     folder, reader = tmp_path / "Dataset006_Tiff", reader_by_name("Tiff3DIO")
     geometry = Geometry((3.0, 2.0, 1.0))

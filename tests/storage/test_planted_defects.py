@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 from planted import DEFECTS, Cases, plant
 from scipy.ndimage import gaussian_filter
 
+from segflow.core.case import CaseFiles
 from segflow.core.geometry import Geometry
 from segflow.core.labels import Labels
 from segflow.core.split_cases import values_by_pattern
 from segflow.core.splits import Split
+from segflow.storage.case_check import check_case
 from segflow.storage.case_features import CaseFeatures, centres_of, picture_of
 from segflow.storage.case_files import discover
 from segflow.storage.case_likeness import alike_problems
@@ -20,8 +23,11 @@ from segflow.storage.case_outliers import outlier_problems
 from segflow.storage.dataset_check import check_dataset
 from segflow.storage.images import reader_by_name, reader_of
 from segflow.storage.label_sides import sided_pairs
+from segflow.storage.label_values import ValueRoles
 from segflow.storage.patients import patients_by_name, patients_in_several_cases
 from segflow.storage.raw_dataset import Problem, read_description
+
+REVERSED = {"background": [255, 7], "lesion": 0, "ignore": 9}
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +123,31 @@ def test_an_image_or_label_map_of_every_small_shape_has_features() -> None:
         features.add_label((values > 0).astype(np.int16), geometry, (1, 5))
         assert len(features.channels) == 1
         assert set(features.centres) <= {1}
+
+
+def test_background_and_ignored_voxels_of_any_value_are_no_foreground() -> None:
+    label = np.full((5, 6, 7), 255, np.int16)
+    label[1, 1, 1], label[3, 3, 3], label[0, 5, 5], label[4, 5, 0] = 7, 9, 0, 0  # background, ignored, twice foreground
+    label[4, 5, 1] = 9  # foreground beside what is ignored is a scribble
+    geometry, roles = Geometry((1.0, 1.0, 1.0)), ValueRoles.of(Labels.from_json(REVERSED))
+    assert roles == ValueRoles((0, 7, 9, 255), (255, 7), (9,))
+    features = CaseFeatures("x")
+    features.add_label(label, geometry, (), roles)
+    assert features.islands == 1
+    empty = CaseFeatures("y")
+    empty.add_label(np.full((5, 6, 7), 7, np.int16), geometry, (), roles)
+    assert empty.label is None
+
+
+def test_a_label_map_of_background_alone_is_told_whatever_its_value(tmp_path: Path) -> None:
+    image, affine = np.arange(60, dtype=np.int16).reshape(3, 4, 5), np.eye(4)
+    nibabel.save(nibabel.Nifti1Image(image, affine), tmp_path / "a_0000.nii.gz")
+    for value, message in ((0, None), (255, "holds background only"), (9, "holds background and what is ignored only")):
+        nibabel.save(nibabel.Nifti1Image(np.full((3, 4, 5), value, np.uint8), affine), tmp_path / "a.nii.gz")
+        files = CaseFiles("a", (tmp_path / "a_0000.nii.gz",), tmp_path / "a.nii.gz")
+        checked = check_case(files, reader_by_name("SimpleITKIO"), 1, ValueRoles.of(Labels.from_json(REVERSED)))
+        assert checked.background_only == (message is not None)
+        assert [message in problem.message for problem in checked.problems if message] == ([True] if message else [])
 
 
 def test_centres_of_labels_lie_in_the_patient() -> None:
