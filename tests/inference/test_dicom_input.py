@@ -104,3 +104,5 @@ def test_files_of_a_series_are_an_input_too(tmp_path: Path) -> None:
     run = tiny_models.make_run(tmp_path / "run")
     folder = series(tmp_path / "dicom", 0, "A", "T1")
     assert predict_cases(run, sorted(folder.iterdir()), tmp_path / "out", settings()).done == ("A",)
+    with pytest.raises(SegflowError, match=r"no series is a volume; found series 'T1' .* has one slice only"):
+        predict_cases(run, folder / "014", tmp_path / "one", settings())

@@ -255,6 +255,8 @@ def test_names_that_are_not_there_or_ambiguous_are_told(
     assert "has no segment 'liver' (it has GTV_1)" in caplog.text
     with pytest.raises(SegflowError, match=r"nothing labels series 'Abdomen'.*found segments GTV_1; expected liver"):
         labels_in(series, file, names={"liver": "Liver"})
+    with pytest.raises(SegflowError, match=r"expected liver \(hepar\*, foie\)"):
+        labels_in(series, file, names={"liver": ["hepar*", "foie", "Liver"]})
     with pytest.raises(SegflowError, match="'GTV_1' fits two names; found tumour, lesion"):
         labels_in(series, file, names={"tumour": "gtv*", "lesion": "GTV 1"})
     with pytest.raises(SegflowError, match="no DICOM-SEG and no RTSTRUCT"):

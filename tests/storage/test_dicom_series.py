@@ -318,3 +318,8 @@ def test_deflated_files_are_read_and_bounded(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr("segflow.execution.machine.memory_bytes", lambda: 1 << 27)
     with pytest.raises(SegflowError, match=r"bomb needs .* of memory"):
         raise read_tree(tmp_path).damaged[file]
+
+
+def test_a_slope_of_zero_is_refused(tmp_path: Path) -> None:
+    write_series(tmp_path, volume(), RescaleSlope="0", RescaleIntercept="5")
+    assert "has RescaleSlope 0" in refused(tmp_path)

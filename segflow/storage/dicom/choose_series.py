@@ -22,6 +22,7 @@ Patterns = Mapping[str, Sequence[str]]
 
 PATIENT_HEADINGS, STUDY_HEADINGS = ("patient", "patient_id", "patientid"), ("study", "study_uid", "study_date")
 EXAMPLE = "\"series={T1:'*t1*',FLAIR:'*flair*'}\""
+NAMED = "Name it by description, modality, series UID or folder: " + EXAMPLE
 ONE_NAMED = "Name one more narrowly, by description, modality, series UID or folder: " + EXAMPLE
 ONLY = "only"
 LONGEST_ID = 64
@@ -176,7 +177,11 @@ def channels_of(series: Sequence[DicomSeries], root: Path, patterns: Patterns) -
     Raises:
         SegflowError: A channel fits none or several series, or two channels fit the same.
     """
-    usable = [one for one in series if kind_defect(one) is None]
+    problems = [kind_defect(one) for one in series]
+    usable = [one for one, problem in zip(series, problems, strict=True) if problem is None]
+    if not usable:
+        told = [f"{one.title} {problem.problem}" for one, problem in zip(series, problems, strict=True) if problem]
+        raise SegflowError("no series is a volume", found=some(told))
     chosen = [_only(channel, wanted, usable, root) for channel, wanted in patterns.items()]
     if len({id(one) for one in chosen}) < len(chosen):
         raise SegflowError("two channels are the same series", found=some([one.title for one in chosen]), fix=ONE_NAMED)
@@ -200,12 +205,10 @@ def _only(channel: str, patterns: Sequence[str], series: Sequence[DicomSeries], 
                 found=some([one.title for one in fitting]),
                 fix=ONE_NAMED,
             )
-    if channel == ONLY and not series:
-        raise SegflowError("there is no volume among the series")
     raise SegflowError(
         f"channel '{channel}' fits no series ({some([f'{one!r}' for one in patterns])})",
-        found=some([one.title for one in series]) or "no volume",
-        fix=ONE_NAMED,
+        found=some([one.title for one in series]),
+        fix=NAMED,
     )
 
 

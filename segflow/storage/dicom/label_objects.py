@@ -159,7 +159,7 @@ def read_labels(
         raise SegflowError(
             f"nothing labels {series.title}",
             found=f"segments {some(found)}" if found else "no DICOM-SEG and no RTSTRUCT",
-            expected=some(missing) if missing else "a segment",
+            expected=some([_spoken(name, names) for name in missing]) if names and missing else "a segment",
         )
     if missing:
         told = some(list(dict.fromkeys(found)))
@@ -201,6 +201,13 @@ def chooser(names: Patterns | None) -> NameOf:
         return fitting[0] if fitting else None
 
     return name_of
+
+
+def _spoken(name: str, names: Patterns) -> str:
+    """A name, with its patterns where they are others."""
+    wanted = names[name]
+    others = [one for one in ([wanted] if isinstance(wanted, str) else wanted) if _plain(one) != _plain(name)]
+    return f"{name} ({some(others)})" if others else name
 
 
 def _plain(name: str) -> str:

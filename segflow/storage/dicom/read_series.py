@@ -80,6 +80,11 @@ def _rescaled(stored: np.ndarray, one: DicomSlice, dtype: np.dtype) -> np.ndarra
         raise SegflowError(
             f"{one.file} changed while it was read", found=stored.shape, expected=(one.rows, one.columns)
         )
+    if one.slope == 0:
+        raise SegflowError(
+            f"{one.file} has RescaleSlope 0, with which all its voxels would be the same",
+            fix="Export it again from where it comes from.",
+        )
     with np.errstate(over="ignore", invalid="ignore"):
         values = stored.astype(np.float64) * one.slope + one.intercept
     most = np.iinfo(dtype).max if dtype.kind == "i" else np.finfo(dtype).max

@@ -149,7 +149,9 @@ def _check_acquisitions(series: DicomSeries, resampled: bool) -> SegflowError | 
     return SegflowError(
         f"has several slices at {counted(len(several), 'place')}",
         found=f"at one place {_titles(several[0])}",
-        fix=f"They are copies: {RESAMPLE}" if copies else "Put the files of one volume into a folder of their own.",
+        fix="They are copies. Remove one of each, or resample=true takes one of each."
+        if copies
+        else "Put the files of one volume into a folder of their own.",
     )
 
 
@@ -227,7 +229,8 @@ def _is_straight(series: DicomSeries, away: np.ndarray) -> bool:
 
 
 def _titles(slices: Sequence[DicomSlice]) -> str:
-    return some([one.title for one in slices])
+    alike = len({one.title for one in slices}) < len(slices)
+    return some([f"{one.file.parent.name}/{one.title}" if alike else one.title for one in slices])
 
 
 def _spoken(numbers: Sequence[float]) -> str:
