@@ -98,7 +98,7 @@ def _inference() -> dict[str, Any]:
         "output_dir": "$@bundle_root + '/eval'",
         "device": "$torch.device('cuda' if torch.cuda.is_available() else 'cpu')",
         "model_file": "$@bundle_root + '/models/model.json'",
-        "datalist": "$monai_inferer.listed(@dataset_dir, @model_file)",
+        "datalist": "$monai_inferer.listed(@dataset_dir, @model_file, @output_dir)",
         "network_def": f"$torch.jit.load(@bundle_root + '/{NETWORK_FILE}', map_location=@device)",
         "network": "$@network_def.to(@device).eval()",
         "preprocessing": {

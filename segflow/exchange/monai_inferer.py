@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,16 @@ from monai.inferers import Inferer
 from . import predict_onnx as runner
 
 
-def listed(folder: str, model_file: str) -> list[dict[str, Any]]:
-    """MONAI's data list of a folder of images: one entry per case, with its channels' files in order."""
+def listed(folder: str, model_file: str, output: str) -> list[dict[str, Any]]:
+    """MONAI's data list of a folder of images: one entry per case, with its channels' files in order.
+
+    Raises:
+        runner.UnusableError: The folder holds no images, or label maps in ``output`` would replace them.
+    """
     cases = runner.find_cases(Path(folder), len(_model(model_file)["channels"]))
+    runner.refuse_replacing(
+        itertools.chain(*cases.values()), [Path(output) / files[0].name for files in cases.values()]
+    )
     return [{"image": [str(file) for file in files]} for files in cases.values()]
 
 

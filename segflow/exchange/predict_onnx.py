@@ -727,6 +727,20 @@ def find_cases(source: Path, channels: int) -> dict[str, list[Path]]:
     return {name: [numbers[number] for number in sorted(numbers)] for name, numbers in found.items()}
 
 
+def target_of(output: Path, name: str, files: Sequence[Path]) -> Path:
+    """The file for a case's label map: ``output`` itself if it names one, otherwise one in that folder."""
+    ending = ending_of(files[0].name)
+    ending = ".png" if ending in PICTURES[3:] else ending  # without loss
+    return output if ending_of(output.name) else output / f"{name}{ending}"
+
+
+def refuse_replacing(images: Iterable[Path], targets: Iterable[Path]) -> None:
+    """Refuse label maps that would be written in place of images."""
+    known = {image.resolve() for image in images}
+    for target in targets:
+        expect(target.resolve() not in known, f"{target} is an image: label maps need another folder or name")
+
+
 def write_whole(image: Image, labels: np.ndarray, target: Path) -> None:
     """Write a label map (Z, Y, X) as a whole or not at all."""
     unfinished = target.with_name(f".unfinished-{os.getpid()}-{target.name}")
@@ -798,14 +812,14 @@ def run(options: argparse.Namespace) -> int:
     cases = find_cases(options.input, len(model["channels"]))
     single = bool(ending_of(options.output.name))
     expect(not single or len(cases) == 1, f"{len(cases)} cases need a folder as output, not {options.output.name}")
+    targets = {name: target_of(options.output, name, files) for name, files in cases.items()}
+    refuse_replacing(itertools.chain(*cases.values()), targets.values())
     (options.output.parent if single else options.output).mkdir(parents=True, exist_ok=True)
     networks = open_networks(options.model, model, options.folds, options.device, options.threads)
     window = Options(options.overlap, not options.no_mirroring, options.memory * 1e9)
     failed = 0
     for name, files in cases.items():
-        ending = ending_of(files[0].name)
-        ending = ".png" if ending in PICTURES[3:] else ending  # without loss
-        target = options.output if single else options.output / f"{name}{ending}"
+        target = targets[name]
         try:
             image = read_image(model, files)
             write_whole(image, segment(model, networks, image.voxels, image.spacing, window), target)

@@ -17,6 +17,8 @@ import torch
 from segflow.core.errors import SegflowError
 from segflow.core.postprocessing import PostprocessingStep
 from segflow.exchange.export_monai import export_monai
+from segflow.exchange.monai_inferer import listed
+from segflow.exchange.predict_onnx import UnusableError
 from segflow.exchange.runner_model import RunnerModel
 from segflow.inference.predict_cases import predict_cases
 from segflow.inference.predict_settings import PredictSettings
@@ -51,6 +53,8 @@ def test_monai_predicts_with_a_bundle_as_segflow_does(tmp_path: Path) -> None:
         assert len(np.unique(expected)) > 1
         assert (np.asarray(found.dataobj) == expected).mean() >= 0.9999
         assert np.allclose(found.affine, ours.affine)
+    with pytest.raises(UnusableError, match="is an image: label maps need another folder"):
+        listed(str(images), str(bundle / "models" / "model.json"), str(images))
 
 
 def test_a_bundle_has_what_monais_tools_look_for(tmp_path: Path) -> None:

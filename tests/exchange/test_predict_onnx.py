@@ -160,6 +160,9 @@ def test_bad_input_is_refused_in_words(model: Path, tmp_path: Path, capsys: pyte
     one = save(tmp_path / "one", "a_0000.nii.gz", noise)
     assert "it must be from 0 to below 1" in error_of(capsys, one, out, given, "--overlap=1")
     assert "case a: the image has 1 channels; the model needs 2: T1, T2" in error_of(capsys, one, out, given)
+    same = save(tmp_path / "same", "a.nii.gz", noise)
+    for output in (same, same / "a.nii.gz"):
+        assert "a.nii.gz is an image: label maps need another" in error_of(capsys, same, output, given)
     assert "there is no fold 7" in error_of(capsys, one, out, given, "--folds=7")
     save(one, "a_0001.nii.gz", noise[:4])
     assert "lie on different grids" in error_of(capsys, one, out, given)
