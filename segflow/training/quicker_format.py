@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+import torch
 from torch import nn
 
 from segflow.network.device_memory import give_back, is_out_of_memory
@@ -22,6 +23,8 @@ def take_quicker_format(network: nn.Module, step: NetworkStep) -> bool:
     Large volumes in half precision gain most: cuDNN computes in channels-last memory, and converts else. Small patches
     and pictures lose, because the norm then goes through a batch sample by sample.
 
+    A training with ``trainer.deterministic=true`` is left as it is, so that each start computes the same.
+
     Args:
         network: The network, on its device. One of another class, or with a chosen format, is left as it is.
         step: The step that should become quicker. Only NVIDIA GPUs are measured.
@@ -30,6 +33,8 @@ def take_quicker_format(network: nn.Module, step: NetworkStep) -> bool:
         Whether the network now runs in channels-last memory because of this.
     """
     if not isinstance(network, UNet) or network.memory_format != "auto" or step.device.type != "cuda":
+        return False
+    if torch.are_deterministic_algorithms_enabled():
         return False
     try:
         plain = step.seconds(network)

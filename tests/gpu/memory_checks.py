@@ -150,6 +150,10 @@ def test_the_quicker_memory_format_is_taken(
         network.memory_format = chosen
         assert not take_quicker_format(network, step)
         assert network.memory_format == chosen
+    network.memory_format = "auto"
+    monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: True)
+    assert not take_quicker_format(network, step)
+    assert network.memory_format == "auto"
 
 
 def test_the_memory_format_is_measured_on_the_gpu_or_left_where_memory_lacks(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ import SimpleITK as sitk
 
 from segflow.core.geometry import Geometry
 from segflow.inference.image_objects import image_object
+from segflow.storage.image_formats.placement import reorient
 from segflow.storage.images import form_conflict, reader_by_name, same_placement
 
 READERS = ["SimpleITKIO", "SimpleITKIOWithReorient", "NibabelIO", "NibabelIOWithReorient"]
@@ -169,7 +170,7 @@ def test_two_places_of_one_image_are_told(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("unit", MM_PER_UNIT)
 def test_an_image_in_memory_is_taken_in_mm_and_given_back_in_its_unit(unit: str, turn_to_ras: bool) -> None:
     image = image_of(sform=SAGITTAL, qform=MIRRORED, codes=(4, 1), unit=unit)
-    made = image_object(image, turn_to_ras=turn_to_ras)
+    made = image_object(image, turn=reorient if turn_to_ras else None)
     np.testing.assert_allclose(sorted(made.case.geometry.spacing), np.multiply((0.5, 0.75, 2.0), MM_PER_UNIT[unit]))
     back = made.label_map(made.case.image[0].astype(np.int16))
     for name in PLACE:
