@@ -18,7 +18,7 @@ LARGE_SAMPLE = 2**18
 def is_quicker_channels_last(image: Tensor) -> bool:
     """Whether a forward pass without gradients is quicker in channels-last memory, by what an H100 showed.
 
-    cuDNN computes in that format, up to twice as quickly. The norm then goes through the batch sample by sample, which
+    cuDNN computes in that format. The norm then goes through the batch sample by sample, which
     costs more than it brings if the samples are small and many.
 
     Args:
