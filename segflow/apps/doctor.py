@@ -60,7 +60,10 @@ class Doctor(DatasetCommand):
 
 @within_memory
 def run(settings: Doctor) -> None:
-    """Check the dataset and list its problems, or mend them in a copy. The command fails if errors remain."""
+    """Check the dataset and list its problems, or mend them in a copy. The command fails if errors remain.
+
+    A missing dataset is made or downloaded, if its source says how.
+    """
     dataset = _datasets.announce(settings, "doctor")
     from segflow.core.label_meaning import label_meaning
     from segflow.execution.machine import processor_count
@@ -69,7 +72,7 @@ def run(settings: Doctor) -> None:
     from segflow.storage.raw_dataset import check_dataset, read_description
 
     with _terminal.progress() as progress:
-        raw = _datasets.raw_folder(dataset, settings.paths, progress=progress)
+        raw = _datasets.raw_folder(dataset, settings.paths, make=True, progress=progress)
         description = read_description(raw)
         for told in label_meaning(description):
             log.info("%s", told)

@@ -67,7 +67,7 @@ def run(settings: Plan) -> None:
     _datasets.announce(settings, "plan")
     report = plan(settings)
     show(report)
-    _terminal.say(f"Written to {report.folder}.")
+    _terminal.say(f"Written to {report.folder}. Why so, with this dataset's numbers: {report.page}")
     _next.say(_next.after_plan(settings, report.plans.plans_name))
 
 

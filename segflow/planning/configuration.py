@@ -14,6 +14,7 @@ from segflow.core.topology import NetworkTopology
 from segflow.planning.memory import network_size
 from segflow.planning.planner_settings import PlannerSettings
 from segflow.planning.pooling import Pooling, plan_pooling
+from segflow.planning.workings import ConfigurationWorking, TriedPatch
 
 NORMALIZATION_SCHEMES = {
     "ct": "CTNormalization",
@@ -43,7 +44,7 @@ def plan_configuration(
     description: DatasetDescription,
     median_relative_size: float,
     settings: PlannerSettings,
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], ConfigurationWorking]:
     """Plan one configuration.
 
     Args:
@@ -56,19 +57,27 @@ def plan_configuration(
 
     Returns:
         The JSON object of the plans' ``configurations``, without its folder of arrays, ``batch_dice`` and
-        the stages of a cascade.
+        the stages of a cascade; and how its patch and batch were found.
 
     Raises:
         SegflowError: No patch fits the memory target, or the network would need more levels than the settings describe.
     """
     dims = len(spacing)
     entries = len(description.labels.entries)
-    pooling, topology, size = _search_patch(spacing, median_shape, entries, settings)
-    reference_batch = settings.reference_batch_size_2d if dims == 2 else settings.reference_batch_size_3d
-    batch_size = round(_budget(dims, settings) / size * reference_batch)
+    pooling, topology, tried = _search_patch(spacing, median_shape, entries, settings)
+    size = tried[-1].outputs
+    batch_size = round(_budget(dims, settings) / size * _reference_batch(dims, settings))
     limit = round(dataset_voxels * settings.max_dataset_fraction / float(math.prod(pooling.patch_size)))
     schemes = [normalization_scheme(name) for name in description.channels]
     cropping_matters = median_relative_size < settings.mask_threshold
+    working = ConfigurationWorking(
+        even_patch=_even_patch(spacing),
+        first_patch=tuple(_initial_patch(spacing, median_shape)),
+        tried=tried,
+        most_outputs=_most_outputs(dims, settings),
+        batch_by_memory=batch_size,
+        batch_by_dataset=limit,
+    )
     return {
         "preprocessor_name": "DefaultPreprocessor",
         "batch_size": max(min(batch_size, limit), settings.min_batch_size),
@@ -79,7 +88,7 @@ def plan_configuration(
         "use_mask_for_norm": [cropping_matters and scheme in MASKED_SCHEMES for scheme in schemes],
         **resampling_entries(settings.resampling),
         "architecture": topology.to_architecture(),
-    }
+    }, working
 
 
 def resampling_entries(choice: str) -> dict[str, Any]:
@@ -136,18 +145,30 @@ def _budget(dims: int, settings: PlannerSettings) -> float:
     return (settings.reference_size_2d if dims == 2 else settings.reference_size_3d) * settings.budget_factor
 
 
+def _reference_batch(dims: int, settings: PlannerSettings) -> int:
+    return settings.reference_batch_size_2d if dims == 2 else settings.reference_batch_size_3d
+
+
+def _most_outputs(dims: int, settings: PlannerSettings) -> float:
+    """Outputs that a patch may have: those with which the reference batch, or a batch of two, fits."""
+    budget = _budget(dims, settings)
+    return budget if settings.fit_reference_batch else budget * _reference_batch(dims, settings) / 2
+
+
 def _search_patch(
     spacing: Sequence[float], median_shape: Sequence[float], entries: int, settings: PlannerSettings
-) -> tuple[Pooling, NetworkTopology, int]:
+) -> tuple[Pooling, NetworkTopology, tuple[TriedPatch, ...]]:
     """Start with a large patch that is about as long in mm along every axis, and shrink it until it fits."""
     dims = len(spacing)
-    budget = _budget(dims, settings)
-    reference_batch = settings.reference_batch_size_2d if dims == 2 else settings.reference_batch_size_3d
+    budget, reference_batch = _budget(dims, settings), _reference_batch(dims, settings)
+    steps: list[TriedPatch] = []
 
     def measured(patch: Sequence[float]) -> tuple[Pooling, NetworkTopology, int]:
         pooling = plan_pooling(spacing, patch, settings.min_edge_length)
         topology = build_topology(pooling, settings)
-        return pooling, topology, network_size(topology, pooling.patch_size, entries)
+        size = network_size(topology, pooling.patch_size, entries)
+        steps.append(TriedPatch(pooling.patch_size, pooling.levels, size))
+        return pooling, topology, size
 
     def too_large(size: int) -> bool:
         return (size if settings.fit_reference_batch else size / reference_batch * 2) > budget
@@ -168,14 +189,19 @@ def _search_patch(
         pooling, topology, size = measured(_shrunk(pooling, spacing, median_shape, settings))
     if min(pooling.patch_size) < 1:
         raise _no_patch(spacing, pooling.patch_size, settings)
-    return pooling, topology, size
+    return pooling, topology, tuple(steps)
 
 
-def _initial_patch(spacing: Sequence[float], median_shape: Sequence[float]) -> list[float]:
+def _even_patch(spacing: Sequence[float]) -> tuple[int, ...]:
+    """The patch of `INITIAL_PATCH_VOXELS` that is about as long in mm along every axis."""
     dims = len(spacing)
     proportions = 1 / np.asarray(spacing, dtype=np.float64)
     scale = (INITIAL_PATCH_VOXELS[dims] / np.prod(proportions)) ** (1 / dims)
-    return [min(round(float(n)), m) for n, m in zip(proportions * scale, median_shape, strict=True)]
+    return tuple(round(float(n)) for n in proportions * scale)
+
+
+def _initial_patch(spacing: Sequence[float], median_shape: Sequence[float]) -> list[float]:
+    return [min(n, m) for n, m in zip(_even_patch(spacing), median_shape, strict=True)]
 
 
 def _shrunk(

@@ -30,7 +30,9 @@ from segflow.planning.measure_dataset import (
 from segflow.planning.move_plans import move_plans, read_plans_to_move
 from segflow.planning.own_planner import plans_by_own, with_own_normalizations
 from segflow.planning.planner import CONFIGURATIONS, PlannerSettings, decide
+from segflow.planning.plans_page import PlannedDataset, plans_page
 from segflow.planning.split_dataset import split_dataset
+from segflow.planning.workings import Workings
 from segflow.storage.case_files import discover, find_training_cases
 from segflow.storage.file_names import DESCRIPTION_FILE
 from segflow.storage.file_stamps import Origin
@@ -53,6 +55,7 @@ class PlanReport:
         fingerprint: The fingerprint that they were made from.
         splits: The folds; empty if there are too few cases or none at all.
         configurations: Each configuration, made or not, and why.
+        page: File that explains the plans with the numbers of the dataset.
         measured: Whether images were read; False if the fingerprint was given or is up to date.
         kept: Names of user-made configurations of earlier plans that were kept.
         dropped: Names of configurations of earlier plans that were not kept.
@@ -63,6 +66,7 @@ class PlanReport:
     fingerprint: Fingerprint
     splits: tuple[Split, ...]
     configurations: tuple[ConfigurationReport, ...]
+    page: Path
     measured: bool
     kept: tuple[str, ...] = ()
     dropped: tuple[str, ...] = ()
@@ -102,8 +106,8 @@ def plan_dataset(
 ) -> PlanReport:
     """Measure, plan and split a dataset.
 
-    Writes ``dataset.json``, ``dataset_fingerprint.json``, ``<plans_name>.json`` and ``splits_final.json``. Each is
-    written as a whole or not at all.
+    Writes ``dataset.json``, ``dataset_fingerprint.json``, ``<plans_name>.json``, ``splits_final.json``, and a page that
+    explains the plans, ``<plans_name>.md``. Each is written as a whole or not at all.
 
     Args:
         dataset_folder: The raw dataset.
@@ -133,10 +137,11 @@ def plan_dataset(
         measure = partial(measure_dataset, processes=options.processes, progress=progress)
         found, measured = _measured(output_folder, cases, reader, description, measure, clean=options.clean)
     if source is None:
-        plans, reasons = _plan(found, description, settings, reader, options.planner)
+        plans, reasons, workings = _plan(found, description, settings, reader, options.planner)
     else:
         plans = move_plans(source, found, description, reader=reader.name, plans_name=settings.plans_name)
         reasons = dict.fromkeys(plans.configurations, f"taken over from '{source.plans_name}' of {source.dataset_name}")
+        workings = None
     plans = with_own_normalizations(plans, description, options.normalizations)
     merged = _with_user_configurations if source is None else _replacing_no_others
     plans, kept, dropped = merged(plans, prepared.plans_file(plans.plans_name))
@@ -157,7 +162,13 @@ def plan_dataset(
     with written_whole(prepared.description_file) as temporary:
         shutil.copyfile(dataset_folder / DESCRIPTION_FILE, temporary)
     write_json(prepared.plans_file(plans.plans_name), plans.to_json())
-    return PlanReport(output_folder, plans, found, tuple(folds), reports, measured, kept, dropped)
+    page = prepared.plans_page(plans.plans_name)
+    planned = PlannedDataset(
+        fingerprint=found, description=description, settings=settings, plans=plans, reports=reports, workings=workings
+    )
+    with written_whole(page) as temporary:
+        temporary.write_text(plans_page(planned), encoding="utf-8")
+    return PlanReport(output_folder, plans, found, tuple(folds), reports, page, measured, kept, dropped)
 
 
 def _plans_to_move(options: PlanOptions) -> Plans | None:
@@ -213,12 +224,12 @@ def _plan(
     settings: PlannerSettings,
     reader: ImageIO,
     planner: OwnPart | None,
-) -> tuple[Plans, dict[str, str]]:
+) -> tuple[Plans, dict[str, str], Workings | None]:
     if planner is None:
         decision = decide(fingerprint, description, settings, reader=reader.name)
-        return decision.plans, decision.reasons
+        return decision.plans, decision.reasons, decision.workings
     plans = plans_by_own(planner, fingerprint, description, settings, reader.name)
-    return plans, dict.fromkeys(plans.configurations, "made by your own planner")
+    return plans, dict.fromkeys(plans.configurations, "made by your own planner"), None
 
 
 def _with_user_configurations(plans: Plans, file: Path) -> tuple[Plans, tuple[str, ...], tuple[str, ...]]:

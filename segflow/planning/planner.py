@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from segflow.planning.configuration import plan_configuration
 from segflow.planning.override import override_configuration
 from segflow.planning.planner_settings import ConfigurationOverride, PlannerSettings
 from segflow.planning.spacing import axis_order, median_resampled_shape, target_spacing
+from segflow.planning.workings import ConfigurationWorking, SpacingWorking, Workings
 
 __all__ = ["CONFIGURATIONS", "ConfigurationOverride", "Decision", "PlannerSettings", "decide", "make_plans"]
 
@@ -34,10 +35,12 @@ class Decision:
     Attributes:
         plans: The plans.
         reasons: Each name of `CONFIGURATIONS` → why it was made, or why not.
+        workings: How spacings, patches and batches were found.
     """
 
     plans: Plans
     reasons: dict[str, str]
+    workings: Workings
 
 
 def make_plans(
@@ -95,7 +98,7 @@ def decide(
                 f"planner.overrides: '{name}' was not made: {reasons[name]}", expected=list(configurations)
             )
         plans = override_configuration(plans, name, patch_size=override.patch_size, batch_size=override.batch_size)
-    return Decision(plans, reasons)
+    return Decision(plans, reasons, Workings(work.spacing_working, work.workings))
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,10 +112,12 @@ class _Work:
     spacing: np.ndarray
     median_shape: np.ndarray
     cases: int
+    spacing_working: SpacingWorking
+    workings: dict[str, ConfigurationWorking] = field(default_factory=dict)
 
     @classmethod
     def start(cls, fingerprint: Fingerprint, description: DatasetDescription, settings: PlannerSettings) -> _Work:
-        target = target_spacing(fingerprint, settings)
+        target, working = target_spacing(fingerprint, settings)
         order = axis_order(target, settings)
         median_shape = median_resampled_shape(fingerprint, target)
         if not min(median_shape) > 0:
@@ -129,10 +134,11 @@ class _Work:
             target[list(order)],
             median_shape[list(order)],
             description.num_training,
+            working,
         )
 
     def plan(self, name: str, spacing: np.ndarray, median_shape: list[Any], dataset_voxels: float) -> dict[str, Any]:
-        planned = plan_configuration(
+        planned, self.workings[name] = plan_configuration(
             spacing.tolist(), median_shape, dataset_voxels, self.description, self.relative_size, self.settings
         )
         return {"data_identifier": self._data_identifier(name), **planned}

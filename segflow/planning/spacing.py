@@ -9,16 +9,15 @@ import numpy as np
 from segflow.core.fingerprint import Fingerprint
 from segflow.core.geometry import resampled_shape
 from segflow.planning.planner_settings import PlannerSettings
+from segflow.planning.workings import SpacingWorking
 
 
-def target_spacing(fingerprint: Fingerprint, settings: PlannerSettings) -> np.ndarray:
+def target_spacing(fingerprint: Fingerprint, settings: PlannerSettings) -> tuple[np.ndarray, SpacingWorking]:
     """The full-resolution spacing: the median, or less along an axis that is much coarser than the others.
 
     Returns:
-        float64 (3,) mm, original axis order.
+        float64 (3,) mm, original axis order; and how it was found.
     """
-    if settings.target_spacing is not None:
-        return np.array(settings.target_spacing)
     spacings = np.array(fingerprint.spacings, dtype=np.float64)
     target = np.percentile(spacings, 50, 0)
     shape = np.percentile(np.array(fingerprint.shapes_cropped), 50, 0)
@@ -27,11 +26,21 @@ def target_spacing(fingerprint: Fingerprint, settings: PlannerSettings) -> np.nd
     finer = max(target[others])
     coarse_spacing = target[coarse] > settings.anisotropy_threshold * finer
     few_voxels = shape[coarse] * settings.anisotropy_threshold < min(shape[others])
+    working = SpacingWorking(
+        given=settings.target_spacing is not None,
+        median=tuple(target.tolist()),
+        shape=tuple(shape.tolist()),
+        coarse=coarse,
+        is_coarse=bool(coarse_spacing),
+        has_few=bool(few_voxels),
+    )
+    if settings.target_spacing is not None:
+        return np.array(settings.target_spacing), working
     if coarse_spacing and few_voxels:
         # With the median, slices of the finer cases would be lost to interpolation.
         wanted = np.percentile(spacings[:, coarse], settings.coarse_axis_percentile)
         target[coarse] = wanted if wanted >= finer else finer + 1e-5
-    return target
+    return target, working
 
 
 def axis_order(target: np.ndarray, settings: PlannerSettings) -> tuple[int, ...]:

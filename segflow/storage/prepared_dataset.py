@@ -58,6 +58,10 @@ class PreparedDataset:
         """The file of the plans of this name."""
         return self.path / f"{name}.json"
 
+    def plans_page(self, name: str) -> Path:
+        """The page beside the plans of this name that explains them; for people alone."""
+        return self.path / f"{name}.md"
+
     def read_description(self, fix: str | None = None) -> DatasetDescription:
         """Read dataset.json.
 

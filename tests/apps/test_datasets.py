@@ -84,7 +84,7 @@ def test_the_first_line_says_which_dataset(tmp_path: Path, capsys: pytest.Captur
 
 
 @pytest.mark.parametrize("option", ["phantom", "hippocampus"])
-def test_only_planning_makes_a_dataset(option: str, tmp_path: Path) -> None:
+def test_a_dataset_is_made_only_where_a_command_asks_for_it(option: str, tmp_path: Path) -> None:
     composed = config(f"dataset={option}")
     read, paths = composed.dataset, composed.paths
     with pytest.raises(SegflowError, match=f"Plan first, which makes it: segflow plan dataset={option}"):

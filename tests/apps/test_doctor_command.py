@@ -51,6 +51,13 @@ def test_the_doctor_mends_into_a_copy(raw: Path, tmp_path: Path) -> None:
     assert set(np.unique(sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "mended/labelsTr/c1.nii.gz"))))) == {0, 2}
 
 
+def test_a_dataset_that_is_not_there_yet_is_made_as_for_planning(tmp_path: Path) -> None:
+    checked = start(tmp_path, "doctor", "dataset=phantom", "processes=0")
+    assert checked.returncode == 0, checked.stderr
+    assert "Dataset001_Phantom: nothing is wrong." in checked.stdout
+    assert "Next: segflow plan dataset=phantom" in checked.stdout
+
+
 def test_settings_that_do_not_fit_are_refused() -> None:
     dataset = DatasetSettings(name="Dataset009_Stray")
     with pytest.raises(SegflowError, match="fix=true needs a folder"):
