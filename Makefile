@@ -7,12 +7,13 @@ BIN := $(VENV)/bin
 
 N ?= 5000
 
-.PHONY: cluster demo test coverage fuzz lint hooks docs next clean help
+.PHONY: browser cluster demo test coverage fuzz lint hooks docs next clean help
 
 help:
 	@echo "make demo      set up $(VENV) and run the whole job on the phantom"
 	@echo "make test      set up $(VENV), run linters and tests"
 	@echo "make cluster   as root on Debian or Ubuntu: install SLURM, for the tests that use it"
+	@echo "make browser   as root on Debian or Ubuntu: install Chromium, for the tests of pages"
 	@echo "make coverage  run the tests, show which lines none of them reaches, and raise the floor in pyproject.toml"
 	@echo "make fuzz      give N=5000 damaged and hostile files to each reader; SEED= chooses others"
 	@echo "make hooks     run the linters before each commit"
@@ -53,6 +54,13 @@ cluster:
 	  { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && timeout 30 apt-get update -qq && \
 	    DEBIAN_FRONTEND=noninteractive timeout 60 apt-get install -y -qq --no-install-recommends slurm-wlm munge; } \
 	  >/dev/null 2>&1 || echo "no SLURM here: its tests will be skipped"
+
+# Without a browser the tests that look at pages are skipped, so that nothing here fails.
+browser:
+	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || \
+	  { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && timeout 30 apt-get update -qq && \
+	    DEBIAN_FRONTEND=noninteractive timeout 120 apt-get install -y -qq --no-install-recommends chromium; } \
+	  >/dev/null 2>&1 || echo "no Chromium here: tests that look at pages will be skipped"
 
 hooks: $(VENV)/.ready
 	$(BIN)/pre-commit install

@@ -103,12 +103,8 @@ def run(settings: Run) -> float | None:
     if images.is_dir() and any(images.iterdir()):
         predictions = apply_selection(settings, selection, images, outputs / PREDICTIONS / _folder(selection.best))
     logger.info("6/6 report")
-    from segflow.reporting.write_report import Table
-    from segflow.selection.table import selection_rows
-
     page = outputs / report.PAGE
-    table = Table("Candidates", selection_rows(selection))
-    report.write(Path(selection.best.runs[0]), page, paths, raw=raw, tables=[table], notes=selection.notes)
+    report.write(Path(selection.best.runs[0]), page, paths, raw=raw)
     select.show(selection)
     _terminal.say(f"Report       {page}")
     if predictions is not None:

@@ -29,6 +29,20 @@ METRICS = (
 )
 """All shipped metrics. Any other name in a summary is a user's own metric."""
 
+HEADINGS = {
+    "Dice": "Dice",
+    "IoU": "IoU",
+    "hd95_mm": "HD95 [mm]",
+    "mean_surface_distance_mm": "mean distance [mm]",
+    "surface_dice": "surface Dice",
+    "volume_difference": "volume difference",
+    "lesion_f1": "lesion F1",
+}
+"""Metric → its heading in tables, which show those that were computed. A user's own metrics follow by name."""
+
+LOWER_IS_BETTER = frozenset({"hd95_mm", "mean_surface_distance_mm", "FN", "FP", "lesions_missed", "lesions_false"})
+"""Metrics of which a lower value is better. Of volume differences neither is, and a user's own are not known."""
+
 
 @dataclass(frozen=True, slots=True)
 class CaseMetrics:

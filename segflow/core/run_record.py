@@ -28,8 +28,9 @@ class RunRecord:
         settings: All settings of the run, for people and for comparison on resume.
         arrays: Origin of the preprocessed arrays, compared with that of other folds and on resume. Empty if it was not
             recorded.
-        machine: Facts of the machine that trained it last, such as its device, for people and for the precision of
-            prediction. They count for nothing when a run is continued. Empty if they were not recorded.
+        machine: Facts of the machine that trained it last, for people and for the precision of prediction: device,
+            host, versions, ``begun`` (date of the first start) and ``date`` (of the last). They count for nothing when
+            a run is continued. Records of earlier versions have none, or only some.
         images: What new images are compared with at prediction; None if it is not known, as for models of nnU-Net.
     """
 

@@ -117,6 +117,19 @@ def evaluate_cases(
     return summary
 
 
+def is_scored(
+    prediction: Path, reference: Path, labels: Labels, settings: EvaluateSettings, *, file_ending: str, output: Path
+) -> bool:
+    """Whether a folder holds the scores that `evaluate_cases` would write there now, without a user's own metrics.
+
+    Raises:
+        SegflowError: A folder of label maps is missing or empty.
+    """
+    pairs, _ = find_pairs(prediction, reference, file_ending, partial=settings.partial)
+    origin = Origin("scores", 1, {**asdict(settings.scores), "labels": labels.to_json()}, inputs_of(pairs))
+    return StampedFolder(output).why_stale(SUMMARY_FILE, origin) is None
+
+
 def _stamps_and_voxels(
     pairs: Iterable[LabelPair], origin: Origin, reader: ImageIO
 ) -> tuple[dict[str, FileStamp], dict[str, int]]:

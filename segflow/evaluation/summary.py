@@ -9,7 +9,7 @@ from pathlib import Path
 
 from segflow.core.errors import SegflowError
 from segflow.core.labels import Labels, key_text
-from segflow.core.metrics import METRICS, OVERLAP_METRICS, Summary
+from segflow.core.metrics import HEADINGS, METRICS, OVERLAP_METRICS, Summary
 from segflow.evaluation.compare import Estimate, estimate_mean
 from segflow.evaluation.label_pairs import prediction_role
 from segflow.storage.file_stamps import is_same_file
@@ -18,17 +18,6 @@ from segflow.storage.stamps import StampedFolder
 
 SUMMARY_FILE = "summary.json"
 TABLE_FILE = "metrics.csv"
-
-TABLE_COLUMNS = {
-    "Dice": "Dice",
-    "IoU": "IoU",
-    "hd95_mm": "HD95 [mm]",
-    "mean_surface_distance_mm": "mean distance [mm]",
-    "surface_dice": "surface Dice",
-    "volume_difference": "volume difference",
-    "lesion_f1": "lesion F1",
-}
-"""Metric → its heading in the table, which shows the computed metrics. A user's own metrics follow by name."""
 
 
 def write_summary(summary: Summary, labels: Labels, folder: Path) -> None:
@@ -96,9 +85,9 @@ def table_rows(summary: Summary, labels: Labels, *, intervals: bool = True) -> l
         intervals: Show the intervals.
     """
     computed = _metrics_of(summary)
-    shown = [metric for metric in TABLE_COLUMNS if metric in computed]
+    shown = [metric for metric in HEADINGS if metric in computed]
     shown += [metric for metric in computed if metric not in METRICS]
-    rows = [["label", *(TABLE_COLUMNS.get(metric, metric) for metric in shown), "cases"]]
+    rows = [["label", *(HEADINGS.get(metric, metric) for metric in shown), "cases"]]
     tables = {metric: summary.values(metric) for metric in shown}
     for index, key in enumerate(summary.keys):
         estimates = [estimate_mean(tables[metric][:, index]) for metric in shown]

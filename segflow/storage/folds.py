@@ -186,9 +186,15 @@ class Fold:
         write_json(self.record_file, record.to_json())
 
     def note_machine(self, facts: Mapping[str, Any]) -> None:
-        """Add the facts of the machine to ``run.json``, if there is one; see `RunRecord.machine`."""
+        """Add the facts of the machine to ``run.json``, if there is one; see `RunRecord.machine`.
+
+        The date of the first start stays, as ``begun``.
+        """
         if self.record_file.is_file():
-            write_json(self.record_file, {**read_json(self.record_file), "machine": dict(facts)})
+            content = read_json(self.record_file)
+            before = content.get("machine") or {}
+            begun = before.get("begun") or before.get("date") or facts.get("date")
+            write_json(self.record_file, {**content, "machine": {**facts, **({"begun": begun} if begun else {})}})
 
     def read_record(self) -> RunRecord:
         """Read ``run.json``.

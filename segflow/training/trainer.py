@@ -13,6 +13,7 @@ from pytorch_lightning.plugins.environments import ClusterEnvironment
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from segflow.core.errors import SegflowError
+from segflow.execution.host import host_facts
 from segflow.network.devices import another_device, check_device
 from segflow.network.precision import machine_facts, take_tf32_for_convolutions
 from segflow.storage.folds import Fold
@@ -93,7 +94,7 @@ def note_machine(folder: Fold, trainer: pl.Trainer) -> None:
     """Note in ``run.json`` what the training really computes on and in, for its predictions and for people."""
     if trainer.is_global_zero:
         facts = machine_facts(trainer.strategy.root_device, str(trainer.precision))
-        folder.note_machine(facts | {"processes": trainer.world_size})
+        folder.note_machine({**facts, "processes": trainer.world_size, **host_facts()})
 
 
 def _environment(options: Mapping[str, Any]) -> list[Any]:

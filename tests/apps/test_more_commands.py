@@ -163,11 +163,13 @@ def test_a_report_and_postprocessing_of_a_run_need_its_folder_only(finished: tup
     run = RUNS / "3d_fullres" / "default"
     result = start(folder, "report", f"run={run}")
     assert result.returncode == 0, result.stderr
-    assert "Fold 1" in (folder / run / "report.html").read_text()
+    page = (folder / run / "report.html").read_text()
+    assert "hd95_mm" in page  # computed for the page
+    assert "<dt>folds</dt><dd>0, 1</dd>" in page
     one = start(folder, "report", f"run={run / 'fold_0'}", "output=one.html", "paths.raw=nowhere")
     assert one.returncode == 0, one.stderr
     page = (folder / "one.html").read_text()
-    assert "Fold 0" in page
+    assert "<dt>folds</dt><dd>0</dd>" in page
     assert "no pictures of cases" in page
     result = start(folder, "postprocess", "action=choose", f"run={run}", "output=steps")
     assert result.returncode == 0, result.stderr
