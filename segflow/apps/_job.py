@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-import sys
 import warnings
 from typing import Any
 
 from segflow.apps import _commands
 from segflow.apps._job_results import keep_value, keep_warnings
 from segflow.apps._own_parts import use_own_reader
+from segflow.execution.screen import LogHandler
 
 
 def run(command: str, settings: Any) -> float | None:
@@ -33,5 +33,5 @@ def ignore_advice_of_lightning() -> None:
 
 def log_to_stderr() -> None:
     """Log as ``conf/_shared.yaml`` has Hydra log: messages alone, from INFO on."""
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s", force=True)
+    logging.basicConfig(handlers=[LogHandler()], level=logging.INFO, format="%(message)s", force=True)
     logging.getLogger("numexpr.utils").setLevel(logging.WARNING)

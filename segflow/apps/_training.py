@@ -134,18 +134,26 @@ def _train(settings: Train, inputs: Inputs, judge: EpochJudge | None) -> Trained
             _sources.check_sources(inputs, settings.dataset, settings.paths)
             release_folder(inputs.folder)
             _write_configuration(inputs)
-        result = train_fold(
-            inputs.folder,
-            inputs.record,
-            FoldArrays(inputs.store, previous, inputs.preprocess, settings.paths.scratch),
-            replace(training_parts(settings, scorer), objective=settings.objective, judge=judge),
-            settings.training,
-        )
+        with _progress(settings) as progress:
+            result = train_fold(
+                inputs.folder,
+                inputs.record,
+                FoldArrays(inputs.store, previous, inputs.preprocess, settings.paths.scratch),
+                replace(training_parts(settings, scorer), objective=settings.objective, judge=judge),
+                settings.training,
+                progress=progress,
+            )
         if result.finished and settings.objective not in (None, *result.metrics):  # finished by an earlier start
             raise not_logged(str(settings.objective), list(result.metrics))
         wanted = settings.validation and result.finished and result.has_weights and inputs.record.val_cases
         summary = _validate(settings, inputs, previous) if wanted else None
     return Trained(result, summary, inputs.record.dataset.labels, settings.objective)
+
+
+def _progress(settings: Train) -> AbstractContextManager[Progress]:
+    """What shows the progress of the training. Only one process shows it."""
+    bar = settings.trainer.enable_progress_bar
+    return _terminal.progress(drawn=bar is not False) if is_first_rank() else nullcontext(silent)
 
 
 def _validate(settings: Train, inputs: Inputs, previous: PreprocessedStore | None) -> Summary | None:

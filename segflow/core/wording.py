@@ -1,8 +1,9 @@
-"""Lists and counts in messages."""
+"""Lists, counts and times in messages."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import datetime, timedelta
 
 LISTED = 5
 """Number of names that a message lists before it counts the rest."""
@@ -18,3 +19,31 @@ def some(names: Iterable[str], most: int = LISTED, separator: str = ", ") -> str
 def counted(count: int, noun: str) -> str:
     """``1 file``, ``2 files``."""
     return f"1 {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def duration_text(seconds: float) -> str:
+    """``0.7 s``, ``45 s``, ``12 min 5 s``, ``3 h 12 min``, ``2 d 3 h``: the two largest units that matter."""
+    if seconds < 9.95:
+        return f"{max(0.0, seconds):.1f} s"
+    if seconds < 59.5:
+        return f"{seconds:.0f} s"
+    size = 1 if seconds < 600 else 60 if seconds < 86400 else 3600
+    rounded = round(seconds / size) * size
+    units = [("d", 86400), ("h", 3600), ("min", 60), ("s", 1)]
+    first = next(number for number, (_, length) in enumerate(units) if rounded >= length)
+    large, small = units[first], units[min(first + 1, len(units) - 1)]
+    rest = rounded % large[1] // small[1]
+    return f"{rounded // large[1]} {large[0]}" + (f" {rest} {small[0]}" if rest else "")
+
+
+def moment_text(seconds: float, now: datetime | None = None) -> str:
+    """The clock time of this machine in some seconds: ``18:40``, ``Fri 18:40``, ``2026-12-03 18:40``.
+
+    Args:
+        seconds: From now on.
+        now: The present; None asks the clock.
+    """
+    now = now or datetime.now()
+    then = now + timedelta(seconds=seconds)
+    days = (then.date() - now.date()).days
+    return then.strftime("%H:%M" if days == 0 else "%a %H:%M" if days < 7 else "%Y-%m-%d %H:%M")

@@ -54,5 +54,5 @@ def gather(outcomes: Iterable[Outcome], total: int, stage: str, progress: Progre
             gathered.values[outcome.name] = outcome.value
         else:
             gathered.failed[outcome.name] = outcome.error
-        progress(ProgressEvent(stage, outcome.name, done, total))
+        progress(ProgressEvent(stage, outcome.name, done, total, len(gathered.failed)))
     return gathered

@@ -142,7 +142,8 @@ def run_cases(
         else:
             failed[name] = error
             logger.error("%s", error)
-        progress(ProgressEvent(steps.stage, name, len(skipped) + len(done) + len(failed), len(cases)))
+        ended = len(skipped) + len(done) + len(failed)
+        progress(ProgressEvent(steps.stage, name, ended, len(cases), len(failed)))
     return PredictReport(tuple(done), tuple(skipped), failed)
 
 

@@ -71,6 +71,11 @@ class PatchDataModule(pl.LightningDataModule):
         """The validation patches."""
         return self._val
 
+    @property
+    def workers(self) -> int:
+        """Number of workers for training batches; 0 until they are chosen."""
+        return self._workers or 0
+
     def train_dataloader(self) -> EpochLoader:
         # When Lightning builds the first iterator of a resumed run, `current_epoch` is still one too low.
         self.train_loader = self._loader(self._train, "train", epochs_between=1)

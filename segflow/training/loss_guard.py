@@ -65,12 +65,13 @@ class LossGuard(Callback):
         self._look(trainer)
         skipped, self._skipped = self._skipped, []
         if skipped:
+            numbers = [str(step.index + 1) for step in skipped[:MAX_NAMED]]
             logger.warning(
                 "epoch %d: %d of %d steps were skipped, as the loss or its gradient was no number: batch %s; cases %s",
-                trainer.current_epoch,
+                trainer.current_epoch + 1,
                 len(skipped),
                 trainer.num_training_batches,
-                ", ".join(str(step.index) for step in skipped[:MAX_NAMED]) + (" …" if len(skipped) > MAX_NAMED else ""),
+                ", ".join(numbers) + (" …" if len(skipped) > MAX_NAMED else ""),
                 ", ".join(sorted({case for step in skipped for case in step.case_ids})),
             )
 
@@ -96,7 +97,7 @@ class LossGuard(Callback):
         precise = "" if str(trainer.precision) == "32-true" else ", or set trainer.precision=32"
         advice = f"Look at these cases (segflow doctor), lower optimizer.lr{precise}."
         raise SegflowError(
-            f"{what} in epoch {trainer.current_epoch}, batch {step.index}{before}",
+            f"{what} in epoch {trainer.current_epoch + 1}, batch {step.index + 1}{before}",
             found=f"cases {', '.join(sorted(set(step.case_ids)))}",
             fix=f"{advice} {file} names the batch"
             + (f"; {last.name} is from before this epoch." if last.is_file() else "."),

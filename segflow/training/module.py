@@ -101,6 +101,10 @@ class SegmentationModule(pl.LightningModule):
         counts = torch.stack([c.to(torch.int64) for c in hard_counts(logits[0], batch.label, self.labels)])
         self._counts = counts if self._counts is None else self._counts + counts
 
+    def train_loss_so_far(self) -> float | None:
+        """Mean training loss of this epoch so far in this process; None without a value. It waits for the device."""
+        return self._train_losses.mean()
+
     def take_epoch_values(self) -> EpochValues:
         """Values since the last call, reduced over all processes. Every process must call it."""
         train_loss = self._train_losses.take(self)
@@ -164,6 +168,11 @@ class _Sum:
             self._left_out = self._left_out + ~is_number
         self._total = value.clone() if self._total is None else self._total + value
         self._count += 1
+
+    def mean(self) -> float | None:
+        """The mean of this process so far."""
+        count = self._count - int(self._left_out)
+        return float(self._total / count) if self._total is not None and count else None
 
     def take(self, module: pl.LightningModule) -> float:
         if self._total is None:

@@ -6,7 +6,7 @@ import csv
 import logging
 import math
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -15,7 +15,6 @@ import torch
 from pytorch_lightning.callbacks import Callback
 
 from segflow.core.labels import Labels
-from segflow.execution.progress import Progress, ProgressEvent, silent
 from segflow.reporting.curves import write_progress_picture
 from segflow.storage.folds import Fold
 from segflow.storage.json_files import written_whole
@@ -48,13 +47,13 @@ class EpochReport(Callback):
     Args:
         folder: The fold's folder.
         labels: The label definition, which names the Dice tags.
-        progress: Called after each epoch.
+        end_text: Says when the training will end, for the line of an epoch.
     """
 
-    def __init__(self, folder: Fold, labels: Labels, progress: Progress = silent) -> None:
+    def __init__(self, folder: Fold, labels: Labels, end_text: Callable[[pl.Trainer], str]) -> None:
         self._folder = folder
         self._names = [labels.name_of(key) for key in labels.foreground_keys]
-        self._progress = progress
+        self._end_text = end_text
         self.history: dict[str, list[float]] = {}
         self._started = 0.0
         self._train_seconds = 0.0
@@ -167,8 +166,7 @@ class EpochReport(Callback):
         idle = self._drawing is None or self._drawing.done()
         if idle and now - self._drawn_at > self._drawing_seconds / PICTURE_SHARE:
             self._draw()
-        logger.info("%s", self._line(epochs, trainer.max_epochs or epochs))
-        self._progress(ProgressEvent("train", f"epoch {epochs - 1}", epochs, trainer.max_epochs or epochs))
+        logger.info("%s", self._line(epochs, trainer.max_epochs or epochs, self._end_text(trainer)))
 
     def _draw(self) -> None:
         """Draw progress.png in a thread, so that the training does not wait."""
@@ -190,13 +188,13 @@ class EpochReport(Callback):
             drawing, self._drawing = self._drawing, None
             drawing.result()
 
-    def _line(self, epochs: int, total: int) -> str:
+    def _line(self, epochs: int, total: int, end: str) -> str:
         now = self.latest
-        parts = [f"epoch {epochs - 1}/{total}", f"train loss {now['train/loss']:.4f}"]
+        parts = [f"epoch {epochs}/{total}", f"train loss {now['train/loss']:.4f}"]
         if not math.isnan(now.get("val/loss", math.nan)):
             dice = ", ".join(f"{name} {now[f'val/dice/{name}']:.3f}" for name in self._names)
             parts += [f"val loss {now['val/loss']:.4f}", f"Dice {dice}", f"EMA {now['val/dice_ema']:.4f}"]
-        parts += [f"lr {now['lr']:.3g}", f"{now['time/epoch']:.1f} s"]
+        parts += [f"lr {now['lr']:.3g}", f"{now['time/epoch']:.1f} s", *([end] if end else [])]
         return " | ".join(parts)
 
 

@@ -44,7 +44,7 @@ class Objective(Callback):
         hopeless = trainer.is_global_zero and bool(self._judge(trainer.current_epoch, known))
         if trainer.strategy.broadcast(hopeless):
             self.pruned = trainer.should_stop = True
-            logger.info("pruned: the search ends this training after epoch %d", trainer.current_epoch)
+            logger.info("pruned: the search ends this training after epoch %d", trainer.current_epoch + 1)
 
 
 def not_logged(name: str, logged: list[str]) -> SegflowError:

@@ -23,6 +23,7 @@ from segflow.training.build_module import build_module
 from segflow.training.checkpoints import RunCheckpoints, WholeCheckpointIO, link_checkpoint
 from segflow.training.datamodule import EpochBatches, PatchDataModule
 from segflow.training.ending_signals import exit_code_of
+from segflow.training.epoch_progress import EpochProgress
 from segflow.training.loader import name_dead_worker
 from segflow.training.loggers import close_loggers, log_hyper_parameters
 from segflow.training.memory_need import check_memory
@@ -58,13 +59,14 @@ def run_training(job: TrainingJob, *, resuming: bool) -> TrainResult:
         logger.warning("the fold has no validation cases: there will be no pseudo-Dice and no best.ckpt")
     options = trainer_options(job.parts)
     batches = epoch_batches(options, has_validation=has_validation)
-    report = EpochReport(job.folder, job.record.dataset.labels, job.progress)
+    epochs = EpochProgress(job.progress, val_steps=batches.val, scratch=job.arrays.scratch is not None)
+    report = EpochReport(job.folder, job.record.dataset.labels, epochs.end_text)
     stop = StopFile(job.folder)
     files = WholeCheckpointIO()
     trainer = build_trainer(
         job.parts,
         job.folder,
-        callbacks=build_callbacks(job, options, report, stop, files),
+        callbacks=[epochs, *build_callbacks(job, options, report, stop, files)],
         files=files,
         batches=batches,
     )

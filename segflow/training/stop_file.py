@@ -29,4 +29,4 @@ class StopFile(Callback):
             trainer.should_stop = True
             if trainer.is_global_zero:
                 self._folder.stop_file.unlink(missing_ok=True)
-                logger.info("STOP: the training ends after epoch %d", trainer.current_epoch)
+                logger.info("STOP: the training ends after epoch %d", trainer.current_epoch + 1)

@@ -88,7 +88,7 @@ class TimeBudget(Callback):
         left = trainer.strategy.broadcast(self._epochs_left())
         if left is not None and left < NEAR_THE_END:
             trainer.should_stop = self.is_used_up = True
-            logger.info("trainer.max_time is used up after epoch %d", trainer.current_epoch)
+            logger.info("trainer.max_time is used up after epoch %d", trainer.current_epoch + 1)
 
     def state_dict(self) -> dict[str, Any]:
         return {"used": self.used, "epoch_seconds": self._epoch_seconds}

@@ -53,7 +53,7 @@ def train_fold(
         arrays: What it is trained on.
         parts: Network, loss, optimizer, …
         settings: Settings beside the parts.
-        progress: Called after every epoch.
+        progress: Called several times in an epoch, with a `TrainingEvent`.
 
     Raises:
         SegflowError: A part or file is missing or does not fit; the arrays are not those of the plans or of the run's

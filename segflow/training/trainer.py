@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.callbacks import Callback, ProgressBar
 from pytorch_lightning.plugins.environments import ClusterEnvironment
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
@@ -56,10 +55,10 @@ def build_trainer(
     where = training_devices(options)
     if where.kind == "cuda":
         take_tf32_for_convolutions()
-    bar = options.get("enable_progress_bar")
+    given = [*_as_list(options.get("callbacks")), *parts.callbacks]
     ours: dict[str, Any] = {
         "default_root_dir": str(folder.path),
-        "callbacks": [*_as_list(options.get("callbacks")), *parts.callbacks, *callbacks],
+        "callbacks": [*given, *callbacks],
         "logger": [build(save_dir=str(folder.path)) for build in parts.loggers] or False,
         "plugins": [*_as_list(options.get("plugins")), files, *_environment(options)],
         **where.options,
@@ -71,7 +70,7 @@ def build_trainer(
         "use_distributed_sampler": False,  # the dataset divides batches itself
         "benchmark": _benchmark(options),
         "max_time": None,  # see TimeBudget, which ends the schedule as well
-        "enable_progress_bar": sys.stderr.isatty() if bar is None else bar,
+        "enable_progress_bar": any(isinstance(callback, ProgressBar) for callback in given),  # a user's own
         "enable_model_summary": options.get("enable_model_summary") or False,
     }
     try:

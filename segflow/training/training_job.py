@@ -53,7 +53,7 @@ class TrainingJob:
         parts: Network, loss, optimizer, ….
         settings: Settings beside the parts.
         augmentation: Augmentation of the configuration's patches.
-        progress: Called after every epoch.
+        progress: Called several times in an epoch.
     """
 
     folder: Fold

@@ -198,7 +198,7 @@ def test_a_lost_or_ended_process_ends_the_other_and_the_next_start_goes_on(job: 
 
     def started() -> Started:
         done = len(epochs(run)) if run.metrics_csv.is_file() else 0
-        return starter.train(*LONG, *TWO, "run_name=lost").until(f"epoch {done}/")
+        return starter.train(*LONG, *TWO, "run_name=lost").until(f"epoch {done + 1}/")
 
     first = started()
     os.kill(first.others[0], signal.SIGKILL)
@@ -284,7 +284,7 @@ def test_a_machine_without_the_folder_of_the_run_is_refused(job: Path, starter: 
 
 def test_torchrun_names_a_killed_process_once(job: Path, starter: Starter) -> None:
     started = starter.torchrun(["--nproc-per-node=2", "--standalone"], *LONG, *TWO, "run_name=elastic")
-    started.until("epoch 0/")
+    started.until("epoch 1/")
     os.kill(started.others[-1], signal.SIGKILL)
     assert started.ended() == 1
     assert started.output.count("was killed, or ended without a message") == 1, started.output

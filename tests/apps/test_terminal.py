@@ -18,6 +18,6 @@ def test_square_brackets_are_text(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_what_an_earlier_start_has_done_has_no_speed(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO, "segflow.apps._terminal"), _terminal.progress() as progress:
+    with caplog.at_level(logging.INFO, "segflow.apps._shown_progress"), _terminal.progress() as progress:
         progress(ProgressEvent("predict", "", 3, 3))
     assert caplog.messages == ["predict 3/3"]

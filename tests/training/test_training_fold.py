@@ -106,7 +106,7 @@ def test_one_log_line_an_epoch(toy: Toy, caplog: pytest.LogCaptureFixture):
         toy.train()
     lines = [record.message for record in caplog.records if record.name == "segflow.training.monitor"]
     assert len(lines) == 2
-    for part in ("epoch 1/2", "train loss", "val loss", "ball", "core", "EMA", "lr", " s"):
+    for part in ("epoch 2/2", "train loss", "val loss", "ball", "core", "EMA", "lr", " s"):
         assert part in lines[1]
 
 

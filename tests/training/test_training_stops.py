@@ -90,8 +90,8 @@ def test_a_step_whose_loss_is_no_number_changes_nothing(toy: Toy, precision: str
     assert not torch.equal(bad, after)
     assert all(weights.isfinite().all() for weights in seen.steps)
     [line] = [record.getMessage() for record in caplog.records if "skipped" in record.getMessage()]
-    assert "epoch 0: 1 of 3 steps were skipped" in line
-    assert "batch 1; cases case_" in line
+    assert "epoch 1: 1 of 3 steps were skipped" in line
+    assert "batch 2; cases case_" in line
     assert result.finished
     losses = [float(row["train/loss"]) for row in csv.DictReader(toy.run().metrics_csv.open())]
     assert all(math.isfinite(loss) for loss in losses), "the mean of the steps that counted"
@@ -110,12 +110,12 @@ def test_a_gradient_that_is_no_number_is_skipped_too(toy: Toy, caplog: pytest.Lo
 
 
 def test_too_many_in_a_row_end_the_training(toy: Toy):
-    with pytest.raises(SegflowError, match=r"nan in epoch 1, batch 0, as in the 2 steps before"):
+    with pytest.raises(SegflowError, match=r"nan in epoch 2, batch 1, as in the 2 steps before"):
         toy.train(loss=turns_bad(1, 9), settings={"skip_limit": 2})
 
 
 def test_nan_stops_and_names_the_cases(toy: Toy):
-    with pytest.raises(SegflowError, match="epoch 1, batch 1") as caught:
+    with pytest.raises(SegflowError, match="epoch 2, batch 2") as caught:
         toy.train(loss=turns_bad(4, 9), settings={"skip_limit": 0})
     saved = json.loads((toy.run().path / "nan_batch.json").read_text())
     assert (saved["epoch"], saved["batch"]) == (1, 1)
@@ -132,7 +132,7 @@ def test_nan_in_half_precision_advises_single_precision(toy: Toy):
 
 
 def test_nan_in_the_first_epoch_speaks_of_no_checkpoint(toy: Toy):
-    with pytest.raises(SegflowError, match="epoch 0, batch 0") as caught:
+    with pytest.raises(SegflowError, match="epoch 1, batch 1") as caught:
         toy.train(loss=turns_bad(0, 9), settings={"skip_limit": 0})
     assert "last.ckpt" not in str(caught.value)
 
