@@ -2,6 +2,7 @@
 
 - Flags may stand anywhere (argparse wants them together).
 - ``fold=0``: Hydra refuses a number as an option of a group, but accepts a quoted one.
+- ``fold=7``: splits may have more folds than the group has options.
 - ``run_name=2024``: always a name.
 - ``fold=glob(*)``: expanded here, since Hydra globs before it knows quoted options.
 - ``input=/data/a b=(1).nii.gz``: paths with characters of Hydra's grammar are quoted.
@@ -26,6 +27,7 @@ from segflow.apps._flags import SHOWS, WITH_VALUE, check_flags
 from segflow.apps._settings import settings_of
 from segflow.core.command_line import quoted
 from segflow.core.errors import SegflowError
+from segflow.core.names import is_number
 
 _OVERRIDE = re.compile(r"^(?P<mark>~|\+\+?)?(?P<key>[\w./@:-]+?)=(?P<value>.*)$", re.DOTALL)
 _SPECIAL = re.compile(r"[^\w./@+$-]", re.ASCII)
@@ -169,6 +171,8 @@ def _rewrite_group(head: str, key: str, value: str, names: Sequence[str], multir
             return [f"{head}raw", f"dataset.name={','.join(map(_quote, parts))}"]
         if all("/" in part for part in parts):
             return [f"{head}raw", f"dataset.path={','.join(map(_quote, parts))}"]
+    if key == "fold" and set(parts) - set(names) and all(map(is_number, parts)):  # more folds than there are options
+        return [f"fold.index={','.join(parts)}"]
     return [head + ",".join(_quote(v) if v.strip().isdigit() else v for v in split_values(value))]
 
 

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from segflow.apps import _catalogue, _commands, _nnunet_names, _shipped
 from segflow.apps._command_line import split_values
-from segflow.apps._flags import ALONE, NNUNET, NNUNET_PREDICT, VALUES, WITH_VALUE
+from segflow.apps._flags import ALONE, VALUES, WITH_VALUE
+from segflow.apps._nnunet_commands import PAGE, setting_of_flag
 from segflow.apps._synonyms import ACTIONS, LAUNCHERS, LAUNCHING, OTHER_NAMES, PLACES
 from segflow.core.errors import SegflowError
 
@@ -109,8 +110,9 @@ class _Line:
                 self.rest.pop(0)
             self._trainer_class(f"{name} {following}", following)
             return
-        of_nnunet = {**NNUNET, **NNUNET_PREDICT} if self.command == "predict" else NNUNET
-        key = "" if name in of_nnunet else self._meant(name.lstrip("-").replace("-", "_"))
+        plain = name.lstrip("-").replace("-", "_")
+        is_ours = name.startswith("--") and self._has(plain)
+        key = self._meant(plain) if is_ours or not setting_of_flag(self.command, name) else ""
         if not key:
             self.right.append(word)  # refused with the other flags, with segflow's name for nnU-Net's
             self.right += [] if equals else self._value_behind()
@@ -172,7 +174,7 @@ class _Line:
         if settings is None:
             near = _nnunet_names.nearest_class(name)
             ours = f"{near} is here {_nnunet_names.TRAINER_CLASSES[near]}." if near else ""
-            advice = f"{ours} The README lists the settings for each trainer class.".strip()
+            advice = f"{ours} {PAGE} lists the settings for each trainer class.".strip()
             self._wrong(f"'{word}': there is no class {name} here", advice=advice, certain=False)
             return
         what = " ".join(settings) or "what segflow train does by itself"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from segflow.apps._nnunet_commands import setting_of_flag
 from segflow.core.errors import SegflowError
 
 WITH_VALUE = {
@@ -36,26 +37,6 @@ VALUES = {
 }
 """Values that may follow flags of Hydra that nnU-Net has too, with another meaning."""
 
-NNUNET = {
-    "-d": "dataset=ID", "-c": "configuration=3d_fullres", "-f": "fold=0", "-p": "plans=NAME", "-i": "input=DIR",
-    "-o": "output=DIR", "-tr": "settings of `segflow train`; the README lists them for each trainer class",
-    "-pl": "planner=resenc_l", "-np": "processes=N", "-npp": "readers=N", "-nps": "writers=N",
-    "--verify_dataset_integrity": "a command: segflow doctor", "--clean": "clean=true",
-    "--npz": "save_probabilities=true", "--save_probabilities": "probabilities=true",
-    "--disable_tta": "mirroring=false",
-    "--c": "not needed: the same command continues a training", "--continue_prediction": "not needed: resume=true",
-    "--val": "not needed: the same command validates a trained fold",
-    "-pretrained_weights": "training.initial_weights=RUN_FOLDER", "-num_gpus": "trainer.devices=N",
-    "-device": "trainer.accelerator=cpu", "-step_size": "overlap=0.5", "-chk": "checkpoint=best",
-    "-prev_stage_predictions": "previous_stage_predictions=DIR",
-    "-num_parts": "part=0/N", "-part_id": "part=K/N", "-djfile": "labels=DATASET_JSON",
-}  # fmt: skip
-NNUNET_PREDICT = {
-    **dict.fromkeys(("-d", "-c", "-p", "-tr"), "model=RUN_FOLDER"),
-    "-f": "folds=0",
-    "-device": "device=cpu",
-}
-
 
 def check_flags(command: str, flags: Sequence[str]) -> None:
     """Refuse a flag that Hydra does not know, or that has nnU-Net's meaning.
@@ -75,7 +56,7 @@ def check_flags(command: str, flags: Sequence[str]) -> None:
         following = value or next(iter(flags[position + 1 : position + 2]), "")
         if name in known and (name not in VALUES or _is_hydras(name, following)):
             continue
-        here = (NNUNET_PREDICT if command == "predict" else {}).get(name, NNUNET.get(name))
+        here = setting_of_flag(command, name)
         raise SegflowError(
             f"there is no flag '{name}'" if name not in known else f"'{flag} {following}' is not understood".strip(),
             expected="settings, written KEY=VALUE",

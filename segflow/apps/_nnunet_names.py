@@ -1,4 +1,4 @@
-"""Settings for nnU-Net's trainer classes and planners. The README shows the same table."""
+"""Settings for nnU-Net's trainer classes and planners. ``docs/coming_from_nnunet.md`` shows the same table."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ TRAINER_CLASSES = {
     "nnUNetTrainerDA5_10epochs": "augmentation=nnunet_da5 trainer.max_epochs=10",
     "nnUNetTrainer_onlyMirror01_DA5": "augmentation=only_mirror01_da5",
     "nnUNetTrainerCELoss": "loss=ce",
+    "nnUNetTrainerCELoss_5epochs": "loss=ce trainer.max_epochs=5",
     "nnUNetTrainerDiceLoss": "loss=dice",
     "nnUNetTrainerDiceCELoss_noSmooth": "loss=dice_ce_no_smooth",
     "nnUNetTrainerTopk10Loss": "loss=topk10",

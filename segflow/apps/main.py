@@ -67,6 +67,8 @@ def _answered(arguments: list[str]) -> list[str]:
         _complete([argument for argument in (first, *rest) if argument not in (*COMPLETION_FLAGS, *COMMANDS)])
     elif first in COMMANDS and {"-h", "--help"} & set(rest):
         _help(first, rest)
+    elif first not in COMMANDS and first.startswith("nnUNet"):
+        _answer_nnunet(first, rest)
     elif first not in COMMANDS:
         near = get_close_matches(first, COMMANDS, n=1)
         hint = f"; did you mean 'segflow {near[0]}'?" if near else f"; there are: {', '.join(COMMANDS)}"
@@ -75,6 +77,17 @@ def _answered(arguments: list[str]) -> list[str]:
     else:
         return [first, *rest]
     return []
+
+
+def _answer_nnunet(name: str, arguments: list[str]) -> None:
+    from segflow.apps import _nnunet_commands, _nnunet_lines
+
+    if _nnunet_commands.is_theirs(name):
+        text = _nnunet_lines.answer(name, arguments)
+    else:
+        text = f"there is no command '{name}' in nnU-Net 2.8; {_nnunet_commands.PAGE} lists them"
+    sys.stderr.write(f"segflow: {text}\n")
+    raise SystemExit(2)
 
 
 def _complete(asked: list[str]) -> None:

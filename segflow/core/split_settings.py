@@ -19,8 +19,8 @@ class SplitSettings:
         folds: Number of folds; not used by ``leave_one_group_out``.
         seed: Seed of the shuffle.
         group_by: Which cases stay together on one side of every split. A regular expression on the case id, whose
-            first group or whole match names the group; or a CSV file of case id and group. None keeps no cases
-            together.
+            first group or whole match names the group; a CSV file of case id and group; or ``FILE.csv:HEADING``, a
+            column of a CSV file with headings. None keeps no cases together.
         stratify_by: The strata of ``stratified``, given in the same form as ``group_by``.
         file: A JSON or CSV file with your own splits. All settings above except ``group_by`` are then unused.
         random_beyond: Give a fold beyond the last a random 80:20 split, as nnU-Net does, instead of refusing it.

@@ -11,6 +11,7 @@ from typing import Any
 from segflow.core.errors import SegflowError
 from segflow.core.split_settings import SplitSettings
 from segflow.core.splits import Split, check_splits, select_fold
+from segflow.core.wording import counted, some
 from segflow.storage.file_names import SPLITS_FILE
 from segflow.storage.json_files import read_json_as, write_json
 from segflow.storage.prepared_dataset import PreparedDataset
@@ -57,7 +58,9 @@ def split_dataset(
     own = {case: groups.get(case, case) for case in case_ids} if groups else None
     groups = groups_of_cases(case_ids, settings) or own
     if stored.is_file() and not replace:
-        return _kept(prepared, case_ids, settings, groups, asked=asked, brought=None if asked else brought)
+        splits = _kept(prepared, case_ids, settings, groups, asked=asked, brought=None if asked else brought)
+        _tell_left_out(splits, settings, groups)
+        return splits
     if brought is not None and not asked:
         splits = read_splits(brought)
         check_splits(splits, case_ids, groups=groups, source=str(brought))
@@ -74,6 +77,7 @@ def split_dataset(
     if groups:
         write_json(prepared.groups_file, groups, sort_keys=True)
     write_splits(stored, splits)
+    _tell_left_out(splits, settings, groups)
     return splits
 
 
@@ -115,7 +119,7 @@ def _kept(
     splits = read_splits(stored)
     if groups is None and (file := prepared.groups_file).is_file():
         groups = read_json_as(file, _groups)
-    fix = f"To make splits anew, remove {stored.name} and plan again; folds trained on the old ones are then void."
+    fix = "segflow plan with replace_splits=true makes splits anew; folds trained on the old ones are then void."
     try:
         check_splits(splits, case_ids, groups=groups, source=str(stored))
     except SegflowError as error:
@@ -127,6 +131,16 @@ def _kept(
         if not _same(splits[: len(theirs)], theirs):  # folds may have been added to those of the raw dataset
             raise SegflowError(f"{stored} and {brought} hold different splits", fix=fix)
     return splits
+
+
+def _tell_left_out(splits: Sequence[Split], settings: SplitSettings, groups: Mapping[str, str] | None) -> None:
+    """Say which group each fold leaves out."""
+    if settings.scheme != "leave_one_group_out" or not groups:
+        return
+    left_out = [
+        f"{index} {groups[split.val[0]]} ({counted(len(split.val), 'case')})" for index, split in enumerate(splits)
+    ]
+    logger.info("Folds by the group that they leave out: %s", some(left_out, most=20))
 
 
 def _units(case_ids: Sequence[str], groups: Mapping[str, str] | None) -> int:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from segflow.core.errors import SegflowError
@@ -16,6 +17,8 @@ from segflow.storage.json_files import read_json, write_json
 from segflow.storage.tables import CASE_HEADINGS, column_of, read_table
 
 logger = logging.getLogger(__name__)
+
+_COLUMN = re.compile(r"(?P<file>.+\.csv):(?P<heading>[^/\\]+)", re.IGNORECASE)
 
 
 def read_splits(file: Path) -> list[Split]:
@@ -49,14 +52,17 @@ def values_of_cases(case_ids: Iterable[str], source: str) -> dict[str, str]:
 
     Args:
         case_ids: The cases.
-        source: The path of a file that ends in ``.csv``, or a regular expression.
+        source: The path of a file that ends in ``.csv``, perhaps with ``:HEADING`` of a column behind it; or a regular
+            expression.
 
     Raises:
-        SegflowError: The file is missing or lacks a case, or the expression does not match one.
+        SegflowError: The file is missing or lacks a case or the column, or the expression does not match a case.
     """
-    if not source.lower().endswith(".csv"):
+    named = _COLUMN.fullmatch(source)
+    if not named and not source.lower().endswith(".csv"):
         return values_by_pattern(case_ids, source)
-    table = _read_table(Path(source).expanduser())
+    file = Path(named["file"] if named else source).expanduser()
+    table = _read_table(file, named["heading"] if named else None)
     wanted = list(case_ids)
     missing = [case for case in wanted if case not in table]
     if missing:
@@ -94,16 +100,35 @@ def groups_of_cases(case_ids: Iterable[str], settings: SplitSettings) -> dict[st
     return values_of_cases(case_ids, settings.group_by) if settings.group_by else None
 
 
-def _read_table(file: Path) -> dict[str, str]:
+def _read_table(file: Path, heading: str | None = None) -> dict[str, str]:
+    """Case id → value, from the first two columns, or from those of the case ids and of a heading."""
     rows = [line.cells for line in read_table(file)]
-    if rows and column_of(rows[0], CASE_HEADINGS) == 0:
+    case, value = 0, 1
+    if heading is not None:
+        case, value = _columns(file, rows, heading)
+    if heading is not None or (rows and column_of(rows[0], CASE_HEADINGS) == 0):
         rows = rows[1:]
     table: dict[str, str] = {}
     for row in rows:
-        if len(row) < 2 or not row[1]:
+        if len(row) <= max(case, value) or not row[value]:
             raise SegflowError(f"{file}: every line needs a case id and a value", found=",".join(row)[:80])
-        if table.setdefault(row[0], row[1]) != row[1]:
-            raise SegflowError(f"{file}: two values for one case", case=row[0], found=f"{table[row[0]]}, {row[1]}")
+        if table.setdefault(row[case], row[value]) != row[value]:
+            raise SegflowError(
+                f"{file}: two values for one case", case=row[case], found=f"{table[row[case]]}, {row[value]}"
+            )
     if not table:
         raise SegflowError(f"{file} is empty", expected="lines of case id and value")
     return table
+
+
+def _columns(file: Path, rows: Sequence[Sequence[str]], heading: str) -> tuple[int, int]:
+    """Index of the column of case ids, and of the one with a heading."""
+    headings = rows[0] if rows else ()
+    case, value = column_of(headings, CASE_HEADINGS), column_of(headings, (heading.lower(),))
+    if value is None:
+        raise SegflowError(f"{file} has no column '{heading}'", found=", ".join(headings) or "an empty file")
+    if case is None:
+        raise SegflowError(
+            f"{file} has no column of case ids", found=", ".join(headings), expected=" or ".join(CASE_HEADINGS)
+        )
+    return case, value

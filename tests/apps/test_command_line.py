@@ -31,6 +31,7 @@ def test_settings_are_marked_so_that_every_key_reaches_the_check_of_its_command(
     [
         ("fold=0", "fold='0'"),
         ("fold=all", "fold=all"),
+        ("fold=7", "fold.index=7"),
         ("fold='0'", "fold='0'"),
         ("configuration=3d_fullres", "configuration=3d_fullres"),
         ("trainer.max_epochs=3", "trainer.max_epochs=3"),
@@ -88,6 +89,7 @@ def test_rewriting_twice_changes_nothing() -> None:
 
 def test_flags_may_stand_anywhere() -> None:
     assert rewritten("fold=0,1", "-m", "seed=1") == ["-m", "fold='0','1'", "seed=1"]
+    assert rewritten("-m", "fold=0,1,2,3,4,5") == ["-m", "fold.index=0,1,2,3,4,5"], "the group has no option 5"
     assert rewritten("seed=1", "--cfg", "job", "fold=0") == ["--cfg", "job", "seed=1", "fold='0'"]
     assert rewritten("--config-dir", "mine", "seed=1") == ["--config-dir", "mine", "seed=1"]
 

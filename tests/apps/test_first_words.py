@@ -13,7 +13,7 @@ from apps_commands import start
 
 from segflow.apps import _first_words, _messages
 from segflow.apps._first_words import CommandLineError, check
-from segflow.apps._nnunet_names import TRAINER_CLASSES, nearest_class, planner_of, settings_of_class
+from segflow.apps._nnunet_names import nearest_class, planner_of, settings_of_class
 
 ROOT = Path(__file__).resolve().parents[2]
 CONF = ROOT / "conf"
@@ -84,7 +84,7 @@ def test_the_right_line_is_named(typed: str, right: str) -> None:
 @pytest.mark.parametrize(
     ("typed", "expected"),
     [
-        ("train trainer=nnUNetTrainerFoo", "The README lists"),
+        ("train trainer=nnUNetTrainerFoo", "docs/coming_from_nnunet.md lists"),
         ("train trainer=nnUNetTrainerDA6", "nnUNetTrainerDA5 is here augmentation=nnunet_da5"),
         ("plan dataset.path", "cannot read the argument 'dataset.path'. Write dataset.path=VALUE."),
         ("train hello", "write KEY=VALUE"),
@@ -161,12 +161,6 @@ def test_the_option_that_is_meant(option: str, known: list[str], expected: str |
 
 
 # ------------------------------------------------------------------------------------------------ nnU-Net's names
-
-
-def test_the_readme_shows_the_table_of_trainer_classes() -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    rows = dict(re.findall(r"^\| `(nnUNet\w+)`[^|]*\| `([^`]+)` \|$", readme, flags=re.MULTILINE))
-    assert rows == TRAINER_CLASSES
 
 
 def test_trainer_classes_that_differ_in_their_number_of_epochs() -> None:

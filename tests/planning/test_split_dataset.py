@@ -43,7 +43,7 @@ def test_groups_are_kept_apart_and_checked_at_every_use(tmp_path: Path) -> None:
 
 def test_other_splits_than_those_that_were_made_are_not_silently_ignored(tmp_path: Path) -> None:
     split_dataset(tmp_path, CASES, SplitSettings())
-    with pytest.raises(SegflowError, match=r"other splits than were asked for.*remove"):
+    with pytest.raises(SegflowError, match=r"other splits than were asked for.*replace_splits=true"):
         split_dataset(tmp_path, CASES, SplitSettings(folds=3))
     with pytest.raises(SegflowError, match="same group"):
         split_dataset(tmp_path, CASES, BY_PATIENT)
@@ -51,7 +51,7 @@ def test_other_splits_than_those_that_were_made_are_not_silently_ignored(tmp_pat
 
 def test_new_cases_are_not_silently_left_out(tmp_path: Path) -> None:
     split_dataset(tmp_path, CASES, SplitSettings())
-    with pytest.raises(SegflowError, match=r"in no fold.*new_case.*remove"):
+    with pytest.raises(SegflowError, match=r"in no fold.*new_case.*replace_splits=true"):
         split_dataset(tmp_path, [*CASES, "new_case"], SplitSettings())
 
 
@@ -81,3 +81,12 @@ def test_with_too_few_cases_only_fold_all_trains(tmp_path: Path, caplog: pytest.
         read_fold(tmp_path, few, 0, SplitSettings())
     with pytest.raises(SegflowError, match="5 folds need at least 5 groups"):
         split_dataset(tmp_path, few, BY_PATIENT)
+
+
+def test_the_group_that_each_fold_leaves_out_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    settings = SplitSettings(scheme="leave_one_group_out", group_by=r"^(p\d)")
+    for _ in range(2):  # made, then kept
+        caplog.clear()
+        with caplog.at_level(logging.INFO):
+            split_dataset(tmp_path, CASES, settings)
+        assert "leave out: 0 p0 (2 cases), 1 p1 (2 cases)" in caplog.text

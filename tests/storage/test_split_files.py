@@ -60,3 +60,19 @@ def test_a_file_that_leaks_a_group_is_refused(tmp_path: Path) -> None:
     write_splits(file, make_splits(CASES, SplitSettings()))
     with pytest.raises(SegflowError, match=r"mine\.json, fold 0.*same group"):
         build_splits(CASES, SplitSettings(file=str(file), group_by="^(case)"))
+
+
+def test_a_column_of_a_table_is_named_by_its_heading(tmp_path: Path) -> None:
+    file = tmp_path / "cases.CSV"
+    file.write_text("Patient,case,Site\n" + "".join(f"p{i},{case},s{i % 3}\n" for i, case in enumerate(CASES)))
+    assert values_of_cases(CASES, f"{file}:site") == {case: f"s{i % 3}" for i, case in enumerate(CASES)}
+    splits = build_splits(CASES, SplitSettings(scheme="leave_one_group_out", group_by=f"{file}:Site"))
+    assert [split.val for split in splits] == [tuple(CASES[k::3]) for k in range(3)]
+    with pytest.raises(SegflowError, match=r"has no column 'sites'; found Patient, case, Site"):
+        values_of_cases(CASES, f"{file}:sites")
+    file.write_text("volume,site\ncase_0,a\n")
+    with pytest.raises(SegflowError, match=r"no column of case ids; found volume, site; expected case or case_id"):
+        values_of_cases(CASES, f"{file}:site")
+    file.write_text("case,patient,site\ncase_0,p0\n")
+    with pytest.raises(SegflowError, match="a case id and a value"):
+        values_of_cases(CASES, f"{file}:site")
