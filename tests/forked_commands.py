@@ -9,6 +9,7 @@ they are loaded is not that of a new process: tests of these start one. So does 
 from __future__ import annotations
 
 import atexit
+import gc
 import json
 import os
 import runpy
@@ -81,6 +82,8 @@ class Fork:
         *, session: bool = False, script: Path | None = None,
     ) -> None:  # fmt: skip
         self._server = _server()
+        for stream in (stdout, stderr):
+            stream.touch()
         streams = {"stdout": str(stdout), "stderr": str(stderr)}
         self.pid = self._server.start(
             {
@@ -104,9 +107,10 @@ class Fork:
             raise subprocess.TimeoutExpired(["segflow"], seconds or 0)
         return code
 
-    def send_signal(self, number: int) -> None:
+    def kill(self) -> None:
+        """End it at once."""
         if self.poll() is None:
-            os.kill(self.pid, number)
+            os.kill(self.pid, signal.SIGKILL)
 
 
 class _Server:
@@ -125,7 +129,8 @@ class _Server:
         stream.flush()
         while "pid" not in (told := self._told(None)):
             pass
-        return int(told["pid"])
+        self._codes.pop(told["pid"], None)  # of an earlier process of this number
+        return told["pid"]
 
     def code(self, pid: int, seconds: float | None) -> int | None:
         while pid not in self._codes and self._told(seconds):
@@ -172,6 +177,7 @@ def _load() -> None:
             except ImportError:  # it needs blosc2, or what is not installed
                 continue
     del sys.modules["blosc2"]
+    gc.freeze()  # a collection in a fork would copy all of it
     assert len(os.listdir("/proc/self/task")) == 1, "a process with threads cannot be forked"
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from pathlib import Path
+
+import forked_commands
 
 PATHS = (
     *("SEGFLOW_RAW", "SEGFLOW_PREPROCESSED", "SEGFLOW_OUTPUTS", "SEGFLOW_SCRATCH", "SEGFLOW_CONF"),
@@ -30,7 +31,4 @@ SHORT = [
 def start(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """``segflow ARGUMENTS`` in a folder, without the paths that the tester's own environment sets."""
     clean = {key: value for key, value in os.environ.items() if key not in PATHS}
-    command = [sys.executable, "-m", "segflow.apps.main", *arguments]
-    return subprocess.run(
-        command, cwd=folder, env={**clean, **environment}, capture_output=True, text=True, check=False
-    )
+    return forked_commands.run(folder, *arguments, environment={**clean, **environment})

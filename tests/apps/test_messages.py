@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
+import forked_commands
 import pytest
 
 
 def segflow(*arguments: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "segflow.apps.main", *arguments]
-    return subprocess.run(
-        command, cwd=folder, env={**os.environ, **environment}, capture_output=True, text=True, check=False
-    )
+    return forked_commands.run(folder, *arguments, environment={**os.environ, **environment})
 
 
 @pytest.mark.parametrize(

@@ -10,12 +10,13 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from apps_commands import PATHS, SHORT
+from forked_commands import Fork
 
 from segflow.storage.folds import Fold
 from segflow.training.watch import is_alive
@@ -31,20 +32,9 @@ HANGS = 240
 class Started:
     """A command that runs, with its output in a file."""
 
-    def __init__(self, folder: Path, words: Sequence[str], environment: Mapping[str, str]) -> None:
-        self.folder = folder
+    def __init__(self, file: Path, process: subprocess.Popen[bytes] | Fork) -> None:
+        self.file, self.process = file, process
         self.others: list[int] = []
-        self.file = folder / f"{time.monotonic_ns()}.output"
-        clean = {key: value for key, value in os.environ.items() if key not in PATHS}
-        with self.file.open("w") as stream:
-            self.process = subprocess.Popen(
-                words,
-                cwd=folder,
-                env={**clean, "OMP_NUM_THREADS": "1", **environment},
-                stdout=stream,
-                stderr=stream,
-                start_new_session=True,
-            )
 
     @property
     def output(self) -> str:
@@ -81,16 +71,28 @@ class Starter:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.started: list[Started] = []
+        clean = {key: value for key, value in os.environ.items() if key not in PATHS}
+        self.environment = {**clean, "OMP_NUM_THREADS": "1"}
 
     def train(self, *arguments: str, **environment: str) -> Started:
-        return self._start([sys.executable, "-m", "segflow", "train", *arguments], environment)
+        file = self._new_file()
+        variables = {**self.environment, **environment}
+        return self._kept(file, Fork(self.folder, ("train", *arguments), variables, file, file, session=True))
 
     def torchrun(self, options: Sequence[str], *arguments: str) -> Started:
         words = [sys.executable, "-m", "torch.distributed.run", *options, "-m", "segflow", "train", *arguments]
-        return self._start(words, {})
+        file = self._new_file()
+        with file.open("w") as out:
+            process = subprocess.Popen(
+                words, cwd=self.folder, env=self.environment, stdout=out, stderr=out, start_new_session=True
+            )
+        return self._kept(file, process)
 
-    def _start(self, words: Sequence[str], environment: Mapping[str, str]) -> Started:
-        self.started.append(Started(self.folder, words, environment))
+    def _new_file(self) -> Path:
+        return self.folder / f"{time.monotonic_ns()}.output"
+
+    def _kept(self, file: Path, process: subprocess.Popen[bytes] | Fork) -> Started:
+        self.started.append(Started(file, process))
         return self.started[-1]
 
     def close(self) -> None:
