@@ -1,14 +1,20 @@
-"""Write the figures of results/*.json into README.md, between the markers of each benchmark."""
+"""Write the figures of results/*.json into README.md, between the markers of each benchmark, and into docs/results.md.
+
+With ``--check`` nothing is written: it fails if a file is not what it would write.
+"""
 
 from __future__ import annotations
 
 import json
 import re
 import sys
+from pathlib import Path
 from typing import Any
 
 from record import RESULTS, table_of_checks, table_of_rows, table_of_values
+from results_page import PICTURES, pictures, results_page
 
+DOCS = RESULTS.parent.parent / "docs"
 README = RESULTS.parent / "README.md"
 MARKERS = "<!-- results:{name} -->", "<!-- end -->"
 
@@ -53,14 +59,27 @@ def _table(header: list[str], cells: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
+def written(results: dict[str, dict[str, Any]]) -> dict[Path, str]:
+    """Every file that comes from the results → its text."""
+    drawn = {DOCS / PICTURES / name: svg for name, svg in pictures(results).items()}
+    page = results_page(results, render, RESULTS.parent)
+    return {README: update(README.read_text(encoding="utf-8"), results), DOCS / "results.md": page, **drawn}
+
+
 def main() -> None:
-    """Read every result, write the README."""
+    """Read every result, write README and page."""
     results = {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in sorted(RESULTS.glob("*.json"))}
     quick = [name for name, content in results.items() if content["quick"]]
     if quick or not results:
         raise SystemExit(f"quick runs are no results: {', '.join(quick)}" if quick else f"nothing in {RESULTS}")
-    README.write_text(update(README.read_text(encoding="utf-8"), results), encoding="utf-8")
-    sys.stdout.write(f"{README}: {', '.join(results)}\n")
+    files = written(results)
+    if "--check" in sys.argv[1:]:
+        old = [file.name for file, text in files.items() if not file.is_file() or file.read_text("utf-8") != text]
+        raise SystemExit(f"not up to date: {', '.join(old)}. Run: python benchmarks/report.py" if old else 0)
+    for file, text in files.items():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text, encoding="utf-8")
+    sys.stdout.write(f"{', '.join(file.name for file in files)}: {', '.join(results)}\n")
 
 
 if __name__ == "__main__":
