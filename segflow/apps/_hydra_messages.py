@@ -50,6 +50,12 @@ def _composition(error: BaseException, folders: Sequence[Path], command: str) ->
     added = re.search(r"An item is already at '([^']+)'", text)
     if added:
         return f"'{added[1]}' is there already: without + it is set"
+    inside = re.search(r"In '([\w/.-]+)': Could not override '([\w/]+)@", text)
+    if inside:
+        return (
+            f"{inside[1]}.yaml overrides '{inside[2]}' within its own section: its very first line must be "
+            "'# @package _global_'"
+        )
     if override and "Multiple values" not in text:
         return f"cannot set '{override[1]}': {' '.join(text.split())}"
     where = f"setting '{key}': " if key else ""

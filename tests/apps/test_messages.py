@@ -109,6 +109,16 @@ def test_a_bad_yaml_of_the_users_own_is_named(tmp_path: Path) -> None:
     assert "mine.yaml" in result.stderr
 
 
+def test_a_preset_whose_package_is_not_in_the_first_line_says_so(tmp_path: Path) -> None:
+    preset = tmp_path / "conf" / "experiment" / "mine.yaml"
+    preset.parent.mkdir(parents=True)
+    preset.write_text("# mine\n# @package _global_\ndefaults:\n  - override /optimizer: adamw\n")
+    told = segflow("train", "--config-dir", "conf", "dataset=phantom", "experiment=mine", folder=tmp_path)
+    assert told.returncode == 2
+    assert "experiment/mine.yaml" in told.stderr
+    assert "very first line must be '# @package _global_'" in told.stderr
+
+
 def test_a_users_folder_wins_over_the_shipped_one(tmp_path: Path) -> None:
     (tmp_path / "mine" / "dataset").mkdir(parents=True)
     (tmp_path / "mine" / "dataset" / "phantom.yaml").write_text("name: Dataset777_Mine\npath: null\nsource: raw\n")
