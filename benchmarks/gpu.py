@@ -31,7 +31,7 @@ LONGEST = 240
 CORES = (4, 8, 16)
 NETWORKS = ("hippocampus 3d", "acdc 2d", "ct 3d", "ct ResEnc L", "ct_117 3d")
 TRAINED = (("hippocampus", "3d_fullres"), ("acdc", "2d"), ("acdc", "3d_fullres"), ("ct", "3d_fullres"))
-GROUPS = ("facts", "suite", "agreement", "steps", "prepare", "waits", "data", "epoch", "predict")
+GROUPS = ("facts", "suite", "agreement", "steps", "passes", "prepare", "waits", "data", "epoch", "predict")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +71,7 @@ def pieces(*, tiny: bool, reference: bool) -> list[Piece]:
             for name in networks
         ]
     found += [step for name in networks for step in _steps(name, reference=reference, compiled=False)]
+    found += [Piece(f"passes: {name}", "passes", "passes", {"network": name}, 30) for name in networks]
     for subject in subjects:
         found.append(Piece(f"prepare: {subject}", "prepare", "prepare", {"subject": subject, "reference": reference}))
         for configuration in (own for name, own in trained if name == subject):
@@ -184,6 +185,12 @@ def _agreement(record: Record, what: str, found: dict[str, Any]) -> None:
             record.value(f"{what}, {precision}: {key.replace('_', ' ')}", segflow=value)
 
 
+def _passes(record: Record, what: str, found: dict[str, Any]) -> None:
+    for row in found["passes"]:
+        patch = f"{row['batch']} × {'×'.join(str(n) for n in found['patch'])}"
+        record.value(f"{what}, {patch}, {row['format']}: forward pass", segflow=1e3 * row["seconds"], unit="ms")
+
+
 def _waits(record: Record, what: str, found: dict[str, Any]) -> None:
     for where, count in found["per_step"].items():
         record.value(f"{what}: waits at {where}", segflow=count, unit="a step")
@@ -220,6 +227,7 @@ def _predict(record: Record, what: str, found: dict[str, Any]) -> None:
 _JUDGES = {
     "suite": _suite,
     "agreement": _agreement,
+    "passes": _passes,
     "waits": _waits,
     "data": _data,
     "epoch": _epoch,

@@ -147,6 +147,24 @@ def steps(place: Place, network: str, compiled: bool) -> dict[str, Any]:
     }
 
 
+def passes(place: Place, network: str) -> dict[str, Any]:
+    """Seconds of a forward pass as in prediction, in both memory formats, for one sample, two, and a training batch."""
+    plan, labels, _ = planned(place, network)
+    autocast = torch.float16 if place.device == "cuda" else None
+    rows = []
+    for memory_format, batch in itertools.product(FORMATS, sorted({1, 2, plan.batch_size})):
+        module = build_network(plan.topology, 1, labels.num_outputs, deep_supervision=False, memory_format=memory_format)
+        module = module.to(place.device).eval()
+        image = torch.randn((batch, 1, *plan.patch_size), device=place.device)
+
+        def forward(module: torch.nn.Module = module, image: torch.Tensor = image) -> None:
+            with torch.inference_mode(), torch.autocast(place.device, dtype=autocast, enabled=autocast is not None):
+                module(image)
+
+        rows.append({"batch": batch, "format": memory_format, **_timed(place, forward)})
+    return {"patch": list(plan.patch_size), "passes": rows}
+
+
 def timed_steps(
     place: Place, module: torch.nn.Module, plan: ConfigurationPlan, labels: Labels, autocast: torch.dtype | None
 ) -> dict[str, Any]:

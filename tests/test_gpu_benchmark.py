@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-GROUPS = ("facts", "agreement", "steps", "prepare", "epoch", "waits", "data", "predict")
+GROUPS = ("facts", "agreement", "steps", "passes", "prepare", "epoch", "waits", "data", "predict")
 
 
 def start(work: Path, *arguments: str) -> str:
