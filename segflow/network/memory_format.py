@@ -12,7 +12,9 @@ CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
 LARGE_SAMPLE = 2**18
-"""Voxels of a sample from which a forward pass on a GPU is quicker in channels-last memory, whatever the batch."""
+"""Voxels of a sample from which a forward pass on a GPU is quicker in channels-last memory, whatever the batch.
+
+``python benchmarks/gpu.py --only passes`` measures it."""
 
 
 def is_quicker_channels_last(image: Tensor) -> bool:
