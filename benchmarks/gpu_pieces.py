@@ -153,7 +153,8 @@ def passes(place: Place, network: str) -> dict[str, Any]:
     autocast = torch.float16 if place.device == "cuda" else None
     rows = []
     for memory_format, batch in itertools.product(FORMATS, sorted({1, 2, plan.batch_size})):
-        module = build_network(plan.topology, 1, labels.num_outputs, deep_supervision=False, memory_format=memory_format)
+        outputs = labels.num_outputs
+        module = build_network(plan.topology, 1, outputs, deep_supervision=False, memory_format=memory_format)
         module = module.to(place.device).eval()
         image = torch.randn((batch, 1, *plan.patch_size), device=place.device)
 
