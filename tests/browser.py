@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -61,3 +62,11 @@ def opened(browser: Any, file: Path, **options: Any) -> Iterator[Any]:
         assert not wrong
     finally:
         page.close()
+
+
+def until(check: Callable[[], Any], seconds: float = 60) -> None:
+    """Wait until a condition holds. Playwright's own way is refused by the pages' Content-Security-Policy."""
+    end = time.monotonic() + seconds
+    while not check():
+        assert time.monotonic() < end, "it did not come true"
+        time.sleep(0.05)

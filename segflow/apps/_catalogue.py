@@ -238,6 +238,11 @@ NUMBERED = frozenset({"trainer.devices"})
 """Settings for which ``0,1`` is a list, as for Lightning, and no sweep unless ``-m`` says so."""
 
 
+def listed(command: str) -> frozenset[str]:
+    """Settings for which ``A,B`` is a list of paths, and no sweep unless ``-m`` says so."""
+    return frozenset({"run"}) if command == "report" else frozenset()
+
+
 def taken_as_typed(command: str) -> frozenset[str]:
     """Settings whose value is one text, whatever signs are in it. In a name a comma parts two, see `NAME_KEYS`."""
     lists = {setting.key for setting in _settings.settings_of(_commands.record_of(command)) if setting.is_list}

@@ -8,6 +8,7 @@
 - ``input=/data/a b=(1).nii.gz``: paths with characters of Hydra's grammar are quoted.
 - ``dataset=Dataset004_Hippocampus``, ``dataset=4``, ``dataset=/data/Dataset004_Hippocampus``: a folder of
   ``paths.raw``, or any other, without a YAML of its own.
+- ``report run=A,B``: several runs are a list.
 - ``verbose=true``: every setting gets the mark ``++``, which Hydra accepts for existing and new keys. The record of the
   command's settings refuses unknown keys.
 - ``predict … part=0/4``: settings of a command's only section, without its name.
@@ -52,6 +53,7 @@ def rewrite(command: str, arguments: Sequence[str], folders: Sequence[Path]) -> 
     short = _short_names(command)
     groups = {name for name, _ in _shipped.groups_of(command, folders[0])}
     texts, whole_ones = _catalogue.texts(command), _catalogue.taken_as_typed(command)
+    listed = _catalogue.listed(command) if not multirun else frozenset()
     for argument in overrides:
         key = key_of(argument)
         whole = argument
@@ -59,6 +61,8 @@ def rewrite(command: str, arguments: Sequence[str], folders: Sequence[Path]) -> 
             whole = argument.replace(key, short[key], 1)
         if key in groups and "@" not in whole.partition("=")[0]:
             whole = whole.lstrip("+")
+        if key in listed:
+            whole = _as_list(whole)
         result.extend(_marked(one, folders) for one in _rewrite_one(whole, folders, multirun, texts, whole_ones))
     return flags + result
 
@@ -148,6 +152,15 @@ def _rewrite_one(
         several = multirun or key not in whole
         return [head + ",".join(map(_quote_text, split_values(value) if several else [value]))]
     return [argument]
+
+
+def _as_list(argument: str) -> str:
+    """``KEY=A,B`` as ``KEY=[A,B]``, unless there is a file of that very name."""
+    key, _, value = argument.partition("=")
+    parts = split_values(value)
+    if len(parts) < 2 or Path(value).exists():
+        return argument
+    return f"{key}=[{','.join(map(_quote_text, parts))}]"
 
 
 def _globbed(value: str, names: Sequence[str]) -> str:

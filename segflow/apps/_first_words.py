@@ -154,7 +154,8 @@ class _Line:
         if self._multirun or len(split_values(value)) < 2 or re.match(r"\w+\(", value):
             return False
         whole = key if key in self._settings else f"{self._section}.{key}"
-        return whole not in _catalogue.taken_as_typed(self.command) | _catalogue.NUMBERED
+        lists = _catalogue.NUMBERED | _catalogue.listed(self.command)
+        return whole not in _catalogue.taken_as_typed(self.command) | lists
 
     def _sweep(self, key: str, value: str) -> None:
         values = ",".join(split_values(value.removeprefix("[").removesuffix("]") if value.startswith("[") else value))

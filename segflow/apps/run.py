@@ -103,8 +103,10 @@ def run(settings: Run) -> float | None:
     if images.is_dir() and any(images.iterdir()):
         predictions = apply_selection(settings, selection, images, outputs / PREDICTIONS / _folder(selection.best))
     logger.info("6/6 report")
+    from segflow.apps import _run_page  # slow
+
     page = outputs / report.PAGE
-    report.write(Path(selection.best.runs[0]), page, paths, raw=raw)
+    _run_page.write(Path(selection.best.runs[0]), page, _run_page.Options(paths), raw=raw)
     select.show(selection)
     _terminal.say(f"Report       {page}")
     if predictions is not None:

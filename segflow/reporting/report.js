@@ -93,7 +93,12 @@
       initialSort: [{ column: last, dir: data.metrics[0].lower ? "desc" : "asc" }],
     });
     at("boxes").on("plotly_click", ({ points }) => choose(points[0].customdata));
-    at("metric").addEventListener("change", () => { boxes(); cases.replaceData(tableRows()); });
+    at("metric").addEventListener("change", () => {
+      boxes();
+      // What was typed was meant for the former metric.
+      tableColumns().filter(({ numeric }) => numeric).forEach(({ field }) => cases.setHeaderFilterValue(field, ""));
+      cases.replaceData(tableRows());
+    });
     at("label").addEventListener("change", () => cases.replaceData(tableRows()));
   }
 

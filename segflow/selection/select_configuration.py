@@ -24,6 +24,7 @@ from segflow.storage.file_names import CHOICE_FILE
 from segflow.storage.file_stamps import Origin
 from segflow.storage.json_files import write_json
 from segflow.storage.links import within
+from segflow.storage.runs import names_of_runs
 from segflow.storage.stamps import StampedFolder
 
 SELECTION_FILE = "selection.json"
@@ -163,7 +164,7 @@ def _score_all(
         summaries += score_ensembles(
             members, ensembles, cases, reference, processes=settings.processes, progress=progress
         )
-    names = _names(runs)
+    names = names_of_runs([run.run for run in runs])
     return [
         _Entry(
             group,
@@ -178,15 +179,6 @@ def _score_all(
         )
         for group, summary in zip(groups, summaries, strict=True)
     ]
-
-
-def _names(runs: Sequence[CrossValidation]) -> list[str]:
-    """Name of each run: its configuration, with a part of the path if several runs have the same one."""
-    for parts in (slice(-2, -1), slice(-2, None), slice(-3, None)):
-        names = ["/".join(run.run.resolve().parts[parts]) for run in runs]
-        if len(set(names)) == len(names):
-            return names
-    return [str(run.run) for run in runs]
 
 
 def _ranked(entries: Sequence[_Entry], settings: SelectSettings) -> list[_Entry]:

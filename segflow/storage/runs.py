@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -97,3 +98,18 @@ def find_runs(outputs: Path) -> list[Path]:
     if not found:
         raise SegflowError(f"no run lies in {outputs}", expected="folders fold_0, fold_1, … of runs", fix=TRAIN_FIRST)
     return found
+
+
+def names_of_runs(paths: Sequence[Path]) -> list[str]:
+    """A name for each run: its configuration, with as much of its path as tells the runs apart.
+
+    Args:
+        paths: Folders of runs, or of folds.
+    """
+    known = [path.resolve() for path in paths]
+    folds = any(path.name.startswith(FOLD_PREFIX) for path in known)
+    for parts in (-2, -3, -4) if folds else (slice(-2, -1), -2, -3):
+        names = ["/".join(path.parts[parts if isinstance(parts, slice) else slice(parts, None)]) for path in known]
+        if len(set(names)) == len(names):
+            return names
+    return [str(path) for path in paths]
