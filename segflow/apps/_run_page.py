@@ -136,11 +136,10 @@ def _comparison(runs: Sequence[ReportedRun]) -> list[Table]:
         [run.summary for run in scored],
         scored[0].record.dataset.labels,
     )
-    tables = [
-        Table(f"Differences in {HEADINGS[metric]}", paired_rows(names, summaries, labels, metric), OF_PAIRS)
-        for metric in metrics_of_all(summaries)
+    return [
+        Table("Side by side", score_rows(names, summaries, labels), "Means over the cases.", texts=2),
+        Table(f"Differences from {names[0]}", paired_rows(names, summaries, labels), OF_PAIRS, texts=3),
     ]
-    return [Table("Side by side", score_rows(names, summaries, labels), "Means over the cases."), *tables]
 
 
 def _headline(reported: ReportedRun) -> dict[str, str]:

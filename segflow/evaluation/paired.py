@@ -16,6 +16,8 @@ from segflow.evaluation.compare import Estimate, estimate_mean
 COMPARED = ("Dice", "hd95_mm", "surface_dice")
 """Metrics of the tables, where they were computed."""
 
+MEAN = "mean of labels"
+
 
 @dataclass(frozen=True, slots=True)
 class PairedDifference:
@@ -53,25 +55,23 @@ def paired_differences(first: Summary, second: Summary, metric: str) -> list[Pai
     return [_paired(key, *pair) for key, pair in zip(keys, columns, strict=True)]
 
 
-def paired_rows(names: Sequence[str], runs: Sequence[Summary], labels: Labels, metric: str) -> list[list[str]]:
-    """The other runs against the first, as a table: a heading, and one row for each run and label.
+def paired_rows(names: Sequence[str], runs: Sequence[Summary], labels: Labels) -> list[list[str]]:
+    """The other runs against the first, as a table: a heading, and one row for each metric, label and run.
 
     Args:
         names: Name of each run.
         runs: Scores of the same labels on the same cases.
         labels: The label definition, for the names.
-        metric: Name of a metric that all have.
     """
-    heading = ["run", "label", names[0], "run", "difference", "95 % of resamples", "p (Wilcoxon)", "cases"]
-    rows = [heading]
-    for name, run in zip(names[1:], runs[1:], strict=True):
-        for pair in paired_differences(runs[0], run, metric):
-            label = "mean of labels" if pair.key is None else labels.name_of(pair.key)
-            one = pair.difference
-            interval = "–" if math.isnan(one.low) else f"{one.low:+.4f} … {one.high:+.4f}"
-            left_out = f" ({pair.infinite} infinite left out)" if pair.infinite else ""
-            numbers = [_shown(pair.first, ".4f"), _shown(pair.second, ".4f"), _shown(one.mean, "+.4f"), interval]
-            rows.append([name, label, *numbers, _shown(pair.p_value, ".2g"), f"{one.cases}{left_out}"])
+    rows = [
+        ["metric", "label", "run", names[0], "that run", "difference", "95 % of resamples", "p (Wilcoxon)", "cases"]
+    ]
+    for metric in metrics_of_all(runs):
+        compared = [paired_differences(runs[0], run, metric) for run in runs[1:]]
+        for of_label in zip(*compared, strict=True):
+            for name, pair in zip(names[1:], of_label, strict=True):
+                label = MEAN if pair.key is None else labels.name_of(pair.key)
+                rows.append([HEADINGS[metric], label, name, *_numbers(pair, _digits(metric))])
     return rows
 
 
@@ -79,12 +79,13 @@ def score_rows(names: Sequence[str], runs: Sequence[Summary], labels: Labels) ->
     """Means of every run side by side: a heading, and one row for each metric and label."""
     rows = [["metric", "label", *names]]
     for metric in metrics_of_all(runs):
+        form = f".{_digits(metric)}f"
         for key in runs[0].keys:
             name = labels.name_of(key)
-            rows.append([HEADINGS[metric], name, *(_shown(run.mean[key][metric], ".4f") for run in runs)])
+            rows.append([HEADINGS[metric], name, *(_shown(run.mean[key][metric], form) for run in runs)])
         if len(runs[0].keys) > 1:
             means = [estimate_mean(run.values(metric)).mean for run in runs]
-            rows.append([HEADINGS[metric], "mean of labels", *(_shown(mean, ".4f") for mean in means)])
+            rows.append([HEADINGS[metric], MEAN, *(_shown(mean, form) for mean in means)])
     return rows
 
 
@@ -102,6 +103,20 @@ def _paired(key: LabelKey | None, first: np.ndarray, second: np.ndarray) -> Pair
     differences[finite] = two - one
     infinite = int(defined.sum() - finite.sum())
     return PairedDifference(key, means[0], means[1], estimate_mean(differences), _wilcoxon(two - one), infinite)
+
+
+def _numbers(pair: PairedDifference, digits: int) -> list[str]:
+    """Means, difference, interval, p-value and number of cases, as a table shows them."""
+    form, one = f".{digits}f", pair.difference
+    interval = "–" if math.isnan(one.low) else f"{one.low:+{form}} … {one.high:+{form}}"
+    left_out = f" ({pair.infinite} infinite left out)" if pair.infinite else ""
+    means = [_shown(pair.first, form), _shown(pair.second, form), _shown(one.mean, f"+{form}")]
+    return [*means, interval, _shown(pair.p_value, ".2g"), f"{one.cases}{left_out}"]
+
+
+def _digits(metric: str) -> int:
+    """Decimals: four of a share, two of millimetres."""
+    return 2 if metric.endswith("_mm") else 4
 
 
 def _mean_of_labels(table: np.ndarray) -> np.ndarray:

@@ -59,10 +59,10 @@ window.segflow = (() => {
     return a === b ? 0 : a < b ? -1 : 1;
   }
 
-  // Columns of a table: [{title, field, numeric}]; every cell and title is shown as text.
+  // Columns of a table: [{title, field, numeric, share of the width}]; every cell and title is shown as text.
   function columns(wanted) {
-    return wanted.map(({ title, field, numeric }) => ({
-      title, field, hozAlign: numeric ? "right" : "left", headerHozAlign: numeric ? "right" : "left",
+    return wanted.map(({ title, field, numeric, share = 1 }) => ({
+      title, field, widthGrow: share, hozAlign: numeric ? "right" : "left", headerHozAlign: numeric ? "right" : "left",
       titleFormatter: (cell) => document.createTextNode(cell.getValue()),
       formatter: (cell) => document.createTextNode(numeric ? shown(cell.getValue()) : cell.getValue()),
       sorter: numeric ? byNumber : "string", headerFilter: "input",
@@ -74,8 +74,8 @@ window.segflow = (() => {
   // A table that sorts and filters. `clicked` is called with the data of a row.
   function table(element, wanted, rows, clicked, options = {}) {
     const made = new Tabulator(element, {
-      data: rows, columns: columns(wanted), layout: "fitDataStretch", maxHeight: "26rem", index: "id",
-      nestedFieldSeparator: false, selectableRows: 1, columnDefaults: { minWidth: 70 }, placeholder: "no case", ...options,
+      data: rows, columns: columns(wanted), layout: "fitColumns", maxHeight: "26rem", index: "id",
+      nestedFieldSeparator: false, selectableRows: 1, columnDefaults: { minWidth: 90, resizable: "header" }, placeholder: "no case", ...options,
     });
     made.on("rowClick", (_event, row) => clicked(row.getData()));
     return made;

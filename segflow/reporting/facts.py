@@ -22,9 +22,9 @@ def facts_of(run: ReportedRun) -> Facts:
     record = run.record
     return {
         "Run": _of_run(run),
+        "Plan": _of_plan(record),
         "Training": _of_training(run),
         "Machine": _of_machine(record.machine),
-        "Plan": _of_plan(record),
     }
 
 
@@ -99,7 +99,7 @@ def _of_plan(record: RunRecord) -> dict[str, str]:
         "features": " ".join(features[: MOST_FEATURES - len(more)] + more),
         "normalization": ", ".join(dict.fromkeys(plan.normalization_schemes)),
         "previous stage": plan.previous_stage or UNKNOWN,
-        "training cases": str(len({*record.train_cases, *record.val_cases})),
+        "cases in a fold": str(len({*record.train_cases, *record.val_cases})),
     }
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from functools import cache
+from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -35,7 +37,9 @@ def write_page(file: Path, template: str, data: Mapping[str, Any], *, way: str =
     Raises:
         SegflowError: The page cannot be written.
     """
-    page = _environment().get_template(template).render(data=in_json(data), **shown)
+    written = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    made = {"version": version("segflow"), "written": written}
+    page = _environment().get_template(template).render(data=in_json(data), **made, **shown)
     with StampedFolder(file.parent).written(file.name, Origin(way, 2, {"page": digest_of(page)})) as place:
         (place / file.name).write_text(page, encoding="utf-8")
 

@@ -51,7 +51,7 @@
           { title: name, field: `r${run}`, numeric: true },
           ...(run ? [{ title: `minus ${data.runs[0].name}`, field: `d${run}`, numeric: true }] : []),
         ]);
-    return [{ title: "case", field: "id" }, ...(one ? [{ title: "fold", field: "fold" }] : []), ...numbers];
+    return [{ title: "case", field: "id", share: 2 }, ...(one ? [{ title: "fold", field: "fold" }] : []), ...numbers];
   };
 
   function tableRows() {

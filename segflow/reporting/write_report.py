@@ -28,11 +28,13 @@ class Table:
         title: Title above the table.
         rows: Rows of cells; the first is the heading.
         text: What the table says or how it was made, in sentences.
+        texts: Number of columns at the left that hold words.
     """
 
     title: str
     rows: Sequence[Sequence[str]]
     text: str = ""
+    texts: int = 1
 
 
 def write_report(
@@ -87,7 +89,9 @@ def _title(runs: Sequence[ReportedRun]) -> str:
     record = runs[0].record
     if len(runs) > 1:
         return f"{record.dataset.name}: {len(runs)} runs compared"
-    return f"{record.dataset.name}: {record.configuration}"
+    folder = runs[0].folds[0].path.parent
+    name = "" if folder.name == "default" else f", {folder.name}"
+    return f"{record.dataset.name}: {record.configuration}{name}"
 
 
 def _failed(runs: Sequence[ReportedRun]) -> list[str]:
