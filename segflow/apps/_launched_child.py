@@ -6,6 +6,7 @@ It is loaded in the worker of any engine, and therefore needs nothing but Python
 from __future__ import annotations
 
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -18,15 +19,15 @@ from pathlib import Path
 from types import FrameType
 
 from segflow.apps._job_results import VALUE_FILE, kept
-from segflow.apps._processes import OF_A_RANK, PASSED_ON
+from segflow.apps._processes import OF_A_RANK, PASSED_ON, send
 from segflow.apps.main import LAUNCHED_BY
 from segflow.core.errors import SegflowError
-from segflow.execution.interrupts import SIGINT_EXIT, SIGTERM_EXIT
+from segflow.execution.interrupts import EARLY_WARNINGS, SIGINT_EXIT, SIGTERM_EXIT
 
 PASSED_VARIABLES = ("PYTHONPATH", "SEGFLOW_", "nnUNet_", "OMP_NUM_THREADS")
 """Beginnings of the environment variables that a job on another machine gets from the process that launches it."""
 
-SENT = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+SENT = (signal.SIGINT, signal.SIGTERM, *EARLY_WARNINGS)
 """Signals that a person or a batch system sends."""
 
 POLL_SECONDS = 0.1
@@ -98,7 +99,7 @@ class RunningChild:
         for folder in (child.folder, child.log.parent):
             if not folder.is_dir():
                 raise SegflowError(
-                    f"there is no folder {folder} on {os.uname().nodename}",
+                    f"there is no folder {folder} on {platform.node()}",
                     fix="All machines must see the same folders under the same paths.",
                 )
         own = {key: value for key, value in os.environ.items() if key not in OF_A_RANK}
@@ -133,7 +134,7 @@ class RunningChild:
 
     def signal(self, number: int) -> None:
         """Pass a signal on to the job."""
-        self._process.send_signal(number)
+        send(self._process, number)
 
     def stop(self) -> None:
         """End the job: SIGTERM, on which a training keeps its last checkpoint; SIGKILL if that takes too long."""
@@ -141,14 +142,17 @@ class RunningChild:
         try:
             self._process.wait(GRACE_SECONDS)
         except subprocess.TimeoutExpired:
-            with suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
+            if sys.platform != "win32":
+                with suppress(ProcessLookupError):
+                    os.killpg(self._process.pid, signal.SIGKILL)
+            else:
+                self._process.kill()
             self._process.wait()
 
     def _cause(self, code: int) -> str:
         if code < 0:
             name = signal.Signals(-code).name
-            return f"killed by {name}{'; out of memory?' if -code == signal.SIGKILL else ''}"
+            return f"killed by {name}{'; out of memory?' if name == 'SIGKILL' else ''}"
         if code in (SIGINT_EXIT, SIGTERM_EXIT):
             return f"ended by {'Ctrl-C' if code == SIGINT_EXIT else 'SIGTERM'}"
         with self._child.log.open("rb") as log:

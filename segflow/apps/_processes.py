@@ -18,9 +18,9 @@ from types import FrameType
 from segflow.apps import _invocation
 from segflow.apps._job_results import VALUE_FILE, kept
 from segflow.core.errors import SegflowError
-from segflow.execution.interrupts import SIGINT_EXIT, SIGTERM_EXIT
+from segflow.execution.interrupts import EARLY_WARNINGS, SIGINT_EXIT, SIGTERM_EXIT
 
-PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+PASSED_ON = (signal.SIGTERM, signal.SIGINT, *EARLY_WARNINGS[:1])
 OF_A_TEAM = ("TORCHELASTIC_RUN_ID", "NODE_RANK")
 """Environment variables that say that other processes run the same sweep, so that their jobs train together."""
 OF_A_RANK = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "PL_GLOBAL_SEED")
@@ -52,13 +52,21 @@ def run_alone(command: str) -> float | None:
     return value
 
 
+def send(child: subprocess.Popen[bytes], number: int) -> None:
+    """Pass a signal on. On Windows a child hears Ctrl-C by itself, and nothing else, so that it is ended."""
+    if os.name != "nt":
+        child.send_signal(number)
+    elif number != signal.SIGINT:
+        child.terminate()
+
+
 def _wait_for(child: subprocess.Popen[bytes]) -> int:
     """Exit code of the child. Signals to this process are passed on, and end it after the child."""
     received: list[int] = []
 
     def pass_on(number: int, frame: FrameType | None) -> None:
         received.append(number)
-        child.send_signal(number)
+        send(child, number)
 
     before = {number: signal.signal(number, pass_on) for number in PASSED_ON}
     try:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from segflow.execution.interrupts import SIGTERM_EXIT, Terminated, exit_code_of_interrupt
+from segflow.execution.interrupts import EARLY_WARNINGS, SIGTERM_EXIT, Terminated, exit_code_of_interrupt
 
 
 @contextmanager
@@ -23,7 +23,7 @@ def told_in_one_line(command: str) -> Iterator[None]:
         SystemExit: A signal arrived.
     """
     hears = threading.current_thread() is threading.main_thread()
-    heard = [signal.SIGTERM, *((signal.SIGUSR1, signal.SIGUSR2) if "SLURM_JOB_ID" in os.environ else ())]
+    heard = [signal.SIGTERM, *(EARLY_WARNINGS if "SLURM_JOB_ID" in os.environ else ())]
     before = {number: signal.getsignal(number) for number in heard}
     for number, handler in before.items():
         if hears and handler == signal.SIG_DFL:

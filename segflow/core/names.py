@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
 from typing import Any, NewType
@@ -20,6 +21,7 @@ LONGEST_NAME = 224
 SEPARATORS = "/\\"
 _SEPARATOR = re.compile(f"[{re.escape(SEPARATORS)}]")
 _UNSHOWN = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+_REFUSED_BY_WINDOWS = re.compile(r'[<>:"|?*]|[. ]$|^(con|prn|aux|nul|(com|lpt)[0-9¹²³]) *(\.|$)', re.IGNORECASE)
 _ENDING = re.compile(r"(\.[A-Za-z0-9_+-]+)+")
 _LONGEST_ENDING = 40
 MOST_DIGITS = 18
@@ -36,7 +38,7 @@ def safe_name(value: Any, what: str) -> SafeName:
 
     Raises:
         SegflowError: It is not a text, is empty or too long, begins with a dot, or holds a separator or a character
-            that cannot be shown.
+            that cannot be shown. On Windows also one that Windows refuses, such as ``nul`` or ``a:b``.
     """
     reason = why_unsafe(value)
     if reason is not None:
@@ -54,8 +56,13 @@ def safe_names(values: Iterable[Any], what: str) -> tuple[SafeName, ...]:
     return tuple(safe_name(value, what) for value in values)
 
 
-def why_unsafe(value: Any) -> str | None:
-    """The reason why a value is not a plain name, or None. See `safe_name`."""
+def why_unsafe(value: Any, *, on_windows: bool = os.name == "nt") -> str | None:
+    """The reason why a value is not a plain name, or None. See `safe_name`.
+
+    Args:
+        value: The name.
+        on_windows: Whether it is for a system that allows fewer names.
+    """
     if not isinstance(value, str):
         return "is not a text"
     if not value.strip():
@@ -68,6 +75,8 @@ def why_unsafe(value: Any) -> str | None:
         return "holds a character that cannot be shown"
     if len(value.encode()) > LONGEST_NAME:
         return f"is longer than {LONGEST_NAME} bytes"
+    if on_windows and _REFUSED_BY_WINDOWS.search(value):
+        return "is none that Windows allows"
     return None
 
 

@@ -11,6 +11,7 @@ import logging
 import os
 import queue
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -172,7 +173,7 @@ def _limited(function: Callable[..., Any], arguments: tuple[Any, ...], subject: 
 @contextlib.contextmanager
 def _time_limit(seconds: float) -> Iterator[None]:
     """End this process at its time limit. Unlike an exception, a library cannot catch that."""
-    if not hasattr(signal, "setitimer"):
+    if sys.platform == "win32":
         yield
         return
     signal.setitimer(signal.ITIMER_REAL, seconds)

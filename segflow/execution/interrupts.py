@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import signal
+
 SIGINT_EXIT, SIGTERM_EXIT = 130, 143
+
+EARLY_WARNINGS = tuple(getattr(signal, name) for name in ("SIGUSR1", "SIGUSR2") if hasattr(signal, name))
+"""Signals by which SLURM warns of a time limit. Windows has none of them."""
 
 
 class Terminated(KeyboardInterrupt):

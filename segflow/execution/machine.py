@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -39,6 +40,8 @@ SHARED_MEMORY = Path("/dev/shm")
 
 _ENOUGH_FILES = 2**16
 _SYSTEM_WITHOUT_LIMITS = 8192
+_SMALL_MACHINE = 8 * 2**30
+"""Bytes of memory of a machine whose system does not tell."""
 
 _ALWAYS_THERE = 1 << 26
 """Bytes for which no machine is asked, which takes longer than a small case."""
@@ -134,9 +137,9 @@ def held_bytes() -> int:
     """Memory in bytes that this process holds now, the code of libraries included; 0 if the system does not tell."""
     try:
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    except (OSError, ValueError, IndexError):
+        return pages * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, IndexError, AttributeError):
         return 0
-    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def open_files_limit() -> int:
@@ -223,10 +226,20 @@ def _granted_memory() -> int:
 
 
 def _physical_memory() -> int:
+    if sys.platform == "win32":
+        return _memory_of_windows() or _SMALL_MACHINE
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
-        return 8 * 2**30  # the system does not tell; assume a small machine
+        return _SMALL_MACHINE
+
+
+def _memory_of_windows() -> int:
+    import ctypes
+
+    kibibytes = ctypes.c_ulonglong()
+    ctypes.windll.kernel32.GetPhysicallyInstalledSystemMemory(ctypes.byref(kibibytes))  # type: ignore[attr-defined]
+    return kibibytes.value * 1024
 
 
 def _cgroup_folders() -> list[Path]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from segflow.storage.json_files import TEMPORARY_PREFIX, process_mark
+from segflow.storage.json_files import TEMPORARY_PREFIX, process_mark, replace
 from segflow.storage.whole_folder import folder_written_whole
 
 FOLDER_ENDINGS = (".zarr",)
@@ -64,7 +64,7 @@ def move_image(source: Path, target: Path) -> None:
         remove_image(target)
         source.rename(target)
     else:
-        os.replace(source, target)
+        replace(source, target)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import stat
+import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -27,6 +28,9 @@ DEEPEST = 100
 LONGEST_REASON = 300
 
 SAVE_AS_UTF8 = "Save it as UTF-8, as every text editor can."
+_WAITS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6) if os.name == "nt" else ()
+"""Seconds after each of which a file that is in use may be free."""
+
 TEMPORARY_PREFIX = ".writing-"
 """Mark in the names of unfinished files. No reader takes them for results."""
 
@@ -34,6 +38,21 @@ TEMPORARY_PREFIX = ".writing-"
 def process_mark() -> str:
     """A short text that no other process has, on this machine or another that writes into the same folders."""
     return f"{zlib.crc32(f'{platform.node()} {os.getpid()}'.encode()):08x}"[1:]  # as short as a pid, for long names
+
+
+def replace(source: Path, target: Path) -> None:
+    """Rename a file over another. Windows refuses while a process has one of them open, such as a virus scanner, so
+    that it is asked again there for some seconds.
+
+    Raises:
+        OSError: It is still refused, or for another reason.
+    """
+    for wait in _WAITS:
+        try:
+            return os.replace(source, target)
+        except PermissionError:
+            time.sleep(wait)
+    os.replace(source, target)
 
 
 @contextmanager
@@ -57,7 +76,7 @@ def written_whole(path: Path, *, needed: int | None = None) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.unlink(missing_ok=True)  # if it is a link, writing would change its target
         yield temporary
-        os.replace(temporary, path)
+        replace(temporary, path)
         renamed = True
     except NoSpaceError:
         raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-from segflow.execution.interrupts import SIGTERM_EXIT, exit_code_of_interrupt
+from segflow.execution.interrupts import EARLY_WARNINGS, SIGTERM_EXIT, exit_code_of_interrupt
 from segflow.execution.place import is_started_by_lightning
 
 
@@ -29,7 +30,7 @@ class EndingSignals(Callback):
         self._handler = signal.getsignal(signal.SIGTERM)
         if "SLURM_JOB_ID" not in os.environ:
             return
-        for warning in (signal.SIGUSR1, signal.SIGUSR2):
+        for warning in EARLY_WARNINGS:
             signal.signal(warning, lambda number, frame: os.kill(os.getpid(), signal.SIGTERM))
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -46,7 +47,7 @@ def exit_code_of(error: BaseException) -> int | None:
 def leave_process_group() -> None:
     """Take ranks that Lightning started out of the parent's process group.
 
-    A signal to the group then reaches rank 0, which ends the others.
+    A signal to the group then reaches rank 0, which ends the others. Windows has no such groups.
     """
-    if is_started_by_lightning() and os.getpgrp() != os.getpid():
+    if sys.platform != "win32" and is_started_by_lightning() and os.getpgrp() != os.getpid():
         os.setpgid(0, 0)

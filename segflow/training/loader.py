@@ -18,11 +18,15 @@ from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from segflow.core.errors import SegflowError
 from segflow.core.system_errors import size_text
+from segflow.execution.interrupts import EARLY_WARNINGS
 from segflow.execution.machine import SHARED_MEMORY, out_of_memory_kills, processor_count
 
 logger = logging.getLogger(__name__)
 
 MAX_WORKERS = 12
+
+_CANNOT_SEND = 71
+"""Exit code of a worker that cannot send a batch: EX_OSERR of the systems that name such codes."""
 
 _CAUSES = {
     "Killed": "most likely memory ran out and the system killed it",
@@ -198,7 +202,7 @@ class EpochLoader:
 
 def _start_worker(number: int) -> None:
     """Ignore signals, which a batch system sends to all processes. The training process ends its workers."""
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
+    for number in (signal.SIGTERM, signal.SIGINT, *EARLY_WARNINGS):
         signal.signal(number, signal.SIG_IGN)
     multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(_give_up)  # type: ignore[attr-defined]
     torch.set_num_threads(1)
@@ -207,7 +211,7 @@ def _start_worker(number: int) -> None:
 def _give_up(error: Exception, batch: Any) -> None:
     """End this worker if a batch cannot be sent. The training process notices a dead worker, not a missing batch."""
     logger.error("a data worker cannot send a batch: %s", error)
-    os._exit(os.EX_OSERR)
+    os._exit(_CANNOT_SEND)
 
 
 def fit_workers(workers: int, needed: Callable[[int], int], room: int | None, *, wanted: int) -> int:

@@ -13,6 +13,7 @@ import os
 import platform
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -269,11 +270,28 @@ def is_alive(pid: int) -> bool:
     """Whether a process of this machine runs. One that ended and was not yet waited for does not."""
     with suppress(OSError, IndexError):
         return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()[0] not in "ZX"
+    if sys.platform == "win32":
+        return _is_alive_on_windows(pid)
     try:
         os.kill(pid, 0)
     except OSError:
         return False
     return True
+
+
+def _is_alive_on_windows(pid: int) -> bool:
+    """The same by a handle of the process, since os.kill sends an event there that ends it."""
+    import ctypes
+
+    synchronize, still_running = 0x100000, 0x102
+    kernel = ctypes.windll.kernel32  # type: ignore[attr-defined]
+    handle = kernel.OpenProcess(synchronize, False, pid)
+    if not handle:
+        return False
+    try:
+        return bool(kernel.WaitForSingleObject(handle, 0) == still_running)
+    finally:
+        kernel.CloseHandle(handle)
 
 
 def how_it_ended(code: int) -> str:

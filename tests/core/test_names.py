@@ -11,7 +11,7 @@ import tiny_models
 from segflow.core.case import CaseFiles
 from segflow.core.dataset import DatasetDescription
 from segflow.core.errors import SegflowError
-from segflow.core.names import LONGEST_NAME, check_fold, safe_ending, safe_name
+from segflow.core.names import LONGEST_NAME, check_fold, safe_ending, safe_name, why_unsafe
 from segflow.core.plans import Plans
 from segflow.core.run_record import RunRecord
 from segflow.core.splits import splits_from_json
@@ -32,6 +32,17 @@ def test_names_that_people_give_are_taken(name: str) -> None:
 def test_what_is_no_plain_name_is_refused(name: Any) -> None:
     with pytest.raises(SegflowError, match=r"^the key cannot be part of a path: it .* rename it where it comes from"):
         safe_name(name, "the key")
+
+
+@pytest.mark.parametrize("name", ["nul", "CON", "aux.nii", "com1.a.b", "lpt9 ", "a:b", "what?", "a<b", "end.", "end "])
+def test_names_that_only_windows_refuses(name: str) -> None:
+    assert why_unsafe(name, on_windows=True) == "is none that Windows allows"
+    assert why_unsafe(name, on_windows=False) is None
+
+
+@pytest.mark.parametrize("name", [name for name in GOOD if ":" not in name] + ["console", "nullable", "com10", "a.con"])
+def test_what_windows_allows(name: str) -> None:
+    assert why_unsafe(name, on_windows=True) is None
 
 
 @pytest.mark.parametrize("ending", [".nii.gz", ".nrrd", ".PNG", ".tif", ".seg.nrrd", ".v2-1.mha"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,8 @@ from segflow.core.fingerprint import Fingerprint
 from segflow.core.plans import Plans
 from segflow.core.postprocessing import PostprocessingChoice
 from segflow.core.run_record import RunRecord
-from segflow.storage.json_files import read_json, read_json_as
+from segflow.storage import json_files
+from segflow.storage.json_files import read_json, read_json_as, write_json
 
 
 @pytest.mark.parametrize("text", ["", "[1, 2]", "{}", "null", '"text"', "3"])
@@ -62,3 +65,28 @@ def test_a_file_of_zeros_is_no_json(tmp_path: Path) -> None:
     file.write_bytes(bytes(64))
     with pytest.raises(SegflowError, match=r"run.json is not valid JSON"):
         read_json(file)
+
+
+def test_a_file_that_another_process_has_open_is_replaced_once_it_is_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on Windows, which refuses until then."""
+    original, calls = os.replace, []
+
+    def refuse_twice(source: Path, target: Path) -> None:
+        calls.append(target)
+        if len(calls) < 3:
+            raise PermissionError(13, "Access is denied")
+        original(source, target)
+
+    monkeypatch.setattr(json_files, "_WAITS", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(os, "replace", refuse_twice)
+    write_json(tmp_path / "a.json", 1)
+    assert len(calls) == 3
+    assert json.loads((tmp_path / "a.json").read_text()) == 1
+    monkeypatch.setattr(json_files, "_WAITS", ())
+    calls.clear()
+    with pytest.raises(SegflowError, match="Access is denied"):
+        write_json(tmp_path / "a.json", 2)
+    assert json.loads((tmp_path / "a.json").read_text()) == 1
+    assert [file.name for file in tmp_path.iterdir()] == ["a.json"]
