@@ -31,6 +31,17 @@ def overrides() -> list[str]:
     return [_command_line.unmarked(override) for override in typed]
 
 
+def options() -> dict[str, str]:
+    """Group → option of this job, such as ``loss`` → ``dice_ce``; empty where Hydra did not compose it."""
+    if "hydra" not in sys.modules:
+        return {}
+    from hydra.core.hydra_config import HydraConfig
+
+    if not HydraConfig.initialized():
+        return {}
+    return {str(group): str(option) for group, option in HydraConfig.get().runtime.choices.items() if option}
+
+
 def is_sweep() -> bool:
     """Whether this job is one of a multirun."""
     if "hydra" not in sys.modules:

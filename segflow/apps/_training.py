@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -36,9 +36,12 @@ from segflow.storage.links import refuse_link
 from segflow.storage.preprocessed_store import PreprocessedStore
 from segflow.storage.runs import Run
 from segflow.training.claim_folder import check_arrays_of_run, release_folder
+from segflow.training.hyper_parameters import PARTS, flattened
+from segflow.training.loggers import log_scores
 from segflow.training.objective import not_logged
 from segflow.training.protocols import EpochJudge, TrainingParts, TrainResult, VolumeScorer
 from segflow.training.ranks import is_first_rank, joined, team
+from segflow.training.tags import FINAL_DICE, FINAL_DICE_OF
 from segflow.training.team import Team
 from segflow.training.train_fold import train_fold
 from segflow.training.training_devices import TrainingDevices, training_devices
@@ -129,6 +132,9 @@ def _train(settings: Train, inputs: Inputs, judge: EpochJudge | None) -> Trained
     previous = previous_stage(settings, inputs)
     window = _window_of_training(settings)
     scorer = volume_scorer(inputs.record, inputs.store, inputs.references, window, previous_stage=previous)
+    parts = replace(
+        training_parts(settings, scorer), objective=settings.objective, judge=judge, chosen=_chosen(settings)
+    )
     with alone, _log_file(inputs.folder):
         if is_first_rank():
             _sources.check_sources(inputs, settings.dataset, settings.paths)
@@ -139,7 +145,7 @@ def _train(settings: Train, inputs: Inputs, judge: EpochJudge | None) -> Trained
                 inputs.folder,
                 inputs.record,
                 FoldArrays(inputs.store, previous, inputs.preprocess, settings.paths.scratch),
-                replace(training_parts(settings, scorer), objective=settings.objective, judge=judge),
+                parts,
                 settings.training,
                 progress=progress,
             )
@@ -147,6 +153,10 @@ def _train(settings: Train, inputs: Inputs, judge: EpochJudge | None) -> Trained
             raise not_logged(str(settings.objective), list(result.metrics))
         wanted = settings.validation and result.finished and result.has_weights and inputs.record.val_cases
         summary = _validate(settings, inputs, previous) if wanted else None
+        if summary is not None and result.trained:
+            log_scores(
+                parts.loggers, inputs.folder.path, _as_tags(summary, inputs.record.dataset.labels), result.epochs
+            )
     return Trained(result, summary, inputs.record.dataset.labels, settings.objective)
 
 
@@ -260,6 +270,20 @@ def training_parts(settings: Train, score_volumes: VolumeScorer | None = None) -
         callbacks=[part.build() for part in settings.callbacks.values() if part],
         score_volumes=score_volumes,
     )
+
+
+def _chosen(settings: Train) -> dict[str, Any]:
+    """What the user chose, for the tables of loggers: options of parts, and settings of the command line."""
+    options = _invocation.options()
+    values = {group: options[group] for group in (*PARTS, "experiment") if group in options}
+    known = flattened(_settings.plain(settings))
+    typed = (override.lstrip("+~").partition("=")[0] for override in _invocation.overrides())
+    return values | {key: known[key] for key in typed if key in known and key not in ("plans", "run_name")}
+
+
+def _as_tags(summary: Summary, labels: Labels) -> dict[str, float]:
+    dice = {f"{FINAL_DICE_OF}{labels.name_of(key)}": summary.mean[key]["Dice"] for key in summary.keys if key != 0}
+    return {FINAL_DICE: summary.score, **dice}
 
 
 def _write_configuration(inputs: Inputs) -> None:

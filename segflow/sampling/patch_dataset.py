@@ -128,6 +128,19 @@ class PatchDataset(Dataset[PatchBatch]):
         image, label = transform.apply(image, label, draws)
         return PatchBatch(image, label, case_ids)
 
+    def fixed(self, case_ids: Sequence[str]) -> PatchBatch:
+        """A patch with foreground of each case. It depends on the case and the sampler only.
+
+        Args:
+            case_ids: The cases, as many as fit into memory.
+        """
+        cases = [self.store.open(case_id) for case_id in case_ids]
+        boxes = [self.sampler(case, np.random.default_rng(0), True) for case in cases]
+        image, label = self._read(cases, boxes, case_ids, cases[0].channels)
+        if self.transform is not None:
+            image, label = self.transform(image, label, torch.Generator().manual_seed(0))
+        return PatchBatch(image, label, list(case_ids))
+
     def _read(
         self,
         cases: Sequence[StoredCase],

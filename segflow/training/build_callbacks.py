@@ -47,8 +47,8 @@ def build_callbacks(
         callbacks.append(TimeBudget(parse_duration(options["max_time"])))
     callbacks += [report, _objective(job, report), stop]
     if settings.picture_every:
-        labels = job.record.dataset.labels
-        callbacks.append(PatchPictures(labels, every=settings.picture_every, count=settings.picture_count))
+        labels, spacing = job.record.dataset.labels, job.record.plan.spacing
+        callbacks.append(PatchPictures(labels, spacing, every=settings.picture_every, count=settings.picture_count))
     if settings.volume_every and job.record.val_cases:
         every, count = settings.volume_every, settings.volume_count
         score, cases = job.parts.score_volumes, job.record.val_cases

@@ -1,41 +1,99 @@
-"""Experiment loggers beside TensorBoard, and values that every logger gets once."""
+"""Experiment loggers, and values that each of them gets once."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 from pytorch_lightning.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 
 from segflow.core.errors import SegflowError
+from segflow.training.board import add_charts, begin_row, end_row
+from segflow.training.hyper_parameters import Plain, flattened
+from segflow.training.run_names import short_name
 
-OUTCOME = "hp/val_dice_ema"
-"""Metric in TensorBoard's table of hyper-parameters."""
+FINAL = (TensorBoardLogger, WandbLogger, MLFlowLogger)
+"""Loggers that add to a finished run; Lightning's table would begin anew."""
 
 
-def log_hyper_parameters(trainer: pl.Trainer, values: Mapping[str, Any]) -> None:
-    """Give every logger the few settings by which people compare runs."""
+def begin_run(
+    trainer: pl.Trainer, values: Mapping[str, Plain], settings: Mapping[str, Any], tags: Sequence[str]
+) -> None:
+    """Give every logger what it is told once, at the start.
+
+    Args:
+        trainer: Has the loggers.
+        values: The few values by which people compare runs.
+        settings: All settings of the run, for loggers that can search them.
+        tags: Tags that the training may log.
+    """
     for board in trainer.loggers:
         if isinstance(board, TensorBoardLogger):
-            board.log_hyperparams(dict(values), {OUTCOME: 0.0})  # its table has no row without a metric
+            add_charts(board, tags)
+            begin_row(board, values)
+        elif isinstance(board, MLFlowLogger):
+            _log_new_parameters(board, {**values, **flattened(settings)})
+        elif isinstance(board, WandbLogger):
+            board.log_hyperparams({**values, "settings": dict(settings)})
         else:
             board.log_hyperparams(dict(values))
 
 
-def log_outcome(trainer: pl.Trainer, metrics: Mapping[str, float]) -> None:
-    """Give every logger the final metrics of the run."""
-    if "val/dice_ema" not in metrics:
-        return
+def takes_pictures(board: Logger) -> bool:
+    """Whether `log_picture` knows this kind of logger."""
+    return isinstance(board, TensorBoardLogger | WandbLogger | MLFlowLogger)
+
+
+def log_picture(board: Logger, tag: str, picture: np.ndarray, epoch: int) -> None:
+    """Give a logger a picture, uint8 (height, width, 3)."""
+    if isinstance(board, TensorBoardLogger):
+        board.experiment.add_image(tag, picture, epoch, dataformats="HWC")
+    elif isinstance(board, WandbLogger):
+        board.log_image(tag, [picture], caption=[f"epoch {epoch}"])
+    elif isinstance(board, MLFlowLogger):
+        board.experiment.log_image(board.run_id, picture, key=tag, step=epoch)
+
+
+def end_run(trainer: pl.Trainer, values: Mapping[str, float]) -> None:
+    """Give every logger the values that it is told once, at the end."""
     for board in trainer.loggers:
-        board.log_metrics({OUTCOME: metrics["val/dice_ema"]}, step=trainer.current_epoch)
+        board.log_metrics(dict(values), step=max(0, trainer.current_epoch - 1))
+        if isinstance(board, TensorBoardLogger):
+            end_row(board)
+
+
+def log_scores(
+    loggers: Sequence[Callable[..., Logger]], folder: Path, scores: Mapping[str, float], epochs: int
+) -> None:
+    """Add scores of whole cases to a run whose training has ended.
+
+    Args:
+        loggers: Each ``(save_dir=fold's folder)`` → logger.
+        folder: The fold's folder.
+        scores: Tag → score; those that are NaN are left out.
+        epochs: Epochs of the training.
+    """
+    known = {tag: score for tag, score in scores.items() if not math.isnan(score)}
+    boards = [build(save_dir=str(folder)) for build in loggers]
+    for board in boards:
+        if known and isinstance(board, FINAL):
+            board.log_metrics(known, step=max(0, epochs - 1))
+            board.finalize("success")
+    _finish_wandb(boards)
 
 
 def close_loggers(trainer: pl.Trainer) -> None:
     """Release state that loggers keep for the whole process, so that the next fold of a sweep gets its own run."""
-    for board in trainer.loggers:
+    _finish_wandb(trainer.loggers)
+
+
+def _finish_wandb(boards: Sequence[Logger]) -> None:
+    for board in boards:
         if isinstance(board, WandbLogger):
             board.experiment.finish()
 
@@ -58,9 +116,8 @@ def wandb_logger(save_dir: str, project: str = "segflow", offline: bool = False,
             project=project,
             offline=offline,
             id=_run_id(save_dir),
-            name=_run_name(save_dir),
             resume="allow",
-            **options,
+            **{"name": _run_name(save_dir), "group": _group(save_dir), **options},
         )
     except ModuleNotFoundError as error:
         raise SegflowError("logger=wandb needs a package", found=str(error), fix="pip install segflow[wandb]") from None
@@ -97,7 +154,7 @@ def mlflow_logger(
         experiment_name=experiment,
         run_name=_run_name(save_dir),
         run_id=run_id,
-        tags={"segflow_run": tag},
+        tags={"segflow_run": tag, "group": _group(save_dir)},
         tracking_uri=uri,
         **options,
     )
@@ -108,4 +165,15 @@ def _run_id(save_dir: str) -> str:
 
 
 def _run_name(save_dir: str) -> str:
-    return "/".join(Path(save_dir).resolve().parts[1:][-5:])
+    return short_name(Path(save_dir).resolve())
+
+
+def _group(save_dir: str) -> str:
+    """What the folds of a run have in common: ``<dataset>/<plans>/<configuration>/<run_name>``."""
+    return "/".join(Path(save_dir).resolve().parts[1:-1][-4:])
+
+
+def _log_new_parameters(board: MLFlowLogger, values: Mapping[str, Any]) -> None:
+    """MLflow refuses another value for a parameter, which a continued run may have, such as more epochs."""
+    known = board.experiment.get_run(board.run_id).data.params
+    board.log_hyperparams({name: value for name, value in values.items() if name not in known})

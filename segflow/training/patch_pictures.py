@@ -1,113 +1,188 @@
-"""Pictures of the same few validation patches in TensorBoard: image, reference, prediction."""
+"""Pictures of the same validation patches over the epochs: image, reference, prediction."""
 
 from __future__ import annotations
 
-import logging
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from PIL import Image, ImageDraw, ImageFont
 from pytorch_lightning.callbacks import Callback
-from pytorch_lightning.loggers import TensorBoardLogger
 
-from segflow.core.labels import LabelKey, Labels
+from segflow.core.labels import Labels
 from segflow.network.device_copies import sent
+from segflow.reporting.overlays import PALETTE, best_slice, draw_overlay
 from segflow.sampling.batch import PatchBatch
-
-logger = logging.getLogger(__name__)
+from segflow.training.loggers import log_picture, takes_pictures
 
 TAG = "val/patches"
 
-COLORS = np.array(
-    [[228, 26, 28], [55, 126, 184], [77, 175, 74], [255, 127, 0], [152, 78, 163], [255, 255, 51], [247, 129, 191]],
-    np.float32,
-) / np.float32(255)
-OPACITY = 0.55
-GAP = 2
-"""Width of the white gap between panels, in pixels."""
+Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
+
+COLUMNS = ("image", "reference", "prediction")
+GAP = 4
+"""Pixels between panels."""
+
+LINE, LETTERS = 36, 28
+"""Pixels of a line of text, and of its letters. TensorBoard shows the picture in less than half its size."""
+NARROWEST = 160
+"""Pixels of a column that the names of columns need."""
 
 
 class PatchPictures(Callback):
     """Logs a picture every few epochs, and in the last one.
 
-    The patches are those of the first validation batch. Their Dice is not a score of the run.
+    It shows a patch of each of the fold's first validation cases, the same ones in every epoch and every run of the
+    fold. Their Dice is not a score of the run.
 
     Args:
         labels: The label definition.
+        spacing: mm of the plan's axes, of which the last ones are those of a patch.
         every: Epochs between pictures.
-        count: Largest number of patches.
+        count: Largest number of cases.
     """
 
-    def __init__(self, labels: Labels, *, every: int, count: int) -> None:
+    def __init__(self, labels: Labels, spacing: Sequence[float], *, every: int, count: int) -> None:
         self._labels = labels
+        self._spacing = tuple(spacing)[-2:]
         self._every = every
         self._count = count
-        self._batch: PatchBatch | None = None
+        self._patches: PatchBatch | None = None
+        self._slices: Slices | None = None
 
     @torch.no_grad()
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         epoch = trainer.current_epoch
         wanted = epoch % self._every == 0 or epoch + 1 == trainer.max_epochs
-        boards = [board for board in trainer.loggers if isinstance(board, TensorBoardLogger)]
+        boards = [board for board in trainer.loggers if takes_pictures(board)]
         if not (wanted and boards and trainer.is_global_zero):
             return
-        if self._batch is None:
-            first = trainer.datamodule.val_dataset[0, 0]  # type: ignore[attr-defined]
-            self._batch = PatchBatch(first.image[: self._count], first.label[: self._count], first.case_ids)
+        dataset = trainer.datamodule.val_dataset  # type: ignore[attr-defined]
+        if self._patches is None or self._slices is None:
+            self._patches = dataset.fixed(dataset.case_ids[: self._count])
+            self._slices = slices_of(self._patches, self._labels)
         with trainer.precision_plugin.val_step_context():
-            logits = pl_module(sent(self._batch.image, pl_module.device))[0]
-        image, label, found = self._batch.image, self._batch.label, logits.float().cpu()
-        picture = draw_patches(image.numpy(), label.numpy(), found.numpy(), self._labels)
+            logits = _logits(pl_module, self._patches.image, self._slices.at, len(dataset.samples))
+        picture = draw_slices(self._slices, logits, self._labels, self._spacing)
         for board in boards:
-            board.experiment.add_image(TAG, picture, epoch, dataformats="HWC")
+            log_picture(board, TAG, picture, epoch)
 
 
-def draw_patches(image: np.ndarray, label: np.ndarray, logits: np.ndarray, labels: Labels) -> np.ndarray:
-    """Draw a row for each patch: its first channel alone, with the reference, and with the prediction.
+class Slices(NamedTuple):
+    """A slice of each of some patches.
+
+    Attributes:
+        case_ids: The case of each.
+        image: (B, height, width), the first channel.
+        reference: (B, height, width), labels.
+        at: Index of each slice in its patch; None for patches of two dimensions.
+    """
+
+    case_ids: Sequence[str]
+    image: np.ndarray
+    reference: np.ndarray
+    at: Sequence[int] | None
+
+
+def slices_of(patches: PatchBatch, labels: Labels) -> Slices:
+    """The slices to draw. Of a 3D patch it is that in which the reference is best seen."""
+    image, reference = patches.image[:, 0].numpy(), _painted(patches.label[:, 0].numpy(), labels)
+    if image.ndim == 3:
+        return Slices(patches.case_ids, image, reference, None)
+    at = [best_slice(label) for label in reference]
+    samples = range(len(at))
+    return Slices(patches.case_ids, image[samples, at], reference[samples, at], at)
+
+
+def _logits(pl_module: Any, image: torch.Tensor, at: Sequence[int] | None, size: int) -> np.ndarray:
+    """Logits (B, K, height, width) of the slices, from batches for which the network was compiled and tuned."""
+    found = []
+    for first in range(0, len(image), size):
+        part = image[first : first + size]
+        full = torch.cat([part, part[-1:].expand(size - len(part), *part.shape[1:])])
+        logits = pl_module(sent(full, pl_module.device))[0]
+        samples = range(len(part))
+        chosen = [logits[n] if at is None else logits[n, :, at[first + n]] for n in samples]
+        found += [one.float().cpu().numpy() for one in chosen]
+    return np.stack(found)
+
+
+def draw_slices(slices: Slices, logits: np.ndarray, labels: Labels, spacing: Sequence[float]) -> np.ndarray:
+    """Draw a row for each slice: the image alone, with the reference, and with the prediction.
 
     Args:
-        image: (B, C, *patch).
-        label: (B, 1, *patch), the reference.
-        logits: (B, K, *patch).
+        slices: What to draw.
+        logits: (B, K, height, width), of the same slices.
         labels: The label definition.
+        spacing: mm of the slices' axes.
 
     Returns:
-        float32 (height, width, 3) from 0 to 1. A 3D patch shows its slice with the most foreground.
+        uint8 (height, width, 3). Labels have the colours of the report, and those of the reference are named.
     """
     rows = []
-    for sample in range(len(image)):
-        grey, reference, values = image[sample, 0], label[sample, 0], logits[sample]
-        if grey.ndim == 3:
-            at = _fullest_slice(reference)
-            grey, reference, values = grey[at], reference[at], values[:, at]
-        wanted = [np.isin(reference, key) for key in labels.foreground_keys]
-        low, high = np.percentile(grey, [0.5, 99.5])
-        plain = np.repeat(np.clip((grey - low) / max(high - low, 1e-6), 0, 1)[..., None], 3, axis=-1)
-        panels = [plain, _paint(plain, wanted), _paint(plain, _predicted(values, labels))]
-        rows.append(np.concatenate([_with_gap(panel) for panel in panels], axis=1))
-    return np.concatenate(rows, axis=0).astype(np.float32)
+    for image, reference, values in zip(slices.image, slices.reference, logits, strict=True):
+        maps = (np.zeros_like(reference), reference, _predicted(values, labels))
+        rows.append([draw_overlay(image, label, spacing) for label in maps])
+    shown = set(np.unique(slices.reference).tolist())
+    names = {label: name for label, name in _names(labels).items() if label in shown}
+    return _with_words(rows, slices.case_ids, names)
 
 
-def _fullest_slice(reference: np.ndarray) -> int:
-    foreground = (reference > 0).sum(axis=(1, 2))
-    return int(foreground.argmax()) if foreground.any() else len(reference) // 2
+def _painted(label: np.ndarray, labels: Labels) -> np.ndarray:
+    """A label map without what has no colour, such as the ignore label."""
+    return np.where(np.isin(label, labels.foreground_labels), label, 0)
 
 
-def _predicted(logits: np.ndarray, labels: Labels) -> list[np.ndarray]:
-    if labels.has_regions:
-        return [channel > 0 for channel in logits]
-    chosen = np.asarray(labels.all_labels)[logits.argmax(axis=0)]
-    keys: tuple[LabelKey, ...] = labels.foreground_keys
-    return [chosen == key for key in keys]
+def _predicted(logits: np.ndarray, labels: Labels) -> np.ndarray:
+    if not labels.has_regions:
+        return _painted(np.asarray(labels.all_labels)[logits.argmax(axis=0)], labels)
+    found = np.zeros(logits.shape[1:], np.int16)
+    for value, region in zip(labels.regions_class_order or (), logits > 0, strict=True):
+        found[region] = value  # a later region lies within an earlier one
+    return found
 
 
-def _paint(plain: np.ndarray, masks: list[np.ndarray]) -> np.ndarray:
-    painted = plain.copy()
-    for index, mask in enumerate(masks):  # a later region lies within an earlier one, so it goes on top
-        painted[mask] = (1 - OPACITY) * plain[mask] + OPACITY * COLORS[index % len(COLORS)]
-    return painted
+def _names(labels: Labels) -> dict[int, str]:
+    """Label → name. For a dataset with regions, the region for which the label is written."""
+    values = labels.regions_class_order if labels.has_regions else labels.foreground_labels
+    return dict(zip(values or (), map(labels.name_of, labels.foreground_keys), strict=True))
 
 
-def _with_gap(panel: np.ndarray) -> np.ndarray:
-    return np.pad(panel, ((0, GAP), (0, GAP), (0, 0)), constant_values=1.0)
+def _with_words(rows: Sequence[Sequence[np.ndarray]], case_ids: Sequence[str], names: Mapping[int, str]) -> np.ndarray:
+    """Put rows of panels (height, width, 3) below each other, with names of columns, cases and labels."""
+    height, width = rows[0][0].shape[:2]
+    width = max(width, NARROWEST)
+    font = ImageFont.load_default(LETTERS)
+    legend = _legend(names, font, len(COLUMNS) * (width + GAP) - GAP)
+    above = LINE + len(rows) * (LINE + height)
+    page = Image.new("RGB", (legend.width, above + legend.height), "white")
+    draw = ImageDraw.Draw(page)
+    for column, name in enumerate(COLUMNS):
+        draw.text((column * (width + GAP), 0), name, "black", font)
+    for number, (panels, case_id) in enumerate(zip(rows, case_ids, strict=True)):
+        top = LINE + number * (LINE + height)
+        draw.text((0, top), case_id, "black", font)
+        for column, panel in enumerate(panels):
+            page.paste(Image.fromarray(panel), (column * (width + GAP), top + LINE))
+    page.paste(legend, (0, above))
+    return np.asarray(page)
+
+
+def _legend(names: Mapping[int, str], font: Font, width: int) -> Image.Image:
+    """Colours and names of labels, in as many lines as they need."""
+    places: list[tuple[int, int]] = []
+    left = line = 0
+    for name in names.values():
+        size = LETTERS + 4 * GAP + round(font.getlength(name))
+        if left and left + size > width:
+            left, line = 0, line + 1
+        places.append((left, line * LINE))
+        left += size
+    legend = Image.new("RGB", (width, (line + 1) * LINE), "white")
+    draw = ImageDraw.Draw(legend)
+    for (left, top), (label, name) in zip(places, names.items(), strict=True):
+        draw.rectangle((left, top + GAP, left + LETTERS - GAP, top + LETTERS), PALETTE[(label - 1) % len(PALETTE)])
+        draw.text((left + LETTERS, top), name, "black", font)
+    return legend

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -113,6 +113,7 @@ class TrainingParts:
         score_volumes: Scores whole cases during training; needed if ``training.volume_every`` is set.
         objective: Tag of the value that a search optimises, which must be logged; None if there is none.
         judge: Decides after each epoch whether the training is worth going on; None trains to the end.
+        chosen: What the user chose, for the tables of loggers: name → value, such as ``loss`` → ``dice_ce``.
     """
 
     network: NetworkFactory
@@ -127,6 +128,7 @@ class TrainingParts:
     score_volumes: VolumeScorer | None = None
     objective: str | None = None
     judge: EpochJudge | None = None
+    chosen: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

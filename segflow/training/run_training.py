@@ -24,8 +24,9 @@ from segflow.training.checkpoints import RunCheckpoints, WholeCheckpointIO, link
 from segflow.training.datamodule import EpochBatches, PatchDataModule
 from segflow.training.ending_signals import exit_code_of
 from segflow.training.epoch_progress import EpochProgress
+from segflow.training.hyper_parameters import hyper_parameters
 from segflow.training.loader import name_dead_worker
-from segflow.training.loggers import close_loggers, log_hyper_parameters
+from segflow.training.loggers import begin_run, close_loggers
 from segflow.training.memory_need import check_memory
 from segflow.training.memory_shortage import memory_shortage_told
 from segflow.training.module import SegmentationModule
@@ -35,6 +36,7 @@ from segflow.training.protocols import TrainResult
 from segflow.training.ranks import team
 from segflow.training.step_time import NetworkStep
 from segflow.training.stop_file import StopFile
+from segflow.training.tags import possible_tags
 from segflow.training.time_budget import TimeBudget
 from segflow.training.trainer import build_trainer, epoch_batches, note_machine, trainer_options
 from segflow.training.training_job import TrainingJob
@@ -85,6 +87,7 @@ def run_training(job: TrainingJob, *, resuming: bool) -> TrainResult:
         _place_augmentation(job, trainer, batches, module, data)
         note_machine(job.folder, trainer)
         _announce(job, trainer, resume_from)
+        begin_run(trainer, hyper_parameters(job, trainer), job.record.settings, _tags(job, trainer, batches))
         started = time.monotonic()
         _fit(trainer, module, data, resume_from)
         seconds = time.monotonic() - started
@@ -125,16 +128,13 @@ def _announce(job: TrainingJob, trainer: pl.Trainer, resume_from: Path | None) -
     )
     if resume_from is not None:
         logger.info("going on from %s", resume_from)
-    hyper_parameters = {
-        "dataset": record.dataset.name,
-        "configuration": record.configuration,
-        "fold": str(record.fold),
-        "batch_size": plan.batch_size,
-        "patch_size": "x".join(str(n) for n in plan.patch_size),
-        "max_epochs": trainer.max_epochs,
-        "seed": job.settings.seed,
-    }
-    log_hyper_parameters(trainer, hyper_parameters)
+
+
+def _tags(job: TrainingJob, trainer: pl.Trainer, batches: EpochBatches) -> list[str]:
+    validation, volumes = bool(batches.val), bool(job.settings.volume_every)
+    tags = possible_tags(job.record.dataset.labels, validation=validation, volumes=volumes)
+    on_gpu = trainer.strategy.root_device.type == "cuda"
+    return [tag for tag in tags if on_gpu or not tag.startswith("memory/gpu")]
 
 
 def _check_checkpoints(job: TrainingJob, trainer: pl.Trainer) -> None:

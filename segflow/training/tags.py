@@ -4,6 +4,12 @@ from __future__ import annotations
 
 from segflow.core.labels import Labels
 
+FINAL_DICE, FINAL_DICE_OF = "final/dice_mean", "final/dice/"
+"""Scores of the fold's whole validation cases after the training: the mean, and the prefix of each label's."""
+
+FINAL_HOURS = "final/training_hours"
+"""Sum of all epochs' times."""
+
 
 def possible_tags(labels: Labels, *, validation: bool = True, volumes: bool = True) -> list[str]:
     """Every name that segflow itself may log. Callbacks of a user's own log others beside them.

@@ -63,6 +63,8 @@ def test_tensorboard_receives_the_tags_of_the_design(job: Path) -> None:
         "val/dice_mean",
         "val/dice_ema",
         "lr",
+        "final/dice_mean",
+        "final/dice/tumour",
     } <= tags
 
 

@@ -5,43 +5,69 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from training_toy import make_record
+from training_toy import CASES, PATCH, make_record
 
 from segflow.core.labels import Labels
 from segflow.network.build import build_network
+from segflow.reporting.overlays import PALETTE, draw_overlay
+from segflow.sampling.batch import PatchBatch
+from segflow.sampling.patch_dataset import PatchDataset
+from segflow.sampling.patch_sampler import PatchSampler
 from segflow.training.compilation import compile_if_it_pays
-from segflow.training.patch_pictures import GAP, draw_patches
+from segflow.training.patch_pictures import GAP, LINE, draw_slices, slices_of
 from segflow.training.step_time import NetworkStep
 
 LABELS = Labels.from_json({"background": 0, "ball": 1, "core": 2, "ignore": 3})
+SIDE = 256
+"""Pixels of a panel of a small square slice."""
 
 
-def panels_of(picture: np.ndarray, size: int) -> list[np.ndarray]:
-    return [picture[:size, at : at + size] for at in (0, size + GAP, 2 * (size + GAP))]
+def drawn(image: np.ndarray, reference: np.ndarray, logits: np.ndarray, labels: Labels = LABELS) -> np.ndarray:
+    patches = PatchBatch(torch.from_numpy(image), torch.from_numpy(reference), [f"case_{n}" for n in range(len(image))])
+    return draw_slices(slices_of(patches, labels), logits, labels, (1.0, 1.0))
+
+
+def panels_of(picture: np.ndarray, row: int = 0) -> list[np.ndarray]:
+    top = 2 * LINE + row * (LINE + SIDE)
+    return [picture[top : top + SIDE, left : left + SIDE] for left in (0, SIDE + GAP, 2 * (SIDE + GAP))]
 
 
 def logits_of(label: np.ndarray, classes: int) -> np.ndarray:
     return np.stack([label == k for k in range(classes)], axis=1).astype(np.float32)
 
 
-def test_panels_differ_where_labels_are_and_nowhere_else():
+def enlarged(mask: np.ndarray) -> np.ndarray:
+    return mask.repeat(SIDE // 8, axis=0).repeat(SIDE // 8, axis=1)
+
+
+def test_panels_differ_where_labels_are_and_have_the_colours_of_the_report():
     reference, predicted = np.zeros((1, 1, 8, 8), np.int16), np.zeros((1, 8, 8), np.int16)
     reference[0, 0, 2:4, 2:4] = 1
     predicted[0, 5:7, 5:7] = 2
     image = np.linspace(0, 1, 64, dtype=np.float32).reshape(1, 1, 8, 8)
-    picture = draw_patches(image, reference, logits_of(predicted, 3), LABELS)
-    plain, left, right = panels_of(picture, 8)
-    assert picture.shape == (8 + GAP, 3 * (8 + GAP), 3)
-    assert picture.min() >= 0
-    assert picture.max() <= 1
-    assert np.array_equal((left != plain).any(-1), reference[0, 0] == 1)
-    assert np.array_equal((right != plain).any(-1), predicted[0] == 2)
+    plain, left, right = panels_of(drawn(image, reference, logits_of(predicted, 3)))
+    assert np.array_equal((left != plain).any(-1), enlarged(reference[0, 0] == 1))
+    assert np.array_equal((right != plain).any(-1), enlarged(predicted[0] == 2))
+    assert np.array_equal(right, draw_overlay(image[0, 0], predicted[0], (1, 1)))
+
+
+def test_columns_cases_and_labels_of_the_reference_are_named():
+    reference = np.zeros((2, 1, 8, 8), np.int16)
+    reference[:, 0, 2:4, 2:4] = 2
+    picture = drawn(np.zeros((2, 1, 8, 8), np.float32), reference, logits_of(reference[:, 0], 3))
+    assert picture.shape == (2 * LINE + 2 * (LINE + SIDE), 3 * (SIDE + GAP) - GAP, 3)
+    assert (picture[:LINE] < 100).any(axis=(0, 2)).nonzero()[0].max() > 2 * SIDE  # the name of the third column
+    for row in range(2):
+        words = picture[LINE + row * (LINE + SIDE) :][:LINE]
+        assert (words < 100).any()
+    legend = picture[-LINE:]
+    assert (legend == PALETTE[1]).all(-1).any()
+    assert not (legend == PALETTE[0]).all(-1).any()
 
 
 def test_ignored_voxels_are_not_painted():
     reference = np.full((1, 1, 8, 8), 3, np.int16)
-    picture = draw_patches(np.zeros((1, 1, 8, 8), np.float32), reference, logits_of(reference[:, 0] * 0, 3), LABELS)
-    plain, left, _ = panels_of(picture, 8)
+    plain, left, _ = panels_of(drawn(np.zeros((1, 1, 8, 8), np.float32), reference, logits_of(reference[:, 0] * 0, 3)))
     assert np.array_equal(plain, left)
 
 
@@ -51,7 +77,7 @@ def test_regions_paint_their_labels_the_inner_one_on_top():
     reference[0, 0, 1:7, 1:7] = 1
     reference[0, 0, 3:5, 3:5] = 2
     logits = np.stack([reference[:, 0] > 0, reference[:, 0] == 2], axis=1) * 2.0 - 1.0
-    _, left, right = panels_of(draw_patches(np.zeros((1, 1, 8, 8), np.float32), reference, logits, labels), 8)
+    _, left, right = panels_of(drawn(np.zeros((1, 1, 8, 8), np.float32), reference, logits, labels))
     assert np.array_equal(left, right)
     assert len({tuple(colour) for colour in left.reshape(-1, 3)}) == 3
 
@@ -60,9 +86,36 @@ def test_of_a_volume_the_slice_with_most_foreground_is_shown():
     reference = np.zeros((1, 1, 4, 8, 8), np.int16)
     reference[0, 0, 1, :2] = 1
     reference[0, 0, 2, :4] = 1
-    image = np.zeros((1, 1, 4, 8, 8), np.float32)
-    plain, left, _ = panels_of(draw_patches(image, reference, logits_of(reference[:, 0], 3), LABELS), 8)
-    assert (left != plain).any(-1).sum() == 32
+    patches = PatchBatch(torch.zeros(1, 1, 4, 8, 8), torch.from_numpy(reference), ["case"])
+    slices = slices_of(patches, LABELS)
+    assert slices.at == [2]
+    assert np.array_equal(slices.reference, reference[:, 0, 2])
+
+
+def test_a_narrow_patch_leaves_room_for_the_names_of_columns():
+    reference = np.zeros((1, 1, 64, 4), np.int16)
+    picture = drawn(np.zeros((1, 1, 64, 4), np.float32), reference, logits_of(reference[:, 0], 3))
+    assert picture.shape[1] > 3 * 150
+
+
+def test_fixed_patches_show_foreground_and_depend_on_the_case_only(toy):
+    def patches(seed: int, rank: int) -> PatchBatch:
+        dataset = PatchDataset(
+            toy.store,
+            CASES[4:],
+            batch_size=2,
+            sampler=PatchSampler(PATCH, PATCH),
+            seed=seed,
+            batches_per_epoch=1,
+            rank=rank,
+            world_size=2,
+        )
+        return dataset.fixed(dataset.case_ids[:3])
+
+    first, second = patches(0, 0), patches(5, 1)
+    assert first.case_ids == second.case_ids == list(CASES[4:7])
+    assert torch.equal(first.image, second.image)
+    assert (first.label > 0).flatten(1).any(1).all()
 
 
 @pytest.mark.parametrize("choice", ["auto", "off"])
