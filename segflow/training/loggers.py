@@ -32,6 +32,8 @@ def begin_run(
         settings: All settings of the run, for loggers that can search them.
         tags: Tags that the training may log.
     """
+    if not trainer.is_global_zero:  # the loggers of other processes write nothing
+        return
     for board in trainer.loggers:
         if isinstance(board, TensorBoardLogger):
             add_charts(board, tags)

@@ -20,7 +20,7 @@ from segflow.storage.folds import Fold
 from segflow.storage.json_files import written_whole
 from segflow.training.loggers import end_run
 from segflow.training.module import EpochValues, SegmentationModule
-from segflow.training.tags import FINAL_HOURS
+from segflow.training.tags import TRAINING_HOURS
 
 logger = logging.getLogger(__name__)
 
@@ -101,7 +101,7 @@ class EpochReport(Callback):
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.is_global_zero:
             seconds = sum(value for value in self.history.get("time/epoch", []) if not math.isnan(value))
-            end_run(trainer, {FINAL_HOURS: seconds / 3600})
+            end_run(trainer, {TRAINING_HOURS: seconds / 3600})
             self._draw()
             self._finish_drawing()
 

@@ -7,7 +7,7 @@ from segflow.core.labels import Labels
 FINAL_DICE, FINAL_DICE_OF = "final/dice_mean", "final/dice/"
 """Scores of the fold's whole validation cases after the training: the mean, and the prefix of each label's."""
 
-FINAL_HOURS = "final/training_hours"
+TRAINING_HOURS = "time/training_hours"
 """Sum of all epochs' times."""
 
 

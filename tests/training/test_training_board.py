@@ -120,7 +120,7 @@ def test_the_table_of_hyper_parameters_shows_what_differs_first_and_the_last_sco
         scores = {value["name"]["tag"]: value["value"] for value in row["metricValues"]}
         assert scores["final/dice_mean"] == pytest.approx(row["hparams"]["optimizer.lr"])
         assert "final/dice/core" not in scores
-        assert {"val/dice_ema", "val/loss", "train/loss", "final/training_hours"} <= scores.keys()
+        assert {"val/dice_ema", "val/loss", "train/loss", "time/training_hours"} <= scores.keys()
 
 
 def test_charts_of_all_runs_are_joined_into_one_page(board: Client):

@@ -78,7 +78,7 @@ def test_tensorboard_has_exactly_the_agreed_tags(trained: Toy):
     tags = set(events.Tags()["scalars"])
     assert tags == {
         "train/loss", "val/loss", "val/dice/ball", "val/dice/core", "val/dice_mean", "val/dice_ema", "lr",
-        "time/data_wait", "time/compute", "time/epoch", "final/training_hours",
+        "time/data_wait", "time/compute", "time/epoch", "time/training_hours",
     }  # fmt: skip
     assert [event.step for event in events.Scalars("train/loss")] == [0, 1]
     assert [event.value for event in events.Scalars("lr")] == pytest.approx([0.01, 0.01 * 0.5**0.9])
