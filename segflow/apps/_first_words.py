@@ -44,6 +44,10 @@ def check(command: str, arguments: Sequence[str], folders: Sequence[Path]) -> No
         raise CommandLineError(line.problem, fix=" ".join(fixes) or None)
 
 
+COMBINED = frozenset({"logger"})
+"""Groups of which one run may have several options."""
+
+
 @dataclass(slots=True)
 class _Line:
     """A command line that is being read.
@@ -150,7 +154,7 @@ class _Line:
     def _several(self, key: str, value: str) -> bool:
         """Whether there are several values for a setting that takes one."""
         if key in self._groups and value.startswith("["):
-            return True
+            return key not in COMBINED
         if self._multirun or len(split_values(value)) < 2 or re.match(r"\w+\(", value):
             return False
         whole = key if key in self._settings else f"{self._section}.{key}"

@@ -113,6 +113,7 @@ def test_what_cannot_be_put_right_is_told_without_a_line(typed: str, expected: s
         "predict 'model=[a,b]' 'input=[a,b]' output=x",
         "predict network@previous_network=mine",
         "run 'fold.index=[0,1]' 'configuration.name=[2d,3d_fullres]'",
+        "train 'logger=[tensorboard,csv]'",
         "convert source=a 'labels={background:0,liver:1}'",
         "train --no-such-flag",
         "plan -p nnUNetPlans",
