@@ -24,6 +24,8 @@ def explained(error: BaseException, folders: Sequence[Path], command: str) -> st
         return unreadable(error.override or "", folders)
     if isinstance(error, HydraException | OmegaConfBaseException):
         return _composition(error, folders, command)
+    if isinstance(error, ValueError) and "Only one of --run, --multirun" in str(error):
+        return "--cfg and --info show one configuration: leave -m out, and give each setting one value"
     return None
 
 
