@@ -30,6 +30,7 @@ def segflow(*arguments: str, folder: Path, **environment: str) -> subprocess.Com
         (["train", "augmentation.steps=[noise]"], 2, "'augmentation.steps': a list cannot take the place of a mapping"),
         (["train", "augmentation.noise.probability=1"], 2, "Did you mean 'augmentation.steps.noise.probability'?"),
         (["train", "fold=nine"], 2, "there is no 'nine' for 'fold'; there are: 0, 1, 2, 3, 4, all."),
+        (["train", "-m", "dataset=phantom", "fold=0,1", "--cfg", "job"], 2, "--cfg and --info show one"),
         (["nnUNetv2_train", "4", "2d", "0", "--npz"], 2, "Type: segflow train dataset=4 configuration=2d fold=0 save_"),
         (["nnUNet_train", "2d"], 2, "nnU-Net v1's nnUNet_train is here 'segflow train'"),
         (["nnUNetv2_trian"], 2, "there is no command 'nnUNetv2_trian' in nnU-Net 2.8"),
