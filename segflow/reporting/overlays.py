@@ -7,8 +7,6 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from segflow.core.errors import SegflowError
-
 PALETTE = (
     (67, 99, 216), (245, 130, 49), (60, 180, 75), (230, 25, 75), (145, 30, 180), (255, 225, 25), (66, 212, 244),
     (240, 50, 230), (191, 239, 69), (250, 190, 212), (70, 153, 144), (220, 190, 255), (154, 99, 36), (170, 255, 195),
@@ -65,17 +63,3 @@ def draw_overlay(image: np.ndarray, label: np.ndarray, spacing: Sequence[float],
     enlarged = size[0] >= image.shape[1] and size[1] >= image.shape[0]
     method = Image.Resampling.NEAREST if enlarged else Image.Resampling.BOX
     return np.asarray(Image.fromarray(picture.astype(np.uint8)).resize(size, method))
-
-
-def channel_of(image: np.ndarray, channel: int, case_id: str) -> np.ndarray:
-    """One channel of an image (C, Z, Y, X).
-
-    Raises:
-        SegflowError: There is no such channel. The error names the case.
-    """
-    if not 0 <= channel < len(image):
-        raise SegflowError(
-            "the image has no such channel", case=case_id, found=channel, expected=f"0 … {len(image) - 1}"
-        )
-    voxels: np.ndarray = image[channel]
-    return voxels

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -53,11 +52,6 @@ class ReportedRun:
     def record(self) -> RunRecord:
         """The record of its first fold, whose settings are those of all."""
         return self.records[0]
-
-    def worst_first(self) -> list[CaseMetrics]:
-        """Cases by their mean foreground Dice. Those without a score are left out."""
-        scored = [case for case in self.summary.cases if not math.isnan(case_score(case))]
-        return sorted(scored, key=case_score)
 
 
 @dataclass(frozen=True, slots=True)

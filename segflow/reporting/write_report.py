@@ -14,6 +14,7 @@ from segflow.reporting.facts import Facts, facts_of
 from segflow.reporting.page import write_page
 from segflow.reporting.page_data import page_data
 from segflow.reporting.reported_run import ReportedRun
+from segflow.reporting.viewed_cases import library
 from segflow.reporting.viewer import viewer_data
 
 LISTED_FAILED = 100
@@ -58,15 +59,14 @@ def write_report(
         tables: Tables of scores, in order.
         images: Case → its image files, for the pictures. Other cases are left out.
         notes: Sentences to show under the title.
-        channel: Channel of the image to show.
+        channel: Channel of the image to show first.
 
     Raises:
         SegflowError: There is no run, or the page cannot be written.
     """
     if not runs:
         raise SegflowError("a report needs at least one run", fix="Train first: segflow train")
-    first = runs[0]
-    record = first.record
+    viewer = viewer_data(runs[0], images or {}, channel) if len(runs) == 1 else None
     write_page(
         file,
         "report.html.j2",
@@ -80,7 +80,8 @@ def write_report(
         tables=tables,
         has_cases=any(run.summary.cases for run in runs),
         has_curves=any(curves for run in runs for curves in run.curves),
-        viewer=viewer_data(record, first.worst_first(), images or {}, channel) if len(runs) == 1 else None,
+        viewer=viewer,
+        viewer_library="" if viewer is None else library(),
         settings=[(run.name, yaml.safe_dump(dict(run.record.settings), sort_keys=False)) for run in runs],
     )
 

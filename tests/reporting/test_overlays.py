@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from segflow.core.errors import SegflowError
-from segflow.reporting.overlays import PALETTE, best_slice, channel_of, draw_overlay
+from segflow.reporting.overlays import PALETTE, best_slice, draw_overlay
 
 
 def test_the_slice_shows_most_of_every_label() -> None:
@@ -56,10 +55,3 @@ def test_proportions_are_those_of_the_patient(
 
 def test_a_constant_image_can_be_drawn() -> None:
     assert np.isfinite(draw_overlay(np.full((9, 9), 7.0), np.eye(9, dtype=int), (1.0, 1.0))).all()
-
-
-def test_a_channel_that_does_not_exist_is_said() -> None:
-    image = np.arange(2, dtype=np.float32)[:, None, None, None] + np.zeros((2, 3, 4, 5), np.float32)
-    assert (channel_of(image, 1, "a") == 1).all()
-    with pytest.raises(SegflowError, match=r"case 'a': the image has no such channel; found 3; expected 0 … 1"):
-        channel_of(image, 3, "a")
