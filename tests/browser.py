@@ -52,14 +52,19 @@ def opened(browser: Any, file: Path, **options: Any) -> Iterator[Any]:
     """
     page = browser.new_page(**{"viewport": {"width": 1400, "height": 900}, **options})
     wrong: list[str] = []
-    page.on("console", lambda message: wrong.append(f"{message.type}: {message.text}"))
+
+    def heard(message: Any) -> None:
+        if "GL Driver Message" not in message.text:  # hints about speed, of drawing without a graphics card
+            wrong.append(f"{message.type}: {message.text}")
+
+    page.on("console", heard)
     page.on("pageerror", lambda error: wrong.append(str(error)))
     inner = (file.as_uri(), "data:", "blob:")
     page.on("request", lambda request: None if request.url.startswith(inner) else wrong.append(request.url))
     try:
         page.goto(file.as_uri())
         yield page
-        assert not wrong
+        assert not wrong, wrong
     finally:
         page.close()
 

@@ -232,14 +232,14 @@ COMMANDS: Mapping[str, Equivalent] = {
         "report",
         (),
         {
-            **dict.fromkeys(("-d", "-p", "-c"), PART_OF_RUN),
+            "-d": "dataset",
+            **dict.fromkeys(("-p", "-c"), Note(f"{NOT_NEEDED}, the page shows the raw images")),
             "-o": "output",
-            "-np": NOT_NEEDED,
+            "-np": "processes",
             "-channel_idx": "channel",
-            "--use_raw": Note(f"{NOT_NEEDED}, the page shows the images as they are"),
-            "-overlay_intensity": Note("there is none"),
+            "--use_raw": Note(f"{NOT_NEEDED}, the page shows the raw images"),
+            "-overlay_intensity": Note("there is none; the page has a slider"),
         },
-        run="run",
     ),
     "nnUNetv2_convert_MSD_dataset": Equivalent(
         "convert", (), {"-i": "source", "-overwrite_id": "dataset_id", "-np": NOT_NEEDED}

@@ -15,7 +15,7 @@ COMMANDS = {
     "postprocess": "choose steps on a cross-validation, or apply them to a folder",
     "select": "trained runs → the configuration or ensemble to predict with",
     "run": "raw dataset → all steps above, up to predictions of imagesTs by the best ensemble",
-    "report": "trained run → one page with scores, curves and pictures",
+    "report": "trained run, or raw dataset → one page with tables, charts and pictures",
     "bundle": "runs ↔ model files of segflow and nnU-Net v2",
     "config": "settings of all commands with a word in their name or meaning",
 }

@@ -47,7 +47,7 @@ class ReducedCase:
 
 
 def is_flat(shape: Sequence[int], spacing: Sequence[float]) -> bool:
-    """Whether an image is 2D, by its voxels and spacing along z, y, x; its spacing then means nothing."""
+    """Whether an image is 2D, by its voxels and its spacing in mm along z, y, x, which then means nothing."""
     return shape[0] == 1 and spacing[0] > FLAT_SPACING_FACTOR / 2 * max(spacing[1:])
 
 

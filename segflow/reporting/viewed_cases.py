@@ -64,6 +64,16 @@ class ViewedCase:
     scores: Mapping[str, float] = field(default_factory=dict)
 
 
+def check_channel(channel: int, channels: Sequence[str]) -> None:
+    """Refuse the number of a channel that images do not have.
+
+    Raises:
+        SegflowError: There is no such channel.
+    """
+    if not 0 <= channel < len(channels):
+        raise SegflowError("the images have no such channel", found=channel, expected=f"0 … {len(channels) - 1}")
+
+
 def ranked(scores: Mapping[str, float], groups: Mapping[str, str] | None = None) -> dict[str, str]:
     """The cases in the order in which a page should hold them, each with the reason.
 

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from segflow.core.case import CaseFiles
-from segflow.core.errors import SegflowError
 from segflow.core.metrics import CaseMetrics
 from segflow.reporting.reported_run import ReportedRun, case_score
-from segflow.reporting.viewed_cases import ViewedCase, pack_cases, ranked
+from segflow.reporting.viewed_cases import ViewedCase, check_channel, pack_cases, ranked
 from segflow.storage.images import reader_by_name
 from segflow.storage.label_mapping import in_classes
 
@@ -28,8 +27,7 @@ def viewer_data(run: ReportedRun, images: Mapping[str, CaseFiles], channel: int)
     """
     record = run.record
     channels = record.dataset.channels
-    if not 0 <= channel < len(channels):
-        raise SegflowError("the images have no such channel", found=channel, expected=f"0 … {len(channels) - 1}")
+    check_channel(channel, channels)
     cases = {case.case_id: case for case in run.summary.cases if case.case_id in images}
     if not cases:
         return None
