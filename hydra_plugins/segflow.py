@@ -1,4 +1,4 @@
-"""segflow's launcher, in the package where Hydra looks for launchers.
+"""segflow's launchers, in the package where Hydra looks for launchers.
 
 Every Hydra application of this environment loads it, so that it loads nothing itself.
 """
@@ -8,10 +8,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
+
+
+class InTurn(BasicLauncher):
+    """Runs the jobs of a sweep in this process, one after another, and shows their states."""
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Run jobs. Called by sweepers.
+
+        Args:
+            job_overrides: The overrides of each job.
+            initial_job_idx: Number of the first one.
+        """
+        from segflow.apps._launch_sweep import in_turn
+
+        with in_turn(job_overrides, initial_job_idx):
+            return super().launch(job_overrides, initial_job_idx)
 
 
 class Jobs(Launcher):

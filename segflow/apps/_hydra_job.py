@@ -13,7 +13,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from segflow.apps import _composition, _job
+from segflow.apps import _composition, _job, _launch_sweep
+from segflow.apps._launch_contract import is_in_this_process
 from segflow.apps._launch_sweep import Swept
 from segflow.core.errors import NoSpaceError, SegflowError
 
@@ -54,14 +55,14 @@ def _reporting(command: str, failures: Failures, show_traceback: bool) -> Callab
 
     def run(config: DictConfig) -> float | None:
         try:
-            return _job.run(command, _composition.record(command, config))
+            return _launch_sweep.shown(lambda: _job.run(command, _composition.record(command, config)))
         except NoSpaceError as error:
             failures.append(("", error))
             raise _SweepEndsError from error
         except Exception as error:
             job = HydraConfig.get().job
             sweep = HydraConfig.get().mode == RunMode.MULTIRUN
-            if sweep and not HydraConfig.get().launcher._target_.endswith("BasicLauncher"):
+            if sweep and not is_in_this_process(HydraConfig.get().launcher._target_):
                 raise  # in another process the launcher brings the error back
             name = job.override_dirname.replace("+", "")
             failures.append(

@@ -5,26 +5,29 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import shutil
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from segflow.apps._launch_engines import engine_of
+from segflow.apps._launch_table import States
 from segflow.apps._launched_child import Child, JobEnd, passed_variables
-
-if TYPE_CHECKING:
-    from segflow.apps._launch_table import States
 
 __all__ = ["JobEnd", "LaunchedJob", "failures", "launch"]
 
 LOOK_EVERY_SECONDS = 0.2
+LOGS_EVERY_SECONDS = 1.0
+"""Seconds between two looks for logs of jobs that have begun."""
 LONGEST_NAME = 80
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +64,6 @@ def launch(jobs: Sequence[LaunchedJob], launcher: Mapping[str, Any] | None = Non
     """
     if not jobs:
         return []
-    from segflow.apps._launch_table import States  # slow to load: rich
-
     options = dict(launcher or {})
     engine = engine_of(options)
     folder = _own_folder(options)
@@ -79,7 +80,7 @@ def launch(jobs: Sequence[LaunchedJob], launcher: Mapping[str, Any] | None = Non
     }
     ends: dict[str, JobEnd] = {}
     try:
-        with States(list(children)) as states:
+        with States(list(children), {name: child.state_file for name, child in children.items()}) as states:
             for attempt in range(int(options.get("retries") or 0) + 1):
                 left = [child for name, child in children.items() if name not in ends or ends[name].error is not None]
                 if not left:
@@ -87,7 +88,7 @@ def launch(jobs: Sequence[LaunchedJob], launcher: Mapping[str, Any] | None = Non
                 for child in left if attempt else ():
                     states.again(child.name)
                     child.log.unlink(missing_ok=True)
-                with closing(engine(left, options)) as events:
+                with closing(engine(left, options)) as events, _told_of_interrupts():
                     for end in _followed(events, left, states):
                         ends[end.name] = end
         return [ends[name] for name in children]
@@ -108,16 +109,30 @@ def failures(ends: Iterable[JobEnd]) -> list[str]:
 def _followed(events: Iterator[JobEnd | None], children: Sequence[Child], states: States) -> Iterator[JobEnd]:
     """The ends of jobs as they come. What has begun or ended is shown."""
     waiting = {child.name: child for child in children}
+    looked = -LOGS_EVERY_SECONDS
     for event in events:
         if event is None:
-            for name in [name for name, child in waiting.items() if child.log.exists()]:
-                del waiting[name]
-                states.runs(name)
+            if waiting and time.monotonic() - looked >= LOGS_EVERY_SECONDS:
+                looked = time.monotonic()
+                there = {file.name for file in children[0].log.parent.iterdir()}  # one question for many jobs
+                for name in [name for name, child in waiting.items() if child.log.name in there]:
+                    del waiting[name]
+                    states.runs(name)
+            states.look()
             time.sleep(LOOK_EVERY_SECONDS)
             continue
         waiting.pop(event.name, None)
         states.ends(event)
         yield event
+
+
+@contextmanager
+def _told_of_interrupts() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        logger.warning("ending the jobs that run, which may take a minute; a training keeps its last whole epoch")
+        raise
 
 
 def _own_folder(options: Mapping[str, Any]) -> Path:

@@ -14,8 +14,16 @@ Engine = Callable[[Sequence[Child], Options], Events]
 OWN = ("_target_", "engine", "folder", "retries")
 """Options that concern no engine."""
 
+IN_THIS_PROCESS = ("BasicLauncher", "InTurn")
+"""Classes of launchers that run jobs in this process: Hydra's own, and segflow's default."""
+
 ANSWER_SECONDS = 25.0
 """How long a cluster may take to answer."""
+
+
+def is_in_this_process(target: str) -> bool:
+    """Whether a launcher's class runs jobs in this process, one after another."""
+    return target.rpartition(".")[2] in IN_THIS_PROCESS
 
 
 def last_line(text: str) -> str:

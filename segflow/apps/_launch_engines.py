@@ -13,7 +13,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 
-from segflow.apps._launch_contract import OWN, Engine, Events, Options
+from segflow.apps._launch_contract import OWN, Engine, Events, Options, is_in_this_process
 from segflow.apps._launch_ray import ray
 from segflow.apps._launch_slurm import slurm
 from segflow.apps._launched_child import Child, JobEnd, RunningChild, run_child
@@ -145,7 +145,7 @@ def engine_of(launcher: Options) -> Engine:
         SegflowError: It is a launcher of Hydra's that takes no command lines, or it is not installed.
     """
     target = str(launcher.get("_target_", "BasicLauncher"))
-    name = str(launcher.get("engine", "basic" if target.endswith("BasicLauncher") else None))
+    name = str(launcher.get("engine", "basic" if is_in_this_process(target) else None))
     if name not in ENGINES:
         raise SegflowError(
             "this launcher runs the jobs of a sweep only",

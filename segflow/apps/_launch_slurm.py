@@ -33,6 +33,8 @@ BAD_ENDS = {
 """State of a job that SLURM ended → what that means."""
 
 QUEUE_EVERY_SECONDS = 10.0
+RESULTS_EVERY_SECONDS = 1.0
+"""Seconds between two looks for results, since a cluster's folders may be slow."""
 
 KILL_WAIT_SECONDS = 120.0
 """How long SLURM may take to end a job after its SIGTERM."""
@@ -108,8 +110,12 @@ def slurm(children: Sequence[Child], options: Options) -> Events:
 
 
 def _ends_on_slurm(waiting: dict[Any, Child], absent: dict[Any, float]) -> Events:
-    looked = time.monotonic()
+    looked, sought = time.monotonic(), -RESULTS_EVERY_SECONDS
     while waiting:
+        if time.monotonic() - sought < RESULTS_EVERY_SECONDS:
+            yield None
+            continue
+        sought = time.monotonic()
         for job, child in list(waiting.items()):
             if job.paths.result_pickle.exists():
                 del waiting[job]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 from hydra.core.hydra_config import HydraConfig
@@ -14,7 +15,9 @@ from omegaconf import DictConfig, open_dict
 
 from segflow.apps import _command_line, _composition, _invocation
 from segflow.apps._launch import JobEnd, LaunchedJob, launch
+from segflow.apps._launch_table import States
 from segflow.apps._own_parts import use_own_reader
+from segflow.execution import job_state
 
 if TYPE_CHECKING:
     from segflow.apps._training import Trained
@@ -31,11 +34,59 @@ class Swept:
         command: Its name.
         tell: Called with the name and the cause of each job that failed.
         users_errors: Within this context the user's own choice of tracebacks holds.
+        states: What shows the jobs that this process runs itself; None if there are none.
+        names: Number of such a job → its name.
     """
 
     command: ClassVar[str] = ""
     tell: ClassVar[Tell] = staticmethod(lambda name, cause: None)
     users_errors: ClassVar[Callable[[], AbstractContextManager[None]]] = nullcontext
+    states: ClassVar[States | None] = None
+    names: ClassVar[dict[int, str]] = {}
+
+
+@contextmanager
+def in_turn(job_overrides: Sequence[Sequence[str]], first: int) -> Iterator[None]:
+    """Show the states of jobs that this process runs itself, one after another, in the block.
+
+    Args:
+        job_overrides: The overrides of each job.
+        first: Number of the first job.
+    """
+    names = _names(job_overrides, first)
+    if len(names) == 1:  # as of a search, which asks for them one by one
+        logger.info("%s: %s", names[0], " ".join(_typed(override) for override in job_overrides[0]))
+        yield
+        return
+    with States(names) as Swept.states:
+        Swept.names = dict(enumerate(names, first))
+        try:
+            yield
+        finally:
+            Swept.states = None
+
+
+def shown(job: Callable[[], float | None]) -> float | None:
+    """Run a job in this process. If it is one of a sweep, its state is shown.
+
+    Args:
+        job: Runs it, and returns its value.
+    """
+    states = Swept.states
+    if states is None:
+        return job()
+    name = Swept.names[int(HydraConfig.get().job.num)]
+    states.runs(name)
+    job_state.listeners[:] = [partial(states.tells, name)]
+    try:
+        value = job()
+    except Exception as error:
+        states.ends(JobEnd(name, str(error)))
+        raise
+    finally:
+        job_state.listeners.clear()
+    states.ends(JobEnd(name, value=value))
+    return value
 
 
 def run_jobs(

@@ -23,6 +23,7 @@ from segflow.apps._processes import OF_A_RANK, PASSED_ON, send
 from segflow.apps.main import LAUNCHED_BY
 from segflow.core.errors import SegflowError
 from segflow.execution.interrupts import EARLY_WARNINGS, SIGINT_EXIT, SIGTERM_EXIT
+from segflow.execution.job_state import STATE_FILE
 
 PASSED_VARIABLES = ("PYTHONPATH", "SEGFLOW_", "nnUNet_", "OMP_NUM_THREADS")
 """Beginnings of the environment variables that a job on another machine gets from the process that launches it."""
@@ -82,6 +83,11 @@ class Child:
         """The file for the job's value."""
         return self.log.with_suffix(".json")
 
+    @property
+    def state_file(self) -> Path:
+        """The file into which the job writes where it stands."""
+        return self.log.with_suffix(".state")
+
 
 class RunningChild:
     """A child process.
@@ -105,8 +111,13 @@ class RunningChild:
         own = {key: value for key, value in os.environ.items() if key not in OF_A_RANK}
         if own.get("SLURM_NTASKS") == "1":
             del own["SLURM_NTASKS"]  # Lightning would wait for ranks from SLURM instead of starting its own
-        places = {VALUE_FILE: str(child.value_file), LAUNCHED_BY: str(os.getpid())}
-        child.value_file.unlink(missing_ok=True)
+        places = {
+            VALUE_FILE: str(child.value_file),
+            STATE_FILE: str(child.state_file),
+            LAUNCHED_BY: str(os.getpid()),
+        }
+        for file in (child.value_file, child.state_file):
+            file.unlink(missing_ok=True)
         with child.log.open("ab") as log:
             self._begin = log.tell()
             self._process = subprocess.Popen(
@@ -213,7 +224,7 @@ def passed_variables() -> dict[str, str]:
     return {
         key: value
         for key, value in os.environ.items()
-        if key.startswith(PASSED_VARIABLES) and key not in (VALUE_FILE, LAUNCHED_BY)
+        if key.startswith(PASSED_VARIABLES) and key not in (VALUE_FILE, STATE_FILE, LAUNCHED_BY)
     }
 
 

@@ -18,6 +18,7 @@ from types import FrameType
 from segflow.apps import _invocation
 from segflow.apps._job_results import VALUE_FILE, kept
 from segflow.core.errors import SegflowError
+from segflow.execution import screen
 from segflow.execution.interrupts import EARLY_WARNINGS, SIGINT_EXIT, SIGTERM_EXIT
 
 PASSED_ON = (signal.SIGTERM, signal.SIGINT, *EARLY_WARNINGS[:1])
@@ -41,9 +42,10 @@ def run_alone(command: str) -> float | None:
     arguments = [sys.executable, "-m", "segflow.apps.main", command, *_invocation.child_arguments()]
     with tempfile.TemporaryDirectory(prefix="segflow-") as folder:
         file = Path(folder) / "value.json"
-        code = _wait_for(
-            subprocess.Popen(arguments, env={**environment, VALUE_FILE: str(file)}, start_new_session=True)
-        )
+        with screen.paused():  # the child draws
+            code = _wait_for(
+                subprocess.Popen(arguments, env={**environment, VALUE_FILE: str(file)}, start_new_session=True)
+            )
         value, *_ = kept(file)
     if code in (SIGINT_EXIT, SIGTERM_EXIT):  # the signal was sent to the child
         raise SystemExit(code)

@@ -23,6 +23,8 @@ _NOTHING = ("", "0", "false")
 _drawn: list[Callable[[], Any]] = []
 _live: Live | None = None
 _streams: tuple[Any, Any] = (None, None)
+_lines_of_parent = 0
+"""In a forked process: lines that the parent has drawn, and erases when it draws again."""
 
 
 def is_drawn() -> bool:
@@ -66,7 +68,8 @@ def write_line(text: str) -> None:
     """Write a line to stderr, above the area."""
     live = _live
     if live is None:
-        sys.stderr.write(f"{text}\n")
+        drawn = _lines_of_parent
+        sys.stderr.write(f"\n{text}" + "\n" * drawn if drawn else f"{text}\n")
         sys.stderr.flush()
         return
     from rich.text import Text
@@ -115,8 +118,10 @@ def _stop() -> None:
 
 def _leave() -> None:
     """In a forked process: draw nothing, and write without the locks that a thread of the parent may hold."""
-    global _live
+    global _live, _lines_of_parent
     if _live is not None:
+        shape = getattr(_live._live_render, "_shape", None)
+        _lines_of_parent = shape[1] if shape else 0
         _live = None
         sys.stdout, sys.stderr = _streams
     _drawn.clear()

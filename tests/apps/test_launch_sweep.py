@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
@@ -12,8 +13,9 @@ from pathlib import Path
 
 import pytest
 from apps_commands import PATHS, SHORT, start
+from pseudo_terminal import look_at
 
-from segflow.apps import _edge
+from segflow.apps import _edge, _launch_table
 from segflow.apps._finished import trained_before
 from segflow.apps._launch import LaunchedJob, launch
 from segflow.apps._training import Trained
@@ -87,13 +89,36 @@ def test_a_training_is_done_once_its_cases_are_validated_with_these_settings(
     weights.write_bytes(before)
 
 
-def test_the_value_of_a_job_comes_back(job: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_tells_where_it_stands_and_its_value_comes_back(
+    job: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.chdir(job)
-    arguments = ["fold=0", *SHORT, "save_probabilities=true"]
-    (end,) = launch([LaunchedJob("one", "train", arguments)])
-    scores = read_summary(RUNS / "3d_fullres/default/fold_0/validation/summary.json")
+    for name in ("READ_EVERY_SECONDS", "LINE_EVERY_SECONDS"):
+        monkeypatch.setattr(_launch_table, name, 0.0)
+    arguments = ["fold=0", *SHORT, "run_name=told"]
+    with caplog.at_level(logging.INFO, "segflow"):
+        (end,) = launch([LaunchedJob("one", "train", arguments)])
+    assert any(message.startswith("1 running. one: epoch ") for message in caplog.messages)
+    scores = read_summary(RUNS / "3d_fullres/told/fold_0/validation/summary.json")
     assert end.error is None
     assert end.value == pytest.approx(scores.score, abs=1e-12)
+
+
+def test_a_sweep_on_a_terminal_shows_its_jobs_and_whole_lines(job: Path) -> None:
+    sweep = ["-m", "segflow", "train", "-m", "fold=1,2", *SHORT, "run_name=seen", "trainer.accelerator=cpu"]
+    seen = look_at(sweep, columns=140, rows=40, folder=job)
+    assert seen.code == 0, seen.lines
+    assert seen.cursor_shown
+    for fold in (1, 2):
+        assert seen.meanwhile(f"fold={fold}", "running", "epoch 2/2")
+    bars = seen.meanwhile("epoch 2/2", "step 1/2")
+    assert bars
+    assert all(line.startswith("epoch 2/2  ") for line in bars)
+    for epoch in (1, 2):
+        ends = [line for line in seen.lines if line.startswith(f"epoch {epoch}/2 | train loss ")]
+        assert len(ends) == 2, seen.lines
+    assert "2 jobs: 2 done" in seen.lines
+    assert sum("result 0." in line for line in seen.lines) == 2
 
 
 @pytest.mark.parametrize(
