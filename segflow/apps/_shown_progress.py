@@ -46,10 +46,14 @@ class _Stage:
     """One work: its newest event, and its speed since it began here."""
 
     def __init__(self, event: ProgressEvent) -> None:
-        self.event = event
         self._before = event.done
-        self._started = time.monotonic()
-        self.told = self._started
+        self._started = self.told = time.monotonic()
+        self.take(event)
+
+    def take(self, event: ProgressEvent) -> None:
+        """Something more is done."""
+        self.event = event
+        self._at = time.monotonic()
 
     @property
     def is_over(self) -> bool:
@@ -57,7 +61,7 @@ class _Stage:
 
     @property
     def seconds(self) -> float:
-        return time.monotonic() - self._started
+        return self._at - self._started
 
     @property
     def count(self) -> str:
@@ -75,10 +79,14 @@ class _Stage:
     @property
     def rest(self) -> float | None:
         """Estimated seconds that are left."""
+        since = time.monotonic() - self._at
         if isinstance(self.event, TrainingEvent):
-            return self.event.rest_seconds
+            left = self.event.rest_seconds
+            return None if left is None else max(0.0, left - since)
         done = self.event.done - self._before
-        return self.seconds / done * (self.event.total - self.event.done) if done and self.event.total else None
+        if not done or not self.event.total:
+            return None
+        return max(0.0, self.seconds / done * (self.event.total - self.event.done) - since)
 
     @property
     def failed(self) -> str:
@@ -109,7 +117,7 @@ class _Stages:
             for name in [name for name, other in self.going_on.items() if not other.event.total]:
                 self._ends(name)  # one without a total is over when the next one begins
             stage = self.going_on[event.stage] = _Stage(event)
-        stage.event = event
+        stage.take(event)
         job_state.tell(event, stage.rest)
         if stage.is_over and not isinstance(event, TrainingEvent):  # a training has told its end itself
             self._ends(event.stage)
@@ -138,7 +146,9 @@ class _Bars(_Stages):
         from rich.console import Group
 
         stages = list(self.going_on.values())
-        trainings = [_TrainingBar(stage.event) for stage in stages if isinstance(stage.event, TrainingEvent)]
+        trainings = [
+            _TrainingBar(stage.event, stage.rest) for stage in stages if isinstance(stage.event, TrainingEvent)
+        ]
         others = [stage for stage in stages if not isinstance(stage.event, TrainingEvent)]
         return Group(*trainings, _bars_of(others))
 
@@ -164,8 +174,8 @@ def _bars_of(stages: list[_Stage]) -> Table:
 class _TrainingBar:
     """Two lines: where the epoch stands, and when the training ends and where its time goes."""
 
-    def __init__(self, event: TrainingEvent) -> None:
-        self._event = event
+    def __init__(self, event: TrainingEvent, rest: float | None) -> None:
+        self._event, self._rest = event, rest
 
     def __rich_console__(self, console: Any, options: Any) -> Iterator[RenderableType]:
         from rich.progress_bar import ProgressBar
@@ -182,13 +192,13 @@ class _TrainingBar:
             line.add_column(no_wrap=True, overflow="crop")
         line.add_row(begin, ProgressBar(event.steps, event.step, width=width), values)
         yield line
-        below = " | ".join(filter(None, (_rest(event), _shares(event))))
+        below = " | ".join(filter(None, (_rest(self._rest), _shares(event))))
         yield Text(below, style="dim", no_wrap=True, overflow="ellipsis")
 
 
 def _training_line(event: TrainingEvent) -> str:
     begin = f"epoch {event.epoch}/{event.epochs}"
-    return " | ".join(filter(None, (begin, *_values(event), _rest(event))))
+    return " | ".join(filter(None, (begin, *_values(event), _rest(event.rest_seconds))))
 
 
 def _values(event: TrainingEvent) -> list[str]:
@@ -202,8 +212,7 @@ def _values(event: TrainingEvent) -> list[str]:
     return values
 
 
-def _rest(event: TrainingEvent) -> str:
-    seconds = event.rest_seconds
+def _rest(seconds: float | None) -> str:
     return "" if seconds is None else f"{duration_text(seconds)} left, ends {moment_text(seconds)}"
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.live import Live
 
-REFRESH_PER_SECOND = 4.0
+REFRESH_PER_SECOND = 2.0
 
 _NOTHING = ("", "0", "false")
 

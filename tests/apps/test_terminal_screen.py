@@ -17,8 +17,10 @@ BEGIN = """
 import logging, os, sys, time, warnings
 from segflow.apps import _job, _shown_progress, _terminal
 from segflow.apps._signals import told_in_one_line
+from segflow.execution import screen
 from segflow.execution.progress import ProgressEvent, TrainingEvent
 
+screen.REFRESH_PER_SECOND = 20.0  # every state is drawn within the short pauses of a test
 _job.log_to_stderr()
 log = logging.getLogger("segflow.test")
 """
