@@ -1,4 +1,4 @@
-"""Write the figures of results/*.json into README.md, between the markers of each benchmark, and into docs/results.md.
+"""Write the figures of results/*.json into README.md, between its markers, here and above, and into docs/results.md.
 
 With ``--check`` nothing is written: it fails if a file is not what it would write.
 """
@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from record import RESULTS, table_of_checks, table_of_rows, table_of_values
-from results_page import PICTURES, pictures, results_page
+from results_page import PICTURES, pictures, results_page, summary_table
 
 DOCS = RESULTS.parent.parent / "docs"
 README = RESULTS.parent / "README.md"
+FRONT = RESULTS.parent.parent / "README.md"
 MARKERS = "<!-- results:{name} -->", "<!-- end -->"
 
 
@@ -45,13 +46,17 @@ def update(text: str, results: dict[str, dict[str, Any]]) -> str:
         SystemExit: It has no place for one of them.
     """
     for name, content in results.items():
-        start, end = MARKERS[0].format(name=name), MARKERS[1]
-        pattern = re.compile(f"{re.escape(start)}.*?{re.escape(end)}", re.DOTALL)
-        if not pattern.search(text):
-            raise SystemExit(f"README.md has no '{start}' … '{end}'")
-        block = f"{start}\n{render(content)}\n{end}"
-        text = pattern.sub(lambda _, block=block: block, text)
+        text = with_block(text, name, render(content))
     return text
+
+
+def with_block(text: str, name: str, block: str) -> str:
+    """A README with a text between the markers of a name."""
+    start, end = MARKERS[0].format(name=name), MARKERS[1]
+    pattern = re.compile(f"{re.escape(start)}.*?{re.escape(end)}", re.DOTALL)
+    if not pattern.search(text):
+        raise SystemExit(f"README.md has no '{start}' … '{end}'")
+    return pattern.sub(lambda _: f"{start}\n{block}\n{end}", text)
 
 
 def _table(header: list[str], cells: list[list[str]]) -> str:
@@ -63,7 +68,9 @@ def written(results: dict[str, dict[str, Any]]) -> dict[Path, str]:
     """Every file that comes from the results → its text."""
     drawn = {DOCS / PICTURES / name: svg for name, svg in pictures(results).items()}
     page = results_page(results, render, RESULTS.parent)
-    return {README: update(README.read_text(encoding="utf-8"), results), DOCS / "results.md": page, **drawn}
+    front = with_block(FRONT.read_text(encoding="utf-8"), "glance", summary_table(results))
+    own = update(README.read_text(encoding="utf-8"), results)
+    return {FRONT: front, README: own, DOCS / "results.md": page, **drawn}
 
 
 def main() -> None:

@@ -31,6 +31,9 @@ _TITLES = {
 }
 """Result → its heading, in the order of the page."""
 
+_IN_README = ("preprocessing", "training", "prediction")
+"""Benchmarks of whole jobs, of which the README shows the real datasets."""
+
 _HEAD = """# Results
 
 `python benchmarks/report.py` writes this page from `benchmarks/results/*.json`, which the scripts of `benchmarks/`
@@ -110,6 +113,29 @@ def _glance(results: Results) -> list[str]:
         _table(["on a GPU", "found", "measured on"], gpu),
         f"![Time and memory of segflow as shares of nnU-Net's]({PICTURES}/results_shares.svg)",
     ]
+
+
+def summary_table(results: Results) -> str:
+    """The table of the README: Dice of both, and whole jobs on real datasets, with the commands that repeat them."""
+    found = {
+        f"Dice, {value['what'].partition(':')[0]}, {content['rows'][0]['what'].partition(', ')[2]}": [
+            f"{value[REFERENCE]:.3f}", f"{value[OURS]:.3f}", _command(content),
+        ]
+        for content in results.values()
+        for value in content["values"]
+        if value["what"].endswith(": Dice, mean")
+    }  # fmt: skip
+    for content in results.values():
+        for what, seconds, peaks in _jobs(content):
+            if content["name"] in _IN_README and re.search(r"Dataset|raw to arrays", what):
+                sides = [f"{second:.0f} s, {peak:.1f} GB" for second, peak in zip(seconds, peaks, strict=True)]
+                found.setdefault(what, [*sides, _command(content)])
+    rows = [[what, *cells] for what, cells in found.items()]
+    return _table(["on one machine, both in turn", "nnU-Net", "segflow", "repeated by"], rows)
+
+
+def _command(content: Mapping[str, Any]) -> str:
+    return f"`{re.sub(r' --(work|output|cores|threads) [^ ]+', '', content['command'])}`"
 
 
 def _with_seeds(content: Mapping[str, Any], mean: Mapping[str, Any], side: str) -> str:

@@ -1,4 +1,4 @@
-"""Every shipped option and every row of the README's class table trains for a batch: composing is not running.
+"""Every shipped option and every row of the table of nnU-Net's classes trains for a batch: composing is not running.
 
 Settings that do not meet are tried together, as many as one training takes.
 """
@@ -39,7 +39,9 @@ CASES = 5
 
 def options() -> list[tuple[str, ...]]:
     """What is to be tried: options of every group, and rows of the table."""
-    rows = re.findall(r"^\| `nnUNet\w+`[^|]*\| `([^`]+)` \|$", (ROOT / "README.md").read_text(), flags=re.MULTILINE)
+    page = (ROOT / "docs" / "coming_from_nnunet.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `nnUNet_?Trainer\w*`[^|]*\| `([^`]+)` \|$", page, flags=re.MULTILINE)
+    assert len(rows) > 30
     single = [
         f"{group}={file.stem}" for group in (*TRAINED, "logger") for file in sorted((CONF / group).glob("*.yaml"))
     ]

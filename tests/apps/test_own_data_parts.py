@@ -1,4 +1,4 @@
-"""The README's reader, normalisation, planner and metric: each a class and a YAML, used by every command that reads."""
+"""The page's reader, normalisation, planner and metric: each a class and a YAML, used by every command that reads."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from segflow.core.run_record import RunRecord
 from segflow.network.build import build_network
 from segflow.storage.folds import Fold
 
-README = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
-FILES = dict(re.findall(r"```(?:python|yaml)\n# (\S+\.(?:py|yaml))\n(.*?)```", README, flags=re.DOTALL))
+PAGE = (Path(__file__).resolve().parents[2] / "docs/guides/own_data_parts.md").read_text(encoding="utf-8")
+FILES = dict(re.findall(r"```(?:python|yaml)\n# (\S+\.(?:py|yaml))\n(.*?)```", PAGE, flags=re.DOTALL))
 MODULE = "my_data.py"
 CONF = ["--config-dir", "my_conf"]
 TINY = ["planner.base_features=4", "planner.max_features_3d=8", "planner.max_features_2d=8", "processes=0"]
@@ -30,7 +30,7 @@ NAME = "Dataset005_Arrays"
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder with the files that the README shows for parts that read, normalise, plan and score."""
+    """A folder with the files that the page shows for parts that read, normalise, plan and score."""
     for name, content in FILES.items():
         if name == MODULE or re.match(r"my_conf/(reader|normalization|planner|metrics)/", name):
             (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
