@@ -142,6 +142,15 @@ def held_bytes() -> int:
         return 0
 
 
+def peak_bytes() -> int:
+    """The most memory in bytes that this process has held so far; 0 if the system does not tell."""
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), 0)
+
+
 def open_files_limit() -> int:
     """Number of files that this process may have open at once."""
     if resource is None:

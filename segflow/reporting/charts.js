@@ -44,7 +44,10 @@ window.segflow = (() => {
 
   const again = () => drawn.forEach(([traces, layout], element) => Plotly.react(element, traces, themed(layout)));
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", again);
-  matchMedia("print").addEventListener("change", again);
+  matchMedia("print").addEventListener("change", () => {
+    again();
+    drawn.forEach((_, element) => Plotly.Plots.resize(element));
+  });
 
   // "0.8" and ">0.8" keep larger values, "<0.8" smaller ones.
   function passes(typed, value) {

@@ -7,11 +7,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from segflow.core.run_record import RunRecord
+from segflow.core.wording import duration_text, some
 from segflow.reporting.reported_run import ReportedRun
 from segflow.reporting.training_curves import epochs_of, seconds_of
 
 UNKNOWN = "–"
 MOST_FEATURES = 8
+MOST_LABELS = 15
 
 Facts = dict[str, dict[str, str]]
 """Group → name → value, in words."""
@@ -40,7 +42,7 @@ def _of_run(run: ReportedRun) -> dict[str, str]:
         "folds": ", ".join(fold.fold for fold in run.folds),
         "trained from": _date(begun[0]) if begun else UNKNOWN,
         "last start": _date(last[-1]) if last else UNKNOWN,
-        "labels": ", ".join(labels.name_of(key) for key in labels.foreground_keys),
+        "labels": some([labels.name_of(key) for key in labels.foreground_keys], MOST_LABELS),
         "channels": ", ".join(record.dataset.channels),
         "cases scored": str(len(run.summary.cases)),
     }
@@ -57,7 +59,10 @@ def _of_training(run: ReportedRun) -> dict[str, str]:
     return {
         "epochs": f"{_range(epochs)} of {trainer.get('max_epochs', UNKNOWN)}",
         "batches per epoch": str(trainer.get("limit_train_batches", UNKNOWN)),
-        "duration": duration(total) + (f" for {len(epochs)} folds" if len(epochs) > 1 else "") if total else UNKNOWN,
+        "duration": duration_text(total) + (f" for {len(epochs)} folds" if len(epochs) > 1 else "")
+        if total
+        else UNKNOWN,
+        "peak memory": _peaks(run),
         "learning rate": _number(_within(settings, "optimizer", "lr")),
         "optimizer": part_in_words(settings.get("optimizer"), without=("lr",)),
         "schedule": part_in_words(settings.get("schedule")),
@@ -70,7 +75,8 @@ def _of_training(run: ReportedRun) -> dict[str, str]:
 
 
 def _of_machine(machine: Mapping[str, Any]) -> dict[str, str]:
-    versions = machine.get("versions") or {}
+    versions = machine.get("versions")
+    versions = versions if isinstance(versions, Mapping) else {}
     device = machine.get("device_name") or (machine.get("processor") if machine.get("device") == "cpu" else None)
     processes = machine.get("processes")
     return {
@@ -128,16 +134,6 @@ def in_words(value: Any) -> str:
     return str(value)
 
 
-def duration(seconds: float) -> str:
-    """``42 s``, ``7 min 5 s``, ``3 h 20 min`` or ``2 d 4 h``."""
-    whole = round(seconds)
-    for size, name, below, small in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
-        if whole >= size:
-            rest = whole % size // below
-            return f"{whole // size} {name}" + (f" {rest} {small}" if rest else "")
-    return f"{whole} s"
-
-
 def times(sizes: Any) -> str:
     """``40 × 56 × 40``."""
     return " × ".join(map(str, sizes))
@@ -149,6 +145,15 @@ def _augmentation(part: Any) -> str:
         return part_in_words(part)
     others = [name for name in ("spatial", "mirror", "turn", "cascade") if part.get(name)]
     return ", ".join([*others, *(str(name).replace("_", " ") for name, step in steps.items() if step)])
+
+
+def _peaks(run: ReportedRun) -> str:
+    """The most memory that a fold took: of its main process, and on a GPU."""
+    own = [ending.get("peak_memory_gib") for ending in run.endings]
+    process = [value for value in own if isinstance(value, int | float) and value > 0]
+    gpu = [value for curves in run.curves for value in curves.get("memory/gpu_peak_gib", []) if not math.isnan(value)]
+    found = {"main process": process, "GPU": gpu}
+    return ", ".join(f"{max(values):.2f} GiB {name}" for name, values in found.items() if values) or UNKNOWN
 
 
 def _within(settings: Mapping[str, Any], section: str, name: str) -> Any:

@@ -3,6 +3,8 @@
 (() => {
   const { data, colors, number, plain, mean, plot, columns, table, options } = segflow;
   const one = data.runs.length === 1;
+  const many = data.labels.length > 20; // then the table has one label at a time
+  const MOST_POINTS = 6000; // of a chart; of more only the outliers are drawn
   const at = (id) => document.getElementById(id);
 
   // ------------------------------------------------------------------------------------------------ cases
@@ -22,15 +24,16 @@
   function boxes() {
     const { key, name } = data.metrics[at("metric").value];
     let infinite = 0;
+    const points = ids.length * (data.labels.length + 1) * data.runs.length;
     const trace = (run, labels, title, color) => {
-      const points = labels.flatMap((label) => data.runs[run].cases.map((id) => [label, id, score(run, id, key, label)]));
-      infinite += points.filter(([, , value]) => Math.abs(value) === Infinity).length;
-      const finite = points.filter(([, , value]) => Number.isFinite(value));
+      const all = labels.flatMap((label) => data.runs[run].cases.map((id) => [label, id, score(run, id, key, label)]));
+      infinite += all.filter(([, , value]) => Math.abs(value) === Infinity).length;
+      const finite = all.filter(([, , value]) => Number.isFinite(value));
       return {
         type: "box", name: plain(title), x: finite.map(([label]) => plain(label < 0 ? "mean" : data.labels[label].name)),
         y: finite.map(([, , value]) => value), customdata: finite.map(([, id]) => id),
         text: finite.map(([, id]) => plain(id)), hovertemplate: "%{text}<br>%{y:.4g}<extra></extra>",
-        boxpoints: "all", jitter: 0.5, pointpos: 0, hoveron: "points", line: { width: 1.2 },
+        boxpoints: points > MOST_POINTS ? "outliers" : "all", jitter: 0.5, pointpos: 0, hoveron: "points", line: { width: 1.2 },
         marker: { color, size: 5, opacity: 0.75 }, unselected: { marker: { opacity: 0.3 } },
         selected: { marker: { size: 11, opacity: 1 } },
       };
@@ -39,12 +42,17 @@
     const traces = one
       ? all.map((label) => trace(0, [label], label < 0 ? "mean" : data.labels[label].name, label < 0 ? "#8a8f98" : data.labels[label].color))
       : data.runs.map((run, place) => trace(place, all, run.name, colors[place % colors.length]));
-    at("left-out").textContent = infinite ? `${infinite} infinite values are not drawn.` : "";
+    at("left-out").textContent = [
+      infinite ? `${infinite} infinite values are not drawn.` : "",
+      points > MOST_POINTS ? "Of so many points only the outliers are drawn." : "",
+    ].join(" ");
     plot(at("boxes"), traces, { yaxis: { title: { text: plain(name) } }, boxmode: one ? "overlay" : "group", showlegend: !one });
   }
 
   const tableColumns = () => {
-    const numbers = one
+    const numbers = one && many
+      ? [{ title: "label", field: "l", numeric: true }, { title: "mean", field: "l-1", numeric: true }]
+      : one
       ? [...data.labels.map(({ name }, label) => [name, label]), ...(data.labels.length > 1 ? [["mean", -1]] : [])]
           .map(([title, label]) => ({ title, field: `l${label}`, numeric: true }))
       : data.runs.flatMap(({ name }, run) => [
@@ -61,7 +69,8 @@
       const row = { id };
       if (one) {
         row.fold = data.runs[0].fold[placeOf[0].get(id)];
-        [-1, ...data.labels.keys()].forEach((label) => { row[`l${label}`] = score(0, id, key, label); });
+        [-1, ...(many ? [] : data.labels.keys())].forEach((label) => { row[`l${label}`] = score(0, id, key, label); });
+        row.l = score(0, id, key, chosen);
       } else {
         data.runs.forEach((_, run) => {
           row[`r${run}`] = score(run, id, key, chosen);
@@ -86,7 +95,7 @@
     options(at("metric"), data.metrics.map(({ name }) => name));
     options(at("label"), ["mean", ...data.labels.map(({ name }) => name)]);
     [...at("label").options].forEach((option, place) => { option.value = place - 1; });
-    at("of-label").hidden = one || data.labels.length < 2;
+    at("of-label").hidden = (one && !many) || data.labels.length < 2;
     boxes();
     const last = one ? (data.labels.length > 1 ? "l-1" : "l0") : "d1";
     cases = table(at("case-table"), tableColumns(), tableRows(), ({ id }) => choose(id), {

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from segflow.core.errors import SegflowError
 from segflow.core.metrics import CaseMetrics, Summary, mean_of_defined
 from segflow.core.run_record import RunRecord
 from segflow.reporting.training_curves import Curves, read_curves
 from segflow.storage.folds import Fold
+from segflow.storage.json_files import read_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +23,7 @@ class ReportedRun:
         folds: Its folds, with or without weights.
         records: Record of each fold.
         curves: Curves of each fold.
+        endings: What each fold noted at its end, such as ``peak_memory_gib``; empty while it is trained.
         summary: Scores of the validation cases; without cases while there are none.
         fold_of: Case → name of the fold that validated it.
         changes: Settings that differ from the defaults; None if they cannot be compared.
@@ -31,6 +34,7 @@ class ReportedRun:
     folds: Sequence[Fold]
     records: Sequence[RunRecord]
     curves: Sequence[Curves]
+    endings: Sequence[Mapping[str, Any]] = ()
     summary: Summary = field(default_factory=lambda: Summary.of_cases([]))
     fold_of: Mapping[str, str] = field(default_factory=dict)
     changes: Sequence[Change] | None = None
@@ -46,7 +50,9 @@ class ReportedRun:
         if not folds:
             raise SegflowError("a report needs at least one fold", fix="Train first: segflow train")
         records = [fold.read_record() for fold in folds]
-        return cls(name, tuple(folds), records, [read_curves(fold) for fold in folds])
+        return cls(
+            name, tuple(folds), records, [read_curves(fold) for fold in folds], [_ending(fold) for fold in folds]
+        )
 
     @property
     def record(self) -> RunRecord:
@@ -67,6 +73,11 @@ class Change:
     setting: str
     default: str
     value: str
+
+
+def _ending(fold: Fold) -> Mapping[str, Any]:
+    content = read_json(fold.finished_file) if fold.finished_file.is_file() else {}
+    return content if isinstance(content, Mapping) else {}
 
 
 def case_score(case: CaseMetrics) -> float:

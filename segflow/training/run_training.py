@@ -14,7 +14,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from segflow.core.errors import SegflowError
 from segflow.execution.interrupts import SIGTERM_EXIT
-from segflow.execution.machine import out_of_memory_kills
+from segflow.execution.machine import GB, out_of_memory_kills, peak_bytes
 from segflow.network.devices import lost_device
 from segflow.training.augmentation_place import MeasuredPlace
 from segflow.training.build_callbacks import build_callbacks
@@ -167,6 +167,7 @@ def _finish(job: TrainingJob, trainer: pl.Trainer, report: EpochReport, stopped:
             "max_epochs": trainer.max_epochs,
             "max_time_seconds": used_up[0] if used_up else None,  # the budget that ended it
             "seconds": round(seconds, 1),
+            "peak_memory_gib": round(peak_bytes() / GB, 3),  # without the processes that load data
             "fastest_epoch_seconds": min(report.history.get("time/epoch", [math.nan])),
             "metrics": {tag: None if math.isnan(v) else v for tag, v in report.latest.items()},
         }

@@ -13,7 +13,7 @@ import pytest
 import SimpleITK as sitk
 import tiny_models
 
-from segflow.apps import _edge, report
+from segflow.apps import _edge, _first_words, _shipped, report
 from segflow.core.errors import SegflowError
 from segflow.core.selection import Candidate, Selection
 from segflow.evaluation.evaluate_cases import evaluate_cases
@@ -117,6 +117,7 @@ def test_without_references_or_on_demand_the_stored_scores_are_shown(runs: tuple
 
 def test_runs_are_compared_on_the_cases_that_all_have(runs: tuple[Path, Path, Path]) -> None:
     folder, good, poor = runs
+    _first_words.check("report", [f"run={good},{poor}"], [_shipped.config_dir()])  # is not refused as several values
     for typed in (f"run={good},{poor}", f"run=[{good},{poor}]"):
         page = written(folder, typed)
         text, data = text_of(page), data_of(page)

@@ -10,7 +10,15 @@ import pytest
 
 from segflow.core.errors import SegflowError
 from segflow.execution.jobs import Job
-from segflow.execution.machine import GB, MEMORY_VARIABLE, check_room, held_bytes, memory_bytes, memory_limited
+from segflow.execution.machine import (
+    GB,
+    MEMORY_VARIABLE,
+    check_room,
+    held_bytes,
+    memory_bytes,
+    memory_limited,
+    peak_bytes,
+)
 from segflow.execution.parallel import run_jobs
 
 
@@ -103,6 +111,7 @@ def test_the_limit_of_the_environment_is_checked(monkeypatch: pytest.MonkeyPatch
 
 def test_a_limit_below_python_itself_is_one_message() -> None:
     assert held_bytes() > 0.02 * GB
+    assert peak_bytes() >= 0.9 * held_bytes()
     with (
         pytest.raises(SegflowError, match=r"max_memory_gb=0\.01 is too little for any work; found \d"),
         memory_limited(0.01),

@@ -70,6 +70,7 @@ def test_the_page_says_what_was_trained_where_and_how(tmp_path: Path) -> None:
     for words in (
         *("Dataset900_Tiny: 3d_fullres", "16 × 16 × 16", "Scores & intervals", "<organ>", "Of <all>.", "A note."),
         *("NVIDIA A100 · cuda:0", "node7", "trained from 2026-11-25 08:00 UTC", "torch 2.13.0", "duration 40 min"),
+        "peak memory 1.50 GiB main process",
         *("epochs 20 of 50", "learning rate 0.02", "optimizer SGD, nesterov", "DiceCrossEntropy, dice weight 1"),
         *("optimizer.lr 0.01 <0.02>", "0.600 mean Dice", "there is no prediction <f>"),
     ):
