@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 
 N ?= 5000
 
-.PHONY: browser cluster demo test coverage fuzz lint hooks docs next clean help
+.PHONY: browser cluster demo test coverage fuzz lint hooks docs reference next clean help
 
 help:
 	@echo "make demo      set up $(VENV) and run the whole job on the phantom"
@@ -17,7 +17,8 @@ help:
 	@echo "make coverage  run the tests, show which lines none of them reaches, and raise the floor in pyproject.toml"
 	@echo "make fuzz      give N=5000 damaged and hostile files to each reader; SEED= chooses others"
 	@echo "make hooks     run the linters before each commit"
-	@echo "make docs      write pages of all functions to build/api"
+	@echo "make docs      build the site of the documents in build/site, and check its links"
+	@echo "make reference write the pages of docs/reference that the code gives"
 	@echo "make next      try the next version of Hydra, in an environment of its own"
 	@echo "make clean     remove $(VENV)"
 
@@ -65,8 +66,12 @@ browser:
 hooks: $(VENV)/.ready
 	$(BIN)/pre-commit install
 
-docs: $(VENV)/.ready
-	$(BIN)/pdoc --docformat google --output-directory build/api segflow
+reference: $(VENV)/.ready
+	$(BIN)/python scripts/write_reference.py
+
+docs: reference
+	$(BIN)/zensical build --strict --clean
+	$(BIN)/python scripts/check_site.py build/site
 
 fuzz: $(VENV)/.ready
 	SEGFLOW_FUZZ_N=$(N) SEGFLOW_FUZZ_SEED=$(SEED) $(BIN)/python -m pytest tests/fuzz -q

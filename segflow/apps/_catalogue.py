@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from segflow.apps import _commands, _settings, _shipped, _targets
+from segflow.apps._kinds import in_words
 from segflow.apps._parts import OF_HYDRA, TARGET
 from segflow.apps._synonyms import LAUNCHING
 
@@ -156,13 +157,18 @@ def _composed(command: str, folders: Sequence[Path], chosen: Mapping[str, str]) 
 
 
 def _walk(
-    key: str, value: Any, meaning: str, known: Mapping[str, _settings.Setting], comments: Mapping[str, str]
+    key: str,
+    value: Any,
+    meaning: str,
+    known: Mapping[str, _settings.Setting],
+    comments: Mapping[str, str],
+    kind: str = "",
 ) -> Iterator[Entry]:
     """A setting, or a section and what it holds."""
     if not isinstance(value, Mapping) or not value:
         setting = known.get(key)
         told = setting.meaning if setting else meaning
-        yield Entry(key, value, told or comments.get(key, ""), setting.type if setting else "")
+        yield Entry(key, value, told or comments.get(key, ""), setting.type if setting else kind)
         return
     target = _targets.look(str(value[TARGET])) if TARGET in value else None
     ours = str(value.get(TARGET, "segflow.")).startswith("segflow.")
@@ -175,7 +181,8 @@ def _walk(
         told = parameter.meaning if parameter else ""
         if not ours:  # what segflow says of it in YAML is shorter, and about this use
             told = comments.get(f"{key}.{name}") or told
-        yield from _walk(f"{key}.{name}", inner, told, known, comments)
+        words = in_words(parameter.type) if parameter and parameter.type is not None else ""
+        yield from _walk(f"{key}.{name}", inner, told, known, comments, words)
 
 
 def _resolved(entry: Entry, composed: Mapping[str, Any]) -> Entry:

@@ -52,24 +52,53 @@ class Evaluate(Sharded, Command):
 @within_memory
 def run(settings: Evaluate) -> None:
     """Score a folder of label maps, and print the table."""
-    prediction, reference = needed(settings.prediction, "prediction", USE), needed(settings.reference, "reference", USE)
-    output = settings.output or prediction
     from segflow.evaluation.summary import SUMMARY_FILE, TABLE_FILE
-    from segflow.storage.stamps import StampedFolder
 
-    StampedFolder(output).refuse_foreign({SUMMARY_FILE: [output / SUMMARY_FILE, output / TABLE_FILE]})
-    description = description_beside(settings.labels, prediction, reference)
-    summary = _evaluated(settings, prediction, reference, description)
+    summary = evaluate(settings)
+    prediction, reference = _folders(settings)
+    output = settings.output or prediction
     if settings.evaluation.part != WHOLE:
         kept = f"Scored {_terminal.cases(len(summary.cases))} of part {settings.evaluation.part}"
         _terminal.say(f"{kept}. The same command without part= makes {SUMMARY_FILE} when all parts are scored.")
     else:
-        show(summary, description.labels, f"{prediction} against {reference}")
+        labels = description_beside(settings.labels, prediction, reference).labels
+        show(summary, labels, f"{prediction} against {reference}")
         _terminal.say(f"Written to {output / SUMMARY_FILE} and {output / TABLE_FILE}.")
         _next.say([] if summary.failed else _next.after_evaluate(prediction, reference))
+    check_failed(summary)
+
+
+def evaluate(settings: Evaluate) -> Summary:
+    """Score a folder of label maps, and write summary.json and metrics.csv.
+
+    Raises:
+        SegflowError: A folder is not named, or no case could be scored. Cases that failed beside others are in
+            ``failed`` of the result.
+    """
+    from segflow.evaluation.summary import SUMMARY_FILE, TABLE_FILE
+    from segflow.storage.stamps import StampedFolder
+
+    prediction, reference = _folders(settings)
+    output = settings.output or prediction
+    StampedFolder(output).refuse_foreign({SUMMARY_FILE: [output / SUMMARY_FILE, output / TABLE_FILE]})
+    description = description_beside(settings.labels, prediction, reference)
+    return _evaluated(settings, prediction, reference, description)
+
+
+def check_failed(summary: Summary) -> None:
+    """Raise one error for all cases that could not be scored.
+
+    Raises:
+        CaseErrors: There are such cases.
+    """
     if summary.failed:
         keep_failed(summary.failed)
         raise CaseErrors("some cases could not be evaluated", _shards.problems(summary.failed.values()))
+
+
+def _folders(settings: Evaluate) -> tuple[Path, Path]:
+    """The folders of predictions and references."""
+    return needed(settings.prediction, "prediction", USE), needed(settings.reference, "reference", USE)
 
 
 def _evaluated(settings: Evaluate, prediction: Path, reference: Path, description: DatasetDescription) -> Summary:

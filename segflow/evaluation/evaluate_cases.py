@@ -50,14 +50,14 @@ OWN_BYTES_PER_VOXEL = 4
 
 
 def evaluate_cases(
-    prediction: Path,
-    reference: Path,
+    prediction: str | Path,
+    reference: str | Path,
     labels: Labels,
     settings: EvaluateSettings | None = None,
     *,
     file_ending: str,
     reader: str | None = None,
-    output: Path | None = None,
+    output: str | Path | None = None,
     metrics: Mapping[str, OwnPart] | None = None,
     progress: Progress = silent,
     elsewhere: Elsewhere | None = None,
@@ -85,6 +85,7 @@ def evaluate_cases(
             a part has no ``output``.
     """
     settings, metrics = settings or EvaluateSettings(), metrics or {}
+    prediction, reference, output = Path(prediction), Path(reference), None if output is None else Path(output)
     check_metrics(metrics)
     own = {"metrics": {name: metric.description for name, metric in metrics.items()}} if metrics else {}
     decisive = {**asdict(settings.scores), **own, "labels": labels.to_json()}

@@ -36,14 +36,14 @@ def write_summary(summary: Summary, labels: Labels, folder: Path) -> None:
                 writer.writerow([*row, *(scores[metric] for metric in metrics)])
 
 
-def read_summary(file: Path, file_ending: str = "") -> Summary:
+def read_summary(file: str | Path, file_ending: str = "") -> Summary:
     """Read a ``summary.json`` of segflow or nnU-Net.
 
     Raises:
         SegflowError: It is missing or is not a summary.
     """
     return read_json_as(
-        file,
+        Path(file),
         lambda value: Summary.from_json(value, file_ending),
         fix="Make it: segflow evaluate prediction=… reference=…",
     )

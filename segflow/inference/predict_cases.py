@@ -59,7 +59,9 @@ def predict_cases(
         output: Folder for the label maps.
         settings: See `PredictSettings`.
         progress: Called after each case.
-        build, build_previous, normalizations: See `Predictor.load`.
+        build: See `Predictor.load`.
+        build_previous: See `Predictor.load`.
+        normalizations: See `Predictor.load`.
         own: Only segflow writes into the output folder, so predictions of another model are replaced.
         elsewhere: Has the cases predicted by other processes, which call this without it and without ``own``. The
             model is then loaded on the CPU, to know what is done. None predicts here.

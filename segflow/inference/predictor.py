@@ -302,7 +302,9 @@ class Predictor:
         """The slabs of `slabs` as one tensor.
 
         Args:
-            case, progress, fold: See `slabs`.
+            case: See `slabs`.
+            progress: See `slabs`.
+            fold: See `slabs`.
 
         Returns:
             float32 or float16 (K, Z, Y, X), see `SlidingWindowSettings.sums`.

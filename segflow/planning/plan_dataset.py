@@ -96,8 +96,8 @@ class PlanOptions:
 
 
 def plan_dataset(
-    dataset_folder: Path,
-    output_folder: Path,
+    dataset_folder: str | Path,
+    output_folder: str | Path,
     settings: PlannerSettings,
     *,
     splits: SplitSettings | None = None,
@@ -121,6 +121,7 @@ def plan_dataset(
         SegflowError: The dataset, the fingerprint or a setting cannot be used. All problems of the
             cases are listed together.
     """
+    dataset_folder, output_folder = Path(dataset_folder), Path(output_folder)
     options, prepared = options or PlanOptions(), PreparedDataset(output_folder)
     fingerprint = options.fingerprint
     source = _plans_to_move(options)

@@ -43,10 +43,10 @@ log = logging.getLogger(__name__)
 
 
 def preprocess_dataset(
-    dataset_folder: Path,
+    dataset_folder: str | Path,
     plans: Plans,
     configurations: Sequence[str],
-    output_folder: Path,
+    output_folder: str | Path,
     settings: PreprocessSettings | None = None,
     *,
     plans_name: str | None = None,
@@ -77,6 +77,7 @@ def preprocess_dataset(
         SegflowError: The dataset's files do not fit together, a configuration does not exist or cannot be used, the
             dataset differs from the planned one, or the arrays are those of other plans.
     """
+    dataset_folder, output_folder = Path(dataset_folder), Path(output_folder)
     settings, own = settings or PreprocessSettings(), normalizations or {}
     check_normalizations(own)
     prepared = PreparedDataset(output_folder)

@@ -9,7 +9,7 @@ from segflow.core.dataset import DatasetDescription
 from segflow.storage.json_files import read_json_as
 
 
-def read_dataset_json(file: Path, name: str, fix: str | None = None) -> DatasetDescription:
+def read_dataset_json(file: str | Path, name: str, fix: str | None = None) -> DatasetDescription:
     """Read a dataset.json from any place.
 
     Args:
@@ -20,4 +20,4 @@ def read_dataset_json(file: Path, name: str, fix: str | None = None) -> DatasetD
     Raises:
         SegflowError: It is missing, or its content cannot be used. The error names the file.
     """
-    return read_json_as(file, partial(DatasetDescription.from_json, name), fix)
+    return read_json_as(Path(file), partial(DatasetDescription.from_json, name), fix)

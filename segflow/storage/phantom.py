@@ -54,7 +54,7 @@ Point = tuple[float, float, float]
 
 
 def make_phantom(
-    folder: Path, *, cases: int = 16, held_out: int = HELD_OUT, seed: int = 0, progress: Progress = silent
+    folder: str | Path, *, cases: int = 16, held_out: int = HELD_OUT, seed: int = 0, progress: Progress = silent
 ) -> Path:
     """Make the phantom dataset in raw layout, unless it exists.
 
@@ -71,6 +71,7 @@ def make_phantom(
     Raises:
         SegflowError: The folder holds something else, or cannot be written.
     """
+    folder = Path(folder)
     recipe = {"version": VERSION, "cases": cases, "held_out": held_out, "seed": seed}
     if folder.exists():
         _check_is(folder, recipe)

@@ -36,7 +36,7 @@ def read_description(folder: Path) -> DatasetDescription:
         raise SegflowError(f"there is no dataset folder {folder}", fix="Check dataset.path or paths.raw.")
     fix = (
         'Every raw dataset needs one: {"channel_names": {"0": "CT"}, "labels": {"background": 0, "tumour": 1}, '
-        '"numTraining": 30, "file_ending": ".nii.gz"}.'
+        '"numTraining": 30, "file_ending": ".nii.gz"}. All keys: docs/reference/dataset_json.md.'
     )
     description = read_dataset_json(folder / DESCRIPTION_FILE, folder.resolve().name, fix)
     try:

@@ -119,8 +119,9 @@ def on_the_phantom(text: str, own: Sequence[str] = ()) -> str:
 
     text = re.sub(r"(?<![\w.])/data/(raw/|preprocessed/)?(?=Dataset\d{3}_)", lambda m: f"data/{m[1] or 'raw/'}", text)
     text = re.sub(r"Dataset\d{3}_\w+", lambda m: m[0] if m[0] in own else PHANTOM, text)
+    text = re.sub(r"(?<=[(\s])dataset=\d+(?=[,)])", 'dataset="phantom"', text)  # a keyword in Python
     text = re.sub(r"\bdataset=([\w-]+)", named, text)
-    return re.sub(r"\bmax_epochs=(\d+)", lambda m: f"max_epochs={min(int(m[1]), EPOCHS)}", text)
+    return re.sub(r"max_epochs=(\d+)", lambda m: f"max_epochs={min(int(m[1]), EPOCHS)}", text)
 
 
 def clean_environment() -> dict[str, str]:

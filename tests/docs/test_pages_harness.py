@@ -74,7 +74,7 @@ print(twice.DOUBLE)
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("```sh\nsegflow train fold=9\n```\n", r"page\.md:2: segflow train fold=9\nended with 2"),
+        ("```sh\nsegflow train optimizer=sdg\n```\n", r"page\.md:2: segflow train optimizer=sdg\nended with 2"),
         ("\n\n```sh\nmake dinner\n```\n", r"page\.md:4: no target 'dinner'"),
         ('```sh\npip install "segflow[nothing]"\n```\n', "no extra nothing"),
         ("```sh\nexport SEGFLOW_NOTHING=1\n```\n", "nothing reads SEGFLOW_NOTHING"),
@@ -84,7 +84,7 @@ print(twice.DOUBLE)
         ("```python\nraise ValueError('so')\n```\n", "ValueError: so"),
         ("<!-- fails -->\n```sh\nsegflow --version\n```\n", "ended with 0"),
         ("<!-- fails -->\n```sh\nsegflow trian\n```\n\n```text\nanother\n```\n", "does not say 'another"),
-        ("<!-- compose -->\n```sh\nsrun segflow train fold=9\n```\n", "no '9' for 'fold'"),
+        ("<!-- compose -->\n```sh\nsrun segflow train optimizer=sdg\n```\n", "no 'sdg' for 'optimizer'"),
     ],
 )
 def test_what_is_wrong_is_named_with_its_place(page: Path, text: str, said: str) -> None:
@@ -102,6 +102,8 @@ def test_real_datasets_become_the_phantom() -> None:
     line = "segflow train dataset=msd_liver trainer.max_epochs=250 model=outputs/Dataset003_Liver/x"
     there = "segflow train dataset=phantom trainer.max_epochs=2 model=outputs/Dataset001_Phantom/x"
     assert pages.on_the_phantom(line) == there
+    code = "segflow.train(dataset=42, fold=0, trainer__max_epochs=250)"
+    assert pages.on_the_phantom(code) == 'segflow.train(dataset="phantom", fold=0, trainer__max_epochs=2)'
     assert pages.on_the_phantom("dataset=42 dataset.path=/data/Dataset042_X") == (
         "dataset=phantom dataset.path=data/raw/Dataset001_Phantom"
     )
