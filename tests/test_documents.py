@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import re
-import shlex
 import tomllib
 from pathlib import Path
 
 import pytest
 import yaml
-
-from segflow.apps import _command_line, _composition
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -74,13 +71,3 @@ def test_development_installs_tests_and_documents_too() -> None:
     included = [entry["include-group"] for entry in groups["dev"] if isinstance(entry, dict)]
     assert included == ["test", "docs"]
     assert {"test", "docs", "dev"} <= set(groups)
-
-
-LINES = re.findall(r"^segflow .*", (ROOT / "docs" / "scale.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
-
-
-@pytest.mark.parametrize("line", LINES)
-def test_commands_of_the_plan_for_large_projects_are_understood(line: str) -> None:
-    _, command, *words = shlex.split(line)
-    folders = [ROOT / "conf"]
-    assert _composition.checked(command, _command_line.rewrite(command, words, folders), folders)

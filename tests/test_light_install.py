@@ -121,6 +121,8 @@ def test_the_command_predicts_and_scores(light: Environment, bundle: Path) -> No
     assert "organ" in scored.stdout
     summary = json.loads((light.folder / "out" / "summary.json").read_text())
     assert 1 in (scores["Dice"] for scores in summary["metric_per_case"][0]["metrics"].values())
+    again = light.run("-c", "import segflow; print(segflow.evaluate(prediction='out', reference='out').score)")
+    assert again.stdout == "1.0\n", again.stderr
 
 
 def test_the_same_with_devices_side_by_side(light: Environment, bundle: Path) -> None:
@@ -180,9 +182,10 @@ def test_mistakes_are_told(line: str, told: str, light: Environment) -> None:
     assert len(result.stderr.splitlines()) == 1
 
 
-def test_python_says_what_training_needs(light: Environment) -> None:
-    result = light.run("-c", "import segflow; segflow.train('dataset=4')")
-    assert "segflow.train needs more than a light install. Type: pip install 'segflow[train]'" in result.stderr
+@pytest.mark.parametrize("name", ["plan", "preprocess", "train"])
+def test_python_says_what_needs_more(name: str, light: Environment) -> None:
+    result = light.run("-c", f"import segflow; segflow.{name}('dataset=4')")
+    assert f"segflow.{name} needs more than a light install. Type: pip install 'segflow[train]'" in result.stderr
 
 
 def test_help_is_there(light: Environment) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pages
@@ -24,6 +25,12 @@ NAV = nav_pages(yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8")
 def test_every_page_is_in_the_table_of_contents_once() -> None:
     written = {str(file.relative_to(pages.DOCS)) for file in pages.DOCS.rglob("*.md")}
     assert sorted(NAV) == sorted(written)
+
+
+def test_every_page_is_named_by_a_test() -> None:
+    tests = "".join(file.read_text(encoding="utf-8") for file in Path(__file__).parent.glob("test_*.py"))
+    named = set(re.findall(r"\"([\w/]+\.md)\"", tests))
+    assert set(NAV) <= named, f"no test of tests/docs names {sorted(set(NAV) - named)}"
 
 
 @pytest.fixture

@@ -1,0 +1,19 @@
+"""Pages about the method, large projects and results: their command lines are understood, their small scripts run."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pages
+import pytest
+
+
+@pytest.mark.parametrize("page", ["recipe.md", "results.md"])
+def test_pages_without_commands(page: str, tmp_path: Path) -> None:
+    assert not pages.run_page(page, tmp_path).commands
+
+
+def test_the_plan_for_large_projects(workspace: Path) -> None:
+    ran = pages.run_page("scale.md", workspace)
+    assert re.search(r"\d", ran.output("sizes.py"))
