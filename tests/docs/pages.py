@@ -195,7 +195,12 @@ class _PageRun:
                 compile(fence.text, f"docs/{fence.page}:{fence.line}", "exec")
             else:
                 self._script(fence)
-        if fence.language == "sh":
+        if fence.language == "sh" and fence.mark == "compose":
+            commands = [(f"docs/{fence.page}:{line}", command) for line, command in fence.commands()]
+            compose(
+                [(place, on_the_phantom(text, self.own)) for place, text in commands], self.folder, self.environment
+            )
+        elif fence.language == "sh":
             for line, command in fence.commands():
                 place = f"docs/{fence.page}:{line}"
                 self._command(on_the_phantom(command, self.own), fence.mark, place, shown)
@@ -210,9 +215,7 @@ class _PageRun:
         variables = {}
         while words and re.match(r"[A-Za-z_]\w*=", words[0]):
             name, _, variables[name] = words.pop(0).partition("=")
-        if mark == "compose":
-            compose(words, self.folder, self.environment, place)
-        elif words[0] in CHECKS:
+        if words[0] in CHECKS:
             CHECKS[words[0]](words, self.folder, place)
         elif words[0] not in ONLY_SHOWN:
             self._finished(self._result(words, variables, place), command, place, fails=mark == "fails", shown=shown)
@@ -250,20 +253,21 @@ class _PageRun:
             assert " ".join(shown.split()) in one_line, f"{place}: {command}\ndoes not say '{shown}', but:\n{said}"
 
 
-def compose(words: Sequence[str], folder: Path, environment: Mapping[str, str], place: str) -> None:
-    """Check that the ``segflow`` command line among the words is understood. Nothing of it runs.
+def compose(lines: Sequence[tuple[str, str]], folder: Path, environment: Mapping[str, str]) -> None:
+    """Check that the ``segflow`` command line in each line is understood. Nothing of it runs.
 
     Args:
-        words: A command line as a shell splits it; ``segflow`` may stand behind other words, such as ``srun``.
+        lines: Place and text of each; ``segflow`` may stand behind other words, such as ``srun``.
         folder: The current folder.
         environment: All variables.
-        place: Where the line stands, for the message.
     """
-    assert "segflow" in words, f"{place}: no word is segflow"
-    arguments = words[words.index("segflow") + 1 :]
+    split = [(place, shlex.split(text, comments=True)) for place, text in lines]
+    for place, words in split:
+        assert "segflow" in words, f"{place}: no word is segflow"
+    behind = json.dumps([(place, words[words.index("segflow") + 1 :]) for place, words in split])
     script = Path(__file__).with_name("compose_line.py")
-    result = forked_commands.run(folder, *arguments, environment=environment, script=script, seconds=TIMEOUT_S)
-    assert result.returncode == 0, f"{place}: {shlex.join(words)}\n{result.stderr}"
+    result = forked_commands.run(folder, behind, environment=environment, script=script, seconds=TIMEOUT_S)
+    assert result.returncode == 0, result.stderr
 
 
 def _make(words: list[str], folder: Path, place: str) -> None:

@@ -9,6 +9,8 @@ import pages
 import pytest
 import yaml
 
+from segflow.apps._purposes import COMMANDS
+
 ROOT = pages.ROOT
 
 
@@ -29,7 +31,7 @@ def test_every_page_is_in_the_table_of_contents_once() -> None:
 
 def test_every_page_is_named_by_a_test() -> None:
     tests = "".join(file.read_text(encoding="utf-8") for file in Path(__file__).parent.glob("test_*.py"))
-    named = set(re.findall(r"\"([\w/]+\.md)\"", tests))
+    named = {*re.findall(r"\"([\w/]+\.md)\"", tests), *(f"reference/commands/{name}.md" for name in COMMANDS)}
     assert set(NAV) <= named, f"no test of tests/docs names {sorted(set(NAV) - named)}"
 
 

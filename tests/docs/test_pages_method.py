@@ -1,4 +1,4 @@
-"""Pages about the method, large projects and results: their command lines are understood, their small scripts run."""
+"""Pages about the method, large projects, results and TensorBoard: what they show is understood or runs."""
 
 from __future__ import annotations
 
@@ -17,3 +17,7 @@ def test_pages_without_commands(page: str, tmp_path: Path) -> None:
 def test_the_plan_for_large_projects(workspace: Path) -> None:
     ran = pages.run_page("scale.md", workspace)
     assert re.search(r"\d", ran.output("sizes.py"))
+
+
+def test_tensorboard(workspace: Path) -> None:
+    pages.run_page("guides/tensorboard.md", workspace)
