@@ -26,6 +26,7 @@ from omegaconf import DictConfig, OmegaConf
 from segflow.apps import (
     _command_line,
     _commands,
+    _invocation,
     _messages,
     _read_settings,
     _settings,
@@ -94,7 +95,9 @@ def composed(command: str, arguments: Sequence[str], folders: Sequence[Path]) ->
     """The settings of a command as its record, from arguments as Hydra takes them."""
     flags, overrides = _command_line.split(arguments)
     with _composing(command, flags, folders) as name:
-        return record(command, compose(name, list(overrides)))
+        config = compose(name, list(overrides), True)
+        _invocation.keep(overrides, _invocation.chosen_in(config.hydra))
+        return record(command, config)
 
 
 @contextmanager

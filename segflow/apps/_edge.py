@@ -101,7 +101,7 @@ def _run(
             refuse_without_training(f"'{word}'", "Quote special characters: \"KEY='a b'\". " if "=" in word else "")
         else:
             sys.argv = [sys.argv[0], *typed]
-            _invocation.keep_overrides(_command_line.split(typed)[1])
+            _invocation.keep(_command_line.split(typed)[1])
             _job.log_to_stderr()
             _job.run(command, settings)
             return

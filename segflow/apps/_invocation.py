@@ -6,18 +6,23 @@ Hydra is asked only if it is already loaded, so that records of settings are qui
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from segflow.apps import _command_line
 
 _without_hydra: list[str] = []
-"""The overrides of a command line that was composed without Hydra."""
+"""The overrides of a command line that no job of Hydra runs."""
+
+_chosen: dict[str, str] = {}
+"""Its groups, with the option of each."""
 
 
-def keep_overrides(overrides: Sequence[str]) -> None:
-    """Keep the overrides of a command line that is composed without Hydra."""
+def keep(overrides: Sequence[str], options: Mapping[str, str] | None = None) -> None:
+    """Keep the overrides, and the options of groups, of a command line that no job of Hydra runs."""
     _without_hydra[:] = overrides
+    _chosen.clear()
+    _chosen.update(options or {})
 
 
 def overrides() -> list[str]:
@@ -32,14 +37,17 @@ def overrides() -> list[str]:
 
 
 def options() -> dict[str, str]:
-    """Group → option of this job, such as ``loss`` → ``dice_ce``; empty where Hydra did not compose it."""
+    """Group → option of this job, such as ``loss`` → ``dice_ce``; empty for a command that needs no Hydra."""
     if "hydra" not in sys.modules:
-        return {}
+        return dict(_chosen)
     from hydra.core.hydra_config import HydraConfig
 
-    if not HydraConfig.initialized():
-        return {}
-    return {str(group): str(option) for group, option in HydraConfig.get().runtime.choices.items() if option}
+    return chosen_in(HydraConfig.get()) if HydraConfig.initialized() else dict(_chosen)
+
+
+def chosen_in(hydra: Any) -> dict[str, str]:
+    """Group → option of a composition, from Hydra's own section of it."""
+    return {str(group): str(option) for group, option in hydra.runtime.choices.items() if option}
 
 
 def is_sweep() -> bool:

@@ -13,7 +13,7 @@ import yaml
 from apps_commands import PATHS, SHORT, start
 
 import segflow
-from segflow.apps import _command_line, _composition
+from segflow.apps import _command_line, _composition, _edge, _invocation
 from segflow.core.errors import SegflowError
 from segflow.training.tags import possible_tags
 
@@ -108,6 +108,12 @@ def test_without_an_objective_it_is_the_mean_dice_of_the_validation_cases(
     trained = segflow.train(*SHORT, "save_probabilities=true")  # finished by the fixture
     summary = json.loads((trained.folder / "validation" / "summary.json").read_text())
     assert trained.value == summary["foreground_mean"]["Dice"]
+
+
+def test_loggers_hear_what_was_chosen_from_python_as_from_the_command_line():
+    _edge.compose("train", "dataset=phantom", "loss=dice", "optimizer.lr=0.1")
+    assert {"loss": "dice", "optimizer": "sgd"}.items() <= _invocation.options().items()
+    assert _invocation.overrides() == ["dataset=phantom", "loss=dice", "optimizer.lr=0.1"]
 
 
 def test_every_value_that_is_logged_may_be_the_objective(job: Path, monkeypatch: pytest.MonkeyPatch) -> None:
