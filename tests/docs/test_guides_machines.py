@@ -17,7 +17,7 @@ from pages import PHANTOM, run_page
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 RUN = Path("outputs") / PHANTOM / "nnUNetPlans" / "3d_fullres" / "default"
-SHOWN = ["install.md", "guides/slurm.md", "guides/ray.md"]
+SHOWN = ["install.md", "guides/slurm.md", "guides/ray.md", "guides/docker.md"]
 
 
 @pytest.mark.parametrize("page", SHOWN)

@@ -1,0 +1,33 @@
+"""The guides about parts of one's own: each file and command of them works as it stands in the page."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from pages import PHANTOM, run_page
+
+RUNS = Path("outputs") / PHANTOM / "nnUNetPlans" / "3d_fullres"
+
+
+def test_a_network_of_ones_own(workspace: Path) -> None:
+    run_page("guides/own_network.md", workspace)
+    assert list((workspace / "monai").glob("*.nii.gz"))
+
+
+def test_a_loss_of_ones_own(workspace: Path) -> None:
+    run_page("guides/own_loss.md", workspace)
+    assert (workspace / RUNS / "focal" / "fold_0" / "finished.json").is_file()
+
+
+def test_a_step_of_augmentation_of_ones_own(workspace: Path) -> None:
+    run_page("guides/own_augmentation.md", workspace)
+    assert (workspace / RUNS / "stripes" / "fold_0" / "finished.json").is_file()
+
+
+def test_a_reader_normalisation_planner_and_metric_of_ones_own(workspace: Path) -> None:
+    run_page("guides/own_data_parts.md", workspace)
+    plans = json.loads((workspace / "data" / "preprocessed" / PHANTOM / "smallPlans.json").read_text())
+    assert plans["configurations"]["3d_fullres"]["patch_size"] == [8, 16, 16]
+    (scores,) = (workspace / RUNS / "default" / "fold_0" / "validation").glob("summary.json")
+    assert "bias_ml" in scores.read_text()
