@@ -29,5 +29,4 @@ def test_a_reader_normalisation_planner_and_metric_of_ones_own(workspace: Path) 
     run_page("guides/own_data_parts.md", workspace)
     plans = json.loads((workspace / "data" / "preprocessed" / PHANTOM / "smallPlans.json").read_text())
     assert plans["configurations"]["3d_fullres"]["patch_size"] == [8, 16, 16]
-    (scores,) = (workspace / RUNS / "default" / "fold_0" / "validation").glob("summary.json")
-    assert "bias_ml" in scores.read_text()
+    assert "bias_ml" in (workspace / "predictions" / "summary.json").read_text()
