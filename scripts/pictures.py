@@ -17,14 +17,15 @@ from PIL import Image
 from playwright.sync_api import sync_playwright
 
 TARGET = Path(__file__).resolve().parent.parent / "docs" / "pictures" / "report.png"
-WIDTH, HEIGHT = 1280, 900
+RUN = "outputs/Dataset001_Phantom/demoPlans/3d_fullres/default/fold_0"
+WIDTH, HEIGHT = 1280, 1060
 COLOURS = 128
 TOP = "#cases"
 """What stands at the top of the picture."""
 
 
 def main(folder: Path) -> None:
-    for words in (["demo"], ["report"]):
+    for words in (["demo"], ["report", f"run={RUN}"]):
         subprocess.run([sys.executable, "-m", "segflow", *words], cwd=folder, check=True)
     page_file = max(folder.glob("outputs/**/report.html"), key=lambda file: file.stat().st_mtime)
     with sync_playwright() as playwright:

@@ -42,6 +42,8 @@ def main(arguments: list[str] | None = None) -> None:
     # keeps the others spinning, and a training step takes much longer. A short spin costs little on a quiet machine
     # and helps a lot on a shared one. The setting is read when torch is loaded.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    if sys.platform == "darwin":  # operations that MPS lacks are computed on the CPU; read as torch is loaded
+        os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
     with told_in_one_line(command):
         from segflow.apps import _edge
 
