@@ -24,6 +24,26 @@ def label_meaning(description: DatasetDescription) -> list[str]:
             "lists share values, so that they are regions, and smaller ones are painted over larger ones: "
             + ", then ".join(f"{labels.name_of(region)} as {labels.value_of(paint)}" for region, paint in painted)
         )
+    order = labels.regions_class_order if description.raw.get("regions_class_order") is not None else None
+    if changed := _repainted(labels, order or ()):
+        told.append(
+            f"regions_class_order makes other values of those in label maps: {', '.join(changed)}. It lists one value "
+            "for each region, in the order of 'labels'"
+        )
+    return told
+
+
+def _repainted(labels: Labels, order: tuple[int, ...]) -> list[str]:
+    """Values that come back from a prediction as one that is in other regions."""
+
+    def regions_with(label: int) -> tuple[int, ...]:
+        return tuple(number for number, region in enumerate(labels.regions) if label in region)
+
+    told = []
+    for label in labels.all_labels if order else ():
+        own = regions_with(label)
+        if own and regions_with(painted := order[own[-1]]) != own:
+            told.append(f"{labels.value_of(label)} becomes {labels.value_of(painted)}")
     return told
 
 

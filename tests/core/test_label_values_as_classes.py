@@ -174,6 +174,8 @@ def test_people_are_told_what_goes_beyond_consecutive_labels() -> None:
 
     assert told({"background": 0, "a": 1}) == []
     assert told({"background": 0, "a": [1, 2], "b": 2}, regions_class_order=[1, 2]) == []
+    (swapped,) = told({"background": 0, "a": [1, 2], "b": 2}, regions_class_order=[2, 1])
+    assert "of those in label maps: 1 becomes 2, 2 becomes 1. It lists" in swapped
     merged, mapped = told(KINDS[3])
     assert merged.endswith("tumour is 2, 5, predicted as 2; ignore is 4, 255")
     assert "0 → 0; 1 → 1; 2, 5 → 2; 4, 255 → 3. It needs no conversion" in mapped
