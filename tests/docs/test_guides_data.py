@@ -6,7 +6,6 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
-import pytest
 from dicom_files import write_series
 from pages import run_page
 
@@ -17,7 +16,7 @@ PREPARED = Path("data/preprocessed")
 
 def test_own_dataset(workspace: Path) -> None:
     ran = run_page("guides/own_dataset.md", workspace, own_datasets=["Dataset007_Mine"])
-    assert "nothing is wrong" in ran.output("doctor dataset=7")
+    assert "Plans 'nnUNetPlans' of Dataset007_Mine" in ran.output("plan dataset=7")
     listed = read_json(workspace / "data/raw/Dataset007_Mine/dataset.json")
     assert len(listed["dataset"]) == 6
 
@@ -39,9 +38,9 @@ def test_dicom(workspace: Path) -> None:
 
 
 def test_labels(workspace: Path) -> None:
-    run_page("guides/labels.md", workspace, own_datasets=["Dataset007_Values", "Dataset008_Regions"])
-    labels = read_json(workspace / PREPARED / "Dataset008_Regions/dataset.json")["labels"]
-    assert labels["liver and tumour"] == [1, 2]
+    ran = run_page("guides/labels.md", workspace, own_datasets=["Dataset007_Values", "Dataset008_Regions"])
+    assert "It needs no conversion" in next(r.stderr for c, r in ran.commands if "doctor dataset=7" in c)
+    assert "nothing is wrong" in ran.output("doctor dataset=8")
 
 
 def test_ignore_label(workspace: Path) -> None:
@@ -53,12 +52,8 @@ def test_splits(workspace: Path) -> None:
     ran = run_page("guides/splits.md", workspace)
     told = next(r.stderr for c, r in ran.commands if "leave_one_group_out" in c)
     assert "leave out: 0 A (2 cases), 1 B (2 cases), 2 C (2 cases)" in told
-    runs = workspace / "outputs/Dataset001_Phantom/nnUNetPlans/3d_fullres"
-    assert len(list((runs / "by_site/crossval").glob("*.nii.gz"))) == 6
-    assert [
-        len(split["val"]) for split in read_json(workspace / PREPARED / "Dataset001_Phantom/splits_final.json")
-    ] == [2]
-    assert (runs / "one_split/fold_0/finished.json").is_file()
+    splits = read_json(workspace / PREPARED / "Dataset001_Phantom/splits_final.json")
+    assert [len(split["val"]) for split in splits] == [2], "those of the page's last command"
 
 
 def test_cascade(workspace: Path) -> None:
@@ -79,10 +74,8 @@ def test_large_images(workspace: Path) -> None:
 
 
 def test_other_runtimes(workspace: Path) -> None:
-    pytest.importorskip("onnxruntime")
     run_page("guides/other_runtimes.md", workspace)
-    assert len(list((workspace / "predictions").glob("*.nii.gz"))) == 2
-    assert (workspace / "liver_monai/configs/inference.json").is_file()
+    assert list((workspace / "for_nnunet").rglob("fold_0/checkpoint_final.pth"))
 
 
 def test_changing_settings(workspace: Path) -> None:
