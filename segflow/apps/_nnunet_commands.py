@@ -233,12 +233,13 @@ COMMANDS: Mapping[str, Equivalent] = {
         (),
         {
             "-d": "dataset",
-            **dict.fromkeys(("-p", "-c"), Note(f"{NOT_NEEDED}, the page shows the raw images")),
             "-o": "output",
             "-np": "processes",
             "-channel_idx": "channel",
-            "--use_raw": Note(f"{NOT_NEEDED}, the page shows the raw images"),
-            "-overlay_intensity": Note("there is none; the page has a slider"),
+            "--use_raw": Note(f"{NOT_NEEDED}, the page shows the images as they are"),
+            "-p": NOT_NEEDED,
+            "-c": NOT_NEEDED,
+            "-overlay_intensity": Note(f"{NOT_NEEDED}, the page has a slider for the opacity"),
         },
     ),
     "nnUNetv2_convert_MSD_dataset": Equivalent(
