@@ -45,9 +45,8 @@ def run(settings: Ensemble) -> None:
     report = average(
         settings.members, settings.output, EnsembleSettings(weights=settings.weights, resume=settings.resume)
     )
-    _terminal.say(
-        f"Averaged {_terminal.cases(len(report.done))}, {len(report.skipped)} were there. Written to {settings.output}."
-    )
+    skipped = f", {len(report.skipped)} were there already" if report.skipped else ""
+    _terminal.say(f"Averaged {_terminal.cases(len(report.done))}{skipped}. Written to {settings.output}.")
     _next.say(_next.after_ensemble(settings.members, settings.output) if report.ok else [])
     if not report.ok:
         raise CaseErrors("some cases could not be averaged", list(report.failed.values()))

@@ -58,7 +58,9 @@ def find_pairs(
     for case_id in sorted(set(predicted) | (set() if partial else set(expected))):
         name = case_id + file_ending
         if case_id not in predicted:
-            missing[case_id] = f"case '{case_id}': there is no prediction {prediction / name}. {MATCH_BY_NAME}"
+            missing[case_id] = (
+                f"case '{case_id}': there is no prediction {prediction / name}. evaluation.partial=true skips it."
+            )
         elif case_id not in expected:
             missing[case_id] = f"case '{case_id}': there is no reference {reference / name}. {MATCH_BY_NAME}"
         else:

@@ -8,6 +8,20 @@ window.segflow = (() => {
   // A number of the data: null stands for NaN, and "inf" for infinity.
   const number = (value) => (value === null ? NaN : value === "inf" ? Infinity : value === "-inf" ? -Infinity : value);
 
+  // An axis of epochs: whole numbers, also where there are few.
+  const epochAxis = (count) => ({ title: { text: "epoch", standoff: 4 }, ...(count <= 10 ? { tick0: 0, dtick: 1 } : {}) });
+
+  // A logarithmic axis. Over a short range Plotly would write 2, 5 for 20, 50.
+  function logAxis(values) {
+    const powers = values.filter((value) => value > 0 && Number.isFinite(value)).map((value) => Math.floor(Math.log10(value)));
+    if (!powers.length) return { type: "log" };
+    const [least, most] = powers.reduce(([low, high], power) => [Math.min(low, power), Math.max(high, power)], [Infinity, -Infinity]);
+    const steps = most - least > 3 ? [1] : most - least > 1 ? [1, 2, 5] : [1, 1.5, 2, 3, 4, 5, 6, 8];
+    const ticks = [];
+    for (let power = least; power <= most + 1; power++) steps.forEach((step) => ticks.push(Number((step * 10 ** power).toPrecision(2))));
+    return { type: "log", tickmode: "array", tickvals: ticks, ticktext: ticks.map((tick) => (tick < 1e-3 || tick >= 1e6 ? tick.toExponential() : String(tick))) };
+  }
+
   // A text as Plotly shows it, which takes some tags for HTML.
   const plain = (text) => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
 
@@ -62,10 +76,13 @@ window.segflow = (() => {
     return a === b ? 0 : a < b ? -1 : 1;
   }
 
+  // Names of cases often differ at their end only, so that a column of texts is as wide as they are, within limits.
+  const widthOf = (rows, field) => rows.reduce((width, row) => Math.max(width, Math.min(320, 20 + 7.5 * String(row[field] ?? "").length)), 90);
+
   // Columns of a table: [{title, field, numeric, share of the width}]; every cell and title is shown as text.
-  function columns(wanted) {
+  function columns(wanted, rows = []) {
     return wanted.map(({ title, field, numeric, share = 1 }) => ({
-      title, field, widthGrow: share, hozAlign: numeric ? "right" : "left", headerHozAlign: numeric ? "right" : "left",
+      title, field, widthGrow: share, ...(numeric ? {} : { minWidth: widthOf(rows, field) }), hozAlign: numeric ? "right" : "left", headerHozAlign: numeric ? "right" : "left",
       titleFormatter: (cell) => document.createTextNode(cell.getValue()),
       formatter: (cell) => document.createTextNode(numeric ? shown(cell.getValue()) : cell.getValue()),
       sorter: numeric ? byNumber : "string", headerFilter: "input",
@@ -77,7 +94,7 @@ window.segflow = (() => {
   // A table that sorts and filters. `clicked` is called with the data of a row.
   function table(element, wanted, rows, clicked, options = {}) {
     const made = new Tabulator(element, {
-      data: rows, columns: columns(wanted), layout: "fitColumns", maxHeight: "26rem", index: "id",
+      data: rows, columns: columns(wanted, rows), layout: "fitColumns", maxHeight: "26rem", index: "id",
       nestedFieldSeparator: false, selectableRows: 1, columnDefaults: { minWidth: 90, resizable: "header" }, placeholder: "no case", ...options,
     });
     made.on("rowClick", (_event, row) => clicked(row.getData()));
@@ -89,5 +106,5 @@ window.segflow = (() => {
     return select;
   };
 
-  return { data, colors, number, plain, shown, mean, plot, columns, table, options };
+  return { data, colors, number, plain, shown, mean, epochAxis, logAxis, plot, columns, table, options };
 })();

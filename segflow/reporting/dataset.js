@@ -2,7 +2,7 @@
 // The page about a raw dataset: findings, distributions and cases.
 (() => {
   const MANY = 20000; // points that a chart can draw; of more, only those outside the whiskers are drawn
-  const { data, colors, number, plain, plot, table, options } = segflow;
+  const { data, colors, number, plain, logAxis, plot, table, options } = segflow;
   const at = (id) => document.getElementById(id);
   const text = (title, field) => ({ title, field });
   const value = (title, field) => ({ title, field, numeric: true });
@@ -30,7 +30,7 @@
       marker: { color: color || colors[place % colors.length], size: 5, opacity: 0.75 },
       selected: { marker: { size: 11, opacity: 1 } }, unselected: { marker: { opacity: 0.3 } },
     }));
-    plot(at("boxes"), traces, { yaxis: { type: log ? "log" : "linear" }, boxmode: "overlay", showlegend: false });
+    plot(at("boxes"), traces, { yaxis: log ? logAxis(traces.flatMap(({ y }) => y)) : { type: "linear" }, boxmode: "overlay", showlegend: false });
   }
 
   // Mark a case everywhere, and open it in the viewer.

@@ -1,7 +1,7 @@
 "use strict";
 // The page about runs: scores of cases, and curves of folds.
 (() => {
-  const { data, colors, number, plain, mean, plot, columns, table, options } = segflow;
+  const { data, colors, number, plain, mean, epochAxis, plot, columns, table, options } = segflow;
   const one = data.runs.length === 1;
   const many = data.labels.length > 20; // then the table has one label at a time
   const MOST_POINTS = 6000; // of a chart; of more only the outliers are drawn
@@ -158,7 +158,7 @@
       return [...(weight ? [raw] : []), { ...line, y: smoothed(values, weight), showlegend: first && folds.length > 1 }];
     }));
     plot(element, lines, {
-      xaxis: { title: { text: "epoch", standoff: 4 } }, legend: { orientation: "h", y: -0.25 },
+      xaxis: epochAxis(Math.max(...lines.map(({ x }) => x.length))), legend: { orientation: "h", y: -0.25 },
       yaxis: { ...(range ? { range } : {}), ...(zero ? { rangemode: "tozero" } : {}) },
     });
   }

@@ -185,6 +185,7 @@ def test_one_bad_case_is_named_and_the_others_are_done(folders: tuple[Path, Path
     assert "case_2.nii.gz" in summary.failed["case_2"]
     assert f"no reference {ref / 'case_4.nii.gz'}" in summary.failed["case_4"]
     assert f"no prediction {pred / 'case_5.nii.gz'}" in summary.failed["case_5"]
+    assert "evaluation.partial=true" in summary.failed["case_5"]
     assert all(f"case '{case_id}'" in text for case_id, text in summary.failed.items())
     assert set(json.loads((pred / "summary.json").read_text())["failed"]) == set(summary.failed)
     assert (events[0].done, events[-1].done, events[-1].total) == (0, 3, 3)

@@ -107,6 +107,9 @@ def test_a_click_opens_a_case_in_three_planes(page: Any) -> None:
 
 
 def test_charts_change_and_the_table_sorts(page: Any) -> None:
+    axis = page.evaluate("document.getElementById('boxes').layout.yaxis")  # logarithmic, with whole numbers
+    assert axis["type"] == "log"
+    assert [float(text) for text in axis["ticktext"]] == axis["tickvals"]
     first = page.locator("#boxes .xtick").all_inner_texts()
     page.select_option("#chart", label="spacing (mm)")
     browser.until(lambda: page.locator("#boxes .xtick").all_inner_texts() != first)

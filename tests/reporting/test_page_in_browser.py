@@ -79,8 +79,16 @@ def test_a_click_on_a_point_or_a_row_opens_the_case(chromium: Any, pages: dict[s
         assert page.evaluate("document.getElementById('boxes').data[0].selectedpoints") == [3]
 
 
+def test_long_names_of_cases_are_not_cut(chromium: Any, pages: dict[str, Path]) -> None:
+    with browser.opened(chromium, pages["one"]) as page:
+        wanted = "segflow.columns([{ title: 'case', field: 'id' }], [{ id: 'patient002_frame01' }])[0].minWidth"
+        assert page.evaluate(wanted) >= 150
+
+
 def test_smoothing_moves_the_curves(chromium: Any, pages: dict[str, Path]) -> None:
     with browser.opened(chromium, pages["one"]) as page:
+        epochs = page.locator("#curves .chart").first.locator(".xtick").all_text_contents()
+        assert epochs == [text for text in epochs if text.isdigit()] != []
         line = page.locator("#curves .chart").first.locator(".scatterlayer .js-line")
         assert line.count() == 4  # training and validation of two folds
         before = line.first.get_attribute("d")
