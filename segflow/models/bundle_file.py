@@ -1,7 +1,8 @@
 """Bundles, segflow's own model file: a zip of tensors and JSON without code, read in place.
 
 ``bundle.json`` lists the models (one per configuration) with their records, and each fold's file and checksum.
-``<configuration>/fold_<k>.safetensors`` holds its weights. Names of cases and training settings are left out.
+``<configuration>/fold_<k>.safetensors`` holds its weights. Names of cases and training settings are left out. Other
+keys of dataset.json, such as a licence, are kept.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from segflow.storage.zip_files import BROKEN, is_zip, open_zip, read_member
 
 FORMAT = 1
 MANIFEST = "bundle.json"
+LISTS_OF_CASES = ("training", "test", "dataset")
+"""Keys of dataset.json whose values name cases, and perhaps patients."""
 
 
 def is_bundle(path: Path) -> bool:
@@ -180,4 +183,6 @@ def _public(record: RunRecord) -> dict[str, Any]:
     settings = {"trainer": record.settings["trainer"]} if record.from_nnunet else {}  # it decides how logits are summed
     precision = record.trained_precision
     machine = {} if precision is None else {"precision": precision}  # in which it predicts
-    return replace(record, train_cases=(), val_cases=(), settings=settings, machine=machine).to_json()
+    raw = {key: value for key, value in record.dataset.raw.items() if key not in LISTS_OF_CASES}
+    dataset = replace(record.dataset, raw=raw)
+    return replace(record, dataset=dataset, train_cases=(), val_cases=(), settings=settings, machine=machine).to_json()

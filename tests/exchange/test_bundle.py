@@ -85,10 +85,17 @@ def test_folds_and_configurations_are_chosen(tmp_path: Path) -> None:
 
 def test_bundle_tells_nothing_of_the_training_machine_and_its_cases(tmp_path: Path) -> None:
     run = tiny_models.make_run(tmp_path, val_cases=("patient_007",))
+    file = run / "fold_0" / "run.json"
+    record = json.loads(file.read_text())
+    entry = {"images": ["patient_008.nii.gz"], "label": "patient_008.nii.gz", "group": "patient_009"}
+    lists = {"training": [{"image": "patient_008.nii.gz"}], "test": ["patient_008"], "dataset": {"patient_008": entry}}
+    record["dataset"] |= {**lists, "reference": "a paper"}
+    file.write_text(json.dumps(record))
     bundle = export_bundle(run, tmp_path / "model.segflow", facts={"licence": "CC0"})
     with zipfile.ZipFile(bundle) as archive:
         manifest = archive.read("bundle.json").decode()
-    assert "patient_007" not in manifest
+    assert "patient_0" not in manifest
+    assert read_bundle(bundle)[0].record.dataset.raw["reference"] == "a paper"
     assert str(tmp_path) not in manifest
     assert json.loads(manifest)["facts"]["licence"] == "CC0"
 
