@@ -1,7 +1,7 @@
 """Steps of the continuous integration, one by one: ``python scripts/ci.py STEP …``, on Linux, macOS and Windows.
 
 ``.github/workflows/ci.yml`` runs nothing else, so that each step can be tried on any machine. ``install`` changes the
-environment whose Python runs it: versions are those of ``uv.lock``, with torch's CPU build on Linux.
+environment whose Python runs it: versions are those of ``requirements.lock``, with torch's CPU build on Linux.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
-import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+TORCH = "torch==2.13.0"
 CPU_BUILDS = "https://download.pytorch.org/whl/cpu"
 
 PORTABLE = (
@@ -37,17 +37,10 @@ def python(*words: str, folder: Path = ROOT) -> None:
 
 def install() -> None:
     """Install the locked versions, and segflow from this checkout."""
-    locked = tomllib.loads((ROOT / "uv.lock").read_text(encoding="utf-8"))["package"]
-    torch = next(package["version"] for package in locked if package["name"] == "torch")
-    uv = ("-m", "uv")
-    into = (*uv, "pip", "install", "--python", sys.executable)
+    into = ("-m", "uv", "pip", "install", "--python", sys.executable)
     python("-m", "pip", "install", "--quiet", "uv")
-    with tempfile.TemporaryDirectory() as folder:
-        file = str(Path(folder) / "requirements.txt")
-        chosen = ("--extra", "train", "--group", "dev", "--prune", "torch", "--no-emit-project")
-        python(*uv, "export", "--quiet", "--locked", *chosen, "--output-file", file)
-        python(*into, f"torch=={torch}", *(("--index-url", CPU_BUILDS) if sys.platform == "linux" else ()))
-        python(*into, "--requirements", file)
+    python(*into, TORCH, *(("--index-url", CPU_BUILDS) if sys.platform == "linux" else ()))
+    python(*into, "--requirements", "requirements.lock")
     python(*into, "--no-deps", "--editable", ".")
 
 
