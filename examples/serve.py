@@ -57,7 +57,8 @@ class Answer(BaseHTTPRequestHandler):
             self._answer(200, label_map, "application/gzip")
 
     def _predict(self) -> bytes:
-        length = int(self.headers.get("Content-Length", 0))
+        stated = self.headers.get("Content-Length", "")
+        length = int(stated) if stated.isdecimal() else 0
         if not 0 < length <= LARGEST:
             raise SegflowError("the request holds no image, or too large a one", found=f"{length} bytes")
         with tempfile.TemporaryDirectory() as folder:

@@ -90,8 +90,8 @@ def test_the_service_gives_the_label_map_of_the_command_and_answers_what_it_cann
 
     with urllib.request.urlopen(service) as answer:
         assert "liver" in json.load(answer)
-    for body in (b"no image", b""):
+    for body, headers in ((b"no image", {}), (b"", {}), (b"image", {"Content-Length": "many"})):
         with pytest.raises(urllib.error.HTTPError) as refused:
-            urllib.request.urlopen(urllib.request.Request(service, body))
+            urllib.request.urlopen(urllib.request.Request(service, body, headers))
         assert refused.value.code == 422
         assert json.load(refused.value)["error"]
