@@ -148,7 +148,8 @@ def test_without_references_the_model_says_what_follows(place: Path) -> None:
     settings = taken(_next.with_model(run, PathSettings())[0])
     alone = replace(settings, input=[place / "elsewhere"])
     (line,) = _next.after_predict(alone)
-    assert taken(line).run.is_dir()
+    (reported,) = taken(line).run
+    assert Path(reported).is_dir()
     choice = (run if not run.name.startswith("fold_") else run.parent) / "crossval" / "postprocessing.json"
     choice.parent.mkdir(parents=True)
     choice.write_text("{}")

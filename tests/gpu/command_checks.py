@@ -46,7 +46,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "training/step_time.py:_run",  # decides where batches are augmented
         "training/module.py:training_step",
         "training/module.py:validation_step",
-        "training/patch_pictures.py:on_validation_epoch_end",
+        "training/patch_pictures.py:_logits",
         "inference/sliding_window.py:_logits",
         "backward or test",
     } == places

@@ -51,7 +51,7 @@ OF_AN_EPOCH = {
     "item in torch/amp/grad_scaler.py:_get_growth_tracker",
     "save in training/checkpoints.py:_write",
     # the picture
-    "copy to main memory in training/patch_pictures.py:on_validation_epoch_end",
+    "copy to main memory in training/patch_pictures.py:_logits",
 }
 TRAINING, VALIDATION, ELSE = "a training step", "a validation step", "between steps"
 
@@ -152,7 +152,7 @@ def check(phases: Phases, dtype: str = "float16", device: str = "cuda:0") -> Non
     assert {kind for kind, *_ in noted} == {dtype}
     assert {where for *_, where, _ in noted} == {device}
     assert {"training/module.py:training_step", "backward or test"} <= {place for *_, place in noted}
-    assert "training/patch_pictures.py:on_validation_epoch_end" in {place for *_, place in noted}
+    assert "training/patch_pictures.py:_logits" in {place for *_, place in noted}
 
 
 def test_a_cascade(toy: Toy) -> None:

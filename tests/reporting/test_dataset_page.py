@@ -110,9 +110,9 @@ def test_charts_change_and_the_table_sorts(page: Any) -> None:
     axis = page.evaluate("document.getElementById('boxes').layout.yaxis")  # logarithmic, with whole numbers
     assert axis["type"] == "log"
     assert [float(text) for text in axis["ticktext"]] == axis["tickvals"]
-    first = page.locator("#boxes .xtick").all_inner_texts()
+    first = page.locator("#boxes .xtick").all_text_contents()
     page.select_option("#chart", label="spacing (mm)")
-    browser.until(lambda: page.locator("#boxes .xtick").all_inner_texts() != first)
+    browser.until(lambda: page.locator("#boxes .xtick").all_text_contents() != first)
     assert page.evaluate("document.getElementById('boxes').data[0].y[0]") == 2
     column = "#case-table .tabulator-row .tabulator-cell[tabulator-field=v1]"
     title = page.locator("#case-table .tabulator-col[tabulator-field=v1] .tabulator-col-title")
