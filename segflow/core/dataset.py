@@ -48,7 +48,8 @@ class DatasetDescription:
 
     def __post_init__(self) -> None:
         safe_ending(self.file_ending)
-        safe_ending(self.label_ending)
+        if self.own_label_ending is not None:
+            safe_ending(self.own_label_ending, LABEL_ENDING)
 
     @property
     def label_ending(self) -> str:
@@ -100,7 +101,7 @@ class DatasetDescription:
             file_ending=safe_ending(keys["file_ending"]),
             reader=None if reader in (None, "None", "") else str(reader),
             raw=dict(value),
-            own_label_ending=safe_ending(keys[LABEL_ENDING]) if keys.get(LABEL_ENDING) else None,
+            own_label_ending=safe_ending(keys[LABEL_ENDING], LABEL_ENDING) if keys.get(LABEL_ENDING) else None,
         )
 
     def to_json(self) -> dict[str, Any]:

@@ -80,17 +80,21 @@ def why_unsafe(value: Any, *, on_windows: bool = os.name == "nt") -> str | None:
     return None
 
 
-def safe_ending(value: Any) -> FileEnding:
+def safe_ending(value: Any, key: str = "file_ending") -> FileEnding:
     """Check the ending of a dataset's files.
+
+    Args:
+        value: The ending.
+        key: Its key in dataset.json, for messages.
 
     Raises:
         SegflowError: It does not begin with a dot, or holds more than letters, digits, dots and ``_ + -``.
     """
     if not isinstance(value, str) or not value.startswith("."):
-        raise SegflowError("'file_ending' must start with a dot", found=shortened(value))
+        raise SegflowError(f"'{key}' must start with a dot", found=shortened(value))
     if len(value) > _LONGEST_ENDING or not _ENDING.fullmatch(value):
         raise SegflowError(
-            "'file_ending' cannot end a file's name", found=shortened(value), expected="such as .nii.gz, .nrrd or .png"
+            f"'{key}' cannot end a file's name", found=shortened(value), expected="such as .nii.gz, .nrrd or .png"
         )
     return FileEnding(value)
 

@@ -120,8 +120,17 @@ def _dicom_files(source: Input, endings: Sequence[str]) -> Path | list[Path] | N
     listed = [source] if isinstance(source, (str, Path)) else source
     places = [Path(place).expanduser() for place in listed]
     if len(places) == 1 and places[0].is_dir() and not names_a_folder(places[0].name):
-        taken = any(name.lower().endswith(tuple(endings)) for name in list_folder(places[0]).files)
-        return places[0] if not taken and holds_dicom(places[0]) else None
+        taken = next((name for name in list_folder(places[0]).files if name.lower().endswith(tuple(endings))), None)
+        if not holds_dicom(places[0], without=tuple(endings)):
+            return None
+        if taken is None:
+            return places[0]
+        logger.warning(
+            "%s holds images such as %s, which are predicted, and DICOM, which is not: give its own folder to "
+            "predict it",
+            places[0],
+            taken,
+        )
     if all(place.is_file() and not place.name.lower().endswith(tuple(endings)) and is_dicom(place) for place in places):
         return places
     return None

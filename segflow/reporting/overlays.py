@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from colorsys import hsv_to_rgb
 
 import numpy as np
 from PIL import Image
 
-PALETTE = (
+FIRST_COLOURS = (
     (67, 99, 216), (245, 130, 49), (60, 180, 75), (230, 25, 75), (145, 30, 180), (255, 225, 25), (66, 212, 244),
     (240, 50, 230), (191, 239, 69), (250, 190, 212), (70, 153, 144), (220, 190, 255), (154, 99, 36), (170, 255, 195),
     (128, 128, 0),
 )  # fmt: skip
+"""Colours that eyes tell apart best."""
+
+COLOURS = 255
+
+
+def _further_colours(count: int) -> Iterator[tuple[int, int, int]]:
+    """Hues a golden section apart, so that neighbours differ; each round of three has other tones."""
+    for number in range(count):
+        saturation, value = ((0.55, 1.0), (0.9, 0.7), (0.75, 0.9))[number % 3]
+        red, green, blue = hsv_to_rgb(number * 0.618034 % 1, saturation, value)
+        yield round(255 * red), round(255 * green), round(255 * blue)
+
+
+PALETTE = (*FIRST_COLOURS, *_further_colours(COLOURS - len(FIRST_COLOURS)))
 """Colours of label 1, 2, …, repeated after the last. A label's colour does not depend on others in the slice."""
 
 SMALLEST_PICTURE, LARGEST_PICTURE = 256, 768

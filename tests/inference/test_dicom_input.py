@@ -106,3 +106,11 @@ def test_files_of_a_series_are_an_input_too(tmp_path: Path) -> None:
     assert predict_cases(run, sorted(folder.iterdir()), tmp_path / "out", settings()).done == ("A",)
     with pytest.raises(SegflowError, match=r"no series is a volume; found series 'T1' .* has one slice only"):
         predict_cases(run, folder / "014", tmp_path / "one", settings())
+
+
+def test_dicom_beside_images_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run = tiny_models.make_run(tmp_path / "run")
+    series(tmp_path / "both" / "below", 0, "A", "T1")
+    SimpleITKIO().write_file(*read_series(find_series(tmp_path / "both")[0]), tmp_path / "both" / "b_0000.nii.gz")
+    assert predict_cases(run, tmp_path / "both", tmp_path / "out", settings()).done == ("b",)
+    assert "holds images such as b_0000.nii.gz, which are predicted, and DICOM, which is not" in caplog.text

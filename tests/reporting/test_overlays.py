@@ -25,9 +25,17 @@ def test_without_labels_it_is_the_middle() -> None:
 
 def test_a_label_keeps_its_colour_whatever_else_is_there() -> None:
     image = np.zeros((256, 256), np.float32)
-    for label in (1, 2, 15, 16, 118):
+    for label in (1, 2, 15, 16, 118, 300):
         picture = draw_overlay(image, np.full((256, 256), label), (1.0, 1.0), opacity=1.0)
-        assert tuple(picture[5, 5]) == PALETTE[(label - 1) % 15]
+        assert tuple(picture[5, 5]) == PALETTE[(label - 1) % 255]
+
+
+def test_each_of_many_labels_has_a_colour_of_its_own() -> None:
+    assert len(set(PALETTE)) == 255
+    colours = np.asarray(PALETTE[:118], float)
+    apart = np.abs(colours[:, None] - colours[None]).max(-1) + 255 * np.eye(118)
+    assert apart.min() > 5
+    assert np.ptp(colours, axis=1).min() > 40  # no greys, which would look like the image
 
 
 def test_opacity_mixes_grey_and_colour() -> None:

@@ -95,5 +95,5 @@ def test_an_ending_that_was_not_named_is_told(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("ending", ["nrrd", "../x", 3])
 def test_an_impossible_ending_is_refused(ending: object, tmp_path: Path) -> None:
-    with pytest.raises(SegflowError, match="file_ending"):
+    with pytest.raises(SegflowError, match="'label_file_ending'"):
         read_description(dataset(tmp_path, label_file_ending=ending))

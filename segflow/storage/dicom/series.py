@@ -226,11 +226,18 @@ def read_tree(source: Path | Iterable[Path], seen: Callable[[int], None] = lambd
     return DicomTree(tuple(series), tuple(sorted(objects, key=lambda one: one.file)), damaged, others)
 
 
-def holds_dicom(folder: Path, most: int = 200) -> bool:
-    """Whether there is DICOM below a folder, by the first files that are looked at, at most ``most``."""
+def holds_dicom(folder: Path, most: int = 200, *, without: tuple[str, ...] = ()) -> bool:
+    """Whether there is DICOM below a folder, by the first files that are looked at, at most ``most``.
+
+    Args:
+        folder: The folder.
+        most: Number of files to look at.
+        without: Endings in lower case of files that need no look.
+    """
     from segflow.storage.dicom.file_header import is_dicom
 
-    return any(is_dicom(file) for file, _ in zip(_files_below(folder), range(most), strict=False))
+    files = (file for file in _files_below(folder) if not (without and file.name.lower().endswith(without)))
+    return any(is_dicom(file) for file, _ in zip(files, range(most), strict=False))
 
 
 def _files_below(folder: Path) -> Iterable[Path]:
