@@ -74,10 +74,10 @@ def run(settings: Doctor) -> None:
     with _terminal.progress() as progress:
         raw = _datasets.raw_folder(dataset, settings.paths, make=True, progress=progress)
         description = read_description(raw)
-        for told in label_meaning(description):
+        cases = discover(raw, description).cases
+        for told in label_meaning(description, [case.case_id for case in cases]):
             log.info("%s", told)
-        images = (case.images[0] for case in discover(raw, description).cases)
-        reader = reader_of(images, description.file_ending, description.reader)
+        reader = reader_of((case.images[0] for case in cases), description.file_ending, description.reader)
         processes = processor_count() if settings.processes is None else settings.processes
         if not settings.fix:
             problems = check_dataset(raw, description, reader, processes=processes, progress=progress)

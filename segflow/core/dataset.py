@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from segflow.core.errors import SegflowError
 from segflow.core.labels import Labels
+from segflow.core.labels_present import read_labels_present
 from segflow.core.names import safe_ending, shortened
 
 MOST_CHANNELS = 10_000
@@ -93,10 +94,11 @@ class DatasetDescription:
         if isinstance(count, bool) or not isinstance(count, int) or count < 0:
             raise SegflowError("'numTraining' must be a whole number", found=shortened(count))
         reader = keys.get("overwrite_image_reader_writer")
+        labels = Labels.from_json(keys["labels"], keys.get("regions_class_order"), keys.get("label_values"))
         return cls(
             name=name,
             channels=channels,
-            labels=Labels.from_json(keys["labels"], keys.get("regions_class_order"), keys.get("label_values")),
+            labels=replace(labels, present=read_labels_present(keys, labels.entries)),
             num_training=count,
             file_ending=safe_ending(keys["file_ending"]),
             reader=None if reader in (None, "None", "") else str(reader),

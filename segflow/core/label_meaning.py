@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from segflow.core.dataset import DatasetDescription
 from segflow.core.label_rules import IGNORE
 from segflow.core.labels import Labels
+from segflow.core.wording import some
 
 
-def label_meaning(description: DatasetDescription) -> list[str]:
-    """What goes beyond consecutive labels, and regions with an order: one sentence for each kind."""
-    labels, told = description.labels, []
+def label_meaning(description: DatasetDescription, case_ids: Sequence[str] = ()) -> list[str]:
+    """What goes beyond consecutive labels, and regions with an order: one sentence for each kind.
+
+    Args:
+        description: The dataset.
+        case_ids: Its training cases, to tell which lack labels.
+    """
+    labels, told = description.labels, _partly_labelled(description.labels, case_ids)
     if merged := _merged(labels):
         told.append(f"lists of values that share none are classes, not regions: {'; '.join(merged)}")
     if labels.values:
@@ -31,6 +39,20 @@ def label_meaning(description: DatasetDescription) -> list[str]:
             "for each region, in the order of 'labels'"
         )
     return told
+
+
+def _partly_labelled(labels: Labels, case_ids: Sequence[str]) -> list[str]:
+    """In how many cases each label was not drawn, if dataset.json has ``labels_present``."""
+    without: dict[str, list[str]] = {}
+    for case_id in case_ids:
+        for key in labels.absent_keys(case_id):
+            without.setdefault(labels.name_of(key), []).append(case_id)
+    if not without:
+        return []
+    counts = [
+        f"{name} was not drawn in {len(ids)} of {len(case_ids)} cases ({some(ids)})" for name, ids in without.items()
+    ]
+    return [f"partly labelled: {'; '.join(counts)}. What was not drawn is neither trained nor scored there"]
 
 
 def _repainted(labels: Labels, order: tuple[int, ...]) -> list[str]:

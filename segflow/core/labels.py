@@ -18,6 +18,7 @@ from segflow.core.label_rules import (
     read_entries,
     read_order,
 )
+from segflow.core.labels_present import LabelsPresent
 from segflow.core.names import shortened
 
 __all__ = ["LARGEST_LABEL", "MOST_LABELS", "OUTSIDE", "LabelKey", "Labels", "key_from_text", "key_text"]
@@ -46,11 +47,14 @@ class Labels:
         regions_class_order: Class that each region is painted with, in the order of the regions; None without regions.
         values: Class → its values in files, the first of which is written; the ignore label's come last. Empty if
             values and classes are the same.
+        present: The labels that were drawn in cases in which not all were; None if all were in all cases. It says
+            something of cases, not of labels, so definitions that differ in it are equal.
     """
 
     entries: Mapping[str, LabelKey]
     regions_class_order: tuple[int, ...] | None = None
     values: tuple[tuple[int, ...], ...] = field(default=())
+    present: LabelsPresent | None = field(default=None, compare=False)
 
     @classmethod
     def from_json(cls, labels: Mapping[str, Any], regions_class_order: Any = None, label_values: Any = None) -> Labels:
@@ -193,6 +197,16 @@ class Labels:
         if not self.has_regions:
             return self.foreground_labels
         return tuple(region[0] if len(region) == 1 else region for region in self.regions)
+
+    def absent_keys(self, case_id: str) -> tuple[LabelKey, ...]:
+        """The foreground keys that were not drawn in a case, so that its label map tells nothing of them."""
+        drawn = None if self.present is None else self.present.of(case_id)
+        return () if drawn is None else tuple(key for key in self.foreground_keys if key not in drawn)
+
+    def absent_labels(self, case_id: str) -> dict[int, str]:
+        """The labels that no voxel of a case may have → the name of the label or region that was not drawn."""
+        keys = self.absent_keys(case_id)
+        return {value: self.name_of(key) for key in keys for value in ((key,) if isinstance(key, int) else key)}
 
     @property
     def num_outputs(self) -> int:

@@ -27,7 +27,7 @@ from segflow.evaluation.label_pairs import (
 )
 from segflow.evaluation.overlap import JointCounts
 from segflow.evaluation.own_metrics import check_metrics, own_scores
-from segflow.evaluation.score_case import score_maps
+from segflow.evaluation.score_case import score_maps, told_scores
 from segflow.evaluation.summary import SUMMARY_FILE, write_summary
 from segflow.evaluation.undeclared import undeclared_values, warn_of_undeclared
 from segflow.execution.elsewhere import Elsewhere, failures
@@ -88,7 +88,7 @@ def evaluate_cases(
     prediction, reference, output = Path(prediction), Path(reference), None if output is None else Path(output)
     check_metrics(metrics)
     own = {"metrics": {name: metric.description for name, metric in metrics.items()}} if metrics else {}
-    decisive = {**asdict(settings.scores), **own, "labels": labels.to_json()}
+    decisive = {**_decisive(settings, labels), **own}
     kept = None if output is None else KeptScores(output, decisive)
     is_part = settings.part != WHOLE
     if is_part and kept is None:
@@ -127,8 +127,14 @@ def is_scored(
         SegflowError: A folder of label maps is missing or empty.
     """
     pairs, _ = find_pairs(prediction, reference, file_ending, partial=settings.partial)
-    origin = Origin("scores", 1, {**asdict(settings.scores), "labels": labels.to_json()}, inputs_of(pairs))
+    origin = Origin("scores", 1, _decisive(settings, labels), inputs_of(pairs))
     return StampedFolder(output).why_stale(SUMMARY_FILE, origin) is None
+
+
+def _decisive(settings: EvaluateSettings, labels: Labels) -> dict[str, Any]:
+    """What decides the scores beside the label maps."""
+    partial = {} if labels.present is None else {"labels_present": labels.present.to_json()}
+    return {**asdict(settings.scores), "labels": labels.to_json(), **partial}
 
 
 def _stamps_and_voxels(
@@ -222,6 +228,7 @@ def _evaluate_case(
             raise error.of_case(pair.case_id) from error
         for key, values in own.items():
             scores[key].update(values)
+    scores = told_scores(scores, labels.absent_keys(pair.case_id))
     scored = CaseMetrics(pair.case_id, scores, str(pair.prediction), str(pair.reference))
     result = scored, undeclared_values(counts, labels)
     if kept is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -81,6 +81,18 @@ def score_maps(
         if settings.lesions:
             scores[key].update(_lesion_scores(masks[0], masks[1], settings))
     return scores, scan.counts
+
+
+def told_scores(
+    scores: Mapping[LabelKey, dict[str, float]], absent: Sequence[LabelKey]
+) -> dict[LabelKey, dict[str, float]]:
+    """The scores of `score_case`, NaN for labels or regions of which the reference tells nothing.
+
+    Args:
+        scores: Of one case.
+        absent: Labels or regions that were not drawn in it, see `Labels.absent_keys`.
+    """
+    return {key: dict.fromkeys(own, float("nan")) if key in absent else own for key, own in scores.items()}
 
 
 def _members(key: LabelKey) -> tuple[int, ...]:

@@ -11,7 +11,7 @@ from torch import nn
 from segflow.core.preprocessed_case import PreprocessedCase
 from segflow.core.run_record import RunRecord
 from segflow.evaluation.evaluate_settings import overlap_only
-from segflow.evaluation.score_case import score_case
+from segflow.evaluation.score_case import score_case, told_scores
 from segflow.inference.load_model import Model
 from segflow.inference.predict_settings import SlidingWindowSettings
 from segflow.inference.predictor import Predictor
@@ -64,6 +64,7 @@ def volume_scorer(
                 file = references / f"{case_id}{record.dataset.label_ending}"
                 reference, geometry = reader.read_label(file)
                 scores = score_case(reference, prediction, geometry.spacing, labels, overlap_only())
+                scores = told_scores(scores, labels.absent_keys(case_id))
                 found[case_id] = {labels.name_of(key): float(metrics["Dice"]) for key, metrics in scores.items()}
         finally:
             network.train(training)

@@ -10,18 +10,29 @@ from segflow.loss.targets import Targets
 
 
 @torch.no_grad()
-def hard_counts(logits: Tensor, target: Tensor, labels: Labels) -> tuple[Tensor, Tensor, Tensor]:
+def hard_counts(
+    logits: Tensor, target: Tensor, labels: Labels, *, present: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
     """True positives, false positives and false negatives over batch and space.
 
     Args:
         logits: (B, K, *spatial).
         target: Label map (B, 1, *spatial), any integer type. Voxels of the ignore label do not count.
         labels: The dataset's label definition.
+        present: bool (B, F), whether a sample's label map tells of each of ``labels.foreground_keys``; others are not
+            counted in it. None counts all.
 
     Returns:
         Three int64 (F,) tensors, one entry for each of ``labels.foreground_keys``. For labels the prediction is the
         highest output, for regions every output with a probability above 0.5.
     """
+    if present is not None:
+        samples = [hard_counts(logits[n : n + 1], target[n : n + 1], labels) for n in range(len(logits))]
+        correct, excess, missed = (
+            torch.stack([own * told for own, told in zip(of_one_kind, present.to(logits.device), strict=True)]).sum(0)
+            for of_one_kind in zip(*samples, strict=True)
+        )
+        return correct, excess, missed
     targets = Targets(labels)
     label = target[:, 0]
     valid = targets.valid(label)

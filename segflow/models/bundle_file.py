@@ -20,6 +20,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from segflow.core.errors import UNUSABLE, SegflowError
+from segflow.core.labels_present import LABELS_PRESENT
 from segflow.core.names import check_fold, is_number, shortened
 from segflow.core.run_record import RunRecord
 from segflow.models.trained_fold import Folds, TrainedFold, choose_folds
@@ -28,7 +29,7 @@ from segflow.storage.zip_files import BROKEN, is_zip, open_zip, read_member
 
 FORMAT = 1
 MANIFEST = "bundle.json"
-LISTS_OF_CASES = ("training", "test", "dataset")
+LISTS_OF_CASES = ("training", "test", "dataset", LABELS_PRESENT)
 """Keys of dataset.json whose values name cases, and perhaps patients."""
 
 

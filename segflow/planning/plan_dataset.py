@@ -126,9 +126,9 @@ def plan_dataset(
     fingerprint = options.fingerprint
     source = _plans_to_move(options)
     description = read_description(dataset_folder)
-    for told in label_meaning(description):
-        logger.info("%s", told)
     cases = _find_cases(dataset_folder, description, required=fingerprint is None)
+    for told in label_meaning(description, [case.case_id for case in cases]):
+        logger.info("%s", told)
     stored = reader_of((case.images[0] for case in cases), description.file_ending, description.reader)
     reader = in_classes(stored, description.labels)
     if fingerprint is not None:

@@ -89,7 +89,8 @@ def _origin(pairs: Sequence[LabelPair], labels: Labels, settings: PostprocessSet
     """Origin of a choice, for its stamp."""
     tried = asdict(settings)
     del tried["processes"]
-    return Origin("choose", 1, {**tried, "labels": labels.to_json()}, inputs_of(pairs))
+    partial = {} if labels.present is None else {"labels_present": labels.present.to_json()}
+    return Origin("choose", 1, {**tried, "labels": labels.to_json(), **partial}, inputs_of(pairs))
 
 
 def _hold_cases(
@@ -131,7 +132,7 @@ class _Search:
         self._keys = labels.foreground_keys
         self._settings = settings
         self._processes = processes
-        self._dice: list[Dice] = [{k: overlap.dice for k, overlap in case.overlaps.items()} for case in cases]
+        self._dice: list[Dice] = [case.dice(case.overlaps) for case in cases]
         self._steps: list[PostprocessingStep] = []
         self._trials: list[PostprocessingTrial] = []
 

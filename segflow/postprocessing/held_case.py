@@ -36,6 +36,7 @@ class HeldCase:
         overlaps: Label or region → counts of the whole case, before postprocessing.
         undeclared: Values that are not labels.
         voxels: Number of voxels within the box.
+        absent: Labels or regions of which the reference tells nothing, see `Labels.absent_keys`.
     """
 
     case_id: str
@@ -45,6 +46,11 @@ class HeldCase:
     overlaps: Mapping[LabelKey, Overlap]
     undeclared: Undeclared
     voxels: int
+    absent: tuple[LabelKey, ...] = ()
+
+    def dice(self, overlaps: Mapping[LabelKey, Overlap]) -> dict[LabelKey, float]:
+        """Dice of each label or region from its counts; NaN where it is not defined."""
+        return {key: math.nan if key in self.absent else overlap.dice for key, overlap in overlaps.items()}
 
 
 def hold_case(pair: LabelPair, reader: ImageIO, labels: Labels) -> HeldCase:
@@ -62,7 +68,16 @@ def hold_case(pair: LabelPair, reader: ImageIO, labels: Labels) -> HeldCase:
     # One more voxel, so that an object of one slice in a volume is not taken for a 2D image.
     box = Box(tuple(n - 1 for n in tight.start), tuple(n + 1 for n in tight.stop)).clip(prediction.shape)
     parts = [_compress(label_map[box.slices]) for label_map in (prediction, reference)]
-    return HeldCase(pair.case_id, parts[0], parts[1], geometry.spacing, overlaps, undeclared, math.prod(box.shape))
+    return HeldCase(
+        pair.case_id,
+        parts[0],
+        parts[1],
+        geometry.spacing,
+        overlaps,
+        undeclared,
+        math.prod(box.shape),
+        labels.absent_keys(pair.case_id),
+    )
 
 
 def try_steps(
@@ -84,7 +99,7 @@ def try_steps(
     for step in candidates:
         box, part = apply_step(current, step, case.spacing, boxes)
         changed = _updated(overlaps, reference[box.slices], current[box.slices], part, ignore_label)
-        tried.append({key: overlap.dice for key, overlap in changed.items()})
+        tried.append(case.dice(changed))
     return tried
 
 

@@ -21,11 +21,16 @@ class PatchBatch(NamedTuple):
         label: int16 (B, 1, *patch); (B, 2, *patch) if channel 1 is the label of a previous stage that no transform has
             used yet.
         case_ids: The case of each sample.
+        labels_present: bool (B, F), whether the label map of each sample tells of each foreground label or region;
+            None if all do.
+        channels_present: bool (B, C), whether each channel of the image is there; None if all are.
     """
 
     image: torch.Tensor
     label: torch.Tensor
     case_ids: list[str]
+    labels_present: torch.Tensor | None = None
+    channels_present: torch.Tensor | None = None
 
 
 def read_patch(

@@ -57,6 +57,7 @@ class PatchDataset(Dataset[PatchBatch]):
         transform: Applied to the batch within the worker. With a `PlannedTransform` the dataset
             reads only the voxels that it will use.
         stream: Number that separates datasets with the same seed, such as training (0) and validation (1).
+        labels_present: Case → whether its label map tells of each foreground label or region; None if all do.
         rank: Index of this process among those that share the batch.
         world_size: Number of processes that share the batch.
 
@@ -76,6 +77,7 @@ class PatchDataset(Dataset[PatchBatch]):
         previous_stage: PreprocessedStore | None = None,
         transform: Transform | None = None,
         stream: int = 0,
+        labels_present: Mapping[str, Sequence[bool]] | None = None,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
@@ -95,6 +97,7 @@ class PatchDataset(Dataset[PatchBatch]):
         self.previous_stage = previous_stage
         self.transform = transform
         self.stream = stream
+        self.labels_present = labels_present
         self.samples = samples_of_rank(batch_size, rank, world_size)
 
     def __len__(self) -> int:
@@ -120,13 +123,13 @@ class PatchDataset(Dataset[PatchBatch]):
             image, label = self._read(cases, boxes, case_ids, channels)
             if self.transform is not None:
                 image, label = self.transform(image, label, torch_generator)
-            return PatchBatch(image, label, case_ids)
+            return self._batch(image, label, case_ids)
         transform: PlannedTransform = self.transform  # type: ignore[assignment]
         everyone = transform.draw(self.batch_size, channels, torch_generator)
         draws = {name: values[self.samples.start : self.samples.stop] for name, values in everyone.items()}
         image, label = self._read(cases, boxes, case_ids, channels, transform.regions(draws))
         image, label = transform.apply(image, label, draws)
-        return PatchBatch(image, label, case_ids)
+        return self._batch(image, label, case_ids)
 
     def fixed(self, case_ids: Sequence[str]) -> PatchBatch:
         """A patch with foreground of each case. It depends on the case and the sampler only.
@@ -139,7 +142,12 @@ class PatchDataset(Dataset[PatchBatch]):
         image, label = self._read(cases, boxes, case_ids, cases[0].channels)
         if self.transform is not None:
             image, label = self.transform(image, label, torch.Generator().manual_seed(0))
-        return PatchBatch(image, label, list(case_ids))
+        return self._batch(image, label, list(case_ids))
+
+    def _batch(self, image: torch.Tensor, label: torch.Tensor, case_ids: list[str]) -> PatchBatch:
+        known = self.labels_present
+        present = None if known is None else torch.tensor([known[case_id] for case_id in case_ids], dtype=torch.bool)
+        return PatchBatch(image, label, case_ids, labels_present=present)
 
     def _read(
         self,

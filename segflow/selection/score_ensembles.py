@@ -11,7 +11,7 @@ from segflow.core.labels import Labels
 from segflow.core.metrics import CaseMetrics, Summary
 from segflow.evaluation.evaluate_settings import overlap_only
 from segflow.evaluation.label_pairs import work_on_maps
-from segflow.evaluation.score_case import score_case
+from segflow.evaluation.score_case import score_case, told_scores
 from segflow.execution.jobs import Job
 from segflow.execution.progress import Progress, silent
 from segflow.inference.stored_probabilities import StoredProbabilities, StreamedDecision, weighted_mean
@@ -107,7 +107,10 @@ def _score_case(
     return [
         CaseMetrics(
             case_id,
-            score_case(reference, decision.label_map, geometry.spacing, labels, overlap_only()),
+            told_scores(
+                score_case(reference, decision.label_map, geometry.spacing, labels, overlap_only()),
+                labels.absent_keys(case_id),
+            ),
             "",
             str(reference_file),
         )

@@ -24,7 +24,7 @@ from segflow.storage.images import (
     orientation,
     same_placement,
 )
-from segflow.storage.label_values import ValueRoles, label_values
+from segflow.storage.label_values import LEFT_OUT, LEFT_OUT_FIX, ValueRoles, label_values
 from segflow.storage.patients import patient_in_header
 from segflow.storage.problems import Problem
 
@@ -135,6 +135,10 @@ class _CaseCheck:
                 if unknown == [255]
                 else "Name them in dataset.json, or correct the label map.",
             )
+        if held := [value for value in values if value in roles.absent]:
+            names = ", ".join(dict.fromkeys(roles.absent[value] for value in held))
+            text = f"{file.name} holds {LEFT_OUT}: {names}; found {held[:10]}"
+            self._error(text, LEFT_OUT_FIX)
         self.background_only = {*values} <= {*roles.background, *roles.ignored}
         if self.background_only:
             also = "" if {*values} <= {*roles.background} else " and what is ignored"

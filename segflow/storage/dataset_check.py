@@ -10,6 +10,7 @@ from pathlib import Path
 from segflow.core.case import CaseFiles
 from segflow.core.dataset import DatasetDescription
 from segflow.core.errors import SegflowError
+from segflow.core.labels import Labels
 from segflow.core.splits import Split
 from segflow.core.wording import some
 from segflow.execution.gathering import gather
@@ -86,11 +87,16 @@ def examine(
     """Like `check_dataset`, with what was found in each case."""
     found = discover(folder, description)
     problems = [*_of_the_whole(description, len(found.cases)), *found.problems]
+    problems.extend(_of_labels_present(description.labels, [case.case_id for case in found.cases]))
     problems.extend(look_at_held_out(folder, description.file_ending, description.label_ending))
-    roles = ValueRoles.of(description.labels)
-    sided = tuple(sorted({value for pair in sided_pairs(description.labels) for value in (pair.low, pair.high)}))
+    labels, channels = description.labels, len(description.channels)
+    sided = tuple(sorted({value for pair in sided_pairs(labels) for value in (pair.low, pair.high)}))
     jobs = [
-        Job(case.case_id, (case, reader, len(description.channels), roles, sided), *_need_of(case, reader))
+        Job(
+            case.case_id,
+            (case, reader, channels, ValueRoles.of(labels, case.case_id), sided),
+            *_need_of(case, reader),
+        )
         for case in found.cases
     ]
     checked = gather(run_jobs(check_case, jobs, processes=processes), len(jobs), STAGE, progress)
@@ -178,6 +184,23 @@ def _of_the_whole(description: DatasetDescription, cases: int) -> list[Problem]:
                 "Correct numTraining, or look for missing or misnamed files.",
             )
         )
+    return problems
+
+
+def _of_labels_present(labels: Labels, case_ids: Sequence[str]) -> list[Problem]:
+    """Cases of ``labels_present`` that do not exist, and labels that no case has."""
+    if labels.present is None:
+        return []
+    problems = []
+    if unused := labels.present.unused(case_ids):
+        text = f"labels_present of dataset.json fits no case: {some(unused)}"
+        fix = "Name cases as their files are named, or by a pattern such as site_b_*."
+        problems.append(Problem(None, "error", text, fix))
+    everywhere = set(labels.foreground_keys).intersection(*(labels.absent_keys(case_id) for case_id in case_ids))
+    if case_ids and everywhere:
+        names = some(sorted(map(labels.name_of, everywhere)))
+        text = f"by labels_present no case has the label: {names}"
+        problems.append(Problem(None, "error", text, "Take it out of labels, or add it to the cases that have it."))
     return problems
 
 

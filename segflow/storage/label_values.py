@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -15,6 +15,9 @@ COUNTED = 1 << 15
 AT_ONCE = 1 << 18
 """Voxels that are counted together."""
 
+LEFT_OUT = "what labels_present leaves out for this case"
+LEFT_OUT_FIX = "Add it to the case's labels_present in dataset.json, or correct the label map."
+
 
 @dataclass(frozen=True, slots=True)
 class ValueRoles:
@@ -24,18 +27,25 @@ class ValueRoles:
         declared: All that the dataset declares, ascending.
         background: Those of the background.
         ignored: Those of the ignore label.
+        absent: Those that a case should not have by ``labels_present`` → the name of their label or region.
     """
 
     declared: tuple[int, ...]
     background: tuple[int, ...] = (0,)
     ignored: tuple[int, ...] = ()
+    absent: Mapping[int, str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, labels: Labels) -> ValueRoles:
-        """The roles of the values of a dataset."""
+    def of(cls, labels: Labels, case_id: str = "") -> ValueRoles:
+        """The roles of the values of a dataset, for one of its cases."""
         ignore = labels.ignore_label
         own = {number: labels.values[number] if labels.values else (number,) for number in (0, ignore or 0)}
-        return cls(labels.declared_values, own[0], () if ignore is None else own[ignore])
+        absent = {
+            value: name
+            for number, name in labels.absent_labels(case_id).items()
+            for value in (labels.values[number] if labels.values else (number,))
+        }
+        return cls(labels.declared_values, own[0], () if ignore is None else own[ignore], absent)
 
     def without_background(self, label: np.ndarray) -> np.ndarray:
         """The voxels of a label map, any shape, that are not background: a mask of the same shape."""
@@ -58,7 +68,7 @@ def label_values(label: np.ndarray) -> list[int]:
 
 
 def check_label_values(label: np.ndarray, labels: Labels, case_id: str) -> None:
-    """Refuse a label map of classes, any shape, with values that the dataset does not declare.
+    """Refuse a label map of classes, any shape, with values that the dataset does not declare, or not for this case.
 
     Raises:
         SegflowError: There are some. The error names the case.
@@ -81,4 +91,12 @@ def refuse_unknown_values(values: Sequence[int], labels: Labels, case_id: str) -
             found=unknown[:10],
             expected=f"only {list(labels.declared_values)}",
             fix="Name them in dataset.json, or correct the label map.",
+        )
+    absent = labels.absent_labels(case_id)
+    if held := [value for value in values if value in absent]:
+        raise SegflowError(
+            f"the label map holds {LEFT_OUT}: {', '.join(dict.fromkeys(absent[value] for value in held))}",
+            case=case_id,
+            found=[*map(labels.value_of, held)],
+            fix=LEFT_OUT_FIX,
         )

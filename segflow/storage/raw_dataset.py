@@ -8,6 +8,7 @@ from pathlib import Path
 
 from segflow.core.dataset import DatasetDescription
 from segflow.core.errors import SegflowError
+from segflow.core.labels_present import LABELS_PRESENT
 from segflow.storage.case_files import find_training_cases
 from segflow.storage.dataset_check import check_dataset
 from segflow.storage.dataset_json import read_dataset_json
@@ -60,6 +61,11 @@ def check_planned_description(prepared: Path, description: DatasetDescription) -
     if not file.is_file():
         return
     planned = read_dataset_json(file, description.name)
+    if planned.labels.present != description.labels.present:
+        raise SegflowError(
+            f"dataset.json of {description.name} has another {LABELS_PRESENT} than when it was planned",
+            fix="Plan again: segflow plan with the same dataset, which reads no image again.",
+        )
     for what in ("labels", "channels", "file_ending", "label_ending", "reader"):
         before, now = getattr(planned, what), getattr(description, what)
         if before != now:

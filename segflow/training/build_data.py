@@ -9,6 +9,7 @@ from typing import Any
 import pytorch_lightning as pl
 
 from segflow.augmentation.validation_transform import ValidationTransform
+from segflow.core.run_record import RunRecord
 from segflow.sampling.patch_dataset import PatchDataset
 from segflow.sampling.patch_sampler import BoxSampler
 from segflow.training.augmentation_place import OnDevice
@@ -93,9 +94,19 @@ def _shared(job: TrainingJob, trainer: pl.Trainer) -> dict[str, Any]:
         "batch_size": job.record.plan.batch_size,
         "seed": job.settings.seed,
         "previous_stage": job.arrays.previous_stage,
+        "labels_present": _labels_present(job.record),
         "rank": trainer.global_rank,
         "world_size": trainer.world_size,
     }
+
+
+def _labels_present(record: RunRecord) -> dict[str, list[bool]] | None:
+    """Case → whether it tells of each foreground label or region; None if all cases of the fold tell of all."""
+    labels = record.dataset.labels
+    absent = {case_id: labels.absent_keys(case_id) for case_id in (*record.train_cases, *record.val_cases)}
+    if not any(absent.values()):
+        return None
+    return {case_id: [key not in keys for key in labels.foreground_keys] for case_id, keys in absent.items()}
 
 
 def _batch_bytes(job: TrainingJob, dataset: PatchDataset, patch: Sequence[int]) -> int:

@@ -9,6 +9,8 @@ import pytorch_lightning as pl
 import torch
 from torch import nn
 
+from segflow.core.errors import SegflowError
+from segflow.core.labels import Labels
 from segflow.loss.deep_supervision import LOSS_CONTRACT, DeepSupervisionLoss
 from segflow.network.cpu.accelerate import accelerate
 from segflow.sampling.patch_dataset import samples_of_rank
@@ -65,12 +67,25 @@ def build_module(job: TrainingJob, trainer: pl.Trainer, *, fresh: bool) -> Segme
     if device.type == "cpu":
         accelerate(network)
     loss = build_part("loss", parts.loss, LOSS_CONTRACT, labels, plan.batch_dice)
+    _refuse_smoothing(loss, labels)
     return SegmentationModule(
         network,
         _of_share(DeepSupervisionLoss(loss, plan.topology.strides), plan.batch_size, trainer),
         labels,
         Optimization(parts.optimizer, parts.schedule, int(trainer.max_epochs or 1), settings.lr_factors),
     )
+
+
+def _refuse_smoothing(loss: nn.Module, labels: Labels) -> None:
+    """Refuse smoothed targets in a partly labelled dataset: they would ask for labels that were not drawn."""
+    smoothing = getattr(loss, "label_smoothing", 0.0)
+    if labels.present is not None and smoothing:
+        raise SegflowError(
+            "loss.label_smoothing gives each label a share of each voxel, also labels that labels_present leaves out",
+            found=smoothing,
+            expected=0.0,
+            fix="Use another loss for this dataset, such as loss=dice_ce.",
+        )
 
 
 def _of_share(loss: nn.Module, batch_size: int, trainer: pl.Trainer) -> nn.Module:

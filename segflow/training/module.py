@@ -14,6 +14,7 @@ from segflow.core.errors import SegflowError
 from segflow.core.labels import Labels
 from segflow.core.wording import some
 from segflow.loss.hard_counts import hard_counts
+from segflow.loss.partial_labels import marginal_logits
 from segflow.network.cpu.samples import logits_side_by_side
 from segflow.sampling.batch import PatchBatch
 from segflow.training.device_augmentation import DeviceAugmentation
@@ -91,15 +92,22 @@ class SegmentationModule(pl.LightningModule):
         image, label = batch.image, batch.label
         if self.augmentation is not None:
             image, label = self.augmentation(image, label, epoch=self.current_epoch, index=batch_idx)
-        loss: Tensor = self.loss(self(image), label)
+        loss: Tensor = self.loss(self._supervised(self(image), batch), label)
         self._train_losses.add(loss)
         return loss
 
     def validation_step(self, batch: PatchBatch, batch_idx: int) -> None:
         logits = self(batch.image)
-        self._val_losses.add(self.loss(logits, batch.label))
-        counts = torch.stack([c.to(torch.int64) for c in hard_counts(logits[0], batch.label, self.labels)])
+        self._val_losses.add(self.loss(self._supervised(logits, batch), batch.label))
+        found = hard_counts(logits[0], batch.label, self.labels, present=batch.labels_present)
+        counts = torch.stack([c.to(torch.int64) for c in found])
         self._counts = counts if self._counts is None else self._counts + counts
+
+    def _supervised(self, logits: list[Tensor], batch: PatchBatch) -> list[Tensor]:
+        """The logits of which the batch's label maps tell something."""
+        if batch.labels_present is None:
+            return logits
+        return marginal_logits(logits, batch.labels_present, regions=self.labels.has_regions)
 
     def train_loss_so_far(self) -> float | None:
         """Mean training loss of this epoch so far in this process; None without a value. It waits for the device."""

@@ -7,6 +7,7 @@ import json
 import math
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,10 @@ import SimpleITK as sitk
 
 from segflow.core.errors import SegflowError
 from segflow.core.labels import Labels
+from segflow.core.labels_present import LabelsPresent
 from segflow.core.metrics import Summary
-from segflow.evaluation.evaluate_cases import evaluate_cases
-from segflow.evaluation.evaluate_settings import EvaluateSettings, overlap_only
+from segflow.evaluation.evaluate_cases import evaluate_cases, is_scored
+from segflow.evaluation.evaluate_settings import EvaluateSettings, ScoreSettings, overlap_only
 from segflow.evaluation.summary import read_scores_of, read_summary, table_rows
 from segflow.execution.progress import ProgressEvent
 
@@ -252,3 +254,22 @@ def test_an_evaluation_that_fails_leaves_no_scores_of_before(folders: tuple[Path
         evaluate_cases(pred, ref, LABELS, QUICK, file_ending=".nii.gz", output=pred)
     assert not (pred / "summary.json").exists()
     assert not (pred / "metrics.csv").exists()
+
+
+@pytest.mark.parametrize("scores", [overlap_only(), ScoreSettings(both_empty="one")])
+def test_a_label_that_was_not_drawn_has_no_scores(folders: tuple[Path, Path], scores: ScoreSettings) -> None:
+    pred, ref = folders
+    _write(ref / "case_2.nii.gz", np.minimum(_label(2), 1))
+    _write(pred / "case_2.nii.gz", _label(12))  # the prediction has label 2, which is no false positive
+    partial = replace(LABELS, present=LabelsPresent({"case_2": frozenset({1})}))
+    settings = EvaluateSettings(scores=scores, processes=0)
+    told = evaluate_cases(pred, ref, partial, settings, file_ending=".nii.gz", output=pred)
+    whole = evaluate_cases(pred, ref, LABELS, settings, file_ending=".nii.gz")
+    assert told.cases[1].metrics[1] == pytest.approx(whole.cases[1].metrics[1], nan_ok=True)
+    assert all(math.isnan(value) for value in told.cases[1].metrics[2].values())
+    others = [case.metrics[2]["Dice"] for case in whole.cases if case.case_id != "case_2"]
+    assert told.mean[2]["Dice"] == pytest.approx(np.mean(others))
+    assert read_summary(pred / "summary.json").cases[1].metrics[1] == pytest.approx(
+        told.cases[1].metrics[1], nan_ok=True
+    )
+    assert not is_scored(pred, ref, LABELS, settings, file_ending=".nii.gz", output=pred)

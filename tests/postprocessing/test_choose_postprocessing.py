@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from scipy import ndimage
 
 from segflow.core.errors import SegflowError
 from segflow.core.labels import LabelKey, Labels
+from segflow.core.labels_present import LabelsPresent
 from segflow.core.metrics import mean_of_defined
 from segflow.core.postprocessing import PostprocessingChoice, PostprocessingStep
 from segflow.evaluation.overlap import count_pairs
@@ -352,3 +354,12 @@ def test_steps_name_classes_and_files_keep_their_own_values(tmp_path: Path) -> N
     apply_postprocessing(tmp_path / "pred", choice, tmp_path / "out", file_ending=".nii.gz", labels=labels)
     written = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "out" / "case_0.nii.gz")))
     np.testing.assert_array_equal(written, values[_organ()])
+
+
+def test_a_label_is_judged_by_the_cases_in_which_it_was_drawn(tmp_path: Path) -> None:
+    island = _organ()
+    island[0, 11, 11] = 1  # a second component, which is right in the first case and wrong in the second
+    pairs = [(island, island), (_organ(), island)]
+    assert not _choose(tmp_path / "whole", pairs).steps
+    partial = replace(TWO, present=LabelsPresent({"case_0": frozenset({2})}))
+    assert _choose(tmp_path / "partial", pairs, partial).steps
