@@ -23,6 +23,8 @@ from measure import Machine, Measured
 from rich.console import Console
 from rich.table import Table
 
+PLACES = ("--work", "--output", "--data")
+"""Options that name a place."""
 RESULTS = Path(__file__).resolve().parent / "results"
 REFERENCE, OURS = "nnunet", "segflow"
 _PACKAGES = ("segflow", "nnunetv2", "batchgeneratorsv2", "torch", "numpy", "scikit-image", "SimpleITK", "blosc2")
@@ -204,7 +206,7 @@ class Record:
         content = {
             "name": self.name,
             "quick": self.options.quick,
-            "command": " ".join(["python", f"benchmarks/{self.name}.py", *sys.argv[1:]]),
+            "command": " ".join(["python", f"benchmarks/{self.name}.py", *_without_places(sys.argv[1:])]),
             "machine": machine_facts(self.options.machine),
             "versions": versions(),
             "started": time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(self._started)),
@@ -354,3 +356,14 @@ def _number(value: Any) -> str:
     if value is None:
         return "–"
     return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _without_places(arguments: Sequence[str]) -> list[str]:
+    """Arguments without folders and files, which are of one machine only."""
+    kept: list[str] = []
+    passed = False
+    for argument in arguments:
+        if not passed and argument.partition("=")[0] not in PLACES:
+            kept.append(argument)
+        passed = argument in PLACES
+    return kept

@@ -22,10 +22,13 @@ _TITLES = {
     "accuracy_acdc": "Accuracy at an equal schedule: ACDC",
     "agreement": "Equal weights, losses and patches",
     "preprocessing": "Planning and preprocessing",
+    "preprocessing_intel": "Preprocessing of a CT on another machine",
     "training": "Training on a CPU",
     "training_hippocampus": "Training on a CPU: more iterations of hippocampus",
     "loader": "Making batches",
     "prediction": "Prediction on a CPU",
+    "prediction_start": "Prediction of one small image",
+    "prediction_stream": "Memory of a prediction against the length of the image",
     "evaluation": "Scoring",
     "gpu": "GPU",
 }
