@@ -10,7 +10,7 @@ COMMANDS = {
     "preprocess": "raw dataset and plans → arrays for training",
     "train": "one fold; -m fold=0,1,2,3,4 trains them one after another",
     "predict": "images and a trained run → label maps",
-    "ensemble": "probabilities of several predictions → label maps",
+    "ensemble": "several predictions → label maps, by mean, majority or STAPLE",
     "evaluate": "label maps and references → scores",
     "postprocess": "choose steps on a cross-validation, or apply them to a folder",
     "select": "trained runs → the configuration or ensemble to predict with",

@@ -115,7 +115,7 @@ def read_pair(pair: LabelPair, reader: ImageIO) -> tuple[np.ndarray, np.ndarray,
         prediction, geometry = reader.read_label(pair.prediction)
     except SegflowError as error:
         raise error.of_case(pair.case_id) from error
-    _check_grid(pair, (prediction.shape, geometry), (reference.shape, reference_geometry))
+    check_grid(pair, (prediction.shape, geometry), (reference.shape, reference_geometry))
     return reference, prediction, geometry
 
 
@@ -141,15 +141,23 @@ def open_pair(pair: LabelPair, reader: ImageIO) -> Iterator[tuple[LabelMap, Labe
                 )
             opened.append(stack.enter_context(source))
         reference, prediction = opened
-        _check_grid(pair, (prediction.shape, prediction.geometry), (reference.shape, reference.geometry))
+        check_grid(pair, (prediction.shape, prediction.geometry), (reference.shape, reference.geometry))
         yield reference, prediction, prediction.geometry
 
 
-_Grid = tuple[Sequence[int], Geometry]
+Grid = tuple[Sequence[int], Geometry]
 
 
-def _check_grid(pair: LabelPair, prediction: _Grid, reference: _Grid) -> None:
-    """Refuse label maps that do not lie on one grid."""
+def check_grid(pair: LabelPair, prediction: Grid, reference: Grid) -> None:
+    """Refuse label maps that do not lie on one grid.
+
+    Args:
+        pair: Their files, for the message.
+        prediction, reference: Shape (Z, Y, X) and geometry of each.
+
+    Raises:
+        SegflowError: Shape, spacing or placement differ. The error names case and files.
+    """
     (shape, geometry), (expected, of_reference) = prediction, reference
     where = f"{pair.prediction} and {pair.reference}"
     fix = "Both must lie on the grid of the case's image."

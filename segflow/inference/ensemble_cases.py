@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from segflow.core.errors import CaseErrors, SegflowError
+from segflow.core.errors import CaseErrors
 from segflow.core.geometry import Geometry
 from segflow.core.labels import Labels
 from segflow.core.wording import counted, some
@@ -71,9 +71,7 @@ def ensemble_cases(
             files that segflow did not write.
     """
     settings = settings or EnsembleSettings()
-    if settings.weights is not None and len(settings.weights) != len(members):
-        wanted = f"{len(members)} weights"
-        raise SegflowError("ensemble: one weight per member", found=settings.weights, expected=wanted)
+    settings.check_weights(len(members))
     images = in_classes(reader_by_name(reader), labels)
     stored = [StoredProbabilities(folder, labels, images) for folder in members]
     chosen = _case_ids(stored, file_ending) if cases is None else list(cases)

@@ -169,6 +169,11 @@ def _for_ending(ending: str) -> tuple[list[ImageIO], list[str]]:
     return found, broken
 
 
+def known_endings() -> set[str]:
+    """All endings of files that a shipped reader or that of the settings can read, in lower case."""
+    return {ending.lower() for reader in (*_SHIPPED.values(), *_in_use.values()) for ending in reader.endings}
+
+
 def readable_endings(reader: ImageIO, file_ending: str) -> tuple[str, ...]:
     """Endings of files that a dataset's reader can read, in lower case. The dataset's own comes first."""
     kinds = [reader.endings, *(getattr(kind, "endings", ()) for kind in type(reader).__mro__)]

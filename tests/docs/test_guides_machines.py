@@ -54,6 +54,12 @@ def test_sweeps(workspace: Path) -> None:
     assert len([name for name in names if name.startswith("aug")]) == 2
 
 
+def test_ensembles(workspace: Path) -> None:
+    ran = run_page("guides/ensembles.md", workspace)
+    assert "Combined 2 cases" in ran.output("method=majority")
+    assert "liver" in ran.output("evaluate prediction=likely")
+
+
 def test_a_model_zoo_of_ones_own(workspace: Path) -> None:
     run_page("guides/model_zoo.md", workspace)
     assert list((workspace / "from_bundle").glob("*.nii.gz"))
