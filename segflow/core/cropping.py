@@ -14,6 +14,8 @@ _VOXELS_PER_RUN = 16
 """Mean length of the stretches of background below which a flood fill of all voxels is quicker."""
 _SMALL = 1 << 18
 """Voxels up to which it always is."""
+_FEW = 1000
+"""Voxels of background that are looked at one by one."""
 
 
 class Cropped(NamedTuple):
@@ -73,6 +75,8 @@ def _fill_holes(mask: np.ndarray) -> np.ndarray:
     if mask.all():
         return mask
     mask = np.ascontiguousarray(mask)
+    if (filled := _fill_single_voxels(mask)) is not None:
+        return filled
     if mask.size > _SMALL:
         runs = _background_runs(mask)
         if len(runs[0]) <= mask.size // _VOXELS_PER_RUN:
@@ -81,8 +85,28 @@ def _fill_holes(mask: np.ndarray) -> np.ndarray:
     padded = np.zeros(tuple(n + 2 for n in mask.shape), bool)
     inner = (slice(1, -1),) * mask.ndim
     padded[inner] = mask
-    filled: np.ndarray = fill_voids.fill(padded, in_place=True)
-    return filled[inner]
+    filled = fill_voids.fill(padded, in_place=True)
+    return np.asarray(filled[inner])
+
+
+def _fill_single_voxels(mask: np.ndarray) -> np.ndarray | None:
+    """Fill the mask in place if its background is a few voxels that do not touch; None if it is not.
+
+    Scans whose background is noise are so: a voxel is 0 by chance.
+    """
+    if mask.size - np.count_nonzero(mask) > _FEW:
+        return None
+    places = np.argwhere(~mask)
+    within = ((places > 0) & (places < np.asarray(mask.shape) - 1)).all(axis=1)
+    for axis, length in enumerate(mask.shape):
+        for step in (-1, 1):
+            beside = places.copy()
+            beside[:, axis] = np.clip(beside[:, axis] + step, 0, length - 1)
+            moved = beside[:, axis] != places[:, axis]
+            if not mask[tuple(beside[moved].T)].all():
+                return None
+    mask[tuple(places[within].T)] = True
+    return mask
 
 
 def _background_runs(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

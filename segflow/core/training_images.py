@@ -243,7 +243,14 @@ def sample_quantiles(values: np.ndarray) -> tuple[float, ...]:
     values = values[np.isfinite(values) & (values != 0)]
     if not len(values):
         return (0.0,) * len(PERCENTS)
-    return tuple(np.percentile(values.astype(np.float64), PERCENTS).tolist())
+    values = np.sort(values)  # far quicker than numpy's percentiles of unsorted doubles
+    ranks = np.asarray(PERCENTS) / 100 * (len(values) - 1)
+    below = np.floor(ranks).astype(np.int64)
+    low, high = (values[np.minimum(below + step, len(values) - 1)].astype(np.float64) for step in (0, 1))
+    share = ranks - below
+    # From the nearer neighbour, as numpy does, so that the numbers are its own.
+    found = np.where(share < 0.5, low + (high - low) * share, high - (high - low) * (1 - share))
+    return tuple(found.tolist())
 
 
 def image_quantiles(image: np.ndarray) -> tuple[tuple[float, ...], ...]:

@@ -160,10 +160,11 @@ def orientation(geometry: Geometry) -> str | None:
     if file_ndim(geometry) == 2 or not {"affine", "direction", "reoriented_affine"} & set(header):
         return None
     affine = array_affine(geometry)
-    cosines = np.abs(affine[:3, :3]) / np.linalg.norm(affine[:3, :3], axis=0)
-    import nibabel
-
-    return "".join(nibabel.aff2axcodes(affine)) if cosines.max(axis=0).min() > STRAIGHT else None
+    cosines = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    towards = np.abs(cosines).argmax(axis=0)
+    if np.abs(cosines).max(axis=0).min() <= STRAIGHT or len(set(towards.tolist())) < 3:
+        return None
+    return "".join("LRPAIS"[2 * axis + (cosines[axis, column] > 0)] for column, axis in enumerate(towards.tolist()))
 
 
 def same_placement(one: Geometry, other: Geometry) -> bool:
