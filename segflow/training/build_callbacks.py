@@ -9,6 +9,7 @@ from pytorch_lightning.callbacks import Callback
 
 from segflow.core.errors import SegflowError
 from segflow.training.checkpoints import RunCheckpoints, WholeCheckpointIO
+from segflow.training.datamodule import EpochBatches
 from segflow.training.ending_signals import EndingSignals
 from segflow.training.epoch_seed import EpochSeed
 from segflow.training.loss_guard import LossGuard
@@ -23,13 +24,19 @@ from segflow.training.volume_validation import VolumeValidation
 
 
 def build_callbacks(
-    job: TrainingJob, options: Mapping[str, Any], report: EpochReport, stop: StopFile, files: WholeCheckpointIO
+    job: TrainingJob,
+    options: Mapping[str, Any],
+    batches: EpochBatches,
+    report: EpochReport,
+    stop: StopFile,
+    files: WholeCheckpointIO,
 ) -> list[Callback]:
     """Build the callbacks that watch the training and write its files.
 
     Args:
         job: The fold to train.
         options: Options that are bound to the trainer's factory.
+        batches: Batches of an epoch.
         report: Keeps the curves.
         stop: Looks for the file STOP.
         files: Writes checkpoints.
@@ -44,7 +51,7 @@ def build_callbacks(
         LossGuard(job.folder, settings.skip_limit),
     ]
     if options.get("max_time") is not None:
-        callbacks.append(TimeBudget(parse_duration(options["max_time"])))
+        callbacks.append(TimeBudget(parse_duration(options["max_time"]), batches.val))
     callbacks += [report, _objective(job, report), stop]
     if settings.picture_every:
         labels, spacing = job.record.dataset.labels, job.record.plan.spacing

@@ -134,7 +134,7 @@ class EpochReport(Callback):
 
     def _timings(self, trainer: pl.Trainer) -> dict[str, float]:
         loader = trainer.datamodule.train_loader  # type: ignore[attr-defined]
-        steps = max(1, trainer.num_training_batches)
+        steps = max(1, trainer.fit_loop.epoch_loop.batch_idx + 1)  # fewer where the time ended within an epoch
         waited = loader.take_wait_seconds()
         timings = {
             "time/data_wait": waited / steps,

@@ -68,7 +68,7 @@ def run_training(job: TrainingJob, *, resuming: bool) -> TrainResult:
     trainer = build_trainer(
         job.parts,
         job.folder,
-        callbacks=[epochs, *build_callbacks(job, options, report, stop, files)],
+        callbacks=[epochs, *build_callbacks(job, options, batches, report, stop, files)],
         files=files,
         batches=batches,
     )

@@ -12,9 +12,20 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 
 from segflow.core.errors import SegflowError
-from segflow.training.schedule import NEAR_THE_END, EpochSchedule
+from segflow.core.wording import duration_text
+from segflow.training.epoch_times import VALIDATION_STEP
+from segflow.training.schedule import EpochSchedule
 
 logger = logging.getLogger(__name__)
+
+NEAR_THE_END = 0.01
+"""Share of the budget that is not worth another epoch."""
+
+CLOSING_SHARE = 0.25
+"""Largest share of the budget that is kept for what follows the last step."""
+
+AGREE_EVERY = 10
+"""Batches after which several processes agree on the time that is used."""
 
 _UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "min": 60.0, "s": 1.0}
 
@@ -45,26 +56,31 @@ def parse_duration(value: Any) -> float:
 
 
 class TimeBudget(Callback):
-    """Moves the end of the schedule to the end of the time, and ends the training there.
+    """Places every step in the schedule by the share of the time that is used, and ends the training with the time.
 
-    The duration of epochs is measured. The training ends when less than half an epoch is left, so it misses the budget
-    by at most half an epoch. Earlier starts of the run count.
+    What follows the last step (validation batches, pictures, the checkpoint) counts. It is expected to take as long as
+    after the last epoch; in the first one it is estimated from the steps. Earlier starts of the run count too. What
+    comes after the training, such as the prediction of validation cases, does not.
 
     Args:
         seconds: The budget.
+        val_steps: Validation batches of an epoch.
 
     Attributes:
         seconds: The budget.
         is_used_up: Whether it ended the training.
     """
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, val_steps: int = 0) -> None:
         self.seconds = seconds
         self.is_used_up = False
+        self._val_steps = val_steps
         self._before = 0.0
-        self._epoch_seconds: float | None = None
         self._begun = 0.0
-        self._epoch_begun = 0.0
+        self._stepped_at: float | None = None
+        self._step_seconds: float | None = None
+        self._closing_seconds: float | None = None
+        self._warned = False
 
     @property
     def used(self) -> float:
@@ -75,27 +91,86 @@ class TimeBudget(Callback):
         self._begun = time.monotonic()
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._epoch_begun = time.monotonic()
-        left = trainer.strategy.broadcast(self._epochs_left())
-        schedule = trainer.lr_scheduler_configs[0].scheduler
-        if left is not None and isinstance(schedule, EpochSchedule):
-            schedule.move_end(min(schedule.planned_epochs, trainer.current_epoch + max(1.0, left)))
+        now = self.used
+        if self._stepped_at is not None:
+            self._closing_seconds = now - self._stepped_at
+        self._stepped_at = now
+        self._go_on(trainer, trainer.current_epoch)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self._measure_step(self.used, first=batch_idx == 0)
+        batches = int(trainer.num_training_batches)
+        if trainer.world_size > 1 and (batch_idx + 1) % AGREE_EVERY and batch_idx + 1 < batches:
+            return
+        is_up = self._go_on(trainer, trainer.current_epoch + (batch_idx + 1) / batches)
+        if is_up:
+            self._end(trainer, batch_idx + 1, batches)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        seconds = time.monotonic() - self._epoch_begun
-        # Recent epochs count most, since a machine's speed may change over days.
-        self._epoch_seconds = seconds if self._epoch_seconds is None else 0.7 * self._epoch_seconds + 0.3 * seconds
-        left = trainer.strategy.broadcast(self._epochs_left())
-        if left is not None and left < NEAR_THE_END:
+        if self._stepped_at is not None:
+            self._closing_seconds = self.used - self._stepped_at  # the checkpoint, which follows, knows it too
+        left = self.seconds - self.used - self._closing
+        near = bool(trainer.strategy.broadcast(left < NEAR_THE_END * self.seconds))
+        if near and not trainer.should_stop and trainer.current_epoch + 1 < (trainer.max_epochs or 0):
             trainer.should_stop = self.is_used_up = True
-            logger.info("trainer.max_time is used up after epoch %d", trainer.current_epoch + 1)
+        if self.is_used_up:
+            logger.info("trainer.max_time is used up in epoch %d", trainer.current_epoch + 1)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"used": self.used, "epoch_seconds": self._epoch_seconds}
+        return {"used": self.used, "step_seconds": self._step_seconds, "closing_seconds": self._closing_seconds}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._before = float(state_dict["used"])
-        self._epoch_seconds = state_dict["epoch_seconds"]
+        self._step_seconds = state_dict.get("step_seconds")
+        self._closing_seconds = state_dict.get("closing_seconds")
 
-    def _epochs_left(self) -> float | None:
-        return None if self._epoch_seconds is None else (self.seconds - self.used) / self._epoch_seconds
+    @property
+    def _closing(self) -> float:
+        """Seconds to keep for what follows the last step."""
+        seconds = self._closing_seconds
+        if seconds is None:
+            seconds = VALIDATION_STEP * self._val_steps * (self._step_seconds or 0.0)
+        most = CLOSING_SHARE * self.seconds
+        if seconds > most and not self._warned:
+            self._warned = True
+            logger.warning(
+                "validation of patches takes about %s of the %s of trainer.max_time, and may exceed it: "
+                "trainer.limit_val_batches=%d leaves time for training",
+                duration_text(seconds),
+                duration_text(self.seconds),
+                max(1, int(self._val_steps * 0.1 * self.seconds / seconds)),
+            )
+        return min(seconds, most)
+
+    def _measure_step(self, now: float, *, first: bool) -> None:
+        took = now - (self._stepped_at or 0.0)
+        self._stepped_at = now
+        # The first step of an epoch waits for data and loads kernels.
+        before = None if first and self._step_seconds is None else self._step_seconds
+        self._step_seconds = took if before is None else 0.9 * before + 0.1 * took
+
+    def _go_on(self, trainer: pl.Trainer, epochs: float) -> bool:
+        """Place the schedule, in all processes alike. Returns whether the time for steps is used up."""
+        time_for_steps = self.seconds - self._closing
+        share, is_up = trainer.strategy.broadcast(
+            (self.used / time_for_steps, self.used + 0.5 * (self._step_seconds or 0.0) >= time_for_steps)
+        )
+        schedule = trainer.lr_scheduler_configs[0].scheduler
+        if isinstance(schedule, EpochSchedule):
+            schedule.move_to(max(share, epochs / schedule.planned_epochs))
+        return bool(is_up)
+
+    def _end(self, trainer: pl.Trainer, batch: int, batches: int) -> None:
+        """End the training after this batch, as after the last one of an epoch."""
+        is_whole = batch == batches
+        trainer.should_stop = True
+        self.is_used_up = not is_whole or trainer.current_epoch + 1 < (trainer.max_epochs or 0)
+        if is_whole:
+            return
+        # Lightning continues a checkpoint within an epoch there; a run with more time begins the next epoch.
+        trainer.fit_loop.epoch_loop.batch_progress.is_last_batch = True
+        schedule = trainer.lr_scheduler_configs[0].scheduler
+        if isinstance(schedule, EpochSchedule):
+            schedule.step()

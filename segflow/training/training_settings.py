@@ -87,7 +87,8 @@ class TrainerSettings:
         _target_: The class; Lightning's, or one that derives from it.
         _partial_: Always true: the run adds what follows from its folder.
         max_epochs: Epochs of the training.
-        max_time: ``2h``, ``90m``, ``1d``: ends the schedule, and the training with it, within this time.
+        max_time: ``2h``, ``13m``, ``1d``: the training takes this time, its validation of patches included. Every step
+            has the rate of the share of the time that is used, so that the whole schedule fits, warm-up included.
         limit_train_batches: Training batches of an epoch, or a share of 250 as 0.1.
         limit_val_batches: Validation batches of an epoch, or a share of 50.
         check_val_every_n_epoch: Epochs from one validation to the next.

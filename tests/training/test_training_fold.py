@@ -205,7 +205,7 @@ def test_an_interrupted_extension_goes_on(toy: Toy):
 
 @pytest.mark.parametrize("when", ["before", "within"])
 def test_a_start_that_trained_no_epoch_does_not_bind_the_next(toy: Toy, when: str):
-    broken = functools.partial(PolynomialDecay, warmup_epochs=50)
+    broken = functools.partial(PolynomialDecay, warmup_epochs=-1)
     with pytest.raises((SegflowError, RuntimeError), match=r"warmup_epochs|power cut"):
         toy.train(schedule=broken) if when == "before" else toy.train(callbacks=[PowerCut(0)])
     assert toy.train(record=longer(toy, 3), trainer={"max_epochs": 3}).epochs == 3

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from segflow.core.errors import SegflowError
-from segflow.training.schedule import ConstantRate, CosineDecay, EpochSchedule, PolynomialDecay
+from segflow.training.schedule import ConstantRate, CosineDecay, EpochSchedule, OneCycle, PolynomialDecay
 from segflow.training.time_budget import parse_duration
 
 
@@ -111,20 +111,52 @@ def test_a_checkpoint_of_the_first_versions_goes_on():
     assert rates_of(schedule, 10) == rates[10:]
 
 
-def test_a_moved_end_changes_the_present_rate_at_once():
+def test_within_a_budget_the_share_of_the_time_is_that_of_the_epochs():
+    schedule = CosineDecay(make_optimizer(), 1000, warmup_epochs=100)
+    rates = []
+    for share in (0.05, 0.1, 0.55, 1.0, 0.9):
+        schedule.move_to(share)
+        rates.append(schedule.optimizer.param_groups[0]["lr"])
+    assert rates == pytest.approx([0.005, 0.01, 0.005, 0.0, 0.0]), "it never goes back"
+
+
+def test_a_budget_of_the_first_versions_goes_on_without_a_jump():
+    before = PolynomialDecay(make_optimizer(), 1000)
+    rates_of(before, 10)
     schedule = PolynomialDecay(make_optimizer(), 1000)
-    rates_of(schedule, 10)
-    schedule.move_end(20)
+    state = {key: value for key, value in before.state_dict().items() if key != "place"}
+    schedule.load_state_dict({**state, "end": 20.0, "factor_before": 0.55**0.9})
+    schedule.move_to(0.5)
     assert schedule.optimizer.param_groups[0]["lr"] == pytest.approx(0.01 * 0.5**0.9)
 
 
-@pytest.mark.parametrize(
-    ("total", "warmup"),
-    [(0, 0), (10, 10), (10, -1)],
-)
+def test_one_cycle_rises_and_falls_by_half_cosines():
+    schedule = OneCycle(make_optimizer(), 100, rise=0.2, initial=0.1, minimum=0.01)
+    at = {epoch: schedule.factor(epoch) for epoch in (0, 10, 20, 60, 100)}
+    assert at == pytest.approx({0: 0.1, 10: 0.55, 20: 1.0, 60: 0.505, 100: 0.01})
+    rates = rates_of(schedule, 100)
+    assert rates[:21] == sorted(rates[:21])
+    assert rates[20:] == sorted(rates[20:], reverse=True)
+
+
+@pytest.mark.parametrize("rise", [0.0, 1.0, 3.0])
+def test_a_rise_that_is_no_share_is_refused(rise: float):
+    with pytest.raises(SegflowError, match="share of the run"):
+        OneCycle(make_optimizer(), 10, rise=rise)
+
+
+@pytest.mark.parametrize(("total", "warmup"), [(0, 0), (10, -1)])
 def test_impossible_lengths_are_refused(total: int, warmup: int):
     with pytest.raises(SegflowError):
         PolynomialDecay(make_optimizer(), total, warmup_epochs=warmup)
+
+
+@pytest.mark.parametrize(("total", "taken"), [(10, 1), (50, 5), (1, 0)])
+def test_a_warm_up_longer_than_the_run_is_shortened_and_said(total: int, taken: int, caplog: pytest.LogCaptureFixture):
+    schedule = PolynomialDecay(make_optimizer(), total, warmup_epochs=50)
+    assert schedule.warmup_epochs == taken
+    assert f"the warm-up of 50 epochs is longer than the run of {total}: it takes {taken}" in caplog.text
+    assert max(rates_of(schedule, total)) == pytest.approx(0.01)
 
 
 @pytest.mark.parametrize(

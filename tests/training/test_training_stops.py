@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import errno
+import functools
 import itertools
 import json
 import logging
@@ -29,6 +30,7 @@ from segflow.core.errors import NoSpaceError, SegflowError
 from segflow.loss.compound import DiceCrossEntropy
 from segflow.training.loader import EpochLoader, choose_workers, fit_workers, name_dead_worker
 from segflow.training.protocols import LossFactory, TrainResult
+from segflow.training.schedule import PolynomialDecay
 
 SCRIPT = """
 import sys
@@ -403,8 +405,100 @@ def test_a_run_that_its_time_ended_goes_on_with_more_of_it(toy: Toy, caplog: pyt
     assert (longer.trained, longer.finished, longer.epochs) == (True, True, 30)
     rates = [float(row["lr"]) for row in csv.DictReader(toy.run().metrics_csv.open())]
     whole = [0.01 * (1 - epoch / 30) ** 0.9 for epoch in range(30)]
-    assert rates[9] < rates[10] < rates[11] < rates[12] == pytest.approx(whole[12]), "no jump"
+    assert rates[10] == pytest.approx(0), "no jump from the end of the first schedule"
+    assert rates[10] < rates[11] < rates[12] == pytest.approx(whole[12])
     assert rates[12:] == pytest.approx(whole[12:])
+
+
+class StepClock(pl.Callback):
+    """A training step takes 1 s of a clock of ours, a validation step 2 s; notes moment and rate of each step."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.rates: dict[float, float] = {}
+
+    def on_train_batch_start(self, trainer: pl.Trainer, *args: Any) -> None:
+        self.rates[self.now] = trainer.optimizers[0].param_groups[0]["lr"]
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        self.now += 1.0
+
+    def on_validation_batch_end(self, *args: Any) -> None:
+        self.now += 2.0
+
+    def train(self, toy: Toy, name: str, max_time: str, *more: pl.Callback, **changes: Any) -> TrainResult:
+        trainer = {"max_epochs": 1000, "max_time": max_time, "limit_train_batches": 250, "limit_val_batches": 3}
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("segflow.training.time_budget.time", OwnTime(lambda: self.now))
+            return toy.train(name, trainer=trainer | changes.pop("trainer", {}), callbacks=[self, *more], **changes)
+
+
+def test_a_budget_shorter_than_an_epoch_has_the_whole_schedule_in_it(toy: Toy, caplog: pytest.LogCaptureFixture):
+    clock = StepClock()
+    schedule = functools.partial(PolynomialDecay, warmup_epochs=100)
+    result = clock.train(toy, "short", "40s", schedule=schedule)
+    assert (result.finished, result.epochs) == (True, 1)
+    assert result.metrics["val/dice_mean"] >= 0, "the patches of the validation are scored"
+    # Before the first validation a step of it is taken for a third of a training step.
+    assert len(clock.rates) == 39
+    assert clock.now == 39 + 3 * 2
+    steps = [clock.rates[float(n)] for n in range(39)]
+    assert steps[0] == 0
+    assert steps[:5] == sorted(steps[:5])
+    assert max(steps) == pytest.approx(0.01, rel=0.05)
+    assert steps[5:] == sorted(steps[5:], reverse=True)
+    assert steps[-1] == pytest.approx(0.01 * (1 / 39 / 0.9) ** 0.9)
+    assert not clock.train(toy, "short", "40s", schedule=schedule).trained
+
+
+def test_later_epochs_leave_the_time_that_a_validation_took(toy: Toy):
+    clock = StepClock()
+    result = clock.train(toy, "two", "100s", trainer={"limit_train_batches": 50})
+    assert result.epochs == 2
+    assert len(clock.rates) == 50 + 38, "two validations of 6 s"
+    assert clock.now == 100
+    assert toy.run("two").is_finished()
+
+
+@pytest.mark.parametrize("cut", [1, 2])
+def test_a_budget_goes_on_where_an_interruption_left_it(toy: Toy, cut: int):
+    whole, parts = StepClock(), StepClock()
+    options = {"limit_train_batches": 20}
+    whole.train(toy, "whole", "60s", trainer=options)
+    with pytest.raises(RuntimeError, match="power cut"):
+        parts.train(toy, "cut", "60s", PowerCut(cut), trainer=options)
+    parts.now = 26.0 * cut  # what was lost does not count
+    parts.train(toy, "cut", "60s", trainer=options)
+    assert parts.rates == pytest.approx(whole.rates)
+    ended, cut_off = toy.weights("whole"), toy.weights("cut")
+    assert all(torch.equal(ended[name], cut_off[name]) for name in ended)
+
+
+def test_a_run_that_its_time_ended_within_an_epoch_goes_on_with_the_next_one(toy: Toy):
+    clock = StepClock()
+    clock.train(toy, "longer", "30s")
+    ended = clock.now
+    result = clock.train(toy, "longer", "90s", settings={"extend": True})
+    assert (result.trained, result.finished, result.epochs) == (True, True, 2)
+    later = [rate for at, rate in clock.rates.items() if at >= ended]
+    assert clock.now == 90
+    assert later[0] < 0.001, "no jump"
+    assert later[:5] == sorted(later[:5])
+    assert later[5:] == sorted(later[5:], reverse=True)
+
+
+def test_a_validation_that_leaves_no_time_for_training_is_said(toy: Toy, caplog: pytest.LogCaptureFixture):
+    clock = StepClock()
+    assert clock.train(toy, "much", "12s", trainer={"limit_val_batches": 40}).epochs == 1
+    assert len(clock.rates) == 9
+    assert "trainer.limit_val_batches=3 leaves time for training" in caplog.text
+
+
+def test_a_run_whose_epochs_end_before_its_time_has_their_schedule(toy: Toy):
+    clock = StepClock()
+    result = clock.train(toy, "plenty", "2h", trainer={"max_epochs": 4, "limit_train_batches": 3})
+    assert (result.finished, result.epochs) == (True, 4)
+    assert list(clock.rates.values()) == pytest.approx([0.01 * (1 - step / 12) ** 0.9 for step in range(12)])
 
 
 def test_a_run_that_a_callback_ended_is_not_said_to_be_out_of_time(toy: Toy, caplog: pytest.LogCaptureFixture):
@@ -427,7 +521,7 @@ def test_without_the_time_budget_a_run_goes_on_to_the_end_of_its_epochs(toy: Toy
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("segflow.training.time_budget.time", OwnTime(lambda: float(next(seconds))))
         with pytest.raises(RuntimeError, match="power cut"):
-            toy.train(trainer={"max_epochs": 8, "max_time": "20s"}, callbacks=[PowerCut(2)])
+            toy.train(trainer={"max_epochs": 8, "max_time": "200s"}, callbacks=[PowerCut(2)])
     assert toy.train(trainer={"max_epochs": 8}).metrics["lr"] == pytest.approx(0.01 * 0.125**0.9)
 
 
