@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from segflow.inference.planes import Planes, Room, planes_at_once
+from segflow.inference.planes import READ_BYTES, Planes, Room, planes_at_once
 from segflow.inference.tiles import Window, gaussian_importance
 from segflow.network.device_copies import sent
 
@@ -133,8 +133,9 @@ class RollingSums:
                 for planes in (self.logits, self.weights):
                     if planes is not None:
                         for output in planes.values[:, place]:
-                            output.zero_()
-                            planes.release()
+                            for few in _few_planes(output):
+                                output[few].zero_()
+                                planes.release()
         self.start = stop
 
     def move_to_main_memory(self) -> bool:
@@ -205,8 +206,18 @@ class RollingSums:
             return bool(torch.isfinite(values.flatten(1).sum(1, dtype=torch.float32)).all())
         finite = True
         for output in values:
-            if weights is not None:
-                output.div_(weights)
-            finite &= bool(torch.isfinite(output.sum(dtype=torch.float32)))
-            self.logits.release()
+            for few in _few_planes(output):
+                if weights is not None:
+                    output[few].div_(weights[few])
+                finite &= bool(torch.isfinite(output[few].sum(dtype=torch.float32)))
+                self.logits.release()
+                if self.weights is not None:
+                    self.weights.release()
         return finite
+
+
+def _few_planes(planes: Tensor) -> Iterator[slice]:
+    """Places of planes (Z, Y, X), few at a time, since sums in a file should not be in memory as a whole."""
+    step = max(1, READ_BYTES // (planes[0].numel() * planes.element_size()))
+    for start in range(0, len(planes), step):
+        yield slice(start, start + step)
