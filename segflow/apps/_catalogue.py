@@ -247,7 +247,7 @@ NUMBERED = frozenset({"trainer.devices"})
 
 def listed(command: str) -> frozenset[str]:
     """Settings for which ``A,B`` is a list of paths, and no sweep unless ``-m`` says so."""
-    return frozenset({"run"}) if command == "report" else frozenset()
+    return frozenset({"report": {"run"}, "bundle": {"model"}}.get(command, ()))
 
 
 def taken_as_typed(command: str) -> frozenset[str]:

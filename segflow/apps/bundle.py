@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from segflow.apps import _next, _terminal
 from segflow.apps._parts import Part
@@ -15,8 +15,11 @@ from segflow.storage.find_folds import refuse_missing
 USE = (
     "Use: segflow bundle action=export model=RUN_FOLDER output=liver.segflow, "
     "or with format=nnunet, onnx or monai and output=FOLDER_OR_ZIP, "
-    "or: segflow bundle action=import model=FILE_OR_FOLDER"
+    "or: segflow bundle action=import model=FILE_OR_FOLDER, "
+    "or: segflow bundle action=average model=RUN_FOLDER,RUN_FOLDER output=mean.segflow"
 )
+
+ACTIONS = ("export", "import", "average")
 
 FORMATS = ("segflow", "nnunet", "onnx", "monai")
 
@@ -37,8 +40,10 @@ class Bundle(Command):
     """Settings of ``segflow bundle``.
 
     Attributes:
-        action: ``export`` or ``import``.
-        model: Run folder to export; or bundle, or folder or zip of nnU-Net v2, to import.
+        action: ``export``, ``import``, or ``average``, which writes the mean of the weights of all folds that are named
+            as one model.
+        model: Run folder to export; or bundle, or folder or zip of nnU-Net v2, to import; or one or several of them to
+            average: ``model=A,B``.
         output: File or folder to write.
         format: ``segflow`` (one file of tensors and JSON); or, as a folder or a ``.zip``, ``nnunet``, ``onnx`` (the
             networks and a script that predicts without segflow and torch) or ``monai`` (a MONAI bundle).
@@ -46,6 +51,7 @@ class Bundle(Command):
         checkpoint: ``final``, ``best`` or ``last``.
         postprocessing: The postprocessing.json whose steps ``onnx`` and ``monai`` apply to label maps; null applies
             none.
+        facts: What to keep with a bundle, such as ``{licence: CC BY 4.0, intended_use: research}``.
         network: The network; needed only to export a user's own as ``onnx`` or ``monai``.
         run_name: Name of imported runs.
         bundle: Choice of the model.
@@ -54,40 +60,71 @@ class Bundle(Command):
     SECTION: ClassVar = "bundle"
 
     action: str = "export"
-    model: Path | None = None
+    model: list[Path] | None = None
     output: Path | None = None
     format: str = "segflow"
     folds: str | list[str] = "all"
     checkpoint: str = "final"
     postprocessing: Path | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
     network: Part
     run_name: str = "imported"
     bundle: BundleSettings = field(default_factory=BundleSettings)
 
     def __post_init__(self) -> None:
-        for name, known in (("action", ("export", "import")), ("format", FORMATS)):
+        for name, known in (("action", ACTIONS), ("format", FORMATS)):
             if getattr(self, name) not in known:
                 raise SegflowError(f"unknown {name}", found=getattr(self, name), expected=" or ".join(known), fix=USE)
 
 
 @within_memory
 def run(settings: Bundle) -> None:
-    """Export or import."""
-    if not settings.model or (settings.action == "export" and not settings.output):
+    """Export, import or average."""
+    if not settings.model or (settings.action != "import" and not settings.output):
         raise SegflowError("nothing to do", fix=USE)
-    refuse_missing(settings.model)
+    for model in settings.model:
+        refuse_missing(model)
+    if settings.action == "average":
+        _average(settings, settings.model, needed(settings.output, "output", USE))
+        return
+    model, *others = settings.model
+    if others:
+        raise SegflowError(
+            f"action={settings.action} takes one model",
+            found=[str(path) for path in settings.model],
+            fix="action=average makes one of several.",
+        )
     if settings.action == "export":
-        written = _export(settings, settings.model, needed(settings.output, "output", USE))
+        written = _export(settings, model, needed(settings.output, "output", USE))
         _terminal.say(f"Written to {written}.")
         if settings.format == "segflow":
-            _next.say(_next.with_model(written, settings.paths, of=settings.model))
+            _next.say(_next.with_model(written, settings.paths, of=model))
         return
-    for folder in _import(settings, settings.model):
+    for folder in _import(settings, model):
         _terminal.say(f"Written to {folder}.")
         _next.say(_next.with_model(folder, settings.paths))
 
 
+def _average(settings: Bundle, models: list[Path], output: Path) -> None:
+    if settings.format != "segflow" or settings.postprocessing is not None:
+        raise SegflowError(
+            "action=average writes a bundle, without steps of postprocessing",
+            found=f"format={settings.format}, postprocessing={settings.postprocessing}",
+            fix="Write it with action=average, and then in another format: action=export model=FILE.",
+        )
+    from segflow.exchange.average_model import average_models  # slow: torch
+
+    chosen: dict[str, Any] = {"folds": settings.folds, "checkpoint": settings.checkpoint}
+    written = average_models(models, output, **chosen, facts=settings.facts)
+    _terminal.say(f"Written to {written}.")
+    _terminal.say("Every case that one of its members was trained on is seen data: it has no cross-validation.")
+    _next.say(_next.with_model(written, settings.paths, of=models[0]))
+
+
 def _export(settings: Bundle, model: Path, output: Path) -> Path:
+    if settings.facts and settings.format != "segflow":
+        fix = "Leave them out, or put them into dataset.json."
+        raise SegflowError(f"format={settings.format} keeps no facts=", found=list(settings.facts), fix=fix)
     if settings.format in ("onnx", "monai"):
         return _export_for_others(settings, model, output)
     if settings.postprocessing is not None:
@@ -98,8 +135,10 @@ def _export(settings: Bundle, model: Path, output: Path) -> Path:
         )
     from segflow.exchange.export_model import export_bundle, export_nnunet_model  # slow: torch
 
-    export = export_bundle if settings.format == "segflow" else export_nnunet_model
-    return export(model, output, folds=settings.folds, checkpoint=settings.checkpoint)
+    chosen: dict[str, Any] = {"folds": settings.folds, "checkpoint": settings.checkpoint}
+    if settings.format == "nnunet":
+        return export_nnunet_model(model, output, **chosen)
+    return export_bundle(model, output, **chosen, facts=settings.facts)
 
 
 def _export_for_others(settings: Bundle, model: Path, output: Path) -> Path:

@@ -8,7 +8,7 @@ from typing import Any
 
 from segflow.core.errors import SegflowError
 from segflow.core.labels import Labels
-from segflow.core.labels_present import read_labels_present
+from segflow.core.labels_present import LABELS_PRESENT, read_labels_present
 from segflow.core.names import safe_ending, shortened
 
 MOST_CHANNELS = 10_000
@@ -20,6 +20,8 @@ COUNT_FROM_0 = (
 )
 LABEL_ENDING = "label_file_ending"
 """Our key for the ending of label maps that differs from the images'. nnU-Net does not know it."""
+LISTS_OF_CASES = ("training", "test", "dataset", LABELS_PRESENT)
+"""Keys of dataset.json whose values name cases, and perhaps patients."""
 REQUIRED_KEYS = ("channel_names", "labels", "numTraining", "file_ending")
 
 
@@ -110,13 +112,17 @@ class DatasetDescription:
         """The whole of dataset.json, as it was read."""
         return dict(self.raw)
 
+    def without_cases(self) -> dict[str, Any]:
+        """Like `to_json`, without the keys that name cases."""
+        return {key: value for key, value in self.raw.items() if key not in LISTS_OF_CASES}
+
     def for_nnunet(self) -> dict[str, Any]:
-        """Like `to_json`, but with labels that count 0, 1, 2, … and an order of regions, as nnU-Net needs them.
+        """Like `without_cases`, with labels that count 0, 1, 2, … and an order of regions, as nnU-Net needs them.
 
         What the labels are in our files stands under ``label_values``; see `Labels.to_consecutive`.
         """
         changed = self.labels.values or (self.labels.has_regions and self.raw.get("regions_class_order") is None)
-        return {**self.raw, **self.labels.to_consecutive()} if changed else dict(self.raw)
+        return {**self.without_cases(), **(self.labels.to_consecutive() if changed else {})}
 
 
 def _channel_names(names: Any) -> tuple[str, ...]:

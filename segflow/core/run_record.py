@@ -32,6 +32,8 @@ class RunRecord:
             host, versions, ``begun`` (date of the first start) and ``date`` (of the last). They count for nothing when
             a run is continued. Records of earlier versions have none, or only some.
         images: What new images are compared with at prediction; None if it is not known, as for models of nnU-Net.
+        mean_of: The folds whose mean of weights this is, each with its run, fold and a digest of its weights. Empty for
+            weights that were trained. A mean has seen the validation cases of all of them.
     """
 
     dataset: DatasetDescription
@@ -45,6 +47,7 @@ class RunRecord:
     arrays: Mapping[str, Any] = field(default_factory=dict)
     machine: Mapping[str, Any] = field(default_factory=dict)
     images: TrainingImages | None = None
+    mean_of: tuple[Mapping[str, Any], ...] = ()
 
     def __post_init__(self) -> None:
         safe_name(self.dataset.name, "the name of the dataset")
@@ -120,6 +123,7 @@ class RunRecord:
             **({"arrays": dict(self.arrays)} if self.arrays else {}),
             **({"machine": dict(self.machine)} if self.machine else {}),
             **({} if self.images is None else {TRAINING_IMAGES: self.images.to_json()}),
+            **({"mean_of": [dict(member) for member in self.mean_of]} if self.mean_of else {}),
         }
 
     @classmethod
@@ -141,6 +145,7 @@ class RunRecord:
             arrays=dict(value.get("arrays", {})),
             machine=dict(value.get("machine", {})),
             images=TrainingImages.from_json(value[TRAINING_IMAGES]) if TRAINING_IMAGES in value else None,
+            mean_of=tuple(dict(member) for member in value.get("mean_of", ())),
         )
         record.check()
         return record

@@ -50,12 +50,37 @@ def export_bundle(
     Raises:
         SegflowError: A model cannot be read, or the file exists or cannot be written.
     """
+    refuse_existing(target)
+    trained = read_with_stages(
+        [(path, None) for path in ([models] if isinstance(models, Path) else models)], folds, checkpoint
+    )
+    return write_model(target, trained, facts)
+
+
+def refuse_existing(target: Path) -> None:
+    """Refuse to replace a file.
+
+    Raises:
+        SegflowError: It exists.
+    """
     if target.exists():
         raise SegflowError(f"{target} exists already", fix="Remove it, or choose another name.")
+
+
+def read_with_stages(
+    models: Sequence[tuple[Path, str | None]], folds: Folds = "all", checkpoint: str = "final"
+) -> list[TrainedFold]:
+    """Read models, each followed by the previous stages of its cascade. A configuration is read once.
+
+    Args:
+        models: Path, and configuration or None for the only one.
+        folds, checkpoint: See `export_bundle`.
+
+    Raises:
+        SegflowError: A model cannot be read.
+    """
     trained: list[TrainedFold] = []
-    waiting: list[tuple[Path, str | None]] = [
-        (path, None) for path in ([models] if isinstance(models, Path) else models)
-    ]
+    waiting = list(models)
     while waiting:
         path, configuration = waiting.pop(0)
         opened = open_model(path, checkpoint=checkpoint, configuration=configuration)
@@ -66,7 +91,16 @@ def export_bundle(
         trained += members
         if record.plan.previous_stage:
             waiting.append(opened.previous_stage(record))
-    write_bundle(target, trained, {"segflow": version("segflow"), **(facts or {})})
+    return trained
+
+
+def write_model(target: Path, folds: Sequence[TrainedFold], facts: Mapping[str, Any] | None) -> Path:
+    """Write folds as a bundle, with the version of segflow among its facts.
+
+    Raises:
+        SegflowError: The file cannot be written.
+    """
+    write_bundle(target, folds, {"segflow": version("segflow"), **(facts or {})})
     return target
 
 

@@ -75,6 +75,10 @@ def load_model(
     networks = tuple(_load(network, fold) for network, fold in zip(blanks, trained, strict=True))
     names = tuple(str(fold.record.fold) for fold in trained)
     logger.info("loaded %s of %s, fold %s", first.record.configuration, opened.path, ", ".join(names))
+    if members := first.record.mean_of:
+        logger.info(
+            "the weights are the mean of %d trainings: scores on cases of any of them are of seen data", len(members)
+        )
     return Model(first.record, networks, names, opened.path)
 
 

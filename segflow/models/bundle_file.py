@@ -20,7 +20,6 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from segflow.core.errors import UNUSABLE, SegflowError
-from segflow.core.labels_present import LABELS_PRESENT
 from segflow.core.names import check_fold, is_number, shortened
 from segflow.core.run_record import RunRecord
 from segflow.models.trained_fold import Folds, TrainedFold, choose_folds
@@ -29,8 +28,6 @@ from segflow.storage.zip_files import BROKEN, is_zip, open_zip, read_member
 
 FORMAT = 1
 MANIFEST = "bundle.json"
-LISTS_OF_CASES = ("training", "test", "dataset", LABELS_PRESENT)
-"""Keys of dataset.json whose values name cases, and perhaps patients."""
 
 
 def is_bundle(path: Path) -> bool:
@@ -184,6 +181,5 @@ def _public(record: RunRecord) -> dict[str, Any]:
     settings = {"trainer": record.settings["trainer"]} if record.from_nnunet else {}  # it decides how logits are summed
     precision = record.trained_precision
     machine = {} if precision is None else {"precision": precision}  # in which it predicts
-    raw = {key: value for key, value in record.dataset.raw.items() if key not in LISTS_OF_CASES}
-    dataset = replace(record.dataset, raw=raw)
+    dataset = replace(record.dataset, raw=record.dataset.without_cases())
     return replace(record, dataset=dataset, train_cases=(), val_cases=(), settings=settings, machine=machine).to_json()

@@ -45,6 +45,7 @@ def _of_run(run: ReportedRun) -> dict[str, str]:
         "labels": some([labels.name_of(key) for key in labels.foreground_keys], MOST_LABELS),
         "channels": ", ".join(record.dataset.channels),
         "cases scored": str(len(run.summary.cases)),
+        **({"weights": f"mean of {len(record.mean_of)} trainings, seen data for all"} if record.mean_of else {}),
     }
 
 

@@ -88,6 +88,12 @@ def accumulate_crossval(
     numbered = [fold for fold in folds if is_number(fold.fold)]
     folds, waiting = _apart(numbered or folds)
     records = [fold.read_record() for fold in folds]
+    if any(record.mean_of for record in records):
+        raise SegflowError(
+            f"{run} is a mean of weights, which has no cross-validation",
+            found="its members have seen each other's validation cases",
+            fix="Score it on other cases: segflow predict, then segflow evaluate.",
+        )
     cases = _cases_of(folds, records)
     record = _as_validated(folds, records)
     folder = Run(run).crossval()

@@ -58,6 +58,8 @@ def test_ensembles(workspace: Path) -> None:
     ran = run_page("guides/ensembles.md", workspace)
     assert "Combined 2 cases" in ran.output("method=majority")
     assert "liver" in ran.output("evaluate prediction=likely")
+    assert "no cross-validation" in ran.output("action=average")
+    assert "did not start" not in next(r.stderr for c, r in ran.commands if "action=average" in c)
 
 
 def test_a_model_zoo_of_ones_own(workspace: Path) -> None:
