@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from segflow.apps import _datasets, _settings
-from segflow.apps._read_settings import nearest
+from segflow.apps._next import SHIPPED_NETWORK
+from segflow.apps._read_settings import nearest, read
 from segflow.core.command_line import command_line
 from segflow.core.errors import SegflowError
 from segflow.core.run_record import RunRecord
 from segflow.planning.override import override_configuration
+from segflow.planning.planner_settings import PlannerSettings
 from segflow.planning.split_dataset import read_fold
 from segflow.storage.folds import Fold
 from segflow.storage.prepared_dataset import PreparedDataset
@@ -81,7 +83,7 @@ def read_inputs(settings: Train) -> Inputs:
         configuration,
         patch_size=settings.configuration.patch_size,
         batch_size=settings.configuration.batch_size,
-        norm=settings.network.settings.get("norm"),  # a setting of the network that prediction needs
+        **_of_network(settings),
     )
     preprocess = command_line("preprocess", **same, plans=settings.plans, configurations=[configuration])
     store = prepared.arrays(plans.configuration(configuration)).read_index()
@@ -103,6 +105,14 @@ def read_inputs(settings: Train) -> Inputs:
     _check_objective(settings, record)
     run = Run.at(paths.outputs / name / settings.plans, configuration, settings.run_name)
     return Inputs(prepared, record, run.fold(fold.index), preprocess, store)
+
+
+def _of_network(settings: Train) -> dict[str, Any]:
+    """Settings of the network that prediction needs, so that the plans of the run must have them."""
+    options = settings.network.settings
+    planner = options.get("planner") if settings.network.target == SHIPPED_NETWORK else None
+    network = None if planner is None else read(PlannerSettings, planner, "network.planner.")
+    return {"norm": options.get("norm"), "network": network}
 
 
 def _check_objective(settings: Train, record: RunRecord) -> None:

@@ -1,21 +1,26 @@
-"""The shape of a U-Net, and how nnU-Net's plans spell it (recipe 3.11, 8)."""
+"""The shape of a network, and how nnU-Net's plans spell it (recipe 3.11, 8)."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from operator import index
 from typing import Any
 
 from segflow.core.errors import SegflowError
 from segflow.core.names import shortened
+from segflow.core.networks.kind import NetworkKind
+from segflow.core.networks.known import KINDS
 
 NETWORKS = {
     "plain_unet": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
     "residual_unet": "dynamic_network_architectures.architectures.unet.ResidualEncoderUNet",
 }
 """Our name of a network → the class name in nnU-Net's plans. It is only text and never imported."""
+
+OWN_CLASS = "segflow."
+"""Begins the class names of our other networks in plans, such as ``segflow.mednext``. nnU-Net finds no such class."""
 
 MOST_LEVELS, MOST_BLOCKS = 20, 500
 """Limits of a network: no plan comes near them, and a machine still builds such a network in a moment."""
@@ -26,19 +31,21 @@ LARGEST = {"features": 2**15, "kernels": 63, "strides": 2**10, "encoder": 500, "
 
 @dataclass(frozen=True, slots=True)
 class NetworkTopology:
-    """The shape of a U-Net. Level 0 is the finest; spatial tuples follow the plan's axes (z, y, x) or (y, x).
+    """The shape of a network. Level 0 is the finest; spatial tuples follow the plan's axes (z, y, x) or (y, x).
 
     Attributes:
-        network: ``plain_unet`` or ``residual_unet``.
+        network: ``plain_unet``, ``residual_unet``, or the name of one of `KINDS`.
         features: Feature maps of each level.
         kernel_sizes: Kernel of each level.
         strides: Stride on entering each level; all ones at level 0.
-        encoder_blocks: Convolutions (plain) or residual blocks (residual) of each encoder level.
-        decoder_convs: Convolutions of each decoder level, coarsest first; one entry fewer than levels.
+        encoder_blocks: Convolutions (plain), residual blocks (residual) or other blocks of each encoder level.
+        decoder_convs: Convolutions or blocks of each decoder level, coarsest first; one entry fewer than levels.
         conv_bias: Whether convolutions have a bias.
         norm: ``instance`` or ``batch``.
         norm_eps: Number added to the variance.
         negative_slope: Slope of the leaky ReLU below 0.
+        options: Options of one of `KINDS`: name → number, or a tuple of them. Such a network has layers of its own, so
+            that ``conv_bias``, ``norm``, ``norm_eps`` and ``negative_slope`` have their defaults.
     """
 
     network: str
@@ -51,6 +58,7 @@ class NetworkTopology:
     norm: str = "instance"
     norm_eps: float = 1e-5
     negative_slope: float = 0.01
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         levels = len(self.features)
@@ -92,8 +100,29 @@ class NetworkTopology:
             raise SegflowError(
                 "a value of the network topology is not a number", found=f"{self.norm_eps}, {self.negative_slope}"
             )
-        if self.network not in NETWORKS:
-            raise SegflowError("unknown network in the plans", found=self.network, expected=sorted(NETWORKS))
+        self._check_network()
+
+    def _check_network(self) -> None:
+        if self.network not in (*NETWORKS, *KINDS):
+            raise SegflowError(
+                "unknown network in the plans", found=shortened(self.network), expected=sorted([*NETWORKS, *KINDS])
+            )
+        if self.kind is not None:
+            layers = (self.conv_bias, self.norm, self.norm_eps, self.negative_slope)
+            if layers != (True, "instance", 1e-5, 0.01):
+                raise SegflowError(
+                    f"the network '{self.network}' has a normalisation and an activation of its own",
+                    found=f"conv_bias, norm, norm_eps, negative_slope = {layers}",
+                    fix="Leave them out: network.norm=null.",
+                )
+            self.kind.check(self)
+        elif self.options:
+            raise SegflowError(f"the network '{self.network}' has no options", found=shortened(dict(self.options)))
+
+    @property
+    def kind(self) -> NetworkKind | None:
+        """What is known of the network if it is none of nnU-Net's U-Nets."""
+        return KINDS.get(self.network)
 
     @property
     def levels(self) -> int:
@@ -112,6 +141,8 @@ class NetworkTopology:
 
     def size(self, in_channels: int, out_channels: int) -> int:
         """Lower limit of the parameters of such a network's convolutions; a residual block has more than one."""
+        if self.kind is not None:
+            return self.kind.parameters(self, in_channels, out_channels)
         total, before = self.features[0] * out_channels, in_channels
         for width, kernel, count in zip(self.features, self.kernel_sizes, self.encoder_blocks, strict=True):
             total += math.prod(kernel) * width * (before + width * (count - 1))
@@ -132,6 +163,8 @@ class NetworkTopology:
 
     def to_architecture(self) -> dict[str, Any]:
         """The value of the plans' key ``architecture``."""
+        if self.kind is not None:
+            return self._to_own_architecture()
         dims = self.spatial_dims
         norm = {"instance": "instancenorm.InstanceNorm", "batch": "batchnorm.BatchNorm"}[self.norm]
         nonlinearity: dict[str, Any] = {"inplace": True}
@@ -159,6 +192,21 @@ class NetworkTopology:
             "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
         }
 
+    def _to_own_architecture(self) -> dict[str, Any]:
+        return {
+            "network_class_name": OWN_CLASS + self.network,
+            "arch_kwargs": {
+                "n_stages": self.levels,
+                "features_per_stage": list(self.features),
+                "kernel_sizes": [list(k) for k in self.kernel_sizes],
+                "strides": [list(s) for s in self.strides],
+                "n_blocks_per_stage": list(self.encoder_blocks),
+                "n_blocks_per_stage_decoder": list(self.decoder_convs),
+                **{name: list(v) if isinstance(v, tuple) else v for name, v in self.options.items()},
+            },
+            "_kw_requires_import": [],
+        }
+
     @classmethod
     def from_architecture(cls, value: Mapping[str, Any]) -> NetworkTopology:
         """Inverse of `to_architecture`. Class names are looked up in a fixed list and never imported.
@@ -167,6 +215,8 @@ class NetworkTopology:
             SegflowError: The network, normalisation or activation is not one that segflow builds.
         """
         class_name = str(value.get("network_class_name", ""))
+        if class_name.startswith(OWN_CLASS):
+            return cls._from_own_architecture(class_name.removeprefix(OWN_CLASS), dict(value["arch_kwargs"]))
         network = next(
             (ours for ours, theirs in NETWORKS.items() if theirs.split(".")[-1] == class_name.split(".")[-1]), None
         )
@@ -174,7 +224,7 @@ class NetworkTopology:
             raise SegflowError(
                 "the plans name a network that segflow does not build",
                 found=class_name,
-                expected=list(NETWORKS.values()),
+                expected=[*NETWORKS.values(), *(OWN_CLASS + name for name in KINDS)],
             )
         kwargs = dict(value["arch_kwargs"])
         blocks = kwargs.get("n_conv_per_stage", kwargs.get("n_blocks_per_stage"))
@@ -205,6 +255,19 @@ class NetworkTopology:
             norm=norm,
             norm_eps=float((kwargs.get("norm_op_kwargs") or {}).get("eps", 1e-5)),
             negative_slope=float((kwargs.get("nonlin_kwargs") or {}).get("negative_slope", 0.01)),
+        )
+
+    @classmethod
+    def _from_own_architecture(cls, network: str, kwargs: dict[str, Any]) -> NetworkTopology:
+        kwargs.pop("n_stages", None)
+        return cls(
+            network=network,
+            features=_whole(kwargs.pop("features_per_stage")),
+            kernel_sizes=tuple(_whole(k) for k in kwargs.pop("kernel_sizes")),
+            strides=tuple(_whole(s) for s in kwargs.pop("strides")),
+            encoder_blocks=_whole(kwargs.pop("n_blocks_per_stage")),
+            decoder_convs=_whole(kwargs.pop("n_blocks_per_stage_decoder")),
+            options={str(name): tuple(v) if isinstance(v, list) else v for name, v in kwargs.items()},
         )
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from segflow.core.dataset import DatasetDescription
 from segflow.core.errors import SegflowError
 from segflow.core.plans import Plans
+from segflow.core.topology import NETWORKS
 from segflow.models.nnunet_checkpoint import UNNEEDED, read_nnunet_checkpoint, write_nnunet_checkpoint
 from segflow.models.trained_fold import Folds, TrainedFold, choose_folds
 from segflow.storage.json_files import build_as, parse_json, read_json, write_json
@@ -83,10 +84,17 @@ def write_nnunet_model(model: Path, folds: Sequence[TrainedFold]) -> None:
         folds: Weights and records.
 
     Raises:
-        SegflowError: The disk is full.
+        SegflowError: The disk is full, or nnU-Net has no such network.
         OSError, RuntimeError: A file cannot be written for another reason.
     """
     record = folds[0].record
+    network = record.plan.topology.network
+    if network not in NETWORKS:
+        raise SegflowError(
+            f"nnU-Net cannot build the network '{network}' of {folds[0].source}",
+            expected=" or ".join(NETWORKS),
+            fix="Give the model as a bundle (format=segflow), or for any runtime (format=onnx).",
+        )
     write_json(model / "plans.json", record.plans.to_json())
     write_json(model / "dataset.json", record.dataset.for_nnunet())
     for fold in folds:

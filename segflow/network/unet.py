@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 
-from segflow.core.errors import SegflowError
 from segflow.core.topology import NetworkTopology
 from segflow.network.blocks import CONVOLUTION, UPSAMPLING, ConvStack
-from segflow.network.memory_format import channels_last, is_quicker_channels_last
+from segflow.network.segmentation_network import SegmentationNetwork
 
 
 class DecoderStage(nn.Module):
@@ -36,24 +33,14 @@ class DecoderStage(nn.Module):
         return result
 
 
-class UNet(nn.Module):
+class UNet(SegmentationNetwork):
     """A U-Net with a segmentation head on every decoder level.
 
     Args:
         topology: Levels, features, kernels and strides.
         encoder: image → features of every level, finest first.
         out_channels: Channels of the logits.
-        deep_supervision: Coarser levels give logits too.
-        memory_format: Memory format of the features. With ``channels_last`` the image is converted, and every layer
-            keeps the format. With ``contiguous`` it is the format of the image. ``auto`` is channels last where passes
-            are quicker so: on a CPU (`segflow.network.cpu.accelerate`), and on a GPU without gradients.
-
-    Attributes:
-        deep_supervision: May be changed at any time. If true, all decoder levels give logits except the coarsest, whose
-            weight in the loss is 0 (recipe 9.1), so that it is not computed. If false, only the finest does.
-
-    A head that is never computed keeps its initial weights, as in nnU-Net. It does not require a gradient, so that
-    distributed training does not wait for one.
+        deep_supervision, memory_format: See `SegmentationNetwork`.
     """
 
     def __init__(
@@ -64,10 +51,7 @@ class UNet(nn.Module):
         deep_supervision: bool = True,
         memory_format: str = "auto",
     ) -> None:
-        super().__init__()
-        self.topology = topology
-        self.deep_supervision = deep_supervision
-        self.memory_format = memory_format
+        super().__init__(topology, deep_supervision, memory_format)
         self.encoder = encoder
         self.decoder, self.heads = nn.ModuleList(), nn.ModuleList()
         head = CONVOLUTION[topology.spatial_dims]
@@ -76,40 +60,17 @@ class UNet(nn.Module):
             if decoded:
                 self.decoder.append(DecoderStage(topology, level))
             self.heads.append(head(topology.features[level], out_channels, 1))
-        for index, module in enumerate(self.heads):
-            module.requires_grad_(index >= len(self.heads) - self._supervised)
+        self.freeze_unused_heads()
 
-    @property
-    def _supervised(self) -> int:
-        """Number of heads that give logits, from the finest on."""
-        return max(len(self.heads) - 1, 1) if self.deep_supervision else 1
-
-    def forward(self, image: Tensor) -> list[Tensor]:
-        """image (B, C, *patch) → logits (B, K, *patch of the level), finest first.
-
-        Raises:
-            SegflowError: The patch is not divisible by the strides.
-        """
-        _check_patch(image.shape[2:], self.topology.divisor)
-        if self.memory_format == "channels_last" or (self.memory_format == "auto" and is_quicker_channels_last(image)):
-            image = channels_last(image)
-        levels = self.encoder(image)
-        x = levels.pop()
+    def levels(self, image: Tensor) -> list[Tensor]:
+        """image (B, C, *patch) → logits (B, K, *patch of the level), finest first."""
+        features = self.encoder(image)
+        x = features.pop()
         if not self.decoder:
             return [self.heads[0](x)]
         logits: list[Tensor] = []
-        first = len(self.heads) - self._supervised
         for index, (stage, head) in enumerate(zip(self.decoder, self.heads, strict=True)):
-            x = stage(x, levels.pop())
-            if index >= first:
+            x = stage(x, features.pop())
+            if index >= self.first_head:
                 logits.insert(0, head(x))
         return logits
-
-
-def _check_patch(shape: Sequence[int], divisor: Sequence[int]) -> None:
-    if len(shape) != len(divisor) or any(n % d for n, d in zip(shape, divisor, strict=True)):
-        raise SegflowError(
-            "the network cannot take a patch of this shape",
-            found=list(shape),
-            expected=f"{len(divisor)} axes, multiples of {list(divisor)}",
-        )

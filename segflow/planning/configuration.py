@@ -11,9 +11,9 @@ import numpy as np
 from segflow.core.dataset import DatasetDescription
 from segflow.core.errors import SegflowError
 from segflow.core.topology import NetworkTopology
-from segflow.planning.memory import network_size
+from segflow.planning.memory import MemoryMeasure, measure
 from segflow.planning.planner_settings import PlannerSettings
-from segflow.planning.pooling import Pooling, plan_pooling
+from segflow.planning.pooling import Pooling, fixed_pooling, plan_pooling
 from segflow.planning.workings import ConfigurationWorking, TriedPatch
 
 NORMALIZATION_SCHEMES = {
@@ -30,6 +30,9 @@ MASKED_SCHEMES = ("ZScoreNormalization",)
 
 INITIAL_PATCH_VOXELS = {2: 2048**2, 3: 256**3}
 """Volume of the patch that the search starts from, before it is clipped to the median shape."""
+
+FEWEST_LEVELS = 3
+"""No patch is shortened so far that a network beside nnU-Net's U-Nets would have fewer resolutions."""
 
 
 def normalization_scheme(channel: str) -> str:
@@ -62,11 +65,9 @@ def plan_configuration(
     Raises:
         SegflowError: No patch fits the memory target, or the network would need more levels than the settings describe.
     """
-    dims = len(spacing)
-    entries = len(description.labels.entries)
-    pooling, topology, tried = _search_patch(spacing, median_shape, entries, settings)
-    size = tried[-1].outputs
-    batch_size = round(_budget(dims, settings) / size * _reference_batch(dims, settings))
+    sizes = measure(len(spacing), len(description.channels), len(description.labels.entries), settings)
+    pooling, topology, tried = _search_patch(spacing, median_shape, sizes, settings)
+    batch_size = sizes.batch_size(topology, tried[-1].outputs)
     limit = round(dataset_voxels * settings.max_dataset_fraction / float(math.prod(pooling.patch_size)))
     schemes = [normalization_scheme(name) for name in description.channels]
     cropping_matters = median_relative_size < settings.mask_threshold
@@ -74,7 +75,9 @@ def plan_configuration(
         even_patch=_even_patch(spacing),
         first_patch=tuple(_initial_patch(spacing, median_shape)),
         tried=tried,
-        most_outputs=_most_outputs(dims, settings),
+        most_outputs=sizes.most(topology),
+        unit=sizes.unit,
+        samples=sizes.samples,
         batch_by_memory=batch_size,
         batch_by_dataset=limit,
     )
@@ -131,47 +134,49 @@ def build_topology(pooling: Pooling, settings: PlannerSettings) -> NetworkTopolo
             fix="Check the spacings in the fingerprint: one axis is far finer than the others.",
         )
     most = settings.max_features_2d if dims == 2 else settings.max_features_3d
+    encoder_blocks = tuple(settings.encoder_blocks[:levels])
+    decoder_convs = tuple(settings.decoder_convs[: levels - 1])
     return NetworkTopology(
         network=settings.network,
         features=tuple(min(most, settings.base_features * 2**level) for level in range(levels)),
-        kernel_sizes=pooling.kernel_sizes,
+        kernel_sizes=tuple(
+            tuple(1 if size == 1 else settings.kernel_size for size in kernel) for kernel in pooling.kernel_sizes
+        ),
         strides=pooling.strides,
-        encoder_blocks=tuple(settings.encoder_blocks[:levels]),
-        decoder_convs=tuple(settings.decoder_convs[: levels - 1]),
+        encoder_blocks=encoder_blocks,
+        decoder_convs=decoder_convs if settings.decoder_convs else encoder_blocks[-2::-1],
+        options={
+            name: tuple(value[:levels]) if isinstance(value, list) else value
+            for name, value in settings.network_options.items()
+        },
     )
 
 
-def _budget(dims: int, settings: PlannerSettings) -> float:
-    return (settings.reference_size_2d if dims == 2 else settings.reference_size_3d) * settings.budget_factor
+def pool(spacing: Sequence[float], patch_size: Sequence[float], settings: PlannerSettings) -> Pooling:
+    """Strides and kernels for a patch, by the planner's constants.
 
-
-def _reference_batch(dims: int, settings: PlannerSettings) -> int:
-    return settings.reference_batch_size_2d if dims == 2 else settings.reference_batch_size_3d
-
-
-def _most_outputs(dims: int, settings: PlannerSettings) -> float:
-    """Outputs that a patch may have: those with which the reference batch, or a batch of two, fits."""
-    budget = _budget(dims, settings)
-    return budget if settings.fit_reference_batch else budget * _reference_batch(dims, settings) / 2
+    Args:
+        spacing: mm, plan axes.
+        patch_size: Voxels along the same axes.
+        settings: The planner's constants.
+    """
+    if settings.strides is not None:
+        return fixed_pooling(settings.strides, patch_size)
+    return plan_pooling(spacing, patch_size, settings.min_edge_length, settings.max_levels)
 
 
 def _search_patch(
-    spacing: Sequence[float], median_shape: Sequence[float], entries: int, settings: PlannerSettings
+    spacing: Sequence[float], median_shape: Sequence[float], sizes: MemoryMeasure, settings: PlannerSettings
 ) -> tuple[Pooling, NetworkTopology, tuple[TriedPatch, ...]]:
     """Start with a large patch that is about as long in mm along every axis, and shrink it until it fits."""
-    dims = len(spacing)
-    budget, reference_batch = _budget(dims, settings), _reference_batch(dims, settings)
     steps: list[TriedPatch] = []
 
     def measured(patch: Sequence[float]) -> tuple[Pooling, NetworkTopology, int]:
-        pooling = plan_pooling(spacing, patch, settings.min_edge_length)
+        pooling = pool(spacing, patch, settings)
         topology = build_topology(pooling, settings)
-        size = network_size(topology, pooling.patch_size, entries)
+        size = sizes.size(topology, pooling.patch_size)
         steps.append(TriedPatch(pooling.patch_size, pooling.levels, size))
         return pooling, topology, size
-
-    def too_large(size: int) -> bool:
-        return (size if settings.fit_reference_batch else size / reference_batch * 2) > budget
 
     patch = _initial_patch(spacing, median_shape)
     if not min(patch) > 0:
@@ -181,14 +186,17 @@ def _search_patch(
             fix="Check the spacings and shapes in the fingerprint: one axis is far too coarse for its length.",
         )
     pooling, topology, size = measured(patch)
+    fewest = 1 if topology.kind is None else min(pooling.levels, FEWEST_LEVELS)
     tried = set()
-    while too_large(size):
-        if (pooling.patch_size, pooling.divisor) in tried:  # padded to a size tried before: no smaller one is valid
-            raise _no_patch(spacing, pooling.patch_size, settings)
+    while size > sizes.most(topology):
         tried.add((pooling.patch_size, pooling.divisor))
-        pooling, topology, size = measured(_shrunk(pooling, spacing, median_shape, settings))
-    if min(pooling.patch_size) < 1:
-        raise _no_patch(spacing, pooling.patch_size, settings)
+        smaller, its_topology, its_size = measured(_shrunk(pooling, spacing, median_shape, settings))
+        # Padded to a size tried before means that no smaller one is valid.
+        was_tried = (smaller.patch_size, smaller.divisor) in tried
+        if was_tried or min(smaller.patch_size) < 1 or smaller.levels < fewest:
+            need = sizes.gb(topology, pooling.patch_size, sizes.samples)
+            raise _no_patch(spacing, pooling.patch_size, need, settings)
+        pooling, topology, size = smaller, its_topology, its_size
     return pooling, topology, tuple(steps)
 
 
@@ -214,14 +222,17 @@ def _shrunk(
     # A smaller patch may pool less, so that sizes between multiples of the present divisor become valid.
     smaller = list(patch)
     smaller[axis] -= pooling.divisor[axis]
-    patch[axis] -= plan_pooling(spacing, smaller, settings.min_edge_length).divisor[axis]
+    patch[axis] -= pool(spacing, smaller, settings).divisor[axis]
     return patch
 
 
-def _no_patch(spacing: Sequence[float], patch: Sequence[int], settings: PlannerSettings) -> SegflowError:
+def _no_patch(
+    spacing: Sequence[float], patch: Sequence[int], need_gb: float, settings: PlannerSettings
+) -> SegflowError:
     return SegflowError(
         f"no patch at a spacing of {_text(spacing)} mm fits the memory target",
-        found=f"planner.memory_target_gb={settings.memory_target_gb}, smallest patch tried {list(patch)}",
+        found=f"planner.memory_target_gb={settings.memory_target_gb}, and the smallest patch {list(patch)} needs "
+        f"{need_gb:.2g} GB",
         fix="Raise planner.memory_target_gb, or check the spacings and shapes in the fingerprint.",
     )
 

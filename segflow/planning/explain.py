@@ -10,7 +10,7 @@ from segflow.core.dataset import DatasetDescription
 from segflow.core.fingerprint import Fingerprint
 from segflow.core.geometry import invert_axis_order, permute
 from segflow.core.plans import Plans
-from segflow.planning.memory import memory_gb, network_size
+from segflow.planning.memory import measure
 from segflow.planning.planner_settings import PlannerSettings
 from segflow.planning.spacing import resampled_shapes
 
@@ -77,7 +77,7 @@ def report_configurations(
             reports.append(ConfigurationReport(name, reason))
             continue
         plan = plans.configuration(name)
-        size = network_size(plan.topology, plan.patch_size, len(description.labels.entries))
+        sizes = measure(plan.spatial_dims, len(description.channels), len(description.labels.entries), settings)
         disk = 0 if plan.data_identifier in counted else _disk_bytes(plans, plan.spacing, fingerprint, description)
         counted.add(plan.data_identifier)
         reports.append(
@@ -89,7 +89,7 @@ def report_configurations(
                 patch_size=plan.patch_size,
                 batch_size=plan.batch_size,
                 levels=plan.topology.levels,
-                gpu_memory_gb=memory_gb(size, plan.batch_size, plan.spatial_dims, settings),
+                gpu_memory_gb=sizes.gb(plan.topology, plan.patch_size, plan.batch_size),
                 disk_bytes=disk,
             )
         )

@@ -9,6 +9,8 @@ from typing import Any
 
 from segflow.core.errors import SegflowError
 from segflow.core.plans import Plans
+from segflow.planning.configuration import build_topology, pool
+from segflow.planning.planner_settings import PlannerSettings
 
 
 def override_configuration(
@@ -18,8 +20,9 @@ def override_configuration(
     patch_size: Sequence[int] | None = None,
     batch_size: int | None = None,
     norm: str | None = None,
+    network: PlannerSettings | None = None,
 ) -> Plans:
-    """Plans in which one configuration has another patch size, batch size or normalisation layer.
+    """Plans in which one configuration has another patch size, batch size, network or normalisation layer.
 
     Configurations that inherit from it change too, as in nnU-Net.
 
@@ -29,6 +32,7 @@ def override_configuration(
         patch_size: Voxels in plan axes (2 or 3 entries); None keeps the plan's.
         batch_size: Samples of one step; None keeps the plan's.
         norm: ``instance`` or ``batch``; None keeps the plan's.
+        network: Constants of a planner, whose network the configuration gets; None keeps the plan's.
 
     Raises:
         SegflowError: There is no such configuration, or the topology cannot divide the patch; the error names the
@@ -46,8 +50,13 @@ def override_configuration(
         own["patch_size"] = [int(n) for n in patch_size]
     if batch_size is not None:
         own["batch_size"] = int(batch_size)
+    topology = plan.topology
+    if network is not None:
+        topology = build_topology(pool(plan.spacing, own.get("patch_size", plan.patch_size), network), network)
     if norm is not None:
-        own["architecture"] = replace(plan.topology, norm=norm).to_architecture()
+        topology = replace(topology, norm=norm)
+    if norm is not None or network is not None:
+        own["architecture"] = topology.to_architecture()
     result = replace(plans, configurations={**plans.configurations, name: own})
     result.configuration(name).check()
     return result

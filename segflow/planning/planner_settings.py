@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from segflow.core.errors import SegflowError
 from segflow.core.names import safe_name
+from segflow.core.networks.known import KINDS
 from segflow.core.topology import NETWORKS
 
 RESAMPLING_CHOICES = ("spline", "torch", "torch_separate_z", "none")
@@ -41,7 +43,9 @@ class PlannerSettings:
         planner_name: nnU-Net's name of the planner with these constants.
         shared_data_name: Name of the plans whose arrays ``2d`` and ``3d_fullres`` share. Not used if the target spacing
             or the axis order is overridden, since the arrays would differ.
-        network: ``plain_unet`` or ``residual_unet``.
+        network: ``plain_unet``, ``residual_unet``, or the name of another network that segflow ships.
+        network_options: Options of another network than these two, by name: a number, or one for each level, finest
+            first, of which a network of fewer levels takes the first.
         memory_target_gb: GPU memory to plan for.
         reference_memory_gb: GPU memory that the reference sizes correspond to.
         reference_size_3d, reference_size_2d: Network size that fits the reference memory.
@@ -51,10 +55,15 @@ class PlannerSettings:
             same.
         max_dataset_fraction: Share of the dataset's voxels that one batch may cover.
         min_edge_length: Pooling makes no axis of a feature map shorter than this, in voxels.
+        max_levels: Resolutions of the network at most; null does not limit them.
+        strides: Stride on entering each level, finest first, along all axes; null pools by spacing and patch.
+        kernel_size: Kernel along an axis, unless the axis is coarse and gets a kernel of 1.
         base_features: Feature maps of level 0; each further level has twice as many.
         max_features_3d, max_features_2d: Upper limit of feature maps.
-        encoder_blocks: Convolutions (plain) or residual blocks (residual) of each encoder level, finest first.
-        decoder_convs: Convolutions of each decoder level, coarsest first.
+        encoder_blocks: Convolutions (plain), residual blocks (residual) or other blocks of each encoder level, finest
+            first.
+        decoder_convs: Convolutions or blocks of each decoder level, coarsest first; an empty list takes the encoder's
+            number at each level.
         anisotropy_threshold: Ratio of spacings, and of voxel counts, beyond which an axis counts as coarse.
         coarse_axis_percentile: Percentile over cases that gives the target spacing of a coarse axis.
         mask_threshold: Normalisation uses the non-zero mask if cropping leaves less than this share of voxels.
@@ -74,6 +83,7 @@ class PlannerSettings:
     planner_name: str = "ExperimentPlanner"
     shared_data_name: str | None = None
     network: str = "plain_unet"
+    network_options: dict[str, Any] = field(default_factory=dict)
     memory_target_gb: float = 8.0
     reference_memory_gb: float = 8.0
     reference_size_3d: int = 560_000_000
@@ -84,6 +94,9 @@ class PlannerSettings:
     fit_reference_batch: bool = False
     max_dataset_fraction: float = 0.05
     min_edge_length: int = 4
+    max_levels: int | None = None
+    strides: list[int] | None = None
+    kernel_size: int = 3
     base_features: int = 32
     max_features_3d: int = 320
     max_features_2d: int = 512
@@ -102,20 +115,36 @@ class PlannerSettings:
     overrides: dict[str, ConfigurationOverride] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.network not in NETWORKS:
-            raise SegflowError("unknown planner.network", found=repr(self.network), expected=" or ".join(NETWORKS))
+        known = [*NETWORKS, *KINDS]
+        if self.network not in known:
+            raise SegflowError("unknown planner.network", found=repr(self.network), expected=", ".join(known))
+        if self.network in KINDS:
+            KINDS[self.network].check_names(self.network_options)
+        elif self.network_options:
+            raise SegflowError(
+                f"planner.network={self.network} has no options",
+                found=f"planner.network_options={self.network_options}",
+            )
         if self.resampling not in RESAMPLING_CHOICES:
             raise SegflowError(
                 "unknown planner.resampling", found=repr(self.resampling), expected=", ".join(RESAMPLING_CHOICES)
             )
         safe_name(self.plans_name, "planner.plans_name")
-        if not self.encoder_blocks or len(self.decoder_convs) < len(self.encoder_blocks) - 1:
+        if not self.encoder_blocks or 0 < len(self.decoder_convs) < len(self.encoder_blocks) - 1:
             raise SegflowError(
-                "planner.decoder_convs must have at most one entry fewer than planner.encoder_blocks",
+                "planner.decoder_convs must have at most one entry fewer than planner.encoder_blocks, or be empty",
                 found=f"{len(self.decoder_convs)} and {len(self.encoder_blocks)}",
             )
         for name in ("min_batch_size", "min_edge_length", "base_features", "max_features_3d", "max_features_2d"):
             _at_least(name, getattr(self, name), 1)
+        if self.max_levels is not None:
+            _at_least("max_levels", self.max_levels, 1)
+        if self.kernel_size < 1 or self.kernel_size % 2 == 0:
+            raise SegflowError("planner.kernel_size must be an odd number", found=self.kernel_size)
+        if self.strides is not None and (self.strides[:1] != [1] or min(self.strides) < 1):
+            raise SegflowError(
+                "planner.strides must have one number for each level, of which the first is 1", found=self.strides
+            )
         for name in (
             "memory_target_gb",
             "reference_memory_gb",

@@ -160,7 +160,7 @@ def _parent(planned: PlannedDataset, name: str) -> str:
 
 def _patch(planned: PlannedDataset, plan: ConfigurationPlan, working: ConfigurationWorking) -> str:
     """The search for the patch."""
-    dims, tried = plan.spatial_dims, working.tried
+    tried = working.tried
     shown = [*tried[:_TRIED_SHOWN], tried[-1]] if len(tried) > _TRIED_SHOWN + 1 else tried
     rows = [
         [
@@ -173,17 +173,14 @@ def _patch(planned: PlannedDataset, plan: ConfigurationPlan, working: Configurat
     ]
     if len(shown) < len(tried):
         rows.insert(_TRIED_SHOWN, [f"… {len(tried) - len(shown)} more", "", "", "too large"])
-    settings = planned.settings
-    reference = settings.reference_batch_size_2d if dims == 2 else settings.reference_batch_size_3d
-    samples = reference if settings.fit_reference_batch else 2
     text = (
         f"Patch: the search starts from {_times(working.even_patch)} voxels, which are as long in mm along each axis, "
         f"cut to the median case: {_times(working.first_patch)}. The axis that covers most of the median case is "
-        f"shortened until the network's convolutions have at most {working.most_outputs / 1e6:.1f} million outputs for "
-        f"one patch. So many fit with a batch of {samples} into {settings.memory_target_gb:g} GB "
+        f"shortened until the network has at most {working.most_outputs / 1e6:.1f} million {working.unit} for "
+        f"one patch. So many fit with a batch of {working.samples} into {planned.settings.memory_target_gb:g} GB "
         "(`planner.memory_target_gb`)."
     )
-    table = _table(["patch", "levels", "outputs [million]", ""], rows)
+    table = _table(["patch", "levels", f"{working.unit} [million]", ""], rows)
     if plan.patch_size != tried[-1].patch_size:
         table += f"\n\nThen `planner.overrides` set the patch to {_times(plan.patch_size)}."
     return f"{text}\n\n{table}"
@@ -208,10 +205,15 @@ def _network(plan: ConfigurationPlan) -> str:
         cells = (_times(shape), _times(spacing), _times(topology.kernel_sizes[level]), topology.features[level])
         rows.append([str(level), _times(stride), *map(str, cells)])
     header = ["level", "stride", "feature maps", "spacing [mm]", "kernel", "features"]
+    options = "".join(f", {name} {_text_of(value)}" for name, value in topology.options.items())
     return (
-        f"Network: `{topology.network}` with {topology.levels} levels. The finest axes are halved first, together with "
-        f"those that are less than twice as coarse.\n\n{_table(header, rows)}"
+        f"Network: `{topology.network}` with {topology.levels} levels{options}. The finest axes are halved first, "
+        f"together with those that are less than twice as coarse.\n\n{_table(header, rows)}"
     )
+
+
+def _text_of(option: object) -> str:
+    return " ".join(map(str, option)) if isinstance(option, tuple) else str(option)
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -33,7 +33,7 @@ class TriedPatch:
     Attributes:
         patch_size: Voxels, plan axes.
         levels: Resolutions of the network that the patch allows.
-        outputs: Outputs of all its convolutions for one sample.
+        outputs: Size of the network for one sample: outputs of all its convolutions, or what ``unit`` says.
     """
 
     patch_size: tuple[int, ...]
@@ -49,9 +49,11 @@ class ConfigurationWorking:
         even_patch: Voxels of the patch that is about as long in mm along each axis, plan axes.
         first_patch: The same, cut to the median case.
         tried: Patches in the order of the search; the last one fits.
-        most_outputs: Outputs that a patch may have.
+        most_outputs: The size that a patch may have.
         batch_by_memory: Samples that the memory target allows.
         batch_by_dataset: Samples that ``max_dataset_fraction`` allows.
+        unit: What sizes count, in words.
+        samples: Samples with which a patch must fit the memory target.
     """
 
     even_patch: tuple[int, ...]
@@ -60,6 +62,8 @@ class ConfigurationWorking:
     most_outputs: float
     batch_by_memory: int
     batch_by_dataset: int
+    unit: str
+    samples: int
 
 
 @dataclass(frozen=True, slots=True)

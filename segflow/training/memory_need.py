@@ -8,16 +8,13 @@ import pytorch_lightning as pl
 
 from segflow.core.errors import SegflowError
 from segflow.execution.machine import RAISE_THE_LIMIT, check_room, memory_limit
-from segflow.network.unet import UNet
-from segflow.planning.memory import network_size
+from segflow.network.build import build_network
+from segflow.planning.memory import kept_values
 from segflow.training.loader import choose_workers
 from segflow.training.memory_shortage import settings_for_another_run
 from segflow.training.module import SegmentationModule
 from segflow.training.training_job import TrainingJob
 
-KEPT_PER_OUTPUT = 2.3
-"""Numbers that a training step on a CPU keeps for each output of a convolution: what the norm and the convolution need
-for the gradient, and the gradient of the layer in work. Measured on plain U-Nets of 30 MB to 1.2 GB of outputs."""
 OF_WEIGHTS = 2
 """Numbers for each weight beside the weight: its gradient, and the optimizer's momentum."""
 LATER_LIBRARIES = 100 * 2**20
@@ -47,9 +44,11 @@ def check_memory(job: TrainingJob, trainer: pl.Trainer, module: SegmentationModu
     workers = choose_workers(job.settings.num_workers, on_gpu=not on_cpu, processes=max(1, trainer.num_devices))
     batch = 4 * share * math.prod(plan.patch_size) * (job.record.in_channels + 1)
     wanted = LATER_LIBRARIES + workers * (WORKER_BYTES + BATCHES_OF_WORKER * batch)
-    if on_cpu and isinstance(module.network, UNet):
-        size = network_size(plan.topology, plan.patch_size, job.record.dataset.labels.num_outputs)
-        wanted += int(4 * (KEPT_PER_OUTPUT * size * share + OF_WEIGHTS * weights))
+    build = job.parts.network
+    if on_cpu and getattr(build, "func", build) is build_network:  # of a user's own network it is not known
+        outputs = job.record.dataset.labels.num_outputs
+        kept = kept_values(plan.topology, plan.patch_size, job.record.in_channels, outputs)
+        wanted += 4 * (kept * share + OF_WEIGHTS * weights)
     patch = "×".join(str(n) for n in plan.patch_size)
     found = f"batch {share} of {job.record.in_channels}×{patch}, {weights / 1e6:.1f} M weights, {workers} data workers"
     try:

@@ -16,7 +16,7 @@ from segflow.core.configuration_plan import ConfigurationPlan
 from segflow.core.errors import SegflowError
 from segflow.network.device_memory import give_back, is_of_main_memory, is_out_of_memory
 from segflow.network.precision import FLOAT16, has_precision
-from segflow.planning.memory import memory_gb, network_size
+from segflow.planning.memory import measure
 from segflow.planning.planner_settings import PlannerSettings
 from segflow.training.training_job import TrainingJob
 
@@ -57,7 +57,7 @@ def _shortage(error: Exception, job: TrainingJob, trainer: pl.Trainer) -> Segflo
     if not in_main_memory and (same_run := _for_this_run(job, trainer, share)):
         advice.append(f"With these, the same command goes on where it ended: {', '.join(same_run)}.")
     advice.append(f"With a run_name of its own: {', '.join(settings_for_another_run(plan, share))}.")
-    smaller = max(_SMALLER * _planned_gb(plan, job.record.dataset.labels.num_outputs), 0.1)
+    smaller = max(_SMALLER * _planned_gb(job), 0.1)
     planning = f"planner.memory_target_gb={smaller:.1f} planner.plans_name=smaller"
     advice.append(f"Or plan with {planning}, then preprocess and train with plans=smaller.")
     return SegflowError(
@@ -106,7 +106,9 @@ def settings_for_another_run(plan: ConfigurationPlan, share: int) -> list[str]:
     return settings
 
 
-def _planned_gb(plan: ConfigurationPlan, outputs: int) -> float:
-    """The planner's estimate of the memory, by the constants of nnU-Net's default planner."""
-    size = network_size(plan.topology, plan.patch_size, outputs)
-    return memory_gb(size, plan.batch_size, plan.spatial_dims, PlannerSettings())
+def _planned_gb(job: TrainingJob) -> float:
+    """The planner's estimate of the memory, by the constants of the default planner."""
+    record, plan = job.record, job.record.plan
+    settings = PlannerSettings(network=plan.topology.network)
+    sizes = measure(plan.spatial_dims, record.in_channels, record.dataset.labels.num_outputs, settings)
+    return sizes.gb(plan.topology, plan.patch_size, plan.batch_size)

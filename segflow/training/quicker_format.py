@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from segflow.network.device_memory import give_back, is_out_of_memory
-from segflow.network.unet import UNet
+from segflow.network.segmentation_network import SegmentationNetwork
 from segflow.training.step_time import NetworkStep
 
 logger = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ def take_quicker_format(network: nn.Module, step: NetworkStep) -> bool:
     Returns:
         Whether the network now runs in channels-last memory because of this.
     """
-    if not isinstance(network, UNet) or network.memory_format != "auto" or step.device.type != "cuda":
+    if not isinstance(network, SegmentationNetwork) or network.memory_format != "auto" or step.device.type != "cuda":
         return False
     if torch.are_deterministic_algorithms_enabled():
         return False

@@ -15,6 +15,13 @@ def test_a_network_of_ones_own(workspace: Path) -> None:
     assert list((workspace / "monai").glob("*.nii.gz"))
 
 
+def test_networks_that_segflow_ships(workspace: Path) -> None:
+    run_page("guides/networks.md", workspace)
+    assert list((workspace / "mednext").glob("*.nii.gz"))
+    assert list((workspace / "pocket").glob("*.nii.gz"))
+    assert (workspace / "pocket.segflow").is_file()
+
+
 def test_a_loss_of_ones_own(workspace: Path) -> None:
     run_page("guides/own_loss.md", workspace)
     assert (workspace / RUNS / "focal" / "fold_0" / "finished.json").is_file()

@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 
+from segflow.apps import _edge
 from segflow.core.labels import Labels
 from segflow.core.topology import NetworkTopology
 
@@ -37,10 +38,10 @@ def _target(file: Path) -> tuple[Callable[..., Any], dict[str, Any]]:
     return getattr(importlib.import_module(module), name), options
 
 
-@pytest.mark.parametrize("file", _options("network"), ids=lambda file: file.stem)
-def test_network(file: Path) -> None:
-    build, options = _target(file)
-    network = build(PLAN, 1, LABELS.num_outputs, True, **options)
+@pytest.mark.parametrize("option", [file.stem for file in _options("network")])
+def test_network(option: str) -> None:
+    build = _edge.compose("train", f"network={option}").network.build()
+    network = build(PLAN, 1, LABELS.num_outputs, True)
     assert network(torch.zeros(2, 1, 8, 8))[0].shape == (2, 2, 8, 8)
 
 

@@ -9,6 +9,7 @@ from torch import nn
 from segflow.network.blocks import ConvBlock
 from segflow.network.cpu import layers
 from segflow.network.norms import InstanceNorm2d, InstanceNorm3d
+from segflow.network.segmentation_network import SegmentationNetwork
 from segflow.network.unet import UNet
 
 _QUICK: dict[type[nn.Module], type[nn.Module]] = {
@@ -41,8 +42,8 @@ def accelerate(network: nn.Module) -> nn.Module:
     too. Subclasses, parametrized layers and compiled modules are left alone. In other types than float32, on other
     devices, under autocast, compiled, traced or exported, the faster layers compute as torch's own.
 
-    A `UNet` with ``memory_format`` ``auto`` converts its image to channels-last memory. A user's own network keeps its
-    format. The faster layers have no second derivatives.
+    A `UNet` with ``memory_format`` ``auto`` converts its image to channels-last memory. Other networks keep its format.
+    The faster layers have no second derivatives.
 
     Args:
         network: The network, changed in place. It may already be accelerated.
@@ -50,7 +51,7 @@ def accelerate(network: nn.Module) -> nn.Module:
     Returns:
         The network.
     """
-    heads = {head for module in _modules(network) if isinstance(module, UNet) for head in module.heads}
+    heads = {head for module in _modules(network) if isinstance(module, SegmentationNetwork) for head in module.heads}
     for module in _modules(network):
         quick = (_QUICK_HEADS if module in heads else _QUICK).get(type(module))
         if quick is not None and "forward" not in vars(module):

@@ -199,7 +199,7 @@ class ChannelsLastUNet(UNet):
     """A U-Net that runs in channels-last memory, unless ``memory_format`` says otherwise."""
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        """See `UNet.forward`."""
+        """image (B, C, *patch) → logits (B, K, *patch of the level), finest first."""
         if self.memory_format == "auto" and image.ndim == 2 + self.topology.spatial_dims and is_quick_with(image):
             image = channels_last(image)
         return super().forward(image)

@@ -20,7 +20,7 @@ from torch import nn
 from torch.nn.modules import module as torch_module
 
 from segflow.execution.machine import memory_bytes
-from segflow.network.unet import UNet
+from segflow.network.segmentation_network import SegmentationNetwork
 
 Result = TypeVar("Result")
 
@@ -46,10 +46,10 @@ def passes_that_fit(networks: Sequence[nn.Module], shape: Sequence[int]) -> int:
     """
     largest = 0
     for network in networks:
-        if not isinstance(network, UNet) or not keeps_nothing(network):
+        if not isinstance(network, SegmentationNetwork) or not keeps_nothing(network):
             return 1
         outputs = len(next(network.heads[-1].parameters()))
-        values = VALUES_PER_FEATURE * network.topology.features[0] + _VALUES_PER_OUTPUT * outputs + shape[1]
+        values = VALUES_PER_FEATURE * network.widest + _VALUES_PER_OUTPUT * outputs + shape[1]
         largest = max(largest, values)
     voxels = shape[0] * torch.Size(shape[2:]).numel()
     return max(1, int(memory_bytes() * _SHARE_OF_MEMORY) // max(4 * largest * voxels, 1))

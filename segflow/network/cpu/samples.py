@@ -15,7 +15,7 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from segflow.network.cpu.passes import in_order, keeps_nothing, shared
 from segflow.network.levels import logits_of_levels
-from segflow.network.unet import UNet
+from segflow.network.segmentation_network import SegmentationNetwork
 
 _LARGE_SAMPLE = 2**16
 """Voxels of a sample that is worth the fixed cost of a part of its own."""
@@ -31,7 +31,7 @@ def logits_side_by_side(network: nn.Module, image: Tensor) -> list[Tensor]:
     the whole batch. There are no second derivatives.
 
     Args:
-        network: Image → logits, as `UNet`.
+        network: Image → logits, as `SegmentationNetwork`.
         image: float (B, C, *patch).
 
     Returns:
@@ -73,7 +73,7 @@ def divided(samples: int, voxels: int, threads: int) -> list[list[slice]]:
 
 def _is_divisible(network: nn.Module, image: Tensor) -> bool:
     """Whether the parts of a batch give the batch's result, with no effect beside it."""
-    if not isinstance(network, UNet) or image.requires_grad or torch.is_autocast_enabled("cpu"):
+    if not isinstance(network, SegmentationNetwork) or image.requires_grad or torch.is_autocast_enabled("cpu"):
         return False
     depends = any(isinstance(module, (_BatchNorm, _DropoutNd, nn.RReLU)) for module in network.modules())
     return not depends and next(network.buffers(), None) is None and keeps_nothing(network)

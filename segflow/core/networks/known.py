@@ -1,0 +1,9 @@
+"""The networks that segflow ships beside nnU-Net's U-Nets."""
+
+from __future__ import annotations
+
+from segflow.core.networks.kind import NetworkKind
+from segflow.core.networks.mednext_kind import MedNeXtKind
+
+KINDS: dict[str, NetworkKind] = {kind.name: kind for kind in (MedNeXtKind(),)}
+"""Name in plans → what is known of the network. `segflow.network.build.SHIPPED` has the class of each."""
