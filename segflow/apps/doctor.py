@@ -65,7 +65,7 @@ def run(settings: Doctor) -> None:
     A missing dataset is made or downloaded, if its source says how.
     """
     dataset = _datasets.announce(settings, "doctor")
-    from segflow.core.label_meaning import label_meaning
+    from segflow.core.label_meaning import what_cases_lack
     from segflow.execution.machine import processor_count
     from segflow.storage.case_files import discover
     from segflow.storage.images import reader_of
@@ -75,7 +75,7 @@ def run(settings: Doctor) -> None:
         raw = _datasets.raw_folder(dataset, settings.paths, make=True, progress=progress)
         description = read_description(raw)
         cases = discover(raw, description).cases
-        for told in label_meaning(description, [case.case_id for case in cases]):
+        for told in what_cases_lack(description, cases):
             log.info("%s", told)
         reader = reader_of((case.images[0] for case in cases), description.file_ending, description.reader)
         processes = processor_count() if settings.processes is None else settings.processes

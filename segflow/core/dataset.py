@@ -9,6 +9,7 @@ from typing import Any
 from segflow.core.errors import SegflowError
 from segflow.core.labels import Labels
 from segflow.core.labels_present import LABELS_PRESENT, read_labels_present
+from segflow.core.missing_channels import ALLOW_MISSING
 from segflow.core.names import safe_ending, shortened
 
 MOST_CHANNELS = 10_000
@@ -60,6 +61,11 @@ class DatasetDescription:
         return self.own_label_ending or self.file_ending
 
     @property
+    def allows_missing_channels(self) -> bool:
+        """Whether training cases may lack channels."""
+        return bool(self.raw.get(ALLOW_MISSING, False))
+
+    @property
     def groups(self) -> dict[str, str]:
         """Case → its group, such as a patient, for cases of dataset.json's list that have one.
 
@@ -95,6 +101,8 @@ class DatasetDescription:
         count = keys["numTraining"]
         if isinstance(count, bool) or not isinstance(count, int) or count < 0:
             raise SegflowError("'numTraining' must be a whole number", found=shortened(count))
+        if not isinstance(keys.get(ALLOW_MISSING, False), bool):
+            raise SegflowError(f"'{ALLOW_MISSING}' must be true or false", found=shortened(keys[ALLOW_MISSING]))
         reader = keys.get("overwrite_image_reader_writer")
         labels = Labels.from_json(keys["labels"], keys.get("regions_class_order"), keys.get("label_values"))
         return cls(

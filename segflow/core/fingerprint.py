@@ -51,7 +51,7 @@ class CaseMeasurement:
         shape_cropped: Voxels along z, y, x after cropping to non-zero, original axis order.
         spacing: mm along z, y, x, original axis order.
         relative_size: Voxels after cropping divided by voxels before.
-        intensities: One sample per channel.
+        intensities: One sample per channel, which is empty if the channel is missing.
         facts: What a new image is compared with.
         absurd: Why the image's values cannot be measurements, in one clause; None if they can.
     """
@@ -63,6 +63,11 @@ class CaseMeasurement:
     intensities: tuple[IntensitySample, ...]
     facts: ImageFacts
     absurd: str | None = None
+
+    @property
+    def has_foreground(self) -> bool:
+        """Whether an intensity was drawn from the foreground of any channel."""
+        return any(sample.counts.size for sample in self.intensities)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,23 +1,30 @@
-"""What the labels of a dataset.json mean, told to people."""
+"""What the labels of a dataset.json mean, and what cases lack, told to people."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from segflow.core.case import CaseFiles
 from segflow.core.dataset import DatasetDescription
 from segflow.core.label_rules import IGNORE
 from segflow.core.labels import Labels
+from segflow.core.missing_channels import missing_told
 from segflow.core.wording import some
 
 
-def label_meaning(description: DatasetDescription, case_ids: Sequence[str] = ()) -> list[str]:
-    """What goes beyond consecutive labels, and regions with an order: one sentence for each kind.
+def what_cases_lack(description: DatasetDescription, cases: Sequence[CaseFiles]) -> list[str]:
+    """What the labels mean, and which of the training cases lack labels or channels: one sentence for each kind."""
+    missing = missing_told({case.case_id: case.missing for case in cases}, description.channels)
+    return [
+        *label_meaning(description),
+        *_partly_labelled(description.labels, [case.case_id for case in cases]),
+        *missing,
+    ]
 
-    Args:
-        description: The dataset.
-        case_ids: Its training cases, to tell which lack labels.
-    """
-    labels, told = description.labels, _partly_labelled(description.labels, case_ids)
+
+def label_meaning(description: DatasetDescription) -> list[str]:
+    """What goes beyond consecutive labels, and regions with an order: one sentence for each kind."""
+    labels, told = description.labels, []
     if merged := _merged(labels):
         told.append(f"lists of values that share none are classes, not regions: {'; '.join(merged)}")
     if labels.values:

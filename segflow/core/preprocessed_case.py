@@ -115,6 +115,7 @@ class PreprocessedCase:
         spatial: How it got here from image space.
         foreground_locations: Label or region → int32 (n, 3) voxels (z, y, x) of the plan-space label, drawn by recipe
             4.4. With an ignore label, the key (-1, 0, 1, …, highest label) holds annotated voxels.
+        missing: Numbers of the channels that are missing, which are 0.
     """
 
     case_id: str
@@ -122,6 +123,7 @@ class PreprocessedCase:
     label: np.ndarray | None
     spatial: SpatialRecord
     foreground_locations: Mapping[LabelKey, np.ndarray] = field(default_factory=dict)
+    missing: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,9 +136,11 @@ class PreprocessedSources:
             soon are not made again.
         label: int16 (Z, Y, X) with -1 outside the non-zero mask; None for a case without a label.
         spatial: How it got here from image space.
+        missing: Numbers of the channels that are missing, which are 0.
     """
 
     case_id: str
     image: VoxelSource
     label: LabelSource | None
     spatial: SpatialRecord
+    missing: tuple[int, ...] = ()

@@ -9,6 +9,7 @@ from typing import Any
 from segflow.core.configuration_plan import ConfigurationPlan
 from segflow.core.dataset import DatasetDescription
 from segflow.core.errors import SegflowError
+from segflow.core.missing_channels import MISSING_CHANNELS, MissingChannels
 from segflow.core.names import check_fold, safe_name, safe_names, shortened
 from segflow.core.plans import Plans
 from segflow.core.training_images import TRAINING_IMAGES, TrainingImages
@@ -34,6 +35,7 @@ class RunRecord:
         images: What new images are compared with at prediction; None if it is not known, as for models of nnU-Net.
         mean_of: The folds whose mean of weights this is, each with its run, fold and a digest of its weights. Empty for
             weights that were trained. A mean has seen the validation cases of all of them.
+        missing: How it was trained for images that lack channels; None if it was not.
     """
 
     dataset: DatasetDescription
@@ -48,6 +50,7 @@ class RunRecord:
     machine: Mapping[str, Any] = field(default_factory=dict)
     images: TrainingImages | None = None
     mean_of: tuple[Mapping[str, Any], ...] = ()
+    missing: MissingChannels | None = None
 
     def __post_init__(self) -> None:
         safe_name(self.dataset.name, "the name of the dataset")
@@ -90,9 +93,18 @@ class RunRecord:
 
     @property
     def in_channels(self) -> int:
-        """Input channels of the network: the image's, and one per foreground label of a previous stage."""
+        """Input channels of the network: the image's, one per foreground label of a previous stage, and the mask.
+
+        The mask has one for each channel of the image; see `MissingChannels`.
+        """
         extra = len(self.dataset.labels.foreground_labels) if self.plan.previous_stage else 0
-        return len(self.dataset.channels) + extra
+        mask = len(self.dataset.channels) if self.has_channel_mask else 0
+        return len(self.dataset.channels) + extra + mask
+
+    @property
+    def has_channel_mask(self) -> bool:
+        """Whether the network is told which channels of an image are there."""
+        return self.missing is not None and self.missing.mask
 
     @property
     def from_nnunet(self) -> bool:
@@ -124,6 +136,7 @@ class RunRecord:
             **({"machine": dict(self.machine)} if self.machine else {}),
             **({} if self.images is None else {TRAINING_IMAGES: self.images.to_json()}),
             **({"mean_of": [dict(member) for member in self.mean_of]} if self.mean_of else {}),
+            **({} if self.missing is None else {MISSING_CHANNELS: self.missing.to_json()}),
         }
 
     @classmethod
@@ -133,8 +146,10 @@ class RunRecord:
         Raises:
             SegflowError: A value cannot be used, or values do not fit together; see `check`.
         """
+        dataset = DatasetDescription.from_json(value["dataset_name"], value["dataset"])
+        missing = value.get(MISSING_CHANNELS)
         record = cls(
-            dataset=DatasetDescription.from_json(value["dataset_name"], value["dataset"]),
+            dataset=dataset,
             plans=Plans.from_json(value["plans"]),
             configuration=value["configuration"],
             fold=value["fold"],
@@ -146,6 +161,7 @@ class RunRecord:
             machine=dict(value.get("machine", {})),
             images=TrainingImages.from_json(value[TRAINING_IMAGES]) if TRAINING_IMAGES in value else None,
             mean_of=tuple(dict(member) for member in value.get("mean_of", ())),
+            missing=None if missing is None else MissingChannels.from_json(missing, len(dataset.channels)),
         )
         record.check()
         return record

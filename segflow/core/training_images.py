@@ -30,6 +30,9 @@ MOST_PAIRED = 8
 MOST_SPREAD = 80.0
 """Decimal logarithms of spreads lie below: float32 holds no larger values."""
 
+UNKNOWN = 1e9
+"""End of a range that is not known, in either direction."""
+
 USUAL_SHARE = 0.5
 """Share of the training images that an orientation needs, so that others are turned to it."""
 
@@ -48,7 +51,7 @@ class ImageFacts:
         shape: Voxels along z, y, x.
         spacing: mm along z, y, x.
         orientation: Directions in which x, y and z grow, such as ``RAS``; None if it is oblique or not known.
-        quantiles: The `PERCENTS` of each channel, as `sample_quantiles` gives them.
+        quantiles: The `PERCENTS` of each channel, as `sample_quantiles` gives them; NaN for one that is missing.
     """
 
     shape: tuple[int, ...]
@@ -74,11 +77,13 @@ class Features:
 
     @classmethod
     def of(cls, quantiles: np.ndarray) -> Features:
-        """From the quantiles (C, Q) of an image."""
+        """From the quantiles (C, Q) of an image. Those of a missing channel are NaN, and so is all that follows."""
         width = quantiles[:, -1] - quantiles[:, 0]
         with np.errstate(divide="ignore", invalid="ignore"):
             spread = np.log10(width)
-            position = np.where(width[:, None] > 0, quantiles / width[:, None], 0.0)
+            position = np.where(
+                width[:, None] > 0, quantiles / width[:, None], np.where(np.isnan(quantiles), np.nan, 0.0)
+            )
         pairs = [_pair(quantiles, width, a, b) for a, b in pairs_of(len(quantiles))]
         return cls(spread, position, np.array(pairs, np.float64).reshape(-1, 4))
 
@@ -89,6 +94,8 @@ def pairs_of(channels: int) -> list[tuple[int, int]]:
 
 
 def _pair(quantiles: np.ndarray, width: np.ndarray, a: int, b: int) -> list[float]:
+    if np.isnan(width[a]) or np.isnan(width[b]):
+        return [np.nan] * 4
     wider = max(width[a], width[b])
     if not min(width[a], width[b]) > 0:
         return [0.0] * 4
@@ -205,7 +212,12 @@ _RANGES = ("spacing", "shape", "quantiles", "spread", "position", "pairs")
 
 def _range(values: Sequence[np.ndarray]) -> Range:
     stacked = np.stack(values)
-    return stacked.min(0), stacked.max(0)
+    known = ~np.isnan(stacked)
+    if known.all():
+        return stacked.min(0), stacked.max(0)
+    low, high = np.where(known, stacked, np.inf).min(0), np.where(known, stacked, -np.inf).max(0)
+    unknown = ~known.any(0)  # such as of two channels that no image has together: nothing lies beyond
+    return np.where(unknown, -UNKNOWN, low), np.where(unknown, UNKNOWN, high)
 
 
 def _plain(values: np.ndarray) -> list[Any]:
@@ -257,3 +269,8 @@ def image_quantiles(image: np.ndarray) -> tuple[tuple[float, ...], ...]:
     """The quantiles of each channel of an image (C, Z, Y, X)."""
     step = sample_step(image.shape[1:])
     return tuple(sample_quantiles(channel.reshape(-1)[::step]) for channel in image)
+
+
+def without_missing(quantiles: Sequence[tuple[float, ...]], missing: Sequence[int]) -> tuple[tuple[float, ...], ...]:
+    """Quantiles of an image's channels, NaN for those that are missing."""
+    return tuple((math.nan,) * len(own) if number in missing else own for number, own in enumerate(quantiles))

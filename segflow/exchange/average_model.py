@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from segflow.core.errors import SegflowError
+from segflow.core.missing_channels import missing_in_all
 from segflow.core.run_record import RunRecord
 from segflow.core.wording import some
 from segflow.exchange.export_model import read_with_stages, refuse_existing, write_model
@@ -65,6 +66,7 @@ def average_models(
         fold=ALL_CASES,
         train_cases=tuple(sorted({case for m in members for case in (*m.record.train_cases, *m.record.val_cases)})),
         val_cases=(),
+        missing=missing_in_all([member.record.missing for member in members]),
         mean_of=tuple(_described(member) for member in members),
     )
     weights = mean_weights([member.weights for member in members])

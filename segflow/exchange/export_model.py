@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from segflow.core.errors import SegflowError
+from segflow.core.missing_channels import names_of_missing
+from segflow.core.run_record import RunRecord
 from segflow.core.system_errors import system_error
 from segflow.exchange.exported_folder import is_zip_name, write_zip
 from segflow.models.bundle_file import write_bundle
@@ -134,6 +136,7 @@ def export_nnunet_model(model: Path, target: Path, *, folds: Folds = "all", chec
             record.dataset.file_ending,
             record.dataset.label_ending,
         )
+    _check_missing(record)
     relative = Path(record.dataset.name) / f"{TRAINER}__{record.plans.plans_name}__{record.configuration}"
     zipped = is_zip_name(target)
     place = target if zipped else target / relative
@@ -157,6 +160,23 @@ def export_nnunet_model(model: Path, target: Path, *, folds: Folds = "all", chec
     except RuntimeError as error:  # raised by torch.save without a reason
         raise SegflowError(f"cannot write {place}: {error}") from error
     return place
+
+
+def _check_missing(record: RunRecord) -> None:
+    """Refuse a model that is told which channels are there, which nnU-Net cannot; tell of one that does without some.
+
+    Raises:
+        SegflowError: It is told so.
+    """
+    if record.has_channel_mask:
+        raise SegflowError(
+            "nnU-Net cannot tell a network which channels of an image are there, as this one was trained",
+            found="training.channel_mask=true",
+            fix="Export it with format=onnx, for images with all channels, or train without the mask.",
+        )
+    if record.missing is not None and record.missing.may_lack:
+        names = names_of_missing(record.missing.may_lack, record.dataset.channels)
+        log.warning("the model does without %s, and nnU-Net does not: it needs all channels of an image", names)
 
 
 def _copy_results(fold: TrainedFold, place: Path) -> None:

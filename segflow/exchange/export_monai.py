@@ -173,7 +173,7 @@ def _metadata(model: RunnerModel) -> dict[str, Any]:
             "inputs": {
                 "image": {
                     **image,
-                    "num_channels": record.in_channels,
+                    "num_channels": model.in_channels,
                     "spatial_shape": list(plan.patch_size),
                     "value_range": [],
                     "channel_def": channels,

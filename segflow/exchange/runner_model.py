@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from segflow.core.configuration_plan import ResamplingPlan
 from segflow.core.errors import SegflowError
+from segflow.core.missing_channels import names_of_missing
 from segflow.core.postprocessing import PostprocessingStep
 from segflow.core.run_record import RunRecord
 from segflow.exchange.predict_onnx import FORMAT
@@ -44,14 +45,22 @@ RUNNER_FILE = "predict_onnx.py"
 
 
 class Finest(nn.Module):
-    """A network that gives only its finest logits: image (B, C, *patch) → (B, K, *patch)."""
+    """A network that gives only its finest logits: image (B, C, *patch) → (B, K, *patch).
 
-    def __init__(self, network: nn.Module) -> None:
+    Args:
+        network: The network.
+        mask: Number of further inputs by which it is told that all channels of the image are there.
+    """
+
+    def __init__(self, network: nn.Module, mask: int = 0) -> None:
         super().__init__()
         self.network = network
+        self.mask = mask
 
     def forward(self, image: Tensor) -> Tensor:
         """See the class."""
+        if self.mask:
+            image = torch.cat([image, torch.ones_like(image[:, : self.mask])], dim=1)
         return logits_of_levels(self.network(image))[0]
 
 
@@ -94,6 +103,7 @@ class RunnerModel:
         trained = open_model(model, checkpoint=checkpoint).read(folds)
         record = trained[0].record
         _check(record)
+        mask = len(record.dataset.channels) if record.has_channel_mask else 0
         networks: dict[str, nn.Module] = {}
         for fold in trained:
             if fold.record.plan != record.plan:
@@ -105,13 +115,19 @@ class RunnerModel:
             if getattr(build, "func", build) is build_network:  # a user's own network need not follow the plans
                 check_size(fold)
             built = build(record.plan.topology, record.in_channels, record.dataset.labels.num_outputs, False)
-            networks[str(fold.record.fold)] = Finest(load_weights(built, fold)).eval().requires_grad_(False)
+            networks[str(fold.record.fold)] = Finest(load_weights(built, fold), mask).eval().requires_grad_(False)
         return cls(record, networks, tuple(steps))
 
     def example(self, batch: int) -> Tensor:
         """Input of the networks: normal noise (batch, C, *patch), always the same."""
         noise = torch.Generator().manual_seed(0)
-        return torch.randn(batch, self.record.in_channels, *self.record.plan.patch_size, generator=noise)
+        return torch.randn(batch, self.in_channels, *self.record.plan.patch_size, generator=noise)
+
+    @property
+    def in_channels(self) -> int:
+        """Input channels of the networks, which take images with all their channels."""
+        mask = len(self.record.dataset.channels) if self.record.has_channel_mask else 0
+        return self.record.in_channels - mask
 
     @property
     def network_name(self) -> str:
@@ -208,6 +224,9 @@ def _check(record: RunRecord) -> None:
             found=", ".join(own),
             expected=", ".join(SCHEMES),
         )
+    if record.missing is not None and record.missing.may_lack:
+        names = names_of_missing(record.missing.may_lack, record.dataset.channels)
+        log.warning("the model does without %s; the exported one needs all channels of an image", names)
     if reader not in (*AS_STORED, *TURNS_TO_RAS):
         log.warning(
             "the model was trained with the reader '%s'; the exported one reads NIfTI and pictures, with the axes of "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,13 +12,15 @@ from segflow.core.dataset import COUNT_FROM_0
 from segflow.core.errors import CaseErrors, SegflowError
 from segflow.core.names import safe_name
 from segflow.core.wording import counted, some
-from segflow.storage.case_names import DIGITS_OF_A_NAME, IMAGE_ENDINGS, digits_mean
+from segflow.storage.case_names import DIGITS_OF_A_NAME, IMAGE_ENDINGS, digits_mean, missing_numbers
 from segflow.storage.channel_names import case_and_channel, channel_name
 from segflow.storage.folder_files import names_a_folder
 from segflow.storage.listing import FETCH, list_folder, missing_file, tell_passed_over
 from segflow.storage.tables import CASE_HEADINGS, LABEL_HEADINGS, column_of, read_table
 
 logger = logging.getLogger(__name__)
+
+TRAIN_WITHOUT = "Only a model that was trained with training.drop_channels does without a channel."
 
 Input = str | Path | Sequence[str | Path]
 
@@ -30,10 +32,17 @@ class Names:
     Attributes:
         endings: Endings in lower case, with the dot. That of the training images comes first.
         channels: Number of the model's channels.
+        may_lack: Numbers of the channels that an image may lack.
     """
 
     endings: tuple[str, ...]
     channels: int
+    may_lack: tuple[int, ...] = ()
+
+    def lacks(self, numbers: Collection[int]) -> tuple[int, ...]:
+        """Numbers of the channels that a case lacks, one file for each; empty if the model does not do without them."""
+        lacking = missing_numbers(numbers, self.channels)
+        return lacking if set(lacking) <= set(self.may_lack) else ()
 
     def stem(self, name: str) -> str:
         """The name without its ending, which may differ from the model's. A name may contain dots."""
@@ -52,7 +61,9 @@ class Names:
         return not name.endswith(self.endings[0]), ending, name
 
 
-def find_cases(source: Input, endings: Sequence[str], channels: int) -> list[CaseFiles]:
+def find_cases(
+    source: Input, endings: Sequence[str], channels: int, *, may_lack: Sequence[int] = ()
+) -> list[CaseFiles]:
     """The cases to predict, sorted by id. Other files of a folder are logged.
 
     Args:
@@ -63,11 +74,12 @@ def find_cases(source: Input, endings: Sequence[str], channels: int) -> list[Cas
         endings: Endings that the model's reader can read, with the dot. That of the training images comes first. Files
             that are named one by one may have other endings.
         channels: Number of the model's channels.
+        may_lack: Numbers of the channels that a case may lack: its file, or its cell in a table, is then missing.
 
     Raises:
         SegflowError: There is no image, two cases have the same name, or channels are misnumbered.
     """
-    names = Names(tuple(ending.lower() for ending in endings), channels)
+    names = Names(tuple(ending.lower() for ending in endings), channels, tuple(may_lack))
     if not isinstance(source, (str, Path)):
         cases = _group([Path(file) for file in source], names, "the images")
     else:
@@ -142,13 +154,17 @@ def _group(files: Iterable[Path], names: Names, where: str) -> list[CaseFiles]:
         SegflowError: Two files are the same channel, or numbers are not channels. The error names all such cases.
     """
     cases: dict[str, tuple[Path, ...]] = {}
+    lacking: dict[str, tuple[int, ...]] = {}
     problems: list[str] = []
     from_one: list[str] = []
     own: list[str] = []
     for case_id, channels in _by_channel(files, names).items():
         images = tuple(channels[number] for number in sorted(channels))
         meaning = digits_mean(channels, names.channels)
-        if meaning == "nothing" and sorted(channels) != list(range(len(channels))):
+        lacking[case_id] = () if meaning == "names" else names.lacks(channels)
+        if lacking[case_id]:
+            pass
+        elif meaning == "nothing" and sorted(channels) != list(range(len(channels))):
             problems.append(str(_wrong_numbers(case_id, images, names)))
         elif meaning == "counted from 1":
             from_one += [file.name for file in images]
@@ -170,7 +186,7 @@ def _group(files: Iterable[Path], names: Names, where: str) -> list[CaseFiles]:
             some(own),
             names.channels,
         )
-    return [CaseFiles(case_id, images) for case_id, images in cases.items()]
+    return [CaseFiles(case_id, images, missing=lacking.get(case_id, ())) for case_id, images in cases.items()]
 
 
 def _by_channel(files: Iterable[Path], names: Names) -> dict[str, dict[int, Path]]:
@@ -205,7 +221,7 @@ def _wrong_numbers(case_id: str, images: Sequence[Path], names: Names) -> Segflo
         case=case_id,
         found=some([file.name for file in images]),
         expected=some([channel_name(case_id, number, names.endings[0]) for number in range(names.channels)]),
-        fix=DIGITS_OF_A_NAME,
+        fix=f"{DIGITS_OF_A_NAME} {TRAIN_WITHOUT}",
     )
 
 
@@ -222,11 +238,13 @@ def _in_table(table: Path, names: Names) -> list[CaseFiles]:
             problem = f"{table}: line {line.number} has another number of cells than the header"
             raise SegflowError(problem, found=", ".join(line.cells))
         files = tuple(table.parent / line.cells[k] for k in images if line.cells[k])
+        given = [number for number, k in enumerate(images) if line.cells[k]]
         if named is None and not files:
             continue
         case_id = line.cells[named] if named is not None else names.case_of(files[0])
         safe_name(case_id, f"{table}: the name of a case")
         if case_id in cases:
             raise SegflowError(f"{table}: cases need names of their own, for their predictions", found=repr(case_id))
-        cases[case_id] = CaseFiles(case_id, files)
+        missing = names.lacks(given) if len(images) == names.channels else ()
+        cases[case_id] = CaseFiles(case_id, files, missing=missing)
     return list(cases.values())

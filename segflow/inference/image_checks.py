@@ -12,8 +12,10 @@ from segflow.core.errors import SegflowError
 from segflow.core.geometry import Box, Geometry, permute
 from segflow.core.image_look import ImageLook
 from segflow.core.intensities import absurd_channels, describe_absurd, labels_for_image
+from segflow.core.missing_channels import names_of_missing
 from segflow.core.run_record import RunRecord
-from segflow.core.training_images import ImageFacts, image_quantiles
+from segflow.core.training_images import ImageFacts, image_quantiles, without_missing
+from segflow.inference.find_cases import TRAIN_WITHOUT
 from segflow.inference.predict_settings import IGNORE, REFUSE, WARN
 from segflow.inference.unlike import differences, differences_from_plans
 from segflow.storage.image_formats.placement import orientation
@@ -55,7 +57,8 @@ class ImageChecks:
         _check_channels(case.case_id, case.image.shape[0], record)
         lowest = [float(channel.min()) for channel in case.image] if case.image.size else []
         highest = [float(channel.max()) for channel in case.image] if case.image.size else []
-        _check_ranges(case.case_id, lowest, highest)
+        _check_missing(case.case_id, case.missing, record)
+        _check_ranges(case.case_id, lowest, highest, case.missing)
         self._compare(case, absurd_channels(case.image), record)
         if self.on_unlike != IGNORE:
             self._compare_with_training(case.case_id, _facts(case, image_quantiles(case.image)), record)
@@ -70,10 +73,12 @@ class ImageChecks:
         """
         channels, *shape = case.image.shape
         _check_channels(case.case_id, channels, record)
-        _check_ranges(case.case_id, [one.low for one in look.channels], [one.high for one in look.channels])
+        _check_missing(case.case_id, case.missing, record)
+        lowest, highest = [one.low for one in look.channels], [one.high for one in look.channels]
+        _check_ranges(case.case_id, lowest, highest, case.missing)
         middle = shape[0] // 2
         some = case.image.read(Box((middle, 0, 0), (middle + 1, *shape[1:])))
-        self._compare(Case(case.case_id, some, None, case.geometry), look.absurd, record)
+        self._compare(Case(case.case_id, some, None, case.geometry, case.missing), look.absurd, record)
         if self.on_unlike != IGNORE:
             self._compare_with_training(case.case_id, _facts(case, look.quantiles), record)
 
@@ -139,7 +144,8 @@ class ImageChecks:
 
 def _facts(case: Case | OpenCase, quantiles: tuple[tuple[float, ...], ...]) -> ImageFacts:
     geometry: Geometry = case.geometry
-    return ImageFacts(tuple(case.image.shape[1:]), geometry.spacing, orientation(geometry), quantiles)
+    known = without_missing(quantiles, case.missing)
+    return ImageFacts(tuple(case.image.shape[1:]), geometry.spacing, orientation(geometry), known)
 
 
 def _check_channels(case_id: str, found: int, record: RunRecord) -> None:
@@ -150,10 +156,25 @@ def _check_channels(case_id: str, found: int, record: RunRecord) -> None:
             case=case_id,
             found=found,
             expected=f"{expected}: {', '.join(record.dataset.channels)}",
+            fix=TRAIN_WITHOUT if found < expected else None,
         )
 
 
-def _check_ranges(case_id: str, lowest: Sequence[float], highest: Sequence[float]) -> None:
+def _check_missing(case_id: str, missing: Sequence[int], record: RunRecord) -> None:
+    """Refuse an image without channels that the model needs."""
+    may_lack = () if record.missing is None else record.missing.may_lack
+    if needed := [number for number in missing if number not in may_lack]:
+        channels = record.dataset.channels
+        raise SegflowError(
+            "the image lacks channels that the model was not trained to do without",
+            case=case_id,
+            found=f"no {names_of_missing(needed, channels)}",
+            expected=f"it may lack {names_of_missing(may_lack, channels)}" if may_lack else "all channels",
+            fix=TRAIN_WITHOUT,
+        )
+
+
+def _check_ranges(case_id: str, lowest: Sequence[float], highest: Sequence[float], missing: Sequence[int] = ()) -> None:
     if not lowest or not np.isfinite([*lowest, *highest]).all():
         raise SegflowError(
             "the image is empty, or has voxels that are NaN or infinite",
@@ -166,4 +187,6 @@ def _check_ranges(case_id: str, lowest: Sequence[float], highest: Sequence[float
             "the image is constant: there is nothing to segment", case=case_id, found=f"{lowest[0]:g} everywhere"
         )
     for channel in np.flatnonzero(constant):
+        if channel in missing:
+            continue
         logger.warning("case '%s': channel %d is constant", case_id, channel)

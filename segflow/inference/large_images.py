@@ -11,6 +11,7 @@ import numpy as np
 from segflow.core.case import CaseFiles, OpenCase
 from segflow.core.errors import SegflowError
 from segflow.core.geometry import Geometry
+from segflow.core.missing_channels import WithMissing
 from segflow.core.voxels import ArrayLabel, LabelSource
 from segflow.execution.machine import memory_bytes
 from segflow.inference.planes import Room
@@ -62,7 +63,8 @@ def open_case(files: CaseFiles, reader: ImageIO, previous: Path | None, stack: E
             check_grid(label.shape, image.shape[1:])
     except SegflowError as error:
         raise error.of_case(files.case_id) from error
-    return OpenCase(files.case_id, image, label, image.geometry)
+    voxels = WithMissing(image, files.missing) if files.missing else image
+    return OpenCase(files.case_id, voxels, label, image.geometry, files.missing)
 
 
 def check_grid(label: Sequence[int], image: Sequence[int]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from segflow.core.errors import SegflowError
+from segflow.core.missing_channels import missing_in_all
 from segflow.core.run_record import RunRecord
 from segflow.models.open_model import open_model
 from segflow.models.trained_fold import Folds, TrainedFold, check_size, load_weights
@@ -29,7 +30,8 @@ class Model:
     """The networks of one configuration, one per fold.
 
     Attributes:
-        record: Record of the first fold. Dataset, plans and configuration are the same for all.
+        record: Record of the first fold. Dataset, plans and configuration are the same for all. Channels may be missing
+            without which all folds do.
         networks: Networks in evaluation mode, without deep supervision, on the CPU.
         folds: Names of the folds, in the order of the networks.
         source: Path of the model.
@@ -70,6 +72,13 @@ def load_model(
                 found=f"{first.source} and {other.source}",
                 fix="Choose folds that belong together, such as folds=0.",
             )
+    if len({fold.record.has_channel_mask for fold in trained}) > 1:
+        raise SegflowError(
+            "only some folds of the model are told which channels of an image are there",
+            found=", ".join(f"{fold.source}: {fold.record.has_channel_mask}" for fold in trained),
+            fix="Choose folds that were trained with the same training.channel_mask.",
+        )
+    record = replace(first.record, missing=missing_in_all([fold.record.missing for fold in trained]))
     blank = _build(first, build)
     blanks = [*(copy.deepcopy(blank) for _ in trained[1:]), blank]
     networks = tuple(_load(network, fold) for network, fold in zip(blanks, trained, strict=True))
@@ -79,7 +88,7 @@ def load_model(
         logger.info(
             "the weights are the mean of %d trainings: scores on cases of any of them are of seen data", len(members)
         )
-    return Model(first.record, networks, names, opened.path)
+    return Model(record, networks, names, opened.path)
 
 
 def find_previous_stage(path: Path, record: RunRecord) -> tuple[Path, str]:

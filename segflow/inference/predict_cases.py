@@ -17,6 +17,7 @@ from segflow.inference.dicom_input import dicom_input
 from segflow.inference.dicom_output import dicom_output
 from segflow.inference.dicom_settings import DicomOutputSettings
 from segflow.inference.find_cases import Input, find_cases
+from segflow.inference.lacking_cases import do_without, holds_all, tell_missing
 from segflow.inference.load_model import Build
 from segflow.inference.origins import described, record_digest, weights_digest, window_choices
 from segflow.inference.predict_settings import AUTO, IGNORE, PredictSettings
@@ -97,6 +98,7 @@ def predict_cases(
     dicom = dicom_input(source, output, predictor.record, SeriesChoice() if series is None else series)
     objects = dicom_output(dicom_settings or DicomOutputSettings(), dicom, predictor.record)
     everything = _find(source, predictor) if dicom is None else dicom.files
+    everything = do_without(everything, settings.missing_channels, predictor.record)
     cases = part_of(everything, settings.part)
     decisive = _decisive(predictor, model, settings, build, build_previous)
     before = None if settings.previous_stage_predictions is None else Path(settings.previous_stage_predictions)
@@ -105,6 +107,8 @@ def predict_cases(
     family = {case.case_id for case in everything}
     last = PredictStage("predict", predictor, output, settings, decisive, before, family, own, objects)
     arguments = {"input": _text(source), **asdict(settings), **decisive}
+    if lacking := tell_missing(everything, predictor.record):
+        arguments["missing_in_cases"] = lacking
     del arguments["devices"]  # they say who predicts, not what
     failed = {} if dicom is None else dicom.stage(cases, progress)
     cases = [case for case in cases if case.case_id not in failed]
@@ -124,9 +128,11 @@ def _check_parts(predictor: Predictor) -> None:
 
 
 def _find(source: Input, predictor: Predictor) -> list[CaseFiles]:
-    dataset = predictor.record.dataset
-    endings = readable_endings(reader_by_name(predictor.record.plans.reader), dataset.file_ending)
-    return find_cases(source, endings, len(dataset.channels))
+    record, reader = predictor.record, reader_by_name(predictor.record.plans.reader)
+    endings, channels = readable_endings(reader, record.dataset.file_ending), len(record.dataset.channels)
+    may_lack = () if record.missing is None else record.missing.may_lack
+    cases = find_cases(source, endings, channels, may_lack=may_lack)
+    return [holds_all(case, reader, channels) for case in cases]
 
 
 def _run(

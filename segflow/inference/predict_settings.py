@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from segflow.core.case_part import WHOLE, first_and_step
 from segflow.core.errors import SegflowError
@@ -89,6 +89,8 @@ class PredictSettings(SlidingWindowSettings):
         on_unlike: What is done about an image whose values, spacing or order of channels are unlike those of the
             training images: ``warn``, with the numbers; ``refuse``; or ``ignore``. Unless it is ``ignore``, an image of
             an orientation that no training image has is turned to the usual one, and its label map back.
+        missing_channels: Names of channels to do without though there are files of them. The model must have been
+            trained for it, see ``training.drop_channels``. Channels without a file are missing without a setting.
         resume: Skip finished cases, whose outputs exist and were made from the same images by the same model and
             settings.
         part: ``k/n`` predicts only every n-th case, starting at the k-th (from 0).
@@ -107,6 +109,7 @@ class PredictSettings(SlidingWindowSettings):
     entropy: bool = False
     disagreement: bool = False
     on_unlike: str = WARN
+    missing_channels: list[str] = field(default_factory=list)
     resume: bool = True
     part: str = WHOLE
     readers: int = 1

@@ -175,7 +175,8 @@ class _Validation:
         stored = self.store.open(case_id)
         inputs = self.origin(case_id).stamp_inputs()
         before = None if self.previous_stage is None else self.previous_stage.open(case_id).read_label()
-        return StampedCase(PreprocessedCase(case_id, stored.read_image(), before, stored.spatial), inputs)
+        case = PreprocessedCase(case_id, stored.read_image(), before, stored.spatial, missing=stored.missing)
+        return StampedCase(case, inputs)
 
     def _compute(self, case_id: str, case: StampedCase) -> _Computed:
         predictor, spatial = self.predictor, case.preprocessed.spatial

@@ -20,6 +20,7 @@ from segflow.core.errors import SegflowError
 from segflow.core.geometry import Geometry
 from segflow.core.image_look import look_at
 from segflow.core.labels import Labels
+from segflow.core.missing_channels import WithPresence
 from segflow.core.preprocessed_case import PreprocessedCase, PreprocessedSources
 from segflow.core.run_record import RunRecord
 from segflow.core.voxels import ArraySource, VoxelSource
@@ -317,11 +318,18 @@ class Predictor:
             raise SegflowError("the previous stage's label map is missing", case=case.case_id)
         if isinstance(case, PreprocessedSources):
             cascade_label = case.label if cascade else None
-            return case.image if cascade_label is None else CascadeSource(case.image, cascade_label, self.labels)
+            source = case.image if cascade_label is None else CascadeSource(case.image, cascade_label, self.labels)
+            return self._told(source, case.missing)
         image = np.ascontiguousarray(case.image, dtype=np.float32)
         if cascade and case.label is not None:
             image = np.concatenate((image, one_hot(case.label, self.labels)))
-        return ArraySource(image)
+        return self._told(ArraySource(image), case.missing)
+
+    def _told(self, source: VoxelSource, missing: Sequence[int]) -> VoxelSource:
+        """The input of the network, which may be told which channels of the image are there."""
+        if not self.record.has_channel_mask:
+            return source
+        return WithPresence(source, [number not in missing for number in range(len(self.record.dataset.channels))])
 
     def restore(self, logits: Tensor, case: PreprocessedCase) -> np.ndarray:
         """Bring logits back to image space, as classes, uint8 or uint16 (Z, Y, X)."""

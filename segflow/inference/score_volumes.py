@@ -58,7 +58,7 @@ def volume_scorer(
             for case_id in case_ids:
                 stored = store.open(case_id)
                 before = None if previous_stage is None else previous_stage.open(case_id).read_label()
-                case = PreprocessedCase(case_id, stored.read_image(), before, stored.spatial)
+                case = PreprocessedCase(case_id, stored.read_image(), before, stored.spatial, missing=stored.missing)
                 with torch.inference_mode():
                     prediction = predictor.predict_preprocessed(case)
                 file = references / f"{case_id}{record.dataset.label_ending}"

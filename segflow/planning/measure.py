@@ -13,7 +13,7 @@ from segflow.core.fingerprint import CaseMeasurement, ChannelIntensities, Finger
 from segflow.core.geometry import Box, Geometry
 from segflow.core.image_look import SLAB_VALUES, look_at
 from segflow.core.intensities import absurd_channels
-from segflow.core.training_images import ImageFacts, TrainingImages, image_quantiles
+from segflow.core.training_images import ImageFacts, TrainingImages, image_quantiles, without_missing
 from segflow.core.voxels import LabelSource, VoxelSource, boxes_in_order
 from segflow.planning.repeated_draws import RepeatedDraws
 from segflow.storage.image_formats.placement import orientation
@@ -51,8 +51,11 @@ def measure_case(case: Case, samples: int) -> CaseMeasurement:
         shape_cropped=cropped.box.shape,
         spacing=case.geometry.spacing,
         relative_size=float(np.prod(cropped.box.shape) / np.prod(case.image.shape[1:])),
-        intensities=tuple(_draw(channel, foreground, samples, draws) for channel in cropped.image),
-        facts=_facts(case.image.shape[1:], case.geometry, image_quantiles(case.image)),
+        intensities=tuple(
+            _draw(channel, _there(foreground, number, case), samples, draws)
+            for number, channel in enumerate(cropped.image)
+        ),
+        facts=_facts(case, case.image.shape[1:], image_quantiles(case.image)),
         absurd=absurd_channels(case.image),
     )
 
@@ -76,20 +79,27 @@ def measure_as_read(case: OpenCase, samples: int) -> CaseMeasurement:
     boxes = [box.moved(look.box.start) for box in boxes_in_order(look.box.shape, SLAB_VALUES // channels)]
     foreground = sum(int(np.count_nonzero(case.label.read(box) > 0)) for box in boxes)
     draws = RepeatedDraws()
-    drawn = [_drawn(foreground, samples, draws) for _ in range(channels)]
+    drawn = [_drawn(0 if number in case.missing else foreground, samples, draws) for number in range(channels)]
     return CaseMeasurement(
         case_id=case.case_id,
         shape_cropped=look.box.shape,
         spacing=case.geometry.spacing,
         relative_size=float(np.prod(look.box.shape) / np.prod(shape)),
         intensities=_look_up(case.image, case.label, boxes, drawn),
-        facts=_facts(shape, case.geometry, look.quantiles),
+        facts=_facts(case, shape, look.quantiles),
         absurd=look.absurd,
     )
 
 
-def _facts(shape: Sequence[int], geometry: Geometry, quantiles: tuple[tuple[float, ...], ...]) -> ImageFacts:
-    return ImageFacts(tuple(shape), geometry.spacing, orientation(geometry), quantiles)
+def _facts(case: Case | OpenCase, shape: Sequence[int], quantiles: tuple[tuple[float, ...], ...]) -> ImageFacts:
+    geometry: Geometry = case.geometry
+    known = without_missing(quantiles, case.missing)
+    return ImageFacts(tuple(shape), geometry.spacing, orientation(geometry), known)
+
+
+def _there(foreground: np.ndarray, channel: int, case: Case) -> np.ndarray:
+    """The foreground voxels (n,) of a channel; none if it is missing."""
+    return foreground[:0] if channel in case.missing else foreground
 
 
 def _refuse_not_finite(channel: int, count: int, case_id: str) -> None:
@@ -165,12 +175,19 @@ def summarize(measurements: Sequence[CaseMeasurement]) -> Fingerprint:
                 found=len(measurement.intensities),
                 expected=channels,
             )
-    if not any(measurement.intensities[0].counts.size for measurement in measurements):
+    if not any(measurement.has_foreground for measurement in measurements):
         raise SegflowError(
             "no label map has foreground: all hold background only",
             found=f"{len(measurements)} cases",
             fix="Check that labelsTr holds the label maps of these images.",
         )
+    for channel in range(channels):
+        if not any(measurement.intensities[channel].counts.size for measurement in measurements):
+            raise SegflowError(
+                f"channel {channel} is missing in every case that has foreground, so that nothing is known of it",
+                found=f"{len(measurements)} cases",
+                fix="Take it out of channel_names.",
+            )
     return Fingerprint(
         shapes_cropped=tuple(m.shape_cropped for m in measurements),
         spacings=tuple(m.spacing for m in measurements),

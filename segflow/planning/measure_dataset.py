@@ -79,7 +79,7 @@ def read_fingerprint(folder: Path, origin: Origin) -> Fingerprint | None:
     if reason != UNKNOWN or (folder / EARLIER_SOURCE_FILE).is_file():
         logger.info("The dataset has changed since it was measured (%s): it is measured again", reason)
         return None
-    cases = sum(role.endswith(" image_0") for role in origin.inputs)
+    cases = len({role.rpartition(" image_")[0] for role in origin.inputs if " image_" in role})
     if len(stored.spacings) != cases:
         logger.info("%s is of %d cases, not %d: the dataset is measured again", file, len(stored.spacings), cases)
         return None
@@ -124,7 +124,7 @@ def measure_dataset(
     measured = gather(outcomes, len(jobs), STAGE, progress).all_values("the dataset cannot be measured")
     found: dict[str, CaseMeasurement] = {name: measurement for name, (measurement, _) in measured.items()}
     inputs: dict[str, FileStamp] = {role: stamp for _, stamps in measured.values() for role, stamp in stamps.items()}
-    empty = [name for name, measurement in found.items() if not measurement.intensities[0].counts.size]
+    empty = [name for name, measurement in found.items() if not measurement.has_foreground]
     if empty and len(empty) < len(found):
         logger.warning("%d cases have no foreground: %s", len(empty), some(sorted(empty)))
     if absurd := {name: measurement.absurd for name, measurement in found.items() if measurement.absurd}:

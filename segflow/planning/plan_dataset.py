@@ -13,7 +13,7 @@ from segflow.core.case import CaseFiles
 from segflow.core.dataset import DatasetDescription
 from segflow.core.errors import SegflowError
 from segflow.core.fingerprint import Fingerprint
-from segflow.core.label_meaning import label_meaning
+from segflow.core.label_meaning import what_cases_lack
 from segflow.core.own_part import OwnPart
 from segflow.core.plans import Plans
 from segflow.core.split_settings import SplitSettings
@@ -127,7 +127,7 @@ def plan_dataset(
     source = _plans_to_move(options)
     description = read_description(dataset_folder)
     cases = _find_cases(dataset_folder, description, required=fingerprint is None)
-    for told in label_meaning(description, [case.case_id for case in cases]):
+    for told in what_cases_lack(description, cases):
         logger.info("%s", told)
     stored = reader_of((case.images[0] for case in cases), description.file_ending, description.reader)
     reader = in_classes(stored, description.labels)

@@ -41,6 +41,7 @@ class NormalizedSources:
         shape_original: Voxels as read, original axes.
         axis_order: Permutation to plan axes.
         crop: Box of the sources in the transposed image.
+        missing: Numbers of the channels that are missing, which are 0.
     """
 
     case_id: str
@@ -51,6 +52,7 @@ class NormalizedSources:
     shape_original: tuple[int, ...]
     axis_order: tuple[int, ...]
     crop: Box
+    missing: tuple[int, ...] = ()
 
 
 def normalize_as_read(
@@ -96,7 +98,7 @@ def normalize_as_read(
             inside = InsideMask(image, most_values=SLAB_VALUES, scratch=scratch)
         marked = None if label is None else _MarkedLabel(label, inside)
         voxels = _Voxels(image, masked, None if inside is None else _Inside(inside, label))
-        rescalings, limits = _normalisation(voxels, look, [scheme for scheme, _ in schemes], plans)
+        rescalings, limits = _normalisation(voxels, look, [scheme for scheme, _ in schemes], plans, case.missing)
     except SegflowError as error:
         raise error.of_case(case.case_id) from error
     return NormalizedSources(
@@ -108,6 +110,7 @@ def normalize_as_read(
         shape_original=tuple(case.image.shape[1:]),
         axis_order=tuple(axes),
         crop=crop,
+        missing=case.missing,
     )
 
 
@@ -196,14 +199,17 @@ def _united(known: Range | None, values: np.ndarray) -> Range | None:
 
 
 def _normalisation(
-    voxels: _Voxels, look: ImageLook, schemes: Sequence[str], plans: Plans
+    voxels: _Voxels, look: ImageLook, schemes: Sequence[str], plans: Plans, missing: Sequence[int]
 ) -> tuple[list[Rescaling], tuple[Range, ...]]:
     """The normalisation of each channel, and the range of its values afterwards."""
     within, beyond = voxels.ranges(look)
     statistics = [plans.intensities[n] if n < len(plans.intensities) else None for n in range(len(schemes))]
     known = [limits or (0.0, 0.0) for limits in within]
     found = find_rescalings(schemes, statistics, known, voxels.blocks)
-    result = [UNCHANGED if limits is None else own for own, limits in zip(found, within, strict=True)]
+    result = [
+        UNCHANGED if limits is None or number in missing else own
+        for number, (own, limits) in enumerate(zip(found, within, strict=True))
+    ]
     ranges = []
     for own, here, there in zip(result, within, beyond, strict=True):
         parts = [own.apply_to_range(here)] if here is not None else []

@@ -37,6 +37,7 @@ class NormalizedCase:
         axis_order: Permutation to plan axes.
         crop: Box of the arrays in the transposed image.
         normalized_by: Scheme and mask rule of each channel.
+        missing: Numbers of the channels that are missing, which are 0.
     """
 
     case_id: str
@@ -47,6 +48,7 @@ class NormalizedCase:
     axis_order: tuple[int, ...]
     crop: Box
     normalized_by: tuple[tuple[str, bool], ...]
+    missing: tuple[int, ...] = ()
 
 
 def preprocess_case(
@@ -106,7 +108,7 @@ def normalize_case(
     else:
         image = np.array(image, np.float32, order="C")
     try:
-        _normalize_channels(image, marked, schemes, plans.intensities, own)
+        _normalize_channels(image, marked, schemes, plans.intensities, own, missing=case.missing)
     except SegflowError as error:
         raise error.of_case(case.case_id) from error
     return NormalizedCase(
@@ -118,6 +120,7 @@ def normalize_case(
         axis_order=axis_order,
         crop=crop,
         normalized_by=schemes,
+        missing=case.missing,
     )
 
 
@@ -142,7 +145,7 @@ def to_plan_space(case: NormalizedCase, plan: ConfigurationPlan, labels: Labels)
             locations = draw_foreground_locations(label, location_keys(labels))
     except SegflowError as error:
         raise error.of_case(case.case_id) from error
-    return PreprocessedCase(case.case_id, image, label, spatial, locations)
+    return PreprocessedCase(case.case_id, image, label, spatial, locations, case.missing)
 
 
 def place_in_plan(
@@ -226,9 +229,13 @@ def _normalize_channels(
     schemes: Sequence[tuple[str, bool]],
     intensities: Sequence[ChannelIntensities],
     own: Normalizations,
+    *,
+    missing: Sequence[int],
 ) -> None:
     inside = marked >= 0 if any(use_mask for _, use_mask in schemes) else None
     for number, (channel, (scheme, use_mask)) in enumerate(zip(image, schemes, strict=True)):
+        if number in missing:
+            continue  # it stays 0
         statistics = intensities[number] if number < len(intensities) else None
         if scheme in own:
             check_finite(channel)

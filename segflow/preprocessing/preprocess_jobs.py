@@ -131,7 +131,12 @@ def make_jobs(
     for case in cases:
         targets = needed[case.case_id]
         try:
-            need = need_of(reader.read_header(case.images[0]), len(case.images), plans, [t.plan for t in targets])
+            need = need_of(
+                reader.read_header(case.images[0]),
+                len(case.numbers) + len(case.missing),
+                plans,
+                [t.plan for t in targets],
+            )
         except SegflowError as error:
             failed[case.case_id] = str(error.of_case(case.case_id))
             log.error("%s", failed[case.case_id])

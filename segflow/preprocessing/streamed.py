@@ -72,7 +72,7 @@ def resample_as_read(case: NormalizedSources, plan: ConfigurationPlan, *, memory
             label = ResampledLabel(label, spatial.shape_plan, along_first(how), memory)
     except SegflowError as error:
         raise error.of_case(case.case_id) from error
-    return PreprocessedSources(case.case_id, image, label, spatial)
+    return PreprocessedSources(case.case_id, image, label, spatial, case.missing)
 
 
 def along_first(interpolation: Interpolation) -> Interpolation:

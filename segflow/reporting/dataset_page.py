@@ -187,6 +187,8 @@ def _quantities(
                 add(f"{name}: volume ({'pixels' if flat else 'ml'})", case_id, volume)
                 add(f"{name}: parts", case_id, case.components[key])
     for case_id, own in features.items():
+        if len(own.channels) < len(description.channels):
+            continue  # it lacks a channel, or one could not be read
         for number, channel in enumerate(own.channels[: len(description.channels)]):
             for share, value in zip(SHARES, channel.quantiles, strict=True):
                 if share in SHOWN:

@@ -33,6 +33,26 @@ class PatchBatch(NamedTuple):
     channels_present: torch.Tensor | None = None
 
 
+def network_input(image: torch.Tensor, present: torch.Tensor | None, *, mask: bool) -> torch.Tensor:
+    """What a network is given of a batch whose samples may lack channels.
+
+    Args:
+        image: (B, C + further channels, *patch); the first C are the image's own.
+        present: bool (B, C), whether each of these is there; None if all are, and there is no mask.
+        mask: Whether the network is told, by one more channel of 0 or 1 for each.
+
+    Returns:
+        The image with 0 in channels that are missing; (B, 2 C + further channels, *patch) with a mask.
+    """
+    if present is None:
+        return image
+    channels = present.shape[1]
+    there = present.to(image.device)[(..., *(None,) * (image.ndim - 2))]
+    own = image[:, :channels].masked_fill(~there, 0)
+    told = [there.to(image.dtype).expand_as(own)] if mask else []
+    return torch.cat([own, image[:, channels:], *told], dim=1)
+
+
 def read_patch(
     case: StoredCase,
     box: Box,

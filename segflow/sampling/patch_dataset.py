@@ -17,9 +17,13 @@ from torch.utils.data import Dataset
 from segflow.core.errors import SegflowError
 from segflow.core.geometry import Box
 from segflow.sampling.batch import PatchBatch, read_patch
+from segflow.sampling.channel_presence import ChannelPresence
 from segflow.sampling.patch_sampler import BoxSampler
 from segflow.storage.preprocessed_store import PreprocessedStore
 from segflow.storage.stored_case import StoredCase
+
+_CHANNELS = 1
+"""Number that separates the choice of a sample's channels from that of its box."""
 
 Transform = Callable[[torch.Tensor, torch.Tensor, torch.Generator], tuple[torch.Tensor, torch.Tensor]]
 Draws = Mapping[str, torch.Tensor]
@@ -58,6 +62,7 @@ class PatchDataset(Dataset[PatchBatch]):
             reads only the voxels that it will use.
         stream: Number that separates datasets with the same seed, such as training (0) and validation (1).
         labels_present: Case → whether its label map tells of each foreground label or region; None if all do.
+        channels_present: Chooses which channels of a sample are there; None if all of them always are.
         rank: Index of this process among those that share the batch.
         world_size: Number of processes that share the batch.
 
@@ -78,6 +83,7 @@ class PatchDataset(Dataset[PatchBatch]):
         transform: Transform | None = None,
         stream: int = 0,
         labels_present: Mapping[str, Sequence[bool]] | None = None,
+        channels_present: ChannelPresence | None = None,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
@@ -98,6 +104,7 @@ class PatchDataset(Dataset[PatchBatch]):
         self.transform = transform
         self.stream = stream
         self.labels_present = labels_present
+        self.channels_present = channels_present
         self.samples = samples_of_rank(batch_size, rank, world_size)
 
     def __len__(self) -> int:
@@ -118,18 +125,19 @@ class PatchDataset(Dataset[PatchBatch]):
             self.sampler(case, np.random.default_rng(np.random.SeedSequence((*root, sample))), forced[sample])
             for case, sample in zip(cases, self.samples, strict=True)
         ]
+        there = self._there(cases, [(*root, sample, _CHANNELS) for sample in self.samples])
         channels = cases[0].channels
         if not hasattr(self.transform, "draw"):
             image, label = self._read(cases, boxes, case_ids, channels)
             if self.transform is not None:
                 image, label = self.transform(image, label, torch_generator)
-            return self._batch(image, label, case_ids)
+            return self._batch(image, label, case_ids, there)
         transform: PlannedTransform = self.transform  # type: ignore[assignment]
         everyone = transform.draw(self.batch_size, channels, torch_generator)
         draws = {name: values[self.samples.start : self.samples.stop] for name, values in everyone.items()}
         image, label = self._read(cases, boxes, case_ids, channels, transform.regions(draws))
         image, label = transform.apply(image, label, draws)
-        return self._batch(image, label, case_ids)
+        return self._batch(image, label, case_ids, there)
 
     def fixed(self, case_ids: Sequence[str]) -> PatchBatch:
         """A patch with foreground of each case. It depends on the case and the sampler only.
@@ -142,12 +150,22 @@ class PatchDataset(Dataset[PatchBatch]):
         image, label = self._read(cases, boxes, case_ids, cases[0].channels)
         if self.transform is not None:
             image, label = self.transform(image, label, torch.Generator().manual_seed(0))
-        return self._batch(image, label, list(case_ids))
+        return self._batch(image, label, list(case_ids), self._there(cases, [(0,)] * len(cases)))
 
-    def _batch(self, image: torch.Tensor, label: torch.Tensor, case_ids: list[str]) -> PatchBatch:
+    def _there(self, cases: Sequence[StoredCase], seeds: Sequence[tuple[int, ...]]) -> torch.Tensor | None:
+        """Which channels of each sample are there, bool (B, C); None if all of them always are."""
+        choose = self.channels_present
+        if choose is None:
+            return None
+        generators = (np.random.default_rng(np.random.SeedSequence(seed)) for seed in seeds)
+        return torch.from_numpy(np.stack([choose(*both) for both in zip(cases, generators, strict=True)]))
+
+    def _batch(
+        self, image: torch.Tensor, label: torch.Tensor, case_ids: list[str], there: torch.Tensor | None
+    ) -> PatchBatch:
         known = self.labels_present
         present = None if known is None else torch.tensor([known[case_id] for case_id in case_ids], dtype=torch.bool)
-        return PatchBatch(image, label, case_ids, labels_present=present)
+        return PatchBatch(image, label, case_ids, labels_present=present, channels_present=there)
 
     def _read(
         self,

@@ -110,7 +110,7 @@ class _CaseCheck:
             self._warn(f"a channel is zero everywhere: {names}", "Is that intended?")
         if readable:
             try:
-                check_channels(count, channels)
+                check_channels(count + len(self._files.missing), channels)
             except SegflowError as error:
                 self.problems.append(Problem.of(error, self._files.case_id))
 

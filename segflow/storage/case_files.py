@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -76,10 +76,11 @@ def discover(folder: Path, description: DatasetDescription) -> Discovery:
         SegflowError: imagesTr or labelsTr does not exist.
     """
     if "dataset" in description.raw:
-        return _listed_in_json(folder, description.raw["dataset"])
+        return _listed_in_json(folder, description.raw["dataset"], may_lack=description.allows_missing_channels)
     ending, label_ending = description.file_ending, description.label_ending
     images, maps = list_folder(folder / IMAGES), list_folder(folder / LABELS)
-    cases, problems = group_by_name(images, ending, len(description.channels))
+    may_lack = description.allows_missing_channels
+    cases, problems = group_by_name(images, ending, len(description.channels), may_lack=may_lack)
     problems.extend(passed_over(maps, label_ending))
     present = set(maps.files)
     known = {case.case_id for case in cases}
@@ -90,7 +91,7 @@ def discover(folder: Path, description: DatasetDescription) -> Discovery:
     for case in cases:
         wanted = f"{case.case_id}{label_ending}"
         if wanted in present:
-            labelled.append(CaseFiles(case.case_id, case.images, folder / LABELS / wanted))
+            labelled.append(replace(case, label=folder / LABELS / wanted))
             continue
         labelled.append(case)
         if wanted in maps.lost:
@@ -129,8 +130,11 @@ def look_at_held_out(folder: Path, file_ending: str, label_ending: str) -> list[
     return problems
 
 
-def _listed_in_json(folder: Path, listing: Any) -> Discovery:
-    """Cases under dataset.json's key ``dataset``. Environment variables are expanded; paths start at the folder."""
+def _listed_in_json(folder: Path, listing: Any, *, may_lack: bool) -> Discovery:
+    """Cases under dataset.json's key ``dataset``. Environment variables are expanded; paths start at the folder.
+
+    ``may_lack``: null in a list of images stands for a channel that is missing.
+    """
     if not isinstance(listing, Mapping) or not listing:
         raise SegflowError(
             "dataset.json: 'dataset' must map case ids to files",
@@ -150,19 +154,23 @@ def _listed_in_json(folder: Path, listing: Any) -> Discovery:
                 )
             )
             continue
+        missing = tuple(k for k, text in enumerate(entry["images"]) if text is None) if may_lack else ()
+        listed = [text for k, text in enumerate(entry["images"]) if k not in missing]
         label = entry.get("label")
         if not label:
             problems.append(Problem(case_id, "error", "dataset.json lists no label for the case", "Add it."))
         files = []
-        for text in (*entry["images"], *([label] if label else [])):
+        for text in (*listed, *([label] if label else [])):
             try:
                 files.append(listed_file(folder, text, expand=True))
             except SegflowError as error:
                 message = f"{error}, which dataset.json lists"
                 problems.append(Problem(case_id, "error", message, "Correct the list."))
-        if len(files) == len(entry["images"]) + bool(label):
-            images = tuple(files[: len(entry["images"])])
-            cases.append(CaseFiles(case_id, images, files[-1] if label else None))
+        if not listed:
+            problems.append(Problem(case_id, "error", "dataset.json lists no image for the case", "Leave it out."))
+        elif len(files) == len(listed) + bool(label):
+            images = tuple(files[: len(listed)])
+            cases.append(CaseFiles(case_id, images, files[-1] if label else None, missing))
     return Discovery(cases, problems)
 
 

@@ -8,6 +8,7 @@ from typing import Literal
 
 from segflow.core.case import CaseFiles
 from segflow.core.dataset import COUNT_FROM_0, LABEL_ENDING
+from segflow.core.missing_channels import ALLOW_MISSING
 from segflow.core.names import shortened, why_unsafe
 from segflow.core.wording import counted, some
 from segflow.storage.channel_names import case_and_channel, channel_name
@@ -21,12 +22,15 @@ IMAGE_ENDINGS = (
 )
 """Endings that a person takes for images, whether segflow reads them or not."""
 DIGITS_OF_A_NAME = "A case whose own name ends in four digits needs the channel's number too: scan_2022_0000."
+MAY_LACK = f'Or train on cases that lack channels: "{ALLOW_MISSING}": true in dataset.json.'
 GUESSES = 20
 """Number of problems for which the nearest existing name is searched; each search goes through all names."""
 
 
-def group_by_name(listing: Listing, ending: str, channels: int) -> tuple[list[CaseFiles], list[Problem]]:
-    """The cases by their names, and problems of the names."""
+def group_by_name(
+    listing: Listing, ending: str, channels: int, *, may_lack: bool = False
+) -> tuple[list[CaseFiles], list[Problem]]:
+    """The cases by their names, and problems of the names. ``may_lack``: cases may lack channels, each a file."""
     folder, names = listing.folder, listing.files
     problems = passed_over(listing, ending)
     files: dict[str, dict[int, str]] = {}
@@ -44,19 +48,22 @@ def group_by_name(listing: Listing, ending: str, channels: int) -> tuple[list[Ca
         seen = "it is empty" if listing.summary() == EMPTY else f"found {listing.summary()}"
         text = f"{folder} holds no image; {seen}; expected names like {channel_name('case', 0, ending)}"
         problems.append(Problem(None, "error", text))
+    lacking = {case: missing_numbers(numbered, channels) for case, numbered in files.items()} if may_lack else {}
     from_one = [numbered for numbered in files.values() if digits_mean(numbered, channels) == "counted from 1"]
     if from_one and len(from_one) == len(files):
         found = some([name for numbered in from_one for name in numbered.values()])
         text = f"{folder.name}: the channels of {counted(len(files), 'case')} are counted from 1; found {found}"
         problems.append(Problem(None, "error", text, COUNT_FROM_0))
     else:
-        problems.extend(_wrong_numbers(files, channels, ending, names, already=len(problems)))
+        wrong = {case: numbered for case, numbered in files.items() if not lacking.get(case)}
+        problems.extend(_wrong_numbers(wrong, channels, ending, names, already=len(problems)))
     cases = []
     for case_id in sorted(files):
         if reason := why_unsafe(case_id):
             problems.append(unsafe_name(folder.name, case_id, reason))
         else:
-            cases.append(CaseFiles(case_id, tuple(folder / files[case_id][k] for k in sorted(files[case_id]))))
+            images = tuple(folder / files[case_id][k] for k in sorted(files[case_id]))
+            cases.append(CaseFiles(case_id, images, missing=lacking.get(case_id, ())))
     return cases, problems
 
 
@@ -77,6 +84,12 @@ def digits_mean(numbers: Collection[int], channels: int) -> Literal["channels", 
     if found == list(range(1, channels + 1)):
         return "counted from 1"
     return "names" if found[0] >= channels else "nothing"
+
+
+def missing_numbers(numbers: Collection[int], channels: int) -> tuple[int, ...]:
+    """Numbers of the channels that a case lacks, one file for each channel; empty if a number is no channel."""
+    lacking = tuple(number for number in range(channels) if number not in numbers)
+    return lacking if numbers and max(numbers) < channels else ()
 
 
 def _wrong_numbers(
@@ -111,7 +124,7 @@ def _wrong_channels(
                 "error",
                 f"a channel is missing: {some(missing)}; found {some(list(numbered.values()))}; "
                 f"expected {channels} channels numbered from 0000",
-                f"The nearest existing file is {near}." if near else "Add it, or remove the case.",
+                f"{f'The nearest existing file is {near}.' if near else 'Add it, or remove the case.'} {MAY_LACK}",
             )
         )
     if extra:

@@ -18,6 +18,7 @@ import numpy as np
 from segflow.core.case import Case, CaseFiles
 from segflow.core.errors import SegflowError
 from segflow.core.geometry import Geometry
+from segflow.core.missing_channels import with_missing
 from segflow.execution.machine import granted_threads, processor_count
 from segflow.execution.worker import is_worker
 from segflow.storage.image_formats.contract import ImageHeader, ImageIO, mm
@@ -74,7 +75,8 @@ def read_case(files: CaseFiles, reader: ImageIO, *, channels: int | None = None)
         channels: Number of channels that the dataset declares; None leaves it unchecked.
 
     Returns:
-        The case in image space: image float32 (C, Z, Y, X), label int16 (Z, Y, X) or None, geometry of the image.
+        The case in image space: image float32 (C, Z, Y, X), with zeros in channels that are missing, label int16
+        (Z, Y, X) or None, geometry of the image.
 
     Raises:
         SegflowError: A file cannot be read, channels are missing or too many, or image and label lie on different
@@ -84,14 +86,15 @@ def read_case(files: CaseFiles, reader: ImageIO, *, channels: int | None = None)
         with _label_meanwhile(files, reader) as read_label:
             image, geometry = reader.read_image(files.images)
             if channels is not None:
-                check_channels(image.shape[0], channels)
+                check_channels(image.shape[0] + len(files.missing), channels)
+            image = with_missing(image, files.missing)
             label: np.ndarray | None = None
             if files.label is not None:
                 label, label_geometry = read_label(files.label)
                 check_same_space(image.shape[1:], label.shape, geometry, label_geometry)
     except SegflowError as error:
         raise error.of_case(files.case_id) from error
-    return Case(files.case_id, image, label, geometry)
+    return Case(files.case_id, image, label, geometry, files.missing)
 
 
 @contextmanager

@@ -109,7 +109,7 @@ def case_inputs(files: CaseFiles, more: Mapping[str, Path] | None = None) -> dic
         files: Files of the case.
         more: Further files by their role, such as the previous stage's label map.
     """
-    inputs = {f"image_{k}": path for k, path in enumerate(files.images)} | dict(more or {})
+    inputs = {f"image_{k}": path for k, path in zip(files.numbers, files.images, strict=True)} | dict(more or {})
     if files.label is not None:
         inputs["label"] = files.label
     return inputs | inputs_beside(inputs)

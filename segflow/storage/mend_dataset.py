@@ -180,12 +180,12 @@ def _target(case: CaseFiles, output: Path, description: DatasetDescription) -> C
     endings = description.file_ending, description.label_ending
     images = tuple(
         output / IMAGES / channel_name(case.case_id, number, _ending_of(file, endings[0]))
-        for number, file in enumerate(case.images)
+        for number, file in zip(case.numbers, case.images, strict=True)
     )
     label = None
     if case.label is not None:
         label = output / LABELS / f"{case.case_id}{_ending_of(case.label, endings[1])}"
-    return CaseFiles(case.case_id, images, label)
+    return CaseFiles(case.case_id, images, label, case.missing)
 
 
 def _ending_of(file: Path, usual: str) -> str:
@@ -282,13 +282,20 @@ def _described(
         content["dataset"] = {
             case.case_id: {
                 **content["dataset"][case.case_id],
-                "images": [str(file.relative_to(output)) for file in targets[case.case_id].images],
+                "images": _listed(targets[case.case_id], output),
                 "label": str(label.relative_to(output)),
             }
             for case in kept
             if (label := targets[case.case_id].label) is not None
         }
     return content
+
+
+def _listed(case: CaseFiles, output: Path) -> list[str | None]:
+    """The images of a case in the form of dataset.json's list: a channel that is missing is null."""
+    files = dict(zip(case.numbers, case.images, strict=True))
+    channels = range(len(case.images) + len(case.missing))
+    return [str(files[number].relative_to(output)) if number in files else None for number in channels]
 
 
 def _write_log(file: Path, changes: Sequence[Change], left: Sequence[Problem]) -> None:

@@ -9,6 +9,7 @@ from segflow.core.case import CaseFiles, OpenCase
 from segflow.core.errors import SegflowError
 from segflow.core.image_look import SLAB_VALUES
 from segflow.core.labels import Labels
+from segflow.core.missing_channels import WithMissing
 from segflow.core.voxels import LabelSource, boxes_in_order
 from segflow.storage.image_formats.contract import ImageFormat, ImageIO
 from segflow.storage.image_formats.nifti_files import is_nifti
@@ -47,19 +48,24 @@ def open_case(files: CaseFiles, reader: ImageIO, *, channels: int | None = None)
     with image:
         try:
             if channels is not None:
-                check_channels(image.shape[0], channels)
+                check_channels(image.shape[0] + len(files.missing), channels)
+            voxels = WithMissing(image, files.missing) if files.missing else image
             label = None if files.label is None else open_label_source(files.label, reader)
         except SegflowError as error:
             raise error.of_case(files.case_id) from error
         if label is None:
-            yield None if files.label is not None else OpenCase(files.case_id, image, None, image.geometry)
+            yield (
+                None
+                if files.label is not None
+                else OpenCase(files.case_id, voxels, None, image.geometry, files.missing)
+            )
             return
         with label:
             try:
                 check_same_space(image.shape[1:], label.shape, image.geometry, label.geometry)
             except SegflowError as error:
                 raise error.of_case(files.case_id) from error
-            yield OpenCase(files.case_id, image, label, image.geometry)
+            yield OpenCase(files.case_id, voxels, label, image.geometry, files.missing)
 
 
 def check_values_as_read(label: LabelSource, labels: Labels, case_id: str) -> None:

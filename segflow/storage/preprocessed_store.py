@@ -17,6 +17,7 @@ import numpy as np
 from segflow.core.errors import UNUSABLE, SegflowError
 from segflow.core.geometry import Box
 from segflow.core.labels import LabelKey, key_text
+from segflow.core.missing_channels import MISSING_CHANNELS
 from segflow.core.names import safe_name
 from segflow.core.preprocessed_case import PreprocessedCase, PreprocessedSources, SpatialRecord
 from segflow.core.system_errors import system_error
@@ -150,7 +151,7 @@ class PreprocessedStore:
                 files[f"{name}_seg.b2nd"] = write_array(self.folder / f"{name}_seg.b2nd", label, patch)
             return files, case.foreground_locations
 
-        self._write(name, case.spatial, case.image.shape[0], write_arrays, properties)
+        self._write(name, case.spatial, case.image.shape[0], write_arrays, _with_missing(properties, case.missing))
 
     def write_as_read(
         self,
@@ -186,7 +187,7 @@ class PreprocessedStore:
             files[place.name] = write_array_as_read(place, shape, np.dtype(np.int16), read, patch_size)
             return files, locate(WrittenLabel(place))
 
-        self._write(name, case.spatial, case.image.shape[0], write_arrays, properties)
+        self._write(name, case.spatial, case.image.shape[0], write_arrays, _with_missing(properties, case.missing))
 
     def _write(
         self,
@@ -263,6 +264,11 @@ class PreprocessedStore:
             path = self.folder / name
             if 0.0 < _time_of(path) < newest - older_than_seconds:
                 path.unlink(missing_ok=True)
+
+
+def _with_missing(properties: Mapping[str, Any] | None, missing: Sequence[int]) -> dict[str, Any]:
+    """The properties, with the channels that the case lacks, if it lacks any."""
+    return {**(properties or {}), **({MISSING_CHANNELS: list(missing)} if missing else {})}
 
 
 def _time_of(path: Path) -> float:

@@ -14,6 +14,7 @@ import numpy as np
 from segflow.core.errors import UNUSABLE, SegflowError
 from segflow.core.geometry import Box
 from segflow.core.labels import LabelKey, key_from_text
+from segflow.core.missing_channels import MISSING_CHANNELS
 from segflow.core.names import shortened
 from segflow.core.preprocessed_case import SpatialRecord
 from segflow.core.system_errors import system_error
@@ -78,6 +79,7 @@ class StoredCase:
         channels: Channels of the image.
         spatial: How it got here from image space.
         properties: Content of its JSON file.
+        missing: Numbers of the channels that are missing, which are 0.
     """
 
     def __init__(self, folder: Path, case_id: str, properties: Mapping[str, Any], files: OpenFiles) -> None:
@@ -92,6 +94,7 @@ class StoredCase:
                 raise ValueError(f"{self.channels} channels")
             self._counts = {key_from_text(key): index(n) for key, n in properties["foreground_locations"].items()}
             self._listed = listed_files(case_id, properties)
+            self.missing = tuple(index(number) for number in properties.get(MISSING_CHANNELS, ()))
         except UNUSABLE as error:
             raise self._damaged(f"its properties in {case_id}.json cannot be used ({shortened(error, 200)})") from error
         self.shape: tuple[int, int, int] = self.spatial.shape_plan  # type: ignore[assignment]

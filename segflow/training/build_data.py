@@ -10,10 +10,12 @@ import pytorch_lightning as pl
 
 from segflow.augmentation.validation_transform import ValidationTransform
 from segflow.core.run_record import RunRecord
+from segflow.sampling.channel_presence import ChannelPresence
 from segflow.sampling.patch_dataset import PatchDataset
 from segflow.sampling.patch_sampler import BoxSampler
 from segflow.training.augmentation_place import OnDevice
 from segflow.training.build_part import build_part
+from segflow.training.channel_dropping import dropping_of
 from segflow.training.datamodule import EpochBatches, PatchDataModule
 from segflow.training.device_augmentation import DeviceAugmentation
 from segflow.training.protocols import AugmentationLike
@@ -47,6 +49,7 @@ def build_data(job: TrainingJob, trainer: pl.Trainer, batches: EpochBatches) -> 
             ),
             batches_per_epoch=batches.val,
             stream=1,
+            channels_present=_channels_present(job, dropped=False),
             **_shared(job, trainer),
         )
     return PatchDataModule(
@@ -85,6 +88,7 @@ def _train_patches(
         transform=transform,
         batches_per_epoch=batches.train,
         stream=0,
+        channels_present=_channels_present(job, dropped=True),
         **_shared(job, trainer),
     )
 
@@ -107,6 +111,14 @@ def _labels_present(record: RunRecord) -> dict[str, list[bool]] | None:
     if not any(absent.values()):
         return None
     return {case_id: [key not in keys for key in labels.foreground_keys] for case_id, keys in absent.items()}
+
+
+def _channels_present(job: TrainingJob, *, dropped: bool) -> ChannelPresence | None:
+    """Which channels of a sample are there; None if all of them always are, and the network is not told."""
+    if job.record.missing is None:
+        return None
+    chosen = dropping_of(job.settings, job.record.dataset.channels)
+    return chosen if dropped else ChannelPresence((0.0,) * len(job.record.dataset.channels))
 
 
 def _batch_bytes(job: TrainingJob, dataset: PatchDataset, patch: Sequence[int]) -> int:

@@ -73,6 +73,7 @@ def build_module(job: TrainingJob, trainer: pl.Trainer, *, fresh: bool) -> Segme
         _of_share(DeepSupervisionLoss(loss, plan.topology.strides), plan.batch_size, trainer),
         labels,
         Optimization(parts.optimizer, parts.schedule, int(trainer.max_epochs or 1), settings.lr_factors),
+        channel_mask=record.has_channel_mask,
     )
 
 

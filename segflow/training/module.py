@@ -16,7 +16,7 @@ from segflow.core.wording import some
 from segflow.loss.hard_counts import hard_counts
 from segflow.loss.partial_labels import marginal_logits
 from segflow.network.cpu.samples import logits_side_by_side
-from segflow.sampling.batch import PatchBatch
+from segflow.sampling.batch import PatchBatch, network_input
 from segflow.training.device_augmentation import DeviceAugmentation
 from segflow.training.optimization import Optimization
 
@@ -56,6 +56,7 @@ class SegmentationModule(pl.LightningModule):
         labels: The label definition.
         optimization: Optimizer and schedule.
         augmentation: Applied to training batches on the device; None if the workers augment.
+        channel_mask: Whether the network is told which channels of a sample are there.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class SegmentationModule(pl.LightningModule):
         optimization: Optimization,
         *,
         augmentation: DeviceAugmentation | None = None,
+        channel_mask: bool = False,
     ) -> None:
         super().__init__()
         self.network = network
@@ -73,6 +75,7 @@ class SegmentationModule(pl.LightningModule):
         self.labels = labels
         self._optimization = optimization
         self.augmentation = augmentation
+        self.channel_mask = channel_mask
         self._train_losses = _Sum(finite_only=True)  # steps with another loss are skipped (`LossGuard`)
         self._val_losses = _Sum()
         self._counts: Tensor | None = None
@@ -92,12 +95,13 @@ class SegmentationModule(pl.LightningModule):
         image, label = batch.image, batch.label
         if self.augmentation is not None:
             image, label = self.augmentation(image, label, epoch=self.current_epoch, index=batch_idx)
+        image = network_input(image, batch.channels_present, mask=self.channel_mask)
         loss: Tensor = self.loss(self._supervised(self(image), batch), label)
         self._train_losses.add(loss)
         return loss
 
     def validation_step(self, batch: PatchBatch, batch_idx: int) -> None:
-        logits = self(batch.image)
+        logits = self(network_input(batch.image, batch.channels_present, mask=self.channel_mask))
         self._val_losses.add(self.loss(self._supervised(logits, batch), batch.label))
         found = hard_counts(logits[0], batch.label, self.labels, present=batch.labels_present)
         counts = torch.stack([c.to(torch.int64) for c in found])

@@ -14,7 +14,7 @@ from pytorch_lightning.callbacks import Callback
 from segflow.core.labels import Labels
 from segflow.network.device_copies import sent
 from segflow.reporting.overlays import PALETTE, best_slice, draw_overlay
-from segflow.sampling.batch import PatchBatch
+from segflow.sampling.batch import PatchBatch, network_input
 from segflow.training.loggers import log_picture, takes_pictures
 
 TAG = "val/patches"
@@ -61,7 +61,11 @@ class PatchPictures(Callback):
             return
         dataset = trainer.datamodule.val_dataset  # type: ignore[attr-defined]
         if self._patches is None or self._slices is None:
-            self._patches = dataset.fixed(dataset.case_ids[: self._count])
+            patches = dataset.fixed(dataset.case_ids[: self._count])
+            if patches.channels_present is not None:
+                image = network_input(patches.image, patches.channels_present, mask=pl_module.channel_mask)
+                patches = patches._replace(image=image)
+            self._patches = patches
             self._slices = slices_of(self._patches, self._labels)
         with trainer.precision_plugin.val_step_context():
             logits = _logits(pl_module, self._patches.image, self._slices.at, len(dataset.samples))

@@ -13,6 +13,7 @@ from segflow.execution.progress import Progress, silent
 from segflow.storage.folds import Fold
 from segflow.storage.preprocessed_store import PreprocessedStore
 from segflow.training.build_part import build_part
+from segflow.training.channel_dropping import missing_channels_of
 from segflow.training.claim_folder import FREE_SETTINGS, check_arrays_of_run, claim_folder
 from segflow.training.ending_signals import leave_process_group
 from segflow.training.finished_run import finished_before, goes_on
@@ -49,7 +50,8 @@ def train_fold(
 
     Args:
         folder: The fold's folder, which is made if it is missing.
-        record: Record of the fold. Its mirror axes are taken from the augmentation.
+        record: Record of the fold. Its mirror axes are taken from the augmentation, and what images may lack from the
+            settings and the cases.
         arrays: What it is trained on.
         parts: Network, loss, optimizer, …
         settings: Settings beside the parts.
@@ -70,7 +72,8 @@ def train_fold(
         _check_cases(record, arrays.store, arrays.made_by)
         identity = check_arrays_of_run(folder, record, arrays.store, arrays.made_by, arrays.previous_stage)
         augmentation = _augmentation(parts, record, _look_at_cases(record, arrays.store))
-        record = replace(record, mirror_axes=tuple(augmentation.mirror_axes), arrays=identity)
+        missing = missing_channels_of(settings, record, arrays.store)
+        record = replace(record, mirror_axes=tuple(augmentation.mirror_axes), arrays=identity, missing=missing)
         return _train(TrainingJob(folder, record, arrays, parts, settings, augmentation, progress))
 
 

@@ -38,6 +38,10 @@ class TrainingSettings:
         extend: Allow an existing run to be continued to another ``trainer.max_epochs``.
         skip_limit: Steps in a row that may be skipped because their loss or gradient is not finite. One more ends the
             training; 0 ends it with the first.
+        drop_channels: Probability that a channel of a training patch is taken away, at least one stays: a number, or
+            channel name → its own, such as ``{T2: 0.5}``. The model then predicts images that lack such channels.
+        drop_together: Groups of channel names that are taken away together, such as ``[[in, opposed]]``.
+        channel_mask: Tell the network which channels are there, by one more input for each.
         repeat_batch: Train on the first batch again and again, to measure the network without the data (recipe 16).
     """
 
@@ -55,6 +59,9 @@ class TrainingSettings:
     lr_factors: dict[str, float] = field(default_factory=dict)
     extend: bool = False
     skip_limit: int = 20
+    drop_channels: float | dict[str, float] = 0.0
+    drop_together: list[list[str]] = field(default_factory=list)
+    channel_mask: bool = False
     repeat_batch: bool = False
 
     def __post_init__(self) -> None:
@@ -73,6 +80,11 @@ class TrainingSettings:
             if every < 0 or count < 1:
                 raise SegflowError(
                     f"training.{name}_every must be 0 or more and {name}_count 1 or more", found=f"{every} and {count}"
+                )
+        for value in self.drop_channels.values() if isinstance(self.drop_channels, dict) else (self.drop_channels,):
+            if not 0 <= value < 1:
+                raise SegflowError(
+                    "training.drop_channels must be probabilities", found=self.drop_channels, expected="0 <= … < 1"
                 )
         negative = {pattern: factor for pattern, factor in self.lr_factors.items() if not factor >= 0}
         if negative:
