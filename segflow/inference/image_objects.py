@@ -12,6 +12,7 @@ import numpy as np
 from segflow.core.case import Case
 from segflow.core.errors import SegflowError
 from segflow.core.geometry import Geometry
+from segflow.core.missing_channels import with_missing
 from segflow.storage.image_formats.contract import check_spacing
 from segflow.storage.image_formats.nifti_forms import NiftiForms
 from segflow.storage.image_formats.placement import FLAT_SPACING_FACTOR, ItkPlacement, restore_orientation
@@ -45,7 +46,7 @@ def image_object(image: Any, spacing: Sequence[float] | None = None, *, turn: Tu
 
     Args:
         image: An array (C, Z, Y, X), or (Z, Y, X) with one channel; a SimpleITK or nibabel image; or a list of such
-            images on one grid, one per channel.
+            images on one grid, one per channel, with None for a channel that is missing.
         spacing: mm along z, y, x, for arrays only; images have their own.
         turn: Turns images to the orientation of the training images. Arrays are taken as they are.
 
@@ -53,6 +54,8 @@ def image_object(image: Any, spacing: Sequence[float] | None = None, *, turn: Tu
         SegflowError: The image is of an unknown kind, has a wrong number of axes, or has no spacing.
     """
     parts = list(image) if isinstance(image, (list, tuple)) else [image]
+    if isinstance(image, (list, tuple)) and any(part is None for part in parts):
+        return _lacking(parts, spacing, turn)
     if parts and all(_is_of("SimpleITK", "Image", part) for part in parts):
         made = _from_simpleitk(parts)
     elif parts and all(_is_of("nibabel.spatialimages", "SpatialImage", part) for part in parts):
@@ -64,6 +67,22 @@ def image_object(image: Any, spacing: Sequence[float] | None = None, *, turn: Tu
     turned, geometry = turn(made.case.image, made.case.geometry)
     case = replace(made.case, image=np.ascontiguousarray(turned), geometry=geometry)
     return ImageObject(case, lambda labels: made.label_map(restore_orientation(labels, geometry)[0]))
+
+
+def _lacking(parts: Sequence[Any], spacing: Sequence[float] | None, turn: Turn | None) -> ImageObject:
+    """A case of images of one channel each, some of which are None."""
+    missing = tuple(number for number, part in enumerate(parts) if part is None)
+    present = [part for part in parts if part is not None]
+    if not present:
+        raise SegflowError("the image has no channel: all are None", found=len(parts), expected="one that is there")
+    made = image_object(present, spacing, turn=turn)
+    if len(made.case.image) != len(present):
+        raise SegflowError(
+            "a list with None for a missing channel needs images of one channel each",
+            found=f"{len(made.case.image)} channels in {len(present)} images",
+        )
+    case = replace(made.case, image=with_missing(made.case.image, missing), missing=missing)
+    return ImageObject(case, made.label_map)
 
 
 def _is_of(module: str, name: str, part: Any) -> bool:

@@ -159,7 +159,7 @@ class Predictor:
 
         Args:
             image: An array (C, Z, Y, X), or (Z, Y, X) with one channel; a SimpleITK or nibabel image; or a list of such
-                images, one per channel.
+                images, one per channel, with None for a channel that the model does without.
             spacing: mm along z, y, x, for arrays only. Arrays must have the axes of the training images.
 
         Returns:

@@ -9,12 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
 from segflow.core.case import CaseFiles
 from segflow.core.errors import CaseErrors, SegflowError
 from segflow.core.missing_channels import MissingChannels
 from segflow.core.training_images import ImageFacts, TrainingImages, image_quantiles, without_missing
 from segflow.inference.find_cases import find_cases
+from segflow.inference.image_objects import image_object
 from segflow.inference.lacking_cases import do_without, holds_all, tell_missing
 from segflow.inference.unlike import differences
 
@@ -103,3 +105,16 @@ def test_an_image_that_lacks_a_channel_is_like_the_others() -> None:
     assert differences(lacking, training, CHANNELS, (0, 1, 2)) == []
     other = replace(lacking, quantiles=(tuple(9.0 * v for v in lacking.quantiles[0]), *lacking.quantiles[1:]))
     assert "channel 0 (T1)" in str(differences(other, training, CHANNELS, (0, 1, 2))[0])
+
+
+def test_none_in_a_list_of_images_is_a_missing_channel() -> None:
+    arrays = [np.full((3, 4, 5), value, np.float32) for value in (1, 2)]
+    made = image_object([arrays[0], None, arrays[1]], (1.0, 1.0, 1.0))
+    assert made.case.missing == (1,)
+    assert made.case.image[:, 0, 0, 0].tolist() == [1.0, 0.0, 2.0]
+    images = [sitk.GetImageFromArray(array) for array in arrays]
+    assert np.array_equal(image_object([images[0], None, images[1]]).case.image, made.case.image)
+    with pytest.raises(SegflowError, match="all are None"):
+        image_object([None, None])
+    with pytest.raises(SegflowError, match="needs images of one channel each"):
+        image_object([sitk.GetImageFromArray(np.stack(arrays, -1), isVector=True), None])
