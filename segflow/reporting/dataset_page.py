@@ -137,7 +137,7 @@ def write_dataset_page(
         way="dataset report",
         dataset=description.name,
         folder=raw,
-        headline=_headline(dataset, len(cases)),
+        headline=_headline(dataset, cases),
         problems=problems[:LISTED_PROBLEMS],
         more_problems=max(0, len(problems) - LISTED_PROBLEMS),
         outliers=len(dataset.outliers),
@@ -196,8 +196,15 @@ def _quantities(
     return found
 
 
-def _headline(dataset: _Dataset, cases: int) -> dict[str, str]:
-    shown = {"cases": str(cases), "channels": ", ".join(dataset.description.channels)}
+def _headline(dataset: _Dataset, cases: Sequence[CaseFiles]) -> dict[str, str]:
+    channels = dataset.description.channels
+    shown = {"cases": str(len(cases)), "channels": ", ".join(channels)}
+    for number, name in enumerate(channels):
+        if lacking := sum(number in case.missing for case in cases):
+            shown[f"without {name}"] = str(lacking)
+    for key in dataset.labels.foreground_keys:
+        if undrawn := sum(key in dataset.labels.absent_keys(case.case_id) for case in cases):
+            shown[f"{dataset.name(key)} not drawn"] = str(undrawn)
     if dataset.looked:
         shapes = np.array([case.shape for case in dataset.looked.values()])
         spacings = np.array([case.spacing for case in dataset.looked.values()])
@@ -214,7 +221,6 @@ def _headline(dataset: _Dataset, cases: int) -> dict[str, str]:
 
 def _labels_table(dataset: _Dataset) -> list[list[str]]:
     """Rows of the table of labels; the first is the heading."""
-    labelled = [case for case in dataset.looked.values() if case.volumes]
     heading = [
         "label",
         "cases that have it",
@@ -225,6 +231,11 @@ def _labels_table(dataset: _Dataset) -> list[list[str]]:
     ]
     rows = [heading]
     for key in dataset.labels.foreground_keys:
+        labelled = [
+            case
+            for case_id, case in dataset.looked.items()
+            if case.volumes and key not in dataset.labels.absent_keys(case_id)
+        ]
         volumes = np.array([case.volumes[key] for case in labelled if case.volumes[key] > 0])
         parts = np.array([case.components[key] for case in labelled if case.volumes[key] > 0])
         if not len(volumes):
@@ -350,7 +361,7 @@ def _in_order(dataset: _Dataset, cases: Sequence[CaseFiles]) -> dict[str, str]:
 def _viewed(cases: Sequence[CaseFiles], dataset: _Dataset) -> list[ViewedCase]:
     files = {case.case_id: case for case in cases}
     return [
-        ViewedCase(case_id, files[case_id].images, _maps(files[case_id]), why)
+        ViewedCase(case_id, files[case_id].images, _maps(files[case_id]), why, missing=files[case_id].missing)
         for case_id, why in _in_order(dataset, cases).items()
         if case_id in dataset.looked
     ]

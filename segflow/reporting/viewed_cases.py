@@ -54,6 +54,7 @@ class ViewedCase:
         rank: Why it is shown, such as ``worst``; may be empty.
         score: Its mean Dice; None without one.
         scores: Name of a label → Dice.
+        missing: Numbers of the channels that have no file.
     """
 
     case_id: str
@@ -62,6 +63,7 @@ class ViewedCase:
     rank: str = ""
     score: float | None = None
     scores: Mapping[str, float] = field(default_factory=dict)
+    missing: tuple[int, ...] = ()
 
 
 def check_channel(channel: int, channels: Sequence[str]) -> None:
@@ -204,6 +206,8 @@ def _packed(
     except SegflowError as error:
         return {**entry, "notes": [str(error)]}
     flat = is_flat(reduced.image.shape[1:], reduced.spacing)
+    lacking = [f"{channels[number]} is missing." for number in case.missing]
+    channels = [name for number, name in enumerate(channels) if number not in case.missing]
     packed = [_channel(reduced, number, channels) for number in range(len(reduced.image))]
     highest = max((int(label.max()) for label in reduced.labels.values()), default=0)
     return {
@@ -219,7 +223,7 @@ def _packed(
             name: _text(_nifti(label.astype(np.uint16 if highest > 255 else np.uint8), reduced.spacing))
             for name, label in reduced.labels.items()
         },
-        "notes": [*reduced.notes, *([STEPS] if any(channel["step"] != 1 for channel in packed) else [])],
+        "notes": [*lacking, *reduced.notes, *([STEPS] if any(channel["step"] != 1 for channel in packed) else [])],
     }
 
 

@@ -38,7 +38,8 @@ def viewer_data(run: ReportedRun, images: Mapping[str, CaseFiles], channel: int)
     def viewed(case: CaseMetrics, rank: str) -> ViewedCase:
         maps = {"reference": Path(case.reference_file), "prediction": Path(case.prediction_file)}
         scores = {labels.name_of(key): values["Dice"] for key, values in case.metrics.items() if key != 0}
-        return ViewedCase(case.case_id, images[case.case_id].images, maps, rank, case_score(case), scores)
+        files = images[case.case_id]
+        return ViewedCase(case.case_id, files.images, maps, rank, case_score(case), scores, files.missing)
 
     reader = in_classes(reader_by_name(record.plans.reader), labels)
     shown = [viewed(cases[case_id], rank) for case_id, rank in order.items()]
