@@ -133,7 +133,11 @@ def _train(settings: Train, inputs: Inputs, judge: EpochJudge | None) -> Trained
     window = _window_of_training(settings)
     scorer = volume_scorer(inputs.record, inputs.store, inputs.references, window, previous_stage=previous)
     parts = replace(
-        training_parts(settings, scorer), objective=settings.objective, judge=judge, chosen=_chosen(settings)
+        training_parts(settings, scorer),
+        objective=settings.objective,
+        judge=judge,
+        chosen=_chosen(settings),
+        cases_after=len(inputs.record.val_cases) if settings.validation else 0,
     )
     with alone, _log_file(inputs.folder):
         if is_first_rank():

@@ -28,7 +28,7 @@ def run(settings: Demo) -> float | None:
     paths = settings.paths
     dataset = _datasets.announce(settings, "demo")
     logger.info("1/5 plan")
-    plan.show(plan.plan(settings))
+    plan.show(plan.plan(settings), settings.estimate_time)
     logger.info("2/5 preprocess")
     preprocess.preprocess(replace(settings, configurations=settings.configuration.name))
     logger.info("3/5 train, and predict and score the validation cases")

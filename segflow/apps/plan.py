@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -10,6 +11,8 @@ from segflow.apps import _datasets, _next, _terminal
 from segflow.apps._own_parts import own_normalizations, own_part
 from segflow.apps._parts import Part
 from segflow.apps._records import DatasetCommand, FoldSettings, within_memory
+from segflow.core.errors import SegflowError
+from segflow.execution.progress import ProgressEvent
 from segflow.planning.planner_settings import PlannerSettings
 
 if TYPE_CHECKING:
@@ -41,6 +44,8 @@ class Plan(DatasetCommand):
         clean: Measure the dataset again.
         replace_splits: Make the folds again. Folds trained on the old ones are then void.
         processes: Cases at once; null uses all processors, 0 works in this process.
+        estimate_time: Seconds for measuring steps of each planned network on this machine, to say how long a training
+            takes, such as 60; 0 measures nothing.
     """
 
     PLACES: ClassVar[tuple[str, ...]] = (
@@ -59,6 +64,11 @@ class Plan(DatasetCommand):
     clean: bool = False
     replace_splits: bool = False
     processes: int | None = None
+    estimate_time: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.estimate_time < math.inf:
+            raise SegflowError("estimate_time is a number of seconds", found=self.estimate_time, expected="0 or more")
 
 
 @within_memory
@@ -66,7 +76,7 @@ def run(settings: Plan) -> None:
     """Plan, and print the decisions with their reasons."""
     _datasets.announce(settings, "plan")
     report = plan(settings)
-    show(report)
+    show(report, settings.estimate_time)
     _terminal.say(f"Written to {report.folder}. Why so, with this dataset's numbers: {report.page}")
     _next.say(_next.after_plan(settings, report.plans.plans_name))
 
@@ -95,8 +105,8 @@ def plan(settings: Plan) -> PlanReport:
         )
 
 
-def show(report: PlanReport) -> None:
-    """Print the table of configurations, with the reason for each."""
+def show(report: PlanReport, estimate_time: float = 0.0) -> None:
+    """Print the table of configurations, with the reason for each, and what a training takes if that is asked for."""
     from segflow.planning.explain import TABLE_HEADER
 
     rows = [configuration.row() for configuration in report.configurations]
@@ -107,3 +117,30 @@ def show(report: PlanReport) -> None:
         _terminal.say(f"  Kept from the earlier plans: {', '.join(report.kept)}")
     if report.dropped:
         _terminal.say(f"  No longer in the plans: {', '.join(report.dropped)}")
+    if estimate_time:
+        _show_times(report, estimate_time)
+
+
+def _show_times(report: PlanReport, limit: float) -> None:
+    """Measure steps of each planned network, print what a training takes, and add it to the page of the plans."""
+    from segflow.planning.plans_page import add_times
+    from segflow.storage.dataset_json import read_dataset_json
+    from segflow.storage.file_names import DESCRIPTION_FILE
+    from segflow.training.datamodule import TRAIN_BATCHES
+    from segflow.training.time_estimate import header, measure_step  # slow: torch
+    from segflow.training.training_settings import TrainerSettings
+
+    epochs, steps = TrainerSettings().max_epochs or 1, TRAIN_BATCHES
+    dataset = read_dataset_json(report.folder / DESCRIPTION_FILE, report.folder.name)
+    names = [configuration.name for configuration in report.configurations if configuration.made]
+    measured = {}
+    with _terminal.progress() as progress:
+        for number, name in enumerate(names):
+            progress(ProgressEvent("measure", name, number, len(names)))
+            measured[name] = measure_step(report.plans.configuration(name), dataset, limit)
+        progress(ProgressEvent("measure", "", len(names), len(names)))
+    rows = [time.row(name, epochs, steps) for name, time in measured.items()]
+    device = next((time.device for time in measured.values() if time.device), "this machine")
+    _terminal.table(f"A training of one fold on {device}", header(epochs, steps), rows)
+    _terminal.say("  Reading and augmentation of patches, and validation, come on top.")
+    add_times(report.page, device, header(epochs, steps), rows)

@@ -85,7 +85,7 @@ def run(settings: Run) -> float | None:
     _datasets.announce(settings, "run")
     logger.info("1/6 plan")
     planned = plan.plan(settings)
-    plan.show(planned)
+    plan.show(planned, settings.estimate_time)
     names = chosen_configurations(settings.configuration.name, planned.plans)
     folds = chosen_folds(settings.fold.index, planned)
     logger.info("2/6 preprocess %s", ", ".join(names))

@@ -48,6 +48,10 @@ class Limits:
     memory_bytes: int
 
 
+class TimeLimitError(SegflowError):
+    """A call took longer than its time limit."""
+
+
 @dataclass(slots=True)
 class _Idle:
     """Processes that wait for a call, with the queues of their messages."""
@@ -127,7 +131,7 @@ def _put_back(worker: Worker, events: queue.SimpleQueue[Any], finished: bool) ->
 
 
 def _wait(worker: Worker, events: queue.SimpleQueue[Any], subject: str, limits: Limits) -> Any:
-    too_long = SegflowError(
+    too_long = TimeLimitError(
         f"reading {subject} took longer than its time limit of {limits.seconds:.0f} s, and was ended",
         fix="The file may be damaged, or its disk does not respond.",
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from segflow.core.plans import Plans
 from segflow.planning.explain import ConfigurationReport
 from segflow.planning.planner_settings import PlannerSettings
 from segflow.planning.workings import ConfigurationWorking, SpacingWorking, Workings
+from segflow.storage.json_files import written_whole
 
 _AXES = ("z", "y", "x")
 _TRIED_SHOWN = 4
@@ -55,6 +57,24 @@ def plans_page(planned: PlannedDataset) -> str:
     for report in planned.reports:
         parts += [f"## {report.name}", f"{_sentence(report.reason)}", *_configuration(planned, report)]
     return "\n\n".join(parts) + "\n"
+
+
+def add_times(page: Path, device: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Add what was measured of the time of a training to the page. Planning again writes the page without it.
+
+    Args:
+        page: The page.
+        device: Where it was measured, in words.
+        header, rows: The table.
+    """
+    text = (
+        f"## Time of a training\n\nMeasured on {device} by `segflow plan estimate_time=…`: steps of the planned "
+        "network on random numbers, for one fold. Reading and augmentation of patches, and validation, come on top.\n\n"
+        f"{_table(header, rows)}\n"
+    )
+    before = page.read_text(encoding="utf-8")
+    with written_whole(page) as temporary:
+        temporary.write_text(f"{before}\n{text}", encoding="utf-8")
 
 
 def _dataset(planned: PlannedDataset) -> list[str]:

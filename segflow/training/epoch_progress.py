@@ -14,6 +14,7 @@ from segflow.core.wording import counted, duration_text, moment_text
 from segflow.execution.machine import processor_count
 from segflow.execution.progress import Progress, TrainingEvent, silent
 from segflow.training.epoch_times import EpochTimes, shares_text
+from segflow.training.forecast import Forecast
 from segflow.training.time_budget import TimeBudget
 
 logger = logging.getLogger(__name__)
@@ -39,12 +40,17 @@ class EpochProgress(Callback):
         progress: Called several times in an epoch.
         val_steps: Validation batches of an epoch.
         scratch: Whether the arrays lie on a disk of this machine that the settings name.
+        cases_after: Whole validation cases that are predicted after the training.
     """
 
-    def __init__(self, progress: Progress = silent, *, val_steps: int = 0, scratch: bool = False) -> None:
+    def __init__(
+        self, progress: Progress = silent, *, val_steps: int = 0, scratch: bool = False, cases_after: int = 0
+    ) -> None:
         self._progress = progress
         self._val_steps = val_steps
         self._scratch = scratch
+        self._cases_after = cases_after
+        self._has_forecast = False
         self._times = EpochTimes(1, 1, 0)
         self._began = 0.0
         self._told = self._looked = -math.inf
@@ -74,6 +80,7 @@ class EpochProgress(Callback):
     ) -> None:
         self._times.step(time.monotonic())
         self._step = batch_idx + 1
+        self._forecast(trainer, is_last=self._step == int(trainer.num_training_batches))
         self._report(trainer, pl_module)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -128,12 +135,37 @@ class EpochProgress(Callback):
             )
         )
 
+    def _forecast(self, trainer: pl.Trainer, *, is_last: bool) -> None:
+        """Say in the first epoch of this start what the training will come to, once enough steps are measured."""
+        times = self._times
+        if self._has_forecast or not trainer.is_global_zero or times.step_seconds is None:
+            return
+        budget = self._left_of_budget(trainer)
+        forecast = Forecast(
+            step_seconds=times.step_seconds,
+            measured=times.steps_measured,
+            rest_seconds=times.rest(time.monotonic()) or 0.0,
+            epoch_seconds=times.epoch_seconds or 0.0,
+            epochs=_epochs(trainer) - trainer.current_epoch,
+            planned_epochs=_epochs(trainer),
+            steps=int(trainer.num_training_batches),
+            budget_seconds=budget,
+            cases_after=self._cases_after,
+        )
+        if forecast.is_sure or is_last:
+            self._has_forecast = True
+            if text := forecast.text():
+                logger.info("%s", text)
+
+    def _left_of_budget(self, trainer: pl.Trainer) -> float | None:
+        """Seconds that ``trainer.max_time`` leaves; None without one."""
+        budgets = [c for c in trainer.callbacks if isinstance(c, TimeBudget)]  # type: ignore[attr-defined]
+        return min((max(0.0, budget.seconds - budget.used) for budget in budgets), default=None)
+
     def _rest(self, trainer: pl.Trainer) -> float | None:
         """Estimated seconds until the end of the last epoch, or of the time that the training is given."""
-        rest = self._times.rest(time.monotonic())
-        budgets = [c for c in trainer.callbacks if isinstance(c, TimeBudget)]  # type: ignore[attr-defined]
-        left = [max(0.0, budget.seconds - budget.used) for budget in budgets]
-        return min([rest, *left]) if rest is not None else next(iter(left), None)
+        known = [self._times.rest(time.monotonic()), self._left_of_budget(trainer)]
+        return min((seconds for seconds in known if seconds is not None), default=None)
 
     def _tell_where_time_goes(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self._said or not trainer.is_global_zero:

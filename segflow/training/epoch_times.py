@@ -116,8 +116,7 @@ class EpochTimes:
         recent = self._recent()
         train = fmean(epoch.train for epoch in recent) if recent else step * self._steps
         files = fmean(epoch.files for epoch in recent) if recent else 0.0
-        validations = [e.validation for e in self._measured if e.validation is not None]
-        validation = fmean(validations) if validations else step * VALIDATION_STEP * self._val_steps
+        validation = self._validation(step)
         later = self._epochs - self._epoch - 1
         validated = self._epochs // self._every - (self._epoch + 1) // self._every
         rest = later * (train + files) + validated * validation
@@ -137,6 +136,22 @@ class EpochTimes:
         return {name: seconds / total for name, seconds in parts.items()} if total > 0 else {}
 
     @property
+    def steps_measured(self) -> int:
+        """Number of steps of the present epoch that `step_seconds` is the mean of, if it is the first of this start."""
+        return max(0, len(self._steps_at) - UNEVEN)
+
+    @property
+    def epoch_seconds(self) -> float | None:
+        """Seconds of a mean epoch with its share of validation; None before there is a measurement."""
+        step = self.step_seconds
+        if step is None:
+            return None
+        recent = self._recent()
+        train = fmean(epoch.train for epoch in recent) if recent else step * self._steps
+        files = fmean(epoch.files for epoch in recent) if recent else 0.0
+        return train + files + self._validation(step) / self._every
+
+    @property
     def measured(self) -> int:
         """Number of whole epochs of this start."""
         return len(self._measured)
@@ -151,6 +166,11 @@ class EpochTimes:
             each = (self._val_steps_at[-1] - self._validates_since) / len(self._val_steps_at)
             return (self._val_steps - len(self._val_steps_at)) * each + files
         return max(0.0, validation - (now - self._validates_since)) + files
+
+    def _validation(self, step: float) -> float:
+        """Seconds of a validation."""
+        validations = [epoch.validation for epoch in self._measured if epoch.validation is not None]
+        return fmean(validations) if validations else step * VALIDATION_STEP * self._val_steps
 
     def _has_validated(self) -> bool:
         return any(epoch.validation is not None for epoch in self._measured)

@@ -113,6 +113,7 @@ class TrainingParts:
         score_volumes: Scores whole cases during training; needed if ``training.volume_every`` is set.
         objective: Tag of the value that a search optimises, which must be logged; None if there is none.
         judge: Decides after each epoch whether the training is worth going on; None trains to the end.
+        cases_after: Whole validation cases that are predicted after the training, for its forecast.
         chosen: What the user chose, for the tables of loggers: name → value, such as ``loss`` → ``dice_ce``.
     """
 
@@ -128,6 +129,7 @@ class TrainingParts:
     score_volumes: VolumeScorer | None = None
     objective: str | None = None
     judge: EpochJudge | None = None
+    cases_after: int = 0
     chosen: Mapping[str, Any] = field(default_factory=dict)
 
 

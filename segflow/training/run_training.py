@@ -61,7 +61,12 @@ def run_training(job: TrainingJob, *, resuming: bool) -> TrainResult:
         logger.warning("the fold has no validation cases: there will be no pseudo-Dice and no best.ckpt")
     options = trainer_options(job.parts)
     batches = epoch_batches(options, has_validation=has_validation)
-    epochs = EpochProgress(job.progress, val_steps=batches.val, scratch=job.arrays.scratch is not None)
+    epochs = EpochProgress(
+        job.progress,
+        val_steps=batches.val,
+        scratch=job.arrays.scratch is not None,
+        cases_after=job.parts.cases_after,
+    )
     report = EpochReport(job.folder, job.record.dataset.labels, epochs.end_text)
     stop = StopFile(job.folder)
     files = WholeCheckpointIO()

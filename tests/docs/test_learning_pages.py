@@ -20,9 +20,11 @@ def test_how_the_configuration_is_composed(workspace: Path) -> None:
 
 
 def test_how_planning_decides(workspace: Path) -> None:
-    run_page("explained/planning.md", workspace)
+    ran = run_page("explained/planning.md", workspace)
+    assert "s / iteration" in ran.output("estimate_time")
     prepared = workspace / "data" / "preprocessed" / "Dataset001_Phantom"
     assert "for people: nothing reads this file" in (prepared / "plans11GB.md").read_text(encoding="utf-8")
+    assert "## Time of a training" in (prepared / "timed.md").read_text(encoding="utf-8")
 
 
 def test_what_is_measured(workspace: Path) -> None:
