@@ -10,15 +10,21 @@ from typing import Any
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import torch
 
 from segflow.core.case import CaseFiles
 from segflow.core.errors import CaseErrors, SegflowError
-from segflow.core.missing_channels import MissingChannels
+from segflow.core.geometry import Box
+from segflow.core.labels import Labels
+from segflow.core.missing_channels import MissingChannels, WithPresence, with_missing
 from segflow.core.training_images import ImageFacts, TrainingImages, image_quantiles, without_missing
+from segflow.core.voxels import ArraySource
+from segflow.inference.cascade_source import one_hot
 from segflow.inference.find_cases import find_cases
 from segflow.inference.image_objects import image_object
 from segflow.inference.lacking_cases import do_without, holds_all, tell_missing
 from segflow.inference.unlike import differences
+from segflow.sampling.batch import network_input
 
 CHANNELS = ("T1", "T2", "FLAIR")
 
@@ -118,3 +124,13 @@ def test_none_in_a_list_of_images_is_a_missing_channel() -> None:
         image_object([None, None])
     with pytest.raises(SegflowError, match="needs images of one channel each"):
         image_object([sitk.GetImageFromArray(np.stack(arrays, -1), isVector=True), None])
+
+
+def test_training_and_prediction_order_the_inputs_of_a_cascade_alike() -> None:
+    generator = np.random.default_rng(0)
+    labels = Labels.from_json({"background": 0, "a": 1, "b": 2})
+    image = with_missing(generator.normal(size=(1, 3, 4, 5)).astype(np.float32), (1,))
+    both = np.concatenate((image, one_hot(generator.integers(0, 3, (3, 4, 5)), labels)))
+    trained = network_input(torch.from_numpy(both)[None], torch.tensor([[True, False]]), mask=True)[0]
+    predicted = WithPresence(ArraySource(both), [True, False]).read(Box.whole((3, 4, 5)))
+    assert np.array_equal(trained.numpy(), predicted)
