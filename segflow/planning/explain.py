@@ -56,8 +56,8 @@ class ConfigurationReport:
             " × ".join(str(n) for n in self.patch_size),
             str(self.batch_size),
             str(self.levels),
-            f"{self.gpu_memory_gb:.1f}",
-            f"≤ {self.disk_bytes / 1e9:.2f}" if self.disk_bytes else "shared",
+            f"{self.gpu_memory_gb:.1f}" if self.gpu_memory_gb >= 0.05 else "< 0.1",
+            f"≤ {max(0.01, self.disk_bytes / 1e9):.2f}" if self.disk_bytes else "shared",
         )
 
 
