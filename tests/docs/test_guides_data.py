@@ -48,16 +48,14 @@ def test_ignore_label(workspace: Path) -> None:
     assert "tumour" in ran.output("train dataset=7")
 
 
-def test_partial_labels(workspace: Path) -> None:
-    ran = run_page("guides/partial_labels.md", workspace, own_datasets=["Dataset007_Partly"])
+def test_partial_labels(raw_workspace: Path) -> None:
+    ran = run_page("guides/partial_labels.md", raw_workspace, own_datasets=["Dataset007_Partly"])
     assert "partly labelled: tumour was not drawn in" in next(r.stderr for c, r in ran.commands if "doctor" in c)
-    assert "liver" in ran.output("train dataset=7")
 
 
-def test_missing_channels(workspace: Path) -> None:
-    ran = run_page("guides/missing_channels.md", workspace, own_datasets=["Dataset007_Two"])
+def test_missing_channels(raw_workspace: Path) -> None:
+    ran = run_page("guides/missing_channels.md", raw_workspace, own_datasets=["Dataset007_Two"])
     assert "smooth (channel 1) is missing in 1 of" in next(r.stderr for c, r in ran.commands if "doctor" in c)
-    assert read_json(workspace / "predictions" / "predict.json")["missing_in_cases"]
 
 
 def test_splits(workspace: Path) -> None:
