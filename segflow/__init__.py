@@ -1,8 +1,8 @@
 """Self-configuring medical image segmentation, driven by configuration.
 
-`Predictor` is a trained model. `plan`, `preprocess`, `train` and `evaluate` are the commands of that name: they take
-settings as typed after ``segflow COMMAND``, or as keywords, and return what they made. Docstrings cite the recipe that
-segflow follows: "recipe 4.2" is section 4.2 of ``docs/recipe.md``.
+`Predictor` is a trained model. `plan`, `preprocess`, `train`, `evaluate` and `compare` are the commands of that name:
+they take settings as typed after ``segflow COMMAND``, or as keywords, and return what they made. Docstrings cite the
+recipe that segflow follows: "recipe 4.2" is section 4.2 of ``docs/recipe.md``.
 
 Nothing heavy is imported before it is used.
 """
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from segflow.apps._training import Trained
+    from segflow.core.comparison import Comparison
     from segflow.core.metrics import Summary
     from segflow.inference.predictor import Predictor as Predictor
     from segflow.planning.plan_dataset import PlanReport
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     __version__: str
 
-__all__ = ["Predictor", "__version__", "evaluate", "plan", "preprocess", "train"]
+__all__ = ["Predictor", "__version__", "compare", "evaluate", "plan", "preprocess", "train"]
 
 
 def __getattr__(name: str) -> Any:
@@ -117,3 +118,22 @@ def evaluate(*arguments: str, **settings: object) -> Summary:
     from segflow.apps import _python
 
     return _python.evaluate(*arguments, **settings)
+
+
+def compare(*arguments: str, **settings: object) -> Comparison:
+    """Say whether the scores of several runs differ, and by how much, as ``segflow compare`` does.
+
+    Args:
+        *arguments: Arguments as typed after ``segflow compare``, such as ``"seeds={a:[A1,A2],b:[B1,B2]}"``.
+        **settings: Settings by name, as in `plan`: ``runs=[folder_a, folder_b]``, ``metric="hd95_mm"``.
+
+    Returns:
+        The result: ``settings``, ``rows`` (each pair in each metric and label, with difference, interval, p-value and
+        ``winner``), ``noise`` (means of every seed), ``ranks``, and ``notes``.
+
+    Raises:
+        SegflowError: A setting is wrong, there are no scores, or they cannot be compared.
+    """
+    from segflow.apps import _python
+
+    return _python.compare(*arguments, **settings)

@@ -247,7 +247,8 @@ NUMBERED = frozenset({"trainer.devices"})
 
 def listed(command: str) -> frozenset[str]:
     """Settings for which ``A,B`` is a list of paths, and no sweep unless ``-m`` says so."""
-    return frozenset({"report": {"run"}, "bundle": {"model"}}.get(command, ()))
+    lists = {"report": {"run"}, "bundle": {"model"}, "compare": {"runs", "metric", "comparison.metric"}}
+    return frozenset(lists.get(command, ()))
 
 
 def taken_as_typed(command: str) -> frozenset[str]:

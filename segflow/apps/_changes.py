@@ -28,7 +28,7 @@ def changes(record: RunRecord) -> list[Change] | None:
         composed = _plain.composed("train", [], [_shipped.config_dir()])
     except (NeedsHydraError, SegflowError):
         return None
-    defaults, here = dict(_leaves(_settings.plain(composed, Train))), dict(_leaves(record.settings))
+    defaults, here = dict(leaves(_settings.plain(composed, Train))), dict(leaves(record.settings))
     return [
         Change(name, in_words(defaults[name]) if name in defaults else "", in_words(value))
         for name, value in here.items()
@@ -45,10 +45,10 @@ def typed(fold: Fold) -> list[str]:
     return [str(word) for word in content] if isinstance(content, list) else []
 
 
-def _leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Dotted name → leaf. Lists are leaves, since their entries have no names."""
     if isinstance(value, Mapping) and value:
         for key, inner in value.items():
-            yield from _leaves(inner, f"{prefix}.{key}" if prefix else str(key))
+            yield from leaves(inner, f"{prefix}.{key}" if prefix else str(key))
     elif not prefix.endswith("._partial_"):
         yield prefix, value

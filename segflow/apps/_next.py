@@ -268,6 +268,13 @@ def after_report(run: Path, paths: PathSettings) -> list[str]:
 
 
 @_or_nothing
+def after_compare(runs: Sequence[Path]) -> list[str]:
+    """Next command: a page about runs that were compared, with their curves and settings."""
+    of_runs = len(runs) > 1 and all(path.is_dir() and _at_hand.run_of(path) is not None for path in runs)
+    return [_command("report", run=list(runs))] if of_runs else []
+
+
+@_or_nothing
 def with_model(model: Path, paths: PathSettings, of: Path | None = None) -> list[str]:
     """The command line that predicts the test images of a model's dataset, if they exist.
 

@@ -19,7 +19,9 @@ from segflow.apps import _command_line, _commands, _messages, _read_settings, _s
 from segflow.apps._parts import SettingError
 from segflow.apps._plain_values import NeedsHydraError, parsed
 
-COMMANDS = frozenset({"predict", "ensemble", "evaluate", "postprocess", "bundle", "convert", "doctor", "config"})
+COMMANDS = frozenset(
+    {"predict", "ensemble", "evaluate", "compare", "postprocess", "bundle", "convert", "doctor", "config"}
+)
 """Commands that do not need the extra ``train``."""
 
 SELF = "_self_"

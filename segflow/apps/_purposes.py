@@ -12,6 +12,7 @@ COMMANDS = {
     "predict": "images and a trained run → label maps",
     "ensemble": "several predictions → label maps, by mean, majority or STAPLE",
     "evaluate": "label maps and references → scores",
+    "compare": "runs, summaries or tables of scores → whether they differ, and by how much",
     "postprocess": "choose steps on a cross-validation, or apply them to a folder",
     "select": "trained runs → the configuration or ensemble to predict with",
     "run": "raw dataset → all steps above, up to predictions of imagesTs by the best ensemble",

@@ -1,6 +1,7 @@
-"""Commands from Python. `segflow.plan`, `segflow.preprocess`, `segflow.train` and `segflow.evaluate` lead here.
+"""Commands from Python: `segflow.plan`, `segflow.preprocess`, `segflow.train`, and so on, lead here.
 
-Nothing of Hydra, Lightning or torch is imported before the command needs it: ``evaluate`` works in a light install.
+Nothing of Hydra, Lightning or torch is imported before the command needs it: ``evaluate`` and ``compare`` work in a
+light install.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from segflow.execution.machine import memory_limited
 if TYPE_CHECKING:
     from segflow.apps._records import Command
     from segflow.apps._training import Trained
+    from segflow.core.comparison import Comparison
     from segflow.core.metrics import Summary
     from segflow.planning.plan_dataset import PlanReport
     from segflow.preprocessing.preprocess_report import PreprocessReport
@@ -65,6 +67,14 @@ def evaluate(*arguments: str, **settings: object) -> Summary:
         summary = command.evaluate(ready)
         command.check_failed(summary)
         return summary
+
+
+def compare(*arguments: str, **settings: object) -> Comparison:
+    """See `segflow.compare`."""
+    with _ready("compare", arguments, settings) as ready:
+        from segflow.apps import compare as command
+
+        return command.compare(ready)
 
 
 @contextmanager

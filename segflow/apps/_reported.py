@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from segflow.core.metrics import CaseMetrics, Summary
 from segflow.core.names import is_number
 from segflow.core.run_record import RunRecord
 from segflow.evaluation.all_scores import all_scores
+from segflow.evaluation.read_scores import alike
 from segflow.evaluation.summary import SUMMARY_FILE, read_scores_of
 from segflow.execution.progress import Progress
 from segflow.inference.predict_validation import validated_with
@@ -72,7 +72,7 @@ def read_run(folder: Path, name: str, scope: Scope) -> tuple[ReportedRun, list[s
             cases[case.case_id], fold_of[case.case_id] = case, fold.fold
         failed |= summary.failed
     notes += _coverage(run, cases)
-    scored = replace(run, summary=Summary.of_cases(_alike(list(cases.values())), failed), fold_of=fold_of)
+    scored = replace(run, summary=Summary.of_cases(alike(list(cases.values())), failed), fold_of=fold_of)
     return replace(scored, changes=_changes.changes(run.record), typed=_changes.typed(run.folds[0])), notes
 
 
@@ -119,19 +119,3 @@ def _coverage(run: ReportedRun, cases: dict[str, CaseMetrics]) -> list[str]:
     if len(cases) < len(known):
         return [f"The scores are those of {len(cases)} of {len(known)} training cases: not every fold is validated."]
     return []
-
-
-def _alike(cases: Sequence[CaseMetrics]) -> list[CaseMetrics]:
-    """The cases with the metrics that all have: not every fold may have all scores."""
-    tables = [set(scores) for case in cases for scores in case.metrics.values()]
-    shared = set.intersection(*tables) if tables else set()
-    return [
-        replace(
-            case,
-            metrics={
-                key: {name: value for name, value in scores.items() if name in shared}
-                for key, scores in case.metrics.items()
-            },
-        )
-        for case in cases
-    ]

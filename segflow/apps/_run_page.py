@@ -7,15 +7,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from segflow.apps import _terminal
+from segflow.apps._compared import by_settings, grouped
 from segflow.apps._records import PathSettings
 from segflow.apps._reported import Scope, read_run
 from segflow.core.case import CaseFiles
 from segflow.core.errors import SegflowError
+from segflow.core.labels import key_text
 from segflow.core.metrics import HEADINGS, Summary
 from segflow.core.selection import Selection
 from segflow.evaluation.compare import estimate_mean
+from segflow.evaluation.compare_scores import compare_scores
+from segflow.evaluation.comparison_words import OF_PAIRS, OF_RANKS, left_out, pair_rows, rank_rows, verdicts
 from segflow.evaluation.fold_rows import fold_rows
-from segflow.evaluation.paired import metrics_of_all, paired_rows, score_rows
+from segflow.evaluation.read_scores import Scores
+from segflow.evaluation.score_rows import metrics_of_all, score_rows
+from segflow.evaluation.score_table import ScoreTable
 from segflow.evaluation.summary import format_estimate, table_rows
 from segflow.reporting.reported_run import ReportedRun
 from segflow.reporting.write_report import Table, write_report
@@ -27,11 +33,6 @@ from segflow.storage.runs import Run, names_of_runs
 
 OF_INTERVALS = (
     "Means over the cases in which a label occurs, with their 95 % confidence interval by bootstrap over the cases."
-)
-OF_PAIRS = (
-    "Over the cases that both runs have: the mean of each, the mean difference with its 95 % confidence interval by "
-    "bootstrap over the cases, and the p-value of Wilcoxon's signed-rank test, two-sided and not corrected for the "
-    "number of comparisons."
 )
 
 
@@ -77,7 +78,7 @@ def write(folder: Path, page: Path, options: Options, *, raw: Path | None = None
 
 
 def compare(folders: Sequence[Path], page: Path, options: Options) -> None:
-    """Write a page that compares runs with the first of them, on the cases that all of them have.
+    """Write a page that compares runs with each other, on the cases that all of them have.
 
     Args:
         folders: Folders of runs or folds, at least two.
@@ -95,7 +96,8 @@ def compare(folders: Sequence[Path], page: Path, options: Options) -> None:
             notes += [f"{name}: {remark}" for remark in remarks]
     _check_labels(runs)
     shared, more = _on_shared_cases(runs)
-    write_report(page, shared, tables=_comparison(shared), notes=[*notes, *more])
+    tables, told = _comparison(shared)
+    write_report(page, shared, tables=tables, notes=[*notes, *more, *told])
 
 
 def _check_labels(runs: Sequence[ReportedRun]) -> None:
@@ -126,20 +128,25 @@ def _restricted(summary: Summary, cases: set[str]) -> Summary:
     return Summary.of_cases([case for case in summary.cases if case.case_id in cases], summary.failed)
 
 
-def _comparison(runs: Sequence[ReportedRun]) -> list[Table]:
-    """Tables of the runs that have scores: side by side, and the differences from the first of them."""
+def _comparison(runs: Sequence[ReportedRun]) -> tuple[list[Table], list[str]]:
+    """Tables of the runs that have scores, as those of ``segflow compare``; and remarks."""
     scored = [run for run in runs if run.summary.cases]
     if len(scored) < 2:
-        return []
-    names, summaries, labels = (
-        [run.name for run in scored],
-        [run.summary for run in scored],
-        scored[0].record.dataset.labels,
-    )
-    return [
-        Table("Side by side", score_rows(names, summaries, labels), "Means over the cases.", texts=2),
-        Table(f"Differences from {names[0]}", paired_rows(names, summaries, labels), OF_PAIRS, texts=3),
+        return [], []
+    labels = scored[0].record.dataset.labels
+    names = {key_text(key): labels.name_of(key) for key in labels.foreground_keys}
+    sources = [Scores(ScoreTable.of_summary(run.name, run.summary), (), names, tuple(run.records)) for run in scored]
+    contenders = by_settings(sources)
+    found = compare_scores(contenders, label_names=names)
+    side = score_rows([run.name for run in scored], [run.summary for run in scored], labels)
+    tables = [
+        Table("Side by side", side, "Means over the cases.", texts=2),
+        Table("Verdicts", [["pair"], *([line] for line in verdicts(found))]),
     ]
+    if found.rows:
+        tables.append(Table("Differences", pair_rows(found), OF_PAIRS, texts=4))
+        tables.append(Table("Ranks", rank_rows(found), OF_RANKS, texts=2))
+    return tables, [*grouped(contenders), *found.notes, *left_out(found)]
 
 
 def _headline(reported: ReportedRun) -> dict[str, str]:

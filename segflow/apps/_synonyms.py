@@ -37,6 +37,7 @@ PLACES: Mapping[str, tuple[str, ...]] = {
     "predict": ("model", "input", "output"),
     "evaluate": ("prediction", "reference"),
     "report": ("run",),
+    "compare": ("runs",),
     "bundle": ("model", "output"),
     "postprocess": ("prediction", "reference"),
 }

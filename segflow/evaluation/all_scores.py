@@ -8,9 +8,12 @@ from segflow.core.labels import Labels
 from segflow.core.metrics import Summary
 from segflow.evaluation.evaluate_cases import evaluate_cases, is_scored
 from segflow.evaluation.evaluate_settings import EvaluateSettings
+from segflow.evaluation.label_pairs import prediction_role
 from segflow.evaluation.summary import SUMMARY_FILE, read_summary
 from segflow.execution.progress import Progress, silent
+from segflow.storage.file_stamps import is_same_file
 from segflow.storage.links import within
+from segflow.storage.stamps import StampedFolder
 
 FOLDER = "all_scores"
 
@@ -50,3 +53,17 @@ def all_scores(
         output=output,
         progress=progress,
     )
+
+
+def kept_all_scores(folder: Path, file_ending: str) -> Summary | None:
+    """The scores that `all_scores` kept for the label maps in a folder; None if there are none of the present ones."""
+    output = folder / FOLDER
+    if not (output / SUMMARY_FILE).is_file():
+        return None
+    scored = (StampedFolder(output).stamp_of(SUMMARY_FILE) or {"inputs": {}})["inputs"]
+    summary = read_summary(output / SUMMARY_FILE, file_ending)
+    same = all(
+        is_same_file(folder / f"{case.case_id}{file_ending}", scored.get(prediction_role(case.case_id), {}))
+        for case in summary.cases
+    )
+    return summary if same else None

@@ -1,138 +1,154 @@
-"""Runs compared case by case: paired differences with interval and test."""
+"""Two settings compared case by case: difference, interval, test, effect size, and how many cases are better."""
 
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from segflow.core.labels import LabelKey, Labels
-from segflow.core.metrics import HEADINGS, Summary
-from segflow.evaluation.compare import Estimate, estimate_mean
+from segflow.core.comparison import Pair
+from segflow.evaluation.compare import estimate_mean
+from segflow.evaluation.seed_noise import seeds_and_cases
 
-COMPARED = ("Dice", "hd95_mm", "surface_dice")
-"""Metrics of the tables, where they were computed."""
+WILCOXON, SEEDS = "Wilcoxon", "seeds and cases"
+"""Names of the tests: Wilcoxon's signed-rank test with one seed each, else `segflow.evaluation.seed_noise`."""
 
-MEAN = "mean of labels"
+NOISE = 1e-12
+"""Differences up to this are zero."""
 
 
 @dataclass(frozen=True, slots=True)
-class PairedDifference:
-    """Two runs on the cases in which a score is defined and finite in both.
+class Column:
+    """One metric of one label, or of their mean, for one setting.
 
     Attributes:
-        key: The label or region; None for the mean over all of them within a case.
-        first, second: Mean of each run over these cases.
-        difference: Mean of second minus first, its interval by bootstrap over the cases, and their number.
-        p_value: Wilcoxon signed-rank test of the differences, two-sided; NaN if there are none but zeros.
-        infinite: Further cases whose score is infinite in one run or both.
+        values: float64 (seeds, cases), NaN where undefined.
+        absent: bool (seeds, cases): the label is rightly absent from the prediction.
+        sign: 1 if a higher value is better, else -1.
     """
 
-    key: LabelKey | None
-    first: float
-    second: float
-    difference: Estimate
-    p_value: float
-    infinite: int
+    values: np.ndarray
+    absent: np.ndarray
+    sign: int = 1
+
+    def undefined(self) -> np.ndarray:
+        """bool (cases,): no seed has a score."""
+        return np.asarray(np.isnan(self.values).all(axis=0))
+
+    def order(self) -> np.ndarray:
+        """float64 (cases,) by which settings are ranked, higher is better: the mean over the seeds.
+
+        It is minus infinity where a seed has an infinite distance, or no score though there was something to find or
+        found; and infinity where all are rightly empty.
+        """
+        better = np.where(np.isnan(self.values), np.where(self.absent, np.inf, -np.inf), self.sign * self.values)
+        worst, best = np.isneginf(better).any(axis=0), np.isposinf(better).all(axis=0)
+        finite = np.isfinite(better)
+        sums, counts = np.where(finite, better, 0.0).sum(axis=0), finite.sum(axis=0)
+        return np.where(worst, -np.inf, np.where(best, np.inf, sums / np.maximum(counts, 1)))
 
 
-def paired_differences(first: Summary, second: Summary, metric: str) -> list[PairedDifference]:
-    """Differences of a metric for each label, and for the mean over the labels if there are several.
+def compare_pair(first: Column, second: Column, *, alpha: float = 0.05, resamples: int = 2000) -> Pair:
+    """Compare two settings in one metric and label. The p-value is not corrected yet.
 
     Args:
-        first, second: Scores of the same labels on the same cases.
-        metric: Name of a metric that both have.
+        first, second: Their scores of the same cases.
+        alpha: The interval has the confidence 1 - alpha.
+        resamples: Bootstrap samples of the interval, with one seed each.
     """
-    keys: list[LabelKey | None] = [*first.keys]
-    tables = [first.values(metric), second.values(metric)]
-    columns = [[table[:, place] for table in tables] for place in range(len(keys))]
-    if len(keys) > 1:
-        keys.append(None)
-        columns.append([_mean_of_labels(table) for table in tables])
-    return [_paired(key, *pair) for key, pair in zip(keys, columns, strict=True)]
+    known = ~(first.undefined() & second.undefined())
+    finite = np.isfinite(first.values).all(axis=0) & np.isfinite(second.values).all(axis=0)
+    one, two = first.values[:, finite], second.values[:, finite]
+    differences = two.mean(axis=0) - one.mean(axis=0)
+    ordered = _ordered_differences(first.order()[known], second.order()[known])
+    if len(one) + len(two) > 2:
+        tested = seeds_and_cases(one, two, 1 - alpha) if one.shape[1] else None
+        low, high, p = (tested.low, tested.high, tested.p_value) if tested else (math.nan,) * 3
+    elif one.shape[1]:
+        estimate = estimate_mean(differences, resamples=resamples, confidence=1 - alpha)
+        low, high, p = estimate.low, estimate.high, _wilcoxon(ordered)
+    else:
+        low, high, p = math.nan, math.nan, _wilcoxon(ordered)
+    infinite = np.isinf(first.values).any(axis=0) | np.isinf(second.values).any(axis=0)
+    return Pair(
+        first_mean=_mean(one),
+        second_mean=_mean(two),
+        difference=_mean(differences),
+        low=low,
+        high=high,
+        p_value=p,
+        corrected=p,
+        test=SEEDS if len(one) + len(two) > 2 else WILCOXON,
+        effect=_rank_biserial(ordered),
+        better=int((ordered > 0).sum()),
+        worse=int((ordered < 0).sum()),
+        equal=int((ordered == 0).sum()),
+        cases=int(finite.sum()),
+        infinite=int(infinite.sum()),
+        one_sided=int((known & ~finite & ~infinite).sum()),
+        sign=first.sign,
+    )
 
 
-def paired_rows(names: Sequence[str], runs: Sequence[Summary], labels: Labels) -> list[list[str]]:
-    """The other runs against the first, as a table: a heading, and one row for each metric, label and run.
+def corrected(pairs: Sequence[Pair], method: str) -> list[Pair]:
+    """The pairs of one family with corrected p-values. Those without a p-value do not count.
 
     Args:
-        names: Name of each run.
-        runs: Scores of the same labels on the same cases.
-        labels: The label definition, for the names.
+        pairs: The family.
+        method: ``holm``, ``bonferroni`` or ``none``.
     """
-    rows = [
-        ["metric", "label", "run", names[0], "that run", "difference", "95 % of resamples", "p (Wilcoxon)", "cases"]
-    ]
-    for metric in metrics_of_all(runs):
-        compared = [paired_differences(runs[0], run, metric) for run in runs[1:]]
-        for of_label in zip(*compared, strict=True):
-            for name, pair in zip(names[1:], of_label, strict=True):
-                label = MEAN if pair.key is None else labels.name_of(pair.key)
-                rows.append([HEADINGS[metric], label, name, *_numbers(pair, _digits(metric))])
-    return rows
+    values = np.array([pair.p_value for pair in pairs])
+    adjusted = adjust(values, method)
+    return [replace(pair, corrected=float(value)) for pair, value in zip(pairs, adjusted, strict=True)]
 
 
-def score_rows(names: Sequence[str], runs: Sequence[Summary], labels: Labels) -> list[list[str]]:
-    """Means of every run side by side: a heading, and one row for each metric and label."""
-    rows = [["metric", "label", *names]]
-    for metric in metrics_of_all(runs):
-        form = f".{_digits(metric)}f"
-        for key in runs[0].keys:
-            name = labels.name_of(key)
-            rows.append([HEADINGS[metric], name, *(_shown(run.mean[key][metric], form) for run in runs)])
-        if len(runs[0].keys) > 1:
-            means = [estimate_mean(run.values(metric)).mean for run in runs]
-            rows.append([HEADINGS[metric], MEAN, *(_shown(mean, form) for mean in means)])
-    return rows
+def adjust(p_values: np.ndarray, method: str) -> np.ndarray:
+    """Corrected p-values of a family, float64 of the same shape. NaN stays and does not count."""
+    result = p_values.astype(np.float64)
+    places = np.flatnonzero(~np.isnan(result))
+    if method == "none" or not len(places):
+        return result
+    if method == "bonferroni":
+        return np.minimum(result * len(places), 1.0)
+    ordered = places[np.argsort(result[places], kind="stable")]
+    factors = np.arange(len(ordered), 0, -1)
+    result[ordered] = np.minimum(np.maximum.accumulate(result[ordered] * factors), 1.0)
+    return result
 
 
-def metrics_of_all(runs: Sequence[Summary]) -> list[str]:
-    """The metrics of the tables that every run has."""
-    return [metric for metric in COMPARED if all(metric in next(iter(run.mean.values()), {}) for run in runs)]
-
-
-def _paired(key: LabelKey | None, first: np.ndarray, second: np.ndarray) -> PairedDifference:
-    defined = ~np.isnan(first) & ~np.isnan(second)
-    finite = defined & np.isfinite(first) & np.isfinite(second)
-    one, two = first[finite], second[finite]
-    means = [float(values.mean()) if len(values) else math.nan for values in (one, two)]
-    differences = np.full(len(first), np.nan)
-    differences[finite] = two - one
-    infinite = int(defined.sum() - finite.sum())
-    return PairedDifference(key, means[0], means[1], estimate_mean(differences), _wilcoxon(two - one), infinite)
-
-
-def _numbers(pair: PairedDifference, digits: int) -> list[str]:
-    """Means, difference, interval, p-value and number of cases, as a table shows them."""
-    form, one = f".{digits}f", pair.difference
-    interval = "–" if math.isnan(one.low) else f"{one.low:+{form}} … {one.high:+{form}}"
-    left_out = f" ({pair.infinite} infinite left out)" if pair.infinite else ""
-    means = [_shown(pair.first, form), _shown(pair.second, form), _shown(one.mean, f"+{form}")]
-    return [*means, interval, _shown(pair.p_value, ".2g"), f"{one.cases}{left_out}"]
-
-
-def _digits(metric: str) -> int:
-    """Decimals: four of a share, two of millimetres."""
-    return 2 if metric.endswith("_mm") else 4
-
-
-def _mean_of_labels(table: np.ndarray) -> np.ndarray:
-    """float64 (cases,): mean over the labels in which a case has a score; NaN if there are none."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # of cases without any score
-        return np.asarray(np.nanmean(table, axis=1))
+def _ordered_differences(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """float64 (cases,) for ranks: second minus first, where an infinite one is larger than all others."""
+    with np.errstate(invalid="ignore"):
+        plain = second - first
+    same = (first == second) | (np.abs(plain) <= NOISE)
+    found = np.where(same, 0.0, plain)
+    largest = np.abs(found[np.isfinite(found)]).max(initial=0.0) + 1
+    return np.clip(found, -largest, largest)
 
 
 def _wilcoxon(differences: np.ndarray) -> float:
-    if not differences.any():
+    """Two-sided p-value; 1 if all scores are the same, NaN without cases."""
+    if not len(differences):
         return math.nan
+    if not differences.any():
+        return 1.0
     from scipy.stats import wilcoxon  # slow
 
     return float(wilcoxon(differences).pvalue)
 
 
-def _shown(value: float, form: str) -> str:
-    return "–" if math.isnan(value) else format(value, form)
+def _rank_biserial(differences: np.ndarray) -> float:
+    """Sum of the ranks of positive differences minus that of negative ones, over the sum of all; 0 without any."""
+    changed = differences[differences != 0]
+    if not len(changed):
+        return 0.0
+    from scipy.stats import rankdata  # slow
+
+    ranks = rankdata(np.abs(changed))
+    return float((ranks * np.sign(changed)).sum() / ranks.sum())
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(values.mean()) if values.size else math.nan

@@ -124,8 +124,10 @@ def test_runs_are_compared_on_the_cases_that_all_have(runs: tuple[Path, Path, Pa
         assert [run["name"] for run in data["runs"]] == ["3d_fullres/good", "3d_fullres/poor"]
         assert [run["cases"] for run in data["runs"]] == [["a", "b", "c", "d"]] * 2
         assert "Compared on the 4 cases that all runs have." in text
-        assert "Differences from 3d_fullres/good" in text
-        assert "HD95 [mm] organ 3d_fullres/poor" in text
+        assert "HD95 [mm] organ 3d_fullres/good 3d_fullres/poor" in text
+        assert "3d_fullres/good and 3d_fullres/poor are not distinguishable" in text
+        assert "Seed noise is unknown" in text
+        assert "mean rank first places" in text
         first, second = (run["scores"]["Dice"][0] for run in data["runs"])
         assert f"{np.mean(second) - np.mean(first):+.4f}" in text
 
