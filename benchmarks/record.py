@@ -64,7 +64,7 @@ class Options:
 def options(
     name: str,
     description: str,
-    parts: Sequence[str],
+    parts: Sequence[str] | None,
     add: Callable[[argparse.ArgumentParser], object] | None = None,
     *,
     repeats: int = 3,
@@ -75,7 +75,7 @@ def options(
     Args:
         name: Of the benchmark; its JSON is called so.
         description: What it measures.
-        parts: Names of what can be chosen by ``--only``.
+        parts: Names of what can be chosen by ``--only``; None if the script checks them.
         add: Adds options of the script's own.
         repeats: How often each side is run unless told otherwise.
         variables: More of the environment of both sides.

@@ -17,6 +17,7 @@ from results_page import PICTURES, pictures, results_page, summary_table
 DOCS = RESULTS.parent.parent / "docs"
 README = RESULTS.parent / "README.md"
 FRONT = RESULTS.parent.parent / "README.md"
+RECIPES = RESULTS.parent / "recipes.json"
 MARKERS = "<!-- results:{name} -->", "<!-- end -->"
 
 
@@ -70,7 +71,16 @@ def written(results: dict[str, dict[str, Any]]) -> dict[Path, str]:
     page = results_page(results, render, RESULTS.parent)
     front = with_block(FRONT.read_text(encoding="utf-8"), "glance", summary_table(results))
     own = update(README.read_text(encoding="utf-8"), results)
-    return {FRONT: front, README: own, DOCS / "results.md": page, **drawn}
+    tried = with_block(RECIPES.with_suffix(".md").read_text(encoding="utf-8"), "recipes", recipes_table())
+    return {FRONT: front, README: own, RECIPES.with_suffix(".md"): tried, DOCS / "results.md": page, **drawn}
+
+
+def recipes_table() -> str:
+    """What was tried for the fast recipe: a row for each training."""
+    rows = json.loads(RECIPES.read_text(encoding="utf-8"))
+    header = ["subject", "settings", "seed", "iterations", "features", "cases", "Dice", "s per iteration"]
+    keys = ("subject", "recipe", "seed", "iterations", "features", "cases", "dice", "seconds")
+    return _table(header, [[str(row[key]) for key in keys] for row in rows])
 
 
 def main() -> None:

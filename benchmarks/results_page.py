@@ -10,6 +10,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from dice_curves import plots
 from record import OURS, REFERENCE
 
 Results = Mapping[str, dict[str, Any]]
@@ -20,6 +21,7 @@ _BUSY = 0.5
 _TITLES = {
     "accuracy": "Accuracy at an equal schedule: hippocampus",
     "accuracy_acdc": "Accuracy at an equal schedule: ACDC",
+    "dice_per_minute": "Dice against the minutes of training",
     "agreement": "Equal weights, losses and patches",
     "preprocessing": "Planning and preprocessing",
     "preprocessing_intel": "Preprocessing of a CT on another machine",
@@ -68,6 +70,8 @@ def results_page(results: Results, render: Callable[[dict[str, Any]], str], scri
         parts += [f"## {_TITLES.get(name, name)}", _purpose(results[name], scripts), render(results[name])]
         if name == "agreement":
             parts.append(f"![Loss of both sides, step by step]({PICTURES}/results_losses.svg)")
+        if name == "dice_per_minute":
+            parts.append(f"![Dice of each side against the minutes]({PICTURES}/results_dice_per_minute.svg)")
     return "\n\n".join(parts) + "\n"
 
 
@@ -76,6 +80,8 @@ def pictures(results: Results) -> dict[str, str]:
     found = {"results_shares.svg": _bars(_shares(results))}
     if "agreement" in results:
         found["results_losses.svg"] = _curves(_losses(results["agreement"]))
+    if "dice_per_minute" in results:
+        found["results_dice_per_minute.svg"] = _svg(*plots(results["dice_per_minute"]))
     return found
 
 

@@ -78,6 +78,10 @@ def test_fine_tuning(workspace: Path) -> None:
     assert "initial weights skipped: heads.0.weight" in told
 
 
+def test_fast(tmp_path: Path) -> None:
+    assert not run_page("guides/fast.md", tmp_path).commands, "they are composed; the guide of resuming runs a budget"
+
+
 def test_large_images(workspace: Path) -> None:
     ran = run_page("guides/large_images.md", workspace, own_datasets=["Dataset009_Big"])
     assert "nothing is wrong" in ran.output("doctor dataset=9")

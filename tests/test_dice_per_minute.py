@@ -1,0 +1,176 @@
+"""The benchmark of Dice per minute: its budgets, pieces, bars and curves, and that it goes on where it stopped."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+ROOT = Path(__file__).resolve().parent.parent
+SCRIPT = ROOT / "benchmarks" / "dice_per_minute.py"
+
+
+@pytest.fixture(scope="module")
+def benchmark() -> Iterator[ModuleType]:
+    sys.path.insert(0, str(SCRIPT.parent))
+    yield importlib.import_module("dice_per_minute")
+    sys.path.remove(str(SCRIPT.parent))
+
+
+def test_a_budget_is_used_up_by_time_or_by_iterations(benchmark: ModuleType) -> None:
+    now = [100.0]
+    by_time = benchmark.Share(20.0, None, lambda: now[0])
+    by_iterations = benchmark.Share(None, 8, lambda: now[0])
+    for _ in range(2):
+        now[0] += 5.0
+        by_time.step()
+        by_iterations.step()
+    assert (by_time.used, by_iterations.used, by_time.seconds) == (0.5, 0.25, 10.0)
+
+
+def test_the_rate_leaves_out_the_first_iterations(benchmark: ModuleType) -> None:
+    assert benchmark._rate([10.0, 15.0, 17.0, 17.5, 18.0, 18.5]) == pytest.approx(0.5)
+
+
+def test_pieces_begin_with_short_budgets_of_all_sides_and_are_chosen_by_name(benchmark: ModuleType) -> None:
+    found = benchmark.pieces(["a", "b"], ["nnunet", "fast"], [10, 2.5], 2)
+    assert [piece.name for piece in found[:5]] == [
+        "a/nnunet/2.5/0",
+        "a/fast/2.5/0",
+        "b/nnunet/2.5/0",
+        "b/fast/2.5/0",
+    ] + ["a/nnunet/2.5/1"]
+    assert len(found) == 16
+
+    def chosen(*patterns: str) -> list[str]:
+        return [piece.name for piece in found if piece.is_wanted(patterns)]
+
+    assert len(chosen()) == 16
+    assert len(chosen("a")) == 8
+    assert chosen("b/fast/10/1") == ["b/fast/10/1"]
+    assert chosen("*/nnunet/10", "a/fast/2.5/0") == [
+        "a/fast/2.5/0", "a/nnunet/10/0", "b/nnunet/10/0", "a/nnunet/10/1", "b/nnunet/10/1",
+    ]  # fmt: skip
+    assert chosen("a/fas") == []
+
+
+def test_the_bars_are_equal_time_and_a_third_of_it(benchmark: ModuleType) -> None:
+    dice = {("nnunet", 13): 0.7, ("nnunet", 40): 0.8, ("fast", 13): 0.81, ("fast", 40): 0.79, ("fast", 5): 0.5}
+    found = {
+        benchmark.Piece("a", side, minutes, seed): {"dice": {"mean": value + 0.01 * seed}}
+        for (side, minutes), value in dice.items()
+        for seed in (0, 1)
+    }
+    assert dict(benchmark._bars(found)) == pytest.approx(
+        {
+            "a: Dice of fast above nnU-Net's, 13 min both": 0.11,
+            "a: Dice of fast above nnU-Net's, 40 min both": -0.01,
+            "a: Dice of fast in 13 min above nnU-Net's in 40 min": 0.01,
+        }
+    )
+
+
+def test_curves_are_drawn_from_the_values(benchmark: ModuleType) -> None:
+    def value(what: str, **sides: Any) -> dict[str, Any]:
+        return {"what": what, "unit": "", **sides}
+
+    name = "nuclei: Dice of whole cases after {} min, {}"
+    content = {
+        "values": [
+            value(name.format(5, "experiment=fast"), nnunet=0.5, segflow=0.7),
+            value(name.format(5, "experiment=fast") + ": each seed", nnunet="0.4 0.6", segflow="0.7"),
+            value(name.format(40, "experiment=fast"), segflow=0.9),
+            value(name.format(5, "experiment=fast") + ": iterations", nnunet=3, segflow=4),
+        ]
+    }
+    curves = importlib.import_module("dice_curves")
+    assert curves.curves_of(content) == {
+        "nuclei": {
+            "nnU-Net": {5: (0.5, [0.4, 0.6])},
+            "segflow, experiment=fast": {5: (0.7, [0.7]), 40: (0.9, [0.9])},
+        }
+    }
+    page = importlib.import_module("results_page")
+    drawn = ElementTree.fromstring(page._svg(*curves.plots(content)))
+    assert sum(one.tag.endswith("circle") for one in drawn) == 4
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten pictures of a bright square, in the place of the nuclei."""
+    folder = tmp_path_factory.mktemp("data") / "Dataset123_Nuclei"
+    for name in ("imagesTr", "labelsTr"):
+        (folder / name).mkdir(parents=True)
+    generator = np.random.default_rng(0)
+    for number in range(10):
+        label = np.zeros((64, 64), np.uint8)
+        label[16 + number : 40, 20:44] = 1
+        for file, array in ((f"imagesTr/c{number}_0000.png", 90 * label), (f"labelsTr/c{number}.png", label)):
+            noise = generator.integers(0, 60, label.shape).astype(np.uint8) if "_0000" in file else np.uint8(0)
+            sitk.WriteImage(sitk.GetImageFromArray(array + noise), str(folder / file))
+    description = {"channel_names": {"0": "grey"}, "labels": {"background": 0, "nucleus": 1}}
+    (folder / "dataset.json").write_text(json.dumps({**description, "numTraining": 10, "file_ending": ".png"}))
+    return folder.parent
+
+
+@pytest.fixture
+def start(benchmark: ModuleType, data: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """Runs the script with words of a command line, in this process."""
+    environment = dict(os.environ)
+
+    def call(work: Path, *words: str) -> None:
+        given = ("--quick", "--threads", "1", "--cores", "0", "--data", str(data), "--work", str(work))
+        monkeypatch.setattr(sys, "argv", [str(SCRIPT), *given, *words])
+        os.environ["PYTHONPATH"] = str(ROOT)
+        benchmark.main()
+
+    yield call
+    os.environ.clear()
+    os.environ.update(environment)
+
+
+def test_a_piece_is_trained_once_and_what_is_missing_is_named(
+    start: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("--sides", "fast", "segflow", "--by-rate", "--only", "nuclei/fast")
+    rates = tmp_path / "dice_per_minute" / "rates_nuclei_quick.json"
+    rates.parent.mkdir()
+    rates.write_text(json.dumps({"fast": 0.4}))  # measured earlier: a budget of 1.2 s is three iterations
+    start(tmp_path, *words, "--output", str(tmp_path / "found.json"))
+    assert "nuclei/fast/0.02/0 (" in capsys.readouterr().out
+    (piece,) = (tmp_path / "dice_per_minute" / "nuclei_rate_quick").glob("*.json")
+    found = json.loads(piece.read_text())
+    assert found["iterations"] == 3
+    assert found["dice"]["cases"] == 2
+    assert 0 <= found["dice"]["mean"] <= 1
+    content = json.loads((tmp_path / "found.json").read_text())
+    assert {value["what"]: value.get("segflow") for value in content["values"]} == {
+        "nuclei: Dice of whole cases after 0.02 min, experiment=fast": found["dice"]["mean"],
+        "nuclei: Dice of whole cases after 0.02 min, experiment=fast: each seed": f"{found['dice']['mean']:.4f}",
+        "nuclei: Dice of whole cases after 0.02 min, experiment=fast: iterations": 3,
+    }
+    assert any("--only nuclei/segflow/0.02/0" in note for note in content["notes"])
+    assert any(note.startswith("Budgets are iterations at the measured rate") for note in content["notes"])
+    start(tmp_path, *words)
+    assert "nuclei/fast/0.02/0 (" not in capsys.readouterr().out, "nothing was trained again"
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [(("--sides", "quick"), "--sides quick: expected"), (("--only", "brain"), "--only brain fits no piece; such as")],
+)
+def test_unknown_names_are_refused(
+    start: Callable[..., None], tmp_path: Path, words: tuple[str, ...], told: str
+) -> None:
+    with pytest.raises(SystemExit, match=told):
+        start(tmp_path, *words)
