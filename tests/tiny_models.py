@@ -43,6 +43,7 @@ def topology(dims: int = 3, network: str = "plain_unet") -> NetworkTopology:
         strides=((1,) * dims, (2,) * dims),
         encoder_blocks=(1, 1),
         decoder_convs=(1,),
+        options={"expansion": (2, 2), "recompute": 0} if network == "mednext" else {},
     )
 
 

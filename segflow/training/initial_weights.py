@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from segflow.core.errors import SegflowError
 from segflow.models.open_model import ModelKind, open_model
+from segflow.network.larger_kernels import enlarged_kernel, is_larger_kernel
 from segflow.storage.find_folds import find_folds
 
 logger = logging.getLogger(__name__)
@@ -23,7 +24,7 @@ class WeightTransfer:
 
     Attributes:
         copied: Names of tensors that were copied.
-        adapted: Tensors that were adapted to another number of input channels, one sentence each.
+        adapted: Tensors that were adapted to another number of input channels or to larger kernels, one sentence each.
         skipped: Tensors that kept their new values or have no place in the network, one sentence each.
     """
 
@@ -63,7 +64,8 @@ def transfer_weights(
     """Copy tensors that fit, adapt the first convolution to other input channels, and list the rest.
 
     If the number of input channels differs, the first convolution gets the mean over the source's channels, scaled so
-    that its response to equal channels stays the same. Heads with another number of labels keep their new values.
+    that its response to equal channels stays the same. Larger depthwise kernels are interpolated. Heads with another
+    number of labels keep their new values.
 
     Args:
         network: The network, which is changed in place.
@@ -90,6 +92,9 @@ def transfer_weights(
                 raise _other_labels(given.shape[1], value.shape[1], source)
             result[name] = _other_channels(given, value.shape[1])
             adapted.append(f"{name}: {given.shape[1]} input channels became {value.shape[1]}")
+        elif is_larger_kernel(value.shape, given.shape):
+            result[name] = enlarged_kernel(given, value.shape[2:])
+            adapted.append(f"{name}: a kernel of {list(given.shape[2:])} became {list(value.shape[2:])}")
         else:
             skipped.append(f"{name}: the source has {list(given.shape)}, the network {list(value.shape)}")
     skipped += [f"{name}: the network has none" for name in weights if name not in own]

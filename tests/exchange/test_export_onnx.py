@@ -74,6 +74,7 @@ TURNED = {"reader": "NibabelIOWithReorient", "axis_order": (2, 0, 1)}
 PICTURES = {"reader": "NaturalImage2DIO", "ending": ".png"}
 MODELS: list[tuple[str, dict[str, Any]]] = [
     ("3d_fullres", {"regions": True, "spacing": 1.6}),
+    ("3d_fullres", {"network": "mednext"}),
     ("3d_fullres", {"network": "residual_unet", "channels": 2, "labels": VALUES, **TURNED}),
     ("2d", {"network": "residual_unet", "channels": 3, "spacing": 0.7, **PICTURES}),
 ]

@@ -57,6 +57,12 @@ def test_export_and_import_give_the_same_weights_and_record(tmp_path: Path, name
             assert theirs.is_finished()
 
 
+def test_a_network_that_nnunet_cannot_build_is_refused_by_name(tmp_path: Path) -> None:
+    run = tiny_models.make_run(tmp_path, network="mednext")
+    with pytest.raises(SegflowError, match="nnU-Net cannot build the network 'mednext'"):
+        export_nnunet_model(run, tmp_path / "results")
+
+
 def test_exported_folder_is_laid_out_as_nnunet_looks_for_it(tmp_path: Path) -> None:
     run = tiny_models.make_run(tmp_path, folds=(0, "all"))
     (run / "fold_0" / "progress.png").write_bytes(b"png")
