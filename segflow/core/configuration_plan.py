@@ -126,6 +126,8 @@ class ConfigurationPlan:
                 expected=f"multiples of {list(divisor)}",
                 fix=f"The nearest are {below} and {above}.",
             )
+        if self.topology.kind is not None:
+            self.topology.kind.check_patch(self.topology, self.patch_size)
         if self.batch_size < 1:
             raise SegflowError(f"configuration '{self.name}': batch_size must be at least 1", found=self.batch_size)
 

@@ -22,7 +22,12 @@ ENCODERS: dict[str, Callable[[NetworkTopology, int], nn.Module]] = {
 }
 """Name of a U-Net in the plans → its encoder. The decoder is the same for all."""
 
-SHIPPED: dict[str, str] = {"mednext": "segflow.network.mednext.MedNeXt"}
+SHIPPED: dict[str, str] = {
+    "mednext": "segflow.network.mednext.MedNeXt",
+    "primus": "segflow.network.primus.Primus",
+    "segresnet": "segflow.network.segresnet.SegResNet",
+    "swin_unetr": "segflow.network.swin_unetr.SwinUNETR",
+}
 """Name of another network in the plans → what is called with (topology, in_channels, out_channels, deep_supervision,
 memory_format). It is imported when such a network is built, since it may need a package that is not always there."""
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from segflow.core.dataset import DatasetDescription
 from segflow.core.errors import SegflowError
+from segflow.core.networks.known import KINDS
 from segflow.core.topology import NetworkTopology
 from segflow.planning.memory import MemoryMeasure, measure
 from segflow.planning.planner_settings import PlannerSettings
@@ -124,7 +125,7 @@ def build_topology(pooling: Pooling, settings: PlannerSettings) -> NetworkTopolo
     """The network for these strides and kernels.
 
     Raises:
-        SegflowError: The settings do not say how many blocks so many levels have.
+        SegflowError: The settings do not say how many blocks so many levels have, or the network cannot be so.
     """
     levels, dims = pooling.levels, len(pooling.patch_size)
     if levels > len(settings.encoder_blocks):
@@ -136,9 +137,15 @@ def build_topology(pooling: Pooling, settings: PlannerSettings) -> NetworkTopolo
     most = settings.max_features_2d if dims == 2 else settings.max_features_3d
     encoder_blocks = tuple(settings.encoder_blocks[:levels])
     decoder_convs = tuple(settings.decoder_convs[: levels - 1])
+    features = tuple(min(most, settings.base_features * 2**level) for level in range(levels))
+    kind, of_patch = KINDS.get(settings.network), {}
+    if kind is not None:
+        kind.check_dimensions(dims)
+        features = kind.features(settings.base_features, most, levels)
+        of_patch = kind.options_of_patch(pooling.patch_size, pooling.strides)
     return NetworkTopology(
         network=settings.network,
-        features=tuple(min(most, settings.base_features * 2**level) for level in range(levels)),
+        features=features,
         kernel_sizes=tuple(
             tuple(1 if size == 1 else settings.kernel_size for size in kernel) for kernel in pooling.kernel_sizes
         ),
@@ -148,7 +155,8 @@ def build_topology(pooling: Pooling, settings: PlannerSettings) -> NetworkTopolo
         options={
             name: tuple(value[:levels]) if isinstance(value, list) else value
             for name, value in settings.network_options.items()
-        },
+        }
+        | of_patch,
     )
 
 
@@ -197,6 +205,8 @@ def _search_patch(
             need = sizes.gb(topology, pooling.patch_size, sizes.samples)
             raise _no_patch(spacing, pooling.patch_size, need, settings)
         pooling, topology, size = smaller, its_topology, its_size
+    if topology.kind is not None:
+        topology.kind.check_patch(topology, pooling.patch_size)
     return pooling, topology, tuple(steps)
 
 
@@ -218,7 +228,10 @@ def _shrunk(
     """Shorten the axis that is largest relative to the median shape, the last among equal ones, to a valid size."""
     patch = list(pooling.patch_size)
     shares = [n / m for n, m in zip(patch, median_shape, strict=True)]
-    axis = max(range(len(patch)), key=lambda a: (shares[a], a))
+    axes: Sequence[int] = range(len(patch))
+    if settings.strides is not None:  # an axis of one step cannot get shorter, but others can
+        axes = [axis for axis in axes if patch[axis] > pooling.divisor[axis]] or axes
+    axis = max(axes, key=lambda a: (shares[a], a))
     # A smaller patch may pool less, so that sizes between multiples of the present divisor become valid.
     smaller = list(patch)
     smaller[axis] -= pooling.divisor[axis]

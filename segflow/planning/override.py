@@ -53,9 +53,12 @@ def override_configuration(
     topology = plan.topology
     if network is not None:
         topology = build_topology(pool(plan.spacing, own.get("patch_size", plan.patch_size), network), network)
+    elif topology.kind is not None and patch_size is not None:
+        of_patch = topology.kind.options_of_patch(own["patch_size"], topology.strides)
+        topology = replace(topology, options={**topology.options, **of_patch})
     if norm is not None:
         topology = replace(topology, norm=norm)
-    if norm is not None or network is not None:
+    if topology is not plan.topology:
         own["architecture"] = topology.to_architecture()
     result = replace(plans, configurations={**plans.configurations, name: own})
     result.configuration(name).check()

@@ -12,6 +12,7 @@ from segflow.core.dataset import DatasetDescription
 from segflow.core.errors import SegflowError
 from segflow.core.fingerprint import Fingerprint
 from segflow.core.geometry import permute
+from segflow.core.networks.known import KINDS
 from segflow.core.plans import Plans
 from segflow.planning.configuration import plan_configuration
 from segflow.planning.override import override_configuration
@@ -153,23 +154,27 @@ class _Work:
 
 def _plan_all(work: _Work) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
     dataset_voxels = float(np.prod(work.median_shape, dtype=np.float64) * work.cases)
-    flat = work.plan("2d", work.spacing[1:], work.median_shape[1:].tolist(), dataset_voxels)
-    flat["batch_dice"] = True
-    if work.median_shape[0] == 1:
+    is_flat, kind = work.median_shape[0] == 1, KINDS.get(work.settings.network)
+    made, reasons = {}, dict.fromkeys(CONFIGURATIONS, "made for every dataset")
+    if kind is None or 2 in kind.dimensions or is_flat:  # of a 2D dataset the network is refused by name
+        made["2d"] = work.plan("2d", work.spacing[1:], work.median_shape[1:].tolist(), dataset_voxels)
+        made["2d"]["batch_dice"] = True
+    else:
+        reasons["2d"] = f"not made, since the network '{kind.name}' has no 2D form"
+    if is_flat:
         reason = f"the dataset is 2D: the median case has one slice along axis {work.order[0]}"
-        reasons = dict.fromkeys(CONFIGURATIONS, f"not made, since {reason}")
-        return {"2d": flat}, {**reasons, "2d": "made for every dataset"}
+        return made, {**dict.fromkeys(CONFIGURATIONS, f"not made, since {reason}"), "2d": reasons["2d"]}
     full = work.plan("3d_fullres", work.spacing, work.median_shape.tolist(), dataset_voxels)
-    low, reason = _plan_lowres(work, full)
+    low, reasons["3d_lowres"] = _plan_lowres(work, full)
     full["batch_dice"] = low is not None
-    reasons = {"2d": "made for every dataset", "3d_lowres": reason, "3d_fullres": "made, since the dataset is 3D"}
+    reasons["3d_fullres"] = "made, since the dataset is 3D"
     if low is None:
         reasons["3d_cascade_fullres"] = "not made, since there is no 3d_lowres to start from"
-        return {"2d": flat, "3d_fullres": full}, reasons
+        return {**made, "3d_fullres": full}, reasons
     low |= {"batch_dice": False, "next_stage": "3d_cascade_fullres"}
     cascade = {"inherits_from": "3d_fullres", "previous_stage": "3d_lowres"}
     reasons["3d_cascade_fullres"] = "made, since there is a 3d_lowres to start from"
-    return {"2d": flat, "3d_lowres": low, "3d_fullres": full, "3d_cascade_fullres": cascade}, reasons
+    return {**made, "3d_lowres": low, "3d_fullres": full, "3d_cascade_fullres": cascade}, reasons
 
 
 def _plan_lowres(work: _Work, full: dict[str, Any]) -> tuple[dict[str, Any] | None, str]:

@@ -216,9 +216,13 @@ TRAINERS = [
     "nnUNetTrainer_probabilisticOversampling_010",
     "nnUNetTrainer_probabilisticOversampling_033",
     "nnUNetTrainer_warmup",
+    "nnUNet_Primus_S_Trainer",
+    "nnUNet_Primus_B_Trainer",
+    "nnUNet_Primus_M_Trainer",
+    "nnUNet_Primus_L_Trainer",
     "nnUNet_Trainer_BS8",
 ]
-"""All but the Primus transformers."""
+"""All but the newer Primus transformers."""
 
 
 def rows_of(*headings: str) -> list[list[str]]:

@@ -52,17 +52,20 @@ class NetworkKind(ABC):
     Attributes:
         name: Name in plans and in ``planner.network``.
         options: Name of each option → the values that it may have. All of them stand in the plans.
+        dimensions: Spatial dimensions that it has.
     """
 
     name: ClassVar[str]
+    dimensions: ClassVar[tuple[int, ...]] = (2, 3)
     options: ClassVar[Mapping[str, Limits]] = {}
 
     def check(self, topology: NetworkTopology) -> None:
         """Refuse a topology that the network cannot have.
 
         Raises:
-            SegflowError: An option is unknown, missing or out of range.
+            SegflowError: It has not these dimensions, or an option is unknown, missing or out of range.
         """
+        self.check_dimensions(topology.spatial_dims)
         self.check_names(topology.options)
         if set(topology.options) != set(self.options):
             raise SegflowError(
@@ -76,6 +79,19 @@ class NetworkKind(ABC):
                     expected=f"{limits}" + (f"; there are {topology.levels} levels" if limits.per_level else ""),
                 )
 
+    def check_dimensions(self, dims: int) -> None:
+        """Refuse dimensions that the network does not have.
+
+        Raises:
+            SegflowError: There are so many.
+        """
+        if dims not in self.dimensions:
+            raise SegflowError(
+                f"the network '{self.name}' has no {dims}D form",
+                expected=" or ".join(f"{dims}D" for dims in self.dimensions),
+                fix="Choose another network, or a 3D configuration, such as configuration=3d_fullres.",
+            )
+
     def check_names(self, options: Mapping[str, Any]) -> None:
         """Refuse options that the network does not have.
 
@@ -87,6 +103,33 @@ class NetworkKind(ABC):
             raise SegflowError(
                 f"the network '{self.name}' has no option {shortened(unknown[0])}", expected=list(self.options)
             )
+
+    def features(self, first: int, most: int, levels: int) -> tuple[int, ...]:
+        """Feature maps of each level, as planned.
+
+        Args:
+            first: ``planner.base_features``.
+            most: Upper limit.
+            levels: Number of resolutions.
+        """
+        return tuple(min(most, first * 2**level) for level in range(levels))
+
+    def options_of_patch(self, patch_size: Sequence[int], strides: Sequence[Sequence[int]]) -> dict[str, Any]:
+        """Options that follow from the patch, which planning writes into the plans; most networks have none.
+
+        Args:
+            patch_size: Voxels, plan axes.
+            strides: Strides of each level.
+        """
+        return {}
+
+    def check_patch(self, topology: NetworkTopology, patch_size: Sequence[int]) -> None:
+        """Refuse a patch that the network cannot take though its strides divide it; most networks take all.
+
+        Raises:
+            SegflowError: It is such a patch.
+        """
+        return
 
     @abstractmethod
     def parameters(self, topology: NetworkTopology, in_channels: int, out_channels: int) -> int:
