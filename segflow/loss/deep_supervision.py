@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from segflow.core.errors import SegflowError
+from segflow.loss.blend import Blend, called
 
 LOSS_CONTRACT = (
     "something that is called with (labels, batch_dice) and gives a module: logits (B, K, *spatial) and label map "
@@ -29,8 +30,12 @@ def supervision_weights(outputs: int) -> tuple[float, ...]:
 class DeepSupervisionLoss(nn.Module):
     """Weighted sum of a loss over the resolutions of a U-Net's decoder.
 
+    A loss whose attribute ``finest_only`` is true acts on the finest resolution alone, with the weight of all. Each
+    term of a blend is summed by itself, so that the weights of the blend hold whatever resolutions its terms act on.
+
     Args:
-        loss: logits (B, K, *spatial), label map (B, 1, *spatial) → scalar.
+        loss: logits (B, K, *spatial), label map (B, 1, *spatial) → scalar. With an attribute ``distance_unit``
+            (``voxels`` or ``mm``) it is called with distance maps (B, F, *spatial) as a third argument.
         strides: Strides of all levels of the network, as in its topology. The decoder has one level fewer.
     """
 
@@ -39,13 +44,14 @@ class DeepSupervisionLoss(nn.Module):
         self.loss = loss
         self.weights = supervision_weights(max(len(strides) - 1, 1))
 
-    def forward(self, logits: Sequence[Tensor], target: Tensor) -> Tensor:
+    def forward(self, logits: Sequence[Tensor], target: Tensor, *distances: Tensor) -> Tensor:
         """The loss of a batch.
 
         Args:
             logits: (B, K, *spatial of the level), finest first. The coarsest levels may be missing; the weights of the
                 others are then scaled to sum to 1.
             target: Label map (B, 1, *spatial of the finest level), any integer type.
+            distances: Distance maps (B, F, *spatial of the finest level), if the loss asks for them.
 
         Raises:
             SegflowError: There are no logits, or more than the network has levels for, or the loss gives no scalar.
@@ -56,9 +62,19 @@ class DeepSupervisionLoss(nn.Module):
                 found=f"{len(logits)} entries",
                 expected=f"1 to {len(self.weights)}",
             )
+        if not isinstance(self.loss, Blend):
+            return self._over_levels(self.loss, logits, target, *distances)
+        total = self.loss.combined(lambda term: self._over_levels(term, logits, target, *distances))
+        return 0.0 * logits[0].sum() if total is None else total
+
+    def _over_levels(self, loss: nn.Module, logits: Sequence[Tensor], target: Tensor, *distances: Tensor) -> Tensor:
+        if getattr(loss, "finest_only", False):
+            logits = logits[:1]
         weights = self.weights[: len(logits)]
         terms = [
-            weight / sum(weights) * self.loss(one, downsample(target, one.shape[2:]))
+            weight
+            / sum(weights)
+            * called(loss, one, *(downsample(whole, one.shape[2:]) for whole in (target, *distances)))
             for weight, one in zip(weights, logits, strict=True)
             if weight
         ]
@@ -66,13 +82,13 @@ class DeepSupervisionLoss(nn.Module):
         if not isinstance(total, Tensor) or total.ndim:
             found = f"{type(total).__name__}{f' {list(total.shape)}' if isinstance(total, Tensor) else ''}"
             raise SegflowError(
-                f"the loss {type(self.loss).__name__} does not give one number", found=found, expected=LOSS_CONTRACT
+                f"the loss {type(loss).__name__} does not give one number", found=found, expected=LOSS_CONTRACT
             )
         return total
 
 
 def downsample(target: Tensor, shape: Sequence[int]) -> Tensor:
-    """Label map (B, 1, *spatial) at a coarser shape, each voxel the value nearest to its centre ("nearest-exact")."""
+    """Label or distance map (B, F, *spatial) at a coarser shape, each voxel the value nearest to its centre."""
     for axis, wanted in enumerate(shape, start=2):
         given = target.shape[axis]
         if given == wanted:

@@ -24,6 +24,8 @@ class PatchBatch(NamedTuple):
         labels_present: bool (B, F), whether the label map of each sample tells of each foreground label or region;
             None if all do.
         channels_present: bool (B, C), whether each channel of the image is there; None if all are.
+        distances: float32 (B, F, *patch), the signed distance of each voxel to the surface of each foreground label or
+            region, negative inside; None if the loss needs none.
     """
 
     image: torch.Tensor
@@ -31,6 +33,7 @@ class PatchBatch(NamedTuple):
     case_ids: list[str]
     labels_present: torch.Tensor | None = None
     channels_present: torch.Tensor | None = None
+    distances: torch.Tensor | None = None
 
 
 def network_input(image: torch.Tensor, present: torch.Tensor | None, *, mask: bool) -> torch.Tensor:

@@ -63,6 +63,7 @@ class PatchDataset(Dataset[PatchBatch]):
         stream: Number that separates datasets with the same seed, such as training (0) and validation (1).
         labels_present: Case → whether its label map tells of each foreground label or region; None if all do.
         channels_present: Chooses which channels of a sample are there; None if all of them always are.
+        distances: Makes distance maps (B, F, *patch) of the labels as the transform leaves them; None makes none.
         rank: Index of this process among those that share the batch.
         world_size: Number of processes that share the batch.
 
@@ -84,6 +85,7 @@ class PatchDataset(Dataset[PatchBatch]):
         stream: int = 0,
         labels_present: Mapping[str, Sequence[bool]] | None = None,
         channels_present: ChannelPresence | None = None,
+        distances: Callable[[torch.Tensor], torch.Tensor] | None = None,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
@@ -105,6 +107,7 @@ class PatchDataset(Dataset[PatchBatch]):
         self.stream = stream
         self.labels_present = labels_present
         self.channels_present = channels_present
+        self.distances = distances
         self.samples = samples_of_rank(batch_size, rank, world_size)
 
     def __len__(self) -> int:
@@ -165,7 +168,8 @@ class PatchDataset(Dataset[PatchBatch]):
     ) -> PatchBatch:
         known = self.labels_present
         present = None if known is None else torch.tensor([known[case_id] for case_id in case_ids], dtype=torch.bool)
-        return PatchBatch(image, label, case_ids, labels_present=present, channels_present=there)
+        maps = None if self.distances is None else self.distances(label)
+        return PatchBatch(image, label, case_ids, labels_present=present, channels_present=there, distances=maps)
 
     def _read(
         self,

@@ -11,6 +11,8 @@ from torch.utils.tensorboard.summary import hparams
 CHARTS: dict[str, dict[str, tuple[str, ...]]] = {
     "Training": {
         "loss": ("train/loss", "val/loss"),
+        "terms of the loss": ("train/loss/", "val/loss/"),
+        "weights of the loss": ("loss_weight/",),
         "Dice of validation patches": ("val/dice_mean", "val/dice_ema"),
         "Dice of each label": ("val/dice/",),
         "learning rate": ("lr",),

@@ -13,6 +13,7 @@ from segflow.training.datamodule import EpochBatches
 from segflow.training.ending_signals import EndingSignals
 from segflow.training.epoch_seed import EpochSeed
 from segflow.training.loss_guard import LossGuard
+from segflow.training.loss_terms import LossTerms
 from segflow.training.monitor import EpochReport
 from segflow.training.objective import Objective
 from segflow.training.patch_pictures import PatchPictures
@@ -52,7 +53,7 @@ def build_callbacks(
     ]
     if options.get("max_time") is not None:
         callbacks.append(TimeBudget(parse_duration(options["max_time"]), batches.val))
-    callbacks += [report, _objective(job, report), stop]
+    callbacks += [LossTerms(report), report, _objective(job, report), stop]
     if settings.picture_every:
         labels, spacing = job.record.dataset.labels, job.record.plan.spacing
         callbacks.append(PatchPictures(labels, spacing, every=settings.picture_every, count=settings.picture_count))

@@ -10,6 +10,7 @@ import pytorch_lightning as pl
 
 from segflow.augmentation.validation_transform import ValidationTransform
 from segflow.core.run_record import RunRecord
+from segflow.loss.distance_maps import DistanceMaps
 from segflow.sampling.channel_presence import ChannelPresence
 from segflow.sampling.patch_dataset import PatchDataset
 from segflow.sampling.patch_sampler import BoxSampler
@@ -28,16 +29,19 @@ SAMPLER = (
 )
 
 
-def build_data(job: TrainingJob, trainer: pl.Trainer, batches: EpochBatches) -> PatchDataModule:
+def build_data(
+    job: TrainingJob, trainer: pl.Trainer, batches: EpochBatches, distances: DistanceMaps | None = None
+) -> PatchDataModule:
     """Build the patches of the training and validation cases. The data workers augment them.
 
     Args:
         job: The fold to train.
         trainer: Lightning's trainer.
         batches: Batches of an epoch. Without validation batches there is no validation data.
+        distances: Makes the distance maps that the loss needs; None if it needs none.
     """
     record, plan, labels = job.record, job.record.plan, job.record.dataset.labels
-    train = _train_patches(job, trainer, batches, job.augmentation)
+    train = _train_patches(job, trainer, batches, job.augmentation, distances)
     val = None
     if batches.val:
         val = PatchDataset(
@@ -50,6 +54,7 @@ def build_data(job: TrainingJob, trainer: pl.Trainer, batches: EpochBatches) -> 
             batches_per_epoch=batches.val,
             stream=1,
             channels_present=_channels_present(job, dropped=False),
+            distances=distances,
             **_shared(job, trainer),
         )
     return PatchDataModule(
@@ -79,7 +84,11 @@ def build_on_device(job: TrainingJob, trainer: pl.Trainer, batches: EpochBatches
 
 
 def _train_patches(
-    job: TrainingJob, trainer: pl.Trainer, batches: EpochBatches, transform: AugmentationLike | None
+    job: TrainingJob,
+    trainer: pl.Trainer,
+    batches: EpochBatches,
+    transform: AugmentationLike | None,
+    distances: DistanceMaps | None = None,
 ) -> PatchDataset:
     return PatchDataset(
         job.arrays.store,
@@ -89,6 +98,7 @@ def _train_patches(
         batches_per_epoch=batches.train,
         stream=0,
         channels_present=_channels_present(job, dropped=True),
+        distances=distances,
         **_shared(job, trainer),
     )
 
@@ -122,8 +132,9 @@ def _channels_present(job: TrainingJob, *, dropped: bool) -> ChannelPresence | N
 
 
 def _batch_bytes(job: TrainingJob, dataset: PatchDataset, patch: Sequence[int]) -> int:
-    """Bytes of a batch as a worker sends it: the image in float32, the label in int16."""
-    return len(dataset.samples) * math.prod(patch) * (4 * job.record.in_channels + 2)
+    """Bytes of a batch as a worker sends it: image and distance maps in float32, the label in int16."""
+    maps = 0 if dataset.distances is None else len(job.record.dataset.labels.foreground_keys)
+    return len(dataset.samples) * math.prod(patch) * (4 * (job.record.in_channels + maps) + 2)
 
 
 def _sampler(job: TrainingJob, patch_size: Sequence[int]) -> BoxSampler:

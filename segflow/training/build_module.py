@@ -103,6 +103,6 @@ class _Weighted(nn.Module):
         self.loss = loss
         self.weight = weight
 
-    def forward(self, logits: Sequence[torch.Tensor], target: torch.Tensor) -> torch.Tensor:
-        weighted: torch.Tensor = self.loss(logits, target) * self.weight
+    def forward(self, logits: Sequence[torch.Tensor], target: torch.Tensor, *distances: torch.Tensor) -> torch.Tensor:
+        weighted: torch.Tensor = self.loss(logits, target, *distances) * self.weight
         return weighted

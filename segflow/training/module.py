@@ -52,7 +52,7 @@ class SegmentationModule(pl.LightningModule):
     Args:
         network: Image (B, C, *patch) → list of logits (B, outputs, *patch of the level), finest first, or logits alone.
             Its parameters appear as ``network.…``.
-        loss: List of logits, target (B, 1, …) → scalar.
+        loss: List of logits, target (B, 1, …), distance maps (B, F, …) if it needs them → scalar.
         labels: The label definition.
         optimization: Optimizer and schedule.
         augmentation: Applied to training batches on the device; None if the workers augment.
@@ -96,13 +96,13 @@ class SegmentationModule(pl.LightningModule):
         if self.augmentation is not None:
             image, label = self.augmentation(image, label, epoch=self.current_epoch, index=batch_idx)
         image = network_input(image, batch.channels_present, mask=self.channel_mask)
-        loss: Tensor = self.loss(self._supervised(self(image), batch), label)
+        loss: Tensor = self.loss(self._supervised(self(image), batch), label, *_maps(batch))
         self._train_losses.add(loss)
         return loss
 
     def validation_step(self, batch: PatchBatch, batch_idx: int) -> None:
         logits = self(network_input(batch.image, batch.channels_present, mask=self.channel_mask))
-        self._val_losses.add(self.loss(self._supervised(logits, batch), batch.label))
+        self._val_losses.add(self.loss(self._supervised(logits, batch), batch.label, *_maps(batch)))
         found = hard_counts(logits[0], batch.label, self.labels, present=batch.labels_present)
         counts = torch.stack([c.to(torch.int64) for c in found])
         self._counts = counts if self._counts is None else self._counts + counts
@@ -157,6 +157,10 @@ class SegmentationModule(pl.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         return self._optimization.of(self.network)
+
+
+def _maps(batch: PatchBatch) -> tuple[Tensor, ...]:
+    return () if batch.distances is None else (batch.distances,)
 
 
 class _Sum:

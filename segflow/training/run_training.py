@@ -27,6 +27,7 @@ from segflow.training.epoch_progress import EpochProgress
 from segflow.training.hyper_parameters import hyper_parameters
 from segflow.training.loader import name_dead_worker
 from segflow.training.loggers import begin_run, close_loggers
+from segflow.training.loss_terms import distance_maps, term_tags
 from segflow.training.memory_need import check_memory
 from segflow.training.memory_shortage import memory_shortage_told
 from segflow.training.module import SegmentationModule
@@ -88,11 +89,13 @@ def run_training(job: TrainingJob, *, resuming: bool) -> TrainResult:
     with memory_shortage_told(job, trainer):
         module = build_module(job, trainer, fresh=resume_from is None)
         check_memory(job, trainer, module)
-        data = build_data(job, trainer, batches)
-        _place_augmentation(job, trainer, batches, module, data)
+        distances = distance_maps(job, module.loss)
+        data = build_data(job, trainer, batches, distances)
+        if distances is None:  # else they are made of the labels that the workers have augmented
+            _place_augmentation(job, trainer, batches, module, data)
         note_machine(job.folder, trainer)
         _announce(job, trainer, resume_from)
-        begin_run(trainer, hyper_parameters(job, trainer), job.record.settings, _tags(job, trainer, batches))
+        begin_run(trainer, hyper_parameters(job, trainer), job.record.settings, _tags(job, trainer, batches, module))
         started = time.monotonic()
         _fit(trainer, module, data, resume_from)
         seconds = time.monotonic() - started
@@ -135,9 +138,10 @@ def _announce(job: TrainingJob, trainer: pl.Trainer, resume_from: Path | None) -
         logger.info("going on from %s", resume_from)
 
 
-def _tags(job: TrainingJob, trainer: pl.Trainer, batches: EpochBatches) -> list[str]:
+def _tags(job: TrainingJob, trainer: pl.Trainer, batches: EpochBatches, module: SegmentationModule) -> list[str]:
     validation, volumes = bool(batches.val), bool(job.settings.volume_every)
     tags = possible_tags(job.record.dataset.labels, validation=validation, volumes=volumes)
+    tags += term_tags(module.loss, validation=validation)
     on_gpu = trainer.strategy.root_device.type == "cuda"
     return [tag for tag in tags if on_gpu or not tag.startswith("memory/gpu")]
 
