@@ -164,7 +164,7 @@ def _walk(
     comments: Mapping[str, str],
     kind: str = "",
 ) -> Iterator[Entry]:
-    """A setting, or a section and what it holds."""
+    """A setting, or a section and what it holds. What stands in a mapping of names of choice has its meaning."""
     if not isinstance(value, Mapping) or not value:
         setting = known.get(key)
         told = setting.meaning if setting else meaning
@@ -173,7 +173,10 @@ def _walk(
     target = _targets.look(str(value[TARGET])) if TARGET in value else None
     ours = str(value.get(TARGET, "segflow.")).startswith("segflow.")
     purpose = _targets.purpose(str(value[TARGET])) if target else ""
-    yield Entry(key, value, meaning or comments.get(key, "") or purpose, is_section=True)
+    told_of_all = known[key].meaning if key in known else ""
+    yield Entry(key, value, told_of_all or meaning or comments.get(key, "") or purpose, is_section=True)
+    if not target and meaning and "." in key and key not in comments:
+        told_of_all = told_of_all or meaning  # names of choice, in a part's own option
     for name, inner in value.items():
         if name in OF_HYDRA:
             continue
@@ -181,6 +184,8 @@ def _walk(
         told = parameter.meaning if parameter else ""
         if not ours:  # what segflow says of it in YAML is shorter, and about this use
             told = comments.get(f"{key}.{name}") or told
+        if not told and f"{key}.{name}" not in comments and f"{key}.{name}" not in known:
+            told = "" if isinstance(inner, Mapping) and TARGET in inner else told_of_all
         words = in_words(parameter.type) if parameter and parameter.type is not None else ""
         yield from _walk(f"{key}.{name}", inner, told, known, comments, words)
 
