@@ -125,7 +125,7 @@ def test_from_python(runs: tuple[Path, list[str]], tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "there is nothing to compare with. Use: segflow compare runs="),
+        ([], "there is nothing to compare with. Give runs="),
         (["runs=[nowhere,none]"], "there is no nowhere; expected the folder of a run"),
         (["runs=[a,a]"], "the same scores are given twice"),
         (["runs=[a,b]", "metric=hd95"], "metric 'hd95' is missing in a"),
