@@ -89,7 +89,11 @@ def _keys(case: str, names: Any, entries: Mapping[str, LabelKey]) -> frozenset[L
             case=case,
             found=some(unknown) if unknown else list(names),
             expected=f"some of {', '.join(known)}",
-            fix=f"Did you mean '{near[0]}'?" if near else None if unknown else "Leave out a case without any label.",
+            fix=f"Did you mean '{near[0]}'?"
+            if near
+            else "Give names of labels, not numbers."
+            if unknown
+            else "Leave out a case without any label.",
         )
     keys = (known[name] for name in names if name in known)
     return frozenset(key[0] if isinstance(key, tuple) and len(key) == 1 else key for key in keys)

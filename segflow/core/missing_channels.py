@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
@@ -68,6 +69,26 @@ def missing_in_all(models: Sequence[MissingChannels | None]) -> MissingChannels 
     if not known or len(known) < len(models):
         return None
     return replace(known[0], may_lack=tuple(n for n in known[0].may_lack if all(n in one.may_lack for one in known)))
+
+
+def channel_number(name: str, channels: Sequence[str], setting: str) -> int:
+    """The number of a channel, by its name, or by its number.
+
+    Raises:
+        SegflowError: There is none, or several have the name.
+    """
+    found = [number for number, channel in enumerate(channels) if channel == name]
+    if not found and name.isdecimal() and int(name) < len(channels):
+        return int(name)
+    if len(found) == 1:
+        return found[0]
+    near = get_close_matches(name, channels, n=1)
+    raise SegflowError(
+        f"{setting} names {'several channels' if found else 'no channel'} of the dataset",
+        found=name,
+        expected=", ".join(f"{channel} (or {number})" for number, channel in enumerate(channels)),
+        fix="Give its number." if found else f"Did you mean '{near[0]}'?" if near else None,
+    )
 
 
 def with_missing(image: np.ndarray, missing: Sequence[int]) -> np.ndarray:

@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 
 ALL_CASES = "all"
 """Name of the fold of a mean, which has seen the cases of all its members."""
+OURS = "segflow.network.build.build_network"
 SCORE_IT = "Score the mean on cases that no member has seen, beside its members."
 
 
@@ -141,16 +142,23 @@ def _check_members(members: Sequence[TrainedFold]) -> None:
 
 def _decisive(record: RunRecord) -> dict[str, Any]:
     """What must be the same in all members, by its name in messages."""
-    network = record.settings.get("network")
     return {
         "configuration": record.configuration,
         "labels": record.dataset.labels.to_json(),
         "order of regions": record.dataset.labels.regions_class_order,
         "channels": record.dataset.channels,
         "plans": (record.plan, record.plans.axis_order, record.plans.intensities),
-        "network": network if isinstance(network, Mapping) else None,
+        "network": _own_network(record),
         "mirror axes": record.mirror_axes,
     }
+
+
+def _own_network(record: RunRecord) -> Mapping[str, Any] | None:
+    """The settings of a user's own network; None for ours, of which plans and tensors say all, and for bundles."""
+    network = record.settings.get("network")
+    if not isinstance(network, Mapping) or network.get("_target_") in (None, OURS):
+        return None
+    return network
 
 
 def _different_tensors(first: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> list[str]:
@@ -169,11 +177,9 @@ def _warn_of_basins(members: Sequence[TrainedFold]) -> None:
     started = {str(own.get("initial_weights")) if isinstance(own, Mapping) else "" for own in settings}
     if len(started) == 1 and started.isdisjoint({"", "None"}):
         return
-    known = (
-        "it is not recorded what the members started from"
-        if started == {""}
-        else ("the members did not start from the same trained weights (training.initial_weights)")
-    )
+    known = "the members did not start from the same trained weights (training.initial_weights)"
+    if "" in started:  # bundles do not say it
+        known = f"it is not recorded what {'' if started == {''} else 'some of '}the members started from"
     logger.warning(
         "%s. Networks that were trained apart do the same with other weights, whose mean can be worse than each of "
         "them. %s",

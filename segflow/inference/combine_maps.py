@@ -175,7 +175,10 @@ class _Combination:
         for member, column in zip(self.members, votes.labels.T, strict=True):
             values = sorted(set(column.tolist()) - known)
             if self.labels.ignore_label in values:
-                raise SegflowError(f"the label map in {member.folder} holds the ignore label, which is no vote")
+                raise SegflowError(
+                    f"the label map in {member.folder} holds the ignore label, which is no vote",
+                    fix="Give these voxels a label, or leave the member out.",
+                )
             try:
                 refuse_unknown_values(values, self.labels, "")
             except SegflowError as error:

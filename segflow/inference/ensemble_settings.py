@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from segflow.core.errors import SegflowError
@@ -29,14 +30,14 @@ class EnsembleSettings:
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
-            raise SegflowError("ensemble: unknown method", found=self.method, expected=" | ".join(METHODS))
+            raise SegflowError("unknown method of ensembles", found=self.method, expected=" | ".join(METHODS))
         if self.method == STAPLE and self.weights is not None:
             fix = "Leave them out, or take method=majority."
-            raise SegflowError("ensemble: STAPLE estimates the weights of members", found=self.weights, fix=fix)
+            raise SegflowError("STAPLE estimates the weights of members", found=self.weights, fix=fix)
         if self.weights is not None:
             self.weights = [float(weight) for weight in self.weights]
-            if not self.weights or min(self.weights) < 0 or not sum(self.weights) > 0:
-                raise SegflowError("ensemble: weights must not be negative, nor all 0", found=self.weights)
+            if not all(0 <= weight < math.inf for weight in self.weights) or not any(self.weights):
+                raise SegflowError("weights must be numbers that are not negative, nor all 0", found=self.weights)
         if self.readers < 1 or self.writers < 1:
             raise SegflowError("readers and writers must be at least 1", found=f"{self.readers}, {self.writers}")
 
@@ -48,4 +49,4 @@ class EnsembleSettings:
         """
         if self.weights is not None and len(self.weights) != members:
             wanted = f"{members} weights"
-            raise SegflowError("ensemble: one weight per member", found=self.weights, expected=wanted)
+            raise SegflowError("an ensemble needs one weight per member", found=self.weights, expected=wanted)

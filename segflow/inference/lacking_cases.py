@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from segflow.core.case import CaseFiles
 from segflow.core.errors import SegflowError
-from segflow.core.missing_channels import missing_told, names_of_missing
+from segflow.core.missing_channels import channel_number, missing_told, names_of_missing
 from segflow.core.run_record import RunRecord
 from segflow.inference.find_cases import TRAIN_WITHOUT
 from segflow.storage.images import ImageIO
@@ -63,7 +63,7 @@ def _number(name: str, record: RunRecord) -> int:
     """The number of a channel that the model can do without."""
     channels = record.dataset.channels
     may_lack = () if record.missing is None else record.missing.may_lack
-    number = int(name) if name.isdecimal() else channels.index(name) if name in channels else -1
+    number = channel_number(name, channels, "inference.missing_channels")
     if number in may_lack:
         return number
     raise SegflowError(

@@ -71,14 +71,14 @@ def check_members(folders: Sequence[Path], output: Path) -> None:
         SegflowError: There is only one, one is named twice, or one is the output.
     """
     if len(folders) < 2:
-        raise SegflowError("ensemble: label maps of at least two members are needed", found=[str(f) for f in folders])
+        raise SegflowError("label maps of at least two members are needed", found=[str(f) for f in folders])
     resolved = [folder.resolve() for folder in folders]
     for number, folder in enumerate(resolved):
         if folder in resolved[:number]:
             fix = "Name it once. With method=majority, weights= give a member more votes."
-            raise SegflowError("ensemble: a member is named twice", found=str(folders[number]), fix=fix)
+            raise SegflowError("a member is named twice", found=str(folders[number]), fix=fix)
     if output.resolve() in resolved:
-        raise SegflowError("ensemble: the output is a member", found=str(output), fix="Choose another output folder.")
+        raise SegflowError("the output is a member", found=str(output), fix="Choose another output folder.")
 
 
 def description_of(folders: Sequence[Path], given: Path | None) -> DatasetDescription | None:
@@ -130,9 +130,9 @@ def description_by_values(
         found |= {value for value in values if 0 <= value <= LARGEST_LABEL}
         if len(found) > MOST_FOUND:
             raise SegflowError(
-                "ensemble: the members hold more values than label maps have",
+                "the members hold more values than label maps have",
                 found=f"more than {MOST_FOUND}, such as {sorted(found)[1:4]}",
-                fix=f"Are they images? If not: {NAME_LABELS}",
+                fix=f"Are they images? If they are label maps: {NAME_LABELS}",
             )
     names = {"background": 0} | {f"label_{value}": value for value in sorted(found - {0})}
     content: dict[str, Any] = {"channel_names": {"0": "unknown"}, "labels": names, "numTraining": 0}
@@ -167,7 +167,7 @@ def _ending_in(folder: Path, description: DatasetDescription | None) -> str:
     found = {name[-len(ending) :] for ending, name in endings.items() if ending is not None}
     if len(found) != 1:
         raise SegflowError(
-            f"ensemble: {folder} holds {'files of several endings' if found else 'no label maps'}",
+            f"{folder} holds {'files of several endings' if found else 'no label maps'}",
             found=sorted(found) or listing.summary(),
             expected=f"label maps of one ending, such as {description.label_ending if description else '.nii.gz'}",
             fix=f"{NAME_LABELS} (its file_ending chooses)." if found else None,

@@ -17,7 +17,7 @@ class ChannelPresence:
     Attributes:
         probabilities: For each channel, the probability that it is taken away.
         together: Groups of channels that are taken away together, by their numbers. A group has the probability of its
-            first channel. Channels of no group go by themselves.
+            first channel, which is that of all of them. Channels of no group go by themselves.
     """
 
     probabilities: tuple[float, ...]

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from difflib import get_close_matches
 
 from segflow.core.errors import SegflowError
-from segflow.core.missing_channels import MissingChannels
+from segflow.core.missing_channels import MissingChannels, channel_number
 from segflow.core.run_record import RunRecord
 from segflow.sampling.channel_presence import ChannelPresence
 from segflow.storage.preprocessed_store import PreprocessedStore
@@ -21,7 +20,8 @@ def dropping_of(settings: TrainingSettings, channels: Sequence[str]) -> ChannelP
         channels: Names of the dataset's channels.
 
     Raises:
-        SegflowError: A setting names no channel of the dataset, or a channel twice, or there is but one channel.
+        SegflowError: A setting names no channel of the dataset, or a channel twice; there is but one channel; or a
+            group has several probabilities, or all channels, of which one must stay.
     """
     chosen, groups = settings.drop_channels, settings.drop_together
     if isinstance(chosen, dict):
@@ -41,27 +41,19 @@ def dropping_of(settings: TrainingSettings, channels: Sequence[str]) -> ChannelP
         raise SegflowError("training.drop_together names a channel twice", found=groups)
     if flat and not any(probabilities):
         raise SegflowError("training.drop_together needs training.drop_channels", found=groups)
+    for group in together:
+        own = {channels[number]: probabilities[number] for number in group}
+        if len({probabilities[number] for number in group}) > 1:
+            raise SegflowError(
+                "training.drop_together: channels of a group have one probability", found=own,
+                fix="Give each of them the same in training.drop_channels.",
+            )  # fmt: skip
+        if len(group) == len(channels) and any(probabilities):
+            raise SegflowError(
+                "training.drop_together: a group of all channels is never taken away, since one must stay",
+                found=list(own), fix="Leave one of them out of the group.",
+            )  # fmt: skip
     return ChannelPresence(probabilities, together)
-
-
-def channel_number(name: str, channels: Sequence[str], setting: str) -> int:
-    """The number of a channel, by its name, or by its number where several have this name.
-
-    Raises:
-        SegflowError: There is none, or several have the name.
-    """
-    found = [number for number, channel in enumerate(channels) if channel == name]
-    if not found and name.isdecimal() and int(name) < len(channels):
-        return int(name)
-    if len(found) == 1:
-        return found[0]
-    near = get_close_matches(name, channels, n=1)
-    raise SegflowError(
-        f"{setting} names {'several channels' if found else 'no channel'} of the dataset",
-        found=name,
-        expected=", ".join(f"{channel} (or {number})" for number, channel in enumerate(channels)),
-        fix="Give its number." if found else f"Did you mean '{near[0]}'?" if near else None,
-    )
 
 
 def missing_channels_of(
@@ -79,7 +71,6 @@ def missing_channels_of(
     """
     dropped = dropping_of(settings, record.dataset.channels)
     may_lack = {number for number, probability in enumerate(dropped.probabilities) if probability}
-    may_lack |= {number for group in dropped.together if dropped.probabilities[group[0]] for number in group}
     lacking = False
     if record.dataset.allows_missing_channels:
         for case_id in (*record.train_cases, *record.val_cases):

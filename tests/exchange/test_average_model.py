@@ -13,7 +13,7 @@ import tiny_models
 import torch
 
 from segflow.core.errors import SegflowError
-from segflow.exchange.average_model import average_models, mean_weights
+from segflow.exchange.average_model import OURS, average_models, mean_weights
 from segflow.exchange.import_model import import_bundle
 from segflow.inference.predictor import Predictor
 from segflow.models.bundle_file import read_bundle
@@ -59,6 +59,20 @@ def test_runs_with_other_seeds_are_averaged_too(tmp_path: Path) -> None:
     assert [(member["run"], member["fold"]) for member in mean.record.mean_of] == [
         ("seed0", 0), ("seed1", 1), ("seed2", 2),
     ]  # fmt: skip
+
+
+def test_runs_with_another_format_in_memory_and_bundles_are_averaged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = tiny_models.make_run(tmp_path, folds=(0, 1, 2))
+    for fold, memory_format in ((0, "auto"), (1, "contiguous"), (2, "auto")):
+        network = {"_target_": OURS, "norm": None, "memory_format": memory_format}
+        _change(run, fold, settings={"network": network})
+    bundle = average_models([run], tmp_path / "first.segflow", folds=[0, 1])
+    caplog.clear()
+    _change(run, 2, settings={"network": network, "training": {"initial_weights": "base.segflow"}})
+    assert average_models([bundle, run / "fold_2"], tmp_path / "second.segflow").is_file()
+    assert "it is not recorded what some of the members started from" in caplog.text
 
 
 def test_a_mean_is_never_cross_validated(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

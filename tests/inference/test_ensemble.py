@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -150,7 +151,7 @@ def test_folders_without_fitting_probabilities_say_what_to_do(tmp_path: Path) ->
         _ensemble([member], tmp_path / "out", weights=[1.0, 2.0])
 
 
-@pytest.mark.parametrize("weights", [[], [0.0, 0.0], [1.0, -1.0]])
+@pytest.mark.parametrize("weights", [[], [0.0, 0.0], [1.0, -1.0], [1.0, math.inf], [1.0, math.nan]])
 def test_weights_that_mean_nothing_are_refused(weights: list[float]) -> None:
     with pytest.raises(SegflowError, match="weights"):
         EnsembleSettings(weights=weights)

@@ -90,7 +90,7 @@ def test_channels_are_left_out_by_name_and_told(caplog: pytest.LogCaptureFixture
     ("names", "may_lack", "problem"),
     [
         (["T1"], (1, 2), r"not trained to do without this channel; found T1; expected T2 \(channel 1\), FLAIR"),
-        (["T9"], (1, 2), "not trained to do without this channel; found T9"),
+        (["T9"], (1, 2), r"names no channel of the dataset; found T9; expected T1 \(or 0\), T2"),
         (["T2"], None, "expected none: every channel is needed"),
         (["T1", "T2", "FLAIR"], (0, 1, 2), "no channel is left of the case"),
     ],

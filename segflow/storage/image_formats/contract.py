@@ -253,7 +253,7 @@ def check_one_channel(channels: int, file: Path) -> None:
     """
     if channels != 1:
         raise SegflowError(
-            f"the label map {file.name} has several channels",
+            f"the label map {file} has several channels",
             found=f"{channels} channels",
             expected="one number per voxel",
             fix="A colour picture must be turned into label values first.",
@@ -276,7 +276,7 @@ def as_label(voxels: np.ndarray, file: Path) -> np.ndarray:
         wrong = ~(voxels == whole) | np.isinf(voxels)  # NaN differs from itself
         if wrong.any():
             raise SegflowError(
-                f"the label map {file.name} holds values that are not whole numbers",
+                f"the label map {file} holds values that are not whole numbers",
                 found=f"{float(voxels[wrong][0]):.9g}, in {int(wrong.sum())} voxels in all",
                 expected="whole numbers, stored as integer or float",
                 fix="Was it resampled with interpolation? Use nearest neighbour for labels.",
@@ -289,7 +289,7 @@ def as_label(voxels: np.ndarray, file: Path) -> np.ndarray:
         if np.iinfo(dtype).min <= lowest and highest <= np.iinfo(dtype).max:
             return voxels.astype(dtype)
     raise SegflowError(
-        f"the label map {file.name} holds values that are no labels",
+        f"the label map {file} holds values that are no labels",
         found=f"values from {lowest} to {highest}",
         expected=f"whole numbers up to {np.iinfo(np.int32).max}",
         fix="Is it an image, or damaged?",
