@@ -55,6 +55,7 @@ class Compare(Command):
 def run(settings: Compare) -> None:
     """Compare, print verdicts and tables, and write files."""
     found, output, missing = _compared(settings)
+    from segflow.core.metrics import HEADINGS
     from segflow.evaluation.comparison_words import left_out, mean_rows, pair_rows, rank_rows, verdicts
 
     cases = _terminal.cases(len(found.cases))
@@ -63,7 +64,7 @@ def run(settings: Compare) -> None:
     if found.rows:
         _show("Differences", pair_rows(found))
     if len(found.ranks) > 1:
-        _show(f"Ranks over {', '.join(found.metrics)}", rank_rows(found))
+        _show(f"Ranks over {', '.join(HEADINGS.get(metric, metric) for metric in found.metrics)}", rank_rows(found))
     for line in verdicts(found):
         _terminal.say(line)
     for note in (*found.notes, *left_out(found), *missing):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from segflow.core.errors import UNUSABLE, SegflowError
@@ -124,7 +124,7 @@ class ConfigurationPlan:
                 f"configuration '{self.name}': the patch size does not fit the network",
                 found=list(self.patch_size),
                 expected=f"multiples of {list(divisor)}",
-                fix=f"The nearest are {below} and {above}.",
+                fix=_nearest([size for size in (below, above) if _takes(self.topology, size)]),
             )
         if self.topology.kind is not None:
             self.topology.kind.check_patch(self.topology, self.patch_size)
@@ -172,6 +172,26 @@ class ConfigurationPlan:
                 f"configuration '{name}' of the plans holds a value that cannot be used: {error}",
                 fix="Correct what was edited, or plan anew: segflow plan",
             ) from error
+
+
+def _takes(topology: NetworkTopology, patch_size: Sequence[int]) -> bool:
+    """Whether a network with these strides can take a patch that they divide."""
+    kind = topology.kind
+    if kind is None:
+        return True
+    options = {**topology.options, **kind.options_of_patch(patch_size, topology.strides)}
+    try:
+        kind.check_patch(replace(topology, options=options), patch_size)
+    except SegflowError:
+        return False
+    return True
+
+
+def _nearest(sizes: Sequence[Sequence[int]]) -> str | None:
+    if not sizes:
+        return None
+    named = list(dict.fromkeys(str(list(size)) for size in sizes))
+    return f"The nearest are {named[0]} and {named[1]}." if len(named) > 1 else f"The nearest is {named[0]}."
 
 
 def _resampling(value: Options, kind: str) -> ResamplingPlan:

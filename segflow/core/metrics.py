@@ -44,6 +44,10 @@ LOWER_IS_BETTER = frozenset({"hd95_mm", "mean_surface_distance_mm", "FN", "FP", 
 """Metrics of which a lower value is better. Of volume differences neither is, and a user's own are not known."""
 
 
+SHARES = ("Dice", "IoU", "surface_dice", "lesion_f1")
+"""Metrics between 0 and 1."""
+
+
 @dataclass(frozen=True, slots=True)
 class CaseMetrics:
     """The scores of one case.

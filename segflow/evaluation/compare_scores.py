@@ -76,7 +76,7 @@ def compare_scores(
         rows=tuple(rows),
         noise=tuple(_noise(place, metric, own[metric][0]) for place, own in enumerate(columns) for metric in signs),
         ranks=tuple(_ranks(columns, settings) if pairs else ()),
-        notes=(*notes, *told, *left_out, *_unknown_noise(groups, contenders)),
+        notes=(*notes, *told, *left_out, *_too_few(groups, len(pairs), settings), *_unknown_noise(groups, contenders)),
         correction=settings.correction,
         alpha=settings.alpha,
         spots={metric: np.stack([mean_of_defined(own[metric][0].values) for own in columns]) for metric in signs},
@@ -183,6 +183,15 @@ def _ranks(columns: Sequence[Columns], settings: CompareSettings) -> list[Rank]:
     return rank_settings(
         single, confidence=1 - settings.alpha, correction=settings.correction, resamples=settings.resamples
     )
+
+
+def _too_few(groups: Sequence[Sequence[ScoreTable]], pairs: int, settings: CompareSettings) -> list[str]:
+    """A remark if even a run that is better in every case could not be told apart by Wilcoxon's test."""
+    count = len(groups[0][0].cases)
+    lowest = min(1.0, 2.0 ** (1 - count) * (1 if settings.correction == "none" else pairs))
+    if not pairs or any(len(group) > 1 for group in groups) or lowest < settings.alpha:
+        return []
+    return [f"So few cases ({count}) tell no runs apart: even if one is better in every case, p is {lowest:.2g}."]
 
 
 def _unknown_noise(groups: Sequence[Sequence[ScoreTable]], contenders: Sequence[Contender]) -> list[str]:

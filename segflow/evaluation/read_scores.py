@@ -12,7 +12,7 @@ import numpy as np
 from segflow.core.dataset import DatasetDescription
 from segflow.core.errors import SegflowError
 from segflow.core.labels import Labels, key_text
-from segflow.core.metrics import METRICS, CaseMetrics, Summary
+from segflow.core.metrics import METRICS, SHARES, CaseMetrics, Summary
 from segflow.core.names import is_number
 from segflow.core.run_record import RunRecord
 from segflow.core.wording import some
@@ -29,6 +29,8 @@ from segflow.storage.tables import CASE_HEADINGS, Line, column_of, read_table
 EXPECTED = "the folder of a run or fold, a folder with summary.json, or a CSV file with a row for each case"
 WORDS = ("label", "name", "fold", "file", "prediction_file", "reference_file")
 """Columns of a CSV file that are no metrics."""
+ROUNDING = 1e-6
+"""A share may be larger than 1 by this."""
 
 OfFold = Callable[[Fold, RunRecord], Summary]
 """Reads or computes the scores of a fold."""
@@ -229,7 +231,21 @@ def _of_csv(path: Path, name: str) -> Scores:
         raise SegflowError(
             f"{path} holds no scores", found=", ".join(heading), expected="a case and metrics in each row"
         )
-    return Scores(_csv_table(name, rows, names), (path,), _csv_names(lines[1:], label, lower))
+    table = _csv_table(name, rows, names)
+    _check_shares(path, table)
+    return Scores(table, (path,), _csv_names(lines[1:], label, lower))
+
+
+def _check_shares(path: Path, table: ScoreTable) -> None:
+    for metric in SHARES:
+        values = table.values.get(metric, np.zeros(0))
+        wrong = values[(values < 0) | (values > 1 + ROUNDING)]
+        if wrong.size:
+            raise SegflowError(
+                f"{path}: {metric} must lie between 0 and 1",
+                found=f"{wrong[0]:g}",
+                fix="Divide percentages by 100.",
+            )
 
 
 def _csv_table(name: str, rows: Mapping[tuple[str, str], Sequence[float]], metrics: Sequence[str]) -> ScoreTable:

@@ -198,11 +198,13 @@ def _search_patch(
     tried = set()
     while size > sizes.most(topology):
         tried.add((pooling.patch_size, pooling.divisor))
-        smaller, its_topology, its_size = measured(_shrunk(pooling, spacing, median_shape, settings))
+        need = sizes.gb(topology, pooling.patch_size, sizes.samples)
+        shrunk = _shrunk(pooling, spacing, median_shape, settings)
+        if min(shrunk) < 1:
+            raise _no_patch(spacing, pooling.patch_size, need, settings)
+        smaller, its_topology, its_size = measured(shrunk)
         # Padded to a size tried before means that no smaller one is valid.
-        was_tried = (smaller.patch_size, smaller.divisor) in tried
-        if was_tried or min(smaller.patch_size) < 1 or smaller.levels < fewest:
-            need = sizes.gb(topology, pooling.patch_size, sizes.samples)
+        if (smaller.patch_size, smaller.divisor) in tried or smaller.levels < fewest:
             raise _no_patch(spacing, pooling.patch_size, need, settings)
         pooling, topology, size = smaller, its_topology, its_size
     if topology.kind is not None:

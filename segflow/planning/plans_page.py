@@ -170,7 +170,7 @@ def _configuration(planned: PlannedDataset, report: ConfigurationReport) -> list
     ]
     if working is not None:
         parts += [_patch(planned, plan, working), _batch(planned, plan, working)]
-    parts.append(_network(plan))
+    parts.append(_network(plan, planned.settings))
     return parts
 
 
@@ -215,7 +215,7 @@ def _batch(planned: PlannedDataset, plan: ConfigurationPlan, working: Configurat
     )
 
 
-def _network(plan: ConfigurationPlan) -> str:
+def _network(plan: ConfigurationPlan, settings: PlannerSettings) -> str:
     """The levels of the network, as a table."""
     topology, rows = plan.topology, []
     shape, spacing = list(plan.patch_size), list(plan.spacing)
@@ -226,10 +226,10 @@ def _network(plan: ConfigurationPlan) -> str:
         rows.append([str(level), _times(stride), *map(str, cells)])
     header = ["level", "stride", "feature maps", "spacing [mm]", "kernel", "features"]
     options = "".join(f", {name} {_text_of(value)}" for name, value in topology.options.items())
-    return (
-        f"Network: `{topology.network}` with {topology.levels} levels{options}. The finest axes are halved first, "
-        f"together with those that are less than twice as coarse.\n\n{_table(header, rows)}"
-    )
+    order = "The finest axes are halved first, together with those that are less than twice as coarse."
+    if settings.strides is not None:
+        order = "All axes have the strides of `planner.strides`, whatever their spacing."
+    return f"Network: `{topology.network}` with {topology.levels} levels{options}. {order}\n\n{_table(header, rows)}"
 
 
 def _text_of(option: object) -> str:

@@ -20,6 +20,8 @@ from segflow.evaluation.score_table import ScoreTable
 
 CASES = [f"scan_{chr(97 + number // 5)}{chr(97 + number % 5)}" for number in range(20)]
 
+SHIFTS = (("A", 0.0), ("B", 0.01), ("C", 0.03))
+
 
 def table(
     name: str, values: Mapping[str, object], cases: Sequence[str] = CASES, labels: Sequence[str] = ("1",)
@@ -145,6 +147,17 @@ def test_seeds_of_a_setting_are_compared_together(dice: np.ndarray) -> None:
 def test_one_training_of_each_says_that_the_noise_of_seeds_is_unknown(dice: np.ndarray) -> None:
     found = compared(table("A", {"Dice": dice}), table("B", {"Dice": dice - 0.01}))
     assert any("Seed noise is unknown" in note for note in found.notes)
+
+
+def test_so_few_cases_that_no_test_can_decide_are_told(dice: np.ndarray) -> None:
+    def told(count: int) -> list[str]:
+        tables = [table(name, {"Dice": dice[:count] + shift}, cases=CASES[:count]) for name, shift in SHIFTS]
+        found = compared(*tables)
+        assert all((row.pair.corrected < 0.05) == (count == 8) for row in found.rows)
+        return [note for note in found.notes if "So few cases" in note]
+
+    assert told(6) == ["So few cases (6) tell no runs apart: even if one is better in every case, p is 0.094."]
+    assert told(8) == []
 
 
 def test_everything_stands_in_tables_and_files(dice: np.ndarray, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -89,6 +90,28 @@ def test_a_network_that_fits_no_patch_is_refused_with_what_it_needs(planner_sett
     with pytest.raises(SegflowError, match="fits the memory target") as caught:
         plans(planner_settings("mednext_l", memory_target_gb=0.005), (300, 300, 300))
     assert "needs" in str(caught.value.found)
+
+
+def test_a_network_with_strides_of_its_own_that_fits_no_patch_is_refused_likewise(planner_settings: Settings) -> None:
+    with pytest.raises(SegflowError, match="fits the memory target") as caught:
+        plans(planner_settings("primus_s", memory_target_gb=0.05), (36, 50, 35))
+    assert "the smallest patch [8, 8, 8] needs" in str(caught.value.found)
+
+
+def test_only_patches_that_the_network_takes_are_named(planner_settings: Settings) -> None:
+    made = plans(planner_settings("nnunet"), (36, 50, 35))
+    for name, expected in (("swin_unetr", "The nearest is [64, 64, 64]."), ("primus_s", "[32, 48, 32] and")):
+        with pytest.raises(SegflowError, match="does not fit the network") as caught:
+            override_configuration(made, "3d_fullres", network=planner_settings(name), patch_size=[36, 52, 36])
+        assert expected in str(caught.value.fix)
+
+
+def test_what_swin_unetr_is_said_to_need_is_what_it_takes(planner_settings: Settings) -> None:
+    with pytest.raises(SegflowError, match="single blocks") as caught:
+        plans(planner_settings("swin_unetr", kernel_size=5), (64, 64, 64))
+    for change in str(caught.value.expected).split():
+        key, value = change.removeprefix("planner.").split("=")
+        assert planner_settings("swin_unetr", **{key: json.loads(value)}) == planner_settings("swin_unetr")
 
 
 def test_a_network_takes_the_place_of_the_plans_own(planner_settings: Settings) -> None:

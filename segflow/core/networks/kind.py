@@ -74,7 +74,7 @@ class NetworkKind(ABC):
         for name, limits in self.options.items():
             if not limits.allows(topology.options[name], topology.levels):
                 raise SegflowError(
-                    f"the network '{self.name}' cannot have this option '{name}'",
+                    f"the network '{self.name}' cannot have this value of its option '{name}'",
                     found=shortened(topology.options[name]),
                     expected=f"{limits}" + (f"; there are {topology.levels} levels" if limits.per_level else ""),
                 )

@@ -84,7 +84,7 @@ class SwinUNETRKind(NetworkKind):
                 "the network 'swin_unetr' has single blocks at both ends and in its decoder, and kernels of 3",
                 found=f"encoder {list(topology.encoder_blocks)}, decoder {list(topology.decoder_convs)}, "
                 f"kernels {[list(kernel) for kernel in topology.kernel_sizes]}",
-                expected="planner.encoder_blocks=[1,2,2,2,2,1] planner.decoder_convs=[] planner.kernel_size=3",
+                expected="planner.encoder_blocks=[1,2,2,2,2,1] planner.decoder_convs=[1,1,1,1,1] planner.kernel_size=3",
             )
 
     def parameters(self, topology: NetworkTopology, in_channels: int, out_channels: int) -> int:
@@ -147,4 +147,6 @@ class SwinUNETRKind(NetworkKind):
                 "the patch is too small for the network 'swin_unetr'",
                 found=list(patch_size),
                 expected=f"{larger} or more",
+                fix="Choose another network if cases are smaller, else raise planner.memory_target_gb or set "
+                f"configuration.patch_size={str(larger).replace(' ', '')}.",
             )
