@@ -75,7 +75,7 @@ class PredictSettings(SlidingWindowSettings):
 
     Attributes:
         folds: ``all``, one fold, or a list of folds, whose logits are averaged.
-        checkpoint: ``final``, ``best`` or ``last``.
+        checkpoint: ``final``, ``best`` or ``last``; ``raw`` is ``final`` before ``training.average``.
         configuration: Configuration to take if the path holds several; null if it holds one.
         device: ``auto`` for CUDA if there is such a device, else MPS, else the CPU; or ``cpu``, ``cuda``, ``cuda:1``,
             ``mps``. In ``segflow train``, ``auto`` is the device of the training.

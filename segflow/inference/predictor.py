@@ -127,7 +127,7 @@ class Predictor:
             model: One of our folds, a checkpoint in it, the run's folder above it, a bundle, or a model of nnU-Net v2
                 as a folder, a zip or one checkpoint.
             folds: ``all``, or names of folds, whose logits are averaged.
-            checkpoint: ``final``, ``best`` or ``last``.
+            checkpoint: ``final``, ``best`` or ``last``; ``raw`` is ``final`` before ``training.average``.
             configuration: Configuration to take if the path holds several.
             device: See `choose_device`.
             settings: How images are covered with patches.

@@ -45,7 +45,8 @@ def open_model(path: Path, *, checkpoint: str = "final", configuration: str | No
     Args:
         path: A fold, a checkpoint in it, the run's folder above it, a bundle, or a model of nnU-Net v2: its folder, a
             folder above it or one of its folds, its zip, or one of its checkpoints.
-        checkpoint: ``final``, ``best`` or ``last``. A bundle and a checkpoint file have only one.
+        checkpoint: ``final``, ``best`` or ``last``; ``raw`` is ``final`` before ``training.average``.
+            A bundle and a checkpoint file have only one.
         configuration: Configuration to take if the path holds several.
 
     Raises:

@@ -16,7 +16,7 @@ from segflow.core.run_record import RunRecord
 from segflow.models.tensor_files import plain_weights, read_tensors, without_wrappers
 from segflow.models.trained_fold import Folds, TrainedFold, choose_folds
 from segflow.storage.find_folds import find_folds
-from segflow.storage.folds import Fold
+from segflow.storage.folds import RAW, Fold
 from segflow.storage.json_files import written_whole
 from segflow.storage.runs import Run
 from segflow.storage.whole_folder import folder_written_whole
@@ -24,20 +24,37 @@ from segflow.storage.whole_folder import folder_written_whole
 NETWORK_PREFIX = "network."
 """Prefix of the network's weights in a checkpoint: the attribute's name in the Lightning module."""
 
+RAW_WEIGHTS = "raw_weights"
+"""Where a checkpoint whose weights are an average keeps those that the optimizer goes on from, by the same names."""
+
 
 def read_fold(folder: Fold, checkpoint: str = "final") -> TrainedFold:
     """Read weights and record of a fold.
 
     Args:
         folder: The fold's folder.
-        checkpoint: ``final``, ``best`` or ``last``.
+        checkpoint: ``final``, ``best`` or ``last``; ``raw`` is the weights of ``final`` before they were averaged.
 
     Raises:
-        SegflowError: The fold was not trained, or its checkpoint cannot be read.
+        SegflowError: The fold was not trained, its checkpoint cannot be read, or it holds no average.
     """
     record = folder.read_record()
     file = folder.existing_checkpoint(checkpoint)
-    return TrainedFold(record, network_weights(read_tensors(file), str(file)), str(file), folder.path)
+    content = read_tensors(file)
+    if checkpoint == RAW:
+        content = _before_averaging(content, file)
+    return TrainedFold(record, network_weights(content, str(file)), str(file), folder.path)
+
+
+def _before_averaging(content: Mapping[str, Any], file: Path) -> dict[str, Any]:
+    raw, state = content.get(RAW_WEIGHTS), content.get("state_dict")
+    if not isinstance(raw, Mapping) or not isinstance(state, Mapping):
+        raise SegflowError(
+            f"{file} holds no raw weights, since they were not averaged",
+            found="checkpoint=raw",
+            fix="Its weights are those of the training: leave checkpoint= out.",
+        )
+    return {"state_dict": {**state, **raw}}
 
 
 def read_checkpoint(file: Path) -> dict[str, Tensor]:

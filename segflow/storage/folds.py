@@ -17,6 +17,8 @@ from segflow.storage.json_files import TEMPORARY_PREFIX, read_json, read_json_as
 from segflow.storage.links import refuse_link, within
 
 CHECKPOINT_NAMES = ("final", "best", "last")
+RAW = "raw"
+"""Weights in the final checkpoint that a training with an average did not average."""
 CHECKPOINTS = "checkpoints"
 RECORD_FILE = "run.json"
 LOCK_FILE = ".lock"
@@ -101,13 +103,14 @@ class Fold:
         return self.path / "pruned.json"
 
     def checkpoint(self, name: str = "final") -> Path:
-        """File of the checkpoint of this name.
+        """File of the checkpoint of this name; ``raw`` is a part of ``final``.
 
         Raises:
             SegflowError: There is no such kind of checkpoint.
         """
-        if name not in CHECKPOINT_NAMES:
-            raise SegflowError(f"unknown checkpoint '{name}'", expected=" | ".join(CHECKPOINT_NAMES))
+        if name not in (*CHECKPOINT_NAMES, RAW):
+            raise SegflowError(f"unknown checkpoint '{name}'", expected=" | ".join((*CHECKPOINT_NAMES, RAW)))
+        name = "final" if name == RAW else name
         return self.checkpoints / f"{name}.ckpt"
 
     def existing_checkpoint(self, name: str = "final") -> Path:

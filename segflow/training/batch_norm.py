@@ -1,11 +1,14 @@
-"""Batch norm over the samples of all processes."""
+"""Batch norm over the samples of all processes, and for other weights than those of the training."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 import pytorch_lightning as pl
-from torch import nn
+import torch
+from pytorch_lightning.strategies import Strategy
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from segflow.core.errors import SegflowError
@@ -46,3 +49,53 @@ def synchronise_batch_norm(network: nn.Module, trainer: pl.Trainer, choice: bool
         trainer.world_size,
     )
     return network
+
+
+class NormStatistics:
+    """The running means and variances of a network's batch norms. It is false for a network that has none.
+
+    Args:
+        network: The network.
+    """
+
+    BATCHES = 10
+    """Batches that are enough for an estimate."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self._network = network
+        self._norms = [m for m in network.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+
+    def __bool__(self) -> bool:
+        return bool(self._norms)
+
+    @property
+    def buffers(self) -> list[Tensor]:
+        """The means and variances, each (C)."""
+        both = [(norm.running_mean, norm.running_var) for norm in self._norms]
+        return [buffer for pair in both for buffer in pair if buffer is not None]
+
+    @torch.no_grad()
+    def estimate(self, images: Sequence[Tensor], strategy: Strategy) -> None:
+        """Set them to the mean over batches, for the present weights and over all processes.
+
+        All else, such as dropout, computes as in a prediction, and the count of batches stays.
+
+        Args:
+            images: Batches (B, C, *patch) on the device of the network.
+            strategy: Of Lightning's trainer.
+        """
+        training = {module: module.training for module in self._network.modules()}
+        before = [(norm.momentum, norm.num_batches_tracked) for norm in self._norms]
+        self._network.eval()
+        for norm in self._norms:
+            norm.train()
+            norm.momentum, norm.num_batches_tracked = None, torch.tensor(0)
+            norm.reset_running_stats()
+        for image in images:
+            self._network(image)
+        for norm, (momentum, count) in zip(self._norms, before, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, count
+        for module, was_training in training.items():
+            module.training = was_training
+        for buffer in self.buffers:
+            buffer.copy_(strategy.reduce(buffer.clone(), reduce_op="mean"))

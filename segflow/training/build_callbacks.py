@@ -22,6 +22,7 @@ from segflow.training.tags import possible_tags
 from segflow.training.time_budget import TimeBudget, parse_duration
 from segflow.training.training_job import TrainingJob
 from segflow.training.volume_validation import VolumeValidation
+from segflow.training.weight_average import build_average
 
 
 def build_callbacks(
@@ -63,6 +64,9 @@ def build_callbacks(
         if score is None:
             raise SegflowError("training.volume_every needs TrainingParts.score_volumes", found="none")
         callbacks.append(VolumeValidation(score, cases, every=every, count=count, report=report))
+    average = build_average(settings)
+    if average is not None:
+        callbacks.append(average)  # after those that look at a validation, during which it is in the network
     if options.get("enable_checkpointing", True) is not False and not options.get("fast_dev_run"):
         callbacks.append(RunCheckpoints(job.folder, files))
     return callbacks

@@ -17,13 +17,14 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch.serialization import get_unsafe_globals_in_checkpoint
 
 from segflow.core.errors import SegflowError
+from segflow.models.own_runs import RAW_WEIGHTS
 from segflow.models.tensor_files import read_tensors
 from segflow.storage.folds import Fold
 from segflow.storage.json_files import written_whole
 
 MONITOR = "val/dice_ema"
 
-_AT_REST = ("state_dict", "optimizer_states")
+_AT_REST = ("state_dict", RAW_WEIGHTS, "optimizer_states")
 """Parts of a checkpoint whose tensors change only in steps of the optimizer."""
 
 

@@ -48,7 +48,8 @@ def check_memory(job: TrainingJob, trainer: pl.Trainer, module: SegmentationModu
     if on_cpu and getattr(build, "func", build) is build_network:  # of a user's own network it is not known
         outputs = job.record.dataset.labels.num_outputs
         kept = kept_values(plan.topology, plan.patch_size, job.record.in_channels, outputs)
-        wanted += 4 * (kept * share + OF_WEIGHTS * weights)
+        of_weights = OF_WEIGHTS + (job.settings.average != "none")
+        wanted += 4 * (kept * share + of_weights * weights)
     patch = "×".join(str(n) for n in plan.patch_size)
     found = f"batch {share} of {job.record.in_channels}×{patch}, {weights / 1e6:.1f} M weights, {workers} data workers"
     try:

@@ -91,11 +91,15 @@ class SegmentationModule(pl.LightningModule):
             )
         return logits
 
-    def training_step(self, batch: PatchBatch, batch_idx: int) -> Tensor:
+    def augmented(self, batch: PatchBatch, batch_idx: int) -> tuple[Tensor, Tensor]:
+        """Image and target of a training batch as the network gets them. The same batch gives the same."""
         image, label = batch.image, batch.label
         if self.augmentation is not None:
             image, label = self.augmentation(image, label, epoch=self.current_epoch, index=batch_idx)
-        image = network_input(image, batch.channels_present, mask=self.channel_mask)
+        return network_input(image, batch.channels_present, mask=self.channel_mask), label
+
+    def training_step(self, batch: PatchBatch, batch_idx: int) -> Tensor:
+        image, label = self.augmented(batch, batch_idx)
         loss: Tensor = self.loss(self._supervised(self(image), batch), label, *_maps(batch))
         self._train_losses.add(loss)
         return loss
@@ -134,9 +138,9 @@ class SegmentationModule(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Copy buffers that a forward pass changes, since the next one runs during writing (`WholeCheckpointIO`)."""
-        for name, buffer in self.named_buffers():
+        for name, _ in self.named_buffers():
             if name in checkpoint["state_dict"]:
-                checkpoint["state_dict"][name] = buffer.clone()
+                checkpoint["state_dict"][name] = checkpoint["state_dict"][name].clone()  # it may be an average
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another network with a short message, before torch writes a long one."""

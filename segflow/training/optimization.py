@@ -35,13 +35,17 @@ class Optimization:
             SegflowError: A pattern of ``lr_factors`` fits no parameter.
         """
         groups, factors = parameter_groups(network, self.lr_factors)
-        optimizer = self.optimizer(groups)
+        whole = {"network": network} if _takes(self.optimizer, "network") else {}
+        optimizer = self.optimizer(groups, **whole)
         for group, factor in zip(optimizer.param_groups, factors, strict=True):
             group["lr"] = group["lr"] * factor
-        options = {"total_epochs": self.total_epochs} if _takes_total_epochs(self.schedule) else {}
+        options = {"total_epochs": self.total_epochs} if _takes(self.schedule, "total_epochs") else {}
         schedule = self.schedule(optimizer, **options)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "epoch"}}
 
 
-def _takes_total_epochs(schedule: ScheduleFactory) -> bool:
-    return "total_epochs" in inspect.signature(schedule).parameters
+def _takes(factory: OptimizerFactory | ScheduleFactory, argument: str) -> bool:
+    try:
+        return argument in inspect.signature(factory).parameters
+    except ValueError:  # a callable of compiled code, which does not say what it takes
+        return False

@@ -37,7 +37,7 @@ class LossFactory(Protocol):
 
 
 class OptimizerFactory(Protocol):
-    """Builds an optimizer over parameter groups."""
+    """Builds an optimizer over parameter groups. If it takes ``network``, it gets the network."""
 
     def __call__(self, parameters: Iterable[Mapping[str, Any]]) -> Optimizer: ...
 

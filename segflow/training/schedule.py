@@ -131,6 +131,10 @@ class EpochSchedule(LRScheduler):
         """The present epoch; with parts of one within a time budget."""
         return float(self.last_epoch) if self._place is None else self._place
 
+    def ended(self, epoch: int) -> float:
+        """Epochs of the schedule that are over at the end of this epoch; in a time budget, the present place."""
+        return epoch + 1.0 if self._place is None else self._place
+
     def move_to(self, share: float) -> None:
         """Go to this share of the schedule, from 0 to 1. It never goes back, and the rate changes at once."""
         place = min(max(share, 0.0), 1.0) * self.planned_epochs

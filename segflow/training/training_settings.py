@@ -9,6 +9,7 @@ from typing import Any
 from segflow.core.errors import SegflowError
 
 _CHOICES = {
+    "average": ("none", "ema", "swa"),
     "compile": ("auto", "on", "off"),
     "augmentation_device": ("auto", "cpu", "device"),
 }
@@ -34,6 +35,11 @@ class TrainingSettings:
         initial_weights: A trained model of any form, or a checkpoint file, to start from; null starts from random
             weights.
         freeze: Shell patterns of parameter names that are not trained, such as ``encoder.*``.
+        average: Average of the weights that is validated, kept and predicted with: ``none``; ``ema``, a moving average
+            over the steps; ``swa``, the mean over the last epochs, for which ``schedule=swa`` keeps the rate up.
+        average_half_life: Share of the steps so far from which half of ``ema`` comes. It fits a training of any length.
+        average_decay: Upper limit of the factor by which a step of ``ema`` keeps what was, such as 0.999; null: none.
+        average_start: Share of the run after which ``swa`` begins.
         lr_factors: Shell pattern of parameter names → factor on the learning rate. The first match counts.
         extend: Allow an existing run to be continued to another ``trainer.max_epochs``.
         skip_limit: Steps in a row that may be skipped because their loss or gradient is not finite. One more ends the
@@ -56,6 +62,10 @@ class TrainingSettings:
     volume_count: int = 4
     initial_weights: str | None = None
     freeze: list[str] = field(default_factory=list)
+    average: str = "none"
+    average_half_life: float = 0.05
+    average_decay: float | None = None
+    average_start: float = 0.75
     lr_factors: dict[str, float] = field(default_factory=dict)
     extend: bool = False
     skip_limit: int = 20
@@ -86,9 +96,28 @@ class TrainingSettings:
                 raise SegflowError(
                     "training.drop_channels must be probabilities", found=self.drop_channels, expected="0 <= … < 1"
                 )
+        self._check_average()
         negative = {pattern: factor for pattern, factor in self.lr_factors.items() if not factor >= 0}
         if negative:
             raise SegflowError("training.lr_factors must not be negative", found=negative)
+
+    def _check_average(self) -> None:
+        if not 0 < self.average_half_life < 1:
+            raise SegflowError(
+                "training.average_half_life must be a share of the run, between 0 and 1", found=self.average_half_life
+            )
+        if self.average_decay is not None and not 0 < self.average_decay < 1:
+            raise SegflowError(
+                "training.average_decay must lie between 0 and 1, or be null",
+                found=self.average_decay,
+                expected="a factor such as 0.999",
+            )
+        if not 0 <= self.average_start < 1:
+            raise SegflowError(
+                "training.average_start must be a share of the run, from 0 to below 1, for an epoch to average",
+                found=self.average_start,
+                expected="0.75 for the last quarter",
+            )
 
 
 @dataclass(kw_only=True, slots=True)
