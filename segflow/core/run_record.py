@@ -32,6 +32,8 @@ class RunRecord:
         machine: Facts of the machine that trained it last, for people and for the precision of prediction: device,
             host, versions, ``begun`` (date of the first start) and ``date`` (of the last). They count for nothing when
             a run is continued. Records of earlier versions have none, or only some.
+        initial_weights: Where the first weights came from, and the names of tensors that were copied, adapted and left
+            out. Empty for random ones. It counts for nothing when a run is continued.
         images: What new images are compared with at prediction; None if it is not known, as for models of nnU-Net.
         mean_of: The folds whose mean of weights this is, each with its run, fold and a digest of its weights. Empty for
             weights that were trained. A mean has seen the validation cases of all of them.
@@ -48,6 +50,7 @@ class RunRecord:
     settings: Mapping[str, Any] = field(default_factory=dict)
     arrays: Mapping[str, Any] = field(default_factory=dict)
     machine: Mapping[str, Any] = field(default_factory=dict)
+    initial_weights: Mapping[str, Any] = field(default_factory=dict)
     images: TrainingImages | None = None
     mean_of: tuple[Mapping[str, Any], ...] = ()
     missing: MissingChannels | None = None
@@ -134,6 +137,7 @@ class RunRecord:
             "settings": dict(self.settings),
             **({"arrays": dict(self.arrays)} if self.arrays else {}),
             **({"machine": dict(self.machine)} if self.machine else {}),
+            **({"initial_weights": dict(self.initial_weights)} if self.initial_weights else {}),
             **({} if self.images is None else {TRAINING_IMAGES: self.images.to_json()}),
             **({"mean_of": [dict(member) for member in self.mean_of]} if self.mean_of else {}),
             **({} if self.missing is None else {MISSING_CHANNELS: self.missing.to_json()}),
@@ -159,6 +163,7 @@ class RunRecord:
             settings=dict(value.get("settings", {})),
             arrays=dict(value.get("arrays", {})),
             machine=dict(value.get("machine", {})),
+            initial_weights=dict(value.get("initial_weights", {})),
             images=TrainingImages.from_json(value[TRAINING_IMAGES]) if TRAINING_IMAGES in value else None,
             mean_of=tuple(dict(member) for member in value.get("mean_of", ())),
             missing=None if missing is None else MissingChannels.from_json(missing, len(dataset.channels)),

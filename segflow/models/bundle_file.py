@@ -182,4 +182,5 @@ def _public(record: RunRecord) -> dict[str, Any]:
     precision = record.trained_precision
     machine = {} if precision is None else {"precision": precision}  # in which it predicts
     dataset = replace(record.dataset, raw=record.dataset.without_cases())
-    return replace(record, dataset=dataset, train_cases=(), val_cases=(), settings=settings, machine=machine).to_json()
+    own: dict[str, Any] = {"settings": settings, "machine": machine, "initial_weights": {}}
+    return replace(record, dataset=dataset, train_cases=(), val_cases=(), **own).to_json()

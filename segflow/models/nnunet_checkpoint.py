@@ -134,6 +134,11 @@ def write_nnunet_checkpoint(file: Path, fold: TrainedFold) -> None:
 
 def _read(file: Path | IO[bytes], name: str) -> dict[str, Any]:
     content = read_tensors(file, name, HARMLESS_GLOBALS)
+    if "nnssl_adaptation_plan" in content:
+        raise SegflowError(
+            f"{name} holds an encoder that nnssl pretrained, which cannot predict",
+            fix=f"Start a training from it: training.initial_weights={name}",
+        )
     if not isinstance(content.get("init_args"), Mapping) or "network_weights" not in content:
         raise SegflowError(
             f"{name} is not a checkpoint of nnU-Net v2", found=shortened(list(content), 300), expected="network_weights"

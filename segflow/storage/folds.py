@@ -194,10 +194,14 @@ class Fold:
         The date of the first start stays, as ``begun``.
         """
         if self.record_file.is_file():
-            content = read_json(self.record_file)
-            before = content.get("machine") or {}
+            before = read_json(self.record_file).get("machine") or {}
             begun = before.get("begun") or before.get("date") or facts.get("date")
-            write_json(self.record_file, {**content, "machine": {**facts, **({"begun": begun} if begun else {})}})
+            self.note("machine", {**facts, **({"begun": begun} if begun else {})})
+
+    def note(self, key: str, facts: Mapping[str, Any]) -> None:
+        """Add facts to ``run.json``, if there is one, under a key of `RunRecord`."""
+        if self.record_file.is_file():
+            write_json(self.record_file, {**read_json(self.record_file), key: dict(facts)})
 
     def read_record(self) -> RunRecord:
         """Read ``run.json``.

@@ -70,7 +70,7 @@ class NormStatistics:
 
     @property
     def buffers(self) -> list[Tensor]:
-        """The means and variances, each (C)."""
+        """Means and variances, each of shape (channels,)."""
         both = [(norm.running_mean, norm.running_var) for norm in self._norms]
         return [buffer for pair in both for buffer in pair if buffer is not None]
 

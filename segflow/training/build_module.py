@@ -17,7 +17,7 @@ from segflow.sampling.patch_dataset import samples_of_rank
 from segflow.training.batch_norm import synchronise_batch_norm
 from segflow.training.build_part import build_part
 from segflow.training.compilation import compile_if_it_pays
-from segflow.training.initial_weights import read_initial_weights, transfer_weights
+from segflow.training.initial_weights import take_initial_weights
 from segflow.training.module import SegmentationModule
 from segflow.training.optimization import Optimization
 from segflow.training.parameters import freeze
@@ -54,8 +54,9 @@ def build_module(job: TrainingJob, trainer: pl.Trainer, *, fresh: bool) -> Segme
     )
     if fresh and settings.initial_weights is not None:
         source = Path(settings.initial_weights).expanduser()
-        cascade = plan.previous_stage is not None
-        transfer_weights(network, read_initial_weights(source), str(source), cascade=cascade)
+        transfer = take_initial_weights(network, source, record)
+        if trainer.is_global_zero:
+            job.folder.note("initial_weights", transfer.to_json())
     freeze(network, settings.freeze)
     network = synchronise_batch_norm(network, trainer, trainer_options(parts).get("sync_batchnorm"))
     device = trainer.strategy.root_device

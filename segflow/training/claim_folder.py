@@ -136,7 +136,8 @@ def claim_folder(folder: Fold, record: RunRecord, *, free: Sequence[str] = FREE_
         return False
     content = read_json(folder.record_file, fix=TRAIN_FIRST)
     # Arrays are those of the first start, see `check_arrays_of_run`; the machine is that of the last training.
-    record = replace(record, arrays=content.get("arrays") or {}, machine=content.get("machine") or {})
+    arrays, machine, first = (content.get(name) or {} for name in ("arrays", "machine", "initial_weights"))
+    record = replace(record, arrays=arrays, machine=machine, initial_weights=first)
     stored, wanted = _flat(content), _flat(record.to_json())
     differences = _differences(stored, wanted, (*free, LENGTH_SETTING) if extend else tuple(free))
     if differences:
@@ -160,7 +161,7 @@ def is_claimed(folder: Fold, record: RunRecord) -> bool:
     the arrays themselves and from where it runs.
     """
     stored, wanted = _flat(read_json(folder.record_file, fix=TRAIN_FIRST)), _flat(record.to_json())
-    return not _differences(stored, wanted, (*FREE_SETTINGS, "mirror_axes*", "arrays*", "machine*"))
+    return not _differences(stored, wanted, (*FREE_SETTINGS, "mirror_axes*", "arrays*", "machine*", "initial_weights*"))
 
 
 def _flat(content: Any) -> dict[str, Any]:

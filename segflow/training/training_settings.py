@@ -32,8 +32,8 @@ class TrainingSettings:
         picture_count: Number of validation patches in a picture.
         volume_every: Epochs between scores of whole validation cases; 0 scores none.
         volume_count: Number of validation cases to score.
-        initial_weights: A trained model of any form, or a checkpoint file, to start from; null starts from random
-            weights.
+        initial_weights: A trained model of any form, a checkpoint file, or an encoder that nnssl pretrained (``.pth``),
+            to start from; null starts from random weights.
         freeze: Shell patterns of parameter names that are not trained, such as ``encoder.*``.
         average: Average of the weights that is validated, kept and predicted with: ``none``; ``ema``, a moving average
             over the steps; ``swa``, the mean over the last epochs, for which ``schedule=swa`` keeps the rate up.

@@ -37,3 +37,9 @@ def test_a_reader_normalisation_planner_and_metric_of_ones_own(workspace: Path) 
     plans = json.loads((workspace / "data" / "preprocessed" / PHANTOM / "smallPlans.json").read_text())
     assert plans["configurations"]["3d_fullres"]["patch_size"] == [8, 16, 16]
     assert "bias_ml" in (workspace / "predictions" / "summary.json").read_text()
+
+
+def test_averages_of_weights_and_muon(workspace: Path) -> None:
+    run_page("guides/weights.md", workspace)
+    assert (workspace / RUNS / "ema" / "fold_0" / "finished.json").is_file()
+    assert list((workspace / "predictions").glob("*.nii.gz"))
