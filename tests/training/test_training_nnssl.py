@@ -6,6 +6,7 @@ The files are made here, with the names that nnssl's networks give their tensors
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,23 @@ from segflow.models.nnunet_names import to_nnunet
 from segflow.models.open_model import open_model
 from segflow.network.build import build_network
 from segflow.training.initial_weights import transfer_encoder
+
+TOKENS = ("tokens_z", "tokens_y", "tokens_x")
+PRIMUS = (
+    (r"places", "eva.pos_embed"),
+    (r"stem\.(.+)", r"down_projection.proj.\1"),
+    (r"norm\.(.+)", r"eva.norm.\1"),
+    (r"(blocks\.\d+)\.(norm[12]\..+)", r"eva.\1.\2"),
+    (r"(blocks\.\d+)\.attention\.(query|key|value)\.(.+)", lambda m: f"eva.{m[1]}.attn.{m[2][0]}_proj.{m[3]}"),
+    (r"(blocks\.\d+)\.attention\.norm\.(.+)", r"eva.\1.attn.norm.\2"),
+    (r"(blocks\.\d+)\.attention\.project\.(.+)", r"eva.\1.attn.proj.\2"),
+    (r"(blocks\.\d+)\.mlp\.gate\.(.+)", r"eva.\1.mlp.fc1_g.\2"),
+    (r"(blocks\.\d+)\.mlp\.widen\.(.+)", r"eva.\1.mlp.fc1_x.\2"),
+    (r"(blocks\.\d+)\.mlp\.norm\.(.+)", r"eva.\1.mlp.norm.\2"),
+    (r"(blocks\.\d+)\.mlp\.narrow\.(.+)", r"eva.\1.mlp.fc2.\2"),
+    (r"(blocks\.\d+)\.scale([12])", r"eva.\1.gamma_\2"),
+)
+"""Segflow's names of the tensors of a Primus → those of dynamic_network_architectures."""
 
 
 def topology(features: tuple[int, ...] = (4, 8), kernel: tuple[int, ...] = (3, 3, 3)) -> NetworkTopology:
@@ -120,6 +138,39 @@ def test_another_architecture_is_refused_with_what_would_fit(tmp_path: Path):
     residual_file(file, name="SwinUNETR")
     with pytest.raises(SegflowError, match=r"architecture that segflow does not build; found SwinUNETR.*PrimusM"):
         read_pretrained_encoder(file)
+
+
+def primus(grid: tuple[int, int, int]) -> NetworkTopology:
+    options = {"heads": 2, "drop_path": 0.0, "layer_scale": 0.1, **dict(zip(TOKENS, grid, strict=True))}
+    return NetworkTopology("primus", (8, 12), ((1,) * 3,) * 2, ((1,) * 3, (8,) * 3), (1, 2), (1,), options=options)
+
+
+def test_a_primus_of_another_patch_gets_its_places_resized():
+    torch.manual_seed(3)
+    source = build_network(primus((2, 2, 2)), 1, 2, False).state_dict()
+    theirs = {}
+    for name, value in source.items():
+        for pattern, name_there in PRIMUS:
+            if re.fullmatch(pattern, name):
+                theirs[re.sub(pattern, name_there, name)] = value
+    plan = {"architecture_plans": {"arch_class_name": "PrimusM"}, "pretrain_patch_size": [16, 16, 16]}
+    encoder = encoder_of({"network_weights": theirs, "nnssl_adaptation_plan": plan}, "file")
+    assert encoder.planner == "primus_m"
+    network = build_network(primus((2, 4, 2)), 1, 2, False)
+    transfer = transfer_encoder(network, encoder, "file", "primus")
+    assert transfer.adapted == ("places: places of [2, 2, 2] tokens became [2, 4, 2]",)
+    own = network.state_dict()
+    places = source["places"].unflatten(1, (2, 2, 2)), own["places"].unflatten(1, (2, 4, 2))
+    torch.testing.assert_close(places[0][:, :, 0], places[1][:, :, 0])  # at the borders they are equal
+    kept = [name for name in own if not name.startswith(("decoder.", "heads.", "places"))]
+    assert list(transfer.copied) == kept
+    assert all(torch.equal(own[name], source[name]) for name in kept)
+    another = build_network(primus((2, 3, 2)), 1, 2, False)
+    strange = replace(encoder, patch_size=None)
+    assert any(
+        line.startswith("places: the source has")
+        for line in transfer_encoder(another, strange, "file", "primus").skipped
+    )
 
 
 def test_a_file_without_the_encoder_it_names_is_refused(tmp_path: Path):
