@@ -91,8 +91,7 @@ def test_a_limit_of_the_decay_keeps_what_it_says(toy: Toy):
     torch.testing.assert_close(_stored(toy)["state_dict"][name], expected, rtol=1e-6, atol=1e-8)
 
 
-@pytest.mark.parametrize("average", [EMA, SWA], ids=["ema", "swa"])
-@pytest.mark.parametrize("norm", ["instance", "batch"])
+@pytest.mark.parametrize(("average", "norm"), [(EMA, "instance"), (EMA, "batch"), (SWA, "batch")])
 def test_a_resumed_run_ends_with_the_same_averages(toy: Toy, average: dict[str, Any], norm: str):
     parts = {"network": batch_norm_network} if norm == "batch" else {}
     longer = {"max_epochs": 4}
