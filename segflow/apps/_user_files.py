@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +22,7 @@ def user_folders(arguments: Sequence[str]) -> list[Path]:
         arguments: Arguments of a command as typed.
 
     Raises:
-        SegflowError: One of them is not a folder.
+        SegflowError: One of them is not a folder, or one of ``--config-dir`` has a file that would not be taken.
     """
     flags, _ = _command_line.split(arguments)
     of_flags = map(Path, _command_line.values_of("--config-dir", flags))
@@ -30,7 +31,23 @@ def user_folders(arguments: Sequence[str]) -> list[Path]:
         for folder in folders:
             if not folder.is_dir():
                 raise SegflowError(f"{source}: there is no folder {folder}")
+    first = {folder.resolve() for folder in named[_shipped.USER_CONF]}
+    for folder in named["--config-dir"]:
+        if folder.resolve() not in first:
+            _refuse_shipped_names(folder)
     return [folder for folders in named.values() for folder in folders]
+
+
+def _refuse_shipped_names(folder: Path) -> None:
+    """Hydra looks into the folders of ``--config-dir`` last, so that a shipped file of the same name would be taken."""
+    shipped = _shipped.config_dir()
+    for file in sorted(shipped.rglob("*.yaml")):
+        name = file.relative_to(shipped)
+        if (folder / name).is_file() and not filecmp.cmp(folder / name, file, shallow=False):
+            raise SegflowError(
+                f"--config-dir: {folder / name} has the name of a shipped file, which would be taken in its place",
+                fix=f"Give it another name, or set {_shipped.USER_CONF}={folder}, with which it replaces the other.",
+            )
 
 
 def told(error: SettingError, command: str, folders: Sequence[Path]) -> SettingError:

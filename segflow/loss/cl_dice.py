@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -34,7 +36,7 @@ class ClDice(nn.Module):
 
     def __init__(self, labels: Labels, batch_dice: bool, *, iterations: int = 5, smooth: float = 1.0) -> None:
         super().__init__()
-        if iterations < 1 or smooth <= 0:
+        if iterations < 1 or not 0 < smooth < math.inf:
             raise SegflowError(
                 "loss: clDice needs at least one iteration, and smooth above 0",
                 found=f"iterations={iterations}, smooth={smooth}",

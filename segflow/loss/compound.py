@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor, nn
 
 from segflow.core.errors import SegflowError
@@ -43,9 +45,10 @@ class DiceCrossEntropy(nn.Module):
         label_smoothing: float = 0.0,
     ) -> None:
         super().__init__()
-        if min(dice_weight, cross_entropy_weight, smooth) < 0 or dice_weight + cross_entropy_weight == 0:
+        numbers = (dice_weight, cross_entropy_weight, smooth)
+        if not all(0 <= number < math.inf for number in numbers) or dice_weight + cross_entropy_weight == 0:
             raise SegflowError(
-                "loss: weights and smooth must not be negative, and one weight must be positive",
+                "loss: weights and smooth must be numbers from 0 on, and one weight must be positive",
                 found=f"dice_weight={dice_weight}, cross_entropy_weight={cross_entropy_weight}, smooth={smooth}",
             )
         if top_k_percent is not None and not 0 < top_k_percent <= 100:

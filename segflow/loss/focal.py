@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -34,8 +36,8 @@ class Focal(nn.Module):
         self, labels: Labels, batch_dice: bool = True, *, gamma: float = 2.0, alpha: float | None = None
     ) -> None:
         super().__init__()
-        if gamma < 0:
-            raise SegflowError("loss: gamma of the focal loss must not be negative", found=gamma)
+        if not 0 <= gamma < math.inf:
+            raise SegflowError("loss: gamma of the focal loss must be a number from 0 on", found=gamma)
         if alpha is not None and not 0 < alpha < 1:
             raise SegflowError("loss: alpha of the focal loss must lie between 0 and 1", found=alpha)
         self.targets = Targets(labels)

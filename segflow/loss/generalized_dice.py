@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -28,8 +30,8 @@ class GeneralizedDice(nn.Module):
 
     def __init__(self, labels: Labels, batch_dice: bool, *, smooth: float = 1e-5) -> None:
         super().__init__()
-        if smooth < 0:
-            raise SegflowError("loss: smooth of the generalised Dice loss must not be negative", found=smooth)
+        if not 0 <= smooth < math.inf:
+            raise SegflowError("loss: smooth of the generalised Dice loss must be a number from 0 on", found=smooth)
         self.probabilities = Probabilities(labels)
         self.batch_dice = batch_dice
         self.smooth = smooth

@@ -6,6 +6,7 @@ probability and g the truth.
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 
 import torch
@@ -100,8 +101,8 @@ class Hausdorff(SurfaceLoss):
         self, labels: Labels, batch_dice: bool, *, distance_unit: str = "voxels", exponent: float = 2.0
     ) -> None:
         super().__init__(labels, batch_dice, distance_unit=distance_unit)
-        if exponent <= 0:
-            raise SegflowError("loss: exponent of the Hausdorff loss must be positive", found=exponent)
+        if not 0 < exponent < math.inf:
+            raise SegflowError("loss: exponent of the Hausdorff loss must be a positive number", found=exponent)
         self.exponent = exponent
 
     def _measured(self, foreground: Foreground, distances: Tensor) -> Tensor:

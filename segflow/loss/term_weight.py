@@ -47,7 +47,7 @@ class TermWeight:
                 expected=f"a number, or start and any of {', '.join(known[1:])}",
             )
         weight = cls(**value)
-        weight._check(term)
+        weight._check(term, value)
         return weight
 
     def at(self, share: float) -> float:
@@ -61,10 +61,10 @@ class TermWeight:
             done = (1 - math.cos(math.pi * done)) / 2
         return self.start + done * (self.end - self.start)
 
-    def _check(self, term: str) -> None:
+    def _check(self, term: str, value: Mapping[str, Any]) -> None:
         numbers = [self.start, self.from_share, self.to_share, *([] if self.end is None else [self.end])]
         if not all(_is_number(number) and math.isfinite(number) and number >= 0 for number in numbers):
-            raise SegflowError(f"loss: the weight of the term '{term}' needs numbers that are not negative", found=self)
+            raise SegflowError(f"loss: the weight of the term '{term}' needs numbers from 0 on", found=dict(value))
         if self.curve not in CURVES:
             raise SegflowError(
                 f"loss: the curve of the weight of '{term}' is unknown", found=self.curve, expected=", ".join(CURVES)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor, nn
 
 from segflow.core.errors import SegflowError
@@ -42,7 +44,8 @@ class Tversky(nn.Module):
         smooth: float = 1e-5,
     ) -> None:
         super().__init__()
-        if min(alpha, beta, smooth) < 0 or alpha + beta == 0 or gamma <= 0:
+        factors = (alpha, beta, smooth)
+        if not (all(0 <= number < math.inf for number in factors) and alpha + beta > 0 and 0 < gamma < math.inf):
             raise SegflowError(
                 "loss: numbers of the Tversky loss are out of range",
                 found=f"alpha={alpha}, beta={beta}, gamma={gamma}, smooth={smooth}",

@@ -13,6 +13,7 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from segflow.core.errors import SegflowError
+from segflow.core.wording import counted
 from segflow.execution.interrupts import SIGTERM_EXIT
 from segflow.execution.machine import GB, out_of_memory_kills, peak_bytes
 from segflow.network.devices import lost_device
@@ -185,7 +186,7 @@ def _finish(job: TrainingJob, trainer: pl.Trainer, report: EpochReport, stopped:
         elif pruned:
             job.folder.mark_pruned(facts)
         end = "finished" if finished else "pruned" if pruned else "stopped"
-        logger.info("%s after %d epochs: %s", end, epochs, job.folder.path)
+        logger.info("%s after %s: %s", end, counted(epochs, "epoch"), job.folder.path)
         team().announce("end", epochs)
     else:
         team().hear("end")  # the files of the run are complete

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 import time
@@ -40,7 +41,8 @@ def parse_duration(value: Any) -> float:
     if isinstance(value, timedelta):
         seconds = value.total_seconds()
     elif isinstance(value, dict):
-        seconds = timedelta(**value).total_seconds()
+        with contextlib.suppress(TypeError, ValueError, OverflowError):
+            seconds = timedelta(**value).total_seconds()
     elif isinstance(value, str):
         text = value.strip().lower()
         if re.fullmatch(r"\d+:\d\d:\d\d:\d\d", text):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -127,6 +128,19 @@ def test_parts_and_groups_of_the_users_own_need_no_leave(tmp_path: Path) -> None
     )
     checked("train loss=mine sampling=mine +study=a trainer=short", own)
     assert "there is no folder" in _said_of_folder(tmp_path / "nowhere")
+
+
+def test_a_name_of_a_shipped_file_is_refused_where_that_one_would_be_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "loss" / "focal.yaml"
+    file.parent.mkdir()
+    shutil.copy(CONF / "loss" / "focal.yaml", file)
+    assert _user_files.user_folders(["-cd", str(tmp_path)]) == [tmp_path], "the same file: nothing to choose"
+    file.write_text("_target_: my.Loss\n_partial_: true\n")
+    assert f"{file} has the name of a shipped file" in _said_of_folder(tmp_path)
+    monkeypatch.setenv("SEGFLOW_CONF", str(tmp_path))
+    assert tmp_path in _user_files.user_folders(["-cd", str(tmp_path)]), "there it is the one that is taken"
 
 
 def _said_of_folder(folder: Path) -> str:

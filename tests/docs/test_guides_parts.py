@@ -24,7 +24,9 @@ def test_networks_that_segflow_ships(workspace: Path) -> None:
 
 def test_a_loss_of_ones_own(workspace: Path) -> None:
     run_page("guides/own_loss.md", workspace)
-    assert (workspace / RUNS / "focal" / "fold_0" / "finished.json").is_file()
+    fold = workspace / RUNS / "focal" / "fold_0"
+    assert (fold / "finished.json").is_file()
+    assert "my_losses.Focal" in (fold / "run.json").read_text(), "not the shipped loss of that name"
 
 
 def test_a_step_of_augmentation_of_ones_own(workspace: Path) -> None:

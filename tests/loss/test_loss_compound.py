@@ -198,6 +198,7 @@ def test_half_precision_logits_are_summed_in_float32() -> None:
     [
         {"dice_weight": 0, "cross_entropy_weight": 0},
         {"smooth": -1},
+        {"dice_weight": float("nan")},
         {"top_k_percent": 0},
         {"top_k_percent": 101},
         {"label_smoothing": 1},

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -337,14 +339,19 @@ def test_maps_of_a_large_object_within_a_box_are_those_of_the_whole() -> None:
     ("make", "said"),
     [
         (lambda: Focal(THREE, gamma=-1), "gamma"),
+        (lambda: Focal(THREE, gamma=math.nan), "gamma"),
         (lambda: Focal(THREE, alpha=1.0), "alpha"),
+        (lambda: Tversky(THREE, True, alpha=math.nan), "Tversky"),
         (lambda: Tversky(THREE, True, alpha=0, beta=0), "Tversky"),
         (lambda: Tversky(THREE, True, gamma=0), "Tversky"),
         (lambda: GeneralizedDice(THREE, True, smooth=-1), "smooth"),
+        (lambda: GeneralizedDice(THREE, True, smooth=math.inf), "smooth"),
         (lambda: ClDice(THREE, True, iterations=0), "iteration"),
         (lambda: ClDice(THREE, True, smooth=0), "smooth"),
+        (lambda: ClDice(THREE, True, smooth=math.nan), "smooth"),
         (lambda: Boundary(THREE, True, distance_unit="cm"), "voxels or mm"),
         (lambda: Hausdorff(THREE, True, exponent=0), "exponent"),
+        (lambda: Hausdorff(THREE, True, exponent=math.inf), "exponent"),
         (lambda: loss_of(Boundary(THREE, True), REGIONS, *example(THREE)[:1], example(REGIONS)[1][:1]), "do not fit"),
         (lambda: Boundary(THREE, True)(*example(THREE), torch.zeros(2, 1, 5, 6, 4)), "distance maps"),
     ],

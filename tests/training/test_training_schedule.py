@@ -167,7 +167,7 @@ def test_durations_as_people_write_them(text: str, seconds: float):
     assert parse_duration(text) == seconds
 
 
-@pytest.mark.parametrize("text", ["soon", "", "0h", "2 hours", -3])
+@pytest.mark.parametrize("text", ["soon", "", "0h", "2 hours", -3, {"minuten": 3}, {"hours": "two"}])
 def test_unreadable_duration_says_what_is_readable(text: object):
     with pytest.raises(SegflowError, match="2h"):
         parse_duration(text)
