@@ -22,7 +22,8 @@ _LOWEST_FREQUENCY = 1e-4
 class DropPath(nn.Module):
     """Zeroes the whole of randomly chosen samples in training, and scales the others so that the mean stays.
 
-    It draws from the device's global generator, whose state a checkpoint holds.
+    It draws from the device's global generator, which training seeds anew for each epoch, so that a run that was
+    interrupted draws the same.
 
     Args:
         rate: Probability of a sample to be zeroed.
