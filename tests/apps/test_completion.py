@@ -41,7 +41,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "outputs/Dataset042_Liver/nnUNetPlans/2d/default/fold_0").mkdir(parents=True)
     (tmp_path / "my images").mkdir()
     (tmp_path / "mine" / "loss").mkdir(parents=True)
-    (tmp_path / "mine" / "loss" / "focal.yaml").write_text("# Focal.\n_target_: my.focal\ngamma: 2.0\n")
+    (tmp_path / "mine" / "loss" / "weighed.yaml").write_text("# Weighed.\n_target_: my.weighed\ngamma: 2.0\n")
     for name in ("SEGFLOW_RAW", "SEGFLOW_PREPROCESSED", "SEGFLOW_OUTPUTS", "nnUNet_raw", "nnUNet_preprocessed"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.delenv("SEGFLOW_CONF", raising=False)
@@ -68,9 +68,9 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("segflow train validation=", ["validation=false ", "validation=true "]),
         ("segflow train optimizer=adamw optimizer.am", ["optimizer.amsgrad="]),
         ("segflow train optimizer.am", []),
-        ("segflow train loss=fo", []),
-        ("segflow train --config-dir mine loss=fo", ["loss=focal "]),
-        ("segflow train --config-dir mine loss=focal loss.", ["loss.gamma="]),
+        ("segflow train loss=wei", []),
+        ("segflow train --config-dir mine loss=wei", ["loss=weighed "]),
+        ("segflow train --config-dir mine loss=weighed loss.", ["loss.gamma="]),
         ("segflow train --config-dir mi", ["mine/"]),
         ("segflow train --cfg ", ["all ", "hydra ", "job "]),
         ("segflow train --mu", ["--multirun "]),
