@@ -141,6 +141,9 @@ class Command:
     max_memory_gb: float | None = None
     verbose: bool = False
 
+    def __post_init__(self) -> None:
+        """Nothing to check; ``run`` has the checks of several commands, which call each other."""
+
 
 def within_memory(run: Callable[[Settings], Result]) -> Callable[[Settings], Result]:
     """Make a command keep ``max_memory_gb`` while it runs."""

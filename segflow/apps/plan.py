@@ -69,6 +69,7 @@ class Plan(DatasetCommand):
     def __post_init__(self) -> None:
         if not 0 <= self.estimate_time < math.inf:
             raise SegflowError("estimate_time is a number of seconds", found=self.estimate_time, expected="0 or more")
+        super().__post_init__()
 
 
 @within_memory

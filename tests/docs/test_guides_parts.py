@@ -17,7 +17,6 @@ def test_a_network_of_ones_own(workspace: Path) -> None:
 
 def test_networks_that_segflow_ships(workspace: Path) -> None:
     run_page("guides/networks.md", workspace)
-    assert list((workspace / "mednext").glob("*.nii.gz"))
     assert list((workspace / "pocket").glob("*.nii.gz"))
     assert (workspace / "pocket.segflow").is_file()
 

@@ -106,7 +106,7 @@ def test_a_training_step(step: Step) -> None:
 
         optimizer.zero_grad(set_to_none=True)
         memory.begin_anew()
-        image, label, _ = batch()
+        image, label, *_ = batch()
         with torch.no_grad(), autocast:
             module.loss(module(image), label)
         assert set(memory.convolutions) == {"float16"}
