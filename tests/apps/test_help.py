@@ -108,16 +108,16 @@ def test_help_of_a_group_says_what_each_option_is_for(tmp_path: Path) -> None:
 
 def test_help_knows_a_part_of_the_users_own(tmp_path: Path) -> None:
     (tmp_path / "mine" / "loss").mkdir(parents=True)
-    (tmp_path / "mine" / "loss" / "focal.yaml").write_text(
+    (tmp_path / "mine" / "loss" / "weighed.yaml").write_text(
         "# Focal loss.\n_target_: my_parts.focal\n_partial_: true\ngamma: 2.0\nalpha: 0.5   # Share of a class.\n"
     )
     (tmp_path / "my_parts.py").write_text(
         "def focal(labels, batch_dice, gamma=1.0, alpha=0.0):\n"
         '    """Focal loss.\n\n    Args:\n        gamma: Focus.\n    """\n'
     )
-    result = start(tmp_path, "help", "train", "--config-dir", "mine", "loss=focal", "loss")
+    result = start(tmp_path, "help", "train", "--config-dir", "mine", "loss=weighed", "loss")
     assert result.returncode == 0, result.stderr
-    for line in ("focal", "Focal loss.", "loss.gamma=2.0", "Focus.", "loss.alpha=0.5", "Share of a class."):
+    for line in ("weighed", "Focal loss.", "loss.gamma=2.0", "Focus.", "loss.alpha=0.5", "Share of a class."):
         assert line in result.stdout
 
 
@@ -161,10 +161,10 @@ def test_settings_are_found_by_name_and_meaning(words: str, expected: list[str],
 
 def test_settings_of_the_users_own_are_found_too(tmp_path: Path) -> None:
     (tmp_path / "mine" / "loss").mkdir(parents=True)
-    (tmp_path / "mine" / "loss" / "focal.yaml").write_text("# Focal loss, for rare ones.\n_target_: torch.nn.L1Loss\n")
+    (tmp_path / "mine" / "loss" / "rarity.yaml").write_text("# Focal loss, for rare ones.\n_target_: torch.nn.L1Loss\n")
     result = start(tmp_path, "config", "--config-dir", "mine", "find=rare")
     assert result.returncode == 0, result.stderr
-    assert "loss=focal" in result.stdout
+    assert "loss=rarity" in result.stdout
 
 
 @pytest.mark.parametrize(
