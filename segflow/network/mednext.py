@@ -10,8 +10,8 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from segflow.core.topology import NetworkTopology
+from segflow.network.adding_network import AddingNetwork
 from segflow.network.blocks import CONVOLUTION, INSTANCE_NORM, UPSAMPLING
-from segflow.network.segmentation_network import SegmentationNetwork
 
 
 class MedNeXtBlock(nn.Module):
@@ -106,7 +106,7 @@ class UpBlock(MedNeXtBlock):
         return functional.pad(self._changed(x) + self.shortcut(x), self.missing)
 
 
-class MedNeXt(SegmentationNetwork):
+class MedNeXt(AddingNetwork):
     """MedNeXt with the plan's strides and kernels.
 
     Published, it has strides of 2 and equal kernels along all axes. Here an axis is halved where the plan says so, and
@@ -147,24 +147,6 @@ class MedNeXt(SegmentationNetwork):
         """Features of the widest tensor at the finest level: within the block that leads up to it, or beside it."""
         features = self.topology.features[:2]
         return int(self.topology.options["expansion"][0]) * features[-1]
-
-    def levels(self, image: Tensor) -> list[Tensor]:
-        """image (B, C, *patch) → logits (B, K, *patch of the level), finest first."""
-        x = self.stem(image)
-        skips: list[Tensor] = []
-        for blocks, down in zip(self.encoder[:-1], self.down, strict=True):
-            x = blocks(x)
-            skips.append(x)
-            x = down(x)
-        x = self.encoder[-1](x)
-        if not self.decoder:
-            return [self.heads[0](x)]
-        logits: list[Tensor] = []
-        for index, (up, blocks, head) in enumerate(zip(self.up, self.decoder, self.heads, strict=True)):
-            x = blocks(up(x) + skips.pop())
-            if index >= self.first_head:
-                logits.insert(0, head(x))
-        return logits
 
 
 def _blocks(topology: NetworkTopology, level: int, count: int) -> nn.Sequential:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from segflow.core.topology import NetworkTopology
+from segflow.network.adding_network import AddingNetwork
 from segflow.network.blocks import CONVOLUTION, INSTANCE_NORM, UPSAMPLING
-from segflow.network.segmentation_network import SegmentationNetwork
 
 
 class PreActivationBlock(nn.Module):
@@ -39,7 +39,7 @@ class PreActivationBlock(nn.Module):
         return result
 
 
-class SegResNet(SegmentationNetwork):
+class SegResNet(AddingNetwork):
     """SegResNet with deep supervision and the plan's strides and kernels.
 
     With strides of 2 and kernels of 3 it is MONAI's SegResNetDS with instance norm. Weights keep torch's initial
@@ -75,24 +75,6 @@ class SegResNet(SegmentationNetwork):
         )
         self.heads = nn.ModuleList(convolution(features[level], out_channels, 1) for level in decoded or (0,))
         self.freeze_unused_heads()
-
-    def levels(self, image: Tensor) -> list[Tensor]:
-        """image (B, C, *patch) → logits (B, K, *patch of the level), finest first."""
-        x = self.stem(image)
-        skips: list[Tensor] = []
-        for blocks, down in zip(self.encoder[:-1], self.down, strict=True):
-            x = blocks(x)
-            skips.append(x)
-            x = down(x)
-        x = self.encoder[-1](x)
-        if not self.decoder:
-            return [self.heads[0](x)]
-        logits: list[Tensor] = []
-        for index, (up, blocks, head) in enumerate(zip(self.up, self.decoder, self.heads, strict=True)):
-            x = blocks(up(x) + skips.pop())
-            if index >= self.first_head:
-                logits.insert(0, head(x))
-        return logits
 
 
 def _blocks(topology: NetworkTopology, level: int, count: int) -> nn.Sequential:
