@@ -31,7 +31,7 @@ from training_toy import CASES, PATCH, TENSORBOARD, PowerCut, Toy, make_case, ma
 SCALER = "item in torch/amp/grad_scaler.py:_maybe_opt_step"
 """The scaler's look at whether a gradient overflowed, torch's own. It comes at the end of a step."""
 
-GUARD = "item in training/loss_guard.py:on_before_optimizer_step"
+GUARD = "item in training/loss_guard.py:_are_finite"
 """The same look where there is no scaler."""
 
 FIRST_LOOK = "item in augmentation/batch_augmentation.py:_is_finite"

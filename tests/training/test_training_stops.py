@@ -111,6 +111,15 @@ def test_a_gradient_that_is_no_number_is_skipped_too(toy: Toy, caplog: pytest.Lo
     assert "1 of 3 steps were skipped" in caplog.text
 
 
+def test_a_gradient_whose_square_is_too_large_for_a_float_is_a_number(toy: Toy, caplog: pytest.LogCaptureFixture):
+    class Large(pl.Callback):
+        def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+            next(pl_module.parameters()).grad.fill_(1e30)  # type: ignore[union-attr]
+
+    assert toy.train(callbacks=[Large()]).finished
+    assert "skipped" not in caplog.text
+
+
 def test_too_many_in_a_row_end_the_training(toy: Toy):
     with pytest.raises(SegflowError, match=r"nan in epoch 2, batch 1, as in the 2 steps before"):
         toy.train(loss=turns_bad(1, 9), settings={"skip_limit": 2})
