@@ -29,6 +29,13 @@ if TYPE_CHECKING:
 
 Arguments = ParamSpec("Arguments")
 
+TRAINED_WITH = {
+    "mednext": ("optimizer=adamw", "optimizer.lr=0.001"),
+    "primus": ("experiment=primus",),
+    "swin_unetr": ("optimizer=adamw", "optimizer.lr=0.0001"),
+}
+"""Network of the plans → settings of its published training, which nnU-Net's recipe does not fit."""
+
 logger = logging.getLogger(__name__)
 
 SHIPPED_NETWORK = "segflow.network.build.build_network"
@@ -109,11 +116,17 @@ def after_preprocess(settings: Preprocess, prepared: Path) -> list[str]:
     from segflow.storage.prepared_dataset import PreparedDataset  # slow: image formats
 
     dataset = PreparedDataset(prepared)
-    asked = settings.configurations or list(dataset.read_plans(settings.plans).configurations)
+    plans = dataset.read_plans(settings.plans)
+    asked = settings.configurations or list(plans.configurations)
     names = [asked] if isinstance(asked, str) else asked
     name = next((first for first in FIRST if first in names), names[0])
     fold = 0 if _at_hand.folds_of(dataset) else "all"
-    return [_command("train", **_same(settings), plans=settings.plans, configuration=name, fold=fold)]
+    recipe = TRAINED_WITH.get(plans.configuration(name).topology.network, ())
+    return [
+        command_line(
+            "train", *typed("reader"), *recipe, **_same(settings), plans=settings.plans, configuration=name, fold=fold
+        )
+    ]
 
 
 @_or_nothing

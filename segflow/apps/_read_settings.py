@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -31,6 +32,7 @@ def read(record: type[Record], values: Mapping[str, Any], prefix: str = "") -> R
         SettingError: A key is unknown, or a value has the wrong type.
         SegflowError: A value is out of range.
     """
+    _refuse_nan(values, prefix.removesuffix("."))
     prepared = _prepared(record, values, prefix)
     try:
         return msgspec.convert(prepared, record, dec_hook=_decoded)
@@ -76,6 +78,15 @@ def _prepared(record: type, values: Any, prefix: str) -> Any:
         target = values.get(TARGET, defaults_of(record)[TARGET])
         check_part(prefix[:-1], {TARGET: target, **others})
     return result if rest is None else {**result, rest: others}
+
+
+def _refuse_nan(value: Any, where: str) -> None:
+    """NaN passes every comparison with a limit, and turns all weights into NaN."""
+    if isinstance(value, float) and math.isnan(value):
+        raise SettingError(f"setting '{where}' is not a number", found="nan", expected="a number")
+    entries = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
+    for key, inner in entries:
+        _refuse_nan(inner, f"{where}.{key}" if where else str(key))
 
 
 def _fitted(kind: Any, value: Any, where: str) -> Any:

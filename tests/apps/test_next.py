@@ -60,30 +60,30 @@ def make_dataset(folder: Path, cases: int, shape: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("cases", "shape", "expected"),
+    ("cases", "shape", "planner", "plans", "expected"),
     [
-        (3, (8, 16, 16), ["configuration=3d_fullres", "fold=all"]),
-        (5, (1, 32, 32), ["configuration=2d", "fold=0"]),
+        (3, (8, 16, 16), "resenc_m", "nnUNetResEncUNetMPlans", ["configuration=3d_fullres", "fold=all"]),
+        (5, (1, 32, 32), "mednext_s", "segflowMedNeXtSPlans", ["configuration=2d", "fold=0", "optimizer=adamw"]),
     ],
 )
 def test_a_dataset_leads_to_a_configuration_and_a_fold_that_are_there(
-    cases: int, shape: tuple[int, ...], expected: list[str], tmp_path: Path
+    cases: int, shape: tuple[int, ...], planner: str, plans: str, expected: list[str], tmp_path: Path
 ) -> None:
     raw = tmp_path / "my data" / "Dataset009_Small"
     make_dataset(raw, cases, shape)
     checked = start(tmp_path, "doctor", f"dataset.path={raw}", "processes=0")
     (plan,) = next_lines(checked)
     assert plan == ["plan", f"dataset.path={raw}"] or plan[0] == "plan"
-    planned = start(tmp_path, *plan, "planner=resenc_m", "processes=0")
+    planned = start(tmp_path, *plan, f"planner={planner}", "processes=0")
     (preprocess,) = next_lines(planned)
-    assert "plans=nnUNetResEncUNetMPlans" in preprocess
+    assert f"plans={plans}" in preprocess
     preprocessed = start(tmp_path, *preprocess, "processes=0")
     (train,) = next_lines(preprocessed)
     assert train[0] == "train"
     assert set(expected) <= set(train)
     composed = start(tmp_path, *train, "--cfg", "job")
     assert composed.returncode == 0, composed.stderr
-    assert "plans: nnUNetResEncUNetMPlans" in composed.stdout
+    assert f"plans: {plans}" in composed.stdout
 
 
 def test_each_line_is_pasted_from_the_plan_to_the_steps(tmp_path: Path) -> None:

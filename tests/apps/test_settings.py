@@ -71,6 +71,7 @@ class Outer(Base):
     loggers: dict[str, Part | None] = field(default_factory=dict)
 
 
+NAN = float("nan")
 NETWORK = {"_target_": "segflow.network.build.build_network", "_partial_": True}
 
 
@@ -129,6 +130,9 @@ def test_what_a_section_has_no_field_for_goes_where_it_says_and_comes_back() -> 
     [
         ({"inner": {"rate": "fast"}}, "'inner.rate' has the wrong type; found fast; expected a number. It means: How"),
         ({"inner": {"rate": -1}}, "inner.rate must not be negative; found -1.0. It means: How fast."),
+        ({"inner": {"rate": NAN}}, "'inner.rate' is not a number; found nan; expected a number"),
+        ({"inner": {"factors": {"a": NAN}}}, "'inner.factors.a' is not a number"),
+        ({"network": {**NETWORK, "slopes": [0.5, NAN]}}, "'network.slopes.1' is not a number"),
         ({"inner": {"count": 1.5}}, "found 1.5; expected a whole number"),
         ({"inner": {"count": True}}, "found true; expected a whole number"),
         ({"inner": {"count": None}}, "found null; expected a whole number"),
