@@ -54,6 +54,37 @@ def test_steps_are_those_of_torch(nesterov: bool):
     assert (moved - expected).norm() < 0.02 * expected.norm()  # torch's rounds are in bfloat16
 
 
+def one_step(kernel: torch.Tensor, gradient: torch.Tensor, **options: Any) -> torch.Tensor:
+    """How a convolution between two others is changed."""
+    layers = nn.Sequential(nn.Conv2d(1, 2, 1), nn.Conv2d(kernel.shape[1], len(kernel), 3), nn.Conv2d(2, 3, 1))
+    parameter = layers[1].weight
+    parameter.data.copy_(kernel)
+    parameter.grad = gradient.clone()
+    Muon([parameter], layers, weight_decay=0.1, **options).step()
+    assert torch.equal(parameter.grad, gradient)
+    return parameter.detach() - kernel
+
+
+def test_blocks_of_outputs_are_made_orthogonal_each_for_itself():
+    generator = torch.Generator().manual_seed(3)
+    kernel, gradient = (torch.randn(20, 4, 3, 3, generator=generator) for _ in range(2))
+    blocks = one_step(kernel, gradient, block_rows=8)
+    alone = [one_step(kernel[rows], gradient[rows]) for rows in (slice(0, 8), slice(8, 16), slice(16, 20))]
+    torch.testing.assert_close(blocks, torch.cat(alone))
+    whole = one_step(kernel, gradient)
+    assert torch.equal(one_step(kernel, gradient, block_rows=20), whole)
+    assert torch.equal(one_step(kernel, gradient, block_rows=512), whole)
+    assert not torch.allclose(blocks, whole)
+    assert blocks.norm() == pytest.approx(whole.norm().item(), rel=0.1)
+
+
+def test_the_order_of_channels_in_memory_changes_no_step():
+    generator = torch.Generator().manual_seed(4)
+    kernel, gradient = (torch.randn(6, 4, 3, 3, generator=generator) for _ in range(2))
+    last = gradient.contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(one_step(kernel, last, block_rows=4), one_step(kernel, gradient, block_rows=4))
+
+
 def test_hidden_kernels_are_those_between_the_first_layer_and_the_heads():
     network = toy_network()
     named = {id(value): name for name, value in network.named_parameters()}
@@ -106,7 +137,9 @@ def test_it_learns_what_it_is_shown():
     assert losses[-1] < 0.7 * losses[0]
 
 
-@pytest.mark.parametrize("options", [{"momentum": 1.0}, {"betas": (0.9, 1.5)}, {"lr": -1.0}, {"weight_decay": -0.1}])
+@pytest.mark.parametrize(
+    "options", [{"momentum": 1.0}, {"betas": (0.9, 1.5)}, {"lr": -1.0}, {"weight_decay": -0.1}, {"block_rows": 0}]
+)
 def test_wrong_values_are_refused_by_name(options: dict[str, Any]):
     network = toy_network()
     with pytest.raises(SegflowError, match=next(iter(options))):
