@@ -25,7 +25,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 from inputs import ACDC, HIPPOCAMPUS, link_dataset, share_plans
-from measure import Meter, run_function
+from measure import Measured, Meter, run_function
 from record import OURS, REFERENCE, Options, Record, options
 from training import composed, nnunet_prepare, nnunet_trainer, segflow_prepare, shrink
 
@@ -38,6 +38,8 @@ EPOCHS = 1000
 VARIABLES = {"nnUNet_n_proc_DA": "0"}
 UNEVEN = 3
 """First iterations, which do not count for the rate."""
+RATE_TURNS = 3
+"""How often each rate is measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -411,28 +413,40 @@ def _set_plans(chosen: Options, subject: Subject, folders: tuple[Path, Path], pl
 def _rates(
     record: Record, chosen: Options, subject: str, folders: tuple[Path, Path], sides: Mapping[str, Sequence[str]]
 ) -> dict[str, float]:
-    """Seconds of an iteration of each side: those that are kept, and those measured now, one after the other."""
+    """Seconds of an iteration of each side.
+
+    Sides are measured in turn, and the quickest turn counts: the cores of a virtual machine may be half as quick while
+    others use theirs. If rates are kept from before, one of their sides is measured again beside the new ones, which
+    are then kept in proportion to it.
+    """
     file = chosen.work / "dice_per_minute" / f"rates_{subject}{_what(chosen)}.json"
     kept: dict[str, float] = read_json(file) if file.is_file() else {}
-    call = {
+    new = [side for side in sides if side not in kept]
+    if not new:
+        return kept
+    again = [side for side in (REFERENCE, *sides) if side in kept][:1]
+    found: dict[str, list[float]] = {side: [] for side in (*again, *new)}
+    for turn in range(1 if chosen.quick else RATE_TURNS):
+        for side, rates in found.items():
+            measured = _rate_of(chosen, subject, folders, side, sides.get(side, ()))
+            rates.append(measured.value)
+            what = f"{subject}/{side}, turn {turn + 1}: {measured.value:.4f} s an iteration"
+            record.console.log(f"{what}, {measured.foreign_cores} cores busy elsewhere")
+    factor = kept[again[0]] / min(found[again[0]]) if again else 1.0
+    kept |= {side: factor * min(found[side]) for side in new}
+    write_json(file, kept)
+    return kept
+
+
+def _rate_of(chosen: Options, subject: str, folders: tuple[Path, Path], side: str, recipe: Sequence[str]) -> Measured:
+    call: dict[str, Any] = {
         "configuration": SUBJECTS[subject].configuration,
         "iterations": 2 if chosen.quick else chosen.extra.rate_iterations,
     }
-    for side, recipe in sides.items():
-        if side in kept:
-            continue
-        record.console.log(f"{subject}/{side}: seconds of an iteration")
-        if side == REFERENCE:
-            measured = run_function(chosen.machine, nnunet_rate, prepared=folders[0], **call)
-        else:
-            outputs = chosen.work / "dice_per_minute" / "rate_runs"
-            measured = run_function(
-                chosen.machine, segflow_rate, prepared=folders[1], outputs=outputs, recipe=recipe, **call
-            )
-        kept[side] = measured.value
-        write_json(file, kept)
-        record.console.log(f"{subject}/{side}: {measured.value:.4f} s, {measured.foreign_cores} cores busy elsewhere")
-    return kept
+    if side == REFERENCE:
+        return run_function(chosen.machine, nnunet_rate, prepared=folders[0], **call)
+    outputs = chosen.work / "dice_per_minute" / f"rate_runs_{chosen.machine.cores[0]}"
+    return run_function(chosen.machine, segflow_rate, prepared=folders[1], outputs=outputs, recipe=recipe, **call)
 
 
 def _what(chosen: Options) -> str:

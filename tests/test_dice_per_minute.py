@@ -9,7 +9,7 @@ import sys
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -163,6 +163,31 @@ def test_a_piece_is_trained_once_and_what_is_missing_is_named(
     assert any(note.startswith("Budgets are iterations at the measured rate") for note in content["notes"])
     start(tmp_path, *words)
     assert "nuclei/fast/0.02/0 (" not in capsys.readouterr().out, "nothing was trained again"
+
+
+def test_a_rate_that_is_measured_later_is_kept_in_proportion_to_those_of_before(
+    benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "dice_per_minute").mkdir()
+    seconds = {"nnunet": iter((4.0, 2.0, 3.0)), "fast": iter((1.0, 1.5, 2.0)), "segflow": iter((9.0, 3.0, 4.0))}
+    asked: list[str] = []
+
+    def rate_of(chosen: object, subject: str, folders: object, side: str, recipe: object) -> SimpleNamespace:
+        asked.append(side)
+        return SimpleNamespace(value=next(seconds[side]), foreign_cores=0.0)
+
+    monkeypatch.setattr(benchmark, "_rate_of", rate_of)
+    machine, extra = SimpleNamespace(cores=(0,)), SimpleNamespace(features=None, rate_iterations=2)
+    chosen = SimpleNamespace(work=tmp_path, quick=False, machine=machine, extra=extra)
+    record = SimpleNamespace(console=SimpleNamespace(log=lambda text: None))
+    kept = tmp_path / "dice_per_minute" / "rates_acdc.json"
+    kept.write_text(json.dumps({"nnunet": 1.0}))
+    found = benchmark._rates(record, chosen, "acdc", (tmp_path, tmp_path), {"nnunet": (), "segflow": (), "fast": ()})
+    assert asked == ["nnunet", "segflow", "fast"] * 3, "in turn"
+    assert found == {"nnunet": 1.0, "segflow": 1.5, "fast": 0.5}, "the machine was twice as slow as before"
+    assert json.loads(kept.read_text()) == found
+    assert benchmark._rates(record, chosen, "acdc", (tmp_path, tmp_path), {"fast": ()}) == found
+    assert len(asked) == 9, "nothing is measured twice"
 
 
 @pytest.mark.parametrize(
