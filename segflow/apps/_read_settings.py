@@ -167,7 +167,8 @@ def _explained(error: msgspec.ValidationError, record: type, values: Any, prefix
     setting = next((s for s in settings_of(record, prefix) if s.key == key or key.startswith(f"{s.key}.")), None)
     cause = error.__cause__
     if isinstance(cause, SegflowError):  # a check within the section
-        told = [s for s in settings_of(record, prefix) if s.key.startswith(key) and _names(str(cause), s.key)]
+        beside = [s for s in settings_of(record, prefix) if s.key.startswith(key)]
+        told = [s for s in beside if _stands(s.key, cause.problem)] or [s for s in beside if _names(str(cause), s.key)]
         return _with_meaning(cause, told[0].meaning if told else "")
     found: Any = values
     for name in names:
@@ -189,7 +190,11 @@ def _with_meaning(error: SegflowError, meaning: str) -> SegflowError:
 
 
 def _names(text: str, key: str) -> bool:
-    return re.search(rf"\b{re.escape(key.rpartition('.')[2])}\b", text) is not None
+    return _stands(key.rpartition(".")[2], text)
+
+
+def _stands(word: str, text: str) -> bool:
+    return re.search(rf"\b{re.escape(word)}\b", text) is not None
 
 
 def _shown(value: Any) -> str:

@@ -26,6 +26,7 @@ class Inner:
         factors: Pattern → factor.
         window: Two
             numbers.
+        count: How many.
         more: Any other keyword.
     """
 
@@ -40,6 +41,8 @@ class Inner:
     def __post_init__(self) -> None:
         if self.rate < 0:
             raise SegflowError("inner.rate must not be negative", found=self.rate)
+        if self.count < 0:
+            raise SegflowError("inner.count must not be negative, for a mode to be", found=self.count)
 
 
 @dataclass(kw_only=True)
@@ -133,6 +136,7 @@ def test_what_a_section_has_no_field_for_goes_where_it_says_and_comes_back() -> 
         ({"inner": {"rate": NAN}}, "'inner.rate' is not a number; found nan; expected a number"),
         ({"inner": {"factors": {"a": NAN}}}, "'inner.factors.a' is not a number"),
         ({"network": {**NETWORK, "slopes": [0.5, NAN]}}, "'network.slopes.1' is not a number"),
+        ({"inner": {"count": -1}}, "for a mode to be; found -1. It means: How many."),
         ({"inner": {"count": 1.5}}, "found 1.5; expected a whole number"),
         ({"inner": {"count": True}}, "found true; expected a whole number"),
         ({"inner": {"count": None}}, "found null; expected a whole number"),
