@@ -172,13 +172,14 @@ def _finish(job: TrainingJob, trainer: pl.Trainer, report: EpochReport, stopped:
         if _keeps_weights(trainer) and last.is_file() and not pruned:
             link_checkpoint(last, job.folder.checkpoint("final"))
         used_up = [c.seconds for c in _callbacks(trainer) if isinstance(c, TimeBudget) and c.is_used_up]
+        times = report.history.get("time/epoch", [])
         facts = {
             "epochs": epochs,
             "max_epochs": trainer.max_epochs,
             "max_time_seconds": used_up[0] if used_up else None,  # the budget that ended it
             "seconds": round(seconds, 1),
             "peak_memory_gib": round(peak_bytes() / GB, 3),  # without the processes that load data
-            "fastest_epoch_seconds": min(report.history.get("time/epoch", [math.nan])),
+            "fastest_epoch_seconds": min(times[:-1] if used_up else times, default=None),  # time cuts the last
             "metrics": {tag: None if math.isnan(v) else v for tag, v in report.latest.items()},
         }
         if finished:

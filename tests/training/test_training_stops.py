@@ -457,6 +457,7 @@ def test_a_budget_shorter_than_an_epoch_has_the_whole_schedule_in_it(toy: Toy, c
     assert max(steps) == pytest.approx(0.01, rel=0.05)
     assert steps[5:] == sorted(steps[5:], reverse=True)
     assert steps[-1] == pytest.approx(0.01 * (1 / 39 / 0.9) ** 0.9)
+    assert json.loads((toy.run("short").path / "finished.json").read_text())["fastest_epoch_seconds"] is None
     assert not clock.train(toy, "short", "40s", schedule=schedule).trained
 
 
@@ -466,7 +467,9 @@ def test_later_epochs_leave_the_time_that_a_validation_took(toy: Toy):
     assert result.epochs == 2
     assert len(clock.rates) == 50 + 38, "two validations of 6 s"
     assert clock.now == 100
-    assert toy.run("two").is_finished()
+    facts = json.loads((toy.run("two").path / "finished.json").read_text())
+    first, last = (float(row["time/epoch"]) for row in csv.DictReader(toy.run("two").metrics_csv.open()))
+    assert facts["fastest_epoch_seconds"] == pytest.approx(first), f"the second one, of {last} s, was cut short"
 
 
 @pytest.mark.parametrize("cut", [1, 2])
