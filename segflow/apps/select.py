@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 from segflow.apps import _at_hand, _datasets, _next, _terminal
 from segflow.apps._records import DatasetCommand, within_memory
+from segflow.core.errors import SegflowError
+from segflow.core.wording import some
 from segflow.selection.select_settings import SelectSettings
 
 if TYPE_CHECKING:
@@ -47,7 +49,14 @@ def run(settings: Select) -> None:
     from segflow.storage.runs import Run, find_runs  # slow; missing settings are reported before
 
     if not runs:  # imported and interrupted runs have no scores to compare
-        runs = [run for run in find_runs(output) if Run(run).validated_folds()]
+        found = find_runs(output)
+        runs = [run for run in found if Run(run).validated_folds()]
+        if not runs:
+            raise SegflowError(
+                f"no run of {name} has scores of its validation cases",
+                found=some([str(run.relative_to(output)) for run in found]),
+                fix="Repeat its segflow train line with validation=true: what is trained stays, and is scored.",
+            )
     selection = select(settings, runs, paths.references(name), output)
     show(selection)
     _terminal.say(f"Written to {output / SELECTION_FILE}. Predict with:")

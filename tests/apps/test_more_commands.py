@@ -89,6 +89,12 @@ def test_a_fold_that_fails_is_named_and_the_others_go_on(finished: tuple[Path, s
     assert "2d fold 7: there is no fold 7" in result.stderr
     assert "Traceback" not in result.stderr
     assert (folder / RUNS / "2d/part/fold_1/finished.json").is_file()
+    # Alone it cannot be selected, since its cases have no scores; the message says how it gets them.
+    shutil.copytree(folder / RUNS / "2d/part", folder / "unscored" / NAME / "tinyPlans" / "2d" / "part")
+    result = start(folder, "select", "paths.outputs=unscored")
+    assert result.returncode == 1
+    assert f"no run of {NAME} has scores of its validation cases; found tinyPlans/2d/part." in result.stderr
+    assert "validation=true" in result.stderr
 
 
 def test_folds_that_are_jobs_are_those_of_one_process(finished: tuple[Path, str, int]) -> None:
