@@ -27,8 +27,10 @@ def holds_all(case: CaseFiles, reader: ImageIO, channels: int) -> CaseFiles:
     return replace(case, missing=()) if header.channels == channels else case
 
 
-def do_without(cases: Sequence[CaseFiles], names: Sequence[str], record: RunRecord) -> list[CaseFiles]:
-    """The cases without the files of some channels.
+def do_without(
+    cases: Sequence[CaseFiles], names: Sequence[str], record: RunRecord
+) -> tuple[list[CaseFiles], dict[str, str]]:
+    """The cases without the files of some channels, and those of which nothing is left: id → message.
 
     Args:
         cases: The cases to predict.
@@ -36,14 +38,15 @@ def do_without(cases: Sequence[CaseFiles], names: Sequence[str], record: RunReco
         record: Record of the model.
 
     Raises:
-        SegflowError: The model was not trained to do without such a channel, the name is not one of its channels, or a
-            case has a file for all channels together.
+        SegflowError: The model was not trained to do without such a channel, the name is not one of its channels, a
+            case has a file for all channels together, or nothing is left of any case.
     """
     if not names:
-        return list(cases)
+        return list(cases), {}
     channels = record.dataset.channels
     chosen = {_number(name, record) for name in names}
-    result = []
+    result: list[CaseFiles] = []
+    empty: dict[str, SegflowError] = {}
     for case in cases:
         if len(case.numbers) + len(case.missing) < len(channels) and len(case.images) == 1:
             raise SegflowError(
@@ -53,10 +56,16 @@ def do_without(cases: Sequence[CaseFiles], names: Sequence[str], record: RunReco
             )
         kept = [(number, file) for number, file in zip(case.numbers, case.images, strict=True) if number not in chosen]
         if not kept:
-            raise SegflowError("no channel is left of the case", case=case.case_id, found=f"without {', '.join(names)}")
+            left = f"without {', '.join(names)}"
+            empty[case.case_id] = SegflowError("no channel is left of the case", case=case.case_id, found=left)
+            continue
         missing = tuple(sorted({*case.missing, *chosen}))
         result.append(replace(case, images=tuple(file for _, file in kept), missing=missing))
-    return result
+    if empty and not result:
+        raise next(iter(empty.values()))
+    for error in empty.values():
+        logger.error("%s", error)
+    return result, {name: str(error) for name, error in empty.items()}
 
 
 def _number(name: str, record: RunRecord) -> int:

@@ -97,9 +97,10 @@ def predict_cases(
     _check_parts(predictor)
     dicom = dicom_input(source, output, predictor.record, SeriesChoice() if series is None else series)
     objects = dicom_output(dicom_settings or DicomOutputSettings(), dicom, predictor.record)
-    everything = _find(source, predictor) if dicom is None else dicom.files
-    everything = do_without(everything, settings.missing_channels, predictor.record)
+    given = _find(source, predictor) if dicom is None else dicom.files
+    everything, empty = do_without(given, settings.missing_channels, predictor.record)
     cases = part_of(everything, settings.part)
+    failed = {case.case_id: empty[case.case_id] for case in part_of(given, settings.part) if case.case_id in empty}
     decisive = _decisive(predictor, model, settings, build, build_previous)
     before = None if settings.previous_stage_predictions is None else Path(settings.previous_stage_predictions)
     if predictor.plan.previous_stage and before is None:
@@ -110,7 +111,7 @@ def predict_cases(
     if lacking := tell_missing(everything, predictor.record):
         arguments["missing_in_cases"] = lacking
     del arguments["devices"]  # they say who predicts, not what
-    failed = {} if dicom is None else dicom.stage(cases, progress)
+    failed |= {} if dicom is None else dicom.stage(cases, progress)
     cases = [case for case in cases if case.case_id not in failed]
     if elsewhere is not None:
         report = _run_elsewhere(last, cases, arguments, elsewhere)

@@ -79,11 +79,21 @@ def _record(may_lack: tuple[int, ...] | None) -> Any:
 
 def test_channels_are_left_out_by_name_and_told(caplog: pytest.LogCaptureFixture) -> None:
     case = CaseFiles("a", tuple(Path(f"a_{n}") for n in range(3)))
-    (without,) = do_without([case], ["T2"], _record((1, 2)))
+    (without,), failed = do_without([case], ["T2"], _record((1, 2)))
+    assert failed == {}
     assert without == replace(case, images=(Path("a_0"), Path("a_2")), missing=(1,))
     assert tell_missing([without, replace(case, case_id="b")], _record((1, 2))) == {"a": ["T2"]}
     assert "T2 (channel 1) is missing in 1 of 2 cases: a; predicted without it" in caplog.text
-    assert do_without([case], [], _record(None)) == [case]
+    assert do_without([case], [], _record(None)) == ([case], {})
+
+
+def test_a_case_without_any_channel_does_not_stop_the_others(caplog: pytest.LogCaptureFixture) -> None:
+    whole = CaseFiles("a", tuple(Path(f"a_{n}") for n in range(3)))
+    only = CaseFiles("b", (Path("b_1"),), missing=(0, 2))
+    (left,), failed = do_without([whole, only], ["T2"], _record((0, 1, 2)))
+    assert left == replace(whole, images=(Path("a_0"), Path("a_2")), missing=(1,))
+    assert failed == {"b": "case 'b': no channel is left of the case; found without T2"}
+    assert failed["b"] in caplog.text
 
 
 @pytest.mark.parametrize(
