@@ -51,14 +51,14 @@ class CheckedCase:
 
 
 def check_case(
-    files: CaseFiles, reader: ImageIO, channels: int, roles: ValueRoles, sided: tuple[int, ...] = ()
+    files: CaseFiles, reader: ImageIO, channels: int | None, roles: ValueRoles, sided: tuple[int, ...] = ()
 ) -> CheckedCase:
     """Check one case, channel by channel.
 
     Args:
         files: Its files.
         reader: How to read them.
-        channels: Number of channels that the dataset declares.
+        channels: Number of channels that the dataset declares; None leaves it unchecked.
         roles: What the values of label maps stand for.
         sided: Values whose names tell a side of the patient.
     """
@@ -84,7 +84,7 @@ class _CaseCheck:
         self._grid: tuple[tuple[int, ...], Geometry] | None = None
         self._grid_file = ""
 
-    def images(self, channels: int) -> None:
+    def images(self, channels: int | None) -> None:
         """Read the image files one by one."""
         count, readable, zero = 0, True, {}
         for file in self._files.images:
@@ -108,7 +108,7 @@ class _CaseCheck:
         elif any(zero.values()):
             names = ", ".join(name for name, is_zero in zero.items() if is_zero)
             self._warn(f"a channel is zero everywhere: {names}", "Is that intended?")
-        if readable:
+        if readable and channels is not None:
             try:
                 check_channels(count + len(self._files.missing), channels)
             except SegflowError as error:

@@ -91,10 +91,11 @@ def examine(
     problems.extend(look_at_held_out(folder, description.file_ending, description.label_ending))
     labels, channels = description.labels, len(description.channels)
     sided = tuple(sorted({value for pair in sided_pairs(labels) for value in (pair.low, pair.high)}))
+    told = {problem.case for problem in found.problems if problem.severity == "error"}
     jobs = [
         Job(
             case.case_id,
-            (case, reader, channels, ValueRoles.of(labels, case.case_id), sided),
+            (case, reader, _declared(case, channels, case.case_id in told), ValueRoles.of(labels, case.case_id), sided),
             *_need_of(case, reader),
         )
         for case in found.cases
@@ -107,6 +108,11 @@ def examine(
     problems.extend(_compared(cases, description, _splits_in(folder)))
     problems.sort(key=lambda problem: (problem.case is not None, problem.case or ""))
     return Examined(problems, found, cases)
+
+
+def _declared(case: CaseFiles, channels: int, is_told: bool) -> int | None:
+    """The number of channels to hold a case against; None if files of it are missing or too many, and that is told."""
+    return None if is_told and len(case.images) + len(case.missing) != channels else channels
 
 
 def _of_all_cases(cases: Sequence[CheckedCase], reader: ImageIO) -> list[Problem]:
