@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_network_mednext import parameters
+from test_network_mednext import parameters, small
 from torch import Tensor, nn
 
 from segflow.apps import _edge
@@ -232,16 +232,25 @@ def test_what_a_network_cannot_be_is_refused(make: Any, message: str) -> None:
         make()
 
 
-@pytest.mark.parametrize("name", ["primus", "segresnet"])
+LEARNERS: dict[str, tuple[Any, tuple[int, ...], int]] = {
+    "primus": (lambda: primus(drop_path=0, layer_scale=1), (16, 24, 16), 120),
+    "segresnet": (lambda: segresnet(3), (16, 24, 16), 60),
+    "swin_unetr": (lambda: swin_unetr(2), (64, 96), 60),
+    "mednext": (lambda: small(3), (16, 24, 16), 60),
+}
+"""Topology, patch and steps."""
+
+
+@pytest.mark.parametrize("name", LEARNERS)
 def test_a_small_network_learns_two_images_by_heart(name: str) -> None:
     torch.manual_seed(0)
-    topology = primus(drop_path=0, layer_scale=1) if name == "primus" else segresnet(3)
-    network, patch = build_network(topology, 1, 2, False), (16, 24, 16)
+    topology, patch, steps = LEARNERS[name]
+    network = build_network(topology(), 1, 2, False)
     grid = torch.stack(torch.meshgrid(*(torch.linspace(-1, 1, n) for n in patch), indexing="ij")).norm(dim=0)
     target = torch.stack([grid < 0.9, grid > 1.0]).long()
     image = (target + 0.3 * torch.randn(target.shape)).unsqueeze(1)
     optimizer = torch.optim.AdamW(network.parameters(), lr=0.003)
-    for _ in range(120 if name == "primus" else 60):
+    for _ in range(steps):
         optimizer.zero_grad()
         nn.functional.cross_entropy(network(image)[0], target).backward()
         optimizer.step()
