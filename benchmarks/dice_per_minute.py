@@ -469,12 +469,11 @@ def tell(record: Record, chosen: Options, todo: Sequence[Piece]) -> None:
     found = {piece: read_json(_file(chosen, piece)) for piece in todo if _file(chosen, piece).is_file()}
     unit, mode = _mode(chosen)
     for subject, side, minutes in dict.fromkeys((piece.subject, piece.side, piece.minutes) for piece in found):
-        if side == REFERENCE:
-            continue
-        row = {
-            key: _of_seeds(found, subject, name, minutes, "dice", "mean")
-            for key, name in ((REFERENCE, REFERENCE), (OURS, side))
-        }
+        others = {piece.side for piece in found if (piece.subject, piece.minutes) == (subject, minutes)} - {REFERENCE}
+        if side == REFERENCE and others:
+            continue  # it stands beside each of them
+        names = {REFERENCE: REFERENCE} | ({} if side == REFERENCE else {OURS: side})
+        row = {key: _of_seeds(found, subject, name, minutes, "dice", "mean") for key, name in names.items()}
         seeds = max(len(values) for values in row.values())
         means = {key: statistics.fmean(values) for key, values in row.items() if values}
         what = f"{subject}: Dice of whole cases after {minutes:g} {unit}, {_recipe_name(side)}"
@@ -483,7 +482,7 @@ def tell(record: Record, chosen: Options, todo: Sequence[Piece]) -> None:
         record.value(f"{what}: each seed", **each)
         steps = {
             key: statistics.fmean(_of_seeds(found, subject, name, minutes, "iterations"))
-            for key, name in ((REFERENCE, REFERENCE), (OURS, side))
+            for key, name in names.items()
             if row[key]
         }
         record.value(f"{what}: iterations", **steps)
@@ -527,7 +526,7 @@ def _of_seeds(found: Mapping[Piece, Any], subject: str, side: str, minutes: floa
 
 
 def _recipe_name(side: str) -> str:
-    return {OURS: "default recipe", FAST: "experiment=fast"}.get(side, side)
+    return {REFERENCE: "nnU-Net", OURS: "default recipe", FAST: "experiment=fast"}.get(side, side)
 
 
 if __name__ == "__main__":

@@ -5,12 +5,12 @@ from __future__ import annotations
 import ast
 import re
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
-from dice_curves import plots
+from dice_curves import curves_of, plots
 from record import OURS, REFERENCE
 
 Results = Mapping[str, dict[str, Any]]
@@ -139,8 +139,20 @@ def summary_table(results: Results) -> str:
             if content["name"] in _IN_README and re.search(r"Dataset|raw to arrays", what):
                 sides = [f"{second:.0f} s, {peak:.1f} GB" for second, peak in zip(seconds, peaks, strict=True)]
                 found.setdefault(what, [*sides, _command(content)])
+    for content in results.values():
+        found |= {what: [*dice, _command(content)] for what, *dice in _in_a_third(content)}
     rows = [[what, *cells] for what, cells in found.items()]
     return _table(["on one machine, both in turn", "nnU-Net", "segflow", "repeated by"], rows)
+
+
+def _in_a_third(content: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """Dice of nnU-Net after its longest budget, and of experiment=fast after at most a third of it."""
+    for subject, curves in curves_of(content).items():
+        theirs, ours = curves.get("nnU-Net", {}), curves.get("segflow, experiment=fast", {})
+        short = [minutes for minutes in ours if theirs and minutes <= max(theirs) / 3]
+        if short:
+            what = f"Dice, {subject}, {max(theirs):g} minutes of training, experiment=fast {max(short):g}"
+            yield what, f"{theirs[max(theirs)][0]:.3f}", f"{ours[max(short)][0]:.3f}"
 
 
 def _command(content: Mapping[str, Any]) -> str:

@@ -80,6 +80,36 @@ def test_the_bars_are_equal_time_and_a_third_of_it(benchmark: ModuleType) -> Non
     )
 
 
+def test_what_only_nnunet_has_run_is_told_too(benchmark: ModuleType, tmp_path: Path) -> None:
+    told: dict[str, dict[str, Any]] = {}
+    checks: dict[str, float] = {}
+    record = SimpleNamespace(
+        value=lambda what, unit="", **sides: told.update({what: sides}),
+        check=lambda what, value, **bar: checks.update({what: value}),
+        note=lambda text: None,
+    )
+    extra = SimpleNamespace(iterations=None, by_rate=True, features=None, mirror=False)
+    chosen = SimpleNamespace(work=tmp_path, quick=False, extra=extra)
+    todo = benchmark.pieces(["acdc"], ["nnunet", "fast"], [10, 40], 2)
+    for piece, dice in zip(todo, (0.5, 0.85, 0.7, 0.83, 0.8, None, 0.82, None), strict=True):
+        file = benchmark._file(chosen, piece)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if dice is not None:
+            file.write_text(json.dumps({"dice": {"mean": dice, "cases": 3}, "iterations": 4}))
+    benchmark.tell(record, chosen, todo)
+    name = "acdc: Dice of whole cases after {} min, {}"
+    assert told[name.format(10, "experiment=fast")] == pytest.approx({"nnunet": 0.6, "segflow": 0.84})
+    assert told[name.format(40, "nnU-Net")] == pytest.approx({"nnunet": 0.81})
+    assert told[name.format(40, "nnU-Net") + ": each seed"] == {"nnunet": "0.8000 0.8200"}
+    assert len(told) == 6
+    assert checks == pytest.approx(
+        {
+            "acdc: Dice of fast above nnU-Net's, 10 min both": 0.24,
+            "acdc: Dice of fast in 10 min above nnU-Net's in 40 min": 0.03,
+        }
+    )
+
+
 def test_curves_are_drawn_from_the_values(benchmark: ModuleType) -> None:
     def value(what: str, **sides: Any) -> dict[str, Any]:
         return {"what": what, "unit": "", **sides}
@@ -90,19 +120,23 @@ def test_curves_are_drawn_from_the_values(benchmark: ModuleType) -> None:
             value(name.format(5, "experiment=fast"), nnunet=0.5, segflow=0.7),
             value(name.format(5, "experiment=fast") + ": each seed", nnunet="0.4 0.6", segflow="0.7"),
             value(name.format(40, "experiment=fast"), segflow=0.9),
+            value(name.format(20, "nnU-Net"), nnunet=0.8),
             value(name.format(5, "experiment=fast") + ": iterations", nnunet=3, segflow=4),
         ]
     }
     curves = importlib.import_module("dice_curves")
     assert curves.curves_of(content) == {
         "nuclei": {
-            "nnU-Net": {5: (0.5, [0.4, 0.6])},
+            "nnU-Net": {5: (0.5, [0.4, 0.6]), 20: (0.8, [0.8])},
             "segflow, experiment=fast": {5: (0.7, [0.7]), 40: (0.9, [0.9])},
         }
     }
     page = importlib.import_module("results_page")
     drawn = ElementTree.fromstring(page._svg(*curves.plots(content)))
-    assert sum(one.tag.endswith("circle") for one in drawn) == 4
+    assert sum(one.tag.endswith("circle") for one in drawn) == 5
+    assert list(page._in_a_third(content)) == [
+        ("Dice, nuclei, 20 minutes of training, experiment=fast 5", "0.800", "0.700")
+    ]
 
 
 @pytest.fixture(scope="module")
