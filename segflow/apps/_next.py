@@ -122,11 +122,7 @@ def after_preprocess(settings: Preprocess, prepared: Path) -> list[str]:
     name = next((first for first in FIRST if first in names), names[0])
     fold = 0 if _at_hand.folds_of(dataset) else "all"
     recipe = TRAINED_WITH.get(plans.configuration(name).topology.network, ())
-    return [
-        command_line(
-            "train", *typed("reader"), *recipe, **_same(settings), plans=settings.plans, configuration=name, fold=fold
-        )
-    ]
+    return [_command("train", *recipe, **_same(settings), plans=settings.plans, configuration=name, fold=fold)]
 
 
 @_or_nothing
@@ -320,9 +316,9 @@ def _apply(prediction: Path, choice: Path) -> str:
     return _command("postprocess", action="apply", prediction=prediction, choice=choice, output=output)
 
 
-def _command(name: str, **values: object) -> str:
+def _command(name: str, *words: str, **values: object) -> str:
     """A command line, with the image reader if it is a user's own."""
-    return command_line(name, *typed("reader"), **values)
+    return command_line(name, *typed("reader"), *words, **values)
 
 
 def _same(settings: DatasetCommand) -> dict[str, object]:

@@ -105,7 +105,7 @@ class LossGuard(Callback):
 
 
 def _are_finite(gradients: list[torch.Tensor]) -> bool:
-    """Whether all elements are. On a CPU the largest element takes ten times as long as the sum of squares."""
+    """Whether all elements are. On a CPU the sum of squares is quicker than the largest element."""
     if torch.nn.utils.get_total_norm(gradients).isfinite():
         return True
     return bool(torch.nn.utils.get_total_norm(gradients, math.inf).isfinite())  # only the squares were too large
