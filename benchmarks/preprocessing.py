@@ -10,6 +10,7 @@ a whole.
 from __future__ import annotations
 
 import math
+import shutil
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -52,8 +53,7 @@ def nnunet_case(meter: Meter, raw: str, prepared: str, configuration: str) -> No
     description = load_json(f"{raw}/dataset.json")
     ((case_id, files),) = get_filenames_of_train_images_and_targets(raw, description).items()
     preprocessor = plan.preprocessor_class(verbose=False)
-    folder = Path(prepared) / "nnunet" / plan.data_identifier
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = _emptied(Path(prepared) / "nnunet" / plan.data_identifier)
     with meter.section("read"):
         reader = plans.image_reader_writer_class()
         image, properties = reader.read_images(files["images"])
@@ -77,6 +77,13 @@ def nnunet_case(meter: Meter, raw: str, prepared: str, configuration: str) -> No
         )
 
 
+def _emptied(folder: Path) -> Path:
+    """A folder without the arrays of an earlier run, which blosc2 does not write over."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return folder
+
+
 def segflow_case(meter: Meter, raw: str, prepared: str, configuration: str) -> None:
     """The same case through segflow, in the same three steps."""
     from segflow.core.plans import Plans
@@ -87,6 +94,7 @@ def segflow_case(meter: Meter, raw: str, prepared: str, configuration: str) -> N
     from segflow.storage.preprocessed_store import PreprocessedStore
     from segflow.storage.raw_dataset import read_description
 
+    _load_late_libraries()
     plans = Plans.from_json(read_json(Path(prepared) / "nnUNetPlans.json"))
     plan = plans.configuration(configuration)
     description = read_description(Path(raw))
@@ -101,6 +109,16 @@ def segflow_case(meter: Meter, raw: str, prepared: str, configuration: str) -> N
         store.write(result, plan.patch_size)
 
 
+def _load_late_libraries() -> None:
+    """Import what segflow imports where it is first used. Sections are without imports, on both sides."""
+    import scipy.ndimage
+    import scipy.sparse.csgraph  # noqa: F401
+
+    from segflow.storage.array_library import array_library
+
+    array_library()
+
+
 def nnunet_both(meter: Meter, raw: str, prepared: str) -> None:
     """Both configurations of the case, files to files, as nnU-Net makes them: one after the other."""
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
@@ -111,8 +129,7 @@ def nnunet_both(meter: Meter, raw: str, prepared: str) -> None:
     ((case_id, files),) = get_filenames_of_train_images_and_targets(raw, description).items()
     for configuration in ("3d_fullres", "3d_lowres"):
         plan = plans.get_configuration(configuration)
-        folder = Path(prepared) / "nnunet_both" / plan.data_identifier
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = _emptied(Path(prepared) / "nnunet_both" / plan.data_identifier)
         with meter.section("files to files"):
             plan.preprocessor_class(verbose=False).run_case_save(
                 str(folder / case_id), files["images"], files["label"], plans, plan, description
@@ -125,6 +142,7 @@ def segflow_both(meter: Meter, raw: str, prepared: str) -> None:
     from segflow.preprocessing.preprocess_dataset import PreprocessSettings, preprocess_dataset
     from segflow.storage.json_files import read_json
 
+    _load_late_libraries()
     plans = Plans.from_json(read_json(Path(prepared) / "nnUNetPlans.json"))
     settings = PreprocessSettings(processes=0, redo=True)
     with meter.section("files to files"):

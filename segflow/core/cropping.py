@@ -23,7 +23,7 @@ class Cropped(NamedTuple):
 
     Attributes:
         image: (C, Z, Y, X) view of the image given.
-        label: (Z, Y, X), a copy, with -1 where the label is 0 outside the non-zero mask.
+        label: (Z, Y, X) with -1 where the label is 0 outside the non-zero mask.
         box: Its box in the given array.
     """
 
@@ -32,18 +32,22 @@ class Cropped(NamedTuple):
     box: Box
 
 
-def crop_to_nonzero(image: np.ndarray, label: np.ndarray | None) -> Cropped:
+def crop_to_nonzero(image: np.ndarray, label: np.ndarray | None, *, may_overwrite: bool = False) -> Cropped:
     """Cut image and label down to the box of the non-zero mask and mark the label outside the mask.
 
     Args:
         image: (C, Z, Y, X).
         label: (Z, Y, X) of a signed type. None gives an int16 label that is 0 within the mask.
+        may_overwrite: Whether the label may be marked in place.
     """
     mask = any_channel(image)
     box = extent_of(mask) or Box.whole(mask.shape)
     # Background on a face of the box is connected to the array's border, so cropping first changes no hole.
     inside = _fill_holes(mask[box.slices])
-    cropped = np.zeros(box.shape, np.int16) if label is None else np.array(label[box.slices])
+    if label is None:
+        cropped = np.zeros(box.shape, np.int16)
+    else:
+        cropped = np.ascontiguousarray(label[box.slices]) if may_overwrite else np.array(label[box.slices])
     for label_slice, inside_slice in zip(cropped, inside, strict=True):
         if not inside_slice.all():
             label_slice[~inside_slice & (label_slice == 0)] = OUTSIDE

@@ -102,7 +102,7 @@ def normalize_case(
     axis_order = plans.axis_order
     image = case.image.transpose(0, *(axis + 1 for axis in axis_order))
     label = None if case.label is None else case.label.transpose(axis_order)
-    image, marked, crop = crop_to_nonzero(image, label)
+    image, marked, crop = crop_to_nonzero(image, label, may_overwrite=may_overwrite)
     if may_overwrite:
         image = np.ascontiguousarray(image, np.float32)
     else:

@@ -107,6 +107,18 @@ def test_the_label_given_stays_as_it_was() -> None:
     assert not label.any()
 
 
+@pytest.mark.parametrize("margin", [0, 1])
+def test_a_label_that_may_be_overwritten_is_marked_alike(margin: int) -> None:
+    rng = np.random.default_rng(1)
+    image = np.pad((rng.random((1, 6, 7, 8)) < 0.3).astype(np.float32), [(0, 0), *[(margin, margin)] * 3])
+    label = (rng.random(image.shape[1:]) < 0.1).astype(np.int16)
+    kept = crop_to_nonzero(image, label)
+    overwritten = crop_to_nonzero(image, label.copy(), may_overwrite=True)
+    np.testing.assert_array_equal(kept.label, overwritten.label)
+    assert (kept.label == -1).any()
+    assert kept.box == overwritten.box
+
+
 def test_empty_image_keeps_its_size() -> None:
     image = np.zeros((1, 3, 4, 5), np.float32)
     cropped, label, box = crop_to_nonzero(image, np.ones((3, 4, 5), np.int16))

@@ -176,7 +176,7 @@ def test_each_file_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     folder = make(tmp_path / "Dataset001_Toy")
     read: list[str] = []
     reader = reader_by_name("SimpleITKIO")
-    for method in ("read_file", "read_label_file"):
+    for method in ("read_file", "read_float_file", "read_label_file"):
         whole = getattr(type(reader), method)
         monkeypatch.setattr(
             type(reader), method, lambda self, file, whole=whole: (read.append(file.name), whole(self, file))[1]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -23,68 +24,27 @@ SURPLUS_BYTES = 1 << 20
 """Bytes that may follow the voxels, since some writers pad their files."""
 MOST_TIMES = 1032
 """Highest ratio that deflate reaches."""
-PIECE_BYTES = 1 << 17
-STEP_BYTES = 1 << 20
+STEP_BYTES = 1 << 16
+"""Bytes of a piece. Above 2^17 the C library maps each anew."""
 
 DAMAGE = (OSError, EOFError, zlib.error, cast(type[Exception], isal_zlib.IsalError))  # its type stub says object
 
 
-def inflate(content: bytes, expected: int, file: Path) -> bytes:
-    """Unpack gzip, of one member or several.
+def inflate(packed: BinaryIO, expected: int, file: Path) -> Iterator[bytes]:
+    """Unpack gzip, of one member or several, a piece at a time.
+
+    Pieces stay in the processor's cache and in memory that is used again: a fresh page costs more than its unpacking.
 
     Args:
-        content: Packed bytes. Bytes after the last member are skipped with a warning.
+        packed: The packed file, at its first byte. Bytes after the last member are skipped with a warning.
         expected: Bytes that the header asks for, including the header if it is packed too.
         file: Named in errors.
 
-    Returns:
-        At least the expected bytes, and up to `SURPLUS_BYTES` more.
+    Yields:
+        Pieces that hold exactly the expected bytes together. Only the end of the iteration says that all is well.
 
     Raises:
         SegflowError: The content is damaged, or unpacks to less or to far more.
-    """
-    if len(content) * MOST_TIMES < expected:
-        raise truncated(file, f"{len(content)} packed bytes", f"{expected} bytes when unpacked")
-    limit = expected + SURPLUS_BYTES
-    view = memoryview(content)
-    parts: list[bytes] = []
-    place = unpacked = 0
-    step = len(view)  # usually one member, in one call; a call copies its remainder, so further members go in pieces
-    try:
-        while True:
-            unpacker = isal_zlib.decompressobj(GZIP_WINDOW)
-            while not unpacker.eof:
-                if place >= len(view):
-                    raise truncated(file, f"{unpacked} bytes when unpacked", f"{expected} bytes, and their end")
-                parts.append(unpacker.decompress(view[place : place + step], limit + 1 - unpacked))
-                unpacked += len(parts[-1])
-                if unpacked > limit:
-                    raise _too_much(file, limit, expected)
-                place = min(place + step, len(view))
-            place -= len(unpacker.unused_data)
-            step = PIECE_BYTES
-            if view[place : place + len(GZIP_MAGIC)] != GZIP_MAGIC:
-                break
-    except DAMAGE as error:
-        raise unreadable(file, error) from error
-    if unpacked < expected:
-        raise truncated(file, f"{unpacked} bytes", f"{expected} bytes")
-    if content[place:].strip(b"\0"):
-        log.warning("%s: %d bytes behind its packed data are passed over", file, len(content) - place)
-    return parts[0] if len(parts) == 1 else b"".join(parts)
-
-
-def inflate_to(target: BinaryIO, packed: BinaryIO, expected: int, file: Path) -> None:
-    """Unpack gzip, of one member or several, from file to file, in a few megabytes of memory.
-
-    Args:
-        target: Gets the expected bytes, and none of those behind them.
-        packed: The packed file, at its first byte.
-        expected: See `inflate`.
-        file: Named in errors.
-
-    Raises:
-        SegflowError: As `inflate`.
     """
     limit = expected + SURPLUS_BYTES
     unpacked, rest = 0, b""
@@ -98,7 +58,8 @@ def inflate_to(target: BinaryIO, packed: BinaryIO, expected: int, file: Path) ->
                         raise truncated(file, f"{unpacked} bytes when unpacked", f"{expected} bytes, and their end")
                 part = unpacker.decompress(rest, STEP_BYTES)
                 rest = b""
-                target.write(part[: max(expected - unpacked, 0)])
+                if unpacked < expected:
+                    yield part[: expected - unpacked]
                 unpacked += len(part)
                 if unpacked > limit:
                     raise _too_much(file, limit, expected)
@@ -111,8 +72,18 @@ def inflate_to(target: BinaryIO, packed: BinaryIO, expected: int, file: Path) ->
         raise unreadable(file, error) from error
     if unpacked < expected:
         raise truncated(file, f"{unpacked} bytes", f"{expected} bytes")
-    if rest.strip(b"\0"):
-        log.warning("%s: bytes behind its packed data are passed over", file)
+    _warn_of_more(rest, packed, file)
+
+
+def _warn_of_more(rest: bytes, packed: BinaryIO, file: Path) -> None:
+    """Warn of bytes behind the packed data, unless all are 0, as some writers leave them."""
+    count, is_padding = 0, True
+    while rest:
+        count += len(rest)
+        is_padding = is_padding and not rest.strip(b"\0")
+        rest = packed.read(STEP_BYTES)
+    if not is_padding:
+        log.warning("%s: %d bytes behind its packed data are passed over", file, count)
 
 
 def _too_much(file: Path, limit: int, expected: int) -> SegflowError:

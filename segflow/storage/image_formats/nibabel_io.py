@@ -17,6 +17,7 @@ from segflow.storage.image_formats.nifti_files import (
     NiftiHeader,
     header_by_affine,
     read_nifti,
+    read_nifti_as_float,
     read_nifti_header,
     read_nifti_labels,
     write_nifti,
@@ -36,6 +37,9 @@ class NibabelIO(ImageFormat):
 
     def read_file(self, file: Path) -> tuple[np.ndarray, Geometry]:
         return _arranged(file, *read_nifti(file))
+
+    def read_float_file(self, file: Path) -> tuple[np.ndarray, Geometry]:
+        return _arranged(file, *read_nifti_as_float(file))
 
     def read_label_file(self, file: Path) -> tuple[np.ndarray, Geometry]:
         return _arranged(file, *read_nifti_labels(file))
@@ -72,6 +76,9 @@ class NibabelIOWithReorient(NibabelIO):
 
     def read_file(self, file: Path) -> tuple[np.ndarray, Geometry]:
         return _turned(*super().read_file(file))
+
+    def read_float_file(self, file: Path) -> tuple[np.ndarray, Geometry]:
+        return _turned(*super().read_float_file(file))
 
     def read_label_file(self, file: Path) -> tuple[np.ndarray, Geometry]:
         return _turned(*super().read_label_file(file))

@@ -19,7 +19,7 @@ from isal import igzip
 from segflow.core.geometry import Box, Geometry
 from segflow.core.voxels import VoxelSink
 from segflow.storage.image_formats.contract import ImageHeader, unreadable
-from segflow.storage.image_formats.inflate import GZIP_MAGIC, inflate_to, truncated
+from segflow.storage.image_formats.inflate import GZIP_MAGIC, inflate, truncated
 from segflow.storage.image_formats.nifti_files import (
     FAST_LEVEL,
     NiftiHeader,
@@ -87,7 +87,8 @@ def _opened(file: Path, nifti: NiftiHeader) -> BinaryIO:
         stream.seek(0)
         unpacked = scratch_file(nifti.end, f"reading {file}")
         try:
-            inflate_to(unpacked, stream, nifti.end, file)
+            for piece in inflate(stream, nifti.end, file):
+                unpacked.write(piece)
             unpacked.flush()
         except BaseException:
             unpacked.close()

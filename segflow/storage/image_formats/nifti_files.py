@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -19,7 +19,15 @@ from isal import igzip, isal_zlib
 from segflow.core.errors import SegflowError
 from segflow.core.geometry import Geometry
 from segflow.storage.image_formats.contract import RESAVE, ImageHeader, check_affine, check_spacing, unreadable
-from segflow.storage.image_formats.inflate import DAMAGE, GZIP_MAGIC, GZIP_WINDOW, MOST_TIMES, inflate, truncated
+from segflow.storage.image_formats.inflate import (
+    DAMAGE,
+    GZIP_MAGIC,
+    GZIP_WINDOW,
+    MOST_TIMES,
+    STEP_BYTES,
+    inflate,
+    truncated,
+)
 from segflow.storage.image_formats.nifti_fields import (
     COLOURS,
     DATA_START,
@@ -112,14 +120,25 @@ def read_nifti(file: Path) -> tuple[NiftiHeader, np.ndarray]:
     """Read a whole NIfTI file.
 
     Returns:
-        The header, and the voxels with all axes reversed, (…, Z, Y, X): a read-only view of the stored type, or
-        float32 where the header scales them.
+        The header, and the voxels with all axes reversed, (…, Z, Y, X), of the stored type, or float32 where the header
+        scales them.
 
     Raises:
         SegflowError: The file is missing, truncated, damaged, or of a type that images do not have.
     """
-    header, stored = _read_stored(file)
-    return header, scaled(header, stored).astype(np.float32) if header.is_scaled else stored
+    return _read(file, lambda header: np.dtype(np.float32) if header.is_scaled else header.dtype)
+
+
+def read_nifti_as_float(file: Path) -> tuple[NiftiHeader, np.ndarray]:
+    """Read a whole NIfTI file. Its stored voxels are never whole in memory.
+
+    Returns:
+        Header and voxels (…, Z, Y, X) as `read_nifti`, float32.
+
+    Raises:
+        SegflowError: As `read_nifti`.
+    """
+    return _read(file, lambda _: np.dtype(np.float32))
 
 
 def read_nifti_labels(file: Path) -> tuple[NiftiHeader, np.ndarray]:
@@ -133,7 +152,7 @@ def read_nifti_labels(file: Path) -> tuple[NiftiHeader, np.ndarray]:
     Raises:
         SegflowError: As `read_nifti`, or scaled values are not whole numbers.
     """
-    header, stored = _read_stored(file)
+    header, stored = _read(file, lambda header: header.dtype, scale=False)
     return header, whole_numbers(header, stored, file) if header.is_scaled else stored
 
 
@@ -173,27 +192,63 @@ def whole_numbers(header: NiftiHeader, stored: np.ndarray, file: Path) -> np.nda
     return result
 
 
-def _read_stored(file: Path) -> tuple[NiftiHeader, np.ndarray]:
+def _read(
+    file: Path, type_of: Callable[[NiftiHeader], np.dtype], *, scale: bool = True
+) -> tuple[NiftiHeader, np.ndarray]:
+    """Header and voxels (…, Z, Y, X) of a file.
+
+    Args:
+        file: The file.
+        type_of: The type of the result.
+        scale: Whether the header's scaling is applied.
+    """
     with open_regular(file) as stream:
         header = _parse(_start_of(stream, file), file)
-        expected = header.end
-        check_voxel_bytes(expected, file)
+        check_voxel_bytes(header.end, file)
+        values = np.empty(math.prod(header.size), type_of(header))
+        place = 0
         try:
-            stream.seek(0)
-            if stream.read(len(GZIP_MAGIC)) == GZIP_MAGIC:
-                stream.seek(0)
-                content = inflate(stream.read(), expected, file)
-            else:
-                there = os.fstat(stream.fileno()).st_size
-                if there < expected:
-                    raise truncated(file, f"{there} bytes", f"{expected} bytes")
-                stream.seek(0)
-                content = stream.read(expected)
+            for stored in _numbers(stream, header, file):
+                part = scaled(header, stored) if scale and header.is_scaled else stored
+                values[place : place + len(part)] = part
+                place += len(part)
         except OSError as error:
             raise unreadable(file, error) from error
-    return header, np.frombuffer(content, header.dtype, math.prod(header.size), header.offset).reshape(
-        header.size[::-1]
-    )
+    return header, values.reshape(header.size[::-1])
+
+
+def _numbers(stream: BinaryIO, header: NiftiHeader, file: Path) -> Iterator[np.ndarray]:
+    """The stored numbers of all voxels in their order, a piece (n,) at a time."""
+    skip, rest = header.offset, b""
+    for piece in _content(stream, header.end, file):
+        if skip >= len(piece):
+            skip -= len(piece)
+            continue
+        piece, skip = rest + piece[skip:], 0
+        count = len(piece) // header.dtype.itemsize
+        yield np.frombuffer(piece, header.dtype, count)
+        rest = piece[count * header.dtype.itemsize :]
+
+
+def _content(stream: BinaryIO, expected: int, file: Path) -> Iterator[bytes]:
+    """The first bytes of a file, unpacked, a piece at a time."""
+    there = os.fstat(stream.fileno()).st_size
+    stream.seek(0)
+    is_gzip = stream.read(len(GZIP_MAGIC)) == GZIP_MAGIC
+    stream.seek(0)
+    if is_gzip and there * MOST_TIMES < expected:
+        raise truncated(file, f"{there} packed bytes", f"{expected} bytes when unpacked")
+    if is_gzip:
+        yield from inflate(stream, expected, file)
+        return
+    if there < expected:
+        raise truncated(file, f"{there} bytes", f"{expected} bytes")
+    while expected:
+        piece = stream.read(min(expected, STEP_BYTES))
+        if not piece:  # it became shorter meanwhile
+            raise truncated(file, f"{expected} bytes too few", "its size when it was opened")
+        yield piece
+        expected -= len(piece)
 
 
 def header_by_affine(nifti: NiftiHeader, file: Path) -> ImageHeader:

@@ -33,6 +33,7 @@ from segflow.storage.image_formats.nifti_files import (
     header_by_affine,
     is_nifti,
     read_nifti,
+    read_nifti_as_float,
     read_nifti_header,
     read_nifti_labels,
     write_nifti,
@@ -74,6 +75,12 @@ class SimpleITKIO(ImageFormat):
 
     def read_file(self, file: Path) -> tuple[np.ndarray, Geometry]:
         return _arranged(file, *read_nifti(file)) if is_nifti(file) else _read_by_itk(file)
+
+    def read_float_file(self, file: Path) -> tuple[np.ndarray, Geometry]:
+        if is_nifti(file):
+            return _arranged(file, *read_nifti_as_float(file))
+        voxels, geometry = _read_by_itk(file)
+        return voxels.astype(np.float32), geometry
 
     def read_label_file(self, file: Path) -> tuple[np.ndarray, Geometry]:
         if is_nifti(file):
@@ -131,6 +138,9 @@ class SimpleITKIOWithReorient(SimpleITKIO):
 
     def read_file(self, file: Path) -> tuple[np.ndarray, Geometry]:
         return reorient(*super().read_file(file))
+
+    def read_float_file(self, file: Path) -> tuple[np.ndarray, Geometry]:
+        return reorient(*super().read_float_file(file))
 
     def read_label_file(self, file: Path) -> tuple[np.ndarray, Geometry]:
         return reorient(*super().read_label_file(file))
