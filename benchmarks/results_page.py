@@ -27,6 +27,7 @@ _TITLES = {
     "preprocessing_intel": "Preprocessing of a CT on another machine",
     "training": "Training on a CPU",
     "training_hippocampus": "Training on a CPU: more iterations of hippocampus",
+    "limits": "How near a CPU's limits the network is",
     "loader": "Making batches",
     "prediction": "Prediction on a CPU",
     "prediction_start": "Prediction of one small image",

@@ -36,7 +36,7 @@ from segflow.inference.predict_settings import AUTO, IGNORE, WARN, SlidingWindow
 from segflow.inference.sliding_window import LogitSlab, NotFiniteError, gathered, logit_slabs
 from segflow.models.trained_fold import Folds
 from segflow.network.build import build_network
-from segflow.network.cpu.accelerate import accelerate
+from segflow.network.cpu.accelerate import accelerate, order_weights
 from segflow.network.cpu.passes import VALUES_PER_FEATURE
 from segflow.network.device_memory import is_out_of_memory
 from segflow.network.devices import choose_device
@@ -152,7 +152,11 @@ class Predictor:
             )
             options["build"] = build_previous or build
             before = cls(load_model(place, configuration=name, **options), **here)
-        return cls(loaded, previous_stage=before, **here)
+        predictor = cls(loaded, previous_stage=before, **here)
+        for stage in (predictor, before):
+            if stage is not None and stage.device.type == "cpu":
+                stage.networks = tuple(order_weights(network) for network in stage.networks)
+        return predictor
 
     def predict(self, image: Any, spacing: Sequence[float] | None = None) -> Any:
         """Segment one image.

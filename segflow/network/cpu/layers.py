@@ -7,6 +7,7 @@ a layer computes as torch's own.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from itertools import zip_longest
 from typing import Any
@@ -24,6 +25,11 @@ from segflow.network.cpu.winograd import winograd_convolution, winograd_pays
 from segflow.network.memory_format import CHANNELS_LAST, channels_last, runs_channels_last
 from segflow.network.norms import InstanceNorm2d, InstanceNorm3d
 from segflow.network.unet import UNet
+
+_SLOW_IN_TORCH = 20480
+"""Product of channels, depth and height of a single volume up to which torch takes its slow convolution."""
+_FEW_OUTPUTS = 128
+"""Voxels of the result up to which that is still the faster one."""
 
 
 def is_quick_with(*tensors: Tensor) -> bool:
@@ -57,7 +63,7 @@ class _StaysChannelsLast(nn.Module):
 
 
 class _QuickConvolution(_StaysChannelsLast, _ConvNd):
-    """Mixin for torch's convolution that computes by Winograd's scheme if that is faster."""
+    """Mixin for torch's convolution that computes by Winograd's scheme, or by oneDNN, if that is faster."""
 
     def forward(self, input: Tensor) -> Tensor:
         """Input (B, C, *spatial) → (B, C', *spatial / stride)."""
@@ -71,7 +77,37 @@ class _QuickConvolution(_StaysChannelsLast, _ConvNd):
             and runs_channels_last(input)
         ):
             return winograd_convolution(input, self.weight, self.bias)
+        if self._needs_onednn(input):
+            y: Tensor = torch.ops.aten.mkldnn_convolution(
+                input, self.weight, self.bias, self.padding, self.stride, self.dilation, self.groups
+            )
+            return y.contiguous(memory_format=CHANNELS_LAST[y.ndim])
         return super().forward(input)
+
+    def _needs_onednn(self, input: Tensor) -> bool:
+        """Whether torch would leave a volume to its slow convolution, and oneDNN's is faster.
+
+        Torch decides by the sizes of all axes but the last. With few input channels its own takes up to five times as
+        long; of very few outputs the weights cost oneDNN more than they save.
+        """
+        if input.ndim != 5 or len(input) > 1 or isinstance(self.padding, str) or self.padding_mode != "zeros":
+            return False
+        outputs = math.prod(
+            (n + 2 * p - d * (k - 1) - 1) // s + 1
+            for n, p, d, k, s in zip(
+                input.shape[2:], self.padding, self.dilation, self.kernel_size, self.stride, strict=True
+            )
+        )
+        return (
+            self.groups == 1
+            and math.prod(input.shape[1:4]) <= _SLOW_IN_TORCH
+            and outputs > _FEW_OUTPUTS
+            and max(self.kernel_size) > 1
+            and torch.backends.mkldnn.is_available()
+            and bool(torch.backends.mkldnn.enabled)
+            and is_quick_with(input, self.weight)
+            and runs_channels_last(input)
+        )
 
 
 class QuickConv2d(_QuickConvolution, nn.Conv2d):

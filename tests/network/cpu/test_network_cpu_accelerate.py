@@ -17,9 +17,10 @@ from torch.nn.utils import parametrizations
 from segflow.core.topology import NetworkTopology
 from segflow.network.blocks import ConvBlock, ResidualBlock
 from segflow.network.build import build_network
-from segflow.network.cpu.accelerate import accelerate, to_torch_layers
+from segflow.network.cpu.accelerate import accelerate, order_weights, to_torch_layers
 from segflow.network.cpu.instance_norm import instance_norm
 from segflow.network.cpu.winograd import winograd_convolution
+from segflow.network.memory_format import channels_last
 
 NETWORKS = [(network, dims) for network in ("plain_unet", "residual_unet") for dims in (2, 3)]
 FORMATS = {2: torch.channels_last, 3: torch.channels_last_3d}
@@ -380,3 +381,45 @@ def test_a_network_around_ours_gains_as_well() -> None:
             return self.inner(image)
 
     assert "_WinogradConvolutionBackward" in own_functions(*accelerate(Around())(wide_image()))
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+@pytest.mark.parametrize("stride", [1, 2, (1, 2, 2)])
+@pytest.mark.parametrize("kernel", [3, (1, 3, 3)])
+def test_a_single_volume_is_convolved_by_onednn_where_torch_would_not(
+    channels: int, stride: int | tuple[int, ...], kernel: int | tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    padding = 1 if kernel == 3 else (0, 1, 1)
+    exact = nn.Conv3d(channels, 8, kernel, stride, padding).double()
+    quick = accelerate(copy.deepcopy(exact).float())
+    image = channels_last(torch.randn(1, channels, 11, 12, 13))
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiled:
+        found = quick(image)
+    assert not any("slow_conv3d" in event.name for event in profiled.events())
+    assert found.is_contiguous(memory_format=FORMATS[3])
+    expected = exact(image.double())
+    for result in (found, expected):
+        result.square().sum().backward()
+    gradients = [[p.grad.double() for p in layer.parameters() if p.grad is not None] for layer in (quick, exact)]
+    assert_near([found.double(), *gradients[0]], [expected, *gradients[1]])
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    torch.testing.assert_close(quick(image).double(), expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(("network", "dims"), NETWORKS)
+def test_ordered_weights_are_the_same_weights(network: str, dims: int) -> None:
+    torch.manual_seed(0)
+    built = accelerate(build_network(topology(network, dims, width=32), 2, 3, deep_supervision=False))
+    ordered = order_weights(copy.deepcopy(built))
+    kernels = [m.weight for m in ordered.modules() if isinstance(m, (nn.Conv2d, nn.Conv3d)) and max(m.kernel_size) > 1]
+    assert all(kernel.is_contiguous(memory_format=FORMATS[dims]) for kernel in kernels)
+    for (name, value), (other, same) in zip(built.state_dict().items(), ordered.state_dict().items(), strict=True):
+        assert name == other
+        assert torch.equal(value, same)
+    image = torch.randn(1, 2, *(24,) * dims)
+    with torch.inference_mode():
+        torch.testing.assert_close(ordered(image), built(image), rtol=0, atol=1e-5)
+    again = copy.deepcopy(ordered)
+    again.load_state_dict(built.state_dict())
+    assert again.state_dict().keys() == built.state_dict().keys()
