@@ -206,6 +206,9 @@ def _trained(record: Record, chosen: Options, name: str, images: int, *, at_leas
     what = f"{name}, {images} images, {folds} folds"
     pair = _commands(record, chosen, what, model, source, folds)
     record.check(f"{what}: times quicker", median_seconds(pair[0]) / median_seconds(pair[1]), at_least=at_least)
+    turns = [theirs.seconds / ours.seconds for theirs, ours in zip(*pair, strict=True)]
+    if len(turns) > 1:
+        record.value(f"{what}: times quicker, worst of {len(turns)} turns", both=min(turns))
     record.note(f"{name}: the model was trained by nnU-Net for {chosen.extra.iterations} iterations.")
 
 

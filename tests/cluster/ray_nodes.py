@@ -53,7 +53,7 @@ def ray_cluster(folder: Path) -> Iterator[RayCluster]:
             stdout=subprocess.PIPE,
             stderr=log,
             text=True,
-            env={**os.environ, "RAY_USAGE_STATS_ENABLED": "0"},
+            env={**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "RAY_TMPDIR": str(folder)},
             start_new_session=True,
         )
     try:
