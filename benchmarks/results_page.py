@@ -30,6 +30,8 @@ _TITLES = {
     "limits": "How near a CPU's limits the network is",
     "loader": "Making batches",
     "prediction": "Prediction on a CPU",
+    "prediction_turns": "Prediction on a CPU: ten turns",
+    "prediction_busy": "Prediction beside a busy process",
     "prediction_start": "Prediction of one small image",
     "prediction_stream": "Memory of a prediction against the length of the image",
     "evaluation": "Scoring",
@@ -38,7 +40,7 @@ _TITLES = {
 """Result → its heading, in the order of the page."""
 
 _IN_README = ("preprocessing", "training", "prediction")
-"""Benchmarks of whole jobs, of which the README shows the real datasets."""
+"""Results of whole jobs, of which the README shows the real datasets."""
 
 _HEAD = """# Results
 
@@ -135,9 +137,9 @@ def summary_table(results: Results) -> str:
         for value in content["values"]
         if value["what"].endswith(": Dice, mean")
     }  # fmt: skip
-    for content in results.values():
+    for name, content in results.items():
         for what, seconds, peaks in _jobs(content):
-            if content["name"] in _IN_README and re.search(r"Dataset|raw to arrays", what):
+            if name in _IN_README and re.search(r"Dataset|raw to arrays", what):
                 sides = [f"{second:.0f} s, {peak:.1f} GB" for second, peak in zip(seconds, peaks, strict=True)]
                 found.setdefault(what, [*sides, _command(content)])
     for content in results.values():
