@@ -35,6 +35,7 @@ _TITLES = {
     "prediction_start": "Prediction of one small image",
     "prediction_stream": "Memory of a prediction against the length of the image",
     "evaluation": "Scoring",
+    "scale": "Hundreds and thousands of cases",
     "gpu": "GPU",
 }
 """Result → its heading, in the order of the page."""
