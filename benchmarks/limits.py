@@ -27,8 +27,13 @@ SUBJECTS = {
     "acdc_2d": (ACDC, "2d"),
 }
 PARTS = ("machine", *SUBJECTS)
-PRODUCTS = ("mm", "bmm", "addmm", "baddbmm", "convolution", "convolution_backward", "mkldnn_convolution")
-"""Operations that multiply; all others pass over memory."""
+PRODUCTS = ("mm", "bmm", "addmm", "baddbmm", "_convolution", "convolution_backward", "mkldnn_convolution") + (
+    "slow_conv3d_forward",
+    "_slow_conv2d_forward",
+    "slow_conv_transpose2d",
+    "slow_conv_transpose3d",
+)
+"""Operations that multiply, as torch's profiler names them; all others pass over memory."""
 _GIGA = 1e9
 
 

@@ -33,7 +33,7 @@ DAMAGE = (OSError, EOFError, zlib.error, cast(type[Exception], isal_zlib.IsalErr
 def inflate(packed: BinaryIO, expected: int, file: Path) -> Iterator[bytes]:
     """Unpack gzip, of one member or several, a piece at a time.
 
-    Pieces stay in the processor's cache and in memory that is used again: a fresh page costs more than its unpacking.
+    Pieces stay in the processor's cache, and in memory that is used again in place of new pages.
 
     Args:
         packed: The packed file, at its first byte. Bytes after the last member are skipped with a warning.
