@@ -87,8 +87,8 @@ class _QuickConvolution(_StaysChannelsLast, _ConvNd):
     def _needs_onednn(self, input: Tensor) -> bool:
         """Whether torch would leave a volume to its slow convolution, and oneDNN's is faster.
 
-        Torch decides by the sizes of all axes but the last. Of very few outputs, arranging the weights costs oneDNN more
-        than it saves.
+        Torch decides by the sizes of all axes but the last. For very few outputs, oneDNN spends more on arranging the
+        weights than it saves.
         """
         if input.ndim != 5 or len(input) > 1 or isinstance(self.padding, str) or self.padding_mode != "zeros":
             return False
