@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from segflow.core.case_part import part_of
 from segflow.core.errors import SegflowError
@@ -172,11 +175,19 @@ class _Validation:
         return _origin(case_id, self.decisive, self.store, self.previous_stage)
 
     def _read(self, case_id: str) -> StampedCase:
-        stored = self.store.open(case_id)
-        inputs = self.origin(case_id).stamp_inputs()
-        before = None if self.previous_stage is None else self.previous_stage.open(case_id).read_label()
-        case = PreprocessedCase(case_id, stored.read_image(), before, stored.spatial, missing=stored.missing)
+        with closing(self.store.open(case_id)) as stored:  # each case is read once
+            inputs = self.origin(case_id).stamp_inputs()
+            case = PreprocessedCase(
+                case_id, stored.read_image(), self._before(case_id), stored.spatial, missing=stored.missing
+            )
         return StampedCase(case, inputs)
+
+    def _before(self, case_id: str) -> np.ndarray | None:
+        """The label map of the previous stage, on the grid of the arrays; None without a cascade."""
+        if self.previous_stage is None:
+            return None
+        with closing(self.previous_stage.open(case_id)) as stored:
+            return stored.read_label()
 
     def _compute(self, case_id: str, case: StampedCase) -> _Computed:
         predictor, spatial = self.predictor, case.preprocessed.spatial

@@ -7,7 +7,7 @@ import os
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -63,19 +63,20 @@ def write_array(path: Path, array: np.ndarray, patch_size: Sequence[int]) -> dic
 
 def checks_of(file: Path) -> dict[str, int]:
     """Size and checksums of a file, as a case's properties list them."""
-    return {"bytes": file.stat().st_size, "crc32": checksum(file), ENDS: checksum_of_ends(file)}
+    with file.open("rb") as stream:
+        return {"bytes": file.stat().st_size, "crc32": checksum(file), ENDS: checksum_of_ends(stream)}
 
 
-def refuse_objects(file: Path) -> None:
-    """Refuse a file that holds more than an array, such as an expression over other files.
+def refuse_objects(stream: BinaryIO) -> None:
+    """Refuse an open file that holds more than an array, such as an expression over other files.
 
     Raises:
         ValueError: It does, or its header is invalid.
     """
-    with file.open("rb") as stream:
-        start = stream.read(15)
-        size = int.from_bytes(start[11:15], "big", signed=True)
-        head = start + stream.read(min(max(size - len(start), 0), 1 << 16))
+    stream.seek(0)
+    start = stream.read(15)
+    size = int.from_bytes(start[11:15], "big", signed=True)
+    head = start + stream.read(min(max(size - len(start), 0), 1 << 16))
     if _PLAIN not in head or any(name in head for name in _NOT_PLAIN):
         raise ValueError("it is not a plain array")
 
@@ -170,9 +171,9 @@ def _checks(content: bytes) -> dict[str, int]:
     return {"bytes": len(content), "crc32": zlib.crc32(content), ENDS: zlib.crc32(end, zlib.crc32(start))}
 
 
-def checksum_of_ends(path: Path) -> int:
-    """CRC-32 of a file's first and last bytes."""
-    with path.open("rb") as file:
-        value = zlib.crc32(file.read(_END_BYTES))
-        file.seek(max(file.tell(), file.seek(0, os.SEEK_END) - _END_BYTES))
-        return zlib.crc32(file.read(), value)
+def checksum_of_ends(stream: BinaryIO) -> int:
+    """CRC-32 of an open file's first and last bytes."""
+    stream.seek(0)
+    value = zlib.crc32(stream.read(_END_BYTES))
+    stream.seek(max(stream.tell(), stream.seek(0, os.SEEK_END) - _END_BYTES))
+    return zlib.crc32(stream.read(), value)

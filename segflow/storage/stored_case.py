@@ -124,6 +124,11 @@ class StoredCase:
         """
         return self._read(f"{self.case_id}_seg.b2nd", (0, *self._inside(box).slices))
 
+    def close(self) -> None:
+        """Close the case's files. Reading opens them again."""
+        for ending in ARRAY_ENDINGS:
+            self._files.forget(f"{self.case_id}{ending}")
+
     def _inside(self, box: Box | None) -> Box:
         if box is None:
             return Box.whole(self.shape)
@@ -143,9 +148,10 @@ class StoredCase:
         mapping = {} if os.name == "nt" else {"mmap_mode": "r"}
         file = self._folder / name
         ends = self._listed[name].get(ENDS)
-        if ends is not None and checksum_of_ends(file) != ends:  # some damage there makes the library end the process
-            raise self._damaged(f"{name} is not what was written")
-        refuse_objects(file)
+        with file.open("rb") as stream:
+            if ends is not None and checksum_of_ends(stream) != ends:  # some damage there makes the library end here
+                raise self._damaged(f"{name} is not what was written")
+            refuse_objects(stream)
         blosc2 = array_library()
         array = blosc2.open(urlpath=str(file), mode="r", dparams={"nthreads": 1}, **mapping)
         is_label = name == f"{self.case_id}_seg.b2nd"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 from pathlib import Path
@@ -113,6 +114,17 @@ def test_a_fold_says_how_it_was_validated_whatever_its_record_says(tmp_path: Pat
     folder.checkpoint("final").write_bytes(other.read_bytes())
     with pytest.raises(SegflowError, match=r"other weights.*segflow train"):
         validated_with(folder, record)
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="the system does not list a process's files")
+def test_cases_are_closed_once_they_are_predicted(tmp_path: Path) -> None:
+    folder = fold_of(tmp_path)
+    store = store_of(tmp_path / "store", folder.read_record())
+    store.open("a").read_image()
+    assert "store/a.b2nd" in Path("/proc/self/maps").read_text()
+    predict_validation(folder, store, CPU)
+    gc.collect()
+    assert "store/a.b2nd" not in Path("/proc/self/maps").read_text()
 
 
 def test_a_case_that_is_not_preprocessed_fails_and_the_others_are_done(tmp_path: Path) -> None:

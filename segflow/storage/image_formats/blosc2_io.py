@@ -119,15 +119,17 @@ def _check(file: Path) -> int:
     with open_regular(file) as stream:
         start = stream.read(HEADER_BYTES)
         there = os.fstat(stream.fileno()).st_size
-    if start[2:10] != MAGIC or len(start) < HEADER_BYTES:
-        raise SegflowError(f"cannot read {file}: it is no blosc2 array", found=start[:10], fix=RESAVE)
-    length = int.from_bytes(start[FRAME_BYTES], "big")
-    if length != there:
-        raise SegflowError(f"cannot read {file}: it is truncated", found=f"{there} bytes", expected=length, fix=RESAVE)
-    try:
-        refuse_objects(file)
-    except ValueError as error:
-        raise SegflowError(f"cannot read {file}: {error}", expected="numbers alone", fix=RESAVE) from error
+        if start[2:10] != MAGIC or len(start) < HEADER_BYTES:
+            raise SegflowError(f"cannot read {file}: it is no blosc2 array", found=start[:10], fix=RESAVE)
+        length = int.from_bytes(start[FRAME_BYTES], "big")
+        if length != there:
+            raise SegflowError(
+                f"cannot read {file}: it is truncated", found=f"{there} bytes", expected=length, fix=RESAVE
+            )
+        try:
+            refuse_objects(stream)
+        except ValueError as error:
+            raise SegflowError(f"cannot read {file}: {error}", expected="numbers alone", fix=RESAVE) from error
     return min(int.from_bytes(start[VOXEL_BYTES], "big"), there)  # only the header is read apart
 
 

@@ -58,8 +58,7 @@ class NibabelIO(ImageFormat):
         write_nifti(array, affine_of(geometry), geometry.spacing[: -ndim - 1 : -1], file, forms_of(geometry))
 
     def open_file(self, file: Path, *, labels: bool = False) -> OpenFile | None:
-        nifti = read_nifti_header(file)
-        return NiftiBoxes(file, nifti, header_by_affine(nifti, file), labels=labels)
+        return NiftiBoxes(file, lambda nifti: header_by_affine(nifti, file), labels=labels)
 
     def create_file(
         self, file: Path, shape: tuple[int, int, int], dtype: np.dtype, geometry: Geometry

@@ -7,9 +7,8 @@ as they come; from the first one that does not, all wait in a temporary file.
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -19,10 +18,12 @@ from isal import igzip
 from segflow.core.geometry import Box, Geometry
 from segflow.core.voxels import VoxelSink
 from segflow.storage.image_formats.contract import ImageHeader, unreadable
-from segflow.storage.image_formats.inflate import GZIP_MAGIC, inflate, truncated
+from segflow.storage.image_formats.inflate import inflate
 from segflow.storage.image_formats.nifti_files import (
     FAST_LEVEL,
     NiftiHeader,
+    header_of,
+    holds_packed,
     is_packed,
     scaled,
     start_bytes,
@@ -37,24 +38,31 @@ from segflow.storage.scratch_files import check_space, scratch_file
 
 
 class NiftiBoxes:
-    """An open NIfTI file. See `OpenFile`.
+    """An open NIfTI file. See `OpenFile`. The file is opened once, for its header and its voxels.
 
     Args:
         file: The file.
-        nifti: Its header.
-        header: What the reader makes of its header.
+        header_of_image: What the reader makes of the file's header.
         labels: Whether scaled values are whole numbers.
+
+    Raises:
+        SegflowError: The file is missing, damaged, truncated or not NIfTI.
     """
 
-    def __init__(self, file: Path, nifti: NiftiHeader, header: ImageHeader, *, labels: bool) -> None:
+    def __init__(self, file: Path, header_of_image: Callable[[NiftiHeader], ImageHeader], *, labels: bool) -> None:
+        self._file = file
+        self._labels = labels
+        with ExitStack() as stack:
+            stream = stack.enter_context(open_regular(file))
+            self._nifti = nifti = header_of(stream, file)
+            header = header_of_image(nifti)
+            self._stream = _ready(stream, file, nifti)
+            if self._stream is stream:
+                stack.pop_all()
         self.shape = (header.channels, *header.shape)
         self.geometry: Geometry = header.geometry
         kind = np.dtype(np.int64 if labels else np.float32)
         self.dtype: np.dtype = kind if nifti.is_scaled else nifti.dtype
-        self._file = file
-        self._nifti = nifti
-        self._labels = labels
-        self._stream = _opened(file, nifti)
         self._voxels = StoredVoxels(self._stream, file, nifti.offset, self.shape, nifti.dtype)
 
     def read(self, box: Box) -> np.ndarray:
@@ -74,17 +82,11 @@ class NiftiBoxes:
         self._stream.close()
 
 
-def _opened(file: Path, nifti: NiftiHeader) -> BinaryIO:
-    """The file, or its unpacked content."""
-    stream: BinaryIO = open_regular(file)
+def _ready(stream: BinaryIO, file: Path, nifti: NiftiHeader) -> BinaryIO:
+    """The stream of a plain file, or one of its unpacked content."""
     try:
-        there = os.fstat(stream.fileno()).st_size
-        packed = stream.read(len(GZIP_MAGIC)) == GZIP_MAGIC
-        if not packed:
-            if there < nifti.end:
-                raise truncated(file, f"{there} bytes", f"{nifti.end} bytes")
+        if not holds_packed(stream, nifti.end, file):
             return stream
-        stream.seek(0)
         unpacked = scratch_file(nifti.end, f"reading {file}")
         try:
             for piece in inflate(stream, nifti.end, file):
@@ -93,14 +95,9 @@ def _opened(file: Path, nifti: NiftiHeader) -> BinaryIO:
         except BaseException:
             unpacked.close()
             raise
-        stream.close()
         return unpacked
     except OSError as error:
-        stream.close()
         raise unreadable(file, error) from error
-    except BaseException:
-        stream.close()
-        raise
 
 
 @contextmanager

@@ -106,14 +106,19 @@ def read_nifti_header(file: Path) -> NiftiHeader:
         SegflowError: The file is missing, damaged, not NIfTI, or has an impossible spacing.
     """
     with open_regular(file) as stream:
-        header = _parse(_start_of(stream, file), file)
-        try:
-            check_voxel_bytes(header.end, file)
-        except SegflowError:  # it may be read box by box, if its voxels are there
-            there = os.fstat(stream.fileno()).st_size
-            if there * (MOST_TIMES if is_packed(file) else 1) < header.end:
-                raise
-        return header
+        return header_of(stream, file)
+
+
+def header_of(stream: BinaryIO, file: Path) -> NiftiHeader:
+    """The header of an open file, read from its first byte on; see `read_nifti_header`."""
+    header = _parse(_start_of(stream, file), file)
+    try:
+        check_voxel_bytes(header.end, file)
+    except SegflowError:  # it may be read box by box, if its voxels are there
+        there = os.fstat(stream.fileno()).st_size
+        if there * (MOST_TIMES if is_packed(file) else 1) < header.end:
+            raise
+    return header
 
 
 def read_nifti(file: Path) -> tuple[NiftiHeader, np.ndarray]:
@@ -232,23 +237,37 @@ def _numbers(stream: BinaryIO, header: NiftiHeader, file: Path) -> Iterator[np.n
 
 def _content(stream: BinaryIO, expected: int, file: Path) -> Iterator[bytes]:
     """The first bytes of a file, unpacked, a piece at a time."""
-    there = os.fstat(stream.fileno()).st_size
-    stream.seek(0)
-    is_gzip = stream.read(len(GZIP_MAGIC)) == GZIP_MAGIC
-    stream.seek(0)
-    if is_gzip and there * MOST_TIMES < expected:
-        raise truncated(file, f"{there} packed bytes", f"{expected} bytes when unpacked")
-    if is_gzip:
+    if holds_packed(stream, expected, file):
         yield from inflate(stream, expected, file)
         return
-    if there < expected:
-        raise truncated(file, f"{there} bytes", f"{expected} bytes")
     while expected:
         piece = stream.read(min(expected, STEP_BYTES))
         if not piece:  # it became shorter meanwhile
             raise truncated(file, f"{expected} bytes too few", "its size when it was opened")
         yield piece
         expected -= len(piece)
+
+
+def holds_packed(stream: BinaryIO, expected: int, file: Path) -> bool:
+    """Whether an open file is packed with gzip. Its next byte is the first one then.
+
+    Args:
+        stream: The file.
+        expected: Bytes that its header announces.
+        file: Its name, for messages.
+
+    Raises:
+        SegflowError: It is too short for them.
+    """
+    there = os.fstat(stream.fileno()).st_size
+    stream.seek(0)
+    packed = stream.read(len(GZIP_MAGIC)) == GZIP_MAGIC
+    stream.seek(0)
+    if packed and there * MOST_TIMES < expected:
+        raise truncated(file, f"{there} packed bytes", f"{expected} bytes when unpacked")
+    if not packed and there < expected:
+        raise truncated(file, f"{there} bytes", f"{expected} bytes")
+    return packed
 
 
 def header_by_affine(nifti: NiftiHeader, file: Path) -> ImageHeader:

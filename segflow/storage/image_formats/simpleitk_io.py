@@ -121,8 +121,7 @@ class SimpleITKIO(ImageFormat):
     def open_file(self, file: Path, *, labels: bool = False) -> OpenFile | None:
         if not is_nifti(file):
             return None
-        nifti = read_nifti_header(file)
-        return NiftiBoxes(file, nifti, _itk_header(file, nifti), labels=labels)
+        return NiftiBoxes(file, lambda nifti: _itk_header(file, nifti), labels=labels)
 
     def create_file(
         self, file: Path, shape: tuple[int, int, int], dtype: np.dtype, geometry: Geometry
