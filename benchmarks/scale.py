@@ -31,6 +31,8 @@ CASE = re.compile(r"[/-]scale_\d{5}")
 """A file or folder of a case."""
 _CASE_NAME, _MAKING = re.compile(r"^.*scale_\d{5}(_\d{4})?"), re.compile(r"^\.making-.*")
 START, AGAIN = "train to the first step", "preprocess again"
+LIBRARIES = "libraries of a training alone"
+"""What a training loads before its first step whatever it does; torch's optimizers load its compiler."""
 STEP_FILE = "SCALE_FIRST_STEP"
 """Environment variable with the file that gets the time of the first step."""
 _CALLS = "trace=open,openat,stat,lstat,newfstatat,statx,access,faccessat,faccessat2,readlink,readlinkat,unlink"
@@ -65,7 +67,7 @@ class Place:
 
 
 def commands(place: Place) -> dict[str, str]:
-    """Part → its command line, in the order in which they depend on each other."""
+    """Part → segflow's command line (Python's of `LIBRARIES`), in the order in which they depend on each other."""
     dataset, one = f"dataset.path={place.raw}", "configurations=3d_fullres"
     brief = "trainer.max_epochs=1 trainer.limit_train_batches=1 trainer.limit_val_batches=1"
     train = f"train {dataset} configuration=3d_fullres fold=0 {brief} training.num_workers=0 configuration.batch_size=2"
@@ -77,6 +79,7 @@ def commands(place: Place) -> dict[str, str]:
         "plan again": f"plan {dataset} planner.base_features=4 planner.max_features_3d=8",
         "preprocess": f"preprocess {dataset} {one}",
         AGAIN: f"preprocess {dataset} {one}",
+        LIBRARIES: "import torch._dynamo, pytorch_lightning",
         START: f"{train} run_name=start validation=false +callbacks.first._target_=scale_first_step.FirstStep",
         "train and validate": train,
         "predict": predict,
@@ -97,7 +100,7 @@ def run_part(part: str, place: Place, machine: Machine) -> dict[str, Any]:
     place.root.mkdir(parents=True, exist_ok=True)
     machine = replace(machine, variables={**machine.variables, **place.environment()})
     started = time.monotonic()
-    found = run_command(machine, [sys.executable, "-m", "segflow", *commands(place)[part].split()])
+    found = run_command(machine, _command(part, place))
     seconds = found.seconds
     if part == START:
         seconds = float((place.root / "first_step.txt").read_text(encoding="utf-8")) - started
@@ -116,7 +119,7 @@ def trace_part(part: str, place: Place, machine: Machine) -> dict[str, Any]:
     log = place.root / "strace.txt"
     machine = replace(machine, variables={**machine.variables, **place.environment()})
     strace = ["strace", "-f", "-qq", "-y", "--seccomp-bpf", "-s", "1", "-e", _CALLS, "-o", str(log)]
-    run_command(machine, [*strace, sys.executable, "-m", "segflow", *commands(place)[part].split()])
+    run_command(machine, [*strace, *_command(part, place)])
     counts: Counter[str] = Counter()
     files: dict[str, set[str]] = {}
     with log.open(encoding="utf-8", errors="replace") as lines:
@@ -152,6 +155,11 @@ def kind_of(line: str, folders: Sequence[Path]) -> str | None:
     return f"read {_MAKING.sub('staging', path.parent.name)}/{_CASE_NAME.sub('', path.name)}"
 
 
+def _command(part: str, place: Place) -> list[str]:
+    text = commands(place)[part]
+    return [sys.executable, *(("-c", text) if part == LIBRARIES else ("-m", "segflow", *text.split()))]
+
+
 def _clear(part: str, place: Place) -> None:
     """Remove what an interrupted run of a part left, so that it begins anew."""
     made = {
@@ -184,7 +192,7 @@ def work_through(chosen: Options, sizes: Sequence[int], say: Callable[[str], obj
         for how, run, place in runs:
             for part in commands(place):
                 name = f"{size} {how} {part}"
-                if name in results or not chosen.wants(part):
+                if name in results or not chosen.wants(part) or (how, part) == ("traced", LIBRARIES):
                     continue
                 say(f"{name} …")
                 results[name] = run(part, place, chosen.machine)
@@ -207,7 +215,7 @@ def judge(results: Mapping[str, Mapping[str, Any]], sizes: Sequence[int], record
             record.value(f"{part}, {size} cases: of each", segflow=1e3 * one["seconds"] / count, unit="ms")
             record.value(f"{part}, {size} cases: memory of the command", segflow=one["parent_mb"], unit="MB")
             record.value(f"{part}, {size} cases: with its workers", segflow=one["tree_mb"], unit="MB")
-        if first in found and last in found and first != last:
+        if first in found and last in found and first != last and part != LIBRARIES:
             before, now = (found[size]["seconds"] / cases_of(part, size) for size in (first, last))
             record.check(f"{part}: seconds of each of {last} cases, as a share of {first}", now / before, at_most=1.2)
             grown = found[last]["parent_mb"] - found[first]["parent_mb"]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 RESAMPLES = 2000
 CONFIDENCE = 0.95
+_DRAWN_AT_ONCE = 1 << 22
+"""Weights in memory at once, 64 MB while they are drawn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +50,9 @@ def estimate_mean(
     if cases < 2 or not np.isfinite(mean):
         infinite = int(np.isinf(table).any(axis=1).sum())
         return Estimate(mean, float("nan"), float("nan"), cases, infinite)
-    means = _weighted_means(table, _resampling_weights(len(table), resamples, seed))
+    means = np.concatenate(
+        [_weighted_means(table, weights) for weights in _resampling_weights(len(table), resamples, seed)]
+    )
     tail = 100 * (1 - confidence) / 2
     low, high = np.nanpercentile(means, [tail, 100 - tail])
     return Estimate(mean, float(low), float(high), cases)
@@ -62,21 +67,27 @@ def estimate_difference(
         first, second: float (cases, labels), the same cases and labels in the same order, NaN where undefined.
         resamples, confidence, seed: As in `estimate_mean`.
     """
-    weights = _resampling_weights(len(first), resamples, seed)
     whole = np.ones((1, len(first)))
     mean = float((_weighted_means(first, whole) - _weighted_means(second, whole))[0])
     if len(first) < 2 or not np.isfinite(mean):
         return Estimate(mean, float("nan"), float("nan"), len(first))
-    differences = _weighted_means(first, weights) - _weighted_means(second, weights)
+    differences = np.concatenate(
+        [
+            _weighted_means(first, weights) - _weighted_means(second, weights)
+            for weights in _resampling_weights(len(first), resamples, seed)
+        ]
+    )
     tail = 100 * (1 - confidence) / 2
     low, high = np.nanpercentile(differences, [tail, 100 - tail])
     return Estimate(mean, float(low), float(high), len(first))
 
 
-def _resampling_weights(cases: int, resamples: int, seed: int) -> np.ndarray:
-    """float64 (resamples, cases): how often each case is drawn in each bootstrap sample."""
-    generator = np.random.default_rng(seed)
-    return generator.multinomial(cases, np.full(cases, 1 / cases), size=resamples).astype(np.float64)
+def _resampling_weights(cases: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
+    """float64 (samples, cases): how often each case is drawn in each bootstrap sample. Some samples at a time."""
+    generator, chances = np.random.default_rng(seed), np.full(cases, 1 / cases)
+    step = max(1, _DRAWN_AT_ONCE // cases)
+    for start in range(0, resamples, step):
+        yield generator.multinomial(cases, chances, size=min(step, resamples - start)).astype(np.float64)
 
 
 def _weighted_means(values: np.ndarray, weights: np.ndarray) -> np.ndarray:

@@ -113,28 +113,40 @@ def _near(cases: Sequence[CaseFeatures], patients: Mapping[str, str]) -> Iterato
         if case.picture is not None and case.picture.any():
             by_size[case.picture.size].append(case)
     for group in by_size.values():
-        pictures = np.stack([case.picture for case in group if case.picture is not None]).astype(np.float32)
-        least = _least_likeness(pictures)
-        for start in range(0, len(group), AT_ONCE):
-            likeness = pictures[start : start + AT_ONCE] @ pictures.T
+        least = _least_likeness(group)
+        for one, other, likeness in _pairs(group, least):
+            known = patients.get(one.case_id)
+            if known is not None and known == patients.get(other.case_id):
+                continue
+            text = (
+                f"the image is almost that of case '{one.case_id}': coarse pictures of both correlate by "
+                f"{likeness:.2f}; expected less than {least:.2f} of different patients"
+            )
+            fix = f"Is it the same patient? Remove one, or {SAME_SIDE}."
+            yield Problem(other.case_id, "warning", text, fix), (one.case_id, other.case_id)
+
+
+def _pairs(group: Sequence[CaseFeatures], least: float) -> Iterator[tuple[CaseFeatures, CaseFeatures, float]]:
+    """Pairs of cases whose pictures correlate by at least so much, the earlier case first."""
+    for start in range(0, len(group), AT_ONCE):
+        rows = _pictures(group[start : start + AT_ONCE])
+        for first in range(start, len(group), AT_ONCE):
+            likeness = rows @ _pictures(group[first : first + AT_ONCE]).T
             for row, column in np.argwhere(likeness >= least).tolist():
-                one, other = group[start + row], group[column]
-                known = patients.get(one.case_id)
-                if start + row >= column or (known is not None and known == patients.get(other.case_id)):
-                    continue
-                text = (
-                    f"the image is almost that of case '{one.case_id}': coarse pictures of both correlate by "
-                    f"{likeness[row, column]:.2f}; expected less than {least:.2f} of different patients"
-                )
-                fix = f"Is it the same patient? Remove one, or {SAME_SIDE}."
-                yield Problem(other.case_id, "warning", text, fix), (one.case_id, other.case_id)
+                if start + row < first + column:
+                    yield group[start + row], group[first + column], float(likeness[row, column])
 
 
-def _least_likeness(pictures: np.ndarray) -> float:
-    """Correlation from which on two of the pictures (cases, cells) are near-duplicates."""
-    if len(pictures) < KNOWN_FROM:
+def _pictures(cases: Sequence[CaseFeatures]) -> np.ndarray:
+    """float32 (cases, cells)."""
+    return np.stack([case.picture for case in cases if case.picture is not None]).astype(np.float32)
+
+
+def _least_likeness(cases: Sequence[CaseFeatures]) -> float:
+    """Correlation from which on the pictures of two cases are near-duplicates."""
+    if len(cases) < KNOWN_FROM:
         return ALIKE_OF_FEW
-    some_of = pictures[:: max(1, len(pictures) // AT_ONCE)]
+    some_of = _pictures(cases[:: max(1, len(cases) // AT_ONCE)])
     usual = np.arctanh(np.clip((some_of @ some_of.T)[np.triu_indices(len(some_of), 1)], -0.999, 0.999))
     middle = float(np.median(usual))
     spread = 1.4826 * float(np.median(np.abs(usual - middle)))

@@ -58,6 +58,15 @@ def test_pairing_finds_a_small_but_steady_difference() -> None:
     assert noisy.low < 0 < noisy.high
 
 
+def test_the_interval_of_many_cases_is_that_of_samples_drawn_at_once() -> None:
+    cases, resamples = 20_000, 300
+    values = np.random.default_rng(3).uniform(size=cases)
+    drawn = np.random.default_rng(0).multinomial(cases, np.full(cases, 1 / cases), size=resamples)
+    low, high = np.percentile(drawn @ values / cases, [2.5, 97.5])
+    estimate = estimate_mean(values, resamples=resamples)
+    assert (estimate.low, estimate.high) == (pytest.approx(low, abs=1e-12), pytest.approx(high, abs=1e-12))
+
+
 def test_the_same_seed_gives_the_same_interval() -> None:
     values = np.random.default_rng(4).random(20)
     assert estimate_mean(values, seed=5) == estimate_mean(values, seed=5)
