@@ -16,7 +16,7 @@ from segflow.core.topology import NetworkTopology
 from segflow.network.build import build_network
 from segflow.storage.folds import Fold
 from segflow.storage.images import reader_by_name
-from segflow.storage.open_volumes import map_sink
+from segflow.storage.open_volumes import label_sink, map_sink
 
 STATISTICS = {"max": 800.0, "mean": 50.0, "median": 40.0, "min": -900.0}
 STATISTICS |= {"percentile_00_5": -800.0, "percentile_99_5": 600.0, "std": 200.0}
@@ -53,7 +53,7 @@ SMALL = TOTAL_3MM._replace(patch=(64, 64, 64), features=(4, 8, 16), strides=((1,
 """The same labels and spacing with a network that is quick, since only memory is looked at."""
 
 PLAIN = LargeModel((64, 64, 64), (1.0, 1.0, 1.0), (4, 8), ((1, 1, 1), (2, 2, 2)), 2)
-"""Two labels at the image's own spacing."""
+"""Two labels at 1 mm, with a network so small that reading and writing are a good part of the time."""
 
 
 def make_run(folder: Path, model: LargeModel, ending: str = ".nii.gz", reader: str = "SimpleITKIO") -> Path:
@@ -123,6 +123,17 @@ def _plans(model: LargeModel, reader: str) -> Plans:
             "foreground_intensity_properties_per_channel": {"0": STATISTICS},
         }
     )
+
+
+def make_bytes(file: Path, shape: Sequence[int], reader: str = "SimpleITKIO") -> None:
+    """An image of one byte a voxel and 1 mm: noise, equal in blocks of 8 × 8 voxels of a plane, written by planes."""
+    z, y, x = (int(n) for n in shape)
+    random = np.random.default_rng(0)
+    with label_sink(file, (z, y, x), Geometry((1.0, 1.0, 1.0)), reader_by_name(reader), highest=255) as sink:
+        for number in range(z):
+            coarse = random.integers(0, 256, (-(-y // 8), -(-x // 8)), np.uint8)
+            plane = np.repeat(np.repeat(coarse, 8, 0), 8, 1)[:y, :x]
+            sink.write(Box((number, 0, 0), (number + 1, y, x)), plane[None])
 
 
 def make_image(file: Path, shape: Sequence[int], spacing: Sequence[float], reader: str = "SimpleITKIO") -> None:

@@ -3,16 +3,18 @@ export of many-class logits alone.
 
 ``hippocampus``, ``acdc``: five folds, mirroring, both command lines on the same images. ``ct``: 118 outputs with
 random weights; mirrored on a small image for the agreement, and on thick slices of 512×512 without mirroring and with
-one fold for the time, so that the export and not the network dominates. ``export``: logits to a label map of
-512×512×280, where nnU-Net works on a scaled-down one (``--reference-scale``), since at full size its class volumes
-alone take 35 GB; and to 512×512×600 by segflow alone. ``start``: one small image and one fold, from the command to
-the file, beside the passes of the network alone, ``import torch``, and nnU-Net's command. ``busy``: hippocampus quiet
-and beside a process that computes all the time, by both command lines and by `Predictor` from Python.
+one fold for the time, so that the export and not the network dominates. ``stream``, ``cube``: images that are larger
+than the limit of memory, by segflow alone; the cube of 2048³ voxels in tiles that do not overlap. ``export``: logits to
+a label map of 512×512×280, where nnU-Net works on a scaled-down one (``--reference-scale``), since at full size its
+class volumes alone take 35 GB; and to 512×512×600 by segflow alone. ``start``: one small image and one fold, from the
+command to the file, beside the passes of the network alone, ``import torch``, and nnU-Net's command. ``busy``:
+hippocampus quiet and beside a process that computes all the time, by both command lines and by `Predictor` from Python.
 """
 
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 from contextlib import nullcontext
 from functools import partial
@@ -21,17 +23,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from inputs import ACDC, CT_117, HIPPOCAMPUS, link_dataset, share_plans
-from large_images import SMALL, make_image, make_run
+from large_images import PLAIN, SMALL, make_bytes, make_image, make_run
 from measure import Measured, Meter, busy_process, run_command, run_function, script
 from record import Options, Record, median_seconds, options, peak_bytes
 from training import nnunet_trainer, prepare, shrink
 
+from segflow.storage.images import reader_by_name
 from segflow.storage.json_files import read_json
 
-PARTS = ("hippocampus", "acdc", "ct", "stream", "export", "start", "busy")
+PARTS = ("hippocampus", "acdc", "ct", "stream", "cube", "export", "start", "busy")
 AGREEMENT = 0.999
 FOLDS = 5
 STREAM_GB = 2
+CUBE_GB = 3
 SLOWER = 1.5
 """How much longer a prediction may take beside one busy process."""
 CONFIGURATION = "3d_fullres"
@@ -189,6 +193,8 @@ def main() -> None:
             _many_labels(record, chosen)
         if chosen.wants("stream"):
             _stream(record, chosen)
+        if chosen.wants("cube"):
+            _cube(record, chosen)
         if chosen.wants("export"):
             _export(record, chosen)
         if chosen.wants("start"):
@@ -344,6 +350,28 @@ def _stream(record: Record, chosen: Options) -> None:
         peaks.append(peak_bytes(runs, "command"))
         record.value(f"{what}: peak memory, GB, with the libraries", both=peaks[-1] / 2**30)
     record.check("peak memory of the longest image, times the shortest's", peaks[-1] / peaks[0], at_most=1.1)
+
+
+def _cube(record: Record, chosen: Options) -> None:
+    """Peak memory and time of a prediction from file to file whose image alone is larger than its limit of memory."""
+    model = make_run(chosen.work / "cube", PLAIN, ".nii")
+    side = 96 if chosen.quick else 2048
+    image = chosen.work / "cube_images" / "a_0000.nii"
+    image.parent.mkdir(parents=True, exist_ok=True)
+    make_bytes(image, (side,) * 3)
+    command = script(
+        "segflow",
+        f"predict inference=no_mirroring inference.device=cpu inference.resume=false max_memory_gb={CUBE_GB}",
+        *("inference.overlap=0", "inference.folds=[0]", f"model={model}"),
+        *(f"input={image.parent}", f"output={chosen.work / 'cube_out'}"),
+    )
+    what = f"{side}×{side}×{side} of one byte, max_memory_gb={CUBE_GB}"
+    runs = record.alone(what, partial(run_command, chosen.machine, command))
+    record.check(f"{what}: peak memory, GB, with the libraries", peak_bytes(runs, "command") / 2**30, at_most=CUBE_GB)
+    written = reader_by_name("SimpleITKIO").read_header(chosen.work / "cube_out" / "a.nii")
+    record.check(f"{what}: the label map has the image's shape", float(written.shape == (side,) * 3), at_least=1)
+    shutil.rmtree(image.parent)
+    shutil.rmtree(chosen.work / "cube_out")
 
 
 def _export(record: Record, chosen: Options) -> None:
