@@ -430,8 +430,13 @@ def predict(place: Place, subject: str, reference: bool) -> dict[str, Any]:
 def planned(place: Place, network: str) -> tuple[ConfigurationPlan, Labels, PlannerSettings]:
     """The plan of a network, the labels, and the planner's settings."""
     name, configuration, option = NETWORKS[network]
-    subject, planner = place.subject(name), planner_of(option)
+    subject, planner = place.subject(name), _narrow(place, planner_of(option))
     return subject.plans(planner).configuration(configuration), subject.description().labels, planner
+
+
+def _narrow(place: Place, planner: PlannerSettings) -> PlannerSettings:
+    """The planner's settings; for few feature maps where only the way is tried."""
+    return replace(planner, base_features=8, max_features_2d=32, max_features_3d=32) if place.tiny else planner
 
 
 def planner_of(option: str) -> PlannerSettings:
@@ -463,7 +468,7 @@ def _folders(place: Place, subject: str) -> tuple[Path, tuple[Path, Path]]:
     folders = (place.work / "nnUNet_preprocessed" / one.name, place.work / "segflow_preprocessed" / one.name)
     for folder in folders:
         if not (folder / "nnUNetPlans.json").is_file():
-            one.write_plans(folder, raw, PlannerSettings())
+            one.write_plans(folder, raw, _narrow(place, PlannerSettings()))
             for configuration in ("2d", "3d_fullres"):
                 _shrink(place, folder, configuration)
     return raw, folders

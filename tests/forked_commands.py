@@ -84,11 +84,12 @@ class Fork:
         self._server = _server()
         for stream in (stdout, stderr):
             stream.touch()
-        streams = {"stdout": str(stdout), "stderr": str(stderr)}
+        # The server's own folder is another one.
+        places = {"folder": folder, "stdout": stdout, "stderr": stderr, **({"script": script} if script else {})}
         self.pid = self._server.start(
             {
-                **{"folder": str(folder), "words": arguments, "variables": dict(environment), "session": session},
-                **{"script": str(script) if script else None, **streams},
+                **{"words": arguments, "variables": dict(environment), "session": session, "script": None},
+                **{name: str(place.absolute()) for name, place in places.items()},
             }
         )
 

@@ -51,3 +51,12 @@ def test_a_fork_can_be_ended_and_leaves_others_alone(tmp_path: Path) -> None:
     assert ended.poll() == -signal.SIGKILL
     assert other.wait(600) == 0
     assert (tmp_path / "version").read_text().startswith("segflow ")
+
+
+def test_a_relative_folder_is_that_of_the_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = tmp_path / "where.py"
+    script.write_text("import os\nprint(os.getcwd())")
+    (tmp_path / "within").mkdir()
+    monkeypatch.chdir(tmp_path)
+    done = forked_commands.run(Path("within"), environment=dict(os.environ), script=script)
+    assert done.stdout.strip() == str(tmp_path / "within")

@@ -157,7 +157,9 @@ def test_a_chosen_ensemble_predicts_what_its_commands_would(composed_run: run_co
     assert all(len(label_maps(folder)) == 4 for folder in (output, *members))
     first_only = start(Path(), "ensemble", f"members=[{members[0]},{members[1]}]", "weights=[1,0]", "output=first")
     assert first_only.returncode == 0, first_only.stderr
-    for name, label in label_maps(Path("first")).items():
+    weighted = label_maps(Path("first"))
+    assert len(weighted) == 4
+    for name, label in weighted.items():
         np.testing.assert_array_equal(label, label_maps(members[0])[name])
     wrong = start(Path(), "ensemble", f"members=[{members[0]},{members[1]}]", "weights=[1]", "output=wrong")
     assert wrong.returncode == 1
