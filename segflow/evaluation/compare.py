@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
 RESAMPLES = 2000
 CONFIDENCE = 0.95
-_DRAWN_AT_ONCE = 1 << 22
-"""Weights in memory at once, 64 MB while they are drawn."""
+_DRAWN_AT_ONCE = 1 << 20
+"""Weights in memory at once, 16 MB while they are drawn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,30 +34,44 @@ class Estimate:
     infinite: int = 0
 
 
+def mean_score(values: np.ndarray) -> float:
+    """Mean of a score: float (cases,) or (cases, labels), NaN where undefined; see `estimate_means`."""
+    table = _table(values)
+    return float(_weighted_means(table, np.ones((1, len(table))))[0])
+
+
 def estimate_mean(
     values: np.ndarray, *, resamples: int = RESAMPLES, confidence: float = CONFIDENCE, seed: int = 0
 ) -> Estimate:
-    """Mean of a score, and its confidence interval by bootstrap over the cases.
+    """`estimate_means` of a single score."""
+    return estimate_means([values], resamples=resamples, confidence=confidence, seed=seed)[0]
+
+
+def estimate_means(
+    scores: Sequence[np.ndarray], *, resamples: int = RESAMPLES, confidence: float = CONFIDENCE, seed: int = 0
+) -> list[Estimate]:
+    """Means of scores of the same cases, and their confidence intervals by bootstrap over the cases.
 
     Args:
-        values: float (cases,) or (cases, labels), NaN where undefined. With labels, each label is
+        scores: At least one; each float (cases,) or (cases, labels), NaN where undefined. With labels, each label is
             averaged over its cases first, then the labels are averaged, as in ``foreground_mean``.
-        resamples: Bootstrap samples.
+        resamples: Bootstrap samples, the same for all scores.
         confidence: Share of the bootstrap samples within the interval.
         seed: Seed of the resampling.
     """
-    table = values.reshape(len(values), -1).astype(np.float64)
-    cases = int((~np.isnan(table)).any(axis=1).sum())
-    mean = float(_weighted_means(table, np.ones((1, len(table))))[0])
-    if cases < 2 or not np.isfinite(mean):
-        infinite = int(np.isinf(table).any(axis=1).sum())
-        return Estimate(mean, float("nan"), float("nan"), cases, infinite)
-    means = np.concatenate(
-        [_weighted_means(table, weights) for weights in _resampling_weights(len(table), resamples, seed)]
-    )
-    tail = 100 * (1 - confidence) / 2
-    low, high = np.nanpercentile(means, [tail, 100 - tail])
-    return Estimate(mean, float(low), float(high), cases)
+    tables = [_table(values) for values in scores]
+    estimates = [Estimate(mean_score(table), math.nan, math.nan, *_counted(table)) for table in tables]
+    bounded = [n for n, found in enumerate(estimates) if found.cases >= 2 and np.isfinite(found.mean)]
+    functions = [partial(_weighted_means, tables[n]) for n in bounded]
+    for n, samples in zip(bounded, _bootstrap(functions, len(scores[0]), resamples, seed), strict=True):
+        low, high = _interval(samples, confidence)
+        estimates[n] = replace(estimates[n], low=low, high=high)
+    return estimates
+
+
+def _counted(table: np.ndarray) -> tuple[int, int]:
+    """Cases in which the score (cases, labels) is defined, and in which it is infinite."""
+    return int((~np.isnan(table)).any(axis=1).sum()), int(np.isinf(table).any(axis=1).sum())
 
 
 def estimate_difference(
@@ -65,21 +81,38 @@ def estimate_difference(
 
     Args:
         first, second: float (cases, labels), the same cases and labels in the same order, NaN where undefined.
-        resamples, confidence, seed: As in `estimate_mean`.
+        resamples, confidence, seed: As in `estimate_means`.
     """
-    whole = np.ones((1, len(first)))
-    mean = float((_weighted_means(first, whole) - _weighted_means(second, whole))[0])
+    mean = mean_score(first) - mean_score(second)
     if len(first) < 2 or not np.isfinite(mean):
-        return Estimate(mean, float("nan"), float("nan"), len(first))
-    differences = np.concatenate(
-        [
-            _weighted_means(first, weights) - _weighted_means(second, weights)
-            for weights in _resampling_weights(len(first), resamples, seed)
-        ]
-    )
+        return Estimate(mean, math.nan, math.nan, len(first))
+
+    def difference(weights: np.ndarray) -> np.ndarray:
+        return _weighted_means(first, weights) - _weighted_means(second, weights)
+
+    (found,) = _bootstrap([difference], len(first), resamples, seed)
+    return Estimate(mean, *_interval(found, confidence), len(first))
+
+
+def _table(values: np.ndarray) -> np.ndarray:
+    """float64 (cases, labels)."""
+    return values.reshape(len(values), -1).astype(np.float64)
+
+
+def _interval(samples: np.ndarray, confidence: float) -> tuple[float, float]:
     tail = 100 * (1 - confidence) / 2
-    low, high = np.nanpercentile(differences, [tail, 100 - tail])
-    return Estimate(mean, float(low), float(high), len(first))
+    low, high = np.nanpercentile(samples, [tail, 100 - tail])
+    return float(low), float(high)
+
+
+def _bootstrap(
+    functions: Sequence[Callable[[np.ndarray], np.ndarray]], cases: int, resamples: int, seed: int
+) -> list[np.ndarray]:
+    """What each function makes of the weights of every bootstrap sample, float64 (resamples,)."""
+    if not functions:
+        return []
+    parts = [[function(weights) for function in functions] for weights in _resampling_weights(cases, resamples, seed)]
+    return [np.concatenate(part) for part in zip(*parts, strict=True)]
 
 
 def _resampling_weights(cases: int, resamples: int, seed: int) -> Iterator[np.ndarray]:

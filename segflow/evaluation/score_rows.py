@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from segflow.core.comparison import MEAN
 from segflow.core.labels import Labels
 from segflow.core.metrics import HEADINGS, Summary
-from segflow.evaluation.compare import estimate_mean
+from segflow.evaluation.compare import mean_score
 from segflow.evaluation.compare_scores import BY_DEFAULT
 
 
@@ -27,7 +27,7 @@ def score_rows(names: Sequence[str], runs: Sequence[Summary], labels: Labels) ->
             name = labels.name_of(key)
             rows.append([HEADINGS[metric], name, *(_shown(run.mean[key][metric], form) for run in runs)])
         if len(runs[0].keys) > 1:
-            means = [estimate_mean(run.values(metric)).mean for run in runs]
+            means = [mean_score(run.values(metric)) for run in runs]
             rows.append([HEADINGS[metric], MEAN, *(_shown(mean, form) for mean in means)])
     return rows
 

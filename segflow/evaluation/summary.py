@@ -10,7 +10,7 @@ from pathlib import Path
 from segflow.core.errors import SegflowError
 from segflow.core.labels import Labels, key_text
 from segflow.core.metrics import HEADINGS, METRICS, OVERLAP_METRICS, Summary
-from segflow.evaluation.compare import Estimate, estimate_mean
+from segflow.evaluation.compare import Estimate, estimate_means
 from segflow.evaluation.label_pairs import prediction_role
 from segflow.storage.file_stamps import is_same_file
 from segflow.storage.json_files import read_json_as, write_json, written_whole
@@ -88,14 +88,16 @@ def table_rows(summary: Summary, labels: Labels, *, intervals: bool = True) -> l
     shown = [metric for metric in HEADINGS if metric in computed]
     shown += [metric for metric in computed if metric not in METRICS]
     rows = [["label", *(HEADINGS.get(metric, metric) for metric in shown), "cases"]]
-    tables = {metric: summary.values(metric) for metric in shown}
-    for index, key in enumerate(summary.keys):
-        estimates = [estimate_mean(tables[metric][:, index]) for metric in shown]
-        name = labels.name_of(key)
-        rows.append([name, *(format_estimate(e, intervals) for e in estimates), str(estimates[0].cases)])
+    tables = [summary.values(metric) for metric in shown]
+    columns = [table[:, index] for index in range(len(summary.keys)) for table in tables]
+    names = [labels.name_of(key) for key in summary.keys]
     if len(summary.keys) > 1:
-        estimates = [estimate_mean(tables[metric]) for metric in shown]
-        rows.append(["mean", *(format_estimate(e, intervals) for e in estimates), str(estimates[0].cases)])
+        columns += tables
+        names.append("mean")
+    estimates = estimate_means(columns)
+    for number, name in enumerate(names):
+        row = estimates[number * len(shown) : (number + 1) * len(shown)]
+        rows.append([name, *(format_estimate(estimate, intervals) for estimate in row), str(row[0].cases)])
     return rows
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.lib import format as npy
 
 from segflow.core.errors import UNUSABLE, SegflowError
 from segflow.core.geometry import Box
@@ -165,10 +166,13 @@ class StoredCase:
 
         def open_file() -> np.ndarray:
             self._check_size(name)
-            indices: np.ndarray = np.load(self._folder / name, mmap_mode="r", allow_pickle=False)
-            if indices.shape != (count,) or indices.dtype.kind != "i":
-                raise self._damaged(f"{name} holds {indices.shape} entries instead of {count}")
-            return indices
+            with (self._folder / name).open("rb") as stream:  # `np.load` would open it three times
+                if npy.read_magic(stream) != (1, 0):
+                    raise self._damaged(f"{name} is not what was written")
+                shape, _, kind = npy.read_array_header_1_0(stream)
+                if shape != (count,) or kind.kind != "i":
+                    raise self._damaged(f"{name} holds {shape} entries instead of {count}")
+                return np.memmap(stream, kind, "r", stream.tell(), shape)
 
         try:
             locations: np.ndarray = self._files.get(name, open_file)

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from segflow.evaluation.compare import estimate_difference, estimate_mean
+from segflow.evaluation.compare import estimate_difference, estimate_mean, estimate_means, mean_score
 
 
 def test_the_interval_has_the_width_of_the_standard_error() -> None:
@@ -65,6 +65,19 @@ def test_the_interval_of_many_cases_is_that_of_samples_drawn_at_once() -> None:
     low, high = np.percentile(drawn @ values / cases, [2.5, 97.5])
     estimate = estimate_mean(values, resamples=resamples)
     assert (estimate.low, estimate.high) == (pytest.approx(low, abs=1e-12), pytest.approx(high, abs=1e-12))
+
+
+def test_scores_estimated_together_are_those_estimated_alone() -> None:
+    random = np.random.default_rng(4)
+    scores = [
+        random.uniform(size=(30, 2)),
+        random.uniform(size=30),
+        np.full(30, math.inf),
+        random.uniform(size=(30, 1)),
+    ]
+    scores[0][random.uniform(size=(30, 2)) < 0.3] = math.nan
+    assert estimate_means(scores) == [estimate_mean(values) for values in scores]
+    assert [mean_score(values) for values in scores] == [estimate.mean for estimate in estimate_means(scores)]
 
 
 def test_the_same_seed_gives_the_same_interval() -> None:

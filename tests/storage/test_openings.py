@@ -59,12 +59,13 @@ with {opened} as source:
 def test_prepared_arrays_are_checked_in_one_opening(tmp_path: Path) -> None:
     whole = Box.whole(SHAPE)
     spatial = SpatialRecord(Geometry((1.0,) * 3), SHAPE, (0, 1, 2), whole, (1.0,) * 3, (1.0,) * 3, SHAPE)
-    case = PreprocessedCase("case_1", np.ones((1, *SHAPE), np.float32), np.ones(SHAPE, np.int16), spatial)
+    locations = {1: np.argwhere(np.ones(SHAPE))}
+    case = PreprocessedCase("case_1", np.ones((1, *SHAPE), np.float32), np.ones(SHAPE, np.int16), spatial, locations)
     PreprocessedStore(tmp_path).write(case, (4, 4, 4))
     code = """
 case = PreprocessedStore(folder).open("case_1")
 for _ in range(3):
-    case.read_image(), case.read_label()
+    case.read_image(), case.read_label(), case.foreground.location(1, 3)
 """
     found = openings(tmp_path, code)  # the library opens the arrays once more, which Python does not hear
-    assert found == {"case_1.json": 1, "case_1.b2nd": 1, "case_1_seg.b2nd": 1}
+    assert found == {"case_1.json": 1, "case_1.b2nd": 1, "case_1_seg.b2nd": 1, "case_1_locations.npy": 1}
