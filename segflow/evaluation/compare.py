@@ -88,7 +88,8 @@ def estimate_difference(
         return Estimate(mean, math.nan, math.nan, len(first))
 
     def difference(weights: np.ndarray) -> np.ndarray:
-        return _weighted_means(first, weights) - _weighted_means(second, weights)
+        found: np.ndarray = _weighted_means(first, weights) - _weighted_means(second, weights)
+        return found
 
     (found,) = _bootstrap([difference], len(first), resamples, seed)
     return Estimate(mean, *_interval(found, confidence), len(first))
