@@ -31,6 +31,7 @@ class LargeModel(NamedTuple):
         features: Of each level.
         strides: Of each level.
         outputs: Labels, with the background.
+        convolutions: Of each level.
     """
 
     patch: tuple[int, ...]
@@ -38,6 +39,7 @@ class LargeModel(NamedTuple):
     features: tuple[int, ...]
     strides: tuple[tuple[int, ...], ...]
     outputs: int
+    convolutions: int = 2
 
 
 TOTAL_3MM = LargeModel(
@@ -52,7 +54,7 @@ TOTAL_3MM = LargeModel(
 SMALL = TOTAL_3MM._replace(patch=(64, 64, 64), features=(4, 8, 16), strides=((1, 1, 1), (2, 2, 2), (2, 2, 2)))
 """The same labels and spacing with a network that is quick, since only memory is looked at."""
 
-PLAIN = LargeModel((64, 64, 64), (1.0, 1.0, 1.0), (4, 8), ((1, 1, 1), (2, 2, 2)), 2)
+PLAIN = LargeModel((64, 64, 64), (1.0, 1.0, 1.0), (2, 4), ((1, 1, 1), (2, 2, 2)), 2, 1)
 """Two labels at 1 mm, with a network so small that reading and writing are a good part of the time."""
 
 
@@ -91,8 +93,8 @@ def _plans(model: LargeModel, reader: str) -> Plans:
         features=model.features,
         kernel_sizes=((3, 3, 3),) * levels,
         strides=model.strides,
-        encoder_blocks=(2,) * levels,
-        decoder_convs=(2,) * (levels - 1),
+        encoder_blocks=(model.convolutions,) * levels,
+        decoder_convs=(model.convolutions,) * (levels - 1),
     )
     plan: dict[str, Any] = {
         "data_identifier": "nnUNetPlans_3d_fullres",

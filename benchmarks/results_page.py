@@ -34,6 +34,7 @@ _TITLES = {
     "prediction_busy": "Prediction beside a busy process",
     "prediction_start": "Prediction of one small image",
     "prediction_stream": "Memory of a prediction against the length of the image",
+    "prediction_cube": "A volume larger than memory",
     "evaluation": "Scoring",
     "scale": "Hundreds and thousands of cases",
     "gpu": "GPU",

@@ -28,7 +28,10 @@ SHARED_SLICES = 2
 """Equal slices from which on two volumes are parts of each other. One may be equal by chance, if it is almost empty."""
 MOST_HOLDERS = 20
 """Cases with the same slice that are compared with each other."""
-AT_ONCE = 512
+SOME = 512
+"""Cases by which the usual likeness is judged."""
+AT_ONCE = 2048
+"""Cases whose pictures are compared with as many others at once: 45 MB."""
 
 SAME_SIDE = "keep both on one side of every split (fold.group_by)"
 
@@ -146,7 +149,7 @@ def _least_likeness(cases: Sequence[CaseFeatures]) -> float:
     """Correlation from which on the pictures of two cases are near-duplicates."""
     if len(cases) < KNOWN_FROM:
         return ALIKE_OF_FEW
-    some_of = _pictures(cases[:: max(1, len(cases) // AT_ONCE)])
+    some_of = _pictures(cases[:: max(1, len(cases) // SOME)])
     usual = np.arctanh(np.clip((some_of @ some_of.T)[np.triu_indices(len(some_of), 1)], -0.999, 0.999))
     middle = float(np.median(usual))
     spread = 1.4826 * float(np.median(np.abs(usual - middle)))

@@ -10,8 +10,8 @@ from segflow.storage.case_likeness import alike_problems
 
 def test_near_duplicates_are_found_wherever_they_stand_among_many_cases() -> None:
     random = np.random.default_rng(0)
-    pictures = random.normal(size=(1300, 64))
-    planted = {1: 0, 700: 10, 1299: 20, 1200: 1100}
+    pictures = random.normal(size=(2300, 64))
+    planted = {1: 0, 700: 10, 2299: 20, 2200: 2100}
     for case, original in planted.items():
         pictures[case] = pictures[original] + random.normal(scale=0.05, size=64)
     pictures /= np.linalg.norm(pictures, axis=1, keepdims=True)
