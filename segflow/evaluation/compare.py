@@ -43,7 +43,7 @@ def mean_score(values: np.ndarray) -> float:
 def estimate_mean(
     values: np.ndarray, *, resamples: int = RESAMPLES, confidence: float = CONFIDENCE, seed: int = 0
 ) -> Estimate:
-    """`estimate_means` of a single score."""
+    """`estimate_means` of a single score, float (cases,) or (cases, labels)."""
     return estimate_means([values], resamples=resamples, confidence=confidence, seed=seed)[0]
 
 
