@@ -55,7 +55,7 @@ SMALL = TOTAL_3MM._replace(patch=(64, 64, 64), features=(4, 8, 16), strides=((1,
 """The same labels and spacing with a network that is quick, since only memory is looked at."""
 
 PLAIN = LargeModel((64, 64, 64), (1.0, 1.0, 1.0), (2, 4), ((1, 1, 1), (2, 2, 2)), 2, 1)
-"""Two labels at 1 mm, with a network so small that reading and writing are a good part of the time."""
+"""Two labels at 1 mm, with a network of a few features, since only memory is looked at."""
 
 
 def make_run(folder: Path, model: LargeModel, ending: str = ".nii.gz", reader: str = "SimpleITKIO") -> Path:

@@ -150,7 +150,8 @@ class StoredCase:
         file = self._folder / name
         ends = self._listed[name].get(ENDS)
         with file.open("rb") as stream:
-            if ends is not None and checksum_of_ends(stream) != ends:  # some damage there makes the library end here
+            # Some damage there makes the library end the process.
+            if ends is not None and checksum_of_ends(stream) != ends:
                 raise self._damaged(f"{name} is not what was written")
             refuse_objects(stream)
         blosc2 = array_library()
