@@ -12,7 +12,7 @@ import json
 import logging
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -97,12 +97,11 @@ class CaseIndex:
             SegflowError: The folder cannot be listed.
         """
         index = cls.listed(folder)
-        stored = _stored(folder / INDEX_FILE)
-        current = {name: stored[name][1] for name, state in index.states.items() if _holds(stored, name, state)}
+        current, others = _stored(folder / INDEX_FILE, index.states)
         read = {name: _line_of(folder, name) for name in index.states if name not in current}
         added = {name: line for name, line in read.items() if line is not None}
         index._lines = current | added
-        if added or len(stored) > len(current):
+        if added or others:
             index._write(folder / INDEX_FILE)
         return index
 
@@ -132,15 +131,21 @@ class CaseIndex:
 
     def _write(self, file: Path) -> None:
         """Write the index, or leave it where that is not possible, since it only saves time."""
-        body = b"".join(
-            b"%s\t%d\t%d\t%s\n" % (name.encode(), self.states[name].size, self.states[name].time_ns, line)
-            for name, line in self._lines.items()
-        )
+        checksum = 0
+        for entry in self._entries():
+            checksum = zlib.crc32(entry, checksum)
         try:
-            with written_whole(file) as temporary:
-                temporary.write_bytes(b"%s%08x\n%s" % (_FORMAT, zlib.crc32(body), body))
+            with written_whole(file) as temporary, temporary.open("wb") as stream:
+                stream.write(b"%s%08x\n" % (_FORMAT, checksum))
+                stream.writelines(self._entries())
         except SegflowError as error:
             _log.debug("the index of cases is not written: %s", error)
+
+    def _entries(self) -> Iterator[bytes]:
+        """The lines of the file, one at a time: all of them together take as much memory as the index."""
+        for name, line in self._lines.items():
+            state = self.states[name]
+            yield b"%s\t%d\t%d\t%s\n" % (name.encode(), state.size, state.time_ns, line)
 
 
 def _is_of_case(name: str) -> bool:
@@ -155,33 +160,39 @@ def _state_of(entry: os.DirEntry[str]) -> FileState | None:
     return FileState(status.st_size, status.st_mtime_ns)
 
 
-def _stored(file: Path) -> dict[str, tuple[FileState, bytes]]:
-    """Name → state and content, of the entries that may count; empty if there is no index or it is damaged."""
+def _stored(file: Path, states: Mapping[str, FileState]) -> tuple[dict[str, bytes], int]:
+    """The entries of an index that count, and the number of others; none if there is no index or it is damaged.
+
+    Args:
+        file: The index. It is read line by line, so that it is in memory only once.
+        states: Case → state of its JSON file now.
+
+    Returns:
+        Name → facts and content.
+    """
+    current: dict[str, bytes] = {}
+    others, checksum = 0, 0
     try:
         with open_regular(file) as stream:
             status = os.fstat(stream.fileno())
             if status.st_size > _LARGEST_BYTES:
-                return {}
-            head, body = stream.readline(80), stream.read()
-    except (SegflowError, OSError):
-        return {}
-    if head != b"%s%08x\n" % (_FORMAT, zlib.crc32(body)):
-        return {}
-    newest = status.st_mtime_ns - TOO_RECENT_NS
-    try:
-        return {name: (state, line) for name, state, line in _entries(body) if state.time_ns < newest}
-    except ValueError:  # an index that segflow did not write
-        return {}
+                return {}, 0
+            head = stream.readline(80)
+            for line in stream:
+                checksum = zlib.crc32(line, checksum)
+                name, state, content = _parts_of(line)
+                if states.get(name) == state and state.time_ns < status.st_mtime_ns - TOO_RECENT_NS:
+                    current[name] = content
+                else:
+                    others += 1
+    except (SegflowError, OSError, ValueError):  # a line that does not fit is in an index that segflow did not write
+        return {}, 0
+    return (current, others) if head == b"%s%08x\n" % (_FORMAT, checksum) else ({}, 0)
 
 
-def _entries(body: bytes) -> Iterator[tuple[str, FileState, bytes]]:
-    for line in body.splitlines():
-        name, size, time_ns, content = line.split(b"\t", 3)
-        yield name.decode(), FileState(int(size), int(time_ns)), content
-
-
-def _holds(stored: dict[str, tuple[FileState, bytes]], name: str, state: FileState) -> bool:
-    return name in stored and stored[name][0] == state
+def _parts_of(entry: bytes) -> tuple[str, FileState, bytes]:
+    name, size, time_ns, content = entry.removesuffix(b"\n").split(b"\t", 3)
+    return name.decode(), FileState(int(size), int(time_ns)), content
 
 
 def _line_of(folder: Path, name: str) -> bytes | None:

@@ -30,8 +30,8 @@ MOST_HOLDERS = 20
 """Cases with the same slice that are compared with each other."""
 SOME = 512
 """Cases by which the usual likeness is judged."""
-AT_ONCE = 2048
-"""Cases whose pictures are compared with as many others at once: 45 MB."""
+AT_ONCE = 1024
+"""Cases whose pictures are compared with as many others at once: 20 MB."""
 
 SAME_SIDE = "keep both on one side of every split (fold.group_by)"
 

@@ -95,19 +95,30 @@ def written_whole(path: Path, *, needed: int | None = None) -> Iterator[Path]:
 
 def write_json(path: Path, value: Any, *, sort_keys: bool = False) -> None:
     """Write ``value`` as indented JSON, atomically. NaN is written bare, as nnU-Net does."""
-    _write_text(path, json.dumps(value, indent=4, sort_keys=sort_keys, ensure_ascii=False))
+    _write_text(path, json.JSONEncoder(indent=4, sort_keys=sort_keys, ensure_ascii=False).iterencode(value))
 
 
 def write_json_lines(path: Path, value: Mapping[str, Any]) -> None:
     """Write a mapping as JSON with a line for each key, atomically. It is several times as quick as indenting."""
-    lines = (f"    {json.dumps(key)}: {json.dumps(part, ensure_ascii=False)}" for key, part in value.items())
-    _write_text(path, "{\n" + ",\n".join(lines) + "\n}")
+    _write_text(path, _lines_of(value))
 
 
-def _write_text(path: Path, text: str) -> None:
-    with written_whole(path) as temporary:
-        # JSON may escape half a UTF-16 pair, which UTF-8 cannot hold; it is escaped again.
-        temporary.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
+def _lines_of(value: Mapping[str, Any]) -> Iterator[str]:
+    yield "{"
+    for number, (key, part) in enumerate(value.items()):
+        yield f"{',' if number else ''}\n    {json.dumps(key)}: {json.dumps(part, ensure_ascii=False)}"
+    yield "\n}"
+
+
+def _write_text(path: Path, pieces: Iterable[str]) -> None:
+    """Write a text piece by piece: the scores of many cases as text take several times the memory of their values."""
+    # JSON may escape half a UTF-16 pair, which UTF-8 cannot hold; it is escaped again.
+    with (
+        written_whole(path) as temporary,
+        temporary.open("w", encoding="utf-8", errors="backslashreplace") as stream,
+    ):
+        stream.writelines(pieces)
+        stream.write("\n")
 
 
 def read_json(path: Path, fix: str | None = None) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import tracemalloc
 import zlib
 from pathlib import Path
 from typing import Any
@@ -169,12 +170,31 @@ def test_damaged_properties_are_told_of_when_the_case_is_opened(folder: Path) ->
 
 
 def test_a_folder_that_cannot_be_written_is_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(self: Path, data: bytes) -> int:
-        raise OSError(30, "Read-only file system")
+    opened = Path.open
 
-    monkeypatch.setattr(Path, "write_bytes", refuse)
+    def refuse(self: Path, mode: str = "r", **settings: Any) -> Any:
+        if "w" in mode:
+            raise OSError(30, "Read-only file system")
+        return opened(self, mode, **settings)
+
+    monkeypatch.setattr(Path, "open", refuse)
     assert len(known(folder)) == 3
     assert [file.name for file in folder.glob(".*")] == []
+
+
+def test_an_index_is_in_memory_once(folder: Path, opened: list[str]) -> None:
+    content = "x" * 2**20
+    for number in range(16):
+        write(folder, f"large_{number}", {"comment": content})
+    for files in (19, 0):  # all are read, and then none
+        opened.clear()
+        tracemalloc.start()
+        index = CaseIndex.of(folder)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert len(opened) == files
+        assert index.properties("large_7")["comment"] == content
+        assert 16 * len(content) < peak < 24 * len(content)  # and some copies of one case
 
 
 def test_there_are_no_cases_where_there_is_no_folder(tmp_path: Path) -> None:

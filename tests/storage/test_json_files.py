@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from segflow.core.plans import Plans
 from segflow.core.postprocessing import PostprocessingChoice
 from segflow.core.run_record import RunRecord
 from segflow.storage import json_files
-from segflow.storage.json_files import read_json, read_json_as, write_json
+from segflow.storage.json_files import read_json, read_json_as, write_json, write_json_lines
 
 
 @pytest.mark.parametrize("text", ["", "[1, 2]", "{}", "null", '"text"', "3"])
@@ -90,3 +91,29 @@ def test_a_file_that_another_process_has_open_is_replaced_once_it_is_free(
         write_json(tmp_path / "a.json", 2)
     assert json.loads((tmp_path / "a.json").read_text()) == 1
     assert [file.name for file in tmp_path.iterdir()] == ["a.json"]
+
+
+ODD = {"b": {"é": [1, float("nan"), None]}, "a": {}, "half \ud800": [[], True, 'quo"ted\n']}
+
+
+@pytest.mark.parametrize("sort_keys", [False, True])
+def test_the_text_is_that_of_the_json_module(tmp_path: Path, sort_keys: bool) -> None:
+    write_json(tmp_path / "a.json", ODD, sort_keys=sort_keys)
+    expected = json.dumps(ODD, indent=4, sort_keys=sort_keys, ensure_ascii=False) + "\n"
+    assert (tmp_path / "a.json").read_bytes() == expected.encode("utf-8", "backslashreplace")
+
+
+@pytest.mark.parametrize("value", [{}, {"one": [1, 2]}, ODD])
+def test_lines_hold_a_key_each(tmp_path: Path, value: dict[str, Any]) -> None:
+    write_json_lines(tmp_path / "a.json", value)
+    assert repr(read_json(tmp_path / "a.json")) == repr(value)
+    assert len((tmp_path / "a.json").read_text().splitlines()) == len(value) + 2
+
+
+def test_a_text_is_never_in_memory_as_a_whole(tmp_path: Path) -> None:
+    value = {str(number): [0.1 * number] * 10 for number in range(20_000)}
+    tracemalloc.start()
+    write_json(tmp_path / "a.json", value)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < (tmp_path / "a.json").stat().st_size / 20
