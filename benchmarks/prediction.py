@@ -16,9 +16,11 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
+import time
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -236,28 +238,36 @@ def _busy(record: Record, chosen: Options) -> None:
     python = partial(run_function, chosen.machine, segflow_predictor, **call)
     name = f"{HIPPOCAMPUS}, {folds} folds"
     found: dict[str, list[float]] = {"nnU-Net's command": [], "segflow predict": [], "Predictor": []}
+    used = []
     for where in ("quiet", "beside a busy process"):
         with busy_process(chosen.machine) if found["Predictor"] else nullcontext():
             pair = _commands(record, chosen, f"{name}, {where}", model, source, folds)
             alone = record.alone(f"{name}, Predictor, {where}", python)
+        used.append(median(run.value for run in alone))
+        record.value(f"{name}, Predictor, {where}: cores that it uses", segflow=used[-1])
         for seconds, runs in zip(found.values(), (*pair, alone), strict=True):
             seconds.append(median_seconds(runs))
     slower = {what: busy / quiet for what, (quiet, busy) in found.items()}
     record.value(f"{name}: times slower beside a busy process", nnunet=slower.pop("nnU-Net's command"))
     for what, times in slower.items():
         record.check(f"{name}, {what}: times slower beside a busy process", times, at_most=SLOWER)
+    cores, threads = len(chosen.machine.cores), chosen.machine.threads
+    share = cores * threads / (threads + 1)  # if all that compute get the same
+    record.value(f"{name}, Predictor: times slower, if its equal share were all it lost", segflow=used[0] / share)
 
 
-def segflow_predictor(meter: Meter, model: str, image: str, folds: int) -> None:
-    """One image by `Predictor`, loaded before, in a Python without settings of ours."""
+def segflow_predictor(meter: Meter, model: str, image: str, folds: int) -> float:
+    """One image by `Predictor`, loaded before, in a Python without settings of ours. Returns the cores that it used."""
     import SimpleITK as sitk
 
     from segflow.inference.predictor import Predictor
 
     predictor = Predictor.load(model, folds=[str(fold) for fold in range(folds)], device="cpu")
     volume = sitk.ReadImage(image)
+    started, computed = time.monotonic(), time.process_time()
     with meter.section("predict"):
         predictor.predict(volume)
+    return (time.process_time() - computed) / (time.monotonic() - started)
 
 
 def _many_labels(record: Record, chosen: Options) -> None:
