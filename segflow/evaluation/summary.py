@@ -73,7 +73,7 @@ def read_scores_of(folder: Path, file_ending: str) -> Summary:
     return summary
 
 
-def table_rows(summary: Summary, labels: Labels, *, intervals: bool = True) -> list[list[str]]:
+def table_rows(summary: Summary, labels: Labels) -> list[list[str]]:
     """The summary as a table: a heading, one row per label or region, and the foreground mean.
 
     A cell reads ``0.912 [0.897, 0.925]``: the mean over the cases in which the label occurs, and its 95 % confidence
@@ -82,7 +82,6 @@ def table_rows(summary: Summary, labels: Labels, *, intervals: bool = True) -> l
     Args:
         summary: Summary to show.
         labels: The label definition, for the names.
-        intervals: Show the intervals.
     """
     computed = _metrics_of(summary)
     shown = [metric for metric in HEADINGS if metric in computed]
@@ -97,17 +96,17 @@ def table_rows(summary: Summary, labels: Labels, *, intervals: bool = True) -> l
     estimates = estimate_means(columns)
     for number, name in enumerate(names):
         row = estimates[number * len(shown) : (number + 1) * len(shown)]
-        rows.append([name, *(format_estimate(estimate, intervals) for estimate in row), str(row[0].cases)])
+        rows.append([name, *(format_estimate(estimate) for estimate in row), str(row[0].cases)])
     return rows
 
 
-def format_estimate(estimate: Estimate, interval: bool = True) -> str:
+def format_estimate(estimate: Estimate) -> str:
     """``0.912 [0.897, 0.925]``; a dash if undefined; ``inf (2 of 30)`` if 2 of 30 distances are infinite."""
     if math.isnan(estimate.mean):
         return "–"
     if estimate.infinite:
         return f"inf ({estimate.infinite} of {estimate.cases})"
-    if not interval or math.isnan(estimate.low):
+    if math.isnan(estimate.low):
         return f"{estimate.mean:.3f}"
     return f"{estimate.mean:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]"
 
