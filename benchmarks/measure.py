@@ -60,12 +60,14 @@ class Measured:
         value: What the side returned, as JSON has it.
         foreign_cores: Cores that other processes of the machine kept busy meanwhile, on average.
         parent_bytes: Most memory that the first process of the tree held, without those that it started.
+        anonymous_bytes: Of its memory, the most that is no part of a file. The system can drop parts of files at once.
     """
 
     sections: Mapping[str, Section]
     value: Any
     foreign_cores: float
     parent_bytes: int = 0
+    anonymous_bytes: int = 0
 
     @property
     def seconds(self) -> float:
@@ -92,7 +94,7 @@ class Meter:
         start = time.monotonic()
         yield
         stop = time.monotonic()
-        self.entries.append({"name": name, "start": start, "stop": stop, "peak": _peak()})
+        self.entries.append({"name": name, "start": start, "stop": stop, "peak": _status("self", "VmHWM")})
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,11 +135,9 @@ def run_function(machine: Machine, function: Callable[..., Any], **arguments: An
             json.dumps({"file": file, "function": function.__name__, "arguments": arguments}, default=str),
             encoding="utf-8",
         )
-        samples, foreign, parent = _watch(
-            machine, [sys.executable, __file__, str(call), str(answer)], function.__name__
-        )
+        samples, foreign, peaks = _watch(machine, [sys.executable, __file__, str(call), str(answer)], function.__name__)
         content = json.loads(answer.read_text(encoding="utf-8"))
-    return Measured(_sections(content["entries"], samples), content["value"], foreign, parent)
+    return Measured(_sections(content["entries"], samples), content["value"], foreign, *peaks)
 
 
 def run_command(machine: Machine, command: Sequence[str]) -> Measured:
@@ -147,9 +147,9 @@ def run_command(machine: Machine, command: Sequence[str]) -> Measured:
         RuntimeError: It failed; with the end of what it printed.
     """
     start = time.monotonic()
-    samples, foreign, parent = _watch(machine, command, command[0])
+    samples, foreign, peaks = _watch(machine, command, command[0])
     entry = {"name": "command", "start": start, "stop": time.monotonic(), "peak": 0}
-    return Measured(_sections([entry], samples), None, foreign, parent)
+    return Measured(_sections([entry], samples), None, foreign, *peaks)
 
 
 @contextmanager
@@ -188,11 +188,12 @@ def script(name: str, arguments: str, *more: str) -> list[str]:
     return [*start, *arguments.split(), *more]
 
 
-def _watch(machine: Machine, command: Sequence[str], name: str) -> tuple[list[tuple[float, int]], float, int]:
+def _watch(machine: Machine, command: Sequence[str], name: str) -> tuple[list[tuple[float, int]], float, list[int]]:
     """Run to the end.
 
     Returns:
-        (time, bytes of the process tree) samples; the cores that others kept busy; and the first process's peak.
+        (time, bytes of the process tree) samples; the cores that others kept busy; and the first process's peaks, of
+        all its memory and of what is no part of a file.
     """
     with tempfile.TemporaryFile() as log:
         busy, started = _busy_seconds(), time.monotonic()
@@ -205,7 +206,7 @@ def _watch(machine: Machine, command: Sequence[str], name: str) -> tuple[list[tu
             preexec_fn=lambda: os.sched_setaffinity(0, machine.cores),
         )
         samples: list[tuple[float, int]] = []
-        peaks = [0]
+        peaks = [0, 0]
         ended = threading.Event()
         sampler = threading.Thread(target=_sample, args=(process.pid, samples, peaks, ended))
         sampler.start()
@@ -221,7 +222,7 @@ def _watch(machine: Machine, command: Sequence[str], name: str) -> tuple[list[tu
             log.seek(max(0, log.seek(0, os.SEEK_END) - _LOG_TAIL))
             text = log.read().decode(errors="replace")
             raise RuntimeError(f"{name} ended with code {process.returncode}:\n{text}")
-    return samples, round(foreign, 2), max(peaks)
+    return samples, round(foreign, 2), peaks
 
 
 def _sample(pid: int, samples: list[tuple[float, int]], peaks: list[int], ended: threading.Event) -> None:
@@ -232,7 +233,7 @@ def _sample(pid: int, samples: list[tuple[float, int]], peaks: list[int], ended:
         # Pages that processes share must count once, which the kernel tells only by walking all pages.
         size = _resident(pid) if len(tree) == 1 else sum(_proportional(each) for each in tree)
         samples.append((time.monotonic(), size))
-        peaks[0] = max(peaks[0], _peak(pid))
+        peaks[:] = max(peaks[0], _status(pid, "VmHWM")), max(peaks[1], _status(pid, "RssAnon"))
         # Walking pages holds up the process that owns them: look seldom enough that it does not count.
         pause = max(SAMPLE_SECONDS, WATCHING_SHARE * (time.monotonic() - begun))
 
@@ -264,11 +265,11 @@ def _proportional(pid: int) -> int:
     return 0
 
 
-def _peak(pid: int | str = "self") -> int:
-    """Most memory that a process held so far."""
+def _status(pid: int | str, name: str) -> int:
+    """Bytes that the system gives for a process: ``VmHWM`` for the most that it held so far, ``RssAnon`` for now."""
     with suppress(OSError):
         for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
+            if line.startswith(f"{name}:"):
                 return int(line.split()[1]) * 1024
     return 0
 

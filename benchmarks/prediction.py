@@ -345,7 +345,7 @@ def _stream(record: Record, chosen: Options) -> None:
     """Peak memory of whole predictions from file to file against the length of the image, with a limit of memory."""
     model = make_run(chosen.work / "large", SMALL)
     plane = (64, 64) if chosen.quick else (512, 512)
-    peaks = []
+    peaks, anonymous = [], []
     for slices in (90, 180) if chosen.quick else (300, 600, 1200):
         image = chosen.work / f"large_{slices}" / "a_0000.nii.gz"
         image.parent.mkdir(parents=True, exist_ok=True)
@@ -358,8 +358,12 @@ def _stream(record: Record, chosen: Options) -> None:
         what = f"118 outputs, {plane[1]}×{plane[0]}×{slices}, max_memory_gb={STREAM_GB}"
         runs = record.alone(what, partial(run_command, chosen.machine, command))
         peaks.append(peak_bytes(runs, "command"))
+        anonymous.append(max(run.anonymous_bytes for run in runs))
         record.value(f"{what}: peak memory, GB, with the libraries", both=peaks[-1] / 2**30)
+        record.value(f"{what}: of it, GB that are no part of a file", both=anonymous[-1] / 2**30)
     record.check("peak memory of the longest image, times the shortest's", peaks[-1] / peaks[0], at_most=1.1)
+    what = "peak of what is no part of a file, of the longest image, times the shortest's"
+    record.check(what, anonymous[-1] / anonymous[0], at_most=1.1)
 
 
 def _cube(record: Record, chosen: Options) -> None:
