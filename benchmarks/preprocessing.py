@@ -125,7 +125,7 @@ def nnunet_both(meter: Meter, raw: str, prepared: str) -> float:
     """Both configurations of the case, files to files, as nnU-Net makes them: one after the other.
 
     Returns:
-        Processor seconds in the kernel: for the most part, pages that are touched for the first time.
+        Processor seconds in the kernel, such as for pages that are touched for the first time.
     """
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
     from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
@@ -150,11 +150,12 @@ def segflow_both(meter: Meter, raw: str, prepared: str, again: bool = False) -> 
     With ``again``, the second time in a process that keeps freed memory, so that no page is new.
     """
     from segflow.core.plans import Plans
-    from segflow.network.cpu.allocation import tune_cpu
     from segflow.preprocessing.preprocess_dataset import PreprocessSettings, preprocess_dataset
     from segflow.storage.json_files import read_json
 
     if again:
+        from segflow.network.cpu.allocation import tune_cpu  # loads torch, whose memory is not preprocessing's
+
         tune_cpu()
         segflow_both(Meter(), raw, prepared)
     _load_late_libraries()
