@@ -161,14 +161,14 @@ def _state_of(entry: os.DirEntry[str]) -> FileState | None:
 
 
 def _stored(file: Path, states: Mapping[str, FileState]) -> tuple[dict[str, bytes], int]:
-    """The entries of an index that count, and the number of others; none if there is no index or it is damaged.
+    """The entries of an index that count; none if there is no index or it is damaged.
 
     Args:
         file: The index. It is read line by line, so that it is in memory only once.
         states: Case → state of its JSON file now.
 
     Returns:
-        Name → facts and content.
+        Name → facts and content; and the number of other entries.
     """
     current: dict[str, bytes] = {}
     others, checksum = 0, 0
