@@ -13,6 +13,10 @@ ROOT = Path(__file__).resolve().parent.parent
 # they bring; commands that tests start inherit this.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# Machines for tests often have Python keep no compiled code. Each command that a test starts would then compile all
+# modules anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 
 @pytest.fixture(scope="session")
 def test_data() -> Path:

@@ -3,29 +3,51 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
-from importlib.util import LazyLoader, find_spec, module_from_spec
+from importlib import import_module
+from types import ModuleType
 from typing import Any
 
 _CLIENT = "httpx"
-"""An HTTP client for arrays on other machines, which segflow never opens. It takes half of the library's time."""
+"""An HTTP client for arrays on other machines, which segflow never opens. It takes a third of the library's time."""
 
 
 @cache
 def array_library() -> Any:
     """The module ``blosc2``."""
-    _load_when_used(_CLIENT)
-    import blosc2
+    with _loaded_when_used(_CLIENT):
+        import blosc2
 
     return blosc2
 
 
-def _load_when_used(name: str) -> None:
-    """Have a module loaded by the first use of its content, in place of its import."""
-    spec = None if name in sys.modules else find_spec(name)
-    if spec is None or spec.loader is None:
+class _LoadedWhenUsed(ModuleType):
+    """Stands for a module, which is loaded when something of it is asked for.
+
+    ``importlib.util.LazyLoader`` cannot: under Python 3.11 the statement ``import`` loads its modules at once.
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        _take_away(self)
+        return getattr(import_module(self.__name__), name)
+
+
+@contextmanager
+def _loaded_when_used(name: str) -> Iterator[None]:
+    """Give modules that are imported in the block a `_LoadedWhenUsed` of this name. All others get the module."""
+    if name in sys.modules:
+        yield
         return
-    spec.loader = LazyLoader(spec.loader)
-    module = module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
+    stand_in = _LoadedWhenUsed(name)
+    sys.modules[name] = stand_in
+    try:
+        yield
+    finally:
+        _take_away(stand_in)
+
+
+def _take_away(stand_in: _LoadedWhenUsed) -> None:
+    if sys.modules.get(stand_in.__name__) is stand_in:
+        del sys.modules[stand_in.__name__]

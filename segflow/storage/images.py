@@ -107,8 +107,8 @@ def _label_meanwhile(files: CaseFiles, reader: ImageIO) -> Iterator[Callable[[Pa
         files.label is not None
         and is_shipped(stored_reader(reader))
         and all(is_nifti(file) for file in (*files.images, files.label))
-        and (granted_threads() if is_worker() else processor_count()) > 1
         and _bytes_of(files.images[0]) > LARGE_BYTES
+        and (granted_threads() if is_worker() else processor_count()) > 1
     )
     if not worth or files.label is None:
         yield reader.read_label

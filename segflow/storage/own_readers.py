@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,6 +18,9 @@ from segflow.core.own_part import check_travels, described_failure
 from segflow.core.system_errors import system_error
 from segflow.storage.folder_files import is_image_path
 from segflow.storage.image_formats.contract import ImageHeader, ImageIO, as_label, check_spacing
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 GROUP = "segflow.readers"
 """Group of entry points of installed packages. The name of an entry point is that of its reader."""
@@ -190,9 +192,16 @@ def _takes(call: Callable[..., Any], arguments: int) -> bool:
     return True
 
 
+def _entries() -> Iterable[EntryPoint]:
+    """The readers in installed packages."""
+    from importlib.metadata import entry_points  # slow to load
+
+    return entry_points(group=GROUP)
+
+
 def installed_names() -> list[str]:
     """Names of the readers in installed packages, sorted. Nothing is imported."""
-    return sorted({entry.name for entry in entry_points(group=GROUP)})
+    return sorted({entry.name for entry in _entries()})
 
 
 def installed_reader(name: str, *, taken: Container[str]) -> ImageIO | None:
@@ -201,7 +210,7 @@ def installed_reader(name: str, *, taken: Container[str]) -> ImageIO | None:
     Raises:
         SegflowError: It cannot be loaded, is not a reader, or several packages have one of this name.
     """
-    found = {entry.value: entry for entry in entry_points(group=GROUP, name=name)}
+    found = {entry.value: entry for entry in _entries() if entry.name == name}
     if len(found) > 1:
         raise SegflowError(
             f"several installed packages have a reader '{name}'",

@@ -550,3 +550,12 @@ def test_the_axis_from_left_to_right_of_turned_arrays_and_of_pictures(tmp_path: 
     assert left_right_axis(geometry) == 2
     assert left_right_axis(Geometry((999.0, 1.0, 1.0), {"ndim": 2})) is None
     assert left_right_axis(Geometry((1.0, 1.0, 1.0), {"ndim": 3})) is None
+
+
+def test_the_axis_from_left_to_right_of_straight_grids_is_nibabels() -> None:
+    for axes in itertools.permutations(range(3)):
+        for signs in itertools.product((-1, 1), repeat=3):
+            affine = np.eye(4)
+            affine[:3, :3] = np.eye(3)[list(axes)] * signs * (0.7, 1.3, 5.0)
+            (expected,) = np.flatnonzero(nibabel.io_orientation(affine)[:, 0] == 0)
+            assert left_right_axis(Geometry((5.0, 1.3, 0.7), {"affine": affine.tolist()})) == 2 - expected

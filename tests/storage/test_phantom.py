@@ -109,3 +109,18 @@ def test_no_window_of_intensities_finds_the_labels() -> None:
                 found = (image >= low) & (image < high)
                 best = max(best, 2 * float((found & target).sum()) / float(found.sum() + target.sum()))
         assert best < limit
+
+
+def test_an_organ_is_the_same_as_if_the_whole_grid_were_looked_at() -> None:
+    body = module._Body(module._millimetres((40, 60, 62), (5.0, 1.5, 1.5)), np.random.default_rng(0))
+    for centre, half_axes in (((0, 0, 0), (200, 43, 47)), ((-12, 22, 21), (15, 7, 6)), ((900, 0, 0), (3, 3, 3))):
+        places = zip((body._z, body._y, body._x), centre, half_axes, strict=True)
+        plain = sum(((place - c) / r) ** 2 for place, c, r in places) < 1
+        np.testing.assert_array_equal(body._ellipsoid(centre, half_axes), plain)
+        assert plain.any() == (centre[0] < 900)
+
+
+def test_the_share_of_a_voxel_that_is_within_an_organ() -> None:
+    fine = np.random.default_rng(0).random((8, 6, 10)) > 0.5
+    expected = fine.reshape(4, 2, 3, 2, 5, 2).mean(axis=(1, 3, 5), dtype=np.float32)
+    np.testing.assert_array_equal(module._mean(fine, (4, 3, 5)), expected)

@@ -145,10 +145,14 @@ def left_right_axis(geometry: Geometry) -> int | None:
 @lru_cache(maxsize=1024)  # cases of a dataset often differ in their origins only
 def _left_right_axis(axes: bytes) -> int | None:
     """`left_right_axis` of the first three rows and columns of an affine, float64."""
+    directions = np.frombuffer(axes).reshape(3, 3)
+    used = directions != 0
+    if np.isfinite(directions).all() and (used.sum(axis=0) == 1).all() and (used.sum(axis=1) == 1).all():
+        return 2 - int(used[0].argmax())  # the grid is along the patient's axes
     import nibabel  # slow to load
 
     affine = np.eye(4)
-    affine[:3, :3] = np.frombuffer(axes).reshape(3, 3)
+    affine[:3, :3] = directions
     world_axes = nibabel.io_orientation(affine)[:, 0]
     (found,) = np.flatnonzero(world_axes == 0) if (world_axes == 0).sum() == 1 else (None,)
     return None if found is None else 2 - int(found)
