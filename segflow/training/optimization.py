@@ -5,10 +5,13 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import nn
 
+from segflow.core.errors import SegflowError
+from segflow.core.own_part import described_failure
 from segflow.training.parameters import parameter_groups
 from segflow.training.protocols import OptimizerFactory, ScheduleFactory
 
@@ -32,16 +35,28 @@ class Optimization:
         """Build optimizer and schedule for a network's trainable parameters, in Lightning's form.
 
         Raises:
-            SegflowError: A pattern of ``lr_factors`` fits no parameter.
+            SegflowError: A pattern of ``lr_factors`` fits no parameter, or optimizer or schedule refuse their settings.
         """
         groups, factors = parameter_groups(network, self.lr_factors)
         whole = {"network": network} if _takes(self.optimizer, "network") else {}
-        optimizer = self.optimizer(groups, **whole)
+        optimizer = _made("optimizer", self.optimizer, groups, **whole)
         for group, factor in zip(optimizer.param_groups, factors, strict=True):
             group["lr"] = group["lr"] * factor
         options = {"total_epochs": self.total_epochs} if _takes(self.schedule, "total_epochs") else {}
-        schedule = self.schedule(optimizer, **options)
+        schedule = _made("schedule", self.schedule, optimizer, **options)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "epoch"}}
+
+
+def _made(what: str, factory: OptimizerFactory | ScheduleFactory, *arguments: Any, **options: Any) -> Any:
+    """What a factory makes. It may be torch's or the user's, and look at its settings only now."""
+    try:
+        return factory(*arguments, **options)
+    except (SegflowError, MemoryError):
+        raise
+    except Exception as error:
+        own = getattr(factory, "keywords", {})  # of a partial, as settings describe it
+        fix = f"Correct {' or '.join(f'{what}.{name}={value}' for name, value in own.items()) or what}."
+        raise SegflowError(f"the {what} refuses its settings", found=described_failure(error), fix=fix) from error
 
 
 def _takes(factory: OptimizerFactory | ScheduleFactory, argument: str) -> bool:
