@@ -164,6 +164,7 @@ class _Pool:
             elif isinstance(message, NoSpaceError):
                 raise message
             else:
+                self._admit(waiting)  # before the caller looks at the outcome, which may take a while
                 yield message
 
     def _admit(self, waiting: list[Job]) -> None:

@@ -100,7 +100,7 @@ def preprocess_dataset(
         processes = processor_count() if settings.processes is None else settings.processes
         room = room_for_job(processes)
         jobs, failed = make_jobs(waiting, needed, reader, plans, description, own, room)
-        made = _run(jobs, processes, progress)
+        made = _run(jobs, needed, processes, progress)
         done, failed = sorted(made.values), failed | made.failed
         _look_again(targets, waiting)
     else:
@@ -142,19 +142,24 @@ def _look_again(targets: Iterable[ArrayTarget], made: Collection[CaseFiles]) -> 
         store.read_index()
 
 
-def _run(jobs: Sequence[Job], processes: int, progress: Progress) -> Gathered:
+def _run(
+    jobs: Sequence[Job], needed: Mapping[str, Sequence[ArrayTarget]], processes: int, progress: Progress
+) -> Gathered:
     outcomes = run_jobs(preprocess_job, jobs, processes=processes)
-    made = gather(_logged(outcomes), len(jobs), STAGE, progress)
+    made = gather(_followed(outcomes, needed), len(jobs), STAGE, progress)
     if absurd := {case_id: why for case_id, why in made.values.items() if why is not None}:
         log.warning("%s", describe_absurd(absurd))
     return made
 
 
-def _logged(outcomes: Iterable[Outcome]) -> Iterator[Outcome]:
-    """Pass outcomes on, and log failures at once, since the other jobs may take hours."""
+def _followed(outcomes: Iterable[Outcome], needed: Mapping[str, Sequence[ArrayTarget]]) -> Iterator[Outcome]:
+    """Pass outcomes on. Failures are logged at once, since the other jobs may take hours; what was made is indexed."""
     for outcome in outcomes:
         if outcome.error is not None:
             log.error("%s", outcome.error)
+        else:
+            for target in needed[outcome.name]:
+                target.store.read_since(outcome.name)
         yield outcome
 
 

@@ -48,10 +48,18 @@ class FileState:
     Attributes:
         size: Bytes.
         time_ns: Time of the last change of its content.
+        number: Of the file in its file system, which is not kept in the index; 0 if the system has none. Files are
+            replaced as a whole, so that a file with another content has another number, even within one time step.
     """
 
     size: int
     time_ns: int
+    number: int = field(default=0, compare=False)
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> FileState:
+        """The state of a file with this status."""
+        return cls(status.st_size, status.st_mtime_ns, status.st_ino)
 
 
 @dataclass(slots=True)
@@ -66,6 +74,7 @@ class CaseIndex:
     states: dict[str, FileState]
     unfinished: tuple[str, ...] = ()
     _lines: dict[str, bytes] = field(default_factory=dict)
+    _read_since: dict[str, tuple[FileState, bytes]] = field(default_factory=dict)
 
     @classmethod
     def listed(cls, folder: Path) -> CaseIndex:
@@ -90,20 +99,44 @@ class CaseIndex:
         return cls(dict(sorted(states.items())), tuple(sorted(unfinished)))
 
     @classmethod
-    def of(cls, folder: Path) -> CaseIndex:
+    def of(cls, folder: Path, before: CaseIndex | None = None) -> CaseIndex:
         """List a folder, and read what the index lacks from the JSON files. The index is written if it was incomplete.
+
+        Args:
+            folder: With the cases.
+            before: An earlier index of it. What was read since by `read_since` is not read again.
 
         Raises:
             SegflowError: The folder cannot be listed.
         """
         index = cls.listed(folder)
         current, others = _stored(folder / INDEX_FILE, index.states)
-        read = {name: _line_of(folder, name) for name in index.states if name not in current}
+        lacking = [name for name in index.states if name not in current]
+        since = {} if before is None else before._still_current(index.states)
+        read = {name: since.get(name) or _line_of(folder, name) for name in lacking}
         added = {name: line for name, line in read.items() if line is not None}
         index._lines = current | added
         if added or others:
             index._write(folder / INDEX_FILE)
         return index
+
+    def read_since(self, folder: Path, case_id: str) -> None:
+        """Read a case that was just written, for the next index. This one is still of the time when it was listed."""
+        try:
+            state = FileState.of((folder / f"{case_id}{ENDING}").stat())  # before it is read: a later change is seen
+        except OSError:
+            return
+        line = _line_of(folder, case_id)
+        if line is not None and state.number:
+            self._read_since[case_id] = (state, line)
+
+    def _still_current(self, states: Mapping[str, FileState]) -> dict[str, bytes]:
+        """What was read since of files that have not changed."""
+        return {
+            name: line
+            for name, (state, line) in self._read_since.items()
+            if states.get(name) == state and states[name].number == state.number
+        }
 
     def properties(self, case_id: str) -> Any:
         """The content of a case's JSON file, as a value of its own; None if it is not known or could not be read."""
@@ -126,8 +159,8 @@ class CaseIndex:
 
     def forget(self, case_id: str) -> None:
         """Leave out a case whose files are about to change."""
-        self.states.pop(case_id, None)
-        self._lines.pop(case_id, None)
+        for known in (self.states, self._lines, self._read_since):
+            known.pop(case_id, None)
 
     def _write(self, file: Path) -> None:
         """Write the index, or leave it where that is not possible, since it only saves time."""
@@ -154,10 +187,9 @@ def _is_of_case(name: str) -> bool:
 
 def _state_of(entry: os.DirEntry[str]) -> FileState | None:
     try:
-        status = entry.stat()
+        return FileState.of(entry.stat())
     except OSError:  # just deleted by another process, or a link to nowhere
         return None
-    return FileState(status.st_size, status.st_mtime_ns)
 
 
 def _stored(file: Path, states: Mapping[str, FileState]) -> tuple[dict[str, bytes], int]:

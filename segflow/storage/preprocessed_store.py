@@ -66,8 +66,13 @@ class PreprocessedStore:
             SegflowError: The folder cannot be listed.
         """
         self._opened = OpenFiles(_KEPT_CASES)
-        self._index = CaseIndex.of(self.folder)
+        self._index = CaseIndex.of(self.folder, self._index)
         return self
+
+    def read_since(self, case_id: str) -> None:
+        """Read a case that another process has just written, while others are at work: `read_index` then need not."""
+        if self._index is not None:
+            self._index.read_since(self.folder, case_id)
 
     def case_ids(self) -> list[str]:
         """Names of all complete cases, sorted."""

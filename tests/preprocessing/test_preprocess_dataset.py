@@ -276,6 +276,25 @@ def test_a_second_run_and_a_training_open_no_case(setup: Setup, monkeypatch: pyt
     assert PreprocessedStore(folder).read_index().open("case_0").channels == 1
 
 
+@pytest.mark.parametrize("processes", [0, 2])
+def test_a_case_is_read_once_for_the_index_while_others_are_made(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch, processes: int
+) -> None:
+    opened: list[Path] = []
+    read = case_index.read_json
+    monkeypatch.setattr(case_index, "read_json", lambda file: opened.append(file) or read(file))
+    done: list[str] = []
+
+    def progress(event: ProgressEvent) -> None:
+        done.extend([event.name] if event.done else [])
+        assert sorted({file.stem for file in opened}) == sorted(done)
+
+    report = setup.run(PreprocessSettings(processes=processes), progress=progress)
+    assert sorted(done) == list(report.done)
+    assert sorted(opened) == sorted(file for name in report.arrays for file in (setup.out / name).glob("case_?.json"))
+    assert all((setup.out / name / case_index.INDEX_FILE).is_file() for name in report.arrays)
+
+
 def test_a_case_that_was_exchanged_behind_the_index_is_made_again(setup: Setup) -> None:
     setup.run()
     file = next(iter(setup.out.glob("*fine/case_0.json")))

@@ -17,7 +17,7 @@ from segflow.core.geometry import Box, Geometry
 from segflow.core.preprocessed_case import SpatialRecord
 from segflow.storage import case_index
 from segflow.storage.case_facts import CaseFacts
-from segflow.storage.case_index import INDEX_FILE, TOO_RECENT_NS, CaseIndex
+from segflow.storage.case_index import INDEX_FILE, TOO_RECENT_NS, CaseIndex, FileState
 from segflow.storage.preprocessed_store import PreprocessedStore
 
 OLD = 1_700_000_000 * 10**9
@@ -222,3 +222,61 @@ def test_two_writers_at_once_leave_a_whole_index(folder: Path) -> None:
     head, _, body = (folder / INDEX_FILE).read_bytes().partition(b"\n")
     assert head == b"segflow cases 2 %08x" % zlib.crc32(body)
     assert not list(folder.glob(".writing-*"))
+
+
+def test_what_was_read_since_is_not_read_again(folder: Path, opened: list[str]) -> None:
+    before = CaseIndex.of(folder)
+    write(folder, "case_0", {"number": 10})
+    write(folder, "new", {"number": 11})
+    opened.clear()
+    for name in ("case_0", "new", "not_there"):
+        before.read_since(folder, name)
+    assert opened == ["case_0", "new"]
+    assert before.properties("case_0")["number"] == 0, "it is of the time when it was listed"
+    index = CaseIndex.of(folder, before)
+    assert opened == ["case_0", "new"]
+    assert {name: index.properties(name)["number"] for name in index.states} == {
+        **{"case_0": 10, "case_1": 1, "case_2": 2},
+        "new": 11,
+    }
+    opened.clear()
+    again = CaseIndex.of(folder)
+    assert opened == []
+    assert {name: again.properties(name) for name in again.states} == {
+        name: index.properties(name) for name in index.states
+    }
+
+
+def test_a_case_that_another_process_replaced_after_it_was_read_is_read_again(folder: Path) -> None:
+    """Even if its file has the same size, and the same time, since both were written within one time step."""
+    before = CaseIndex.of(folder)
+    file = write(folder, "new", {"number": 3})
+    before.read_since(folder, "new")
+    size = file.stat().st_size
+    write(folder, "new", {"number": 4})
+    assert file.stat().st_size == size
+    assert CaseIndex.of(folder, before).properties("new")["number"] == 4
+    assert CaseIndex.of(folder).properties("new")["number"] == 4
+
+
+def test_a_case_that_was_removed_after_it_was_read_is_not_there(folder: Path) -> None:
+    before = CaseIndex.of(folder)
+    for removed in (False, True):
+        write(folder, "new", {"number": 3})
+        before.read_since(folder, "new")
+        (folder / "new.json").unlink()
+        if removed:
+            before.forget("new")
+        assert "new" not in CaseIndex.of(folder, before).states
+
+
+def test_without_numbers_of_files_everything_is_read_again(
+    folder: Path, opened: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = CaseIndex.of(folder)
+    monkeypatch.setattr(case_index.FileState, "of", lambda status: FileState(status.st_size, status.st_mtime_ns))
+    write(folder, "new", {"number": 3})
+    before.read_since(folder, "new")
+    opened.clear()
+    assert CaseIndex.of(folder, before).properties("new")["number"] == 3
+    assert opened == ["new"]
