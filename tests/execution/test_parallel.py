@@ -96,6 +96,16 @@ def test_every_job_has_its_outcome(processes: int) -> None:
     assert all(o.error is None for o in outcomes)
 
 
+def test_workers_go_on_while_the_caller_looks_at_an_outcome(tmp_path: Path) -> None:
+    jobs = [Job(name, (str(tmp_path), name, 0.0)) for name in ("first", "second")]
+    for outcome in run_jobs(note_times, jobs, processes=1):
+        assert outcome.error is None
+        end = time.monotonic() + 60
+        while not (tmp_path / "second.end").exists():
+            assert time.monotonic() < end, "the second job waits for the caller"
+            time.sleep(0.01)
+
+
 def test_no_jobs_no_outcomes() -> None:
     assert list(run_jobs(square, [], processes=2)) == []
 
