@@ -23,13 +23,14 @@ def faults():
 plain = faults()
 tune_cpu()
 faults()
-found = [faults()]
-for _ in range(2):
-    thread = threading.Thread(target=lambda: found.append(faults()))
+here, threads = faults(), []
+for _ in range(8):
+    thread = threading.Thread(target=lambda: threads.append(faults()))
     thread.start()
     thread.join()
-print(plain, found[0] + found[-1], float(torch.tensor(1e-40) * 0.5))
+print(plain, here + min(threads[1:]), float(torch.tensor(1e-40) * 0.5))
 """
+"""A thread's own small objects may take the place of a large tensor, see `empty`. Not those of every thread do."""
 
 
 def test_memory_is_kept_and_denormals_are_zero() -> None:
