@@ -24,6 +24,7 @@ _TITLES = {
     "dice_per_minute": "Dice against the minutes of training",
     "agreement": "Equal weights, losses and patches",
     "preprocessing": "Planning and preprocessing",
+    "preprocessing_hippocampus": "Planning and preprocessing: hippocampus, three runs",
     "preprocessing_intel": "Preprocessing of a CT on another machine",
     "training": "Training on a CPU",
     "training_hippocampus": "Training on a CPU: more iterations of hippocampus",
