@@ -47,7 +47,7 @@ CASE_BARS = {"3d_fullres": 10, "3d_lowres": 14, "both": 28}
 DATASET_BAR = 9
 """Times quicker with hippocampus."""
 FREE_SECONDS = 5
-"""After which memory counts as free for a while. Virtual machines give it back to their host within about two."""
+"""After which memory counts as free for a while."""
 
 
 def nnunet_case(meter: Meter, raw: str, prepared: str, configuration: str) -> None:

@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Any
 
 _CLIENT = "httpx"
-"""An HTTP client for arrays on other machines, which segflow never opens. It takes a third of the library's time."""
+"""An HTTP client for arrays on other machines, which segflow never opens. It takes long to load."""
 
 
 @cache

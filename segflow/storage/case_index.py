@@ -48,13 +48,13 @@ class FileState:
     Attributes:
         size: Bytes.
         time_ns: Time of the last change of its content.
-        number: Of the file in its file system, which is not kept in the index; 0 if the system has none. Files are
-            replaced as a whole, so that a file with another content has another number, even within one time step.
+        inode: Number of the file in its file system, which is not kept in the index; 0 if the system has none. A file
+            that takes the place of another one has another number, even within one time step.
     """
 
     size: int
     time_ns: int
-    number: int = field(default=0, compare=False)
+    inode: int = field(default=0, compare=False)
 
     @classmethod
     def of(cls, status: os.stat_result) -> FileState:
@@ -127,7 +127,7 @@ class CaseIndex:
         except OSError:
             return
         line = _line_of(folder, case_id)
-        if line is not None and state.number:
+        if line is not None and state.inode:
             self._read_since[case_id] = (state, line)
 
     def _still_current(self, states: Mapping[str, FileState]) -> dict[str, bytes]:
@@ -135,7 +135,7 @@ class CaseIndex:
         return {
             name: line
             for name, (state, line) in self._read_since.items()
-            if states.get(name) == state and states[name].number == state.number
+            if states.get(name) == state and states[name].inode == state.inode
         }
 
     def properties(self, case_id: str) -> Any:

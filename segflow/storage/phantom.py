@@ -184,24 +184,25 @@ class _Body:
 
     def _ellipsoid(self, centre: Point, half_axes: Point) -> Array:
         """Mask of an ellipsoid. Most of the grid is too far away to be looked at."""
-        box = []
-        for axis, length in enumerate(self._x.shape):
-            reached = np.ones(length, dtype=bool)
-            for ranges, c, r in zip(self._ranges, centre, half_axes, strict=True):
-                low, high = ranges[axis]
-                reached &= (low < c + r + ROUNDING_MM) & (high > c - r - ROUNDING_MM)
-            planes = np.flatnonzero(reached)
-            box.append(slice(planes[0], planes[-1] + 1) if len(planes) else slice(0))
-        places = (part[tuple(box)] for part in (self._z, self._y, self._x))
+        box = tuple(self._near(axis, centre, half_axes) for axis in range(3))
+        places = (part[box] for part in (self._z, self._y, self._x))
+        parts = (((place - c) / r) ** 2 for place, c, r in zip(places, centre, half_axes, strict=True))
         mask = np.zeros(self._x.shape, dtype=bool)
-        mask[tuple(box)] = (
-            _sum(((place - c) / r) ** 2 for place, c, r in zip(places, centre, half_axes, strict=True)) < 1.0
-        )
+        mask[box] = _sum(parts) < 1.0
         return mask
+
+    def _near(self, axis: int, centre: Point, half_axes: Point) -> slice:
+        """The planes across an axis that an ellipsoid may reach."""
+        reached = np.ones(self._x.shape[axis], dtype=bool)
+        for ranges, c, r in zip(self._ranges, centre, half_axes, strict=True):
+            low, high = ranges[axis]
+            reached &= (low < c + r + ROUNDING_MM) & (high > c - r - ROUNDING_MM)
+        planes = np.flatnonzero(reached)
+        return slice(planes[0], planes[-1] + 1) if len(planes) else slice(0)
 
 
 def _ranges(places: Array) -> list[tuple[Array, Array]]:
-    """Lowest and highest value in each plane across z, across y and across x."""
+    """Lowest and highest value of an array (Z, Y, X) in each plane across z, across y and across x."""
     low, high = places.min(axis=2), places.max(axis=2)
     low_of_x, high_of_x = places.min(axis=(0, 1)), places.max(axis=(0, 1))
     return [(low.min(axis=1), high.max(axis=1)), (low.min(axis=0), high.max(axis=0)), (low_of_x, high_of_x)]

@@ -270,7 +270,7 @@ def test_a_case_that_was_removed_after_it_was_read_is_not_there(folder: Path) ->
         assert "new" not in CaseIndex.of(folder, before).states
 
 
-def test_without_numbers_of_files_everything_is_read_again(
+def test_without_inodes_everything_is_read_again(
     folder: Path, opened: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = CaseIndex.of(folder)
