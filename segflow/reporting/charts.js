@@ -98,6 +98,9 @@ window.segflow = (() => {
       nestedFieldSeparator: false, selectableRows: 1, columnDefaults: { minWidth: 90, resizable: "header" }, placeholder: "no case", ...options,
     });
     made.on("rowClick", (_event, row) => clicked(row.getData()));
+    // Tabulator draws the rows anew whenever the table comes into sight, for tables that were hidden. Here none is, and
+    // a click is lost if that happens between its press and its release.
+    made.on("tableBuilt", () => made.modules.resizeTable.visibilityObserver.disconnect());
     return made;
   }
 

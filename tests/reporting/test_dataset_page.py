@@ -106,6 +106,20 @@ def test_a_click_opens_a_case_in_three_planes(page: Any) -> None:
     assert "truncated" in page.locator(".viewer-stage").inner_text()
 
 
+def test_a_table_is_not_drawn_anew_under_the_pointer_when_it_comes_into_sight(page: Any) -> None:
+    page.evaluate("""() => {
+        window.drawn = 0;
+        Tabulator.findTable("#case-table")[0].on("renderComplete", () => { window.drawn += 1; });
+    }""")
+    table = page.locator("#case-table")
+    for place in ("document.body.scrollHeight", "0"):
+        page.evaluate(f"window.scrollTo(0, {place})")
+        page.evaluate("() => new Promise((done) => requestAnimationFrame(() => setTimeout(done, 100)))")
+        table.scroll_into_view_if_needed()
+        page.evaluate("() => new Promise((done) => requestAnimationFrame(() => setTimeout(done, 100)))")
+    assert page.evaluate("window.drawn") == 0
+
+
 def test_charts_change_and_the_table_sorts(page: Any) -> None:
     axis = page.evaluate("document.getElementById('boxes').layout.yaxis")  # logarithmic, with whole numbers
     assert axis["type"] == "log"
