@@ -96,6 +96,7 @@ def _emptied(folder: Path) -> Path:
 def segflow_case(meter: Meter, raw: str, prepared: str, configuration: str) -> None:
     """The same case through segflow, in the same three steps."""
     from segflow.core.plans import Plans
+    from segflow.execution.machine import processor_count, threads_granted
     from segflow.preprocessing.preprocess_case import preprocess_case
     from segflow.storage.case_files import find_training_cases
     from segflow.storage.images import read_case, reader_by_name
@@ -109,13 +110,14 @@ def segflow_case(meter: Meter, raw: str, prepared: str, configuration: str) -> N
     description = read_description(Path(raw))
     (files,) = find_training_cases(Path(raw), description)
     store = PreprocessedStore(Path(prepared) / "segflow" / plan.data_identifier)
-    with meter.section("read"):
-        case = read_case(files, reader_by_name(plans.reader), channels=len(description.channels))
-    with meter.section("preprocess"):
-        result = preprocess_case(case, plans, plan, description.labels, may_overwrite=True)
-    del case
-    with meter.section("write"):
-        store.write(result, plan.patch_size)
+    with threads_granted(processor_count()):  # as `run_jobs` grants them to the only job
+        with meter.section("read"):
+            case = read_case(files, reader_by_name(plans.reader), channels=len(description.channels))
+        with meter.section("preprocess"):
+            result = preprocess_case(case, plans, plan, description.labels, may_overwrite=True)
+        del case
+        with meter.section("write"):
+            store.write(result, plan.patch_size)
 
 
 def _load_late_libraries() -> None:

@@ -67,6 +67,19 @@ def granted_threads() -> int:
     return int(wish) if wish.isdigit() and int(wish) > 0 else 1
 
 
+@contextmanager
+def threads_granted(threads: int) -> Iterator[None]:
+    """Grant this process threads for its computations, unless its own environment already does."""
+    if os.environ.get(THREADS_VARIABLE):
+        yield
+        return
+    os.environ[THREADS_VARIABLE] = str(threads)
+    try:
+        yield
+    finally:
+        os.environ.pop(THREADS_VARIABLE, None)
+
+
 def memory_bytes() -> int:
     """Memory in bytes that this process may use: the user's limit, the container's or the machine's, the least."""
     limit = memory_limit()

@@ -19,7 +19,15 @@ from typing import Any
 from segflow.core.errors import NoSpaceError, SegflowError
 from segflow.core.system_errors import system_error
 from segflow.execution.jobs import Job, Outcome, run_job
-from segflow.execution.machine import SHARE_OF_MEMORY, held_bytes, memory_bytes, memory_limit, no_room, processor_count
+from segflow.execution.machine import (
+    SHARE_OF_MEMORY,
+    held_bytes,
+    memory_bytes,
+    memory_limit,
+    no_room,
+    processor_count,
+    threads_granted,
+)
 from segflow.execution.worker import LESS_AT_ONCE, Worker
 
 _log = logging.getLogger(__name__)
@@ -60,9 +68,11 @@ def run_jobs(
     if processes == 0:
         for job in jobs:
             try:
-                yield run_job(job.name, function, job.arguments)
+                with threads_granted(processor_count()):  # nothing else of this command runs meanwhile
+                    outcome = run_job(job.name, function, job.arguments)
             except MemoryError:
-                yield Outcome(job.name, None, f"'{job.name}' asked for more memory than there is")
+                outcome = Outcome(job.name, None, f"'{job.name}' asked for more memory than there is")
+            yield outcome
         return
     pool = _Pool(function, min(processes, len(jobs)))
     try:

@@ -27,7 +27,6 @@ from segflow.storage.file_stamps import FileStamp, Origin, stamp_file
 from segflow.storage.images import ImageIO, read_case
 from segflow.storage.json_files import read_json_as, write_json
 from segflow.storage.label_map_files import case_inputs
-from segflow.storage.label_values import check_label_values
 from segflow.storage.open_case import check_values_as_read, is_read_in_boxes, only_whole, open_case
 from segflow.storage.regular_files import stamped_files_stay_open
 from segflow.storage.stamps import UNKNOWN, StampedFolder
@@ -145,9 +144,7 @@ def _measure_files(
             if opened.label is not None:
                 check_values_as_read(opened.label, labels, files.case_id)
             return measure_as_read(opened, samples), stamps
-    case = read_case(files, reader, channels=channels)
-    if case.label is not None:
-        check_label_values(case.label, labels, files.case_id)
+    case = read_case(files, reader, channels=channels, labels=labels)
     return measure_case(case, samples), stamps
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -14,14 +15,18 @@ from segflow.core.cropping import crop_to_nonzero
 from segflow.core.errors import SegflowError
 from segflow.core.fingerprint import ChannelIntensities
 from segflow.core.geometry import Box, Geometry, permute, resampled_shape
-from segflow.core.labels import Labels
+from segflow.core.labels import LabelKey, Labels
 from segflow.core.plans import Plans
 from segflow.core.preprocessed_case import PreprocessedCase, SpatialRecord
 from segflow.execution.machine import check_room
+from segflow.execution.threads import meanwhile
 from segflow.preprocessing.foreground import draw_foreground_locations, location_keys
 from segflow.preprocessing.normalization import check_finite, normalize
 from segflow.preprocessing.own_normalizations import Normalizations, check_planned, normalize_by_own
 from segflow.preprocessing.resampling import check_shape, interpolation_of, resample_image, resample_label
+
+_LARGE = 1 << 20
+"""Values of an image from which on its label is resampled beside it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,14 +143,24 @@ def to_plan_space(case: NormalizedCase, plan: ConfigurationPlan, labels: Labels)
             "the case after resampling",
             found=f"{list(shape)} voxels: {list(case.crop.shape)} of {_mm(spacings[0])} at {_mm(spacings[1])}",
         )
-        image = resample_image(case.image, shape, *spacings, plan.resampling_image)
-        label, locations = None, {}
-        if case.label is not None:
-            label = resample_label(case.label, shape, *spacings, plan.resampling_label)
-            locations = draw_foreground_locations(label, location_keys(labels))
+        place_label = partial(_label_in_plan_space, case.label, spatial, plan, labels)
+        with meanwhile(place_label, worth=case.image.size > _LARGE) as placed_label:
+            image = resample_image(case.image, shape, *spacings, plan.resampling_image)
+        label, locations = placed_label()
     except SegflowError as error:
         raise error.of_case(case.case_id) from error
     return PreprocessedCase(case.case_id, image, label, spatial, locations, case.missing)
+
+
+def _label_in_plan_space(
+    label: np.ndarray | None, spatial: SpatialRecord, plan: ConfigurationPlan, labels: Labels
+) -> tuple[np.ndarray | None, dict[LabelKey, np.ndarray]]:
+    """Label map and foreground locations of a case after resampling."""
+    if label is None:
+        return None, {}
+    spacings = spatial.spacing_transposed, spatial.spacing_plan
+    result = resample_label(label, spatial.shape_plan, *spacings, plan.resampling_label)
+    return result, draw_foreground_locations(result, location_keys(labels))
 
 
 def place_in_plan(

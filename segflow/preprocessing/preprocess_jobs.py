@@ -24,7 +24,6 @@ from segflow.preprocessing.provenance import PLANS, stamp_files
 from segflow.preprocessing.streamed import resample_as_read
 from segflow.storage.case_facts import PROVENANCE, Stamps
 from segflow.storage.images import ImageIO, read_case
-from segflow.storage.label_values import check_label_values
 from segflow.storage.open_case import check_values_as_read, is_read_in_boxes, only_whole, open_case
 from segflow.storage.regular_files import stamped_files_stay_open
 
@@ -41,9 +40,8 @@ def preprocess_one(
 ) -> str | None:
     """Make one case's arrays for some configurations, in a worker. Returns why its values are absurd, or None."""
     stamps, labels = stamp_files(files), description.labels
-    case = read_case(files, reader, channels=len(description.channels))
-    if case.label is not None:  # it may have been edited since planning, and training could not name the case
-        check_label_values(case.label, labels, files.case_id)
+    # Labels are checked again: a file may have been edited since planning, and training could not name the case.
+    case = read_case(files, reader, channels=len(description.channels), labels=labels)
     absurd = absurd_channels(case.image)
     groups = _groups(targets)
     while groups:

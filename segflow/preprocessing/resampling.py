@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from segflow.core.configuration_plan import ResamplingPlan
 from segflow.core.errors import SegflowError
 from segflow.core.geometry import ANISOTROPY_THRESHOLD
-from segflow.execution.machine import granted_threads
+from segflow.execution.threads import for_each
 from segflow.preprocessing.interpolation import Band, axis_bands, nearest_indices
 from segflow.preprocessing.label_resampling import TieRule, resize_label
 from segflow.preprocessing.rescaling import range_of
@@ -178,19 +176,7 @@ def _resize_volume(source: np.ndarray, target: np.ndarray, interpolation: Interp
             slices = (band.matrix @ flat[band.columns]).reshape(-1, *source.shape[1:])
         resize_in_plane(slices, target[band.rows], interpolation.order, limits)
 
-    _for_each(resize_band, axis_bands(len(source), len(target), interpolation.order))
-
-
-def _for_each(function: Callable[[Any], None], parts: Sequence[Any]) -> None:
-    """Call a function for each part, on as many threads as were granted. numpy lets them run in parallel."""
-    threads = min(granted_threads(), len(parts))
-    if threads <= 1:
-        for part in parts:
-            function(part)
-        return
-    with ThreadPoolExecutor(threads) as pool:
-        for _ in pool.map(function, parts):
-            pass  # raises the exception of a thread
+    for_each(resize_band, axis_bands(len(source), len(target), interpolation.order))
 
 
 def _resize_slices(source: np.ndarray, target: np.ndarray, interpolation: Interpolation) -> None:
@@ -209,10 +195,10 @@ def _resize_slices(source: np.ndarray, target: np.ndarray, interpolation: Interp
             resize_slice(index, target[places[0] : places[0] + 1])
             target[places[1:]] = target[places[0]]
 
-        _for_each(fill_from, [int(index) for index in np.unique(chosen)])
+        for_each(fill_from, [int(index) for index in np.unique(chosen)])
         return
     resized = np.empty((len(source), *target.shape[1:]), np.float32)
-    _for_each(lambda index: resize_slice(index, resized[index : index + 1]), range(len(source)))
+    for_each(lambda index: resize_slice(index, resized[index : index + 1]), range(len(source)))
     flat = resized.reshape(len(resized), -1)
     for band in axis_bands(len(source), len(target), interpolation.order_through):
         target[band.rows] = (band.matrix @ flat[band.columns]).reshape(-1, *target.shape[1:])

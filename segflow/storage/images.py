@@ -18,6 +18,7 @@ import numpy as np
 from segflow.core.case import Case, CaseFiles
 from segflow.core.errors import SegflowError
 from segflow.core.geometry import Geometry
+from segflow.core.labels import Labels
 from segflow.core.missing_channels import with_missing
 from segflow.execution.machine import granted_threads, processor_count
 from segflow.execution.worker import is_worker
@@ -32,6 +33,7 @@ from segflow.storage.image_formats.placement import (
     same_placement,
 )
 from segflow.storage.label_mapping import stored_reader
+from segflow.storage.label_values import label_values, refuse_unknown_values
 from segflow.storage.readers import (
     choose_reader,
     is_shipped,
@@ -66,43 +68,55 @@ TRANSPARENCY = " The fourth channel of a picture is its transparency: saved with
 SAME_GRID = "Resample one onto the other's grid. If only the header is wrong, copy the image's."
 
 
-def read_case(files: CaseFiles, reader: ImageIO, *, channels: int | None = None) -> Case:
+def read_case(files: CaseFiles, reader: ImageIO, *, channels: int | None = None, labels: Labels | None = None) -> Case:
     """Read image and label map of a case.
 
     Args:
         files: Its files.
         reader: How to read them.
         channels: Number of channels that the dataset declares; None leaves it unchecked.
+        labels: The dataset's labels, if the label map may hold no others; see `refuse_unknown_values`.
 
     Returns:
         The case in image space: image float32 (C, Z, Y, X), with zeros in channels that are missing, label int16
         (Z, Y, X) or None, geometry of the image.
 
     Raises:
-        SegflowError: A file cannot be read, channels are missing or too many, or image and label lie on different
-            grids. The error names the case.
+        SegflowError: A file cannot be read, channels are missing or too many, image and label lie on different grids,
+            or the label map holds values that the dataset does not declare. The error names the case.
     """
+
+    label: np.ndarray | None = None
     try:
-        with _label_meanwhile(files, reader) as read_label:
+        with _label_meanwhile(files, reader, with_values=labels is not None) as read_label:
             image, geometry = reader.read_image(files.images)
             if channels is not None:
                 check_channels(image.shape[0] + len(files.missing), channels)
             image = with_missing(image, files.missing)
-            label: np.ndarray | None = None
             if files.label is not None:
-                label, label_geometry = read_label(files.label)
+                label, label_geometry, values = read_label(files.label)
                 check_same_space(image.shape[1:], label.shape, geometry, label_geometry)
+                if labels is not None:
+                    refuse_unknown_values(values, labels, files.case_id)
     except SegflowError as error:
         raise error.of_case(files.case_id) from error
     return Case(files.case_id, image, label, geometry, files.missing)
 
 
 @contextmanager
-def _label_meanwhile(files: CaseFiles, reader: ImageIO) -> Iterator[Callable[[Path], tuple[np.ndarray, Geometry]]]:
-    """A function that gives the label, which a thread reads while the block reads the image, if that is worth it.
+def _label_meanwhile(
+    files: CaseFiles, reader: ImageIO, *, with_values: bool
+) -> Iterator[Callable[[Path], tuple[np.ndarray, Geometry, list[int]]]]:
+    """A function that gives a label map, its geometry, and its values if they are wanted.
 
-    Only NIfTI files are read so, which no library of others touches, and by shipped readers only.
+    A thread reads it while the block reads the image, if that is worth it. Only NIfTI files are read so, which no
+    library of others touches, and by shipped readers only.
     """
+
+    def read(file: Path) -> tuple[np.ndarray, Geometry, list[int]]:
+        label, geometry = reader.read_label(file)
+        return label, geometry, label_values(label) if with_values else []
+
     worth = (
         files.label is not None
         and is_shipped(stored_reader(reader))
@@ -111,10 +125,10 @@ def _label_meanwhile(files: CaseFiles, reader: ImageIO) -> Iterator[Callable[[Pa
         and (granted_threads() if is_worker() else processor_count()) > 1
     )
     if not worth or files.label is None:
-        yield reader.read_label
+        yield read
         return
     with ThreadPoolExecutor(1) as thread:
-        label = thread.submit(reader.read_label, files.label)
+        label = thread.submit(read, files.label)
         yield lambda _: label.result()
 
 

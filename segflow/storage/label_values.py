@@ -67,17 +67,8 @@ def label_values(label: np.ndarray) -> list[int]:
     return [int(index) + lowest for index in np.flatnonzero(seen)]
 
 
-def check_label_values(label: np.ndarray, labels: Labels, case_id: str) -> None:
-    """Refuse a label map of classes, any shape, with values that the dataset does not declare, or not for this case.
-
-    Raises:
-        SegflowError: There are some. The error names the case.
-    """
-    refuse_unknown_values(label_values(label), labels, case_id)
-
-
 def refuse_unknown_values(values: Sequence[int], labels: Labels, case_id: str) -> None:
-    """Refuse classes of a label map that the dataset does not declare. See `check_label_values`.
+    """Refuse classes of a label map that the dataset does not declare, or not for this case.
 
     Raises:
         SegflowError: There are some. The error names the case.

@@ -69,7 +69,7 @@ def open_case(files: CaseFiles, reader: ImageIO, *, channels: int | None = None)
 
 
 def check_values_as_read(label: LabelSource, labels: Labels, case_id: str) -> None:
-    """Like `check_label_values`, for a label map that is read slab by slab.
+    """Refuse a label map, read slab by slab, with other values than the dataset declares for this case.
 
     Raises:
         SegflowError: The label map holds values that the dataset does not declare. The error names the case.

@@ -12,6 +12,8 @@ from segflow.core.geometry import Box, Geometry
 from segflow.core.labels import Labels
 from segflow.core.plans import Plans
 from segflow.core.preprocessed_case import SpatialRecord
+from segflow.execution.machine import THREADS_VARIABLE, threads_granted
+from segflow.preprocessing import preprocess_case as door
 from segflow.preprocessing.preprocess_case import preprocess_case
 
 LABELS = Labels.from_json({"background": 0, "one": 1, "two": 2})
@@ -25,6 +27,27 @@ def make_case(shape: tuple[int, ...] = (8, 12, 10), spacing: tuple[float, float,
     label[2:5, 4:8, 3:6] = 1
     label[5:7, 4:8, 3:6] = 2
     return Case("case_7", image, label, Geometry(spacing, {"origin": [1, 2, 3]}))
+
+
+@pytest.mark.parametrize("spacing", [(2.0, 1.0, 1.5), (9.0, 1.0, 1.5)])
+def test_the_arrays_do_not_depend_on_threads(
+    make_plans: Callable[..., Plans], monkeypatch: pytest.MonkeyPatch, spacing: tuple[float, float, float]
+) -> None:
+    monkeypatch.setattr(door, "_LARGE", 0)
+    monkeypatch.delenv(THREADS_VARIABLE, raising=False)
+    plans, results = make_plans((1.0, 1.0, 1.0)), []
+    for threads in (1, 2, 5):
+        with threads_granted(threads):
+            results.append(
+                preprocess_case(make_case((40, 30, 28), spacing), plans, plans.configuration("test"), LABELS)
+            )
+    one, *others = results
+    for other in others:
+        assert one.image.tobytes() == other.image.tobytes()
+        assert np.array_equal(one.label, other.label)
+        for key, voxels in one.foreground_locations.items():
+            assert len(voxels) > 0
+            assert np.array_equal(voxels, other.foreground_locations[key])
 
 
 @pytest.mark.parametrize("axis_order", [(0, 1, 2), (1, 2, 0), (2, 0, 1)])

@@ -11,6 +11,7 @@ import pytest
 
 from segflow.core.case import CaseFiles
 from segflow.core.errors import SegflowError
+from segflow.core.labels import Labels
 from segflow.storage import images
 from segflow.storage.images import read_case, reader_by_name
 
@@ -47,6 +48,24 @@ def test_the_case_is_the_same(files: CaseFiles, monkeypatch: pytest.MonkeyPatch,
     assert one_by_one.label is not None
     assert np.array_equal(at_once.label, one_by_one.label)
     assert at_once.geometry == one_by_one.geometry
+
+
+@pytest.mark.parametrize("processors", [1, 2])
+def test_undeclared_labels_are_refused_after_what_is_worse(
+    files: CaseFiles, monkeypatch: pytest.MonkeyPatch, processors: int
+) -> None:
+    monkeypatch.setattr(images, "processor_count", lambda: processors)
+    reader, declared = reader_by_name("SimpleITKIO"), Labels.from_json({"background": 0, "one": 1})
+    assert read_case(files, reader).label is not None
+    assert read_case(files, reader, labels=Labels.from_json({"background": 0, "one": 1, "two": 2})).label is not None
+    with pytest.raises(SegflowError, match="does not name") as caught:
+        read_case(files, reader, labels=declared)
+    assert (caught.value.case, caught.value.found) == ("a", [2])
+    assert files.label is not None
+    other = np.full((2, 2, 2), 2, np.uint8)
+    nibabel.save(nibabel.Nifti1Image(other, np.eye(4)), files.label)  # type: ignore[attr-defined]
+    with pytest.raises(SegflowError, match="differ in shape"):
+        read_case(files, reader, labels=declared)
 
 
 @pytest.mark.parametrize("which", ["image", "label", "both"])
