@@ -341,7 +341,7 @@ def _lits(record: Record, chosen: Options) -> None:
         pair = record.compare(
             what,
             partial(run_function, chosen.machine, nnunet_case, **call),
-            partial(run_function, chosen.machine, segflow_case, **call),
+            partial(run_function, _like_a_worker(chosen.machine), segflow_case, **call),
         )
         _check_case(record, what, *pair, CASE_BARS[configuration])
         _equality(record, chosen, what, *(prepared / side / f"nnUNetPlans_{configuration}" for side in SIDES))
@@ -349,19 +349,30 @@ def _lits(record: Record, chosen: Options) -> None:
     pair = record.compare(
         what,
         partial(run_function, chosen.machine, nnunet_both, raw=raw, prepared=prepared),
-        partial(run_function, chosen.machine, segflow_both, raw=raw, prepared=prepared),
+        partial(run_function, _like_a_worker(chosen.machine), segflow_both, raw=raw, prepared=prepared),
     )
     _check_case(record, what, *pair, CASE_BARS["both"])
     for number, part in enumerate(("processor time", "of it in the kernel")):
         theirs, ours = (median(run.value[number] for run in runs) for runs in pair)
         record.value(f"{what}: {part}", nnunet=theirs, segflow=ours, unit="s")
+    used = [median(run.value[0] for run in runs) / (chosen.machine.threads * median_seconds(runs)) for runs in pair]
+    record.value(f"{what}: share of the processors that was used", nnunet=used[0], segflow=used[1])
     for name, seconds in run_function(chosen.machine, use_memory).value.items():
         record.value(f"1 GB of memory, {name}: first use", both=seconds, unit="s")
     again = record.alone(
         f"{what}, second time in a process that keeps its memory",
-        partial(run_function, chosen.machine, segflow_both, raw=raw, prepared=prepared, again=True),
+        partial(run_function, _like_a_worker(chosen.machine), segflow_both, raw=raw, prepared=prepared, again=True),
+    )
+    record.value(
+        f"{what}: processor time, if no page were new", segflow=median(run.value[0] for run in again), unit="s"
     )
     record.value(f"{what}: times quicker, if no page were new", both=median_seconds(pair[0]) / median_seconds(again))
+
+
+def _like_a_worker(machine: Machine) -> Machine:
+    """The machine with the environment of segflow's workers, whose threads make their matrix products each alone."""
+    alone = {"OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    return Machine(machine.cores, machine.threads, {**machine.variables, **alone})
 
 
 def _plan_like_lits(raw: Path, prepared: Path) -> None:

@@ -20,6 +20,8 @@ from segflow.storage.json_files import written_whole
 _CODEC = "ZSTD"
 _LEVEL = 1
 _IN_MEMORY = 64 * 2**20
+_AT_ONCE = 64 * 2**20
+"""Bytes that are compressed in one go."""
 _SAMPLE = 8192
 _THREADS = "BLOSC_NTHREADS"
 
@@ -56,8 +58,7 @@ def write_array(path: Path, array: np.ndarray, patch_size: Sequence[int]) -> dic
         if path.suffix == ".npy":
             np.save(temporary, array, allow_pickle=False)
         else:
-            options = _options(array, patch_size, granted_threads())
-            array_library().asarray(array, urlpath=str(temporary), mode="w", **options)
+            _compress(array, _options(array, patch_size, granted_threads()), urlpath=str(temporary), mode="w")
         return checks_of(temporary)
 
 
@@ -87,8 +88,21 @@ def _content(path: Path, array: np.ndarray, patch_size: Sequence[int]) -> bytes:
         stream = io.BytesIO()
         np.save(stream, array, allow_pickle=False)
         return stream.getvalue()
-    frame: bytes = array_library().asarray(array, contiguous=True, **_options(array, patch_size, 1)).to_cframe()
+    frame: bytes = _compress(array, _options(array, patch_size, 1), contiguous=True).to_cframe()
     return frame
+
+
+def _compress(array: np.ndarray, options: dict[str, Any], **where: Any) -> Any:
+    """The compressed array of a C-contiguous one (C, Z, Y, X)."""
+    result = array_library().empty(array.shape, array.dtype, **options, **where)
+    # The library starts its threads anew for each assignment, and no other thread of Python runs during one.
+    depth = options["chunks"][1]
+    depth *= max(1, _AT_ONCE // (depth * array[0, 0].nbytes))
+    for channel in range(len(array)):
+        for z in range(0, array.shape[1], depth):
+            part = (slice(channel, channel + 1), slice(z, z + depth))
+            result[part] = array[part]
+    return result
 
 
 def _options(array: np.ndarray, patch_size: Sequence[int], threads: int) -> dict[str, Any]:

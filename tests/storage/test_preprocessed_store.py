@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from segflow.core.errors import SegflowError
 from segflow.core.geometry import Box, Geometry
 from segflow.core.preprocessed_case import PreprocessedCase, SpatialRecord
+from segflow.storage import array_files
 from segflow.storage.chunks import chunk_and_block
 from segflow.storage.preprocessed_store import PreprocessedStore
 
@@ -89,6 +90,27 @@ def test_an_open_store_travels_to_a_worker(store: PreprocessedStore) -> None:
     store.open("case_1").read_image()
     copy = pickle.loads(pickle.dumps(store))
     assert np.array_equal(copy.open("case_1").read_label(), make_case().label)
+
+
+@pytest.mark.parametrize("at_once", [1, 5000, 1 << 26])
+@pytest.mark.parametrize("in_memory", [0, 1 << 26])
+@pytest.mark.parametrize("patch", [(16, 16, 16), (24, 24)])
+def test_an_array_is_compressed_in_goes_of_any_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: int, in_memory: int, patch: tuple[int, ...]
+) -> None:
+    array = np.random.default_rng(0).normal(size=(2, 37, 50, 41)).round(1).astype(np.float32)
+    monkeypatch.setattr(array_files, "_AT_ONCE", at_once)
+    monkeypatch.setattr(array_files, "_IN_MEMORY", in_memory)
+    checks = array_files.write_array(tmp_path / "a.b2nd", array, patch)
+    assert checks["bytes"] == (tmp_path / "a.b2nd").stat().st_size
+    options = array_files._options(array, patch, 1)
+    if in_memory:
+        expected = blosc2.asarray(array, contiguous=True, **options).to_cframe()
+    else:
+        blosc2.asarray(array, urlpath=str(tmp_path / "b.b2nd"), **options)
+        expected = (tmp_path / "b.b2nd").read_bytes()
+    assert (tmp_path / "a.b2nd").read_bytes() == expected
+    assert np.array_equal(blosc2.open(str(tmp_path / "a.b2nd"), mode="r")[:], array)
 
 
 def test_a_case_without_label_or_image(store: PreprocessedStore) -> None:
