@@ -42,6 +42,7 @@ TOLERANCE = 1e-3
 SHARE_EQUAL = 0.9999
 PROCESSES = 2
 SIDES = ("nnunet", "segflow")
+BOTH = ("3d_fullres", "3d_lowres")
 CASE_BARS = {"3d_fullres": 10, "3d_lowres": 14, "both": 28}
 """Times quicker with the CT phantom."""
 DATASET_BAR = 9
@@ -143,7 +144,7 @@ def nnunet_both(meter: Meter, raw: str, prepared: str) -> list[float]:
     description = read_json(Path(raw) / "dataset.json")
     ((case_id, files),) = get_filenames_of_train_images_and_targets(raw, description).items()
     before = _processor_seconds(), os.times().system
-    for configuration in ("3d_fullres", "3d_lowres"):
+    for configuration in BOTH:
         plan = plans.get_configuration(configuration)
         folder = _emptied(Path(prepared) / "nnunet_both" / plan.data_identifier)
         with meter.section("files to files"):
@@ -153,8 +154,8 @@ def nnunet_both(meter: Meter, raw: str, prepared: str) -> list[float]:
     return [_processor_seconds() - before[0], os.times().system - before[1]]
 
 
-def segflow_both(meter: Meter, raw: str, prepared: str, again: bool = False) -> list[float]:
-    """Preprocess both configurations of the case with segflow. Returns what `nnunet_both` returns.
+def segflow_files(meter: Meter, raw: str, prepared: str, configurations: list[str], again: bool = False) -> list[float]:
+    """Preprocess configurations of the case with segflow, files to files. Returns what `nnunet_both` returns.
 
     With ``again``, the second time in a process that keeps freed memory, so that no page is new.
     """
@@ -166,15 +167,13 @@ def segflow_both(meter: Meter, raw: str, prepared: str, again: bool = False) -> 
         from segflow.network.cpu.allocation import tune_cpu  # loads torch, whose memory is not preprocessing's
 
         tune_cpu()
-        segflow_both(Meter(), raw, prepared)
+        segflow_files(Meter(), raw, prepared, configurations)
     _load_late_libraries()
     plans = Plans.from_json(read_json(Path(prepared) / "nnUNetPlans.json"))
     settings = PreprocessSettings(processes=0, redo=True)
     before = _processor_seconds(), os.times().system
     with meter.section("files to files"):
-        report = preprocess_dataset(
-            Path(raw), plans, ["3d_fullres", "3d_lowres"], Path(prepared) / "segflow_both", settings
-        )
+        report = preprocess_dataset(Path(raw), plans, configurations, Path(prepared) / "segflow_both", settings)
     if report.failed:
         raise RuntimeError(report.text())
     return [_processor_seconds() - before[0], os.times().system - before[1]]
@@ -335,22 +334,26 @@ def _lits(record: Record, chosen: Options) -> None:
     prepared = chosen.work / "nnUNet_preprocessed" / raw.name
     _plan_like_lits(raw, prepared)
     size = "×".join(str(n) for n in reversed(shape))
-    for configuration in ("3d_fullres", "3d_lowres"):
+    worker = _like_a_worker(chosen.machine)
+    reference = {}
+    for configuration in BOTH:
         what = f"CT {size}, {configuration}"
         call = {"raw": raw, "prepared": prepared, "configuration": configuration}
         pair = record.compare(
             what,
             partial(run_function, chosen.machine, nnunet_case, **call),
-            partial(run_function, _like_a_worker(chosen.machine), segflow_case, **call),
+            partial(run_function, worker, segflow_case, **call),
         )
+        reference[what] = median_seconds(pair[0])
         _check_case(record, what, *pair, CASE_BARS[configuration])
         _equality(record, chosen, what, *(prepared / side / f"nnUNetPlans_{configuration}" for side in SIDES))
     what = f"CT {size}, both configurations"
     pair = record.compare(
         what,
         partial(run_function, chosen.machine, nnunet_both, raw=raw, prepared=prepared),
-        partial(run_function, _like_a_worker(chosen.machine), segflow_both, raw=raw, prepared=prepared),
+        partial(run_function, worker, segflow_files, raw=raw, prepared=prepared, configurations=[*BOTH]),
     )
+    reference[what] = median_seconds(pair[0])
     _check_case(record, what, *pair, CASE_BARS["both"])
     for number, part in enumerate(("processor time", "of it in the kernel")):
         theirs, ours = (median(run.value[number] for run in runs) for runs in pair)
@@ -359,14 +362,13 @@ def _lits(record: Record, chosen: Options) -> None:
     record.value(f"{what}: share of the processors that was used", nnunet=used[0], segflow=used[1])
     for name, seconds in run_function(chosen.machine, use_memory).value.items():
         record.value(f"1 GB of memory, {name}: first use", both=seconds, unit="s")
-    again = record.alone(
-        f"{what}, second time in a process that keeps its memory",
-        partial(run_function, _like_a_worker(chosen.machine), segflow_both, raw=raw, prepared=prepared, again=True),
-    )
-    record.value(
-        f"{what}: processor time, if no page were new", segflow=median(run.value[0] for run in again), unit="s"
-    )
-    record.value(f"{what}: times quicker, if no page were new", both=median_seconds(pair[0]) / median_seconds(again))
+    for made, configurations in ((f"CT {size}, {BOTH[1]}", [BOTH[1]]), (what, [*BOTH])):
+        call = {"raw": raw, "prepared": prepared, "configurations": configurations, "again": True}
+        again = record.alone(
+            f"{made}, second time in a process that keeps its memory",
+            partial(run_function, worker, segflow_files, **call),
+        )
+        record.value(f"{made}: times quicker, if no page were new", both=reference[made] / median_seconds(again))
 
 
 def _like_a_worker(machine: Machine) -> Machine:
