@@ -12,9 +12,12 @@ from PIL import Image, ImageDraw, ImageFont
 from pytorch_lightning.callbacks import Callback
 
 from segflow.core.labels import Labels
+from segflow.core.preprocessed_case import SpatialRecord
 from segflow.network.device_copies import sent
 from segflow.reporting.overlays import PALETTE, best_slice, draw_overlay
 from segflow.sampling.batch import PatchBatch, network_input
+from segflow.storage.image_formats.placement import RAS
+from segflow.storage.images import orientation
 from segflow.training.loggers import log_picture, takes_pictures
 
 TAG = "val/patches"
@@ -66,7 +69,8 @@ class PatchPictures(Callback):
                 image = network_input(patches.image, patches.channels_present, mask=pl_module.channel_mask)
                 patches = patches._replace(image=image)
             self._patches = patches
-            self._slices = slices_of(self._patches, self._labels)
+            records = [dataset.store.open(case_id).spatial for case_id in patches.case_ids]
+            self._slices = slices_of(patches, self._labels, [flips_for_display(record) for record in records])
         with trainer.precision_plugin.val_step_context():
             logits = _logits(pl_module, self._patches.image, self._slices.at, len(dataset.samples))
         picture = draw_slices(self._slices, logits, self._labels, self._spacing)
@@ -82,22 +86,43 @@ class Slices(NamedTuple):
         image: (B, height, width), the first channel.
         reference: (B, height, width), labels.
         at: Index of each slice in its patch; None for patches of two dimensions.
+        flips: Axes along which each is flipped when it is drawn, see `flips_for_display`.
     """
 
     case_ids: Sequence[str]
     image: np.ndarray
     reference: np.ndarray
     at: Sequence[int] | None
+    flips: Sequence[tuple[int, ...]]
 
 
-def slices_of(patches: PatchBatch, labels: Labels) -> Slices:
-    """The slices to draw. Of a 3D patch it is that in which the reference is best seen."""
+def flips_for_display(spatial: SpatialRecord) -> tuple[int, ...]:
+    """Axes of a slice, 0 and 1, that grow to the right, to the front or upwards.
+
+    Flipped along them, a slice shows the patient as radiologists see one: an axial slice from below, with the front at
+    the top. There are none for images that do not say where the patient is.
+    """
+    towards = orientation(spatial.geometry)
+    if towards is None:
+        return ()
+    return tuple(number for number, axis in enumerate(spatial.axis_order[-2:]) if towards[2 - axis] in RAS)
+
+
+def slices_of(patches: PatchBatch, labels: Labels, flips: Sequence[tuple[int, ...]] | None = None) -> Slices:
+    """The slices to draw. Of a 3D patch it is that in which the reference is best seen.
+
+    Args:
+        patches: The patches.
+        labels: The label definition.
+        flips: See `Slices`; None flips no slice.
+    """
+    flips = [()] * len(patches.image) if flips is None else flips
     image, reference = patches.image[:, 0].numpy(), _painted(patches.label[:, 0].numpy(), labels)
     if image.ndim == 3:
-        return Slices(patches.case_ids, image, reference, None)
+        return Slices(patches.case_ids, image, reference, None, flips)
     at = [best_slice(label) for label in reference]
     samples = range(len(at))
-    return Slices(patches.case_ids, image[samples, at], reference[samples, at], at)
+    return Slices(patches.case_ids, image[samples, at], reference[samples, at], at, flips)
 
 
 def _logits(pl_module: Any, image: torch.Tensor, at: Sequence[int] | None, size: int) -> np.ndarray:
@@ -126,9 +151,9 @@ def draw_slices(slices: Slices, logits: np.ndarray, labels: Labels, spacing: Seq
         uint8 (height, width, 3). Labels have the colours of the report, and those of the reference are named.
     """
     rows = []
-    for image, reference, values in zip(slices.image, slices.reference, logits, strict=True):
+    for image, reference, flips, values in zip(slices.image, slices.reference, slices.flips, logits, strict=True):
         maps = (np.zeros_like(reference), reference, _predicted(values, labels))
-        rows.append([draw_overlay(image, label, spacing) for label in maps])
+        rows.append([draw_overlay(np.flip(image, flips), np.flip(label, flips), spacing) for label in maps])
     shown = set(np.unique(slices.reference).tolist())
     names = {label: name for label, name in _names(labels).items() if label in shown}
     return _with_words(rows, slices.case_ids, names)

@@ -7,14 +7,16 @@ import pytest
 import torch
 from training_toy import CASES, PATCH, make_record
 
+from segflow.core.geometry import Box, Geometry
 from segflow.core.labels import Labels
+from segflow.core.preprocessed_case import SpatialRecord
 from segflow.network.build import build_network
 from segflow.reporting.overlays import PALETTE, draw_overlay
 from segflow.sampling.batch import PatchBatch
 from segflow.sampling.patch_dataset import PatchDataset
 from segflow.sampling.patch_sampler import PatchSampler
 from segflow.training.compilation import compile_if_it_pays
-from segflow.training.patch_pictures import GAP, LINE, draw_slices, slices_of
+from segflow.training.patch_pictures import GAP, LINE, draw_slices, flips_for_display, slices_of
 from segflow.training.step_time import NetworkStep
 
 LABELS = Labels.from_json({"background": 0, "ball": 1, "core": 2, "ignore": 3})
@@ -90,6 +92,44 @@ def test_of_a_volume_the_slice_with_most_foreground_is_shown():
     slices = slices_of(patches, LABELS)
     assert slices.at == [2]
     assert np.array_equal(slices.reference, reference[:, 0, 2])
+
+
+def _record(affine: np.ndarray | None, axis_order: tuple[int, ...] = (0, 1, 2)) -> SpatialRecord:
+    geometry = Geometry((1.0, 1.0, 1.0), {} if affine is None else {"affine": affine.tolist()})
+    box = Box((0, 0, 0), (4, 4, 4))
+    return SpatialRecord(geometry, (4, 4, 4), axis_order, box, (1.0, 1.0, 1.0), (1.0, 1.0, 1.0), (4, 4, 4))
+
+
+def test_slices_show_the_patient_as_radiologists_see_one():
+    signs = {"R": 1, "L": -1, "A": 1, "P": -1, "S": 1, "I": -1}
+
+    def flips(towards: str, axis_order: tuple[int, ...] = (0, 1, 2)) -> tuple[int, ...]:
+        affine = np.eye(4)
+        affine[:3, :3] = 0
+        for axis, letter in enumerate(towards):
+            affine["RASLPI".index(letter) % 3, axis] = signs[letter]
+        return flips_for_display(_record(affine, axis_order))
+
+    assert flips("LPS") == ()
+    assert flips("RAS") == (0, 1)
+    assert flips("LAS") == (0,)
+    assert flips("RPS") == (1,)
+    assert flips("PIR") == ()  # sagittal, with the front at the left and the head at the top
+    assert flips("ASR") == (0, 1)
+    assert flips("LPS", (2, 0, 1)) == (0,)  # slices along x: their rows run upwards
+    assert flips_for_display(_record(None)) == ()
+
+
+def test_a_slice_is_flipped_with_its_labels():
+    reference, image = np.zeros((1, 1, 8, 8), np.int16), np.zeros((1, 1, 8, 8), np.float32)
+    reference[0, 0, 1:3, 1:4] = 1
+    image[0, 0, 2:4, :3] = 1
+    patches = PatchBatch(torch.from_numpy(image), torch.from_numpy(reference), ["case"])
+    logits = logits_of(reference[:, 0], 3)
+    flipped = draw_slices(slices_of(patches, LABELS, [(0, 1)]), logits, LABELS, (1.0, 1.0))
+    for one, other in zip(panels_of(drawn(image, reference, logits)), panels_of(flipped), strict=True):
+        assert np.array_equal(one[::-1, ::-1], other)
+        assert not np.array_equal(one, other)
 
 
 def test_a_narrow_patch_leaves_room_for_the_names_of_columns():
