@@ -19,6 +19,7 @@ from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.object_type import ObjectType
 from hydra.core.plugins import Plugins
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
@@ -164,12 +165,13 @@ def _is_referred_to(key: str, config: DictConfig, kind: type) -> bool:
 
 def _check_options(config: DictConfig) -> None:
     """Refuse a missing option, which Hydra ignores if a defaults list calls it ``optional``."""
-    loader = GlobalHydra.instance().config_loader()
+    # Asked itself, the loader copies all records that are known to Hydra for each group.
+    repository = GlobalHydra.instance().config_loader().repository  # type: ignore[attr-defined]
     for key, choice in config.hydra.runtime.choices.items():
         group = key.split("@")[0]
         for option in [choice] if isinstance(choice, str) else choice or []:
             inner, _, file = f"{group}/{option}".rpartition("/")
-            known = loader.get_group_options(inner)
+            known = repository.get_group_options(inner, ObjectType.CONFIG)
             if file.removesuffix(".yaml") not in known:
                 raise SegflowError(_messages.no_option(inner, file, known))
 
