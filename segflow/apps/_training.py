@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from segflow.apps import _datasets, _invocation, _settings, _sources, _terminal, evaluate
+from segflow.apps import (
+    _datasets,
+    _invocation,
+    _lightning,  # noqa: F401  # before all that imports Lightning
+    _settings,
+    _sources,
+    _terminal,
+    evaluate,
+)
 from segflow.apps._inputs import Inputs
 from segflow.apps._parts import Part
 from segflow.apps.train import place_in_team

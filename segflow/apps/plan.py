@@ -124,6 +124,7 @@ def show(report: PlanReport, estimate_time: float = 0.0) -> None:
 
 def _show_times(report: PlanReport, limit: float) -> None:
     """Measure steps of each planned network, print what a training takes, and add it to the page of the plans."""
+    from segflow.apps import _lightning  # noqa: F401  # before all that imports Lightning
     from segflow.planning.plans_page import add_times
     from segflow.storage.dataset_json import read_dataset_json
     from segflow.storage.file_names import DESCRIPTION_FILE
