@@ -13,6 +13,8 @@ import math
 import os
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -94,8 +96,12 @@ def _emptied(folder: Path) -> Path:
     return folder
 
 
-def segflow_case(meter: Meter, raw: str, prepared: str, configuration: str) -> None:
-    """The same case through segflow, in the same three steps."""
+def segflow_case(meter: Meter, raw: str, prepared: str, configuration: str) -> dict[str, float]:
+    """The same case through segflow, in the same three steps.
+
+    Returns:
+        Processor seconds of each.
+    """
     from segflow.core.plans import Plans
     from segflow.execution.machine import processor_count, threads_granted
     from segflow.preprocessing.preprocess_case import preprocess_case
@@ -110,15 +116,26 @@ def segflow_case(meter: Meter, raw: str, prepared: str, configuration: str) -> N
     plan = plans.configuration(configuration)
     description = read_description(Path(raw))
     (files,) = find_training_cases(Path(raw), description)
+    used: dict[str, float] = {}
     store = PreprocessedStore(Path(prepared) / "segflow" / plan.data_identifier)
     with threads_granted(processor_count()):  # as `run_jobs` grants them to the only job
-        with meter.section("read"):
+        with _counted(meter, "read", used):
             case = read_case(files, reader_by_name(plans.reader), channels=len(description.channels))
-        with meter.section("preprocess"):
+        with _counted(meter, "preprocess", used):
             result = preprocess_case(case, plans, plan, description.labels, may_overwrite=True)
         del case
-        with meter.section("write"):
+        with _counted(meter, "write", used):
             store.write(result, plan.patch_size)
+    return used
+
+
+@contextmanager
+def _counted(meter: Meter, name: str, used: dict[str, float]) -> Iterator[None]:
+    """A section whose processor seconds are noted too."""
+    before = _processor_seconds()
+    with meter.section(name):
+        yield
+    used[name] = _processor_seconds() - before
 
 
 def _load_late_libraries() -> None:
@@ -346,6 +363,9 @@ def _lits(record: Record, chosen: Options) -> None:
         )
         reference[what] = median_seconds(pair[0])
         _check_case(record, what, *pair, CASE_BARS[configuration])
+        for step in pair[1][0].value:
+            used = median(run.value[step] for run in pair[1]) / median(run.sections[step].seconds for run in pair[1])
+            record.value(f"{what}: cores at work in '{step}'", segflow=used)
         _equality(record, chosen, what, *(prepared / side / f"nnUNetPlans_{configuration}" for side in SIDES))
     what = f"CT {size}, both configurations"
     pair = record.compare(

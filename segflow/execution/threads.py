@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -13,12 +14,17 @@ Part = TypeVar("Part")
 Result = TypeVar("Result")
 
 
-def for_each(function: Callable[[Part], object], parts: Sequence[Part]) -> None:
+def for_each(function: Callable[[Part], object], parts: Sequence[Part], most: int = sys.maxsize) -> None:
     """Call a function for each part, on as many threads as were granted (`granted_threads`).
 
     An exception of a call ends the rest.
+
+    Args:
+        function: What to call.
+        parts: Its arguments.
+        most: Threads at most, where each call takes much memory.
     """
-    threads = min(granted_threads(), len(parts))
+    threads = min(granted_threads(), len(parts), most)
     if threads <= 1:
         for part in parts:
             function(part)

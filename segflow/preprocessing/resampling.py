@@ -19,6 +19,9 @@ SPLINE = "resample_data_or_seg_to_shape"
 LINEAR = "resample_torch_fornnunet"
 NONE = "no_resampling_hack"
 
+_BANDS_AT_ONCE = 4
+"""Each takes memory for its slices twice or thrice, so that many would take more than the result."""
+
 Shape = Sequence[int]
 Spacing = Sequence[float]
 
@@ -176,7 +179,7 @@ def _resize_volume(source: np.ndarray, target: np.ndarray, interpolation: Interp
             slices = (band.matrix @ flat[band.columns]).reshape(-1, *source.shape[1:])
         resize_in_plane(slices, target[band.rows], interpolation.order, limits)
 
-    for_each(resize_band, axis_bands(len(source), len(target), interpolation.order))
+    for_each(resize_band, axis_bands(len(source), len(target), interpolation.order), _BANDS_AT_ONCE)
 
 
 def _resize_slices(source: np.ndarray, target: np.ndarray, interpolation: Interpolation) -> None:

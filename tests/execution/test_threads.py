@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 
 import pytest
@@ -52,6 +53,22 @@ def test_as_many_threads_as_were_granted_work_at_the_same_time(without_grant: No
     together = threading.Barrier(3, timeout=60)
     with threads_granted(3):
         for_each(lambda _: together.wait(), range(6))
+
+
+def test_no_more_threads_work_than_the_caller_allows(without_grant: None) -> None:
+    lock, counts = threading.Lock(), [0, 0]
+
+    def work(_: int) -> None:
+        with lock:
+            counts[0] += 1
+            counts[1] = max(counts)
+        time.sleep(0.01)
+        with lock:
+            counts[0] -= 1
+
+    with threads_granted(8):
+        for_each(work, range(30), 2)
+    assert counts == [0, 2]
 
 
 @pytest.mark.parametrize("threads", [1, 3])
