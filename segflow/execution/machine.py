@@ -62,7 +62,7 @@ def processor_count() -> int:
 
 
 def granted_threads() -> int:
-    """Threads that this process may start for a computation: a worker's share of the processors, else 1."""
+    """Threads that this process may start for a computation: as many as were granted, such as to a worker; else 1."""
     wish = os.environ.get(THREADS_VARIABLE, "")
     return int(wish) if wish.isdigit() and int(wish) > 0 else 1
 

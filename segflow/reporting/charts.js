@@ -100,7 +100,7 @@ window.segflow = (() => {
     made.on("rowClick", (_event, row) => clicked(row.getData()));
     // Tabulator draws the rows anew whenever the table comes into sight, for tables that were hidden. Here none is, and
     // a click is lost if that happens between its press and its release.
-    made.on("tableBuilt", () => made.modules.resizeTable.visibilityObserver.disconnect());
+    made.on("tableBuilt", () => made.modules.resizeTable.visibilityObserver?.disconnect());
     return made;
   }
 
