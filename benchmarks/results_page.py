@@ -25,6 +25,7 @@ _TITLES = {
     "agreement": "Equal weights, losses and patches",
     "preprocessing": "Planning and preprocessing",
     "preprocessing_hippocampus": "Planning and preprocessing: hippocampus, three runs",
+    "preprocessing_ct": "Preprocessing of a CT on all threads",
     "preprocessing_intel": "Preprocessing of a CT on another machine",
     "training": "Training on a CPU",
     "training_hippocampus": "Training on a CPU: more iterations of hippocampus",
