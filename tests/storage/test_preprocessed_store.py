@@ -99,6 +99,7 @@ def test_an_array_is_compressed_in_goes_of_any_size(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: int, in_memory: int, patch: tuple[int, ...]
 ) -> None:
     array = np.random.default_rng(0).normal(size=(2, 37, 50, 41)).round(1).astype(np.float32)
+    monkeypatch.setattr(array_files, "_SMALL", 0)
     monkeypatch.setattr(array_files, "_AT_ONCE", at_once)
     monkeypatch.setattr(array_files, "_IN_MEMORY", in_memory)
     checks = array_files.write_array(tmp_path / "a.b2nd", array, patch)
