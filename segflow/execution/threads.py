@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -14,17 +13,17 @@ Part = TypeVar("Part")
 Result = TypeVar("Result")
 
 
-def for_each(function: Callable[[Part], object], parts: Sequence[Part], most: int = sys.maxsize) -> None:
-    """Call a function for each part, on as many threads as were granted (`granted_threads`).
+def for_each(function: Callable[[Part], object], parts: Sequence[Part], threads: int | None = None) -> None:
+    """Call a function for each part, on several threads.
 
     An exception of a call ends the rest.
 
     Args:
         function: What to call.
         parts: Its arguments.
-        most: Threads at most, where each call takes much memory.
+        threads: Threads at most; None takes those that were granted, see `granted_threads`.
     """
-    threads = min(granted_threads(), len(parts), most)
+    threads = min(granted_threads() if threads is None else threads, len(parts))
     if threads <= 1:
         for part in parts:
             function(part)

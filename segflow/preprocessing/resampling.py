@@ -10,6 +10,7 @@ import numpy as np
 from segflow.core.configuration_plan import ResamplingPlan
 from segflow.core.errors import SegflowError
 from segflow.core.geometry import ANISOTROPY_THRESHOLD
+from segflow.execution.machine import granted_threads
 from segflow.execution.threads import for_each
 from segflow.preprocessing.interpolation import Band, axis_bands, nearest_indices
 from segflow.preprocessing.label_resampling import TieRule, resize_label
@@ -179,7 +180,9 @@ def _resize_volume(source: np.ndarray, target: np.ndarray, interpolation: Interp
             slices = (band.matrix @ flat[band.columns]).reshape(-1, *source.shape[1:])
         resize_in_plane(slices, target[band.rows], interpolation.order, limits)
 
-    for_each(resize_band, axis_bands(len(source), len(target), interpolation.order), _BANDS_AT_ONCE)
+    for_each(
+        resize_band, axis_bands(len(source), len(target), interpolation.order), min(granted_threads(), _BANDS_AT_ONCE)
+    )
 
 
 def _resize_slices(source: np.ndarray, target: np.ndarray, interpolation: Interpolation) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -17,6 +16,7 @@ from segflow.core.errors import SegflowError
 from segflow.core.geometry import Box
 from segflow.core.labels import Labels
 from segflow.core.preprocessed_case import SpatialRecord
+from segflow.execution.threads import for_each
 from segflow.network.device_memory import give_back, is_out_of_memory
 from segflow.preprocessing.device_slabs import DeviceSlabResampler
 from segflow.preprocessing.resampling import Interpolation, interpolation_of
@@ -204,7 +204,7 @@ class RestoredPart:
             decide(resampler, slab, values, target[slab[0] - self.rows[0] : slab[1] - self.rows[0]])
             self.release()
 
-        _for_each_slab(decide_slab, resampler.slabs(self.rows))
+        for_each(decide_slab, resampler.slabs(self.rows), torch.get_num_threads())
         return target
 
     def probability(self, output: int, target: np.ndarray | None = None) -> np.ndarray:
@@ -306,7 +306,7 @@ class _Softmax:
             target += highest
             self._release()
 
-        _for_each_slab(add_up, self._resampler.slabs(self._rows))
+        for_each(add_up, self._resampler.slabs(self._rows), torch.get_num_threads())
         self._denominator = denominator
 
     def fill(self, output: int, target: np.ndarray) -> None:
@@ -322,7 +322,7 @@ class _Softmax:
                     target[number] = np.exp(values - self._denominator[number])
             self._release()
 
-        _for_each_slab(fill_slab, self._resampler.slabs(self._rows))
+        for_each(fill_slab, self._resampler.slabs(self._rows), torch.get_num_threads())
 
 
 def _largest(resampler: SlabResampler, slab: Range, labels: np.ndarray, target: np.ndarray) -> None:
@@ -370,13 +370,6 @@ def _paint_on_device(resampler: DeviceSlabResampler, slab: Range, labels: np.nda
 
 def _as_array(logits: torch.Tensor) -> np.ndarray:
     return (logits if logits.dtype in (torch.float16, torch.float32) else logits.float()).detach().cpu().numpy()
-
-
-def _for_each_slab(function: Callable[[Range], None], slabs: Sequence[Range]) -> None:
-    """Call a function for each slab, on as many threads as torch may use. numpy lets them run in parallel."""
-    with ThreadPoolExecutor(max(1, min(torch.get_num_threads(), len(slabs)))) as pool:
-        for _ in pool.map(function, slabs):
-            pass  # raises the exception of a thread
 
 
 def written_type(labels: Labels) -> type[np.unsignedinteger]:

@@ -23,6 +23,7 @@ _IN_MEMORY = 64 * 2**20
 _AT_ONCE = 64 * 2**20
 """Bytes that are compressed in one go."""
 _SMALL = 16 * 2**20
+"""Bytes below which the library itself compresses in one go."""
 _SAMPLE = 8192
 _THREADS = "BLOSC_NTHREADS"
 
@@ -95,7 +96,7 @@ def _content(path: Path, array: np.ndarray, patch_size: Sequence[int]) -> bytes:
 
 def _compress(array: np.ndarray, options: dict[str, Any], **where: Any) -> Any:
     """The compressed array of a C-contiguous one (C, Z, Y, X)."""
-    if array.nbytes < _SMALL:  # the library compresses it in one go by itself, and a little quicker
+    if array.nbytes < _SMALL:
         return array_library().asarray(array, **options, **where)
     result = array_library().empty(array.shape, array.dtype, **options, **where)
     # The library starts its threads anew for each assignment, and no other thread of Python runs during one.

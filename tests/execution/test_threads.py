@@ -55,7 +55,7 @@ def test_as_many_threads_as_were_granted_work_at_the_same_time(without_grant: No
         for_each(lambda _: together.wait(), range(6))
 
 
-def test_no_more_threads_work_than_the_caller_allows(without_grant: None) -> None:
+def test_the_caller_may_choose_another_number_of_threads(without_grant: None) -> None:
     lock, counts = threading.Lock(), [0, 0]
 
     def work(_: int) -> None:
