@@ -34,17 +34,17 @@ def for_each(function: Callable[[Part], object], parts: Sequence[Part], threads:
 
 
 @contextmanager
-def meanwhile(function: Callable[[], Result], worth: bool = True) -> Iterator[Callable[[], Result]]:
-    """Call a function on another thread while the block runs, if more than one was granted.
+def meanwhile(function: Callable[[], Result], threads: int | None = None) -> Iterator[Callable[[], Result]]:
+    """Call a function on another thread while the block runs, if there may be more than one.
 
     Args:
         function: What to call.
-        worth: Whether it takes longer than the start of a thread.
+        threads: Threads at most; None takes those that were granted, see `granted_threads`.
 
     Yields:
         A function that gives the result, or raises what the call raised. Without another thread it makes the call.
     """
-    if not worth or granted_threads() <= 1:
+    if (granted_threads() if threads is None else threads) <= 1:
         yield function
         return
     with ThreadPoolExecutor(1) as thread:

@@ -144,7 +144,7 @@ def to_plan_space(case: NormalizedCase, plan: ConfigurationPlan, labels: Labels)
             found=f"{list(shape)} voxels: {list(case.crop.shape)} of {_mm(spacings[0])} at {_mm(spacings[1])}",
         )
         place_label = partial(_label_in_plan_space, case.label, spatial, plan, labels)
-        with meanwhile(place_label, worth=case.image.size > _LARGE) as placed_label:
+        with meanwhile(place_label, None if case.image.size > _LARGE else 1) as placed_label:
             image = resample_image(case.image, shape, *spacings, plan.resampling_image)
         label, locations = placed_label()
     except SegflowError as error:

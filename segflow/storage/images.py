@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +20,7 @@ from segflow.core.geometry import Geometry
 from segflow.core.labels import Labels
 from segflow.core.missing_channels import with_missing
 from segflow.execution.machine import granted_threads, processor_count
+from segflow.execution.threads import meanwhile
 from segflow.execution.worker import is_worker
 from segflow.storage.image_formats.contract import ImageHeader, ImageIO, mm
 from segflow.storage.image_formats.nifti_files import is_nifti, read_nifti_header
@@ -93,8 +93,8 @@ def read_case(files: CaseFiles, reader: ImageIO, *, channels: int | None = None,
             if channels is not None:
                 check_channels(image.shape[0] + len(files.missing), channels)
             image = with_missing(image, files.missing)
-            if files.label is not None:
-                label, label_geometry, values = read_label(files.label)
+            if (read := read_label()) is not None:
+                label, label_geometry, values = read
                 check_same_space(image.shape[1:], label.shape, geometry, label_geometry)
                 if labels is not None:
                     refuse_unknown_values(values, labels, files.case_id)
@@ -103,18 +103,19 @@ def read_case(files: CaseFiles, reader: ImageIO, *, channels: int | None = None,
     return Case(files.case_id, image, label, geometry, files.missing)
 
 
-@contextmanager
 def _label_meanwhile(
     files: CaseFiles, reader: ImageIO, *, with_values: bool
-) -> Iterator[Callable[[Path], tuple[np.ndarray, Geometry, list[int]]]]:
-    """A function that gives a label map, its geometry, and its values if they are wanted.
+) -> AbstractContextManager[Callable[[], tuple[np.ndarray, Geometry, list[int]] | None]]:
+    """A function that gives the label map, its geometry, and its values if they are wanted; None without a label map.
 
     A thread reads it while the block reads the image, if that is worth it. Only NIfTI files are read so, which no
     library of others touches, and by shipped readers only.
     """
 
-    def read(file: Path) -> tuple[np.ndarray, Geometry, list[int]]:
-        label, geometry = reader.read_label(file)
+    def read() -> tuple[np.ndarray, Geometry, list[int]] | None:
+        if files.label is None:
+            return None
+        label, geometry = reader.read_label(files.label)
         return label, geometry, label_values(label) if with_values else []
 
     worth = (
@@ -122,14 +123,9 @@ def _label_meanwhile(
         and is_shipped(stored_reader(reader))
         and all(is_nifti(file) for file in (*files.images, files.label))
         and _bytes_of(files.images[0]) > LARGE_BYTES
-        and (granted_threads() if is_worker() else processor_count()) > 1
     )
-    if not worth or files.label is None:
-        yield read
-        return
-    with ThreadPoolExecutor(1) as thread:
-        label = thread.submit(read, files.label)
-        yield lambda _: label.result()
+    threads = granted_threads() if is_worker() else processor_count()
+    return meanwhile(read, threads if worth else 1)
 
 
 def _bytes_of(file: Path) -> int:

@@ -81,7 +81,7 @@ def test_an_exception_of_a_part_is_raised(without_grant: None, threads: int) -> 
         for_each(fail, range(9))
 
 
-def _thread_of(threads: int, *, worth: bool = True) -> tuple[Callable[[], int], bool]:
+def _thread_of(granted: int, chosen: int | None = None) -> tuple[Callable[[], int], bool]:
     """A call that gives the thread it runs on; and whether it was made before its result was asked for."""
     called = threading.Event()
 
@@ -89,8 +89,8 @@ def _thread_of(threads: int, *, worth: bool = True) -> tuple[Callable[[], int], 
         called.set()
         return threading.get_ident()
 
-    with threads_granted(threads), meanwhile(call, worth) as result:
-        called.wait(60 if threads > 1 and worth else 0)
+    with threads_granted(granted), meanwhile(call, chosen) as result:
+        called.wait(60 if (chosen or granted) > 1 else 0)
         before = called.is_set()
     return result, before
 
@@ -100,8 +100,10 @@ def test_a_call_runs_meanwhile_where_threads_were_granted(without_grant: None) -
     result, before = _thread_of(2)
     assert before
     assert result() != here
-    for threads, worth in ((1, True), (2, False)):
-        result, before = _thread_of(threads, worth=worth)
+    result, before = _thread_of(1, 2)
+    assert before
+    for granted, chosen in ((1, None), (2, 1)):
+        result, before = _thread_of(granted, chosen)
         assert not before
         assert result() == here
 
