@@ -21,7 +21,7 @@ from segflow.execution.progress import Progress
 from segflow.selection.commands import VALIDATED_WITH
 from segflow.storage.file_stamps import digest_of
 from segflow.storage.folds import Fold
-from segflow.storage.runs import names_of_runs
+from segflow.storage.runs import names_of_runs, told_apart
 from segflow.training.claim_folder import FREE_SETTINGS
 
 OF_A_SEED = ("settings.training.seed", "settings.run_name", "settings.fold.index")
@@ -105,12 +105,8 @@ def _names(paths: Sequence[Path]) -> list[str]:
     known = [path.resolve() for path in paths]
     if all((path / "run.json").is_file() or any(path.glob("fold_*/run.json")) for path in known):
         return names_of_runs(paths)
-    parts = [(*path.parent.parts, path.stem if path.is_file() else path.name) for path in known]
-    for count in range(1, 6):
-        names = ["/".join(own[-count:]) for own in parts]
-        if len(set(names)) == len(names):
-            return names
-    return [str(path) for path in paths]
+    stems = [path.with_suffix("") if path.is_file() else path for path in known]
+    return told_apart(stems if len(set(stems)) == len(stems) else known)
 
 
 def by_settings(sources: Sequence[Scores]) -> list[Contender]:

@@ -59,7 +59,7 @@ def _draw_differences(axes: Axes, comparison: Comparison, metric: str) -> None:
         if not math.isnan(pair.low):
             axes.plot([pair.low, pair.high], [place, place], color=color, linewidth=2)
         axes.plot([pair.difference], [place], "o", color=color, markersize=6)
-    names = [_short(name) for name in comparison.settings]
+    names = _short(comparison.settings)
     axes.set_yticks(range(len(rows)), [f"{names[row.second]} - {names[row.first]}" for row in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.axvline(0, color=RED, linewidth=1)
@@ -76,11 +76,13 @@ def _draw_cases(axes: Axes, comparison: Comparison, metric: str) -> None:
     axes.plot(places, table, "o", color=GREY, alpha=0.4, markersize=3, markeredgewidth=0)
     defined = [row[~np.isnan(row)] for row in table]
     axes.plot(places, [row.mean() if row.size else np.nan for row in defined], "D", color=BLUE, markersize=6)
-    axes.set_xticks(places, [_short(name) for name in comparison.settings], rotation=20, ha="right")
+    axes.set_xticks(places, _short(comparison.settings), rotation=20, ha="right")
     axes.set_xlim(-0.5, len(table) - 0.5)
     axes.set_ylabel(HEADINGS.get(metric, metric))
     axes.grid(True, axis="y", color="#dddddd", linewidth=0.6)
 
 
-def _short(name: str) -> str:
-    return name if len(name) <= LONGEST_NAME else f"…{name[1 - LONGEST_NAME :]}"
+def _short(names: Sequence[str]) -> list[str]:
+    """The ends of long names, where these differ; else the whole names."""
+    short = [name if len(name) <= LONGEST_NAME else f"…{name[1 - LONGEST_NAME :]}" for name in names]
+    return short if len(set(short)) == len(short) else list(names)
