@@ -16,6 +16,10 @@ from segflow.apps._kinds import allows_none, entry_of, holds_parts, in_words, op
 from segflow.apps._parts import TARGET, Part, SettingError, check_part
 from segflow.apps._settings import REST, defaults_of, sections_of, settings_of
 from segflow.core.errors import SegflowError
+from segflow.core.wording import some
+
+MOST_NAMED = 16
+"""Settings that a message lists for an unknown one that resembles none."""
 
 Record = TypeVar("Record")
 
@@ -73,7 +77,8 @@ def _prepared(record: type, values: Any, prefix: str) -> Any:
             beside = [f"{prefix}{name}" for name in known]
             everything = [setting.key for setting in settings_of(record, prefix)]
             fix = nearest(where, [*everything, *(prefix + key for key in sections_of(record))], beside)
-            raise SettingError(f"there is no setting '{where}'", fix=fix or None)
+            expected = None if fix else f"one of {some(beside, MOST_NAMED)}"
+            raise SettingError(f"there is no setting '{where}'", expected=expected, fix=fix or None)
     if rest is not None and TARGET in known:
         target = values.get(TARGET, defaults_of(record)[TARGET])
         check_part(prefix[:-1], {TARGET: target, **others})

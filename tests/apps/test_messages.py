@@ -81,6 +81,11 @@ def segflow(*arguments: str, folder: Path, **environment: str) -> subprocess.Com
         (["report"], 1, "segflow report run="),
         (["report", "run=outputs/none"], 1, "Train first"),
         (["bundle", "run=outputs/none"], 2, "there is no setting 'run'. Did you mean 'run_name'?"),
+        (
+            ["ensemble", "predictions=[one,two]"],
+            2,
+            "'predictions'; expected one of paths, reader, max_memory_gb, verbose, members",
+        ),
         (["bundle"], 1, "segflow bundle action=export"),
         (["bundle", "action=import", "model=/no/such.zip", "configuration=2d"], 1, "/no/such.zip"),
         (["doctor", "dataset=Dataset999_X"], 1, "Dataset999_X"),
