@@ -167,6 +167,7 @@ def nnunet_fold(
     iterations: int | None,
     mirror: bool,
     seed: int,
+    plan: dict[str, Any],
 ) -> dict[str, Any]:
     """nnU-Net's training to the end of a budget, and its validation."""
     import os
@@ -179,6 +180,7 @@ def nnunet_fold(
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
+    check_plan(prepared, configuration, plan)
     trainer = nnunet_trainer(Path(prepared), configuration, EPOCHS, 1, 1)
     trainer.on_train_start()
     trainer.network.train()
@@ -206,11 +208,13 @@ def segflow_fold(
     iterations: int | None,
     mirror: bool,
     seed: int,
+    plan: dict[str, Any],
     recipe: Sequence[str],
 ) -> dict[str, Any]:
     """The same with ``segflow train``."""
     from segflow.apps import train
 
+    check_plan(prepared, configuration, plan)
     budget = (
         [f"trainer.max_time={seconds:g}s"]
         if iterations is None
@@ -236,6 +240,17 @@ def segflow_fold(
     trained = read_json(folder / "finished.json")["seconds"]
     dice = _dice(folder / "validation" / "summary.json")
     return {"dice": dice, "iterations": len(StepClock.ends), "seconds": trained}
+
+
+def check_plan(prepared: str, configuration: str, plan: dict[str, Any]) -> None:
+    """Refuse to train by other plans than a start wrote: one beside it may have changed them in between.
+
+    Raises:
+        RuntimeError: The configuration's plan in the file is another one.
+    """
+    file = Path(prepared) / "nnUNetPlans.json"
+    if read_json(file)["configurations"][configuration] != plan:
+        raise RuntimeError(f"{file} was changed after this start had written it. Are others preparing? Start again.")
 
 
 def nnunet_rate(meter: Meter, prepared: str, configuration: str, iterations: int) -> float:
@@ -326,7 +341,9 @@ def run(record: Record, chosen: Options, wanted: Sequence[Piece], recipes: Mappi
     """Run the pieces whose result is not yet kept."""
     reference = any(piece.side == REFERENCE for piece in wanted)
     subjects = dict.fromkeys(piece.subject for piece in wanted)
-    prepared = {subject: _prepared(chosen, subject, reference=reference) for subject in subjects}
+    prepared, plans = {}, {}
+    for subject in subjects:
+        prepared[subject], plans[subject] = _prepared(chosen, subject, reference=reference)
     rates: dict[str, dict[str, float]] = {}
     if (chosen.extra.by_rate and not chosen.extra.iterations) or chosen.extra.rates_only:
         for subject, folders in prepared.items():
@@ -349,6 +366,7 @@ def run(record: Record, chosen: Options, wanted: Sequence[Piece], recipes: Mappi
             "seed": piece.seed,
         }
         theirs, ours = prepared[piece.subject]
+        call["plan"] = plans[piece.subject]
         if piece.side == REFERENCE:
             measured = run_function(chosen.machine, nnunet_fold, prepared=theirs, **call)
         else:
@@ -373,15 +391,19 @@ def _mode(chosen: Options) -> tuple[str, str]:
     return "min", "iterations at the measured rate" if chosen.extra.by_rate else "wall time"
 
 
-def _prepared(chosen: Options, name: str, *, reference: bool) -> tuple[Path, Path]:
-    """nnU-Net's and segflow's arrays with equal plans, made once; nnU-Net's only if ``reference`` asks for them."""
-    subject = SUBJECTS[name]
-    marker = chosen.work / "dice_per_minute" / f"prepared_{name}{'_both' * reference}.json"
-    if marker.is_file():
-        kept = read_json(marker)
-        theirs, ours = (Path(folder) for folder in kept["folders"])
-        _set_plans(chosen, subject, (theirs, ours), kept["plans"])
-        return theirs, ours
+def _prepared(chosen: Options, name: str, *, reference: bool) -> tuple[tuple[Path, Path], dict[str, Any]]:
+    """The arrays of both sides, made once, and their plan; nnU-Net's arrays only if ``reference`` asks for them."""
+    markers = [chosen.work / "dice_per_minute" / f"prepared_{name}{end}.json" for end in ("_both", "")]
+    marker = next((one for one in markers[: 1 if reference else 2] if one.is_file()), None)
+    if marker is None:
+        marker = markers[0 if reference else 1]
+        _prepare(chosen, SUBJECTS[name], marker, reference=reference)
+    kept = read_json(marker)
+    theirs, ours = (Path(folder) for folder in kept["folders"])
+    return (theirs, ours), _set_plans(chosen, SUBJECTS[name], (theirs, ours), kept["plans"])
+
+
+def _prepare(chosen: Options, subject: Subject, marker: Path, *, reference: bool) -> None:
     source = chosen.data / subject.dataset
     changes: dict[str, Any] = {} if subject.memory_gb is None else {"memory_target_gb": subject.memory_gb}
     raw = link_dataset(source, chosen.work / "nnUNet_raw", 10 if chosen.quick else None)
@@ -390,14 +412,11 @@ def _prepared(chosen: Options, name: str, *, reference: bool) -> tuple[Path, Pat
     if reference:
         run_function(chosen.machine, nnunet_prepare, identifier=int(subject.dataset[7:10]), **call)
     run_function(chosen.machine, segflow_prepare, raw=raw, prepared=ours, **call)
-    plans = read_json(ours / "nnUNetPlans.json")
-    write_json(marker, {"folders": [str(theirs), str(ours)], "plans": plans})
-    _set_plans(chosen, subject, (theirs, ours), plans)
-    return theirs, ours
+    write_json(marker, {"folders": [str(theirs), str(ours)], "plans": read_json(ours / "nnUNetPlans.json")})
 
 
-def _set_plans(chosen: Options, subject: Subject, folders: tuple[Path, Path], plans: dict[str, Any]) -> None:
-    """Give both sides the plans with the batch size and the features of this start."""
+def _set_plans(chosen: Options, subject: Subject, folders: tuple[Path, Path], plans: dict[str, Any]) -> dict[str, Any]:
+    """Give both sides the plans with the batch size and the features of this start; the configuration's plan."""
     plan = plans["configurations"][subject.configuration]
     plan["batch_size"] = subject.batch_size or plan["batch_size"]
     first = 4 if chosen.quick else chosen.extra.features
@@ -408,6 +427,8 @@ def _set_plans(chosen: Options, subject: Subject, folders: tuple[Path, Path], pl
         write_json(folder / "nnUNetPlans.json", plans)
         if chosen.quick:
             shrink(folder, subject.configuration)
+    written: dict[str, Any] = read_json(folders[1] / "nnUNetPlans.json")["configurations"][subject.configuration]
+    return written
 
 
 def _rates(

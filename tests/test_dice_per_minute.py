@@ -199,6 +199,29 @@ def test_a_piece_is_trained_once_and_what_is_missing_is_named(
     assert "nuclei/fast/0.02/0 (" not in capsys.readouterr().out, "nothing was trained again"
 
 
+def test_plans_that_another_start_changed_are_not_trained_by(
+    benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    kept = tmp_path / "dice_per_minute" / "prepared_nuclei_both.json"
+    kept.parent.mkdir()
+    folders = [tmp_path / side for side in ("theirs", "ours")]
+    for folder in folders:
+        folder.mkdir()
+    plans = {"configurations": {"2d": {"batch_size": 2, "patch_size": [64, 64]}}}
+    kept.write_text(json.dumps({"folders": [str(folder) for folder in folders], "plans": plans}))
+    chosen = SimpleNamespace(work=tmp_path, quick=False, extra=SimpleNamespace(features=None))
+    monkeypatch.setattr(benchmark, "_prepare", lambda *_, **__: pytest.fail("arrays of both sides serve one side too"))
+    for reference in (True, False):
+        found, plan = benchmark._prepared(chosen, "nuclei", reference=reference)
+        assert found == tuple(folders)
+        assert plan == {"batch_size": 4, "patch_size": [64, 64]}
+    for folder in folders:
+        benchmark.check_plan(str(folder), "2d", plan)
+    (folders[0] / "nnUNetPlans.json").write_text(json.dumps(plans))
+    with pytest.raises(RuntimeError, match=r"theirs/nnUNetPlans.json was changed after this start had written it"):
+        benchmark.check_plan(str(folders[0]), "2d", plan)
+
+
 def test_a_rate_that_is_measured_later_is_kept_in_proportion_to_those_of_before(
     benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
