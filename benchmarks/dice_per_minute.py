@@ -18,7 +18,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -26,9 +26,10 @@ from typing import Any
 import pytorch_lightning as pl
 from inputs import ACDC, HIPPOCAMPUS, link_dataset, share_plans
 from measure import Measured, Meter, run_function
-from record import OURS, REFERENCE, Options, Record, options
+from record import OURS, REFERENCE, RESULTS, Options, Record, options
 from training import composed, nnunet_prepare, nnunet_trainer, segflow_prepare, shrink
 
+from segflow.core.wording import counted
 from segflow.planning.planner_settings import PlannerSettings
 from segflow.storage.json_files import read_json, write_json
 
@@ -330,15 +331,21 @@ def main() -> None:
         wanted = [piece for piece in todo if piece.is_wanted(chosen.chosen)]
         if not wanted:
             raise SystemExit(f"--only {' '.join(chosen.chosen)} fits no piece; such as {todo[0].name}")
+        if chosen.extra.rates_only and chosen.output == RESULTS / "dice_per_minute.json":
+            chosen = replace(chosen, output=RESULTS / "dice_per_minute_rates.json")  # beside the curves
         record = Record("dice_per_minute", chosen)
-        run(record, chosen, wanted, recipes)
-        if not chosen.extra.rates_only:
+        rates = run(record, chosen, wanted, recipes)
+        if chosen.extra.rates_only:
+            tell_rates(record, rates)
+        else:
             tell(record, chosen, todo)
-            record.finish()
+        record.finish()
 
 
-def run(record: Record, chosen: Options, wanted: Sequence[Piece], recipes: Mapping[str, Sequence[str]]) -> None:
-    """Run the pieces whose result is not yet kept."""
+def run(
+    record: Record, chosen: Options, wanted: Sequence[Piece], recipes: Mapping[str, Sequence[str]]
+) -> dict[str, dict[str, float]]:
+    """Run the pieces whose result is not yet kept. Returns subject → side → seconds of an iteration, if asked for."""
     reference = any(piece.side == REFERENCE for piece in wanted)
     subjects = dict.fromkeys(piece.subject for piece in wanted)
     prepared, plans = {}, {}
@@ -350,7 +357,7 @@ def run(record: Record, chosen: Options, wanted: Sequence[Piece], recipes: Mappi
             sides = [*dict.fromkeys(piece.side for piece in wanted if piece.subject == subject)]
             rates[subject] = _rates(record, chosen, subject, folders, {side: recipes.get(side, ()) for side in sides})
     if chosen.extra.rates_only:
-        return
+        return rates
     for number, piece in enumerate(wanted):
         file = _file(chosen, piece)
         if file.is_file():
@@ -373,6 +380,7 @@ def run(record: Record, chosen: Options, wanted: Sequence[Piece], recipes: Mappi
             measured = run_function(chosen.machine, segflow_fold, prepared=ours, recipe=recipes[piece.side], **call)
         found = {**measured.value, "rate": rate, "settings": list(recipes.get(piece.side, ()))}
         write_json(file, {**found, "foreign_cores": measured.foreign_cores})
+    return rates
 
 
 def _budget(piece: Piece, rate: float | None, *, in_iterations: bool) -> dict[str, Any]:
@@ -495,10 +503,10 @@ def tell(record: Record, chosen: Options, todo: Sequence[Piece]) -> None:
             continue  # it stands beside each of them
         names = {REFERENCE: REFERENCE} | ({} if side == REFERENCE else {OURS: side})
         row = {key: _of_seeds(found, subject, name, minutes, "dice", "mean") for key, name in names.items()}
-        seeds = max(len(values) for values in row.values())
+        seeds = [counted(count, "seed") for count in dict.fromkeys(len(values) for values in row.values() if values)]
         means = {key: statistics.fmean(values) for key, values in row.items() if values}
         what = f"{subject}: Dice of whole cases after {minutes:g} {unit}, {_recipe_name(side)}"
-        record.value(what, unit=f"mean of {seeds} seeds, {mode}", **means)
+        record.value(what, unit=f"mean of {' and '.join(seeds)}, {mode}", **means)
         each = {key: " ".join(f"{value:.4f}" for value in values) for key, values in row.items() if values}
         record.value(f"{what}: each seed", **each)
         steps = {
@@ -507,6 +515,11 @@ def tell(record: Record, chosen: Options, todo: Sequence[Piece]) -> None:
             if row[key]
         }
         record.value(f"{what}: iterations", **steps)
+    rates: dict[str, dict[str, float]] = {}
+    for piece, one in found.items():
+        if one.get("rate"):
+            rates.setdefault(piece.subject, {})[piece.side] = one["rate"]
+    tell_rates(record, rates)
     for what, above in _bars(found) if unit == "min" else ():
         record.check(what, above, at_least=0.0)
     missing = [piece.name for piece in todo if piece not in found]
@@ -517,6 +530,16 @@ def tell(record: Record, chosen: Options, todo: Sequence[Piece]) -> None:
         record.note(f"Validation cases of fold 0: {', '.join(f'{name} {count}' for name, count in cases.items())}.")
     views = "with" if chosen.extra.mirror else "without"
     record.note(f"Budgets are {mode}; prediction is outside the budget, {views} mirroring, on both sides.")
+
+
+def tell_rates(record: Record, rates: Mapping[str, Mapping[str, float]]) -> None:
+    """Note subject → side → seconds of an iteration, from which budgets of iterations follow."""
+    for subject, sides in rates.items():
+        theirs = {side: rate for side, rate in sides.items() if side == REFERENCE}
+        for side, rate in sides.items():
+            if side != REFERENCE:
+                what = f"{subject}: an iteration, as measured, {_recipe_name(side)}"
+                record.value(what, unit="s", **theirs, **{OURS: rate})
 
 
 def _bars(found: Mapping[Piece, Any]) -> Iterator[tuple[str, float]]:

@@ -110,6 +110,28 @@ def test_what_only_nnunet_has_run_is_told_too(benchmark: ModuleType, tmp_path: P
     )
 
 
+def test_seeds_of_each_side_and_the_rates_are_told(benchmark: ModuleType, tmp_path: Path) -> None:
+    told: dict[str, dict[str, Any]] = {}
+    record = SimpleNamespace(
+        value=lambda what, **rest: told.update({what: rest}), check=lambda *_, **__: None, note=lambda text: None
+    )
+    extra = SimpleNamespace(iterations=None, by_rate=True, features=None, mirror=False)
+    chosen = SimpleNamespace(work=tmp_path, quick=False, extra=extra)
+    for minutes in (10, 40):
+        for piece in benchmark.pieces(["acdc"], ["nnunet", "fast"], [minutes], 2):
+            if piece.name != "acdc/fast/40/1":
+                file = benchmark._file(chosen, piece)
+                file.parent.mkdir(parents=True, exist_ok=True)
+                rate = 0.5 if piece.side == "fast" else 0.4
+                file.write_text(json.dumps({"dice": {"mean": 0.5, "cases": 3}, "iterations": 4, "rate": rate}))
+    benchmark.tell(record, chosen, benchmark.pieces(["acdc"], ["nnunet", "fast"], [10, 40], 2))
+    name = "acdc: Dice of whole cases after {} min, experiment=fast"
+    assert told[name.format(10)]["unit"] == "mean of 2 seeds, iterations at the measured rate"
+    assert told[name.format(40)]["unit"] == "mean of 2 seeds and 1 seed, iterations at the measured rate"
+    rates = told["acdc: an iteration, as measured, experiment=fast"]
+    assert rates == {"unit": "s", "nnunet": 0.4, "segflow": 0.5}
+
+
 def test_curves_are_drawn_from_the_values(benchmark: ModuleType) -> None:
     def value(what: str, **sides: Any) -> dict[str, Any]:
         return {"what": what, "unit": "", **sides}
