@@ -214,6 +214,7 @@ def test_a_piece_is_trained_once_and_what_is_missing_is_named(
         "nuclei: Dice of whole cases after 0.02 min, experiment=fast": found["dice"]["mean"],
         "nuclei: Dice of whole cases after 0.02 min, experiment=fast: each seed": f"{found['dice']['mean']:.4f}",
         "nuclei: Dice of whole cases after 0.02 min, experiment=fast: iterations": 3,
+        "nuclei: an iteration, as measured, experiment=fast": 0.4,
     }
     assert any("--only nuclei/segflow/0.02/0" in note for note in content["notes"])
     assert any(note.startswith("Budgets are iterations at the measured rate") for note in content["notes"])
@@ -242,6 +243,17 @@ def test_plans_that_another_start_changed_are_not_trained_by(
     (folders[0] / "nnUNetPlans.json").write_text(json.dumps(plans))
     with pytest.raises(RuntimeError, match=r"theirs/nnUNetPlans.json was changed after this start had written it"):
         benchmark.check_plan(str(folders[0]), "2d", plan)
+
+
+def test_rates_alone_are_written_too(start: Callable[..., None], tmp_path: Path) -> None:
+    rates = tmp_path / "dice_per_minute" / "rates_nuclei_quick.json"
+    rates.parent.mkdir()
+    rates.write_text(json.dumps({"fast": 0.4}))
+    output = tmp_path / "found.json"
+    start(tmp_path, "--sides", "fast", "--rates-only", "--only", "nuclei/fast", "--output", str(output))
+    (value,) = json.loads(output.read_text())["values"]
+    assert (value["what"], value["segflow"]) == ("nuclei: an iteration, as measured, experiment=fast", 0.4)
+    assert not (tmp_path / "dice_per_minute" / "nuclei_rate_quick").exists(), "nothing was trained"
 
 
 def test_a_rate_that_is_measured_later_is_kept_in_proportion_to_those_of_before(
