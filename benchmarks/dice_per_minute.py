@@ -27,7 +27,7 @@ import pytorch_lightning as pl
 from inputs import ACDC, HIPPOCAMPUS, link_dataset, share_plans
 from measure import Measured, Meter, run_function
 from record import OURS, REFERENCE, RESULTS, Options, Record, options
-from training import composed, nnunet_prepare, nnunet_trainer, segflow_prepare, shrink
+from training import composed, nnunet_prepare, nnunet_trainer, segflow_prepare, shrink_plan
 
 from segflow.core.wording import counted
 from segflow.planning.planner_settings import PlannerSettings
@@ -65,6 +65,20 @@ SUBJECTS = {
     "acdc": Subject(ACDC, "2d", 0.1, 4),
     "nuclei": Subject("Dataset123_Nuclei", "2d", 0.1, 4),
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What both sides train on.
+
+    Attributes:
+        theirs, ours: nnU-Net's and segflow's folder of arrays and plans.
+        plan: The configuration's plan, as a start wrote it for both.
+    """
+
+    theirs: Path
+    ours: Path
+    plan: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,8 +268,9 @@ def check_plan(prepared: str, configuration: str, plan: dict[str, Any]) -> None:
         raise RuntimeError(f"{file} was changed after this start had written it. Are others preparing? Start again.")
 
 
-def nnunet_rate(meter: Meter, prepared: str, configuration: str, iterations: int) -> float:
+def nnunet_rate(meter: Meter, prepared: str, configuration: str, iterations: int, plan: dict[str, Any]) -> float:
     """Seconds of an iteration of nnU-Net with its data."""
+    check_plan(prepared, configuration, plan)
     trainer = nnunet_trainer(Path(prepared), configuration, EPOCHS, 1, 1)
     trainer.on_train_start()
     trainer.network.train()
@@ -267,12 +282,21 @@ def nnunet_rate(meter: Meter, prepared: str, configuration: str, iterations: int
     return _rate(ends)
 
 
-def segflow_rate(meter: Meter, prepared: str, outputs: str, configuration: str, iterations: int, recipe: Any) -> float:
+def segflow_rate(
+    meter: Meter,
+    prepared: str,
+    outputs: str,
+    configuration: str,
+    iterations: int,
+    plan: dict[str, Any],
+    recipe: Sequence[str],
+) -> float:
     """The same of ``segflow train``."""
     import shutil
 
     from segflow.apps import train
 
+    check_plan(prepared, configuration, plan)
     shutil.rmtree(outputs, ignore_errors=True)
     settings = composed(
         prepared,
@@ -348,14 +372,12 @@ def run(
     """Run the pieces whose result is not yet kept. Returns subject → side → seconds of an iteration, if asked for."""
     reference = any(piece.side == REFERENCE for piece in wanted)
     subjects = dict.fromkeys(piece.subject for piece in wanted)
-    prepared, plans = {}, {}
-    for subject in subjects:
-        prepared[subject], plans[subject] = _prepared(chosen, subject, reference=reference)
+    prepared = {subject: _prepared(chosen, subject, reference=reference) for subject in subjects}
     rates: dict[str, dict[str, float]] = {}
     if (chosen.extra.by_rate and not chosen.extra.iterations) or chosen.extra.rates_only:
-        for subject, folders in prepared.items():
+        for subject, both in prepared.items():
             sides = [*dict.fromkeys(piece.side for piece in wanted if piece.subject == subject)]
-            rates[subject] = _rates(record, chosen, subject, folders, {side: recipes.get(side, ()) for side in sides})
+            rates[subject] = _rates(record, chosen, subject, both, {side: recipes.get(side, ()) for side in sides})
     if chosen.extra.rates_only:
         return rates
     for number, piece in enumerate(wanted):
@@ -372,12 +394,14 @@ def run(
             "mirror": chosen.extra.mirror,
             "seed": piece.seed,
         }
-        theirs, ours = prepared[piece.subject]
-        call["plan"] = plans[piece.subject]
+        both = prepared[piece.subject]
+        call["plan"] = both.plan
         if piece.side == REFERENCE:
-            measured = run_function(chosen.machine, nnunet_fold, prepared=theirs, **call)
+            measured = run_function(chosen.machine, nnunet_fold, prepared=both.theirs, **call)
         else:
-            measured = run_function(chosen.machine, segflow_fold, prepared=ours, recipe=recipes[piece.side], **call)
+            measured = run_function(
+                chosen.machine, segflow_fold, prepared=both.ours, recipe=recipes[piece.side], **call
+            )
         found = {**measured.value, "rate": rate, "settings": list(recipes.get(piece.side, ()))}
         write_json(file, {**found, "foreign_cores": measured.foreign_cores})
     return rates
@@ -399,7 +423,7 @@ def _mode(chosen: Options) -> tuple[str, str]:
     return "min", "iterations at the measured rate" if chosen.extra.by_rate else "wall time"
 
 
-def _prepared(chosen: Options, name: str, *, reference: bool) -> tuple[tuple[Path, Path], dict[str, Any]]:
+def _prepared(chosen: Options, name: str, *, reference: bool) -> Prepared:
     """The arrays of both sides, made once, and their plan; nnU-Net's arrays only if ``reference`` asks for them."""
     markers = [chosen.work / "dice_per_minute" / f"prepared_{name}{end}.json" for end in ("_both", "")]
     marker = next((one for one in markers[: 1 if reference else 2] if one.is_file()), None)
@@ -408,7 +432,7 @@ def _prepared(chosen: Options, name: str, *, reference: bool) -> tuple[tuple[Pat
         _prepare(chosen, SUBJECTS[name], marker, reference=reference)
     kept = read_json(marker)
     theirs, ours = (Path(folder) for folder in kept["folders"])
-    return (theirs, ours), _set_plans(chosen, SUBJECTS[name], (theirs, ours), kept["plans"])
+    return Prepared(theirs, ours, _set_plans(chosen, SUBJECTS[name], (theirs, ours), kept["plans"]))
 
 
 def _prepare(chosen: Options, subject: Subject, marker: Path, *, reference: bool) -> None:
@@ -425,22 +449,21 @@ def _prepare(chosen: Options, subject: Subject, marker: Path, *, reference: bool
 
 def _set_plans(chosen: Options, subject: Subject, folders: tuple[Path, Path], plans: dict[str, Any]) -> dict[str, Any]:
     """Give both sides the plans with the batch size and the features of this start; the configuration's plan."""
-    plan = plans["configurations"][subject.configuration]
+    plan: dict[str, Any] = plans["configurations"][subject.configuration]
     plan["batch_size"] = subject.batch_size or plan["batch_size"]
     first = 4 if chosen.quick else chosen.extra.features
     if first:
         own = plan["architecture"]["arch_kwargs"]["features_per_stage"]
         plan["architecture"]["arch_kwargs"]["features_per_stage"] = [first * count // own[0] for count in own]
+    if chosen.quick:
+        shrink_plan(plan)
     for folder in folders:
         write_json(folder / "nnUNetPlans.json", plans)
-        if chosen.quick:
-            shrink(folder, subject.configuration)
-    written: dict[str, Any] = read_json(folders[1] / "nnUNetPlans.json")["configurations"][subject.configuration]
-    return written
+    return plan
 
 
 def _rates(
-    record: Record, chosen: Options, subject: str, folders: tuple[Path, Path], sides: Mapping[str, Sequence[str]]
+    record: Record, chosen: Options, subject: str, prepared: Prepared, sides: Mapping[str, Sequence[str]]
 ) -> dict[str, float]:
     """Seconds of an iteration of each side.
 
@@ -457,7 +480,7 @@ def _rates(
     found: dict[str, list[float]] = {side: [] for side in (*again, *new)}
     for turn in range(1 if chosen.quick else RATE_TURNS):
         for side, rates in found.items():
-            measured = _rate_of(chosen, subject, folders, side, sides.get(side, ()))
+            measured = _rate_of(chosen, subject, prepared, side, sides.get(side, ()))
             rates.append(measured.value)
             what = f"{subject}/{side}, turn {turn + 1}: {measured.value:.4f} s an iteration"
             record.console.log(f"{what}, {measured.foreign_cores} cores busy elsewhere")
@@ -467,15 +490,16 @@ def _rates(
     return kept
 
 
-def _rate_of(chosen: Options, subject: str, folders: tuple[Path, Path], side: str, recipe: Sequence[str]) -> Measured:
+def _rate_of(chosen: Options, subject: str, prepared: Prepared, side: str, recipe: Sequence[str]) -> Measured:
     call: dict[str, Any] = {
         "configuration": SUBJECTS[subject].configuration,
+        "plan": prepared.plan,
         "iterations": 2 if chosen.quick else chosen.extra.rate_iterations,
     }
     if side == REFERENCE:
-        return run_function(chosen.machine, nnunet_rate, prepared=folders[0], **call)
+        return run_function(chosen.machine, nnunet_rate, prepared=prepared.theirs, **call)
     outputs = chosen.work / "dice_per_minute" / f"rate_runs_{chosen.machine.cores[0]}"
-    return run_function(chosen.machine, segflow_rate, prepared=folders[1], outputs=outputs, recipe=recipe, **call)
+    return run_function(chosen.machine, segflow_rate, prepared=prepared.ours, outputs=outputs, recipe=recipe, **call)
 
 
 def _what(chosen: Options) -> str:

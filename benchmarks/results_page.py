@@ -22,7 +22,7 @@ _TITLES = {
     "accuracy": "Accuracy at an equal schedule: hippocampus",
     "accuracy_acdc": "Accuracy at an equal schedule: ACDC",
     "dice_per_minute": "Dice against the minutes of training",
-    "dice_per_minute_rates": "Seconds of an iteration in these trainings, on AMD",
+    "dice_per_minute_rates": "Seconds of an iteration in these trainings",
     "agreement": "Equal weights, losses and patches",
     "preprocessing": "Planning and preprocessing",
     "preprocessing_hippocampus": "Planning and preprocessing: hippocampus, three runs",

@@ -448,10 +448,14 @@ def _lightning(record: Record, chosen: Options) -> None:
 def shrink(folder: Path, configuration: str) -> None:
     """A small batch, for a run that only shows that everything works."""
     plans = read_json(folder / "nnUNetPlans.json")
-    plan = plans["configurations"][configuration]
+    shrink_plan(plans["configurations"][configuration])
+    write_json(folder / "nnUNetPlans.json", plans)
+
+
+def shrink_plan(plan: dict[str, Any]) -> None:
+    """The same for the plan of a configuration as it is in JSON."""
     strides = plan["architecture"]["arch_kwargs"]["strides"]
     plan.update(batch_size=2, patch_size=[2 * math.prod(axis) for axis in zip(*strides, strict=True)])
-    write_json(folder / "nnUNetPlans.json", plans)
 
 
 if __name__ == "__main__":

@@ -235,14 +235,14 @@ def test_plans_that_another_start_changed_are_not_trained_by(
     chosen = SimpleNamespace(work=tmp_path, quick=False, extra=SimpleNamespace(features=None))
     monkeypatch.setattr(benchmark, "_prepare", lambda *_, **__: pytest.fail("arrays of both sides serve one side too"))
     for reference in (True, False):
-        found, plan = benchmark._prepared(chosen, "nuclei", reference=reference)
-        assert found == tuple(folders)
-        assert plan == {"batch_size": 4, "patch_size": [64, 64]}
+        found = benchmark._prepared(chosen, "nuclei", reference=reference)
+        assert [found.theirs, found.ours] == folders
+        assert found.plan == {"batch_size": 4, "patch_size": [64, 64]}
     for folder in folders:
-        benchmark.check_plan(str(folder), "2d", plan)
+        benchmark.check_plan(str(folder), "2d", found.plan)
     (folders[0] / "nnUNetPlans.json").write_text(json.dumps(plans))
     with pytest.raises(RuntimeError, match=r"theirs/nnUNetPlans.json was changed after this start had written it"):
-        benchmark.check_plan(str(folders[0]), "2d", plan)
+        benchmark.check_plan(str(folders[0]), "2d", found.plan)
 
 
 def test_rates_alone_are_written_too(start: Callable[..., None], tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from segflow.apps._records import PathSettings
 from segflow.core.errors import SegflowError
 from segflow.core.metrics import Summary
 from segflow.core.run_record import RunRecord
+from segflow.core.wording import shared_start, told_apart
 from segflow.evaluation.all_scores import all_scores
 from segflow.evaluation.compare_scores import Contender
 from segflow.evaluation.read_scores import OfFold, Scores, read_scores, stored_scores
@@ -21,7 +22,7 @@ from segflow.execution.progress import Progress
 from segflow.selection.commands import VALIDATED_WITH
 from segflow.storage.file_stamps import digest_of
 from segflow.storage.folds import Fold
-from segflow.storage.runs import names_of_runs, told_apart
+from segflow.storage.runs import names_of_runs
 from segflow.training.claim_folder import FREE_SETTINGS
 
 OF_A_SEED = ("settings.training.seed", "settings.run_name", "settings.fold.index")
@@ -145,14 +146,8 @@ def _as_said(sources: Sequence[Scores], seeds: Mapping[str, Sequence[Path]]) -> 
 def _common_name(names: Sequence[str]) -> str:
     if len(names) == 1:
         return names[0]
-    common = _SEED_AT_THE_END.sub("", _common_start(names))
+    common = _SEED_AT_THE_END.sub("", names[0][: shared_start(names)])
     return common or names[0]
-
-
-def _common_start(names: Sequence[str]) -> str:
-    shortest = min(map(len, names))
-    length = next((n for n in range(shortest) if len({name[n] for name in names}) > 1), shortest)
-    return names[0][:length]
 
 
 def _label_names(sources: Sequence[Scores]) -> dict[str, str]:

@@ -1,9 +1,10 @@
-"""Lists, counts and times in messages."""
+"""Lists, counts, names and times in messages."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
+from pathlib import PurePath
 
 LISTED = 5
 """Number of names that a message lists before it counts the rest."""
@@ -19,6 +20,36 @@ def some(names: Iterable[str], most: int = LISTED, separator: str = ", ") -> str
 def counted(count: int, noun: str) -> str:
     """``1 file``, ``2 files``."""
     return f"1 {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def told_apart(paths: Sequence[PurePath]) -> list[str]:
+    """Short names for paths: of the parts that they do not share, the last of each if it suffices, else the first.
+
+    Args:
+        paths: Different absolute paths.
+
+    Returns:
+        Such as ``old`` and ``new`` for ``/a/old/labels`` and ``/a/new/labels``. The paths themselves, if one lies in
+        another. A single one has its last part.
+    """
+    if len(paths) == 1:
+        return [paths[0].name]
+    parts = [path.parts for path in paths]
+    before = shared_start(parts)
+    after = shared_start([own[before:][::-1] for own in parts])
+    parts = [own[before : len(own) - after] for own in parts]
+    longest = max(map(len, parts), default=0)
+    for chosen in (slice(-1, None), slice(1), *(slice(-count, None) for count in range(2, longest + 1))):
+        names = ["/".join(own[chosen]) for own in parts]
+        if all(names) and len(set(names)) == len(names):
+            return names
+    return [str(path) for path in paths]
+
+
+def shared_start(sequences: Sequence[Sequence[str]]) -> int:
+    """How many entries, or characters of texts, all have in common at the beginning."""
+    shortest = min(map(len, sequences), default=0)
+    return next((n for n in range(shortest) if len({own[n] for own in sequences}) > 1), shortest)
 
 
 def duration_text(seconds: float) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from segflow.core.errors import SegflowError
+from segflow.core.wording import told_apart
 from segflow.storage.file_names import FOLD_PREFIX
 from segflow.storage.folds import RECORD_FILE, TRAIN_FIRST, Fold
 from segflow.storage.links import within
@@ -113,33 +114,3 @@ def names_of_runs(paths: Sequence[Path]) -> list[str]:
         if len(set(names)) == len(names):
             return names
     return told_apart(known)
-
-
-def told_apart(paths: Sequence[Path]) -> list[str]:
-    """Short names for paths: of the parts that they do not share, the last of each if it suffices, else the first.
-
-    Args:
-        paths: Different absolute paths.
-
-    Returns:
-        Such as ``old`` and ``new`` for ``/a/old/labels`` and ``/a/new/labels``. The paths themselves, if one lies in
-        another. A single one has its last part.
-    """
-    if len(paths) == 1:
-        return [paths[0].name]
-    parts = [path.parts for path in paths]
-    before = _shared(parts)
-    after = _shared([own[before:][::-1] for own in parts])
-    parts = [own[before : len(own) - after] for own in parts]
-    longest = max(map(len, parts), default=0)
-    for some in (slice(-1, None), slice(1), *(slice(-count, None) for count in range(2, longest + 1))):
-        names = ["/".join(own[some]) for own in parts]
-        if all(names) and len(set(names)) == len(names):
-            return names
-    return [str(path) for path in paths]
-
-
-def _shared(parts: Sequence[Sequence[str]]) -> int:
-    """How many parts all have in common at the beginning."""
-    shortest = min(map(len, parts), default=0)
-    return next((n for n in range(shortest) if len({own[n] for own in parts}) > 1), shortest)

@@ -8,7 +8,7 @@ import pytest
 
 from segflow.core.errors import SegflowError
 from segflow.storage.folds import Fold
-from segflow.storage.runs import Run, names_of_runs, told_apart
+from segflow.storage.runs import Run, names_of_runs
 
 
 def test_a_run_is_found_from_its_parts_and_from_its_folds(tmp_path: Path) -> None:
@@ -46,24 +46,6 @@ def test_what_all_folds_share_does_not_lie_elsewhere(tmp_path: Path) -> None:
         run.crossval()
     with pytest.raises(SegflowError, match="a link that leads out"):
         run.handed_on("3d_cascade_fullres")
-
-
-@pytest.mark.parametrize(
-    ("paths", "names"),
-    [
-        (["/a/old", "/a/new"], ["old", "new"]),
-        (["/a/old/labels", "/a/new/labels"], ["old", "new"]),
-        (["/r/sgd_0/D/plans/2d/default", "/r/sgd_1/D/plans/2d/default", "/r/net/D/t__2d"], ["sgd_0", "sgd_1", "net"]),
-        (["/a/1/x/p", "/a/1/y/p", "/a/2/x/p"], ["1/x", "1/y", "2/x"]),
-        (["/a/1/q/p", "/a/1/y/p", "/a/2/x/p"], ["q", "y", "x"]),
-        (["/a", "/a/b"], ["/a", "/a/b"]),
-        (["/a", "/b"], ["a", "b"]),
-        (["/a/only"], ["only"]),
-        ([], []),
-    ],
-)
-def test_paths_are_named_by_what_they_do_not_share(paths: list[str], names: list[str]) -> None:
-    assert told_apart([Path(path) for path in paths]) == names
 
 
 def test_runs_of_other_folders_with_equal_names_are_told_apart(tmp_path: Path) -> None:
