@@ -11,6 +11,7 @@ import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
+from itertools import takewhile
 from pathlib import Path
 
 from segflow.apps import _catalogue, _commands, _nnunet_names, _shipped
@@ -136,7 +137,11 @@ class _Line:
     def _setting(self, word: str) -> None:
         head, _, value = word.partition("=")
         key = head.lstrip("+~")
-        if key in ("hydra/launcher", "hydra/sweeper"):
+        values = [value, *(other.removeprefix(f"{head}=") for other in self._same_behind(head))]
+        if self._was_taken_apart(key, values):
+            del self.rest[: len(values) - 1]
+            self._taken_apart(key, values)
+        elif key in ("hydra/launcher", "hydra/sweeper"):
             self._launcher(word, value)
         elif key == "trainer" and _nnunet_names.is_trainer_class(value):
             self._trainer_class(word, value)
@@ -150,6 +155,34 @@ class _Line:
             self._sweep(key, value)
         else:
             self.right.append(word)
+
+    def _same_behind(self, head: str) -> list[str]:
+        """The next words, as far as they are of the same setting."""
+        return list(takewhile(lambda word: word.startswith(f"{head}="), self.rest))
+
+    def _was_taken_apart(self, key: str, values: Sequence[str]) -> bool:
+        """Whether these words of one setting were one, ``KEY={A,B}``, which a shell writes out as ``KEY=A KEY=B``.
+
+        Two values of a run that is no sweep may come from a script that puts the user's words behind its own: the last
+        one counts.
+        """
+        if len(set(values)) < 2:
+            return False
+        if self._is_mapping(key):
+            return not all(value.startswith("{") or value == "null" for value in values)
+        return len(values) > (1 if self._multirun else 2)
+
+    def _taken_apart(self, key: str, values: Sequence[str]) -> None:
+        whole = f"{key}={{{','.join(values)}}}"
+        if self._is_mapping(key):
+            problem = f"'{key}' came in {len(values)} words, as a shell writes out {whole}; quotes keep it whole"
+            self._wrong(problem, whole)
+        else:
+            self._sweep(key, ",".join(values))
+
+    def _is_mapping(self, key: str) -> bool:
+        entry = self._entry(key)
+        return entry is not None and entry.kind.startswith("a mapping")
 
     def _several(self, key: str, value: str) -> bool:
         """Whether there are several values for a setting that takes one."""

@@ -22,7 +22,7 @@ PICTURES = ("comparison.png", "comparison.svg")
 FOLDER = "comparisons"
 LONGEST_NAME = 100
 
-USE = "Give runs=[RUN_A,RUN_B], or seeds={a:[A1,A2],b:[B1,B2]}"
+USE = "Give runs=[RUN_A,RUN_B], or 'seeds={a:[A1,A2],b:[B1,B2]}'"
 
 
 @dataclass(kw_only=True)

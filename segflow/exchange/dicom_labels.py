@@ -164,7 +164,7 @@ def final_labels(cases: Iterable[CaseLabels], choice: LabelChoice) -> dict[str, 
     if named and len(named) < len(found):
         raise SegflowError(
             "some cases have files of label maps, and others have DICOM-SEG or RTSTRUCT",
-            fix="Say which value of the files is which segment: labels={background: 0, liver: 1}.",
+            fix="Say which value of the files is which segment: 'labels={background: 0, liver: 1}'.",
         )
     if not named:
         values = sorted({value for one in found for value in one.values} - {0})

@@ -66,6 +66,11 @@ def segflow(*arguments: str, folder: Path, **environment: str) -> subprocess.Com
         (["convert", "source=/no/such/task"], 1, "there is no /no/such/task"),
         (["convert", "source=.", "kind=analyze"], 1, "found analyze; expected auto, decathlon"),
         (["train", "fold=0,1"], 2, "'fold' has several values; -m runs one after another"),
+        (["train", "fold=0", "fold=1", "fold=2"], 2, "Type: segflow train -m fold=0,1,2"),
+        (["train", "-m", "fold=0", "fold=1", "loss=dice"], 2, "Type: segflow train -m fold=0,1 loss=dice"),
+        (["convert", "channels=T1", "channels=T2", "channels=FL"], 2, "'channels=[T1,T2,FL]'"),
+        (["convert", "labels=background:0", "labels=x:1"], 2, "Type: segflow convert 'labels={background:0,x:1}'"),
+        (["compare", "seeds=a:[A1", "seeds=A2]", "seeds=b:[B1]"], 2, "'seeds={a:[A1,A2],b:[B1]}'"),
         (["run", "configuration=4d"], 2, "there is no '4d' for 'configuration'"),
         (["run", "only=2d"], 1, "cannot read 'only'; found 2d; expected CONFIGURATION/FOLD"),
         (["ensemble", "output=out"], 1, "members= and output= are needed"),
@@ -98,6 +103,12 @@ def test_one_line_says_what_is_wrong(arguments: list[str], code: int, expected: 
     assert "Traceback" not in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
     assert not list(tmp_path.rglob("*.json"))
+
+
+def test_the_last_of_two_values_counts_as_a_script_may_put_the_users_words_behind_its_own(tmp_path: Path) -> None:
+    result = segflow("train", "dataset=phantom", "fold=0", "fold=1", "--cfg", "job", "-p", "fold", folder=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "index: 1" in result.stdout
 
 
 def test_the_traceback_is_there_for_who_wants_it(tmp_path: Path) -> None:

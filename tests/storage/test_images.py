@@ -374,6 +374,18 @@ def test_a_colour_label_is_refused(tmp_path: Path) -> None:
         reader_by_name("NaturalImage2DIO").read_label(tmp_path / "a.png")
 
 
+@pytest.mark.parametrize("name", ["a.jpg", "a.JPEG"])
+def test_a_label_map_in_jpeg_is_refused_since_its_values_changed(tmp_path: Path, name: str) -> None:
+    labels = np.zeros((32, 40), np.uint8)
+    labels[5:20, 7:19] = 255
+    Image.fromarray(labels).save(tmp_path / name, "jpeg")
+    reader = reader_by_name("NaturalImage2DIO")
+    with pytest.raises(SegflowError, match=rf"{name} cannot be a label map: JPEG changes values") as error:
+        reader.read_label(tmp_path / name)
+    assert ".png" in str(error.value)
+    assert reader.read_image([tmp_path / name])[0].shape == (1, 1, 32, 40)  # as an image it is welcome
+
+
 @pytest.mark.parametrize(
     ("ending", "dtype"), [(".jpg", np.uint8), (".png", np.float32), (".bmp", np.uint16)], ids=["jpg", "float", "bmp"]
 )

@@ -16,7 +16,7 @@ Names = frozenset[str]
 
 OVERLAP = (
     "Let overlapping segments become regions: overlaps=regions; or give labels in which each overlap has a label of "
-    "its own, such as labels={liver: [1, 2], tumour: 2}; or leave one of them out."
+    "its own, such as 'labels={liver: [1, 2], tumour: 2}'; or leave one of them out."
 )
 
 
@@ -70,7 +70,7 @@ class NameMap:
         raise SegflowError(
             f"no label stands for '{names[0]}' alone",
             found=f"{counted(count, 'voxel')} outside the other regions, the first at z, y, x = {where}",
-            fix="Give it a label of its own, such as labels={liver: [1, 2], tumour: [2, 3]}.",
+            fix="Give it a label of its own, such as 'labels={liver: [1, 2], tumour: [2, 3]}'.",
         )
 
 

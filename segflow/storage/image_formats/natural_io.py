@@ -43,6 +43,12 @@ class NaturalImage2DIO(ImageFormat):
 
     @reads_apart(check_picture)
     def read_label_file(self, file: Path) -> tuple[np.ndarray, Geometry]:
+        if file.suffix.lower() in LOSSY_ENDINGS:
+            raise SegflowError(
+                f"{file.name} cannot be a label map: JPEG changes values, most of all along the edges of labels",
+                fix="Save it as .png where it was drawn. If only JPEG is left, set each pixel to the nearest label "
+                "and save that as .png.",
+            )
         with _opened(file) as picture:
             return _channels_first(label_values(picture, file), file), FLAT_GEOMETRY
 
