@@ -15,14 +15,18 @@ from segflow.core.wording import counted
 from segflow.storage.case_features import CaseFeatures
 from segflow.storage.images import (
     SAME_GRID,
+    TURNED,
     ImageIO,
     check_channels,
     form_conflict,
     is_left_handed,
     is_sheared,
+    may_be_turned,
     mm,
     orientation,
     same_placement,
+    shape_advice,
+    shown_as,
 )
 from segflow.storage.label_values import LEFT_OUT, LEFT_OUT_FIX, ValueRoles, label_values
 from segflow.storage.patients import patient_in_header
@@ -178,7 +182,11 @@ class _CaseCheck:
         first_shape, first = self._grid
         pair = f"{self._grid_file} and {file.name}"
         if shape != first_shape:
-            self._error(f"{pair} differ in shape (z, y, x); found {first_shape} and {shape}", SAME_GRID)
+            advice = shape_advice(first, geometry)
+            self._error(f"{pair} differ in shape (z, y, x); found {first_shape} and {shape}", advice)
+        elif may_be_turned(shape, first, geometry):
+            turns = f"orientation {shown_as(first)} and {shown_as(geometry)}"
+            self._warn(f"{pair}: viewers turn one of them and not the other; EXIF's {turns}", TURNED)
         if not np.allclose(geometry.spacing, first.spacing):
             self._error(f"{pair} differ in spacing (z, y, x); found {mm(first)} and {mm(geometry)}", SAME_GRID)
         elif not same_placement(geometry, first):

@@ -29,8 +29,10 @@ from segflow.storage.image_formats.placement import (
     is_left_handed,
     is_sheared,
     left_right_axis,
+    may_be_turned,
     orientation,
     same_placement,
+    shown_as,
 )
 from segflow.storage.label_mapping import stored_reader
 from segflow.storage.label_values import label_values, refuse_unknown_values
@@ -52,6 +54,7 @@ __all__ = [
     "is_left_handed",
     "is_sheared",
     "left_right_axis",
+    "may_be_turned",
     "mm",
     "orientation",
     "read_case",
@@ -59,6 +62,8 @@ __all__ = [
     "reader_by_name",
     "reader_of",
     "same_placement",
+    "shape_advice",
+    "shown_as",
     "voxels_of",
 ]
 
@@ -66,6 +71,10 @@ LARGE_BYTES = 1 << 22
 """Bytes of an image's file from which on a label is read beside it."""
 TRANSPARENCY = " The fourth channel of a picture is its transparency: saved without, it has three."
 SAME_GRID = "Resample one onto the other's grid. If only the header is wrong, copy the image's."
+TURNED = (
+    "Stored pixels are used. If the label map was drawn on what viewers show, save the picture turned, without EXIF's "
+    "orientation; else remove that tag."
+)
 
 
 def read_case(files: CaseFiles, reader: ImageIO, *, channels: int | None = None, labels: Labels | None = None) -> Case:
@@ -152,7 +161,7 @@ def check_same_space(
         raise SegflowError(
             "image and label differ in shape (z, y, x)",
             found=f"image {tuple(shape)}, label {tuple(label_shape)}",
-            fix=SAME_GRID,
+            fix=shape_advice(geometry, label_geometry),
         )
     if not np.allclose(label_geometry.spacing, geometry.spacing):
         raise SegflowError(
@@ -160,6 +169,14 @@ def check_same_space(
             found=f"image {mm(geometry)}, label {mm(label_geometry)}",
             fix=SAME_GRID,
         )
+
+
+def shape_advice(geometry: Geometry, other: Geometry) -> str:
+    """What to do about two files of a case that differ in shape."""
+    turns = shown_as(geometry), shown_as(other)
+    if turns[0] == turns[1]:
+        return SAME_GRID
+    return f"Viewers turn one of them by EXIF (orientation {turns[0]} and {turns[1]}). {TURNED}"
 
 
 def voxels_of(file: Path, reader: ImageIO) -> int:

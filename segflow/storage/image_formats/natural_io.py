@@ -13,7 +13,15 @@ from segflow.core.errors import SegflowError
 from segflow.core.geometry import Geometry
 from segflow.storage.image_formats.contract import ImageFormat, ImageHeader, unreadable
 from segflow.storage.image_formats.header_checks.pictures import check_picture
-from segflow.storage.image_formats.pictures import channels_and_type, colours, is_planar, label_values
+from segflow.storage.image_formats.pictures import (
+    channels_and_type,
+    colours,
+    is_planar,
+    label_values,
+    orientation_of,
+    stored_size,
+)
+from segflow.storage.image_formats.placement import SHOWN_AS
 from segflow.storage.image_formats.read_apart import reads_apart
 from segflow.storage.image_formats.tiff_io import has_spacing_beside
 from segflow.storage.json_files import written_whole
@@ -39,7 +47,8 @@ class NaturalImage2DIO(ImageFormat):
     @reads_apart(check_picture)
     def read_file(self, file: Path) -> tuple[np.ndarray, Geometry]:
         with _opened(file) as picture:
-            return _channels_first(colours(picture, file), file), FLAT_GEOMETRY
+            geometry = _geometry(picture)
+            return _channels_first(colours(picture, file), file), geometry
 
     @reads_apart(check_picture)
     def read_label_file(self, file: Path) -> tuple[np.ndarray, Geometry]:
@@ -50,7 +59,8 @@ class NaturalImage2DIO(ImageFormat):
                 "and save that as .png.",
             )
         with _opened(file) as picture:
-            return _channels_first(label_values(picture, file), file), FLAT_GEOMETRY
+            geometry = _geometry(picture)
+            return _channels_first(label_values(picture, file), file), geometry
 
     @reads_apart(check_picture)
     def read_header(self, file: Path) -> ImageHeader:
@@ -61,7 +71,7 @@ class NaturalImage2DIO(ImageFormat):
         """
         with _opened(file) as picture:
             channels, dtype = channels_and_type(picture)
-            return ImageHeader((1, picture.height, picture.width), channels, FLAT_GEOMETRY, dtype)
+            return ImageHeader((1, *stored_size(picture)), channels, _geometry(picture), dtype)
 
     def write_file(self, values: np.ndarray, geometry: Geometry, file: Path) -> None:
         ending = file.suffix.lower()
@@ -79,6 +89,12 @@ class NaturalImage2DIO(ImageFormat):
         picture = Image.fromarray(np.ascontiguousarray(values[0]))
         with written_whole(file) as temporary:
             picture.save(temporary)
+
+
+def _geometry(picture: Image.Image) -> Geometry:
+    turn = orientation_of(picture)
+    header = FLAT_GEOMETRY.header if turn == 1 else {**FLAT_GEOMETRY.header, SHOWN_AS: turn}
+    return Geometry(FLAT_GEOMETRY.spacing, header)
 
 
 def _channels_first(pixels: np.ndarray, file: Path) -> np.ndarray:

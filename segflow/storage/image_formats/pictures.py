@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from segflow.core.errors import SegflowError
 from segflow.storage.image_formats.contract import unreadable
+from segflow.storage.image_formats.placement import LAST_UNSWAPPED
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -17,6 +19,18 @@ PALETTE_MODES = ("P", "PA")
 GREY_AND_ALPHA = "LA"
 BITS_PER_SAMPLE, PLANAR_CONFIGURATION = 258, 284
 """TIFF's tags."""
+ORIENTATION = 274
+"""EXIF's tag, and TIFF's: how a viewer turns or mirrors the stored pixels. 1 leaves them as they are."""
+_UNTURNED: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+    2: lambda shown: shown[:, ::-1],
+    3: lambda shown: shown[::-1, ::-1],
+    4: lambda shown: shown[::-1],
+    5: lambda shown: shown.swapaxes(0, 1),
+    6: lambda shown: np.rot90(shown, 1),
+    7: lambda shown: shown[::-1, ::-1].swapaxes(0, 1),
+    8: lambda shown: np.rot90(shown, -1),
+}
+"""Orientation → how the pixels (Y, X, …) that a viewer shows become the stored ones."""
 LEVELS = {"L;2": 3, "L;4": 15}
 """Highest sample of grey pictures with fewer than 8 bits, which Pillow stretches to 255."""
 
@@ -38,8 +52,8 @@ def colours(picture: Image.Image, file: Path) -> np.ndarray:
         mode = _mode_of_palette(picture)
         if mode != "RGBA":
             picture.info.pop("transparency", None)  # no pixel uses it
-        return np.asarray(picture.convert(mode))
-    pixels = _deep(picture, file) if _is_deep(picture) else np.asarray(picture)
+        return _stored(picture, mode)
+    pixels = _deep(picture, file) if _is_deep(picture) else _stored(picture)
     return _without_alpha(pixels, file) if picture.mode == GREY_AND_ALPHA else pixels
 
 
@@ -50,7 +64,7 @@ def label_values(picture: Image.Image, file: Path) -> np.ndarray:
         SegflowError: It is of a format that cannot be read.
     """
     highest = LEVELS.get(_raw_mode(picture))  # Pillow forgets it when it reads the pixels
-    pixels = _deep(picture, file) if _is_deep(picture) else np.asarray(picture)
+    pixels = _deep(picture, file) if _is_deep(picture) else _stored(picture)
     if picture.mode in ("PA", GREY_AND_ALPHA):
         return pixels[..., 0]
     return pixels // (255 // highest) if highest else pixels
@@ -64,6 +78,39 @@ def channels_and_type(picture: Image.Image) -> tuple[int, str]:
         return len(_mode_of_palette(picture)), "uint8"
     dtype = "uint16" if _is_deep(picture) else np.dtype(ImageMode.getmode(picture.mode).typestr).name
     return 1 if picture.mode == GREY_AND_ALPHA else len(picture.getbands()), dtype
+
+
+def orientation_of(picture: Image.Image) -> int:
+    """How a viewer turns the stored pixels: 1 (not at all) to 8, by EXIF or TIFF. Ask before the pixels are read."""
+    try:
+        tags = getattr(picture, "tag_v2", None)
+        if tags is None:
+            tags = picture.getexif() if "exif" in picture.info else {}
+        found = int(tags.get(ORIENTATION, 1))
+    except Exception:  # damaged EXIF data raise anything, and the pixels are sound without them
+        return 1
+    return found if found in _UNTURNED else 1
+
+
+def stored_size(picture: Image.Image) -> tuple[int, int]:
+    """Height and width of the stored pixels. Ask before the pixels are read."""
+    is_swapped = _is_turned_by_pillow(picture) and orientation_of(picture) > LAST_UNSWAPPED
+    return (picture.width, picture.height) if is_swapped else (picture.height, picture.width)
+
+
+def _is_turned_by_pillow(picture: Image.Image) -> bool:
+    """Whether Pillow turns the pixels as it reads them, as it does for TIFF alone."""
+    return picture.format == "TIFF"
+
+
+def _stored(picture: Image.Image, mode: str | None = None) -> np.ndarray:
+    """The pixels as they are stored, (Y, X) or (Y, X, C), and as nnU-Net reads them."""
+    turn = orientation_of(picture) if _is_turned_by_pillow(picture) else 1
+    if turn > LAST_UNSWAPPED:
+        # Pillow maps a file with a name into memory, and cuts its rows at the swapped width.
+        picture.filename = ""  # type: ignore[attr-defined]
+    pixels = np.asarray(picture if mode is None else picture.convert(mode))
+    return _UNTURNED[turn](pixels) if turn in _UNTURNED else pixels
 
 
 def is_planar(picture: Image.Image) -> bool:
@@ -107,7 +154,7 @@ def _deep(picture: Image.Image, file: Path) -> np.ndarray:
         pixels = _deep_tiff(file)
     else:
         pixels = np.empty(0)
-    if pixels.shape != (picture.height, picture.width, len(picture.getbands())):
+    if pixels.shape != (*stored_size(picture), len(picture.getbands())):
         raise SegflowError(
             f"cannot read {file}: more than 8 bits for each channel are not read in this form",
             found=f"{picture.format}, {_raw_mode(picture)}",

@@ -31,6 +31,11 @@ STRAIGHT = 0.9
 LEFT_HANDED_SPACE = "3D-left-handed"
 """Start of NRRD's names of left-handed spaces that are not a patient's."""
 
+SHOWN_AS = "exif_orientation"
+"""Key of a picture's header, where viewers turn it."""
+LAST_UNSWAPPED = 4
+"""EXIF's orientations above this one swap height and width."""
+
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
@@ -126,6 +131,20 @@ def upright(affine: np.ndarray) -> np.ndarray:
         normal = np.cross(x, y)
         result[:3, 2] = normal / np.linalg.norm(normal)
     return result
+
+
+def shown_as(geometry: Geometry) -> int:
+    """How a viewer turns the stored pixels of a picture: EXIF's orientation, from 1 (not at all) to 8."""
+    return int(geometry.header.get(SHOWN_AS, 1))
+
+
+def may_be_turned(shape: Sequence[int], one: Geometry, other: Geometry) -> bool:
+    """Whether two pictures of this shape (z, y, x) agree as they are stored, but not as viewers show them.
+
+    If a viewer swaps height and width of one, and these differ, equal shapes say that both are meant as stored.
+    """
+    turns = shown_as(one), shown_as(other)
+    return turns[0] != turns[1] and (max(turns) <= LAST_UNSWAPPED or shape[-1] == shape[-2])
 
 
 def file_ndim(geometry: Geometry) -> int:
