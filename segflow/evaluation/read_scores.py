@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -276,8 +277,11 @@ def _value(path: Path, line: int, heading: str, text: str) -> float:
     try:
         return float(text)
     except ValueError:
+        has_comma = re.fullmatch(r"-?\d+,\d+", text) is not None
         raise SegflowError(
             f"{path}, line {line}: '{heading}' is no number",
             found=text,
-            fix="Leave columns of words out, or empty cells where there is no score.",
+            fix="Write it with a decimal point; a comma may also part thousands."
+            if has_comma
+            else "Leave columns of words out, or empty cells where there is no score.",
         ) from None

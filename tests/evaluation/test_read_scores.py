@@ -107,6 +107,7 @@ def test_a_table_is_read_with_and_without_labels(tmp_path: Path) -> None:
         ("scan,Dice\na,0.5\n", "no column of cases; found scan, Dice"),
         ("case,Dice\na,0.5\na,0.6\n", "two scores of one case; found a"),
         ("case,Dice\na,good\n", "line 2: 'Dice' is no number; found good"),
+        ("case;Dice\na;0,91\n", "line 2: 'Dice' is no number; found 0,91. Write it with a decimal point"),
         ("case,Dice\na,0.5\nb,85\n", "Dice must lie between 0 and 1; found 85. Divide percentages by 100"),
         ("case,Dice\n", "holds no scores"),
         ("", "no column of cases"),
