@@ -374,7 +374,7 @@ def test_a_colour_label_is_refused(tmp_path: Path) -> None:
         reader_by_name("NaturalImage2DIO").read_label(tmp_path / "a.png")
 
 
-@pytest.mark.parametrize("name", ["a.jpg", "a.JPEG"])
+@pytest.mark.parametrize("name", ["a.jpg", "a.JPEG", "renamed.png"])
 def test_a_label_map_in_jpeg_is_refused_since_its_values_changed(tmp_path: Path, name: str) -> None:
     labels = np.zeros((32, 40), np.uint8)
     labels[5:20, 7:19] = 255

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import skimage.io
 from PIL import Image, ImageOps
 
 from segflow.core.case import CaseFiles
@@ -41,6 +42,8 @@ def test_the_stored_pixels_are_read(tmp_path: Path, ending: str, channels: int, 
     expected, read = (reader.read_image([file])[0] for file in (plain, turned))
     assert np.array_equal(read, expected)
     assert reader.read_header(turned).shape == (1, 12, 20)
+    of_nnunet = skimage.io.imread(turned).reshape(12, 20, channels)  # how nnU-Net's reader opens it
+    assert np.array_equal(read, of_nnunet.transpose(2, 0, 1)[:, None])
     if ending != ".jpg":
         assert np.array_equal(read, pixels.reshape(12, 20, channels).transpose(2, 0, 1)[:, None])
         assert channels == 3 or np.array_equal(reader.read_label(turned)[0], pixels[None])

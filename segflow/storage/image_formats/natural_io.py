@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 FLAT_GEOMETRY = Geometry((999.0, 1.0, 1.0), {"ndim": 2})
 LOSSY_ENDINGS = (".jpg", ".jpeg")
+LOSSY = ("JPEG", "MPO")
+"""Pillow's names of JPEG, by content: such a file may end in .png. MPO is that of some cameras."""
 TIFF_ENDINGS = (".tif", ".tiff")
 COLOURS = (3, 4)
 
@@ -52,13 +54,13 @@ class NaturalImage2DIO(ImageFormat):
 
     @reads_apart(check_picture)
     def read_label_file(self, file: Path) -> tuple[np.ndarray, Geometry]:
-        if file.suffix.lower() in LOSSY_ENDINGS:
-            raise SegflowError(
-                f"{file.name} cannot be a label map: JPEG changes values, most of all along the edges of labels",
-                fix="Save it as .png where it was drawn. If only JPEG is left, set each pixel to the nearest label "
-                "and save that as .png.",
-            )
         with _opened(file) as picture:
+            if picture.format in LOSSY:
+                raise SegflowError(
+                    f"{file.name} cannot be a label map: JPEG changes values, most of all along the edges of labels",
+                    fix="Save it as .png where it was drawn. If only JPEG is left, set each pixel to the nearest label "
+                    "and save that as .png.",
+                )
             geometry = _geometry(picture)
             return _channels_first(label_values(picture, file), file), geometry
 
